@@ -1,0 +1,106 @@
+/*
+ * The kernels: arithmetic only. They never allocate, log, raise or start threads; the caller checks shapes,
+ * passes scratch and splits the work. Each obeys the rules for the same bits (../kernels/README.md), so that
+ * every instruction set gives the result of the plain reference in reference.c.
+ *
+ * Letters: B batch, T time, C channels, V vocabulary, L layers, NH heads, HS head size, OC output channels.
+ * Row-major float32 everywhere; pointers need 4-byte alignment only.
+ */
+#ifndef LLM_KERNELS_H
+#define LLM_KERNELS_H
+
+#include "common/base.h"
+
+/* Columns per packed panel: one width for all instruction sets, since packed copies are shared. */
+#define LLM_PANEL 32
+/* Length of one fused-multiply-add chain; block sums are added in order. */
+#define LLM_BLOCK 128
+/* Partial sums of a reduction, and the longest run one float32 reduction may have. */
+#define LLM_LANES 16
+#define LLM_CHUNK 4096
+
+typedef enum LlmIsa
+{
+	LLM_ISA_SCALAR,
+	LLM_ISA_AVX2,
+	LLM_ISA_AVX512,
+	LLM_ISA_COUNT
+} LlmIsa;
+
+typedef enum LlmUnary
+{
+	LLM_NEG,
+	LLM_EXP,
+	LLM_LOG,
+	LLM_TANH,
+	LLM_SQRT,
+	LLM_RELU,
+	LLM_ERF,
+	LLM_GELU_TANH,
+	LLM_GELU_ERF,
+	LLM_ABS
+} LlmUnary;
+
+typedef enum LlmBinary
+{
+	LLM_ADD,
+	LLM_SUB,
+	LLM_MUL,
+	LLM_DIV,
+	LLM_MAX
+} LlmBinary;
+
+typedef struct LlmKernels
+{
+	const char *name;
+
+	/*
+	 * out (m,n) (+)= a (m,k) @ panel (k,LLM_PANEL), the matmul rule. a has row stride lda, out row stride ldo;
+	 * n <= LLM_PANEL columns are stored. panel rows are LLM_PANEL apart. k_first is the index of the first k
+	 * counted from the chain's anchor (0 for a plain product; attention windows start later).
+	 * stop, polled between blocks, ends the work early.
+	 */
+	void (*matmul_panel)(int m, int k, const float *a, size_t lda, const float *panel, float *out,
+		size_t ldo, int n, const volatile int *stop);
+
+	/* panel (k,LLM_PANEL) from b (k,n): rows ldb apart; missing columns (n < LLM_PANEL) are zero. */
+	void (*pack_panel)(int k, int n, const float *b, size_t ldb, float *panel);
+	/* the same from the transposed matrix: bt (n,k), rows ldb apart. */
+	void (*pack_panel_transposed)(int k, int n, const float *bt, size_t ldb, float *panel);
+
+	/* out[i] = f(x[i]); out may be x */
+	void (*unary)(LlmUnary f, size_t n, const float *x, float *out);
+	/* out[i] = a[i * as] op b[i * bs], strides as, bs 0 (one value for all) or 1; out may be a or b */
+	void (*binary)(LlmBinary op, size_t n, const float *a, int as, const float *b, int bs, float *out);
+
+	/* Sum of x, of x*x, of (x-shift)^2: sixteen partial sums, a fixed tree, chunks of 4096 added in float64. */
+	double (*sum)(size_t n, const float *x);
+	double (*sum_squares)(size_t n, const float *x, float shift);
+	/* Sum over rows: out (n) = sum of m rows of x, blocks of 128 rows, added in order. x rows ldx apart. */
+	void (*sum_rows)(size_t m, size_t n, const float *x, size_t ldx, float *out);
+	/* Largest element and its lowest index; NaN wins (its first index). n > 0. */
+	float (*max)(size_t n, const float *x, size_t *index);
+
+	/* out = softmax(x * scale) over n > 0 elements; first = absolute index of x[0] (partial sums are anchored at 0). */
+	void (*softmax)(size_t n, size_t first, float scale, const float *x, float *out);
+	/* out (C) = (x - mean) / sqrt(var + eps) * gamma + beta */
+	void (*layernorm)(int C, const float *x, const float *gamma, const float *beta, float eps, float *out);
+
+	/* every NaN becomes 0x7fc00000 */
+	void (*canonicalize)(size_t n, float *x);
+} LlmKernels;
+
+extern const LlmKernels llm_kernels_scalar;
+#if defined(__x86_64__)
+extern const LlmKernels llm_kernels_avx2;
+extern const LlmKernels llm_kernels_avx512;
+#endif
+
+/* The best level this CPU and operating system can run, and the table of a level (NULL: cannot run here). */
+extern LlmIsa llm_isa_best(void);
+extern const LlmKernels *llm_kernels_for(LlmIsa isa);
+/* The table in use: llm_isa_best() until llm_set_isa. Changed between statements only. */
+extern const LlmKernels *llm_kernels;
+extern bool llm_set_isa(LlmIsa isa);
+
+#endif

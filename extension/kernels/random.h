@@ -1,0 +1,25 @@
+/*
+ * Random numbers that depend on nothing but their key: Philox4x32-10 (Salmon et al., 2011) counted by
+ * (step, micro_batch, element) under a key made of the seed and a stream's name. Order and threads do not matter.
+ */
+#ifndef LLM_RANDOM_H
+#define LLM_RANDOM_H
+
+#include "common/base.h"
+
+typedef struct LlmStream
+{
+	uint32_t key[2];
+	uint32_t step;
+	uint32_t micro_batch;
+} LlmStream;
+
+extern LlmStream llm_stream(uint64_t seed, const char *name, uint32_t step, uint32_t micro_batch);
+/* Four 32-bit words for elements 4*block … 4*block+3. */
+extern void llm_philox(const LlmStream *stream, uint64_t block, uint32_t out[4]);
+/* Element's uniform double in [0,1), 53 bits of it. */
+extern double llm_uniform(const LlmStream *stream, uint64_t element);
+/* out[i] = standard normal number of element first + i, times scale. */
+extern void llm_normal(const LlmStream *stream, uint64_t first, size_t n, float scale, float *out);
+
+#endif

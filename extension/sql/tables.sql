@@ -1,0 +1,115 @@
+-- The relations of the contract. Names sort and compare by bytes (COLLATE "C") everywhere.
+
+CREATE TABLE llm_model_config (
+    model       text COLLATE "C" PRIMARY KEY CHECK (model <> ''),
+    n_layer     int NOT NULL CHECK (n_layer >= 0),
+    n_head      int NOT NULL CHECK (n_head > 0),
+    d_model     int NOT NULL CHECK (d_model > 0),
+    d_ff        int NOT NULL CHECK (d_ff > 0),
+    n_positions int NOT NULL CHECK (n_positions > 0),
+    vocab       int NOT NULL CHECK (vocab > 0),
+    tokenizer   text COLLATE "C",
+    options     jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(options) = 'object'),
+    recipe      jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(recipe) = 'object'),
+    CHECK (d_model % n_head = 0)
+);
+COMMENT ON TABLE llm_model_config IS 'A model: its dimensions, architecture options, tokenizer and training defaults';
+COMMENT ON COLUMN llm_model_config.tokenizer IS 'Whose llm_bpe_vocab rows the model uses; NULL: rows under its own name';
+COMMENT ON COLUMN llm_model_config.options IS 'Architecture options: activation (gelu_tanh, gelu_erf, relu), layer_norm_epsilon, tied_head, eos_token_id';
+COMMENT ON COLUMN llm_model_config.recipe IS 'Training defaults of this model, by the argument names of llm_train';
+
+INSERT INTO llm_model_config (model, n_layer, n_head, d_model, d_ff, n_positions, vocab, tokenizer, options) VALUES
+    ('gpt2-small',  12, 12,  768, 3072, 1024, 50257, 'gpt2', '{"eos_token_id": 50256}'),
+    ('gpt2-medium', 24, 16, 1024, 4096, 1024, 50257, 'gpt2', '{"eos_token_id": 50256}'),
+    ('gpt2-large',  36, 20, 1280, 5120, 1024, 50257, 'gpt2', '{"eos_token_id": 50256}'),
+    ('gpt2-xl',     48, 25, 1600, 6400, 1024, 50257, 'gpt2', '{"eos_token_id": 50256}');
+
+CREATE SEQUENCE llm_version_seq;
+COMMENT ON SEQUENCE llm_version_seq IS 'Source of model version numbers';
+
+CREATE TABLE llm_model_version (
+    model   text COLLATE "C" PRIMARY KEY,
+    version bigint NOT NULL
+);
+COMMENT ON TABLE llm_model_version IS 'A model''s version number, raised by every change to what it reads';
+
+CREATE TABLE llm_op (
+    op         text COLLATE "C" PRIMARY KEY,
+    min_inputs int NOT NULL,
+    max_inputs int,
+    shape_rule text NOT NULL,
+    formula    text NOT NULL,
+    gradient   text NOT NULL,
+    attributes jsonb NOT NULL DEFAULT '{}'
+);
+COMMENT ON TABLE llm_op IS 'An operation the executor knows: arity, shape rule, formula and gradient as LaTeX';
+
+CREATE SEQUENCE llm_graph_id_seq;
+
+CREATE TABLE llm_graph (
+    model  text COLLATE "C" NOT NULL,
+    id     bigint NOT NULL DEFAULT nextval('llm_graph_id_seq'),
+    name   text COLLATE "C" NOT NULL CHECK (name <> ''),
+    op     text COLLATE "C" NOT NULL,
+    inputs text[] COLLATE "C" NOT NULL DEFAULT '{}',
+    attrs  jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(attrs) = 'object'),
+    shape  text[] COLLATE "C",
+    PRIMARY KEY (model, name)
+);
+COMMENT ON TABLE llm_graph IS 'A node of a model''s architecture; the executor runs what these rows say';
+COMMENT ON COLUMN llm_graph.id IS 'Order in which nodes were added; breaks ties in the execution order';
+COMMENT ON COLUMN llm_graph.shape IS 'Inferred from the other columns when the row is written: B batch, T time, C channels, V vocabulary, F feed-forward, P positions';
+ALTER SEQUENCE llm_graph_id_seq OWNED BY llm_graph.id;
+
+CREATE TABLE llm_param (
+    model text COLLATE "C" NOT NULL,
+    name  text COLLATE "C" NOT NULL CHECK (name <> ''),
+    data  tensor,
+    grad  tensor,
+    m     tensor,
+    v     tensor,
+    step  bigint NOT NULL DEFAULT 0 CHECK (step >= 0),
+    PRIMARY KEY (model, name)
+);
+COMMENT ON TABLE llm_param IS 'A parameter: its value, gradient and AdamW moments; weights live here and nowhere else';
+
+CREATE TABLE llm_param_share (
+    target_model text COLLATE "C" NOT NULL,
+    target_name  text COLLATE "C" NOT NULL,
+    source_model text COLLATE "C" NOT NULL,
+    source_name  text COLLATE "C" NOT NULL,
+    PRIMARY KEY (target_model, target_name),
+    CHECK ((target_model, target_name) <> (source_model, source_name))
+);
+COMMENT ON TABLE llm_param_share IS 'A parameter that is another''s storage';
+
+CREATE TABLE llm_bpe_vocab (
+    model    text COLLATE "C" NOT NULL,
+    token_id int NOT NULL CHECK (token_id >= 0),
+    token    text COLLATE "C" NOT NULL,
+    bytes    bytea NOT NULL,
+    rank     int,
+    PRIMARY KEY (model, token_id),
+    UNIQUE (model, token)
+);
+COMMENT ON TABLE llm_bpe_vocab IS 'A token: id, GPT-2 text form, the bytes it stands for, and the rank of the merge that makes it (NULL: a single byte or a special token)';
+
+CREATE TABLE llm_bpe_merges (
+    model       text COLLATE "C" NOT NULL,
+    rank        int NOT NULL CHECK (rank >= 0),
+    left_token  text COLLATE "C" NOT NULL,
+    right_token text COLLATE "C" NOT NULL,
+    PRIMARY KEY (model, rank)
+);
+COMMENT ON TABLE llm_bpe_merges IS 'A merge: the adjacent pair left_token, right_token becomes one token; the lowest rank goes first';
+
+-- Without these pg_dump would leave every weight behind.
+SELECT pg_catalog.pg_extension_config_dump('llm_model_config', $$WHERE model NOT IN ('gpt2-small', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')$$);
+SELECT pg_catalog.pg_extension_config_dump('llm_model_version', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_version_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_graph', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_graph_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_param', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_param_share', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_bpe_vocab', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_bpe_merges', '');

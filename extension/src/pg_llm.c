@@ -1,0 +1,308 @@
+/*
+ * The module: settings, memory and errors of a session.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+#include "kernels/kernels.h"
+#include "src/machine.h"
+#include "src/pg_llm.h"
+
+PG_MODULE_MAGIC;
+
+int pg_llm_display_limit = 0;
+int pg_llm_memory_limit_mb = 0;
+int pg_llm_threads = 0;
+int pg_llm_isa = -1;
+
+static const struct config_enum_entry isa_options[] = {
+	{"auto", -1, false}, {"scalar", LLM_ISA_SCALAR, false}, {"avx2", LLM_ISA_AVX2, false},
+	{"avx512", LLM_ISA_AVX512, false}, {NULL, 0, false}};
+
+static bool
+IsaCheck(int *newval, void **extra, GucSource source)
+{
+	if (*newval >= 0 && llm_kernels_for((LlmIsa) *newval) == NULL)
+	{
+		GUC_check_errdetail("This machine runs at most \"%s\".", llm_kernels_for(llm_isa_best())->name);
+		return false;
+	}
+	return true;
+}
+
+static void
+IsaAssign(int newval, void *extra)
+{
+	llm_set_isa(newval < 0 ? llm_isa_best() : (LlmIsa) newval);
+}
+
+void _PG_init(void);
+
+void
+_PG_init(void)
+{
+	DefineCustomIntVariable("pg_llm.display_limit", "Tensors with more elements are shown as a summary.",
+		"0 shows every element. A summary cannot be read back.", &pg_llm_display_limit, 0, 0, INT_MAX,
+		PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_llm.memory_limit", "Memory one session may hold for tensors and models.",
+		"The default is half of the machine's or control group's memory.", &pg_llm_memory_limit_mb,
+		MachineMemoryMB() / 2, 16, INT_MAX, PGC_SUSET, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_llm.threads", "Threads the kernels use.",
+		"0 takes as many as this process may run at once. The result does not depend on it.",
+		&pg_llm_threads, 0, 0, 1024, PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("pg_llm.isa", "Instruction set the kernels use.",
+		"For tests: every level gives the same bits.", &pg_llm_isa, -1, isa_options, PGC_USERSET, 0,
+		IsaCheck, IsaAssign, NULL);
+	MarkGUCPrefixReserved("pg_llm");
+}
+
+/* ---- errors ---- */
+
+static int
+SqlState(LlmCode code)
+{
+	switch (code)
+	{
+		case LLM_SHAPE:
+			return ERRCODE_ARRAY_SUBSCRIPT_ERROR;
+		case LLM_FORMAT:
+			return ERRCODE_INVALID_BINARY_REPRESENTATION;
+		case LLM_RANGE:
+			return ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE;
+		case LLM_MISSING:
+			return ERRCODE_UNDEFINED_OBJECT;
+		case LLM_LIMIT:
+			return ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+		case LLM_NO_MEMORY:
+			return ERRCODE_OUT_OF_MEMORY;
+		case LLM_CANCELED:
+			return ERRCODE_QUERY_CANCELED;
+		default:
+			return ERRCODE_INVALID_PARAMETER_VALUE;
+	}
+}
+
+void
+LlmRaise(const LlmError *err)
+{
+	if (err->code == LLM_CANCELED)
+		CHECK_FOR_INTERRUPTS(); /* normally says the reason better: timeout, user, shutdown */
+	ereport(ERROR, (errcode(SqlState(err->code)), errmsg("%s", err->message),
+					   err->detail[0] ? errdetail("%s", err->detail) : 0,
+					   err->hint[0] ? errhint("%s", err->hint) : 0));
+}
+
+/* ---- memory ---- */
+
+typedef struct ContextBlock
+{
+	MemoryContextCallback callback;
+	struct ContextBlock *prev, *next;
+	void *block;
+	size_t size;
+} ContextBlock;
+
+static size_t session_bytes = 0;
+
+void
+LlmReserve(Size size)
+{
+	Size limit = (Size) pg_llm_memory_limit_mb * 1024 * 1024;
+	Size held;
+
+	if (size < 65536)
+		return;
+	held = session_bytes + MemoryContextMemAllocated(TopMemoryContext, true);
+	if (size > limit || held > limit - size)
+		ereport(ERROR,
+			(errcode(ERRCODE_OUT_OF_MEMORY),
+				errmsg("this needs %zu MB more, and the session holds %zu MB of its %d MB", size >> 20,
+					held >> 20, pg_llm_memory_limit_mb),
+				errhint("Use smaller tensors, or have the superuser raise pg_llm.memory_limit.")));
+}
+
+static void *
+SessionAlloc(void *context, size_t size)
+{
+	Size limit = (Size) pg_llm_memory_limit_mb * 1024 * 1024;
+	void *block;
+
+	if (size >= 65536 &&
+		(size > limit || session_bytes + MemoryContextMemAllocated(TopMemoryContext, true) > limit - size))
+		return NULL;
+	if (posix_memalign(&block, 64, size ? size : 1) != 0)
+		return NULL;
+	session_bytes += size;
+	return block;
+}
+
+static void
+SessionRelease(void *context, void *block, size_t size)
+{
+	if (block == NULL)
+		return;
+	free(block);
+	session_bytes -= size;
+}
+
+LlmAllocator *
+LlmSessionAllocator(void)
+{
+	static LlmAllocator session = {SessionAlloc, SessionRelease, NULL};
+
+	return &session;
+}
+
+static void
+ContextBlockFree(void *arg)
+{
+	ContextBlock *b = arg;
+
+	SessionRelease(NULL, b->block, b->size);
+	b->block = NULL;
+}
+
+/*
+ * Blocks hang on the memory context by a reset callback, so that an error frees them. The bookkeeping is
+ * palloc'd before the block is made: nothing can be lost between the two.
+ */
+static void *
+ContextAlloc(void *context, size_t size)
+{
+	ContextBlock *list = context;
+	ContextBlock *b = palloc0(sizeof(ContextBlock));
+
+	b->block = SessionAlloc(NULL, size);
+	if (b->block == NULL)
+	{
+		pfree(b);
+		return NULL;
+	}
+	b->size = size;
+	b->next = list->next;
+	b->prev = list;
+	if (list->next)
+		list->next->prev = b;
+	list->next = b;
+	return b->block;
+}
+
+static void
+ContextRelease(void *context, void *block, size_t size)
+{
+	ContextBlock *list = context;
+
+	if (block == NULL)
+		return;
+	for (ContextBlock *b = list->next; b != NULL; b = b->next)
+		if (b->block == block)
+		{
+			b->prev->next = b->next;
+			if (b->next)
+				b->next->prev = b->prev;
+			ContextBlockFree(b);
+			pfree(b);
+			return;
+		}
+}
+
+static void
+ContextFreeAll(void *arg)
+{
+	ContextBlock *list = arg;
+
+	for (ContextBlock *b = list->next; b != NULL; b = b->next)
+		ContextBlockFree(b);
+	list->next = NULL;
+}
+
+LlmAllocator *
+LlmContextAllocator(void)
+{
+	LlmAllocator *allocator = palloc(sizeof(LlmAllocator));
+	ContextBlock *list = palloc0(sizeof(ContextBlock));
+
+	list->callback.func = ContextFreeAll;
+	list->callback.arg = list;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &list->callback);
+	*allocator = (LlmAllocator){ContextAlloc, ContextRelease, list};
+	return allocator;
+}
+
+/* ---- the extension's schema ---- */
+
+static Oid cached_namespace = InvalidOid;
+static Oid cached_tensor_type = InvalidOid;
+
+/* DROP EXTENSION drops the type: whatever is cached goes with it. */
+static void
+ForgetOids(Datum arg, int cacheid, uint32 hashvalue)
+{
+	cached_namespace = cached_tensor_type = InvalidOid;
+}
+
+static Oid
+ExtensionSchema(void)
+{
+	Relation rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple tuple;
+	Oid schema = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ, CStringGetDatum("pg_llm"));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		schema = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return schema;
+}
+
+Oid
+LlmNamespace(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+	{
+		CacheRegisterSyscacheCallback(TYPEOID, ForgetOids, (Datum) 0);
+		registered = true;
+	}
+	if (!OidIsValid(cached_namespace))
+		cached_namespace = ExtensionSchema();
+	if (!OidIsValid(cached_namespace))
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("extension pg_llm is not in this database"),
+						   errhint("Run CREATE EXTENSION pg_llm.")));
+	return cached_namespace;
+}
+
+const char *
+LlmSchema(void)
+{
+	return quote_identifier(get_namespace_name(LlmNamespace()));
+}
+
+Oid
+LlmTensorType(void)
+{
+	if (!OidIsValid(cached_tensor_type))
+		cached_tensor_type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("tensor"),
+			ObjectIdGetDatum(LlmNamespace()));
+	if (!OidIsValid(cached_tensor_type))
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("type tensor is missing from extension pg_llm")));
+	return cached_tensor_type;
+}

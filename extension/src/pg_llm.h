@@ -1,0 +1,40 @@
+/*
+ * What the glue files share: settings, memory and errors.
+ */
+#ifndef LLM_SRC_PG_LLM_H
+#define LLM_SRC_PG_LLM_H
+
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "common/base.h"
+
+extern int pg_llm_display_limit;   /* elements shown in full; 0 = all */
+extern int pg_llm_memory_limit_mb; /* what one session may hold */
+extern int pg_llm_threads;		   /* 0 = as many as this process may use */
+extern int pg_llm_isa;			   /* LlmIsa */
+
+/* Raises err as an ERROR with its SQLSTATE, detail and hint. */
+extern void LlmRaise(const LlmError *err) pg_attribute_noreturn();
+/* if (llm_thing(..., &err) != LLM_OK) LlmRaise(&err) */
+#define LLM_CHECK(call, err)                                                                                 \
+	do                                                                                                       \
+	{                                                                                                        \
+		if ((call) != LLM_OK)                                                                                \
+			LlmRaise(err);                                                                                   \
+	} while (0)
+
+/* ERROR 53200 when this session's memory (PostgreSQL's and the engine's) plus size would pass the limit. */
+extern void LlmReserve(Size size);
+/* The engine's allocator: malloc'd, counted, outlives statements. */
+extern LlmAllocator *LlmSessionAllocator(void);
+/* The same memory bound to the current memory context: freed with it, on error too. */
+extern LlmAllocator *LlmContextAllocator(void);
+
+/* OID of a type or relation of this extension, by the extension's own schema (never by search_path). */
+extern Oid LlmNamespace(void);
+extern Oid LlmTensorType(void);
+/* The extension's schema, quoted, for SPI text. */
+extern const char *LlmSchema(void);
+
+#endif

@@ -1,0 +1,127 @@
+/*
+ * Making and reading tensor values in the glue.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/memutils.h"
+
+#include "kernels/kernels.h"
+#include "src/pg_llm.h"
+#include "src/tensor.h"
+
+Tensor *
+DatumGetTensor(Datum datum)
+{
+	Tensor *t = (Tensor *) PG_DETOAST_DATUM(datum);
+	Size size = VARSIZE(t);
+	int64 numel = 1;
+
+	if (size < offsetof(Tensor, dims) || t->format != TENSOR_FORMAT || t->dtype != TENSOR_FLOAT32 ||
+		t->ndim > LLM_MAX_DIMS || size < TENSOR_HEADER_SIZE(t->ndim))
+		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("this value is not a tensor")));
+	for (int i = 0; i < t->ndim; i++)
+		if (t->dims[i] < 0 || __builtin_mul_overflow(numel, (int64) t->dims[i], &numel))
+			ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("this tensor's dimensions are damaged")));
+	if (numel > (int64) MaxAllocSize / 4 || size != TENSOR_HEADER_SIZE(t->ndim) + numel * sizeof(float))
+		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("this tensor's size does not fit its shape %s",
+															 TensorShape(t))));
+	return t;
+}
+
+Tensor *
+TensorNew(int ndim, const int *dims)
+{
+	Size size;
+	int64 numel = 1;
+	bool overflow = false;
+	Tensor *t;
+
+	if (ndim < 0 || ndim > LLM_MAX_DIMS)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						   errmsg("a tensor has at most %d dimensions, not %d", LLM_MAX_DIMS, ndim)));
+	for (int i = 0; i < ndim; i++)
+	{
+		if (dims[i] < 0)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							   errmsg("dimension %d is %d; it must not be negative", i + 1, dims[i])));
+		overflow |= __builtin_mul_overflow(numel, (int64) dims[i], &numel);
+	}
+	if (overflow || numel > (int64) ((MaxAllocSize - TENSOR_HEADER_SIZE(ndim)) / sizeof(float)))
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						   errmsg("a tensor of shape %s is too large", ShapeToString(ndim, dims)),
+						   errdetail("One SQL value holds at most %zu elements.", MaxAllocSize / sizeof(float))));
+	size = TENSOR_HEADER_SIZE(ndim) + numel * sizeof(float);
+	LlmReserve(size);
+	t = palloc(size);
+	memset(t, 0, TENSOR_HEADER_SIZE(ndim));
+	SET_VARSIZE(t, size);
+	t->format = TENSOR_FORMAT;
+	t->dtype = TENSOR_FLOAT32;
+	t->ndim = ndim;
+	for (int i = 0; i < ndim; i++)
+		t->dims[i] = dims[i];
+	return t;
+}
+
+Tensor *
+TensorNewZero(int ndim, const int *dims)
+{
+	Tensor *t = TensorNew(ndim, dims);
+
+	memset(TENSOR_DATA(t), 0, TensorNumel(t) * sizeof(float));
+	return t;
+}
+
+int64
+TensorNumel(const Tensor *t)
+{
+	int64 numel = 1;
+
+	for (int i = 0; i < t->ndim; i++)
+		numel *= t->dims[i];
+	return numel;
+}
+
+char *
+ShapeToString(int ndim, const int *dims)
+{
+	char *text = palloc(3 + 12 * Max(ndim, 0));
+	char *end = text;
+
+	*end++ = '(';
+	for (int i = 0; i < ndim; i++)
+		end += sprintf(end, i ? ",%d" : "%d", dims[i]);
+	strcpy(end, ")");
+	return text;
+}
+
+int
+ShapeFromArray(Datum array, int *dims)
+{
+	ArrayType *a = DatumGetArrayTypeP(array);
+	int n = ArrayGetNItems(ARR_NDIM(a), ARR_DIMS(a));
+
+	if (ARR_NDIM(a) > 1 || ARR_HASNULL(a) || ARR_ELEMTYPE(a) != INT4OID)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("a shape is a one-dimensional integer array without NULLs"),
+						   errhint("Write ARRAY[2,3].")));
+	if (n > LLM_MAX_DIMS)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						   errmsg("a tensor has at most %d dimensions, not %d", LLM_MAX_DIMS, n)));
+	for (int i = 0; i < n; i++)
+	{
+		dims[i] = ((int32 *) ARR_DATA_PTR(a))[i];
+		if (dims[i] < 0)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							   errmsg("dimension %d is %d; it must not be negative", i + 1, dims[i])));
+	}
+	return n;
+}
+
+void
+TensorCanonicalize(Tensor *t)
+{
+	llm_kernels->canonicalize(TensorNumel(t), TENSOR_DATA(t));
+}

@@ -1,0 +1,53 @@
+/*
+ * The SQL type tensor: how a value lies in memory and on disk, and how the glue makes and reads one.
+ */
+#ifndef LLM_SRC_TENSOR_H
+#define LLM_SRC_TENSOR_H
+
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "common/base.h"
+
+/*
+ * Stored as it is (varlena, EXTERNAL, alignment 4): float32, row-major, up to 8 dimensions, little-endian.
+ * tape_run and tape_id name the recorded operation that made the value; 0 is a plain constant. They are no
+ * part of the value: equality and hashing ignore them.
+ */
+typedef struct Tensor
+{
+	int32 vl_len_;
+	uint8 format; /* TENSOR_FORMAT */
+	uint8 dtype;  /* TENSOR_FLOAT32 */
+	uint8 ndim;
+	uint8 flags; /* 0 */
+	uint32 tape_run;
+	uint32 tape_id;
+	int32 dims[FLEXIBLE_ARRAY_MEMBER]; /* ndim of them, then the elements */
+} Tensor;
+
+#define TENSOR_FORMAT 1
+#define TENSOR_FLOAT32 0
+#define TENSOR_HEADER_SIZE(ndim) (offsetof(Tensor, dims) + sizeof(int32) * (size_t) (ndim))
+#define TENSOR_DATA(t) ((float *) ((char *) (t) + TENSOR_HEADER_SIZE((t)->ndim)))
+
+/* Detoasted and aligned; may be a copy. Refuses a value whose header is not a tensor's. */
+extern Tensor *DatumGetTensor(Datum datum);
+#define PG_GETARG_TENSOR(n) DatumGetTensor(PG_GETARG_DATUM(n))
+#define PG_RETURN_TENSOR(t) PG_RETURN_POINTER(t)
+
+/* A new tensor in the current memory context, elements not set. Checks dimensions and pg_llm.memory_limit. */
+extern Tensor *TensorNew(int ndim, const int *dims);
+extern Tensor *TensorNewZero(int ndim, const int *dims);
+
+/* Number of elements; 1 for a scalar (ndim 0). */
+extern int64 TensorNumel(const Tensor *t);
+/* "(2,3)" for messages; palloc'd. */
+extern char *ShapeToString(int ndim, const int *dims);
+#define TensorShape(t) ShapeToString((t)->ndim, (t)->dims)
+/* int[] argument to dimensions: not NULL, one-dimensional, no NULLs, each >= 0, at most LLM_MAX_DIMS. */
+extern int ShapeFromArray(Datum array, int *dims);
+/* Every NaN to the one quiet NaN 0x7fc00000; called on each result that SQL can see. */
+extern void TensorCanonicalize(Tensor *t);
+
+#endif
