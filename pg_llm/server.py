@@ -1,0 +1,365 @@
+"""The embedded PostgreSQL server of one folder (PG_LLM_HOME): start, stop, status.
+
+One server a folder. It listens on a socket in a private folder and on no TCP port unless asked. It outlives the
+program that started it, so notebooks share it. Everything here may be called at once from several programs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+import psutil
+
+from pg_llm import programs, settings
+from pg_llm.errors import KitError
+
+SUPERUSER = "postgres"
+START_SECONDS = 300  # crash recovery may have much to replay
+STOP_SECONDS = 60
+
+
+def default_home() -> Path:
+    """PG_LLM_HOME, else the user's data folder; for root /var/lib/pg_llm, which the server's user can enter."""
+    if os.environ.get("PG_LLM_HOME"):
+        return Path(os.environ["PG_LLM_HOME"]).expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/pg_llm")
+    return Path(platformdirs.user_data_dir("pg_llm"))
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a running server's postmaster.pid says."""
+
+    pid: int
+    port: int
+    socket_dir: Path
+    listen: str
+    ready: bool
+
+    @property
+    def socket(self) -> Path:
+        return self.socket_dir / f".s.PGSQL.{self.port}"
+
+    def conninfo(self, dbname: str = "postgres") -> dict:
+        """Keyword arguments for psycopg.connect."""
+        return {"host": str(self.socket_dir), "port": self.port, "user": SUPERUSER, "dbname": dbname}
+
+
+class Server:
+    """The server of a home folder; Server().start() is all that most callers need."""
+
+    def __init__(self, home: Path | str | None = None):
+        self.home = Path(home).expanduser().absolute() if home else default_home()
+        self.data = self.home / "data"
+        self.log = self.home / "server.log"
+
+    def running(self) -> Running | None:
+        """The live server of this folder, or None; a left-over postmaster.pid counts as None."""
+        info = self._pid_file()
+        return info if info and _serves(info.pid, self.data) else None
+
+    def start(
+        self, port: int | None = None, listen: str = "localhost", password: str | None = None
+    ) -> Running:
+        """Starts the server, or finds it running; port and listen open TCP, which then needs a password."""
+        if port is not None and not password:
+            raise KitError(
+                "a server on a TCP port needs a password; set PG_LLM_PASSWORD or answer the prompt"
+            )
+        live = self.running()
+        if port is None and live and live.ready and live.socket.exists() and self._refresh():
+            return live
+        with self._lock():
+            live = self.running()
+            if live and not live.socket.exists() and live.ready:
+                # The folder of the socket was cleaned away (a log-out removes XDG_RUNTIME_DIR).
+                self._stop(live)
+                live = None
+            if live and port is not None and (live.port != port or not live.listen):
+                raise KitError("the server already runs without that TCP port; run 'pg-llm stop' first")
+            live = live or self._launch(port, listen if port else "")
+            live = live if live.ready else self._wait_ready(live.pid)
+            if password:
+                self._set_password(live, password)
+        self._refresh()
+        return live
+
+    def stop(self) -> bool:
+        """Stops the server (open transactions roll back, nothing committed is lost); False if none ran."""
+        if not self.running():
+            return False
+        with self._lock():
+            live = self.running()
+            if live:
+                self._stop(live)
+        return bool(live)
+
+    # -- the parts ---------------------------------------------------------------------------------------------
+
+    def _launch(self, port: int | None, listen: str) -> Running:
+        user = programs.run_as()
+        found = programs.usable_by(user, self.home)
+        self._end_orphans()
+        programs.forget_copies(self.home, found)
+        self._check_data(user, found)
+        if not (self.data / "PG_VERSION").exists():
+            self._initdb(user, found)
+        socket_dir = _socket_dir(self.home, user)
+        text = settings.render(found, socket_dir, port or settings.PORT, listen)
+        settings.write(self.data / settings.FILE, text, user)
+        self._open_log(user)
+        # The server inherits the locked descriptor: the lock stays as long as one of its processes lives, so a
+        # second server on this folder is refused even from another container that cannot see this one's ids.
+        with self._life_lock() as descriptor:
+            script = '"$@" </dev/null >>"$LOG" 2>&1 & echo $!'
+            environment = {
+                k: v for k, v in os.environ.items() if not k.startswith("PG") or k.startswith("PG_LLM")
+            }
+            command = ["/bin/sh", "-c", script, "sh", found.bin / "postgres", "-D", self.data]
+            started = user.run(
+                command,
+                env={**environment, "LOG": str(self.log)},
+                pass_fds=[descriptor],
+                start_new_session=True,
+                umask=0o077,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                capture_output=False,
+            )
+        return self._wait_ready(int(started.stdout))
+
+    def _wait_ready(self, pid: int) -> Running:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            info = self._pid_file()
+            if info and info.ready and _serves(info.pid, self.data):
+                return info
+            if not _alive(pid):
+                raise KitError(f"PostgreSQL did not start; the end of {self.log} says:\n{self._log_tail()}")
+            time.sleep(0.02)
+        raise KitError(f"PostgreSQL is not ready after {START_SECONDS} s (recovering?); see {self.log}")
+
+    def _stop(self, live: Running) -> None:
+        try:
+            os.kill(live.pid, signal.SIGINT)
+        except ProcessLookupError:
+            return
+        except PermissionError:
+            raise KitError(
+                f"the server (process {live.pid}) belongs to another user; stop it as that user"
+            ) from None
+        deadline = time.monotonic() + STOP_SECONDS
+        while _alive(live.pid):
+            if time.monotonic() > deadline:
+                raise KitError(
+                    f"the server (process {live.pid}) has not stopped after {STOP_SECONDS} s; see {self.log}"
+                )
+            time.sleep(0.02)
+
+    def _refresh(self) -> bool:
+        """Tells a running server where the extension is now (after an upgrade); True when it knows."""
+        live = self.running()
+        if not live:
+            return False
+        path = self.data / settings.FILE
+        try:
+            have = path.read_text()
+        except PermissionError:
+            return True  # another user's server: usable, not ours to change
+        found = programs.usable_by(programs.run_as(), self.home)
+        want = settings.render(found, live.socket_dir, live.port, live.listen)
+        if settings.paths_of(have) != settings.paths_of(want):
+            with self._lock():
+                settings.write(path, settings.with_paths(have, want), programs.run_as())
+                os.kill(live.pid, signal.SIGHUP)
+        return True
+
+    def _initdb(self, user: programs.RunAs, found: programs.Programs) -> None:
+        # Made beside its place and renamed, so that an interrupted initdb leaves nothing that looks like data.
+        fresh = self.home / "data.new"
+        user.run(["rm", "-rf", fresh])
+        fresh.mkdir(mode=0o700)
+        os.chown(fresh, user.uid, user.gid)
+        made = user.run(
+            [found.bin / "initdb", "-D", fresh, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C"]
+            + ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
+        )
+        if made.returncode != 0:
+            raise KitError(f"initdb failed in {self.home}: {(made.stderr or made.stdout).strip()}")
+        settings.prepare(fresh, user)
+        fresh.rename(self.data)
+
+    def _check_data(self, user: programs.RunAs, found: programs.Programs) -> None:
+        version = self.data / "PG_VERSION"
+        if self.data.exists() and self.data.stat().st_uid != user.uid:
+            raise KitError(
+                f"{self.data} belongs to user id {self.data.stat().st_uid}, the server would run as {user.name}"
+            )
+        if version.exists() and version.read_text().strip() != found.major:
+            raise KitError(
+                f"{self.data} was made by PostgreSQL {version.read_text().strip()}, the kit's server is {found.major}; "
+                f"dump it with the old kit, or move {self.home} away to start afresh"
+            )
+
+    def _end_orphans(self) -> None:
+        """After a kill -9 of the server its sessions may compute on, holding the shared memory: end them."""
+        for sig, seconds in ((signal.SIGQUIT, 5), (signal.SIGKILL, 5)):
+            orphans = [p for p in psutil.process_iter() if _serves(p.pid, self.data)]
+            for process in orphans:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, sig)
+            psutil.wait_procs(orphans, timeout=seconds)
+        with self._life_lock():
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+
+    def _set_password(self, live: Running, password: str) -> None:
+        import psycopg
+        from psycopg import sql
+
+        with psycopg.connect(**live.conninfo(), autocommit=True) as conn:
+            conn.execute(
+                sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(SUPERUSER), sql.Literal(password))
+            )
+
+    def _pid_file(self) -> Running | None:
+        try:
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+        except (OSError, UnicodeDecodeError):
+            return None
+        if len(lines) < 8 or not lines[0].isdigit() or not lines[3].isdigit():
+            return None
+        return Running(
+            int(lines[0]), int(lines[3]), Path(lines[4]), lines[5].strip(), lines[7].strip() == "ready"
+        )
+
+    def _open_log(self, user: programs.RunAs) -> None:
+        if self.log.exists() and self.log.stat().st_size > 10_000_000:
+            self.log.replace(self.log.with_suffix(".old"))
+        self.log.touch(mode=0o600)
+        os.chown(self.log, user.uid, user.gid)
+
+    def _log_tail(self, lines: int = 6) -> str:
+        with contextlib.suppress(OSError):
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        return ""
+
+    @contextlib.contextmanager
+    def _lock(self):
+        """One program at a time starts or stops the server of this folder."""
+        with _flock(self._writable_home() / "lock"):
+            yield
+
+    @contextlib.contextmanager
+    def _life_lock(self):
+        with _flock(self.home / "server.lock", wait=10) as descriptor:
+            yield descriptor
+
+    def _writable_home(self) -> Path:
+        try:
+            self.home.mkdir(parents=True, exist_ok=True, mode=0o755)
+            with tempfile.TemporaryFile(dir=self.home):
+                pass
+        except OSError as error:
+            raise KitError(
+                f"the folder {self.home} cannot be written ({error.strerror}); set PG_LLM_HOME to a folder of yours"
+            ) from None
+        user = programs.run_as()
+        if user.switch and user.run(["test", "-x", self.home]).returncode != 0:
+            raise KitError(
+                f"the server runs as user {user.name} (PostgreSQL refuses to run as root), who cannot enter {self.home}; "
+                "set PG_LLM_HOME to a folder such as /var/lib/pg_llm"
+            )
+        return self.home
+
+
+@contextlib.contextmanager
+def _flock(path: Path, wait: float = START_SECONDS):
+    """The exclusive lock of a file; it ends with the last process that holds the descriptor."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise KitError(
+            f"{path} cannot be opened ({error.strerror}); does it belong to another user?"
+        ) from None
+    try:
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise KitError(
+                        f"{path.parent} is in use by a server or program that cannot be seen from here (another "
+                        "container?); stop it there first"
+                    ) from None
+                time.sleep(0.02)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _socket_dir(home: Path, user: programs.RunAs) -> Path:
+    """A short private folder for the socket: the kernel takes paths up to 107 bytes only."""
+    name = "pg_llm-" + hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    usable = (
+        runtime
+        and not user.switch
+        and os.access(runtime, os.W_OK | os.X_OK)
+        and len(os.fsencode(runtime)) < 70
+    )
+    folder = Path(runtime) / name if usable else Path("/tmp") / f"{name}-{user.uid}"
+    try:
+        folder.mkdir(mode=0o700)
+        os.chown(folder, user.uid, user.gid)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise KitError(
+            f"the folder {folder} for the server's socket cannot be made ({error.strerror})"
+        ) from None
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user.uid or stat.S_IMODE(found.st_mode) & 0o077:
+        raise KitError(
+            f"{folder} is not a private folder of user {user.name}; remove it (somebody else may have made it)"
+        )
+    return folder
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _serves(pid: int, data: Path) -> bool:
+    """Whether a process is part of the server of that data folder: PostgreSQL's processes live in it."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE or not process.name().startswith("postgres"):
+            return False
+        return os.path.samefile(_cwd(process), data)
+    except (psutil.Error, OSError):
+        return False
+
+
+def _cwd(process: psutil.Process) -> str:
+    try:
+        return process.cwd()
+    except psutil.AccessDenied:
+        # Root in a container may not look into another user's process, but that user may.
+        return programs.run_as().run(["readlink", f"/proc/{process.pid}/cwd"]).stdout.strip()

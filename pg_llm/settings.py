@@ -1,0 +1,85 @@
+"""What the kit tells PostgreSQL: one file that postgresql.conf includes first, so that the user's own lines win."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import psutil
+
+from pg_llm import programs
+
+PORT = 5432  # names the socket file; no TCP port is opened by it
+FILE = "pg_llm.conf"
+MEGABYTE = 1 << 20
+
+
+def render(found: programs.Programs, socket_dir: Path, port: int, listen: str) -> str:
+    """The text of pg_llm.conf."""
+    memory = psutil.virtual_memory().total // MEGABYTE
+    values = {
+        "listen_addresses": listen,
+        "port": port,
+        "unix_socket_directories": '"' + str(socket_dir) + '"',
+        "unix_socket_permissions": "0700",
+        "password_encryption": "scram-sha-256",
+        "max_connections": 200,
+        "shared_buffers": f"{max(16, min(256, memory // 16))}MB",
+        "max_wal_size": "2GB",
+        "dynamic_shared_memory_type": "posix" if _roomy_shm() else "mmap",
+        "fsync": "on",
+        "jit": "off",
+        "lc_messages": "C",
+        "extension_control_path": f"$system:{found.extension}/share",
+        "dynamic_library_path": f"$libdir:{found.extension}/lib",
+    }
+    lines = [f"{name} = '{_escape(value)}'" for name, value in values.items()]
+    return "\n".join(
+        ["# Written by pg_llm at each start. Your own settings belong into postgresql.conf.", *lines, ""]
+    )
+
+
+def paths_of(text: str) -> list[str]:
+    """The lines of pg_llm.conf that say where the extension is."""
+    return re.findall(r"^(?:extension_control_path|dynamic_library_path) = .*$", text, re.M)
+
+
+def with_paths(have: str, want: str) -> str:
+    """have, with want's lines about where the extension is: all that a running server can be told."""
+    rest = [line for line in have.splitlines() if line not in paths_of(have)]
+    return "\n".join([*rest, *paths_of(want), ""])
+
+
+def write(path: Path, text: str, user: programs.RunAs) -> None:
+    """Writes a file of the server's user, whole or not at all."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(text)
+    fresh.chmod(0o600)
+    os.chown(fresh, user.uid, user.gid)
+    fresh.replace(path)
+
+
+def prepare(data: Path, user: programs.RunAs) -> None:
+    """Makes a new data folder include pg_llm.conf, trust its private socket and ask for passwords elsewhere."""
+    conf = (data / "postgresql.conf").read_text()
+    # initdb's own lines for these would win over the included file.
+    ours = re.compile(
+        r"^(max_connections|shared_buffers|dynamic_shared_memory_type|max_wal_size|lc_messages) = ", re.M
+    )
+    text = f"include_if_exists = '{FILE}'\n\n" + ours.sub(r"#\1 = ", conf)
+    write(data / "postgresql.conf", text, user)
+    write(data / "pg_hba.conf", "local all all trust\nhost all all all scram-sha-256\n", user)
+
+
+def _roomy_shm() -> bool:
+    """Containers give /dev/shm 64 MB, which a parallel query can exceed."""
+    try:
+        room = os.statvfs("/dev/shm")
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize > 512 * MEGABYTE and os.access("/dev/shm", os.W_OK)
+
+
+def _escape(value) -> str:
+    return str(value).replace("\\", "\\\\").replace("'", "''")

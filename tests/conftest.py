@@ -1,0 +1,115 @@
+"""Fixtures: a server of the test session's own, a database for each test module, shared test data."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def cache_folder() -> Path:
+    """Where compiled extensions are kept between runs: below build/, or below /tmp where its path has spaces."""
+    folder = REPO / "build"
+    if " " in str(folder) or not os.access(REPO, os.W_OK):
+        folder = Path("/tmp") / f"pg_llm-build-{os.getuid()}"
+    folder.mkdir(exist_ok=True, mode=0o755)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def home():
+    """A PG_LLM_HOME of the session's own; under root the server's user must be able to enter it."""
+    folder = Path(tempfile.mkdtemp(prefix="pg_llm-test-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def extension(home):
+    """The tree's own extension, compiled for the embedded server: folder with lib/ and share/."""
+    if os.environ.get("PG_LLM_EXTENSION"):
+        return Path(os.environ["PG_LLM_EXTENSION"])
+    from pg_llm import build_extension, programs
+
+    pg_config = programs.server_package() / "pginstall18" / "bin" / "pg_config"
+    work = build_extension.compile_for(REPO / "extension", cache_folder() / "test18", pg_config)
+    build_extension.collect(work, home / "extension")
+    for path in [home / "extension", *(home / "extension").rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return home / "extension"
+
+
+@pytest.fixture(scope="session")
+def server(home, extension):
+    """The running embedded server; PG_LLM_HOME and PG_LLM_EXTENSION name it to everything that the tests start."""
+    from pg_llm.server import Server
+
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PG_LLM_HOME", str(home))
+    patch.setenv("PG_LLM_EXTENSION", str(extension))
+    patch.delenv("PG_LLM_DSN", raising=False)
+    server = Server()
+    server.start()
+    yield server
+    server.stop()
+    _no_crash(server.log)
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def database(server, request):
+    """Name of the module's own database, made from the template."""
+    from pg_llm import database as databases
+
+    name = "test_" + re.sub(r"\W", "_", request.module.__name__.rpartition(".")[2])[:50]
+    databases.drop_database(name)
+    databases.create_database(name)
+    yield name
+    databases.drop_database(name)
+
+
+@pytest.fixture
+def conn(database):
+    """An autocommit connection to the module's database, with tensors as numpy arrays."""
+    import pg_llm
+
+    with pg_llm.connect(database) as connection:
+        yield connection
+
+
+@pytest.fixture
+def connect(database):
+    """A function that opens another connection to the module's database; all are closed after the test."""
+    import pg_llm
+
+    opened = []
+
+    def another():
+        opened.append(pg_llm.connect(database))
+        return opened[-1]
+
+    yield another
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of the test data made by others (PG_LLM_SHARED, else the repository's sibling `shared`)."""
+    folder = Path(os.environ.get("PG_LLM_SHARED") or REPO.parent / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip("the shared test data is not there (PG_LLM_SHARED)")
+    return folder
+
+
+def _no_crash(log: Path) -> None:
+    """No session of the whole run may have ended by a signal, expected error or not."""
+    crashes = re.findall(r".*was terminated by signal (?:4|6|7|8|11)\b.*", log.read_text(errors="replace"))
+    assert not crashes, f"a server process crashed: {crashes}"
