@@ -54,14 +54,19 @@ typedef struct LlmKernels
 {
 	const char *name;
 
+	/* Rows of one register tile. */
+	int tile_rows;
+	/* rows (m,kc) of a, row stride lda, in the order matmul_block reads: tiles of tile_rows rows, each [kc][rows]. */
+	void (*pack_rows)(int m, int kc, const float *a, size_t lda, float *out);
 	/*
-	 * out (m,n) (+)= a (m,k) @ panel (k,LLM_PANEL), the matmul rule. a has row stride lda, out row stride ldo;
-	 * n <= LLM_PANEL columns are stored. panel rows are LLM_PANEL apart. k_first is the index of the first k
-	 * counted from the chain's anchor (0 for a plain product; attention windows start later).
-	 * stop, polled between blocks, ends the work early.
+	 * One block (kc <= LLM_BLOCK) of the matmul rule for one panel: out (m,n) = (first) or += the block's sums.
+	 * rows as pack_rows made them (a single row needs no packing); n <= LLM_PANEL columns are written.
 	 */
-	void (*matmul_panel)(int m, int k, const float *a, size_t lda, const float *panel, float *out,
-		size_t ldo, int n, const volatile int *stop);
+	void (*matmul_block)(int m, int kc, const float *rows, const float *panel, float *out, size_t ldo, int n,
+		bool first);
+	/* The same for one row and whole panels side by side, panel_stride floats apart; out (panels*LLM_PANEL). */
+	void (*matvec_block)(int kc, const float *row, const float *panel, size_t panel_stride, int panels,
+		float *out, bool first);
 
 	/* panel (k,LLM_PANEL) from b (k,n): rows ldb apart; missing columns (n < LLM_PANEL) are zero. */
 	void (*pack_panel)(int k, int n, const float *b, size_t ldb, float *panel);
@@ -83,6 +88,8 @@ typedef struct LlmKernels
 
 	/* out = softmax(x * scale) over n > 0 elements; first = absolute index of x[0] (partial sums are anchored at 0). */
 	void (*softmax)(size_t n, size_t first, float scale, const float *x, float *out);
+	/* -log softmax(logits)[target] = log(sum(exp(logits - max))) - (logits[target] - max); V > 0 */
+	float (*cross_entropy)(size_t V, const float *logits, size_t target);
 	/* out (C) = (x - mean) / sqrt(var + eps) * gamma + beta */
 	void (*layernorm)(int C, const float *x, const float *gamma, const float *beta, float eps, float *out);
 

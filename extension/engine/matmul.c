@@ -1,0 +1,158 @@
+/*
+ * Matrix products over the pool. A task is a block of rows times a group of panels; per block of k its rows are
+ * packed once and meet every panel of the group, whose slice stays in the first-level cache.
+ */
+#include <string.h>
+
+#include "engine/ops.h"
+#include "engine/pool.h"
+
+/* Rows per task: a multiple of every register tile's height; packed, a block of them is 84 kB of stack. */
+#define ROWS 168
+
+typedef struct Product
+{
+	int M, N, K;
+	int panels, group, groups;
+	const float *a;
+	size_t lda;
+	const float *b;
+	float *out;
+} Product;
+
+size_t
+llm_packed_floats(int64_t K, int64_t N)
+{
+	return (size_t) ((N + LLM_PANEL - 1) / LLM_PANEL * LLM_PANEL * K);
+}
+
+static int
+columns(const Product *p, int panel)
+{
+	int left = p->N - panel * LLM_PANEL;
+
+	return left < LLM_PANEL ? left : LLM_PANEL;
+}
+
+static void
+one_row(const Product *p, int first, int last)
+{
+	for (int panel = first; panel < last; panel += 2)
+	{
+		int pair = last - panel < 2 ? 1 : 2;
+		const float *b = p->b + (size_t) panel * p->K * LLM_PANEL;
+		float sums[2 * LLM_PANEL];
+		int n = (pair - 1) * LLM_PANEL + columns(p, panel + pair - 1);
+
+		for (int k = 0; k < p->K; k += LLM_BLOCK)
+			llm_kernels->matvec_block(p->K - k < LLM_BLOCK ? p->K - k : LLM_BLOCK, p->a + k,
+				b + (size_t) k * LLM_PANEL, (size_t) p->K * LLM_PANEL, pair, sums, k == 0);
+		memcpy(p->out + (size_t) panel * LLM_PANEL, sums, n * sizeof(float));
+	}
+}
+
+static void
+product_task(void *context, int task, int worker)
+{
+	const Product *p = context;
+	int row = task / p->groups * ROWS, first = task % p->groups * p->group;
+	int last = first + p->group < p->panels ? first + p->group : p->panels;
+	int m = p->M - row < ROWS ? p->M - row : ROWS;
+	float rows[ROWS * LLM_BLOCK];
+
+	(void) worker;
+	if (p->M == 1)
+	{
+		one_row(p, first, last);
+		return;
+	}
+	for (int k = 0; k < p->K && !llm_pool_stopping(); k += LLM_BLOCK)
+	{
+		int kc = p->K - k < LLM_BLOCK ? p->K - k : LLM_BLOCK;
+
+		llm_kernels->pack_rows(m, kc, p->a + row * p->lda + k, p->lda, rows);
+		for (int panel = first; panel < last; panel++)
+			llm_kernels->matmul_block(m, kc, rows, p->b + ((size_t) panel * p->K + k) * LLM_PANEL,
+				p->out + (size_t) row * p->N + (size_t) panel * LLM_PANEL, p->N, columns(p, panel), k == 0);
+	}
+}
+
+LlmCode
+llm_matmul_packed(int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err)
+{
+	Product p = {.M = M, .N = N, .K = K, .a = a, .lda = lda, .b = panels, .out = out};
+	int row_blocks = (M + ROWS - 1) / ROWS, wanted = llm_pool_threads() * 4;
+
+	if (M == 0 || N == 0)
+		return LLM_OK;
+	if (K == 0)
+	{
+		memset(out, 0, (size_t) M * N * sizeof(float));
+		return LLM_OK;
+	}
+	/* few enough groups that packing the rows is cheap, enough that no thread waits for another */
+	p.panels = (N + LLM_PANEL - 1) / LLM_PANEL;
+	p.group = p.panels * row_blocks / wanted;
+	p.group = p.group < 2 ? 2 : p.group > 24 ? 24 : p.group & ~1;
+	p.groups = (p.panels + p.group - 1) / p.group;
+	return llm_parallel(row_blocks * p.groups, product_task, &p, err);
+}
+
+typedef struct Packing
+{
+	int K, N;
+	const float *b;
+	bool transposed;
+	float *panels;
+} Packing;
+
+static void
+pack_task(void *context, int panel, int worker)
+{
+	const Packing *p = context;
+	int n = p->N - panel * LLM_PANEL < LLM_PANEL ? p->N - panel * LLM_PANEL : LLM_PANEL;
+	float *out = p->panels + (size_t) panel * p->K * LLM_PANEL;
+
+	(void) worker;
+	if (p->transposed)
+		llm_kernels->pack_panel_transposed(p->K, n, p->b + (size_t) panel * LLM_PANEL * p->K, p->K, out);
+	else
+		llm_kernels->pack_panel(p->K, n, p->b + (size_t) panel * LLM_PANEL, p->N, out);
+}
+
+LlmCode
+llm_pack(int K, int N, const float *b, bool transposed, float *panels, LlmError *err)
+{
+	Packing p = {K, N, b, transposed, panels};
+
+	return llm_parallel((N + LLM_PANEL - 1) / LLM_PANEL, pack_task, &p, err);
+}
+
+void
+llm_unpack(int K, int N, const float *panels, bool transposed, float *b)
+{
+	for (int n = 0; n < N; n++)
+		for (int k = 0; k < K; k++)
+			b[transposed ? (size_t) n * K + k : (size_t) k * N + n] =
+				panels[((size_t) (n / LLM_PANEL) * K + k) * LLM_PANEL + n % LLM_PANEL];
+}
+
+LlmCode
+llm_matmul(int M, int N, int K, const float *a, const float *b, bool transpose_b, float *out,
+	const LlmAllocator *memory, LlmError *err)
+{
+	size_t size = llm_packed_floats(K, N) * sizeof(float);
+	float *panels;
+	LlmCode code;
+
+	if (size == 0)
+		return llm_matmul_packed(M, N, K, a, K, NULL, out, err);
+	panels = memory->alloc(memory->context, size);
+	if (panels == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu MB of packed columns", size >> 20);
+	code = llm_pack(K, N, b, transpose_b, panels, err);
+	if (code == LLM_OK)
+		code = llm_matmul_packed(M, N, K, a, K, panels, out, err);
+	memory->release(memory->context, panels, size);
+	return code;
+}

@@ -1,0 +1,199 @@
+/*
+ * See pool.h. One job at a time, as a session runs one statement at a time. `claim` holds the job's number and
+ * its next task in one word, so that a worker that slept through a job can never take a task of the next one.
+ * The caller takes tasks too and afterwards waits for claimed tasks only: a worker that never woke costs nothing.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
+#include "engine/pool.h"
+
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#endif
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#define RELAX() _mm_pause()
+#else
+#define RELAX() ((void) 0)
+#endif
+
+#define MAX_THREADS 1024
+/* Turns of the spin before a worker sleeps, a few microseconds: more would starve other sessions' threads. */
+#define SPIN 2000
+
+static struct
+{
+	_Atomic uint64_t claim; /* job number << 32 | next task */
+	_Atomic uint32_t job;	/* futex word the workers sleep on: low half of the job number */
+	_Atomic int sleepers;
+	_Atomic int done;
+	_Atomic bool stopping;
+	_Atomic int threads; /* workers with a number from here on stay out */
+	_Atomic int tasks;
+	_Atomic(LlmTask) task;
+	void *_Atomic context;
+} pool = {.threads = 1};
+
+static int started = 1; /* the caller */
+static int wanted = 1;
+static bool (*stop_function)(void);
+
+static void
+sleep_while(_Atomic uint32_t *word, uint32_t value)
+{
+#if defined(__linux__)
+	syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+#else
+	if (atomic_load(word) == value)
+		usleep(50);
+#endif
+}
+
+static void
+wake_all(_Atomic uint32_t *word)
+{
+#if defined(__linux__)
+	syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+#endif
+}
+
+/* Takes tasks of job `number` until none is left; the caller (worker 0) polls the stop function. */
+static void
+work(uint32_t number, int worker)
+{
+	uint64_t claim = atomic_load(&pool.claim);
+
+	while ((uint32_t) (claim >> 32) == number)
+	{
+		int index = (int) (uint32_t) claim;
+		LlmTask task = pool.task;
+		void *context = pool.context;
+
+		if (index >= pool.tasks)
+			return;
+		if (worker == 0 && stop_function && stop_function())
+			atomic_store(&pool.stopping, true);
+		if (!atomic_compare_exchange_weak(&pool.claim, &claim, claim + 1))
+			continue;
+		if (!atomic_load(&pool.stopping))
+			task(context, index, worker);
+		atomic_fetch_add(&pool.done, 1);
+		claim = atomic_load(&pool.claim);
+	}
+}
+
+static void *
+worker_main(void *argument)
+{
+	int worker = (int) (intptr_t) argument;
+	uint32_t seen = 0;
+
+	for (;;)
+	{
+		uint32_t job = atomic_load(&pool.job);
+
+		for (int i = 0; i < SPIN && job == seen; i++)
+		{
+			RELAX();
+			job = atomic_load(&pool.job);
+		}
+		if (job == seen)
+		{
+			atomic_fetch_add(&pool.sleepers, 1);
+			sleep_while(&pool.job, seen);
+			atomic_fetch_sub(&pool.sleepers, 1);
+			continue;
+		}
+		seen = job;
+		if (worker < atomic_load(&pool.threads))
+			work(job, worker);
+	}
+	return NULL;
+}
+
+/* Workers take no signals: the server's handlers belong to the main thread. A failure just leaves fewer. */
+static void
+start_workers(void)
+{
+	sigset_t all, before;
+	pthread_attr_t attributes;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	pthread_attr_init(&attributes);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	while (started < wanted)
+	{
+		pthread_t thread;
+
+		if (pthread_create(&thread, &attributes, worker_main, (void *) (intptr_t) started) != 0)
+			break;
+		started++;
+	}
+	pthread_attr_destroy(&attributes);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (started < wanted)
+		wanted = started;
+}
+
+void
+llm_pool_configure(int threads, bool (*stop)(void))
+{
+	wanted = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
+	stop_function = stop;
+}
+
+int
+llm_pool_threads(void)
+{
+	return wanted;
+}
+
+bool
+llm_pool_stopping(void)
+{
+	return atomic_load_explicit(&pool.stopping, memory_order_relaxed);
+}
+
+LlmCode
+llm_parallel(int tasks, LlmTask task, void *context, LlmError *err)
+{
+	uint32_t number = atomic_load(&pool.job) + 1;
+
+	if (started < wanted && tasks > 1)
+		start_workers();
+	/* first of all no task of any job can be claimed: a worker still leaving the last job must not see mixed fields */
+	atomic_store(&pool.claim, (uint64_t) number << 32 | INT_MAX);
+	pool.task = task;
+	pool.context = context;
+	pool.tasks = tasks;
+	atomic_store(&pool.threads, wanted);
+	atomic_store(&pool.stopping, false);
+	atomic_store(&pool.done, 0);
+	atomic_store(&pool.claim, (uint64_t) number << 32);
+	atomic_store(&pool.job, number);
+	if (wanted > 1 && tasks > 1 && atomic_load(&pool.sleepers) > 0)
+		wake_all(&pool.job);
+	work(number, 0);
+	for (int spins = 0; atomic_load(&pool.done) < tasks; spins++)
+	{
+		RELAX();
+		if (spins > SPIN)
+			sched_yield();
+		if ((spins & 255) == 255 && stop_function && stop_function())
+			atomic_store(&pool.stopping, true);
+	}
+	if (atomic_load(&pool.stopping))
+	{
+		atomic_store(&pool.stopping, false);
+		return llm_fail(err, LLM_CANCELED, "canceled on request");
+	}
+	return LLM_OK;
+}

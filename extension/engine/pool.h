@@ -1,0 +1,28 @@
+/*
+ * The thread pool: a parallel loop over tasks, claimed one by one from an atomic counter. Private pthreads,
+ * made lazily by the first loop, no OpenMP. A result must not depend on which thread ran a task.
+ */
+#ifndef LLM_POOL_H
+#define LLM_POOL_H
+
+#include "common/base.h"
+
+typedef void (*LlmTask)(void *context, int task, int worker);
+
+/*
+ * How many threads a loop may use, the caller included (at least 1), and a function polled by the caller
+ * between tasks: true ends the loop early. Both are set by the glue; stop NULL never stops.
+ */
+extern void llm_pool_configure(int threads, bool (*stop)(void));
+extern int llm_pool_threads(void);
+
+/*
+ * Runs task(context, i, worker) for every i < tasks, worker < llm_pool_threads(). Returns LLM_CANCELED, with err
+ * filled, when the stop function said so: some tasks did not run and the output is not to be used.
+ */
+extern LlmCode llm_parallel(int tasks, LlmTask task, void *context, LlmError *err);
+
+/* Long tasks poll this between their parts: true once the loop is to end. */
+extern bool llm_pool_stopping(void);
+
+#endif

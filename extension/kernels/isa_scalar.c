@@ -1,0 +1,5 @@
+/* Any CPU: one lane. Also the plain path of machines without AVX2, and of arm64. */
+#define LLM_W 1
+#define LLM_TABLE llm_kernels_scalar
+#define LLM_NAME "scalar"
+#include "kernels/table.h"

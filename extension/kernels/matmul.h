@@ -1,0 +1,192 @@
+/*
+ * The matmul rule: each output element is summed over k ascending in blocks of LLM_BLOCK anchored at k = 0;
+ * inside a block one fused-multiply-add chain from +0; block sums are added in order. Vectors run across the
+ * output columns, so neither vector width nor tile height nor threads change an element's order of additions.
+ */
+#ifndef LLM_MATMUL_H
+#define LLM_MATMUL_H
+
+#include "kernels/kernels.h"
+#include "kernels/simd.h"
+
+/* Rows per register tile and columns per pass: accumulators fill the register file (28 of 32, 12 of 16). */
+#if LLM_W == 16
+#define LLM_MR 14
+#define LLM_PASS 32
+#elif LLM_W == 8
+#define LLM_MR 6
+#define LLM_PASS 16
+#else
+#define LLM_MR 4
+#define LLM_PASS 32
+#endif
+#define LLM_PV (LLM_PASS / LLM_W)
+
+/* out (m,LLM_PASS) = [first] or += a (m,kc) @ b (kc,LLM_PASS); a is packed [kc][m], b rows LLM_PANEL apart */
+INLINE void
+tile(int m, int kc, const float *a, const float *b, float *out, size_t ldo, bool first)
+{
+	vf acc[LLM_MR][LLM_PV];
+
+	for (int i = 0; i < m; i++)
+		for (int j = 0; j < LLM_PV; j++)
+			acc[i][j] = v_set(0);
+	for (int k = 0; k < kc; k++)
+	{
+		vf x[LLM_PV];
+
+		for (int j = 0; j < LLM_PV; j++)
+			x[j] = v_load(b + (size_t) k * LLM_PANEL + j * LLM_W);
+#pragma GCC unroll 16
+		for (int i = 0; i < m; i++)
+		{
+			vf r = v_set(a[(size_t) k * m + i]);
+
+			for (int j = 0; j < LLM_PV; j++)
+				acc[i][j] = v_fma(r, x[j], acc[i][j]);
+		}
+	}
+#pragma GCC unroll 16
+	for (int i = 0; i < m; i++)
+		for (int j = 0; j < LLM_PV; j++)
+		{
+			float *o = out + i * ldo + j * LLM_W;
+
+			v_store(o, first ? acc[i][j] : (vf) (v_load(o) + acc[i][j]));
+		}
+}
+
+/* One function per tile height, so that each keeps its accumulators in registers. */
+#define TILE(m)                                                                                              \
+	case m:                                                                                                  \
+		tile(m, kc, a, b, out, ldo, first);                                                                  \
+		break;
+
+static void
+tile_rows(int m, int kc, const float *a, const float *b, float *out, size_t ldo, bool first)
+{
+	switch (m)
+	{
+		TILE(1)
+		TILE(2)
+		TILE(3)
+		TILE(4)
+#if LLM_MR > 4
+		TILE(5)
+		TILE(6)
+#endif
+#if LLM_MR > 6
+		TILE(7)
+		TILE(8)
+		TILE(9)
+		TILE(10)
+		TILE(11)
+		TILE(12)
+		TILE(13)
+		TILE(14)
+#endif
+	}
+}
+
+static void
+pack_rows(int m, int kc, const float *a, size_t lda, float *out)
+{
+	for (int i0 = 0; i0 < m; i0 += LLM_MR)
+	{
+		int rows = m - i0 < LLM_MR ? m - i0 : LLM_MR;
+		const float *from = a + i0 * lda;
+
+		for (int i = 0; i < rows; i++)
+			for (int k = 0; k < kc; k++)
+				out[(size_t) k * rows + i] = from[i * lda + k];
+		out += (size_t) rows * kc;
+	}
+}
+
+static void
+matmul_block(int m, int kc, const float *rows, const float *panel, float *out, size_t ldo, int n, bool first)
+{
+	float edge[LLM_MR * LLM_PASS];
+
+	for (int i0 = 0; i0 < m; i0 += LLM_MR)
+	{
+		int r = m - i0 < LLM_MR ? m - i0 : LLM_MR;
+
+		for (int j0 = 0; j0 < n; j0 += LLM_PASS)
+		{
+			float *o = out + i0 * ldo + j0;
+			int c = n - j0;
+
+			if (c >= LLM_PASS)
+			{
+				tile_rows(r, kc, rows, panel + j0, o, ldo, first);
+				continue;
+			}
+			if (!first)
+				for (int i = 0; i < r; i++)
+					memcpy(edge + i * LLM_PASS, o + i * ldo, c * sizeof(float));
+			tile_rows(r, kc, rows, panel + j0, edge, LLM_PASS, first);
+			for (int i = 0; i < r; i++)
+				memcpy(o + i * ldo, edge + i * LLM_PASS, c * sizeof(float));
+		}
+		rows += (size_t) r * kc;
+	}
+}
+
+/* One row times `panels` whole panels: the decode step, which streams the weights once. Two panels at a time
+ * hide the latency of the chain. */
+static void
+matvec_block(int kc, const float *row, const float *panel, size_t panel_stride, int panels, float *out, bool first)
+{
+	for (int p = 0; p < panels; p += 2)
+	{
+		const float *b0 = panel + p * panel_stride, *b1 = p + 1 < panels ? b0 + panel_stride : b0;
+		vf acc[2][LLM_PANEL / LLM_W];
+
+		for (int j = 0; j < LLM_PANEL / LLM_W; j++)
+			acc[0][j] = acc[1][j] = v_set(0);
+		for (int k = 0; k < kc; k++)
+		{
+			vf r = v_set(row[k]);
+
+			for (int j = 0; j < LLM_PANEL / LLM_W; j++)
+			{
+				acc[0][j] = v_fma(r, v_load(b0 + (size_t) k * LLM_PANEL + j * LLM_W), acc[0][j]);
+				acc[1][j] = v_fma(r, v_load(b1 + (size_t) k * LLM_PANEL + j * LLM_W), acc[1][j]);
+			}
+		}
+		for (int h = 0; h < 2 && p + h < panels; h++)
+			for (int j = 0; j < LLM_PANEL / LLM_W; j++)
+			{
+				float *o = out + (size_t) (p + h) * LLM_PANEL + j * LLM_W;
+
+				v_store(o, first ? acc[h][j] : (vf) (v_load(o) + acc[h][j]));
+			}
+	}
+}
+
+static void
+pack_panel(int k, int n, const float *b, size_t ldb, float *panel)
+{
+	for (int i = 0; i < k; i++, b += ldb, panel += LLM_PANEL)
+	{
+		memcpy(panel, b, n * sizeof(float));
+		memset(panel + n, 0, (LLM_PANEL - n) * sizeof(float));
+	}
+}
+
+/* Blocks of 16 rows keep the strided writes inside the first-level cache. */
+static void
+pack_panel_transposed(int k, int n, const float *bt, size_t ldb, float *panel)
+{
+	for (int i0 = 0; i0 < k; i0 += 16)
+	{
+		int end = k - i0 < 16 ? k : i0 + 16;
+
+		for (int j = 0; j < LLM_PANEL; j++)
+			for (int i = i0; i < end; i++)
+				panel[(size_t) i * LLM_PANEL + j] = j < n ? bt[j * ldb + i] : 0;
+	}
+}
+
+#endif

@@ -1,0 +1,338 @@
+/*
+ * Elementwise work and reductions over one run of floats. Every reduction keeps sixteen strided partial sums
+ * anchored at element 0, folds them by one fixed tree, and adds runs of 4096 in float64, whatever LLM_W is.
+ */
+#ifndef LLM_ROWS_H
+#define LLM_ROWS_H
+
+#include "kernels/kernels.h"
+#include "kernels/vmath.h"
+
+#define EACH(n, body)                                                                                        \
+	do                                                                                                       \
+	{                                                                                                        \
+		size_t i_ = 0;                                                                                       \
+		for (; i_ + LLM_W <= (n); i_ += LLM_W)                                                               \
+		{                                                                                                    \
+			vf a = v_load(x + i_);                                                                           \
+			v_store(out + i_, body);                                                                         \
+		}                                                                                                    \
+		if (i_ < (n))                                                                                        \
+		{                                                                                                    \
+			int r_ = (int) ((n) -i_);                                                                        \
+			vf a = v_load_n(x + i_, r_);                                                                     \
+			v_store_n(out + i_, body, r_);                                                                   \
+		}                                                                                                    \
+	} while (0)
+
+static void
+unary(LlmUnary f, size_t n, const float *x, float *out)
+{
+	switch (f)
+	{
+		case LLM_NEG:
+			EACH(n, -a);
+			break;
+		case LLM_EXP:
+			EACH(n, v_exp(a));
+			break;
+		case LLM_LOG:
+			EACH(n, v_log(a));
+			break;
+		case LLM_TANH:
+			EACH(n, v_tanh(a));
+			break;
+		case LLM_SQRT:
+			EACH(n, v_sqrt(a));
+			break;
+		case LLM_RELU:
+			EACH(n, v_select(v_lt(a, v_set(0.0f)), v_set(0.0f), a)); /* NaN stays */
+			break;
+		case LLM_ERF:
+			EACH(n, v_erf(a));
+			break;
+		case LLM_GELU_TANH:
+			EACH(n, v_gelu_tanh(a));
+			break;
+		case LLM_GELU_ERF:
+			EACH(n, v_gelu_erf(a));
+			break;
+		case LLM_ABS:
+			EACH(n, v_abs(a));
+			break;
+	}
+}
+
+static void
+canonical_nan(size_t n, float *out)
+{
+	const float *x = out;
+
+	EACH(n, v_select(v_isnan(a), V_NAN, a));
+}
+
+#define PAIRS(body)                                                                                          \
+	do                                                                                                       \
+	{                                                                                                        \
+		vf a = v_set(n ? *x : 0), b = v_set(n ? *y : 0);                                                     \
+		size_t i_ = 0;                                                                                       \
+		for (; i_ + LLM_W <= n; i_ += LLM_W)                                                                 \
+		{                                                                                                    \
+			if (xs)                                                                                          \
+				a = v_load(x + i_);                                                                          \
+			if (ys)                                                                                          \
+				b = v_load(y + i_);                                                                          \
+			v_store(out + i_, body);                                                                         \
+		}                                                                                                    \
+		if (i_ < n)                                                                                          \
+		{                                                                                                    \
+			int r_ = (int) (n - i_);                                                                         \
+			if (xs)                                                                                          \
+				a = v_load_n(x + i_, r_);                                                                    \
+			if (ys)                                                                                          \
+				b = v_load_n(y + i_, r_);                                                                    \
+			v_store_n(out + i_, body, r_);                                                                   \
+		}                                                                                                    \
+	} while (0)
+
+static void
+binary(LlmBinary op, size_t n, const float *x, int xs, const float *y, int ys, float *out)
+{
+	switch (op)
+	{
+		case LLM_ADD:
+			PAIRS(a + b);
+			break;
+		case LLM_SUB:
+			PAIRS(a - b);
+			break;
+		case LLM_MUL:
+			PAIRS(a * b);
+			break;
+		case LLM_DIV:
+			PAIRS(a / b);
+			break;
+		case LLM_MAX:
+			PAIRS(v_select(v_isnan(a), a, v_select(v_isnan(b), b, v_max(a, b))));
+			break;
+	}
+}
+
+/* ---- reductions ---- */
+
+/* The fixed tree over sixteen partial sums: halves are added until one is left. */
+INLINE float
+fold(const vf s[LLM_NV])
+{
+	float lane[LLM_LANES];
+
+	for (int j = 0; j < LLM_NV; j++)
+		v_store(lane + j * LLM_W, s[j]);
+	for (int half = LLM_LANES / 2; half > 0; half /= 2)
+		for (int l = 0; l < half; l++)
+			lane[l] += lane[l + half];
+	return lane[0];
+}
+
+/*
+ * s += term(a) over the floats x[0..n), x[0] in lane 0. Absent lanes of the last vector get term(KEEP) = +0,
+ * which changes nothing: a partial sum starts from +0 and so is never -0.
+ */
+#define ACCUMULATE(s, n, x, term)                                                                            \
+	do                                                                                                       \
+	{                                                                                                        \
+		size_t i_ = 0, n_ = (n);                                                                             \
+		const float *x_ = (x);                                                                               \
+		for (int k = LLM_W; i_ + LLM_LANES <= n_; i_ += LLM_LANES)                                           \
+			for (int j_ = 0; j_ < LLM_NV; j_++)                                                              \
+			{                                                                                                \
+				vf a = v_load(x_ + i_ + j_ * LLM_W), acc = (s)[j_];                                          \
+				(s)[j_] = term;                                                                              \
+				(void) k;                                                                                    \
+			}                                                                                                \
+		for (int j_ = 0; i_ < n_; j_++, i_ += LLM_W)                                                         \
+		{                                                                                                    \
+			int k = (int) (n_ - i_ < LLM_W ? n_ - i_ : LLM_W);                                               \
+			vf a = v_load_n(x_ + i_, k), acc = (s)[j_];                                                      \
+			(s)[j_] = term;                                                                                  \
+			(void) k;                                                                                        \
+		}                                                                                                    \
+	} while (0)
+
+#define REDUCE(term)                                                                                         \
+	double total = 0;                                                                                        \
+	for (size_t at = 0; at < n; at += LLM_CHUNK)                                                             \
+	{                                                                                                        \
+		vf s[LLM_NV];                                                                                        \
+		for (int j = 0; j < LLM_NV; j++)                                                                     \
+			s[j] = v_set(0);                                                                                 \
+		ACCUMULATE(s, n - at < LLM_CHUNK ? n - at : LLM_CHUNK, x + at, term);                                \
+		total += fold(s);                                                                                    \
+	}                                                                                                        \
+	return total
+
+static double
+sum(size_t n, const float *x)
+{
+	REDUCE(acc + a);
+}
+
+static double
+sum_squares(size_t n, const float *x, float shift)
+{
+	vf c = v_set(shift);
+
+	REDUCE(v_fma(v_keep(a - c, k), v_keep(a - c, k), acc));
+}
+
+static void
+sum_rows(size_t m, size_t n, const float *x, size_t ldx, float *out)
+{
+	for (size_t j = 0; j < n; j += LLM_W)
+	{
+		int r = (int) (n - j < LLM_W ? n - j : LLM_W);
+		vf total = v_set(0);
+
+		for (size_t i0 = 0; i0 < m; i0 += LLM_BLOCK)
+		{
+			vf block = v_set(0);
+
+			for (size_t i = i0; i < m && i < i0 + LLM_BLOCK; i++)
+				block = block + v_load_n(x + i * ldx + j, r);
+			total = i0 ? (vf) (total + block) : block;
+		}
+		v_store_n(out + j, total, r);
+	}
+}
+
+static float
+max(size_t n, const float *x, size_t *index)
+{
+	float best = x[0];
+	size_t at = 0;
+
+	/* vectors find the value, the first equal element is the answer; a NaN ends the search */
+	if (n >= 4 * LLM_W)
+	{
+		vf m = v_load(x);
+		vm nan = v_isnan(m);
+		size_t i = LLM_W;
+		float lane[LLM_W];
+
+		for (; i + LLM_W <= n && !v_any(nan); i += LLM_W)
+		{
+			vf a = v_load(x + i);
+
+			nan = v_isnan(a);
+			m = v_max(a, m);
+		}
+		if (!v_any(nan))
+		{
+			v_store(lane, m);
+			best = lane[0];
+			for (int l = 1; l < LLM_W; l++)
+				best = lane[l] > best ? lane[l] : best;
+			for (; i < n; i++)
+				best = x[i] > best || x[i] != x[i] ? x[i] : best;
+		}
+		else
+			best = NAN;
+	}
+	else
+		for (size_t i = 1; i < n && best == best; i++)
+			best = x[i] > best || x[i] != x[i] ? x[i] : best;
+	if (best != best)
+		while (x[at] == x[at])
+			at++;
+	else
+		while (x[at] != best)
+			at++;
+	if (index)
+		*index = at;
+	return x[at];
+}
+
+/* ---- rows of the model ---- */
+
+static void
+softmax(size_t n, size_t first, float scale, const float *x, float *out)
+{
+	double total = 0;
+	vf c = v_set(scale), top, all;
+	float m;
+
+	for (size_t i = 0; i < n; i += LLM_W) /* out = x * scale */
+	{
+		int r = (int) (n - i < LLM_W ? n - i : LLM_W);
+
+		v_store_n(out + i, v_load_n(x + i, r) * c, r);
+	}
+	m = max(n, out, NULL);
+	top = v_set(m);
+	for (size_t i = 0; i < n; i += LLM_W)
+	{
+		int r = (int) (n - i < LLM_W ? n - i : LLM_W);
+
+		v_store_n(out + i, v_exp(v_load_n(out + i, r) - top), r);
+	}
+	for (size_t at = 0; at < n;) /* chunks and lanes are anchored at absolute index 0 */
+	{
+		size_t lane = (first + at) % LLM_LANES, room = LLM_CHUNK - (first + at) % LLM_CHUNK;
+		size_t len = n - at < room ? n - at : room;
+		size_t lead = lane == 0 ? 0 : len < LLM_LANES - lane ? len : LLM_LANES - lane;
+		float head[LLM_LANES] = {0};
+		vf s[LLM_NV];
+
+		memcpy(head + lane, out + at, lead * sizeof(float));
+		for (int j = 0; j < LLM_NV; j++)
+			s[j] = v_load(head + j * LLM_W);
+		ACCUMULATE(s, len - lead, out + at + lead, acc + a);
+		total += fold(s);
+		at += len;
+	}
+	all = v_set((float) total);
+	for (size_t i = 0; i < n; i += LLM_W)
+	{
+		int r = (int) (n - i < LLM_W ? n - i : LLM_W);
+
+		v_store_n(out + i, v_load_n(out + i, r) / all, r);
+	}
+}
+
+static float
+cross_entropy(size_t V, const float *logits, size_t target)
+{
+	float m = max(V, logits, NULL), lane[LLM_W];
+	vf top = v_set(m);
+	double total = 0;
+
+	for (size_t at = 0; at < V; at += LLM_CHUNK)
+	{
+		vf s[LLM_NV];
+		size_t n = V - at < LLM_CHUNK ? V - at : LLM_CHUNK;
+
+		for (int j = 0; j < LLM_NV; j++)
+			s[j] = v_set(0);
+		ACCUMULATE(s, n, logits + at, acc + v_keep(v_exp(a - top), k));
+		total += fold(s);
+	}
+	v_store(lane, v_log(v_set((float) total)));
+	return lane[0] - (logits[target] - m);
+}
+
+static void
+layernorm(int C, const float *x, const float *gamma, const float *beta, float eps, float *out)
+{
+	float mean = (float) (sum(C, x) / C);
+	float var = (float) (sum_squares(C, x, mean) / C);
+	vf mu = v_set(mean), r = v_set(1.0f / sqrtf(var + eps));
+
+	for (int i = 0; i < C; i += LLM_W)
+	{
+		int k = C - i < LLM_W ? C - i : LLM_W;
+
+		v_store_n(out + i, v_fma((v_load_n(x + i, k) - mu) * r, v_load_n(gamma + i, k), v_load_n(beta + i, k)), k);
+	}
+}
+
+#endif

@@ -1,0 +1,23 @@
+/* The table of one instruction set; the including file sets LLM_W, LLM_TABLE and LLM_NAME. */
+#include "kernels/matmul.h"
+#include "kernels/rows.h"
+
+const LlmKernels LLM_TABLE = {
+	.name = LLM_NAME,
+	.tile_rows = LLM_MR,
+	.pack_rows = pack_rows,
+	.matmul_block = matmul_block,
+	.matvec_block = matvec_block,
+	.pack_panel = pack_panel,
+	.pack_panel_transposed = pack_panel_transposed,
+	.unary = unary,
+	.binary = binary,
+	.sum = sum,
+	.sum_squares = sum_squares,
+	.sum_rows = sum_rows,
+	.max = max,
+	.softmax = softmax,
+	.cross_entropy = cross_entropy,
+	.layernorm = layernorm,
+	.canonicalize = canonical_nan,
+};
