@@ -15,7 +15,7 @@ extern int pg_llm_threads;		   /* 0 = as many as this process may use */
 extern int pg_llm_isa;			   /* LlmIsa */
 
 /* Raises err as an ERROR with its SQLSTATE, detail and hint. */
-extern void LlmRaise(const LlmError *err) pg_attribute_noreturn();
+extern void LlmRaise(const LlmError *err) __attribute__((noreturn));
 /* if (llm_thing(..., &err) != LLM_OK) LlmRaise(&err) */
 #define LLM_CHECK(call, err)                                                                                 \
 	do                                                                                                       \

@@ -3,6 +3,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/memutils.h"
@@ -11,11 +12,10 @@
 #include "src/pg_llm.h"
 #include "src/tensor.h"
 
-Tensor *
-DatumGetTensor(Datum datum)
+/* size: of the whole value, whatever part of it is in memory. */
+static void
+CheckHeader(const Tensor *t, Size size)
 {
-	Tensor *t = (Tensor *) PG_DETOAST_DATUM(datum);
-	Size size = VARSIZE(t);
 	int64 numel = 1;
 
 	if (size < offsetof(Tensor, dims) || t->format != TENSOR_FORMAT || t->dtype != TENSOR_FLOAT32 ||
@@ -25,18 +25,38 @@ DatumGetTensor(Datum datum)
 		if (t->dims[i] < 0 || __builtin_mul_overflow(numel, (int64) t->dims[i], &numel))
 			ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("this tensor's dimensions are damaged")));
 	if (numel > (int64) MaxAllocSize / 4 || size != TENSOR_HEADER_SIZE(t->ndim) + numel * sizeof(float))
-		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("this tensor's size does not fit its shape %s",
-															 TensorShape(t))));
+		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
+						   errmsg("this tensor's size does not fit its shape %s", TensorShape(t))));
+}
+
+Tensor *
+DatumGetTensor(Datum datum)
+{
+	Tensor *t;
+
+	if (VARATT_IS_EXTENDED(DatumGetPointer(datum)))
+		LlmReserve(toast_raw_datum_size(datum));
+	t = (Tensor *) PG_DETOAST_DATUM(datum);
+	CheckHeader(t, VARSIZE(t));
 	return t;
 }
 
 Tensor *
-TensorNew(int ndim, const int *dims)
+DatumGetTensorHeader(Datum datum)
 {
-	Size size;
+	Tensor *t = (Tensor *) DatumGetPointer(datum);
+
+	if (VARATT_IS_EXTENDED(t))
+		t = (Tensor *) PG_DETOAST_DATUM_SLICE(datum, 0, TENSOR_HEADER_SIZE(LLM_MAX_DIMS) - VARHDRSZ);
+	CheckHeader(t, toast_raw_datum_size(datum));
+	return t;
+}
+
+Size
+TensorDataSize(int ndim, const int *dims)
+{
 	int64 numel = 1;
 	bool overflow = false;
-	Tensor *t;
 
 	if (ndim < 0 || ndim > LLM_MAX_DIMS)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -45,14 +65,23 @@ TensorNew(int ndim, const int *dims)
 	{
 		if (dims[i] < 0)
 			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							   errmsg("dimension %d is %d; it must not be negative", i + 1, dims[i])));
+							   errmsg("dimension %d of shape %s is negative", i, ShapeToString(ndim, dims))));
 		overflow |= __builtin_mul_overflow(numel, (int64) dims[i], &numel);
 	}
 	if (overflow || numel > (int64) ((MaxAllocSize - TENSOR_HEADER_SIZE(ndim)) / sizeof(float)))
-		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						   errmsg("a tensor of shape %s is too large", ShapeToString(ndim, dims)),
-						   errdetail("One SQL value holds at most %zu elements.", MaxAllocSize / sizeof(float))));
-	size = TENSOR_HEADER_SIZE(ndim) + numel * sizeof(float);
+		ereport(
+			ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					   errmsg("a tensor of shape %s is too large", ShapeToString(ndim, dims)),
+					   errdetail("One SQL value holds at most %zu elements.", MaxAllocSize / sizeof(float))));
+	return numel * sizeof(float);
+}
+
+Tensor *
+TensorNew(int ndim, const int *dims)
+{
+	Size size = TensorDataSize(ndim, dims) + TENSOR_HEADER_SIZE(ndim);
+	Tensor *t;
+
 	LlmReserve(size);
 	t = palloc(size);
 	memset(t, 0, TENSOR_HEADER_SIZE(ndim));

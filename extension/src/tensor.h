@@ -7,6 +7,9 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
 #include "common/base.h"
 
 /*
@@ -26,6 +29,10 @@ typedef struct Tensor
 	int32 dims[FLEXIBLE_ARRAY_MEMBER]; /* ndim of them, then the elements */
 } Tensor;
 
+#ifdef WORDS_BIGENDIAN
+#error "tensors are stored and sent little-endian; this machine would have to swap"
+#endif
+
 #define TENSOR_FORMAT 1
 #define TENSOR_FLOAT32 0
 #define TENSOR_HEADER_SIZE(ndim) (offsetof(Tensor, dims) + sizeof(int32) * (size_t) (ndim))
@@ -33,12 +40,17 @@ typedef struct Tensor
 
 /* Detoasted and aligned; may be a copy. Refuses a value whose header is not a tensor's. */
 extern Tensor *DatumGetTensor(Datum datum);
+/* The header alone, checked; the elements of a large stored value are not read. */
+extern Tensor *DatumGetTensorHeader(Datum datum);
 #define PG_GETARG_TENSOR(n) DatumGetTensor(PG_GETARG_DATUM(n))
 #define PG_RETURN_TENSOR(t) PG_RETURN_POINTER(t)
 
 /* A new tensor in the current memory context, elements not set. Checks dimensions and pg_llm.memory_limit. */
 extern Tensor *TensorNew(int ndim, const int *dims);
 extern Tensor *TensorNewZero(int ndim, const int *dims);
+
+/* Bytes of a shape's elements. Refuses negative dimensions and what no SQL value can hold. */
+extern Size TensorDataSize(int ndim, const int *dims);
 
 /* Number of elements; 1 for a scalar (ndim 0). */
 extern int64 TensorNumel(const Tensor *t);
@@ -49,5 +61,11 @@ extern char *ShapeToString(int ndim, const int *dims);
 extern int ShapeFromArray(Datum array, int *dims);
 /* Every NaN to the one quiet NaN 0x7fc00000; called on each result that SQL can see. */
 extern void TensorCanonicalize(Tensor *t);
+
+/* Type modifiers: the declared shape of a column, tensor(50257,768). -1 accepts every shape. */
+extern int32 TypmodFromShape(int ndim, const int *dims, LlmError *err); /* -1 and err: not representable */
+extern int TypmodToShape(int32 typmod, int *dims);                      /* returns ndim */
+/* Whether a declared shape accepts this one; if not, fills err. */
+extern bool TypmodAccepts(int32 typmod, int ndim, const int *dims, LlmError *err);
 
 #endif

@@ -1,0 +1,21 @@
+/*
+ * The text form of a tensor: nested brackets of numbers, [[1,2],[3,4]], or one number for a scalar.
+ */
+#ifndef LLM_TENSOR_TEXT_H
+#define LLM_TENSOR_TEXT_H
+
+#include "common/base.h"
+
+/*
+ * Shape of the text (zero-terminated): LLM_FORMAT when it is no tensor, LLM_LIMIT when it is nested too
+ * deeply. Numbers are only skipped here: llm_tensor_text_values judges them.
+ */
+extern LlmCode llm_tensor_text_shape(const char *text, int *ndim, int *dims, LlmError *err);
+/*
+ * The next n numbers of a text whose shape llm_tensor_text_shape has accepted; *cursor starts at text and
+ * moves on. LLM_RANGE: finite, but beyond float32's largest. Numbers too close to 0 for float32 become 0.
+ */
+extern LlmCode llm_tensor_text_values(
+	const char *text, const char **cursor, size_t n, float *out, LlmError *err);
+
+#endif
