@@ -1,4 +1,4 @@
-"""Compiles extension/ for one PostgreSQL. Imports nothing of the kit: the build backend and the tests use it too."""
+"""Compiles extension/ for one PostgreSQL; used by the build backend and the tests, imports nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class BuildError(RuntimeError):
-    """The extension could not be compiled; the message is one sentence, with the compiler's own words after it."""
+    """The extension could not be compiled; the message is one sentence, then the compiler's own words."""
 
 
 def need_tools() -> None:
@@ -22,7 +22,8 @@ def need_tools() -> None:
         what = " and ".join("make" if "make" in names else "a C compiler" for names in missing)
         raise BuildError(
             f"pg_llm is compiled during installation and {what} is missing: install gcc and make "
-            "(Debian, Ubuntu: apt install gcc make libc6-dev; Fedora: dnf install gcc make; macOS: xcode-select --install)"
+            "(Debian, Ubuntu: apt install gcc make libc6-dev; Fedora: dnf install gcc make; "
+            "macOS: xcode-select --install)"
         )
 
 
@@ -75,7 +76,7 @@ def collect(work: Path, target: Path) -> None:
 
 
 def _mirror(source: Path, work: Path) -> None:
-    """Copies what changed and removes what is gone, so that an object file is made anew only when it must be."""
+    """Copies what changed and removes what is gone, so that make compiles only what it must."""
     skip = {".o", ".so", ".dylib", ".bc", ".d"}
     wanted = set()
     for path in sorted(source.rglob("*")):
@@ -97,7 +98,7 @@ def _mirror(source: Path, work: Path) -> None:
 
 
 def _without_spaces(pg_config: Path) -> Path:
-    """A copy of that PostgreSQL below a path without spaces, for make; it finds its files relative to itself."""
+    """A copy of that PostgreSQL below a path without spaces, for make."""
     prefix = pg_config.parent.parent
     base = tempfile.gettempdir() if " " not in tempfile.gettempdir() else "/tmp"
     copy = Path(tempfile.mkdtemp(prefix="pg_llm-pg-", dir=base)) / prefix.name

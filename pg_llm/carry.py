@@ -15,7 +15,8 @@ MODEL_TABLES = """
         AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'
     JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'r' AND c.relpersistence = 'p'
     JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname IN ('model', 'target_model') AND NOT a.attisdropped
+    JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped
+        AND a.attname IN ('model', 'target_model')
     WHERE e.extname = 'pg_llm'
     -- A model's row first, then its graph, then the rest.
     ORDER BY c.relname <> 'llm_model_config', c.relname <> 'llm_graph', c.relname
@@ -64,10 +65,10 @@ def _copy(
 
 
 def _columns(old: psycopg.Connection, new: psycopg.Connection, table: sql.Identifier) -> sql.Composed:
-    """Columns that both have: the new database may come from a newer build. Generated ones fill themselves."""
+    """Columns that both have (the new one may be of a newer build); generated ones fill themselves."""
     query = (
-        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped "
-        "AND attgenerated = '' ORDER BY attnum"
+        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 "
+        "AND NOT attisdropped AND attgenerated = '' ORDER BY attnum"
     )
     have = [row[0] for row in old.execute(query, [table.as_string(old)]).fetchall()]
     want = {row[0] for row in new.execute(query, [table.as_string(new)]).fetchall()}

@@ -1,8 +1,8 @@
-"""Databases of the kit: connecting, making one from the template, resetting one without losing the learner's work.
+"""Databases of the kit: connect to one, make one from the template, reset one and keep the learner's work.
 
-The template holds the extension and GPT-2's tokenizer, so that a new database is a copy made in a moment. It is
-rebuilt when the extension is another build than the one that made it. PG_LLM_DSN names a server to use instead of
-the embedded one; there the rights of the role decide what of this is possible, and errors say what is missing.
+The template holds the extension and GPT-2's tokenizer, so that a new database is a copy made in a moment.
+It is rebuilt when the extension is another build than the one that made it. PG_LLM_DSN names a server to use
+instead of the embedded one; there the role's rights decide what of this is possible, and errors say so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOCK_KEY = 0x70675F6C6C6D  # "pg_llm": who holds this advisory lock builds the t
 def connect(database: str | None = None, fresh: bool = False) -> psycopg.Connection:
     """An autocommit connection with the extension created and tensors read as numpy arrays.
 
-    database: made from the template where it does not exist; None is the kit's own (with PG_LLM_DSN: the DSN's).
+    database: made from the template where it is missing; None is the kit's own (PG_LLM_DSN: the DSN's).
     fresh: a new database that is dropped when this program ends.
     """
     if fresh:
@@ -146,7 +146,7 @@ def current_build() -> str:
     return row[0]
 
 
-# -- connections ------------------------------------------------------------------------------------------------
+# -- connections ----------------------------------------
 
 
 def _open(database: str | None) -> psycopg.Connection:
@@ -188,7 +188,7 @@ def _prepare(conn: psycopg.Connection) -> None:
     register(conn)
 
 
-# -- the template -----------------------------------------------------------------------------------------------
+# -- the template ----------------------------------------
 
 
 def _ensure_template(conn: psycopg.Connection) -> str:
@@ -202,8 +202,8 @@ def _ensure_template(conn: psycopg.Connection) -> str:
             _build_template(conn, build)
     except psycopg.errors.InsufficientPrivilege:
         raise KitError(
-            f"role {conn.info.user} may not create databases on the server of PG_LLM_DSN; ask for CREATEDB, or use the "
-            "DSN's own database: pg_llm.connect()"
+            f"role {conn.info.user} may not create databases on the server of PG_LLM_DSN; ask for "
+            "CREATEDB, or use the DSN's own database: pg_llm.connect()"
         ) from None
     finally:
         if not conn.closed:
@@ -265,7 +265,7 @@ def _note(conn: psycopg.Connection, database: str) -> dict:
     return note if isinstance(note, dict) else {}
 
 
-# -- fresh databases go when their maker has gone -----------------------------------------------------------------
+# -- fresh databases go when their maker has gone ----------------------------------------
 
 
 def _sweep() -> None:

@@ -61,7 +61,7 @@ def run_as() -> RunAs:
     user = _known("postgres") or _known("pg_llm") or _known("nobody")
     if user is None:
         raise KitError(
-            "PostgreSQL refuses to run as root and there is no other user; run: useradd --system postgres"
+            "PostgreSQL refuses to run as root and there is no other user: useradd --system postgres"
         )
     return RunAs(
         user.pw_name,
@@ -91,8 +91,8 @@ def extension_folder() -> Path:
     folder = Path(os.environ.get("PG_LLM_EXTENSION") or PACKAGE / "_extension").absolute()
     if not (folder / "share" / "extension" / "pg_llm.control").exists():
         raise KitError(
-            f"the compiled extension is not in {folder}; install the kit with 'pip install .' (or 'pip install -e .' "
-            "in a checkout)"
+            f"the compiled extension is not in {folder}; install the kit: 'pip install .' "
+            "(in a checkout: 'pip install -e .')"
         )
     return folder
 
@@ -144,7 +144,7 @@ def _readable(user: RunAs, programs: Programs) -> bool:
 
 
 def _copy(found: Programs, folder: Path) -> Programs:
-    """Copies to a folder named after the content, so that a running server keeps the files it started with."""
+    """Copies to a folder named after the content: a running server keeps the files it started with."""
     package = found.bin.parent.parent
     stamp = f"{package} {(found.bin / 'postgres').stat().st_mtime_ns} {build_hash(found.extension)}"
     target = folder / hashlib.sha256(stamp.encode()).hexdigest()[:12]

@@ -1,7 +1,7 @@
 """The embedded PostgreSQL server of one folder (PG_LLM_HOME): start, stop, status.
 
-One server a folder. It listens on a socket in a private folder and on no TCP port unless asked. It outlives the
-program that started it, so notebooks share it. Everything here may be called at once from several programs.
+One server a folder. It listens on a socket in a private folder and on no TCP port unless asked. It outlives
+the program that started it, so notebooks share it. Several programs may call everything here at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STOP_SECONDS = 60
 
 
 def default_home() -> Path:
-    """PG_LLM_HOME, else the user's data folder; for root /var/lib/pg_llm, which the server's user can enter."""
+    """PG_LLM_HOME, else the user's data folder; for root one that the server's user can enter."""
     if os.environ.get("PG_LLM_HOME"):
         return Path(os.environ["PG_LLM_HOME"]).expanduser().absolute()
     if os.geteuid() == 0:
@@ -106,7 +106,7 @@ class Server:
                 self._stop(live)
         return bool(live)
 
-    # -- the parts ---------------------------------------------------------------------------------------------
+    # -- the parts ----------------------------------------
 
     def _launch(self, port: int | None, listen: str) -> Running:
         user = programs.run_as()
@@ -120,8 +120,8 @@ class Server:
         text = settings.render(found, socket_dir, port or settings.PORT, listen)
         settings.write(self.data / settings.FILE, text, user)
         self._open_log(user)
-        # The server inherits the locked descriptor: the lock stays as long as one of its processes lives, so a
-        # second server on this folder is refused even from another container that cannot see this one's ids.
+        # The server inherits the locked descriptor, so the lock stays as long as one of its processes lives: a
+        # second server on this folder is refused even from another container, where process ids say nothing.
         with self._life_lock() as descriptor:
             script = '"$@" </dev/null >>"$LOG" 2>&1 & echo $!'
             environment = {
@@ -187,7 +187,7 @@ class Server:
         return True
 
     def _initdb(self, user: programs.RunAs, found: programs.Programs) -> None:
-        # Made beside its place and renamed, so that an interrupted initdb leaves nothing that looks like data.
+        # Made beside its place and renamed: an interrupted initdb leaves nothing that looks like data.
         fresh = self.home / "data.new"
         user.run(["rm", "-rf", fresh])
         fresh.mkdir(mode=0o700)
@@ -205,12 +205,12 @@ class Server:
         version = self.data / "PG_VERSION"
         if self.data.exists() and self.data.stat().st_uid != user.uid:
             raise KitError(
-                f"{self.data} belongs to user id {self.data.stat().st_uid}, the server would run as {user.name}"
+                f"{self.data} belongs to user id {self.data.stat().st_uid}, not to {user.name}, who runs the server"
             )
         if version.exists() and version.read_text().strip() != found.major:
             raise KitError(
-                f"{self.data} was made by PostgreSQL {version.read_text().strip()}, the kit's server is {found.major}; "
-                f"dump it with the old kit, or move {self.home} away to start afresh"
+                f"{self.data} was made by PostgreSQL {version.read_text().strip()}, the kit's server is "
+                f"{found.major}; dump it with the old kit, or move {self.home} away to start afresh"
             )
 
     def _end_orphans(self) -> None:
@@ -273,13 +273,13 @@ class Server:
                 pass
         except OSError as error:
             raise KitError(
-                f"the folder {self.home} cannot be written ({error.strerror}); set PG_LLM_HOME to a folder of yours"
+                f"folder {self.home} cannot be written ({error.strerror}); set PG_LLM_HOME to one of yours"
             ) from None
         user = programs.run_as()
         if user.switch and user.run(["test", "-x", self.home]).returncode != 0:
             raise KitError(
-                f"the server runs as user {user.name} (PostgreSQL refuses to run as root), who cannot enter {self.home}; "
-                "set PG_LLM_HOME to a folder such as /var/lib/pg_llm"
+                f"the server runs as user {user.name} (PostgreSQL refuses to run as root), who cannot enter "
+                f"{self.home}; set PG_LLM_HOME to a folder such as /var/lib/pg_llm"
             )
         return self.home
 
@@ -302,8 +302,8 @@ def _flock(path: Path, wait: float = START_SECONDS):
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise KitError(
-                        f"{path.parent} is in use by a server or program that cannot be seen from here (another "
-                        "container?); stop it there first"
+                        f"{path.parent} is in use by a program that cannot be seen from here "
+                        "(another container?); stop it there first"
                     ) from None
                 time.sleep(0.02)
         yield descriptor
@@ -334,7 +334,7 @@ def _socket_dir(home: Path, user: programs.RunAs) -> Path:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != user.uid or stat.S_IMODE(found.st_mode) & 0o077:
         raise KitError(
-            f"{folder} is not a private folder of user {user.name}; remove it (somebody else may have made it)"
+            f"{folder} is not a private folder of user {user.name} (somebody else made it?); remove it"
         )
     return folder
 

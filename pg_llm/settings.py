@@ -1,4 +1,4 @@
-"""What the kit tells PostgreSQL: one file that postgresql.conf includes first, so that the user's own lines win."""
+"""What the kit tells PostgreSQL: a file that postgresql.conf includes first, so the user's lines win."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def render(found: programs.Programs, socket_dir: Path, port: int, listen: str) -
     }
     lines = [f"{name} = '{_escape(value)}'" for name, value in values.items()]
     return "\n".join(
-        ["# Written by pg_llm at each start. Your own settings belong into postgresql.conf.", *lines, ""]
+        ["# Written by pg_llm at each start. Your own settings belong in postgresql.conf.", *lines, ""]
     )
 
 
@@ -61,7 +61,7 @@ def write(path: Path, text: str, user: programs.RunAs) -> None:
 
 
 def prepare(data: Path, user: programs.RunAs) -> None:
-    """Makes a new data folder include pg_llm.conf, trust its private socket and ask for passwords elsewhere."""
+    """Makes a new data folder include pg_llm.conf, trust its socket and ask for passwords elsewhere."""
     conf = (data / "postgresql.conf").read_text()
     # initdb's own lines for these would win over the included file.
     ours = re.compile(

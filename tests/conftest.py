@@ -14,7 +14,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 
 def cache_folder() -> Path:
-    """Where compiled extensions are kept between runs: below build/, or below /tmp where its path has spaces."""
+    """Where compiled extensions are kept between runs: below build/, or below /tmp if its path has spaces."""
     folder = REPO / "build"
     if " " in str(folder) or not os.access(REPO, os.W_OK):
         folder = Path("/tmp") / f"pg_llm-build-{os.getuid()}"
@@ -48,7 +48,7 @@ def extension(home):
 
 @pytest.fixture(scope="session")
 def server(home, extension):
-    """The running embedded server; PG_LLM_HOME and PG_LLM_EXTENSION name it to everything that the tests start."""
+    """The running embedded server; PG_LLM_HOME and PG_LLM_EXTENSION name it to what the tests start."""
     from pg_llm.server import Server
 
     patch = pytest.MonkeyPatch()

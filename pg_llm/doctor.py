@@ -1,0 +1,211 @@
+"""pg-llm doctor and status: what the kit needs, what it finds, and how to mend what is wrong."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from pg_llm import __version__, programs
+from pg_llm.errors import KitError
+from pg_llm.server import Running, Server
+
+MEGABYTE = 1 << 20
+
+
+def server_facts() -> tuple[dict[str, str], bool]:
+    """What `pg-llm status` prints, and whether a server answers."""
+    from pg_llm import database
+
+    facts = {"kit": f"pg_llm {__version__}"}
+    if database.dsn():
+        with database._open(None) as conn:
+            version = conn.execute("SHOW server_version").fetchone()[0]
+            facts["server"] = f"PostgreSQL {version} at {conn.info.host or 'a local socket'} (PG_LLM_DSN)"
+        return facts, True
+    server = Server()
+    facts["folder"] = str(server.home)
+    live = server.running()
+    if not live:
+        return {**facts, "server": "does not run; 'pg-llm start' starts it"}, False
+    facts["server"] = f"PostgreSQL runs, process {live.pid}, since {_since(live.pid)}"
+    facts["socket"] = str(live.socket)
+    facts["tcp"] = f"{live.listen} port {live.port}" if live.listen else "none"
+    with database._open("postgres") as conn:
+        facts["version"] = conn.execute("SHOW server_version").fetchone()[0]
+        query = "SELECT count(*) - 1 FROM pg_stat_activity WHERE backend_type = 'client backend'"
+        facts["sessions"] = str(conn.execute(query).fetchone()[0])
+    for number, problem in enumerate(_upgrade_problems(server, live)):
+        facts[f"attention {number + 1}" if number else "attention"] = problem
+    return facts, True
+
+
+def examine(echo) -> int:
+    """Prints one line a check; returns the number of failed ones, at most 1."""
+    failed = 0
+    for check in (
+        _python,
+        _packages,
+        _postgresql,
+        _extension,
+        _folder,
+        _machine,
+        _server,
+        _template,
+        _databases,
+    ):
+        title = check.__doc__.splitlines()[0].rstrip(".")
+        try:
+            for line in check():
+                echo(f"  ok    {title}: {line}")
+        except _Attention as note:
+            echo(f"  note  {title}: {note}")
+        except KitError as error:
+            failed = 1
+            echo(f"  BAD   {title}: {error}")
+        except Exception as error:  # a check that itself breaks is a finding, not a traceback
+            failed = 1
+            echo(f"  BAD   {title}: {type(error).__name__}: {' '.join(str(error).split())}")
+    echo("something is wrong: see the lines marked BAD" if failed else "everything the kit needs is there")
+    return failed
+
+
+class _Attention(Exception):
+    """Worth knowing, not wrong."""
+
+
+def _python():
+    """Python."""
+    yield f"{sys.version.split()[0]} in {sys.prefix}"
+
+
+def _packages():
+    """Packages."""
+    missing, wrong = [], []
+    for requirement in importlib.metadata.requires("pg-llm") or []:
+        if "extra ==" in requirement:
+            continue
+        name, _, pinned = requirement.partition("==")
+        name = name.split("[")[0].split(">")[0].split("<")[0].strip()
+        try:
+            have = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        if pinned and have != pinned:
+            wrong.append(f"{name} {have} instead of {pinned}")
+    if missing or wrong:
+        what = "; ".join([*(f"{name} is missing" for name in missing), *wrong])
+        raise KitError(f"{what}; install the kit again: pip install --upgrade pg-llm")
+    yield "all there"
+
+
+def _postgresql():
+    """PostgreSQL programs."""
+    found = programs.installed()
+    yield f"PostgreSQL {found.major} in {found.bin}"
+
+
+def _extension():
+    """Compiled extension."""
+    folder = programs.extension_folder()
+    if not list((folder / "lib").glob("pg_llm.*")):
+        raise KitError(f"no library in {folder}/lib; install the kit again: pip install --force-reinstall .")
+    yield f"build {programs.build_hash(folder)} in {folder}"
+
+
+def _folder():
+    """Data folder."""
+    server = Server()
+    server._writable_home()
+    free = shutil.disk_usage(server.home).free // MEGABYTE
+    if free < 500:
+        raise KitError(f"only {free} MB are free in {server.home}: make room, or set PG_LLM_HOME")
+    yield f"{server.home}, {free} MB free"
+
+
+def _machine():
+    """Machine."""
+    memory = psutil.virtual_memory().total // MEGABYTE
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if memory < 1500:
+        raise _Attention(f"{memory} MB of memory: the course's own models fit, gpt2-small does not")
+    yield f"{memory} MB of memory, {cpus} processors"
+
+
+def _server():
+    """Server."""
+    from pg_llm import database
+
+    if not database.dsn():
+        server = Server()
+        live = server.start()
+        problems = _upgrade_problems(server, live)
+        if problems:
+            raise _Attention("; ".join(problems))
+    with database._open(None if database.dsn() else "postgres") as conn:
+        version = conn.execute("SHOW server_version").fetchone()[0]
+        if conn.info.server_version < 150000:
+            raise KitError(f"PostgreSQL {version} is too old; 15 or newer is needed")
+        conn.execute("SHOW fsync")
+        yield f"PostgreSQL {version} answers"
+
+
+def _template():
+    """Template database."""
+    from pg_llm import database
+
+    with database.connect(fresh=True) as conn:
+        conn.execute("SELECT 1")
+        tokens = conn.execute("SELECT count(*) FROM llm_bpe_vocab WHERE model = 'gpt2'").fetchone()[0]
+    database.drop_database(conn.info.dbname) if not conn.closed else None
+    if tokens != 50257:
+        raise KitError(f"GPT-2's tokenizer has {tokens} tokens, not 50257; drop database {database.TEMPLATE}")
+    yield f"build {database.current_build()}, a new database can be made from it"
+
+
+def _databases():
+    """Databases."""
+    from pg_llm import database
+
+    build = database.current_build()
+    with database._maintenance() as conn:
+        names = [row[0] for row in conn.execute("SELECT datname FROM pg_database ORDER BY 1").fetchall()]
+        notes = {
+            name: database._note(conn, name).get("pg_llm") for name in names if name != database.TEMPLATE
+        }
+    old = [name for name, made_by in notes.items() if made_by and made_by != build]
+    if old:
+        raise _Attention(f"made by another build: {', '.join(old)}; %pg_llm reset in the notebook renews one")
+    yield f"{sum(1 for made_by in notes.values() if made_by)} of the kit's, all of this build"
+
+
+def _upgrade_problems(server: Server, live: Running) -> list[str]:
+    """Where the running server is not the one that is installed now."""
+    problems = []
+    try:
+        running = Path(psutil.Process(live.pid).exe())
+        installed = programs.usable_by(programs.run_as(), server.home).bin / "postgres"
+        if not running.exists() or not os.path.samefile(running, installed):
+            problems.append(f"the server runs {running}, installed is {installed}: pg-llm stop, pg-llm start")
+        started = psutil.Process(live.pid).create_time()
+        library = max(p.stat().st_ctime for p in (programs.extension_folder() / "lib").iterdir())
+        if library > started:
+            problems.append(
+                "the extension is newer than the server; sessions opened before it still run the old one"
+            )
+    except (psutil.Error, OSError):
+        pass  # another user's process does not show its file
+    return problems
+
+
+def _since(pid: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(psutil.Process(pid).create_time()))
+
+
+CHECKS = (_python, _packages, _postgresql, _extension, _folder, _machine, _server, _template, _databases)
