@@ -237,6 +237,10 @@ def _build_template(conn: psycopg.Connection, build: str) -> None:
 
 def _fill(conn: psycopg.Connection) -> None:
     """What every database of the kit starts with, beside the extension: GPT-2's tokenizer."""
+    import importlib.util
+
+    if importlib.util.find_spec("pg_llm.ingest") is None:
+        return
     from pg_llm import ingest
 
     vocab, merges = ingest.gpt2_files()

@@ -48,17 +48,7 @@ def server_facts() -> tuple[dict[str, str], bool]:
 def examine(echo) -> int:
     """Prints one line a check; returns the number of failed ones, at most 1."""
     failed = 0
-    for check in (
-        _python,
-        _packages,
-        _postgresql,
-        _extension,
-        _folder,
-        _machine,
-        _server,
-        _template,
-        _databases,
-    ):
+    for check in CHECKS:
         title = check.__doc__.splitlines()[0].rstrip(".")
         try:
             for line in check():

@@ -120,7 +120,7 @@ class Server:
         text = settings.render(found, socket_dir, port or settings.PORT, listen)
         settings.write(self.data / settings.FILE, text, user)
         self._open_log(user)
-        # The server inherits the locked descriptor, so the lock stays as long as one of its processes lives: a
+        # The server inherits the locked descriptor, so the lock stays while one of its processes lives: a
         # second server on this folder is refused even from another container, where process ids say nothing.
         with self._life_lock() as descriptor:
             script = '"$@" </dev/null >>"$LOG" 2>&1 & echo $!'
@@ -205,7 +205,7 @@ class Server:
         version = self.data / "PG_VERSION"
         if self.data.exists() and self.data.stat().st_uid != user.uid:
             raise KitError(
-                f"{self.data} belongs to user id {self.data.stat().st_uid}, not to {user.name}, who runs the server"
+                f"{self.data} belongs to user id {self.data.stat().st_uid}, not to {user.name}"
             )
         if version.exists() and version.read_text().strip() != found.major:
             raise KitError(

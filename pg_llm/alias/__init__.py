@@ -1,4 +1,4 @@
-"""pg_llm_client: the client under a name of its own, so that `from pg_llm_client import PGLLMClient` works."""
+"""The module pg_llm_client: `from pg_llm_client import PGLLMClient`."""
 
 from pg_llm.client import PGLLMClient
 
