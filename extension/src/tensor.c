@@ -12,21 +12,39 @@
 #include "src/pg_llm.h"
 #include "src/tensor.h"
 
+/*
+ * Number of elements; -1 when the lengths, zeros aside, multiply beyond int64: an empty tensor's strides must
+ * be numbers too.
+ */
+static int64
+CountElements(int ndim, const int *dims)
+{
+	int64 numel = 1;
+	bool empty = false;
+
+	for (int i = 0; i < ndim; i++)
+	{
+		empty |= dims[i] == 0;
+		if (dims[i] < 0 || __builtin_mul_overflow(numel, (int64) Max(dims[i], 1), &numel))
+			return -1;
+	}
+	return empty ? 0 : numel;
+}
+
 /* size: of the whole value, whatever part of it is in memory. */
 static void
 CheckHeader(const Tensor *t, Size size)
 {
-	int64 numel = 1;
+	int64 numel;
 
 	if (size < offsetof(Tensor, dims) || t->format != TENSOR_FORMAT || t->dtype != TENSOR_FLOAT32 ||
 		t->ndim > LLM_MAX_DIMS || size < TENSOR_HEADER_SIZE(t->ndim))
 		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("this value is not a tensor")));
-	for (int i = 0; i < t->ndim; i++)
-		if (t->dims[i] < 0 || __builtin_mul_overflow(numel, (int64) t->dims[i], &numel))
-			ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("this tensor's dimensions are damaged")));
-	if (numel > (int64) MaxAllocSize / 4 || size != TENSOR_HEADER_SIZE(t->ndim) + numel * sizeof(float))
+	numel = CountElements(t->ndim, t->dims);
+	if (numel < 0 || numel > (int64) MaxAllocSize / 4 ||
+		size != TENSOR_HEADER_SIZE(t->ndim) + numel * sizeof(float))
 		ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
-						   errmsg("this tensor's size does not fit its shape %s", TensorShape(t))));
+						   errmsg("this tensor's %zu bytes do not fit its shape %s", size, TensorShape(t))));
 }
 
 Tensor *
@@ -55,20 +73,17 @@ DatumGetTensorHeader(Datum datum)
 Size
 TensorDataSize(int ndim, const int *dims)
 {
-	int64 numel = 1;
-	bool overflow = false;
+	int64 numel;
 
 	if (ndim < 0 || ndim > LLM_MAX_DIMS)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 						   errmsg("a tensor has at most %d dimensions, not %d", LLM_MAX_DIMS, ndim)));
 	for (int i = 0; i < ndim; i++)
-	{
 		if (dims[i] < 0)
 			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							   errmsg("dimension %d of shape %s is negative", i, ShapeToString(ndim, dims))));
-		overflow |= __builtin_mul_overflow(numel, (int64) dims[i], &numel);
-	}
-	if (overflow || numel > (int64) ((MaxAllocSize - TENSOR_HEADER_SIZE(ndim)) / sizeof(float)))
+							   errmsg("shape %s has a negative length", ShapeToString(ndim, dims))));
+	numel = CountElements(ndim, dims);
+	if (numel < 0 || numel > (int64) ((MaxAllocSize - TENSOR_HEADER_SIZE(ndim)) / sizeof(float)))
 		ereport(
 			ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 					   errmsg("a tensor of shape %s is too large", ShapeToString(ndim, dims)),
@@ -106,11 +121,7 @@ TensorNewZero(int ndim, const int *dims)
 int64
 TensorNumel(const Tensor *t)
 {
-	int64 numel = 1;
-
-	for (int i = 0; i < t->ndim; i++)
-		numel *= t->dims[i];
-	return numel;
+	return CountElements(t->ndim, t->dims);
 }
 
 char *

@@ -1,0 +1,156 @@
+/*
+ * Walking two shapes that fit one another: runs of the innermost axes go to a kernel, the rest is counting.
+ */
+#include "engine/broadcast.h"
+
+#include "engine/ops.h"
+#include "engine/pool.h"
+
+/* Elements per task: enough work to be worth a claim, little enough to cancel at once. */
+#define GRAIN 16384
+
+typedef struct Walk
+{
+	LlmBinary op;
+	int ndim; /* axes left after merging, the innermost (the run) not counted */
+	int64_t dims[LLM_MAX_DIMS];
+	int64_t a_strides[LLM_MAX_DIMS], b_strides[LLM_MAX_DIMS]; /* 0: repeated */
+	int64_t run;                                              /* length of the innermost axis */
+	int a_step, b_step;                                       /* along it: 0 or 1 */
+	int64_t rows;                                             /* number of runs */
+	int64_t pieces, piece; /* a run is cut into pieces of so many elements */
+	int64_t rows_per_task;
+	const float *a, *b;
+	float *out;
+} Walk;
+
+/* Stride of each axis of the common shape in one operand, 0 where it is repeated. */
+static void
+strides_of(int ndim, int own_ndim, const int *own, int64_t *strides)
+{
+	int64_t stride = 1;
+
+	for (int i = 0; i < ndim; i++)
+	{
+		int length = i < own_ndim ? own[own_ndim - 1 - i] : 1;
+
+		strides[ndim - 1 - i] = length == 1 ? 0 : stride;
+		stride *= length;
+	}
+}
+
+/* Axes of length 1 go, neighbours that both operands cross alike become one: most shapes end as one or two
+ * axes. */
+static void
+merge_axes(Walk *w, int ndim, const int *dims, const int64_t *a, const int64_t *b)
+{
+	int n = 0;
+
+	for (int i = 0; i < ndim; i++)
+	{
+		if (dims[i] == 1)
+			continue;
+		if (n > 0 && w->a_strides[n - 1] == a[i] * dims[i] && w->b_strides[n - 1] == b[i] * dims[i])
+		{
+			n--;
+			w->dims[n] *= dims[i];
+		}
+		else
+			w->dims[n] = dims[i];
+		w->a_strides[n] = a[i];
+		w->b_strides[n] = b[i];
+		n++;
+	}
+	w->ndim = n > 0 ? n - 1 : 0;
+	w->run = n > 0 ? w->dims[n - 1] : 1;
+	w->a_step = n > 0 && w->a_strides[n - 1] != 0;
+	w->b_step = n > 0 && w->b_strides[n - 1] != 0;
+	w->rows = 1;
+	for (int i = 0; i < w->ndim; i++)
+		w->rows *= w->dims[i];
+}
+
+static void
+walk_task(void *context, int task, int worker)
+{
+	const Walk *w = context;
+	int64_t from = task / w->pieces * w->rows_per_task, to = from + w->rows_per_task;
+	int64_t at = task % w->pieces * w->piece;
+	int64_t n = w->run - at < w->piece ? w->run - at : w->piece;
+
+	(void) worker;
+	for (int64_t row = from; row < to && row < w->rows; row++)
+	{
+		int64_t index = row, a = at * w->a_step, b = at * w->b_step;
+
+		for (int i = w->ndim - 1; i >= 0; i--)
+		{
+			a += index % w->dims[i] * w->a_strides[i];
+			b += index % w->dims[i] * w->b_strides[i];
+			index /= w->dims[i];
+		}
+		llm_kernels->binary(w->op, n, w->a + a, w->a_step, w->b + b, w->b_step, w->out + row * w->run + at);
+	}
+}
+
+LlmCode
+llm_broadcast_binary(LlmBinary op, int a_ndim, const int *a_dims, const float *a, int b_ndim,
+	const int *b_dims, const float *b, float *out, LlmError *err)
+{
+	Walk w = {.op = op, .a = a, .b = b, .out = out};
+	int64_t a_strides[LLM_MAX_DIMS], b_strides[LLM_MAX_DIMS];
+	int dims[LLM_MAX_DIMS], ndim;
+	LlmCode code = llm_broadcast_shape("broadcast", "and", a_ndim, a_dims, b_ndim, b_dims, &ndim, dims, err);
+
+	for (int i = 0; i < ndim && code == LLM_OK; i++)
+		if (dims[i] == 0)
+			return LLM_OK;
+	if (code != LLM_OK)
+		return code;
+	strides_of(ndim, a_ndim, a_dims, a_strides);
+	strides_of(ndim, b_ndim, b_dims, b_strides);
+	merge_axes(&w, ndim, dims, a_strides, b_strides);
+	w.piece = w.run < GRAIN ? w.run : GRAIN;
+	w.pieces = (w.run + w.piece - 1) / w.piece;
+	w.rows_per_task = w.run < GRAIN ? GRAIN / w.run : 1;
+	return llm_parallel(
+		(int) ((w.rows + w.rows_per_task - 1) / w.rows_per_task * w.pieces), walk_task, &w, err);
+}
+
+LlmCode
+llm_broadcast_matmul(int a_ndim, const int *a_dims, const float *a, int b_ndim, const int *b_dims,
+	const float *b, float *out, const LlmAllocator *memory, LlmError *err)
+{
+	int K = a_dims[a_ndim - 1];
+	int M = a_ndim > 1 ? a_dims[a_ndim - 2] : 1, N = b_ndim > 1 ? b_dims[b_ndim - 1] : 1;
+	int a_batch = a_ndim > 2 ? a_ndim - 2 : 0, b_batch = b_ndim > 2 ? b_ndim - 2 : 0;
+	int dims[LLM_MAX_DIMS], ndim;
+	int64_t a_strides[LLM_MAX_DIMS], b_strides[LLM_MAX_DIMS], batches = 1, b_matrices = 1;
+	LlmCode code = llm_broadcast_shape("matmul", "@", a_batch, a_dims, b_batch, b_dims, &ndim, dims, err);
+
+	for (int i = 0; i < ndim; i++)
+		batches *= dims[i];
+	for (int i = 0; i < b_batch; i++)
+		b_matrices *= b_dims[i];
+	if (code != LLM_OK || batches == 0 || M == 0 || N == 0)
+		return code;
+	/* one b for every a: all rows of a make one product. The rows' results do not depend on one another. */
+	if (b_matrices == 1)
+		return llm_matmul((int) (batches * M), N, K, a, b, false, out, memory, err);
+	strides_of(ndim, a_batch, a_dims, a_strides);
+	strides_of(ndim, b_batch, b_dims, b_strides);
+	for (int64_t batch = 0; batch < batches && code == LLM_OK; batch++)
+	{
+		int64_t index = batch, a_at = 0, b_at = 0;
+
+		for (int i = ndim - 1; i >= 0; i--)
+		{
+			a_at += index % dims[i] * a_strides[i];
+			b_at += index % dims[i] * b_strides[i];
+			index /= dims[i];
+		}
+		code =
+			llm_matmul(M, N, K, a + a_at * M * K, b + b_at * K * N, false, out + batch * M * N, memory, err);
+	}
+	return code;
+}

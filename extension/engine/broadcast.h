@@ -1,0 +1,41 @@
+/*
+ * Shapes that fit one another: NumPy's broadcasting, matmul's rule, axes. The plan-time checks, the executor
+ * and the SQL operators ask here, so that they refuse the same things in the same words.
+ */
+#ifndef LLM_BROADCAST_H
+#define LLM_BROADCAST_H
+
+#include "common/base.h"
+#include "kernels/kernels.h"
+
+typedef struct LlmShapeText
+{
+	char s[LLM_MAX_DIMS * 12 + 4];
+} LlmShapeText;
+
+/* "(2,3)", to be used as llm_shape_text(…).s within one expression. */
+extern LlmShapeText llm_shape_text(int ndim, const int *dims);
+
+/*
+ * out = shape of a op b: aligned at the last axis, each pair of lengths equal or one of them 1. op and sign
+ * name the operation in the error: add: (4,3) + (2,3): …
+ */
+extern LlmCode llm_broadcast_shape(const char *op, const char *sign, int a_ndim, const int *a, int b_ndim,
+	const int *b, int *out_ndim, int *out, LlmError *err);
+/*
+ * out = shape of a @ b: (…,M,K) @ (…,K,N) = (…,M,N), the leading axes broadcast. A 1-D a is a row, a 1-D b a
+ * column, whose axis the result does not have.
+ */
+extern LlmCode llm_matmul_shape(const char *op, int a_ndim, const int *a, int b_ndim, const int *b,
+	int *out_ndim, int *out, LlmError *err);
+/* axis counted from 0, or from the end when negative, to 0 … ndim - 1. */
+extern LlmCode llm_axis(const char *op, int ndim, const int *dims, int axis, int *out, LlmError *err);
+
+/* out = a op b, broadcast; out has the shape that llm_broadcast_shape gave. */
+extern LlmCode llm_broadcast_binary(LlmBinary op, int a_ndim, const int *a_dims, const float *a, int b_ndim,
+	const int *b_dims, const float *b, float *out, LlmError *err);
+/* out = a @ b, shapes as llm_matmul_shape accepts them. */
+extern LlmCode llm_broadcast_matmul(int a_ndim, const int *a_dims, const float *a, int b_ndim,
+	const int *b_dims, const float *b, float *out, const LlmAllocator *memory, LlmError *err);
+
+#endif

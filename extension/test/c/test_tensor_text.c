@@ -1,0 +1,99 @@
+/* The text form of tensors: shapes, numbers, and what is refused; cut and disturbed texts never read too far.
+ */
+#include "test.h"
+
+#include <math.h>
+
+#include "formats/tensor_text.h"
+
+/* Shape and elements of a good text, as "(2,3) 1 2 3 4 5 6"; "!" when it is refused. */
+static const char *
+read_text(const char *text)
+{
+	static char out[1000];
+	LlmError err = {0};
+	int ndim, dims[LLM_MAX_DIMS];
+	const char *cursor = text;
+	char *end = out;
+	size_t n = 1;
+	float *x;
+
+	if (llm_tensor_text_shape(text, &ndim, dims, &err) != LLM_OK)
+		return "!";
+	end += sprintf(end, "(");
+	for (int i = 0; i < ndim; i++)
+	{
+		end += sprintf(end, i ? ",%d" : "%d", dims[i]);
+		n *= dims[i];
+	}
+	end += sprintf(end, ")");
+	x = malloc(n * sizeof(float) + 1); /* exactly: a write too far is seen */
+	if (llm_tensor_text_values(text, &cursor, n, x, &err) != LLM_OK)
+		out[0] = '!', out[1] = '\0';
+	else
+		for (size_t i = 0; i < n && end < out + 900; i++)
+			end += sprintf(end, " %g", x[i]);
+	free(x);
+	return out;
+}
+
+#define READS(text, expected) CHECK(strcmp(read_text(text), expected) == 0)
+
+static void
+mutations(void)
+{
+	static const char alphabet[] = "[],.-+einfNaN 0123456789tensor()";
+	uint64_t state = 1;
+
+	for (int round = 0; round < 20000; round++)
+	{
+		size_t length = test_random(&state) % 40;
+		char *text = malloc(length + 1);
+
+		for (size_t i = 0; i < length; i++)
+			text[i] = alphabet[test_random(&state) % (sizeof(alphabet) - 1)];
+		if (round % 2 && length > 16)
+			memcpy(text, "[[1,2],[3,4]],[5", 16);
+		text[length] = '\0';
+		read_text(text);
+		free(text);
+	}
+}
+
+int
+main(void)
+{
+	LlmError err = {0};
+	int ndim, dims[LLM_MAX_DIMS];
+	float x[8];
+	const char *text = "[[1,2],[3,4]]", *cursor = text;
+
+	READS("3", "() 3");
+	READS(" [ [1 , 2 ], [3,4] ] ", "(2,2) 1 2 3 4");
+	READS("[]", "(0)");
+	READS("[[],[]]", "(2,0)");
+	READS("[[[]]]", "(1,1,0)");
+	READS("tensor(0,3) []", "(0,3)");
+	READS("Tensor( 2 , 0 )[ ]", "(2,0)");
+	READS("[NaN,nan,inf,-INF,+Infinity,-0,.5,5.,1e-60,+7]", "(10) nan nan inf -inf inf -0 0.5 5 0 7");
+	READS("[[[[[[[[1]]]]]]]]", "(1,1,1,1,1,1,1,1) 1");
+	for (const char **bad = (const char *[]){"", " ", "[", "]", "[[1],[2]", "[1,]", "[,1]", "[1]]", "[1] 2",
+			 "1 2", "1,2", "[1 2]", "[1,[2]]", "[[1],2]", "[[1],[2,3]]", "[[],[1]]", "[[],1]", "0x10",
+			 "[nan(1)]", "[-nan]", "[infin]", "[1e]", "[--1]", "[1e39]", "[1.2.3]", "tensor",
+			 "tensor(2,3) []", "tensor() []", "tensor(0,-1) []", "tensor(0,99999999999) []", "tensor(0) [1]",
+			 "tensor(0) [] x", "tensor(0,1,1,1,1,1,1,1,1) []", "[[[[[[[[[1]]]]]]]]]", "[1(2]", NULL};
+		 *bad; bad++)
+		CHECK(read_text(*bad)[0] == '!');
+
+	CHECK_FAILS(llm_tensor_text_shape("[[1,2],[3]]", &ndim, dims, &err), LLM_FORMAT, "has 1 values", err);
+	CHECK_FAILS(llm_tensor_text_shape("[[[[[[[[[", &ndim, dims, &err), LLM_LIMIT, "8 deep", err);
+	CHECK_FAILS(llm_tensor_text_values("1e39", &(const char *){"1e39"}, 1, x, &err), LLM_RANGE, "1e39", err);
+
+	/* in parts, as the server reads it */
+	CHECK(llm_tensor_text_shape(text, &ndim, dims, &err) == LLM_OK && ndim == 2);
+	CHECK_OK(llm_tensor_text_values(text, &cursor, 3, x, &err), err);
+	CHECK_OK(llm_tensor_text_values(text, &cursor, 1, x + 3, &err), err);
+	CHECK(x[0] == 1 && x[2] == 3 && x[3] == 4);
+	mutations();
+	return 0;
+}
