@@ -49,7 +49,7 @@ def compile_for(source: Path, work: Path, pg_config: Path, *make_arguments: str)
         errors="replace",
     )
     if made.returncode != 0:
-        lines = [line for line in made.stdout.splitlines() if "error" in line.lower() or "Error" in line]
+        lines = [line for line in made.stdout.splitlines() if "error: " in line or "*** " in line]
         hint = ""
         if "stdio.h" in made.stdout or "stdlib.h" in made.stdout:
             hint = " (the C library's headers are missing: apt install libc6-dev)"

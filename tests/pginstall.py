@@ -1,0 +1,110 @@
+"""A private copy of an installed PostgreSQL (15, 16 or 18) with the extension installed by `make install`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import psycopg
+
+from pg_llm import build_extension, programs
+
+
+def pg_config_of(version: int) -> Path | None:
+    """pg_config of a PostgreSQL on this machine whose headers are there too, else None."""
+    if version in (16, 18):
+        path = (
+            programs.server_package()
+            / ("pginstall18" if version == 18 else "pginstall")
+            / "bin"
+            / "pg_config"
+        )
+    else:
+        path = Path(f"/usr/lib/postgresql/{version}/bin/pg_config")
+    if not path.exists():
+        return None
+    headers = Path(ask(path, "--includedir-server")) / "postgres.h"
+    return path if headers.exists() else None
+
+
+def ask(pg_config: Path, what: str) -> str:
+    """One answer of pg_config."""
+    return subprocess.run([pg_config, what], capture_output=True, text=True, check=True).stdout.strip()
+
+
+class PgInstall:
+    """A copied PostgreSQL below `folder`: it finds its files relative to its programs, wherever they are."""
+
+    def __init__(self, version: int, folder: Path):
+        self.version = version
+        self.folder = folder
+        self.user = programs.run_as()
+        origin = pg_config_of(version)
+        parts = {name: Path(ask(origin, f"--{name}")) for name in ("bindir", "pkglibdir", "sharedir")}
+        includes = Path(ask(origin, "--includedir-server")), Path(ask(origin, "--includedir"))
+        base = Path(os.path.commonpath([*parts.values(), *includes]))
+        self.prefix = folder / (base.parent.name or "root") / base.name
+        self.bin = self._place(base, parts["bindir"])
+        for source in parts.values():
+            if not self._place(base, source).exists():
+                ignore = shutil.ignore_patterns("bitcode")
+                shutil.copytree(source, self._place(base, source), symlinks=False, ignore=ignore)
+        for source in includes:
+            target = self._place(base, source)
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.symlink_to(source)
+        # The programs of the Python package find their shared libraries three folders up.
+        libraries = base.parent.parent / (base.parent.name + ".libs")
+        if libraries.exists() and not (folder / libraries.name).exists():
+            shutil.copytree(libraries, folder / libraries.name)
+
+    def _place(self, base: Path, path: Path) -> Path:
+        return self.prefix / path.relative_to(base)
+
+    def install_extension(self, source: Path) -> Path:
+        """make install, warnings being errors; returns the folder it was built in."""
+        work = self.folder / "build"
+        build_extension.compile_for(source, work, self.bin / "pg_config", "LLM_WERROR=-Werror", "install")
+        return work
+
+
+class PgServer:
+    """A running server of a PgInstall, socket only, made anew and thrown away."""
+
+    def __init__(self, install: PgInstall, folder: Path):
+        self.install = install
+        self.data = folder / f"data{install.version}"
+        self.log = self.data / "server.log"
+        self.sockets = folder / f"s{install.version}"
+        for path in (self.data, self.sockets):
+            path.mkdir(mode=0o700)
+            os.chown(path, install.user.uid, install.user.gid)
+        self._run(
+            "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"
+        )
+        options = f"-c listen_addresses='' -c unix_socket_directories={self.sockets} -c fsync=off"
+        self._run(
+            "pg_ctl", "-w", "-D", self.data, "-l", self.log, "-o", options, "start", capture_output=False
+        )
+
+    def _run(self, program: str, *arguments, **kwargs):
+        done = self.install.user.run([self.install.bin / program, *arguments], **kwargs)
+        assert done.returncode == 0, f"{program}: {done.stdout} {done.stderr}"
+        return done
+
+    def client(self, program: str, *arguments) -> str:
+        """Runs psql, pg_dump or another client program against this server; returns its output."""
+        return self._run(program, "-h", self.sockets, "-U", "postgres", *arguments).stdout
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection:
+        return psycopg.connect(host=str(self.sockets), user="postgres", dbname=database, autocommit=True)
+
+    def environment(self) -> dict:
+        """For programs that take the server from PGHOST and PGUSER."""
+        return {**os.environ, "PGHOST": str(self.sockets), "PGUSER": "postgres"}
+
+    def stop(self):
+        self._run("pg_ctl", "-w", "-m", "fast", "-D", self.data, "stop")
