@@ -1,0 +1,130 @@
+/* What the bpe_*.c files share; see bpe.h. */
+#ifndef LLM_FORMATS_BPE_INTERNAL_H
+#define LLM_FORMATS_BPE_INTERNAL_H
+
+#include "formats/bpe.h"
+
+#define LLM_BPE_NONE UINT32_MAX
+#define LLM_BPE_NO_PAIR UINT64_MAX
+
+/* A token as stored: where its text form and bytes lie. */
+typedef struct BpeToken
+{
+	int32_t id;
+	uint32_t text, text_size;
+	uint32_t bytes, size;
+	bool merged; /* a merge makes it */
+	bool special;
+} BpeToken;
+
+/* An entry of the hash table of merges. */
+typedef struct BpePair
+{
+	uint64_t key;   /* left symbol << 32 | right symbol; LLM_BPE_NO_PAIR: free */
+	uint64_t value; /* rank << 32 | resulting symbol: the smallest value is the merge to do first */
+} BpePair;
+
+/* A single-character token, for vocabularies that lack some bytes. */
+typedef struct BpeChar
+{
+	uint32_t code_point; /* LLM_BPE_NONE: free */
+	uint32_t symbol;
+} BpeChar;
+
+/*
+ * The word cache: pieces of up to 16 bytes that became up to 3 tokens, with these. Each piece has one place
+ * of two entries (a cache line), the later one first; a new piece pushes the older out. So it needs no
+ * upkeep, and text in any language fills it with its own words.
+ */
+#define BPE_WORD_BYTES 16
+#define BPE_WORD_TOKENS 3
+#define BPE_WORD_BITS 15
+typedef struct BpeWord
+{
+	uint64_t key[2];
+	int32_t ids[BPE_WORD_TOKENS];
+	uint16_t size;
+	uint16_t count; /* 0: free */
+} BpeWord;
+
+/* A growing array. */
+typedef struct BpeArray
+{
+	char *data;
+	size_t size, capacity; /* bytes */
+} BpeArray;
+
+struct LlmBpe
+{
+	const LlmAllocator *allocator;
+	char name[72];
+
+	BpeToken *tokens; /* by symbol */
+	size_t token_count;
+	BpePair *pairs;
+	unsigned pair_bits;
+	size_t pair_count;
+	uint32_t byte_symbol[256]; /* LLM_BPE_NONE: no such token */
+	BpeChar *chars;            /* NULL: every byte is a token */
+	unsigned char_bits;
+	BpeWord *words;
+
+	BpeArray token_array; /* tokens lies in it */
+	BpeArray text, bytes;
+	BpeArray specials; /* symbols of the special tokens */
+	BpeArray scratch;
+
+	/* While building. */
+	uint32_t *text_table; /* hash of text forms to symbol */
+	unsigned text_bits;
+};
+
+/* Makes room for size bytes in all; contents are kept. False: no memory. */
+extern bool llm_bpe_reserve(const LlmAllocator *allocator, BpeArray *array, size_t size);
+extern void llm_bpe_release(const LlmAllocator *allocator, BpeArray *array);
+
+/* A hash table of 1 << bits entries, every byte of it fill. NULL: no memory. */
+extern void *llm_bpe_new_table(LlmBpe *bpe, unsigned bits, size_t entry, int fill);
+extern void llm_bpe_release_table(LlmBpe *bpe, void *table, unsigned bits, size_t entry);
+/* The bits that keep a table of count entries at most half full. */
+extern unsigned llm_bpe_table_bits(size_t count);
+
+/* The symbols that bytes from..to of text start as; all of text is there to name the position of an error. */
+extern LlmCode llm_bpe_start(const LlmBpe *bpe, const unsigned char *text, size_t size, size_t from,
+	size_t to, uint32_t *symbols, size_t *count, LlmError *err);
+
+/* Applies every merge: what is left overwrites symbols. */
+extern LlmCode llm_bpe_merge_all(
+	LlmBpe *bpe, uint32_t *symbols, size_t *count, const LlmBpeStop *stop, LlmError *err);
+
+/* The hash of a pair: its product's high bits depend on both symbols. */
+static inline size_t
+llm_bpe_pair_place(uint64_t key, unsigned bits)
+{
+	return (size_t) (key * UINT64_C(0x9e3779b97f4a7c15) >> (64 - bits));
+}
+
+/* rank << 32 | result, or LLM_BPE_NO_PAIR. */
+static inline uint64_t
+llm_bpe_pair(const LlmBpe *bpe, uint32_t left, uint32_t right)
+{
+	uint64_t key = (uint64_t) left << 32 | right;
+	size_t mask = ((size_t) 1 << bpe->pair_bits) - 1;
+
+	for (size_t at = llm_bpe_pair_place(key, bpe->pair_bits);; at = (at + 1) & mask)
+	{
+		if (bpe->pairs[at].key == key)
+			return bpe->pairs[at].value;
+		if (bpe->pairs[at].key == LLM_BPE_NO_PAIR)
+			return LLM_BPE_NO_PAIR;
+	}
+}
+
+/* A text form, shortened, for messages. */
+typedef struct BpeQuote
+{
+	char text[72];
+} BpeQuote;
+extern BpeQuote llm_bpe_quote(const char *text, size_t size);
+
+#endif

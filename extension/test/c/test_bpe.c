@@ -1,0 +1,473 @@
+/* The tokenizer's core: pattern, merges, files; hostile input and lack of memory. No data files needed. */
+#include "test.h"
+
+#include "formats/bpe.h"
+#include "formats/unicode.h"
+#include "toy_bpe.h"
+
+static TestMemory memory;
+static LlmAllocator allocator;
+static LlmError err;
+
+/* text must fall into these pieces, given as one string with '|' between them. */
+static void
+check_pieces(const char *text, size_t size, const char *expected)
+{
+	char got[256];
+	size_t length = 0;
+
+	for (size_t at = 0, end; at < size; at = end)
+	{
+		end = llm_bpe_piece_end(text, size, at, NULL);
+		CHECK(end > at && end <= size);
+		if (at > 0)
+			got[length++] = '|';
+		memcpy(got + length, text + at, end - at);
+		length += end - at;
+	}
+	got[length] = '\0';
+	if (length != strlen(expected) || memcmp(got, expected, length) != 0)
+	{
+		fprintf(stderr, "FAIL pieces \"%s\", expected \"%s\"\n", got, expected);
+		exit(1);
+	}
+}
+
+static void
+test_pattern(void)
+{
+	static const char *const cases[][2] = {{"Hello world!", "Hello| world|!"}, {"", ""}, {" ", " "},
+		{"a  b", "a| | b"}, {"a   ", "a|   "}, {"a \n b", "a| \n| b"}, {"\n\nx", "\n|\n|x"}, {"  ", "  "},
+		{"I'll we've they're he'd isn't I'm it's", "I|'ll| we|'ve| they|'re| he|'d| isn|'t| I|'m| it|'s"},
+		{"I'LL 'sx 'l 'v", "I|'|LL| '|sx| '|l| '|v"}, {"''s", "''|s"}, {"x='s'", "x|='|s|'"},
+		{"a1b22 333", "a|1|b|22| 333"}, {"a.b,,c --d", "a|.|b|,,|c| --|d"},
+		{"\xc3\xa9t\xc3\xa9 \xe4\xb8\xad\xe6\x96\x87 \xc2\xbd",
+			"\xc3\xa9t\xc3\xa9| \xe4\xb8\xad\xe6\x96\x87| \xc2\xbd"},
+		{"e\xcc\x81", "e|\xcc\x81"},                               /* a combining mark is no letter */
+		{"a\xc2\xa0 b\xe3\x80\x80", "a|\xc2\xa0| b|\xe3\x80\x80"}, /* no-break and ideographic space */
+		{"x\xff\xfe y\xed\xa0\x80", "x|\xff\xfe| y|\xed\xa0\x80"}, {"a\xe4\xb8", "a|\xe4\xb8"}};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		check_pieces(cases[i][0], strlen(cases[i][0]), cases[i][1]);
+}
+
+static void
+check_repair(const char *bytes, size_t size, const char *expected)
+{
+	char out[64];
+	size_t length = llm_utf8_repair((const unsigned char *) bytes, size, out);
+
+	CHECK(length == strlen(expected) && memcmp(out, expected, length) == 0);
+	CHECK(llm_utf8_repair((const unsigned char *) bytes, size, NULL) == length);
+}
+
+#define FFFD "\xef\xbf\xbd"
+static void
+test_utf8(void)
+{
+	static const char *const unfinished[] = {"", "\xc3", "\xe4\xb8", "\xf0\x9f\x99"};
+
+	check_repair("", 0, "");
+	check_repair("a\0b", 3, "a" FFFD "b");
+	check_repair("a\xe4\xb8z", 4, "a" FFFD "z");
+	check_repair("\xed\xa0\x80", 3, FFFD FFFD FFFD);          /* a surrogate */
+	check_repair("\xf0\x80\x80", 3, FFFD FFFD FFFD);          /* overlong */
+	check_repair("\xf4\x90\x80\x80", 4, FFFD FFFD FFFD FFFD); /* past U+10FFFF */
+	check_repair("\xf0\x9f\x99\xf0\x9f\x99\x82", 7, FFFD "\xf0\x9f\x99\x82");
+	check_repair("\xc0\x80\xff", 3, FFFD FFFD FFFD);
+	for (size_t i = 0; i < 4; i++)
+	{
+		char text[8] = "a";
+
+		strcat(text, unfinished[i]);
+		CHECK(llm_utf8_unfinished((unsigned char *) text, 1 + i) == i);
+	}
+	CHECK(llm_utf8_unfinished((const unsigned char *) "\xe4\xb8\xad", 3) == 0);
+	CHECK(llm_utf8_unfinished((const unsigned char *) "\x80\x80\x80\x80", 4) == 0);
+	CHECK(llm_utf8_unfinished((const unsigned char *) "\xed\xa0", 2) == 0); /* can never be a character */
+	for (uint32_t c = 0; c < 0x110400; c++)
+		CHECK(llm_unicode_class(c) >= LLM_CHAR_OTHER && llm_unicode_class(c) <= LLM_CHAR_SPACE);
+	CHECK(llm_unicode_class('a') == LLM_CHAR_LETTER && llm_unicode_class(0x2460) == LLM_CHAR_NUMBER);
+	CHECK(llm_unicode_class(0x3000) == LLM_CHAR_SPACE && llm_unicode_class(UINT32_MAX) == LLM_CHAR_OTHER);
+}
+
+/* Each byte and its text form, and back. */
+static void
+test_text_form(void)
+{
+	unsigned char bytes[256], back[512];
+	char text[512];
+	size_t size, length;
+
+	for (int i = 0; i < 256; i++)
+		bytes[i] = (unsigned char) i;
+	size = llm_bpe_to_text(bytes, 256, text);
+	CHECK(size == 256 + 68 + 94 && llm_bpe_from_text(text, size, back, &length)); /* 94 are ASCII */
+	CHECK(length == 256 && memcmp(bytes, back, 256) == 0);
+	CHECK(llm_bpe_to_text((const unsigned char *) " \n", 2, text) == 4 &&
+		  memcmp(text, "\xc4\xa0\xc4\x8a", 4) == 0);
+	CHECK(!llm_bpe_from_text(" ", 1, back, &length) && !llm_bpe_from_text("\xe4\xb8\xad", 3, back, &length));
+	CHECK(!llm_bpe_from_text("\xc2\xad", 2, back, &length) && !llm_bpe_from_text("\xff", 1, back, &length));
+}
+
+/* Encoding must give what the plain rule gives, for pieces short and long, twice (merged, then remembered).
+ */
+static void
+check_against_plain(LlmBpe *bpe, const char *text, size_t size)
+{
+	static uint32_t symbols[4096];
+	int32_t room[16];
+	LlmBpeMerge merge;
+
+	for (int pass = 0; pass < 2; pass++)
+	{
+		LlmBpeIds ids = {room, 0, 16, false, &allocator};
+		size_t at = 0, done = 0;
+
+		CHECK_OK(llm_bpe_encode(bpe, text, size, false, &ids, NULL, &err), err);
+		while (at < size)
+		{
+			size_t end = llm_bpe_piece_end(text, size, at, NULL), count;
+
+			CHECK_OK(llm_bpe_symbols(bpe, text + at, end - at, symbols, &count, &err), err);
+			while (llm_bpe_merge_once(bpe, symbols, &count, &merge))
+				;
+			for (size_t i = 0; i < count; i++, done++)
+				CHECK(done < ids.count && ids.ids[done] == llm_bpe_token(bpe, symbols[i]).id);
+			at = end;
+		}
+		CHECK(done == ids.count);
+		llm_bpe_ids_free(&ids);
+	}
+}
+
+static void
+test_merges(void)
+{
+	uint64_t random = 7;
+	char text[2000];
+
+	for (int round = 0; round < 40; round++)
+	{
+		LlmBpe *bpe = toy_bpe(&allocator, round, 5 + round * 20, &err);
+
+		CHECK(bpe != NULL);
+		for (int i = 0; i < 60; i++)
+		{
+			size_t size = test_random(&random) % (i % 10 == 0 ? sizeof(text) : 60);
+
+			for (size_t k = 0; k < size; k++)
+				text[k] = "abcde abc\n,\xc3\xa9"[test_random(&random) % (round % 2 ? 13 : 5)];
+			check_against_plain(bpe, text, size);
+		}
+		llm_bpe_free(bpe);
+	}
+	CHECK(memory.held == 0);
+}
+
+/* An entry of the word cache may not answer for another piece: zeros at the end, the same first 16 bytes. */
+static void
+test_word_cache(void)
+{
+	LlmBpe *bpe = toy_bpe(&allocator, 1, 50, &err);
+	static const char zeros[20] = "", letters[] = "aaaaaaaaaaaaaaaaaaaa";
+
+	for (int pass = 0; pass < 2; pass++)
+		for (size_t size = 0; size <= 20; size++)
+		{
+			check_against_plain(bpe, zeros, size);
+			check_against_plain(bpe, letters, size);
+		}
+	llm_bpe_free(bpe);
+}
+
+static LlmCode
+encode(LlmBpe *bpe, const char *text, bool special, LlmBpeIds *ids)
+{
+	*ids = (LlmBpeIds){.allocator = &allocator};
+	return llm_bpe_encode(bpe, text, strlen(text), special, ids, NULL, &err);
+}
+
+static LlmBpe *
+from_json(const char *json)
+{
+	LlmBpe *bpe = llm_bpe_new(&allocator, "toy", &err);
+
+	CHECK(bpe != NULL);
+	CHECK_OK(llm_bpe_read_vocab(bpe, "vocab.json", json, strlen(json), &err), err);
+	CHECK_OK(llm_bpe_finish(bpe, &err), err);
+	return bpe;
+}
+
+static void
+test_special(void)
+{
+	LlmBpe *bpe = from_json("{\"<\":1,\"|\":2,\">\":3,\"e\":4,\"<|e|>\":9,\"<|e|><|e|>\":12,\"<||\":5}");
+	LlmBpeIds ids;
+
+	CHECK_OK(encode(bpe, "e<|e|>e<|e|><|e|><|e|>", true, &ids), err);
+	CHECK(ids.count == 5 && ids.ids[0] == 4 && ids.ids[1] == 9 && ids.ids[3] == 12 && ids.ids[4] == 9);
+	llm_bpe_ids_free(&ids);
+	CHECK_OK(encode(bpe, "<|e|>", false, &ids), err);
+	CHECK(ids.count == 5 && ids.ids[0] == 1);
+	llm_bpe_ids_free(&ids);
+	CHECK_OK(encode(bpe, "<|e|<", true, &ids), err);
+	CHECK(ids.count == 5 && ids.ids[4] == 1);
+	llm_bpe_ids_free(&ids);
+	llm_bpe_free(bpe);
+}
+
+/* Plain characters, ids with gaps, and characters that are no token. */
+static void
+test_characters(void)
+{
+	LlmBpe *bpe =
+		from_json("{\"a\": 7, \" \": 3, \"\\n\": 2147483647, \"\xc3\xa9\": 5, \"\xe4\xb8\xad\": 4}");
+	LlmBpeIds ids;
+	uint32_t symbol;
+
+	CHECK_OK(encode(bpe,
+				 "a \xc3\xa9\n\xe4\xb8\xad"
+				 "a",
+				 false, &ids),
+		err);
+	CHECK(ids.count == 6 && ids.ids[0] == 7 && ids.ids[1] == 3 && ids.ids[2] == 5 &&
+		  ids.ids[3] == INT32_MAX && ids.ids[4] == 4 && ids.ids[5] == 7);
+	llm_bpe_ids_free(&ids);
+	CHECK(
+		llm_bpe_find(bpe, 5, &symbol) && memcmp(llm_bpe_token(bpe, symbol).text, "\xc3\x83\xc2\xa9", 4) == 0);
+	CHECK(llm_bpe_find(bpe, INT32_MAX, &symbol) && !llm_bpe_find(bpe, 6, &symbol) &&
+		  !llm_bpe_find(bpe, 0, &symbol) && !llm_bpe_find(bpe, -1, &symbol));
+	CHECK_FAILS(encode(bpe, "a\xc3\xa9\xc3\xa8", false, &ids), LLM_INVALID,
+		"\"\xc3\xa8\" (bytes c3 a8) at position 3 is no token of tokenizer \"toy\"", err);
+	llm_bpe_ids_free(&ids);
+	CHECK_FAILS(encode(bpe, "ab", false, &ids), LLM_INVALID, "\"b\" (byte 62) at position 2", err);
+	llm_bpe_ids_free(&ids);
+	CHECK_FAILS(encode(bpe, "\t", false, &ids), LLM_INVALID, "byte 09 at position 1", err);
+	llm_bpe_ids_free(&ids);
+	CHECK_FAILS(encode(bpe, "a\xff", false, &ids), LLM_INVALID, "byte ff at position 2", err);
+	llm_bpe_ids_free(&ids);
+	llm_bpe_free(bpe);
+
+	/* Byte-level form: e-acute's two bytes as the characters of their numbers. */
+	bpe = from_json("{\"a\": 0, \"\xc3\x83\xc2\xa9\": 1, \"\xc4\xa0\": 2}");
+	CHECK_OK(encode(bpe, "a \xc3\xa9", false, &ids), err);
+	CHECK(ids.count == 3 && ids.ids[1] == 2 && ids.ids[2] == 1);
+	llm_bpe_ids_free(&ids);
+	llm_bpe_free(bpe);
+}
+
+static bool
+stop_at_once(void *context)
+{
+	++*(int *) context;
+	return true;
+}
+
+static void
+test_stop(void)
+{
+	int polls = 0;
+	LlmBpeStop stop = {stop_at_once, &polls};
+	size_t size = 3 << 20;
+	char *text = malloc(size);
+	LlmBpe *bpe = toy_bpe(&allocator, 1, 50, &err);
+
+	for (int kind = 0; kind < 3; kind++) /* one long piece, many short ones, many special tokens half begun */
+	{
+		LlmBpeIds ids = {.allocator = &allocator};
+
+		for (size_t i = 0; i < size; i++)
+			text[i] = kind == 2 ? '<' : kind == 1 && i % 4 == 3 ? ' ' : 'a';
+		CHECK_FAILS(
+			llm_bpe_encode(bpe, text, size, kind == 2, &ids, &stop, &err), LLM_CANCELED, "canceled", err);
+		llm_bpe_ids_free(&ids);
+	}
+	CHECK(polls == 3);
+	CHECK(llm_bpe_piece_end(text, size, 0, &stop) == SIZE_MAX);
+	llm_bpe_free(bpe);
+	free(text);
+	CHECK(memory.held == 0);
+}
+
+static LlmCode
+read_vocab(const char *json, size_t size)
+{
+	LlmBpe *bpe = llm_bpe_new(&allocator, "toy", &err);
+	LlmCode code = llm_bpe_read_vocab(bpe, "vocab.json", json, size, &err);
+
+	if (code == LLM_OK)
+		code = llm_bpe_finish(bpe, &err);
+	llm_bpe_free(bpe);
+	CHECK(memory.held == 0);
+	return code;
+}
+
+static void
+test_vocab_file(void)
+{
+	static const struct
+	{
+		const char *json, *error;
+		LlmCode code;
+	} cases[] = {{"", "the end of the text", LLM_FORMAT}, {"[]", "expected an object", LLM_FORMAT},
+		{"{\"a\":0", "end of the text", LLM_FORMAT}, {"{\"a\":0}}", "nothing after", LLM_FORMAT},
+		{"{\"a\":-1}", "has id -1; ids are whole numbers", LLM_FORMAT},
+		{"{\"a\":1.5}", "has id 1.5", LLM_FORMAT}, {"{\"a\":2147483648}", "has id 2147483648", LLM_FORMAT},
+		{"{\"a\":1e400}", "has id inf", LLM_FORMAT},
+		{"{\"a\":99999999999999999999999}", "has id 9", LLM_FORMAT},
+		{"{\"version\":\"1.0\",\"model\":{}}", "has a string where its id should be", LLM_FORMAT},
+		{"{\"a\":{\"b\":1}}", "has an object", LLM_FORMAT}, {"{\"\\ud800\":1}", "surrogate", LLM_FORMAT},
+		{"{\"a\xff\":1}", "UTF-8", LLM_FORMAT},
+		{"{\"a\":1,\"a\":2}", "token \"a\" has two ids, 1 and 2", LLM_INVALID},
+		{"{\"a\":1,\"b\":1}", "\"a\" and \"b\" have the same id 1", LLM_INVALID},
+		{"{\"a\\u0000 b\":1}", "NUL", LLM_FORMAT}, {"{\"a\":}", "a value", LLM_FORMAT}};
+	static const char *const good[] = {
+		"{}", " {\"\":0} ", "{\"\\u0000\":1}", "\xef\xbb\xbf{\"\\u0120a\":5,\"\\ud83d\\ude42\":0}"};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		CHECK_FAILS(read_vocab(cases[i].json, strlen(cases[i].json)), cases[i].code, cases[i].error, err);
+	CHECK(strstr(err.message, "vocab.json") != NULL);
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+		CHECK_OK(read_vocab(good[i], strlen(good[i])), err);
+}
+
+/* Reads merges into the vocabulary a, b, ab, abb. */
+static LlmCode
+read_merges(const char *text, size_t size, int *count)
+{
+	static const char json[] = "{\"a\":0,\"b\":1,\"ab\":2,\"abb\":3}";
+	LlmBpe *bpe = llm_bpe_new(&allocator, "toy", &err);
+	LlmBpeMergeFile merges = llm_bpe_merge_file("merges.txt", text, size);
+	LlmCode code = llm_bpe_read_vocab(bpe, "vocab.json", json, strlen(json), &err);
+
+	*count = 0;
+	while (code == LLM_OK && (code = llm_bpe_next_merge(&merges, &err)) == LLM_OK && merges.left != NULL)
+	{
+		CHECK(merges.rank == (*count)++);
+		code = llm_bpe_add_merge(
+			bpe, merges.rank, merges.left, merges.left_size, merges.right, merges.right_size, &err);
+	}
+	llm_bpe_free(bpe);
+	CHECK(memory.held == 0);
+	return code;
+}
+
+static void
+test_merge_file(void)
+{
+	static const char *const good[] = {"", "#version: 0.2\n", "a b\nab b",
+		"#version: 0.2\r\na b\r\n\r\nab b\r\n", "\n\na b\n\nab b\n\n", "\xef\xbb\xbf#version\na b\nab b\n"};
+	static const char *const bad[][2] = {{"ab\n", "merges.txt: line 1: expected two tokens"},
+		{"a  b", "line 1"}, {"a b\n b", "line 2"}, {"a b c", "line 1"},
+		{"a b\n#version: 2", "needs token \"#version:\""}, {"a ", "line 1"}, {"a \xff", "line 1"},
+		{"b a", "merge 0 (\"b\" + \"a\") needs token \"ba\", which tokenizer \"toy\" lacks"},
+		{"c a", "needs token \"c\""},
+		{"a b\nab b\na b", "\"a\" + \"b\" is a merge twice, of rank 0 and of rank 2"}};
+	int count;
+
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+	{
+		CHECK_OK(read_merges(good[i], strlen(good[i]), &count), err);
+		CHECK(count == (i < 2 ? 0 : 2));
+	}
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+	{
+		LlmCode code = read_merges(bad[i][0], strlen(bad[i][0]), &count);
+
+		CHECK(code != LLM_OK && strstr(err.message, bad[i][1]) != NULL);
+	}
+	CHECK(read_merges("a b\0c", 5, &count) == LLM_FORMAT);
+}
+
+/* Rows by hand: bytes that are not what the text form says. */
+static void
+test_rows(void)
+{
+	LlmBpe *bpe = llm_bpe_new(&allocator, "toy", &err);
+
+	CHECK_OK(llm_bpe_add_token(bpe, 9, "ab", 2, "ax", 2, &err), err);
+	CHECK_OK(llm_bpe_add_token(bpe, 1, "a", 1, "a", 1, &err), err);
+	CHECK_OK(llm_bpe_add_token(bpe, 5, "b", 1, "b", 1, &err), err);
+	CHECK_FAILS(llm_bpe_add_token(bpe, -5, "c", 1, "c", 1, &err), LLM_RANGE, "has id -5", err);
+	CHECK_FAILS(
+		llm_bpe_add_merge(bpe, 0, "a", 1, "b", 1, &err), LLM_INVALID, "whose bytes are not those", err);
+	CHECK_FAILS(llm_bpe_add_merge(bpe, -2, "a", 1, "b", 1, &err), LLM_RANGE, "rank -2", err);
+	CHECK_OK(llm_bpe_finish(bpe, &err), err);
+	CHECK(llm_bpe_count(bpe) == 3 && llm_bpe_token(bpe, 2).id == 9);
+	llm_bpe_free(bpe);
+}
+
+/* Every allocation fails once: an error each time, and nothing is kept. */
+static void
+test_no_memory(void)
+{
+	char text[3000];
+	bool done = false;
+
+	memset(text, 'a', sizeof(text));
+	for (long after = 0; !done; after++)
+	{
+		LlmBpeIds ids = {.allocator = &allocator};
+		LlmBpe *bpe;
+
+		memory.fail_after = after;
+		memset(&err, 0, sizeof(err));
+		bpe = toy_bpe(&allocator, 3, 200, &err);
+		done = bpe != NULL && llm_bpe_encode(bpe, text, sizeof(text), false, &ids, NULL, &err) == LLM_OK;
+		CHECK(done || err.code == LLM_NO_MEMORY);
+		memory.fail_after = -1;
+		llm_bpe_ids_free(&ids);
+		llm_bpe_free(bpe);
+		CHECK(memory.held == 0 && after < 10000);
+	}
+}
+
+/* Files with bytes changed at random: an error or a tokenizer, nothing else. */
+static void
+test_damaged_files(void)
+{
+	static const char vocab[] =
+		"{\"a\":0,\"b\":1,\"ab\":2,\"\\u0120a\":3,\"\\ud83d\\ude42\":14,\"abb\":1000}";
+	static const char merges[] = "#version: 0.2\na b\nab b\n\r\n";
+	uint64_t random = 11;
+
+	for (int round = 0; round < 20000; round++)
+	{
+		char text[sizeof(vocab)];
+		bool json = round % 2;
+		size_t size = json ? sizeof(vocab) - 1 : sizeof(merges) - 1;
+		int count;
+
+		memcpy(text, json ? vocab : merges, size);
+		for (int i = 0; i <= round % 3; i++)
+			text[test_random(&random) % size] = "\"\\{}:,0-9ua \n\0\x80\xc4\xff#"[test_random(&random) % 19];
+		if (test_random(&random) % 4 == 0)
+			size = test_random(&random) % size;
+		if (json)
+			read_vocab(text, size);
+		else
+			read_merges(text, size, &count);
+	}
+}
+
+int
+main(void)
+{
+	allocator = test_allocator(&memory);
+	test_pattern();
+	test_utf8();
+	test_text_form();
+	test_merges();
+	test_word_cache();
+	test_special();
+	test_characters();
+	test_stop();
+	test_vocab_file();
+	test_merge_file();
+	test_rows();
+	test_no_memory();
+	test_damaged_files();
+	CHECK(memory.held == 0);
+	return 0;
+}
