@@ -1,0 +1,181 @@
+"""From a fresh checkout to running, in one command; needs nothing but Python.
+
+python3 pg_llm/bootstrap.py lab   sets up .venv, installs the kit into it, opens JupyterLab on the notebooks
+python3 pg_llm/bootstrap.py test  the same with what the tests compare with, then every check (more arguments
+                                  go to pytest: test -m "not slow")
+
+Debian packages that are missing are installed where that is allowed (root, apt); elsewhere the command says
+what to install, or what it leaves out.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+VENV = os.path.join(ROOT, ".venv")
+TORCH = "torch==2.13.0"  # unpinned, pip would take a build with several gigabytes of CUDA along
+
+
+def main(arguments):
+    if len(arguments) < 1 or arguments[0] not in ("lab", "test"):
+        sys.exit(__doc__.strip())
+    if sys.version_info < (3, 10):  # noqa: UP036 (this file also runs where the kit cannot)
+        sys.exit("pg_llm needs Python 3.10 or newer, this is {}.{}".format(*sys.version_info[:2]))
+    command, rest = arguments[0], arguments[1:]
+    need_compiler()
+    if command == "test":
+        want_test_packages()
+    make_venv()
+    install(command == "test")
+    sys.stdout.flush()
+    os.chdir(ROOT)
+    if command == "lab":
+        run_instead([venv("pg-llm"), "lab"] + rest)
+    run_instead([venv("python"), "-m", "pytest"] + rest)
+
+
+# -- Debian packages ----------------------------------------------------------------------------------------
+
+
+def need_compiler():
+    missing = []
+    if not shutil.which("gcc") and not shutil.which("cc"):
+        missing += ["gcc", "libc6-dev"]
+    elif sys.platform == "linux" and not compiles("#include <stdio.h>\n"):
+        missing.append("libc6-dev")
+    if not shutil.which("make"):
+        missing.append("make")
+    if subprocess.call([sys.executable, "-c", "import ensurepip"], stderr=subprocess.DEVNULL) != 0:
+        missing.append("python3-venv")
+    if missing and not apt_install(missing):
+        sys.exit("pg_llm needs {0}; on Debian or Ubuntu: sudo apt install {0}".format(" ".join(missing)))
+
+
+def want_test_packages():
+    wishes = (
+        ("PostgreSQL 15's tests", ["postgresql-15", "postgresql-server-dev-15"], has_postgresql_15),
+        ("the C format check", ["clang-format-14"], lambda: shutil.which("clang-format-14")),
+    )
+    for what, packages, there in wishes:
+        if there() or (apt_install(packages) and there()):
+            continue
+        say("left out: {}; to have it: sudo apt install {}".format(what, " ".join(packages)))
+
+
+def has_postgresql_15():
+    return os.path.exists("/usr/lib/postgresql/15/bin/postgres") and os.path.exists(
+        "/usr/include/postgresql/15/server/postgres.h"
+    )
+
+
+def compiles(text):
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    command = [compiler, "-E", "-x", "c", "-", "-o", os.devnull]
+    return subprocess.run(command, input=text.encode(), stderr=subprocess.DEVNULL).returncode == 0
+
+
+def apt_install(packages):
+    """Installs Debian packages; False where that is not possible."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("apt-get"):
+        return False
+    say("installing " + " ".join(packages))
+    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    update = subprocess.run(["apt-get", "-qq", "update"], env=environment)
+    with NoMainCluster():
+        command = ["apt-get", "-qq", "-y", "--no-install-recommends", "install"] + packages
+        done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL)
+    return update.returncode == 0 and done.returncode == 0
+
+
+class NoMainCluster:
+    """While it lasts, installing Debian's PostgreSQL neither makes nor starts a server."""
+
+    folder = "/etc/postgresql-common/createcluster.d"
+    path = os.path.join(folder, "pg_llm.conf")
+
+    def __enter__(self):
+        os.makedirs(self.folder, exist_ok=True)
+        with open(self.path, "w") as file:
+            file.write("create_main_cluster = false\n")
+
+    def __exit__(self, *error):
+        os.remove(self.path)
+
+
+# -- the virtual environment --------------------------------------------------------------------------------
+
+
+def make_venv():
+    """A .venv of its own: many systems refuse installs into their Python (PEP 668)."""
+    if subprocess.call([venv("python"), "-c", "import pip"], stderr=subprocess.DEVNULL) == 0:
+        return
+    say("making a virtual environment in " + VENV)
+    if subprocess.call([sys.executable, "-m", "venv", "--clear", VENV]) != 0:
+        sys.exit(f"the virtual environment could not be made in {VENV}")
+
+
+def install(for_tests):
+    stamp = os.path.join(VENV, "pg_llm.stamp")
+    wanted = f"{fingerprint()} {for_tests}"
+    if os.path.exists(stamp):
+        with open(stamp) as file:
+            have = file.read()
+        if have in (wanted, f"{fingerprint()} {True}"):
+            return
+    say("installing the kit (compiles the extension; the first time also downloads what it needs)")
+    extras = ""
+    if for_tests:
+        # First, so that nothing that depends on it picks another build.
+        if pip(TORCH) == 0:
+            extras = "[test,oracle]"
+        elif os.environ.get("CI"):
+            sys.exit(f"{TORCH} could not be installed")
+        else:
+            say(f"left out: comparisons with PyTorch ({TORCH} could not be installed)")
+            extras = "[test]"
+    if pip("-e", "." + extras) != 0:
+        sys.exit("the kit could not be installed; pip's own words are above")
+    with open(stamp, "w") as file:
+        file.write(wanted)
+
+
+def pip(*arguments):
+    command = [venv("python"), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    return subprocess.call(command + list(arguments), cwd=ROOT)
+
+
+def fingerprint():
+    """A hash of what the installation depends on."""
+    digest = hashlib.sha256(sys.version.encode())
+    paths = [os.path.join(ROOT, "pyproject.toml")]
+    for folder, _, names in os.walk(os.path.join(ROOT, "extension")):
+        paths += [
+            os.path.join(folder, n) for n in names if n.endswith((".c", ".h", ".sql", "Makefile", ".control"))
+        ]
+    for path in sorted(paths):
+        with open(path, "rb") as file:
+            digest.update(path.encode() + file.read())
+    return digest.hexdigest()
+
+
+def venv(program):
+    return os.path.join(VENV, "bin", program)
+
+
+def run_instead(command):
+    """Becomes the command, so that Ctrl-C and the exit code are its own."""
+    os.execv(command[0], command)
+
+
+def say(text):
+    print("pg_llm: " + text, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)
