@@ -97,6 +97,12 @@ def create_database(database: str, owner_pid: int | None = None) -> None:
             conn.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name))
 
 
+def create_template() -> None:
+    """Makes the template now, so that the first new database need not wait for it."""
+    with _maintenance() as conn:
+        _ensure_template(conn)
+
+
 def drop_database(database: str) -> None:
     """Drops a database, ending the sessions in it; it need not exist."""
     with _maintenance() as conn:

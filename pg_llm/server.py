@@ -92,7 +92,7 @@ class Server:
             live = live or self._launch(port, listen if port else "")
             live = live if live.ready else self._wait_ready(live.pid)
             if password:
-                self._set_password(live, password)
+                self.set_password(live, password)
         self._refresh()
         return live
 
@@ -109,28 +109,13 @@ class Server:
     # -- the parts ----------------------------------------
 
     def _launch(self, port: int | None, listen: str) -> Running:
-        user = programs.run_as()
-        found = programs.usable_by(user, self.home)
-        self._end_orphans()
-        programs.forget_copies(self.home, found)
-        self._check_data(user, found)
-        if not (self.data / "PG_VERSION").exists():
-            self._initdb(user, found)
-        socket_dir = _socket_dir(self.home, user)
-        text = settings.render(found, socket_dir, port or settings.PORT, listen)
-        settings.write(self.data / settings.FILE, text, user)
-        self._open_log(user)
+        user, found = self._prepare(port, listen)
         # The server inherits the locked descriptor, so the lock stays while one of its processes lives: a
         # second server on this folder is refused even from another container, where process ids say nothing.
         with self._life_lock() as descriptor:
-            script = '"$@" </dev/null >>"$LOG" 2>&1 & echo $!'
-            environment = {
-                k: v for k, v in os.environ.items() if not k.startswith("PG") or k.startswith("PG_LLM")
-            }
-            command = ["/bin/sh", "-c", script, "sh", found.bin / "postgres", "-D", self.data]
             started = user.run(
-                command,
-                env={**environment, "LOG": str(self.log)},
+                ["/bin/sh", "-c", '"$@" </dev/null >>"$LOG" 2>&1 & echo $!', "sh", *self._command(found)],
+                env={**_environment(), "LOG": str(self.log)},
                 pass_fds=[descriptor],
                 start_new_session=True,
                 umask=0o077,
@@ -139,6 +124,38 @@ class Server:
                 capture_output=False,
             )
         return self._wait_ready(int(started.stdout))
+
+    def become(self, port: int, listen: str) -> None:
+        """Turns this very process into the server, on TCP, logging to stderr: what a container runs."""
+        with self._lock():
+            if self.running():
+                raise KitError("the server of this folder runs already")
+            user, found = self._prepare(port, listen)
+            with self._life_lock() as descriptor:
+                os.set_inheritable(descriptor, True)
+                if user.switch:
+                    os.setgroups([])
+                    os.setgid(user.gid)
+                    os.setuid(user.uid)
+                os.umask(0o077)
+                os.execve(found.bin / "postgres", self._command(found), _environment())
+
+    def _command(self, found: programs.Programs) -> list:
+        return [found.bin / "postgres", "-D", self.data]
+
+    def _prepare(self, port: int | None, listen: str) -> tuple[programs.RunAs, programs.Programs]:
+        """Everything up to the start itself: a data folder, settings, no remains of an earlier server."""
+        user = programs.run_as()
+        found = programs.usable_by(user, self.home)
+        self._end_orphans()
+        programs.forget_copies(self.home, found)
+        self._check_data(user, found)
+        if not (self.data / "PG_VERSION").exists():
+            self._initdb(user, found)
+        text = settings.render(found, _socket_dir(self.home, user), port or settings.PORT, listen)
+        settings.write(self.data / settings.FILE, text, user)
+        self._open_log(user)
+        return user, found
 
     def _wait_ready(self, pid: int) -> Running:
         deadline = time.monotonic() + START_SECONDS
@@ -204,9 +221,7 @@ class Server:
     def _check_data(self, user: programs.RunAs, found: programs.Programs) -> None:
         version = self.data / "PG_VERSION"
         if self.data.exists() and self.data.stat().st_uid != user.uid:
-            raise KitError(
-                f"{self.data} belongs to user id {self.data.stat().st_uid}, not to {user.name}"
-            )
+            raise KitError(f"{self.data} belongs to user id {self.data.stat().st_uid}, not to {user.name}")
         if version.exists() and version.read_text().strip() != found.major:
             raise KitError(
                 f"{self.data} was made by PostgreSQL {version.read_text().strip()}, the kit's server is "
@@ -224,7 +239,8 @@ class Server:
         with self._life_lock():
             (self.data / "postmaster.pid").unlink(missing_ok=True)
 
-    def _set_password(self, live: Running, password: str) -> None:
+    def set_password(self, live: Running, password: str) -> None:
+        """The superuser's password, which TCP asks for."""
         import psycopg
         from psycopg import sql
 
@@ -337,6 +353,11 @@ def _socket_dir(home: Path, user: programs.RunAs) -> Path:
             f"{folder} is not a private folder of user {user.name} (somebody else made it?); remove it"
         )
     return folder
+
+
+def _environment() -> dict:
+    """Ours without libpq's variables: PGPORT and the like would change the server, too."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("PG") or k.startswith("PG_LLM")}
 
 
 def _alive(pid: int) -> bool:
