@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/utf8.h"
+#include "formats/json_internal.h"
 
 /* What may come next. */
 enum
@@ -66,9 +66,8 @@ llm_json_fail(LlmJson *json, LlmError *err, const char *format, ...)
 	return llm_fail(err, LLM_FORMAT, "%s: byte %zu: %s", json->name, json->start, text);
 }
 
-/* The error for a byte that cannot stand where it stands. */
-static LlmCode
-unexpected(LlmJson *json, const char *expected, LlmError *err)
+LlmCode
+llm_json_unexpected(LlmJson *json, const char *expected, LlmError *err)
 {
 	unsigned char c;
 
@@ -109,152 +108,6 @@ close_level(LlmJson *json)
 	json->depth--;
 	json->expect = json->depth > 0 ? EXPECT_COMMA_OR_END : EXPECT_NOTHING;
 	json->at++;
-	return LLM_OK;
-}
-
-static int
-hex4(const LlmJson *json, size_t at)
-{
-	int value = 0;
-
-	if (json->size - at < 4)
-		return -1;
-	for (int i = 0; i < 4; i++)
-	{
-		char c = json->data[at + i];
-		int digit = c >= '0' && c <= '9'   ? c - '0'
-					: c >= 'a' && c <= 'f' ? c - 'a' + 10
-					: c >= 'A' && c <= 'F' ? c - 'A' + 10
-										   : -1;
-
-		if (digit < 0)
-			return -1;
-		value = value << 4 | digit;
-	}
-	return value;
-}
-
-/* Resolves the escape whose backslash is at json->at into out (at most 4 bytes); moves past it. */
-static LlmCode
-read_escape(LlmJson *json, char *out, size_t *length, LlmError *err)
-{
-	static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-	char c = json->at + 1 < json->size ? json->data[json->at + 1] : '\0';
-	const char *simple = c != '\0' ? strchr(from, c) : NULL;
-	int high, low;
-
-	json->start = json->at;
-	if (simple != NULL)
-	{
-		out[0] = to[simple - from];
-		*length = 1;
-		json->at += 2;
-		return LLM_OK;
-	}
-	if (c != 'u')
-		return llm_json_fail(json, err, "a backslash must be followed by one of \" \\ / b f n r t u");
-	high = hex4(json, json->at + 2);
-	if (high < 0)
-		return llm_json_fail(json, err, "\\u must be followed by four hexadecimal digits");
-	json->at += 6;
-	if (high >= 0xd800 && high < 0xe000)
-	{
-		low = json->size - json->at >= 6 && json->data[json->at] == '\\' && json->data[json->at + 1] == 'u'
-				  ? hex4(json, json->at + 2)
-				  : -1;
-		if (high >= 0xdc00 || low < 0xdc00 || low > 0xdfff)
-			return llm_json_fail(json, err, "\\u%04x is half of a surrogate pair", high);
-		json->at += 6;
-		high = 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
-	}
-	*length = llm_utf8_encode((uint32_t) high, out);
-	return LLM_OK;
-}
-
-/* Room for size bytes of resolved text. No resolved text is longer than its source. */
-static LlmCode
-reserve_scratch(LlmJson *json, size_t size, LlmError *err)
-{
-	if (size <= json->scratch_size)
-		return LLM_OK;
-	llm_json_close(json);
-	json->scratch = json->allocator->alloc(json->allocator->context, size);
-	json->scratch_size = json->scratch != NULL ? size : 0;
-	if (json->scratch == NULL)
-		return llm_fail(err, LLM_NO_MEMORY, "%s: no memory for a string of %zu bytes", json->name, size);
-	return LLM_OK;
-}
-
-/* Where the string that begins at from ends: the index of its closing quote. */
-static LlmCode
-find_quote(LlmJson *json, size_t from, size_t *end, bool *escaped, LlmError *err)
-{
-	*escaped = false;
-	for (size_t at = from; at < json->size;)
-	{
-		unsigned char c = (unsigned char) json->data[at];
-		size_t length;
-
-		if (c == '"')
-		{
-			*end = at;
-			return LLM_OK;
-		}
-		if (c < 0x20 || (c == '\\' && at + 1 == json->size))
-		{
-			json->at = at;
-			return unexpected(json, "the rest of a string", err);
-		}
-		*escaped |= c == '\\';
-		if (c < 0x80)
-		{
-			at += c == '\\' ? 2 : 1;
-			continue;
-		}
-		length = llm_utf8_length(json->data + at, json->size - at);
-		if (length == 0)
-		{
-			json->start = at;
-			return llm_json_fail(json, err, "0x%02x does not begin a valid UTF-8 character", c);
-		}
-		at += length;
-	}
-	json->at = json->size;
-	return unexpected(json, "the end of a string", err);
-}
-
-static LlmCode
-read_string(LlmJson *json, LlmError *err)
-{
-	size_t begin = ++json->at, end;
-	bool escaped;
-	LlmCode code = find_quote(json, begin, &end, &escaped, err);
-
-	if (code != LLM_OK)
-		return code;
-	json->text = json->data + begin;
-	json->length = end - begin;
-	if (escaped)
-	{
-		size_t token_start = json->start, length = 0;
-
-		if ((code = reserve_scratch(json, end - begin, err)) != LLM_OK)
-			return code;
-		while (json->at < end)
-		{
-			size_t added = 1;
-
-			if (json->data[json->at] != '\\')
-				json->scratch[length] = json->data[json->at++];
-			else if ((code = read_escape(json, json->scratch + length, &added, err)) != LLM_OK)
-				return code;
-			length += added;
-		}
-		json->start = token_start;
-		json->text = json->scratch;
-		json->length = length;
-	}
-	json->at = end + 1;
 	return LLM_OK;
 }
 
@@ -302,14 +155,14 @@ read_number(LlmJson *json, LlmError *err)
 	if (count == 0 || (count > 1 && json->data[first] == '0'))
 	{
 		json->at = count == 0 ? first : first + 1;
-		return unexpected(json, count == 0 ? "a digit" : "no digit after a leading zero", err);
+		return llm_json_unexpected(json, count == 0 ? "a digit" : "no digit after a leading zero", err);
 	}
 	if (is_at(json, end, "."))
 	{
 		whole = false;
 		json->at = end + 1;
 		if ((count = count_digits(json, end + 1)) == 0)
-			return unexpected(json, "a digit", err);
+			return llm_json_unexpected(json, "a digit", err);
 		end += 1 + count;
 	}
 	if (is_at(json, end, "eE"))
@@ -318,7 +171,7 @@ read_number(LlmJson *json, LlmError *err)
 		end += is_at(json, end + 1, "+-") ? 2 : 1;
 		json->at = end;
 		if ((count = count_digits(json, end)) == 0)
-			return unexpected(json, "a digit", err);
+			return llm_json_unexpected(json, "a digit", err);
 		end += count;
 	}
 	if (end - json->start > MAX_NUMBER)
@@ -339,7 +192,7 @@ read_word(LlmJson *json, const char *word, LlmJsonToken token, LlmError *err)
 	size_t length = strlen(word);
 
 	if (json->size - json->at < length || memcmp(json->data + json->at, word, length) != 0)
-		return unexpected(json, "a value", err);
+		return llm_json_unexpected(json, "a value", err);
 	json->token = token;
 	json->at += length;
 	return LLM_OK;
@@ -357,7 +210,7 @@ read_value(LlmJson *json, LlmError *err)
 	switch (c)
 	{
 		case '"':
-			return read_string(json, err);
+			return llm_json_read_string(json, err);
 		case 't':
 			return read_word(json, "true", LLM_JSON_TRUE, err);
 		case 'f':
@@ -367,7 +220,7 @@ read_value(LlmJson *json, LlmError *err)
 		default:
 			if (c == '-' || (c >= '0' && c <= '9'))
 				return read_number(json, err);
-			return unexpected(json, "a value", err);
+			return llm_json_unexpected(json, "a value", err);
 	}
 }
 
@@ -386,12 +239,12 @@ read_key(LlmJson *json, const char *expected, LlmError *err)
 	size_t start = json->start;
 
 	if (!is_at(json, json->at, "\""))
-		return unexpected(json, expected, err);
-	if ((code = read_string(json, err)) != LLM_OK)
+		return llm_json_unexpected(json, expected, err);
+	if ((code = llm_json_read_string(json, err)) != LLM_OK)
 		return code;
 	skip_space(json);
 	if (!is_at(json, json->at, ":"))
-		return unexpected(json, "':' after a key", err);
+		return llm_json_unexpected(json, "':' after a key", err);
 	json->at++;
 	json->start = start;
 	json->token = LLM_JSON_KEY;
@@ -408,14 +261,14 @@ llm_json_next(LlmJson *json, LlmError *err)
 	if (json->expect == EXPECT_NOTHING)
 	{
 		json->token = LLM_JSON_END;
-		return json->at == json->size ? LLM_OK : unexpected(json, "nothing after the value", err);
+		return json->at == json->size ? LLM_OK : llm_json_unexpected(json, "nothing after the value", err);
 	}
 	if (json->expect == EXPECT_COMMA_OR_END)
 	{
 		if (is_at(json, json->at, object ? "}" : "]"))
 			return close_level(json);
 		if (!is_at(json, json->at, ","))
-			return unexpected(json, object ? "',' or '}'" : "',' or ']'", err);
+			return llm_json_unexpected(json, object ? "',' or '}'" : "',' or ']'", err);
 		json->at++;
 		skip_space(json);
 		json->expect = object ? EXPECT_KEY : EXPECT_VALUE;

@@ -1,0 +1,49 @@
+/*
+ * Decompression of DEFLATE data (RFC 1951), a piece at a time. Memory is this struct, whatever the input:
+ * 32 KiB of history, as much output ahead, and one piece of input. Every length, code and distance is
+ * checked before it is used.
+ */
+#ifndef LLM_FORMATS_INFLATE_H
+#define LLM_FORMATS_INFLATE_H
+
+#include "common/base.h"
+
+#define LLM_INFLATE_INPUT 65536
+#define LLM_INFLATE_WINDOW 65536
+#define LLM_INFLATE_FAST_BITS 10
+
+/* A canonical Huffman code: codes of up to FAST_BITS bits by one look-up, longer ones by counting. */
+typedef struct LlmHuffman
+{
+	uint16_t fast[1 << LLM_INFLATE_FAST_BITS]; /* symbol << 4 | length; 0: longer, or no such code */
+	uint16_t count[16];                        /* codes of each length */
+	uint16_t symbol[288];                      /* in code order */
+} LlmHuffman;
+
+typedef struct LlmInflate
+{
+	/* Gives the next bytes of compressed input: 1 to capacity of them, or *size = 0 at their end. */
+	LlmCode (*fill)(void *context, void *buffer, size_t capacity, size_t *size, LlmError *err);
+	void *context;
+	const char *name; /* opens every message */
+
+	uint64_t bits; /* read ahead, the next bit lowest */
+	int bit_count;
+	size_t input_at, input_size;
+	bool input_ended;
+	int state;
+	bool last_block;
+	uint32_t stored_left;
+	uint64_t written, taken; /* bytes decoded, and bytes given out */
+	LlmHuffman literals, distances;
+	unsigned char input[LLM_INFLATE_INPUT];
+	unsigned char window[LLM_INFLATE_WINDOW]; /* byte n is at n % LLM_INFLATE_WINDOW */
+} LlmInflate;
+
+extern void llm_inflate_init(LlmInflate *inflate);
+/* Decodes up to capacity bytes; *size < capacity only at the end of the data. */
+extern LlmCode llm_inflate_read(LlmInflate *inflate, void *out, size_t capacity, size_t *size, LlmError *err);
+/* After the end: input bytes that were read but are no part of the data. */
+extern size_t llm_inflate_unused(const LlmInflate *inflate);
+
+#endif

@@ -1,0 +1,250 @@
+/*
+ * Reading the header of a safetensors file. The format's own rules are enforced: the tensors cover the data
+ * exactly, without overlap, holes or a tail, so that a file cannot hide bytes from whoever inspects it.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/json.h"
+#include "formats/tensor_file.h"
+
+#define MAX_HEADER 100000000 /* the reference implementation's limit */
+
+static const struct
+{
+	const char *name;
+	int bits; /* of an element */
+	LlmDtype dtype;
+} dtypes[] = {{"F32", 32, LLM_F32}, {"F16", 16, LLM_F16}, {"BF16", 16, LLM_BF16}, {"F64", 64, LLM_F64},
+	{"BOOL", 8, LLM_OTHER_DTYPE}, {"U8", 8, LLM_OTHER_DTYPE}, {"I8", 8, LLM_OTHER_DTYPE},
+	{"U16", 16, LLM_OTHER_DTYPE}, {"I16", 16, LLM_OTHER_DTYPE}, {"U32", 32, LLM_OTHER_DTYPE},
+	{"I32", 32, LLM_OTHER_DTYPE}, {"U64", 64, LLM_OTHER_DTYPE}, {"I64", 64, LLM_OTHER_DTYPE},
+	{"F8_E4M3", 8, LLM_OTHER_DTYPE}, {"F8_E5M2", 8, LLM_OTHER_DTYPE}};
+
+static bool
+is_text(const LlmJson *json, const char *text)
+{
+	return json->length == strlen(text) && memcmp(json->text, text, json->length) == 0;
+}
+
+static LlmCode
+read_dtype(LlmTensorFile *file, LlmJson *json, LlmTensorEntry *entry, int *bits, LlmError *err)
+{
+	LlmCode code = llm_json_expect(json, LLM_JSON_STRING, err);
+
+	if (code != LLM_OK)
+		return code;
+	if (json->length == 0 || json->length >= sizeof(entry->dtype_name) || memchr(json->text, 0, json->length))
+		return llm_json_fail(json, err, "tensor \"%s\" has an unknown dtype", entry->name);
+	memcpy(entry->dtype_name, json->text, json->length);
+	entry->dtype = LLM_OTHER_DTYPE;
+	*bits = 0; /* a dtype of the future: its size cannot be checked, and its values cannot be read */
+	for (size_t i = 0; i < sizeof(dtypes) / sizeof(dtypes[0]); i++)
+		if (strcmp(dtypes[i].name, entry->dtype_name) == 0)
+		{
+			entry->dtype = dtypes[i].dtype;
+			*bits = dtypes[i].bits;
+		}
+	return LLM_OK;
+}
+
+/* An array of at most capacity whole numbers >= 0. */
+static LlmCode
+read_numbers(LlmJson *json, const char *what, LlmTensorEntry *entry, int64_t *numbers, int capacity,
+	int *count, LlmError *err)
+{
+	LlmCode code = llm_json_expect(json, LLM_JSON_ARRAY, err);
+
+	*count = 0;
+	if (code != LLM_OK)
+		return code;
+	for (;;)
+	{
+		if ((code = llm_json_next(json, err)) != LLM_OK)
+			return code;
+		if (json->token == LLM_JSON_ARRAY_END)
+			return LLM_OK;
+		if (json->token != LLM_JSON_INTEGER || json->integer < 0)
+			return llm_json_fail(
+				json, err, "the %s of tensor \"%s\" must be whole numbers from 0 on", what, entry->name);
+		if (*count == capacity)
+			return llm_json_fail(
+				json, err, "the %s of tensor \"%s\" are more than %d", what, entry->name, capacity);
+		numbers[(*count)++] = json->integer;
+	}
+}
+
+/* {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}; offsets count from the header's end. */
+static LlmCode
+read_entry(LlmTensorFile *file, LlmJson *json, LlmTensorEntry *entry, uint64_t data_start, LlmError *err)
+{
+	int64_t offsets[2];
+	int offset_count = -1, bits = -1;
+	LlmCode code;
+
+	entry->ndim = -1;
+	if ((code = llm_json_expect(json, LLM_JSON_OBJECT, err)) != LLM_OK)
+		return code;
+	for (;;)
+	{
+		if ((code = llm_json_next(json, err)) != LLM_OK)
+			return code;
+		if (json->token == LLM_JSON_OBJECT_END)
+			break;
+		if (is_text(json, "dtype"))
+			code = read_dtype(file, json, entry, &bits, err);
+		else if (is_text(json, "shape"))
+			code = read_numbers(json, "dimensions", entry, entry->dims, LLM_MAX_DIMS, &entry->ndim, err);
+		else if (is_text(json, "data_offsets"))
+			code = read_numbers(json, "data_offsets", entry, offsets, 2, &offset_count, err);
+		else
+			code = llm_json_skip(json, err);
+		if (code != LLM_OK)
+			return code;
+	}
+	if (bits < 0 || entry->ndim < 0 || offset_count != 2)
+		return llm_json_fail(json, err, "tensor \"%s\" needs dtype, shape and two data_offsets", entry->name);
+	if ((code = llm_tensor_count(file, entry, err)) != LLM_OK)
+		return code;
+	if (offsets[0] > offsets[1] || (uint64_t) offsets[1] > file->source.size - data_start)
+		return llm_json_fail(json, err,
+			"tensor \"%s\" has data_offsets [%lld, %lld], the file has %llu bytes of data", entry->name,
+			(long long) offsets[0], (long long) offsets[1],
+			(unsigned long long) (file->source.size - data_start));
+	entry->extent.offset = data_start + (uint64_t) offsets[0];
+	entry->extent.size = entry->extent.stored = (uint64_t) (offsets[1] - offsets[0]);
+	if (bits > 0 && entry->extent.size != entry->numel * (uint64_t) (bits / 8))
+		return llm_json_fail(json, err, "tensor \"%s\" has %llu bytes, but its shape and dtype %s need %llu",
+			entry->name, (unsigned long long) entry->extent.size, entry->dtype_name,
+			(unsigned long long) (entry->numel * (uint64_t) (bits / 8)));
+	return LLM_OK;
+}
+
+/* "__metadata__": {string: string}. A config.json among it is kept. */
+static LlmCode
+read_metadata(LlmTensorFile *file, LlmJson *json, LlmError *err)
+{
+	LlmCode code = llm_json_expect(json, LLM_JSON_OBJECT, err);
+
+	while (code == LLM_OK && (code = llm_json_next(json, err)) == LLM_OK && json->token == LLM_JSON_KEY)
+	{
+		bool config = file->config == NULL && is_text(json, LLM_CONFIG_NAME);
+
+		code = llm_json_expect(json, LLM_JSON_STRING, err);
+		if (code != LLM_OK || !config)
+			continue;
+		file->config = file->allocator->alloc(file->allocator->context, json->length + 1);
+		if (file->config == NULL)
+			return llm_fail(err, LLM_NO_MEMORY, "%s: no memory for its config", file->source.name);
+		memcpy(file->config, json->text, json->length);
+		file->config[json->length] = '\0';
+		file->config_size = json->length;
+	}
+	return code;
+}
+
+static int
+compare_offsets(const void *a, const void *b)
+{
+	const LlmExtent *x = &(*(const LlmTensorEntry *const *) a)->extent,
+					*y = &(*(const LlmTensorEntry *const *) b)->extent;
+
+	if (x->offset != y->offset)
+		return x->offset < y->offset ? -1 : 1;
+	return x->size < y->size ? -1 : x->size > y->size; /* empty tensors first */
+}
+
+/* The tensors, in the order of their offsets, must follow one another from start to the end of the file. */
+static LlmCode
+check_cover(const LlmTensorFile *file, const LlmTensorEntry **sorted, uint64_t start, LlmError *err)
+{
+	uint64_t at = start;
+
+	for (size_t i = 0; i < file->count; i++)
+		sorted[i] = &file->entries[i];
+	qsort(sorted, file->count, sizeof(*sorted), compare_offsets);
+	for (size_t i = 0; i < file->count; i++)
+	{
+		const LlmExtent *extent = &sorted[i]->extent;
+
+		if (extent->offset < at)
+			return llm_fail(err, LLM_FORMAT, "%s: tensors \"%s\" and \"%s\" overlap", file->source.name,
+				sorted[i - 1]->name, sorted[i]->name);
+		if (extent->offset > at)
+			return llm_fail(err, LLM_FORMAT, "%s: %llu bytes before tensor \"%s\" belong to no tensor",
+				file->source.name, (unsigned long long) (extent->offset - at), sorted[i]->name);
+		at += extent->size;
+	}
+	if (at != file->source.size)
+		return llm_fail(err, LLM_FORMAT, "%s: %llu bytes at the end belong to no tensor", file->source.name,
+			(unsigned long long) (file->source.size - at));
+	return LLM_OK;
+}
+
+static LlmCode
+read_header(LlmTensorFile *file, LlmJson *json, uint64_t data_start, LlmError *err)
+{
+	const LlmAllocator *a = file->allocator;
+	const LlmTensorEntry **sorted;
+	LlmTensorEntry *entry;
+	LlmCode code = llm_json_expect(json, LLM_JSON_OBJECT, err);
+
+	while (code == LLM_OK && (code = llm_json_next(json, err)) == LLM_OK && json->token == LLM_JSON_KEY)
+	{
+		if (is_text(json, "__metadata__"))
+			code = read_metadata(file, json, err);
+		else if ((code = llm_tensor_file_add(file, json->text, json->length, &entry, err)) == LLM_OK)
+			code = read_entry(file, json, entry, data_start, err);
+	}
+	if (code != LLM_OK || (code = llm_json_expect(json, LLM_JSON_END, err)) != LLM_OK)
+		return code;
+	if ((code = llm_tensor_file_check_names(file, err)) != LLM_OK)
+		return code;
+
+	sorted = a->alloc(a->context, (file->count + 1) * sizeof(*sorted));
+	if (sorted == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "%s: no memory to sort the tensors", file->source.name);
+	code = check_cover(file, sorted, data_start, err);
+	a->release(a->context, sorted, (file->count + 1) * sizeof(*sorted));
+	return code;
+}
+
+LlmCode
+llm_safetensors_open(
+	LlmTensorFile *file, const LlmSource *source, const LlmAllocator *allocator, LlmError *err)
+{
+	unsigned char prefix[8];
+	uint64_t size;
+	char *header;
+	LlmJson json;
+	LlmCode code;
+
+	llm_tensor_file_init(file, source, allocator);
+	if (source->size < sizeof(prefix))
+		return llm_fail(err, LLM_FORMAT, "%s: %llu bytes are too few for a safetensors file", source->name,
+			(unsigned long long) source->size);
+	if ((code = source->read(source->context, 0, prefix, sizeof(prefix), err)) != LLM_OK)
+		return code;
+	size = llm_load_le64(prefix);
+	if (size > MAX_HEADER || size > source->size - sizeof(prefix))
+	{
+		llm_fail(err, LLM_FORMAT, "%s: not a safetensors file: a header of %llu bytes in a file of %llu",
+			source->name, (unsigned long long) size, (unsigned long long) source->size);
+		return llm_hint(err, "The file may be cut short, or a Git LFS pointer instead of the weights.");
+	}
+	header = allocator->alloc(allocator->context, size + 1);
+	if (header == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "%s: no memory for a header of %llu bytes", source->name,
+			(unsigned long long) size);
+	code = source->read(source->context, sizeof(prefix), header, (size_t) size, err);
+	if (code == LLM_OK)
+	{
+		llm_json_open(&json, source->name, header, (size_t) size, allocator);
+		code = read_header(file, &json, sizeof(prefix) + size, err);
+		llm_json_close(&json);
+	}
+	allocator->release(allocator->context, header, size + 1);
+	if (code != LLM_OK)
+		llm_tensor_file_close(file);
+	return code;
+}
