@@ -14,10 +14,16 @@ __version__ = "0.1.0"
 _WHERE = {
     "KitError": "errors",
     "PGLLMClient": "client",
+    "check": "exercises",
     "connect": "database",
     "load_model": "importer",
     "load_tokenizer": "ingest",
-    "sql": "magic",
+    "plot_bigrams": "plots",
+    "plot_losses": "plots",
+    "plot_next_tokens": "plots",
+    "plot_points": "plots",
+    "plot_tensor": "plots",
+    "sql": "frames",
 }
 
 __all__ = sorted([*_WHERE, "load_ipython_extension"])

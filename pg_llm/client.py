@@ -1,0 +1,170 @@
+"""Generation from Python over any psycopg 3 connection, autocommit or not."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import pq, sql
+from psycopg.rows import class_row, tuple_row
+
+from pg_llm import frames, session
+
+_DEFAULT = object()  # an argument not given: the server's default holds (None is SQL's NULL)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One generated token; text is what it adds to the text, is_complete marks the last one."""
+
+    step: int
+    token_id: int
+    token: str
+    text: str
+    is_complete: bool
+
+
+@dataclass(frozen=True)
+class Beam:
+    """One result of a beam search; score is its log-probability."""
+
+    rank: int
+    score: float
+    text: str
+
+
+class PGLLMClient:
+    """Talks to the model over conn; without one, over the notebook's connection."""
+
+    def __init__(self, conn: psycopg.Connection | None = None, model: str | None = None):
+        if conn is not None and not isinstance(conn, psycopg.Connection):
+            raise TypeError(f"PGLLMClient takes a psycopg 3 Connection, not {type(conn).__name__}")
+        self._conn = conn
+        self.model = model
+
+    def generate(
+        self,
+        prompt: str,
+        max_tokens=_DEFAULT,
+        temperature=_DEFAULT,
+        topk=_DEFAULT,
+        topp=_DEFAULT,
+        model=_DEFAULT,
+        eos=_DEFAULT,
+        seed=_DEFAULT,
+    ) -> str:
+        """The continuation of prompt. temperature 0 is greedy; eos None means no token ends the text."""
+        arguments = self._arguments(locals())
+        with self._cursor() as cursor:
+            return cursor.execute(self._call("SELECT {}", "llm_generate", arguments), arguments).fetchone()[0]
+
+    def stream(
+        self,
+        prompt: str,
+        max_tokens=_DEFAULT,
+        temperature=_DEFAULT,
+        topk=_DEFAULT,
+        topp=_DEFAULT,
+        model=_DEFAULT,
+        eos=_DEFAULT,
+        seed=_DEFAULT,
+    ) -> Iterator[Event]:
+        """The same, token by token, each as soon as it is made. Closing the iterator cancels the rest."""
+        arguments = self._arguments(locals())
+        query = self._call(
+            "SELECT step, token_id, token, text, is_complete FROM {}", "llm_generate_stream", arguments
+        )
+        return self._events(query, arguments)
+
+    def beam_search(
+        self, prompt: str, beam_width=_DEFAULT, max_tokens=_DEFAULT, model=_DEFAULT
+    ) -> list[Beam]:
+        """The most probable continuations that a beam of that width finds, best first."""
+        arguments = self._arguments(locals())
+        query = self._call("SELECT rank, score, text FROM {} ORDER BY rank", "llm_beam_search", arguments)
+        with self._cursor(class_row(Beam)) as cursor:
+            return cursor.execute(query, arguments).fetchall()
+
+    def next_tokens(self, prompt: str, k: int | None = 10, model=_DEFAULT) -> frames.Frame:
+        """The k most probable next tokens (None: all of them): rank, token_id, token, probability."""
+        arguments = self._arguments(locals())
+        return self._frame(self._call("SELECT * FROM {}", "llm_next_tokens", arguments), arguments)
+
+    def params(self, model: str | None = None) -> frames.Frame:
+        """One row a parameter: name, shape, number of elements, mean and standard deviation."""
+        schema = self._schema()
+        query = sql.SQL(
+            "SELECT name, {0}.shape(data) AS shape, {0}.numel(data) AS numel, {0}.mean(data)::real AS mean, "
+            "sqrt({0}.var(data)::real) AS sd FROM {0}.llm_param WHERE model = %(model)s ORDER BY name"
+        )
+        return self._frame(query.format(schema), {"model": self._model(model)})
+
+    def graph(self, model: str | None = None) -> frames.Frame:
+        """One row a node of the architecture: name, op, inputs, attrs, shape."""
+        query = sql.SQL(
+            "SELECT name, op, inputs, attrs, shape FROM {}.llm_graph WHERE model = %(model)s ORDER BY id"
+        )
+        return self._frame(query.format(self._schema()), {"model": self._model(model)})
+
+    # -- the parts ----
+
+    @contextlib.contextmanager
+    def _cursor(self, row_factory=tuple_row):
+        with session.connection(self._conn) as conn, conn.cursor(row_factory=row_factory) as cursor:
+            yield cursor
+
+    def _events(self, query: sql.Composed, arguments: dict) -> Iterator[Event]:
+        with session.connection(self._conn) as conn, _undone_if_left(conn):
+            session.streaming(conn, +1)
+            try:
+                with conn.cursor(row_factory=class_row(Event)) as cursor:
+                    with contextlib.closing(cursor.stream(query, arguments)) as events:
+                        yield from events
+            finally:
+                session.streaming(conn, -1)
+
+    def _frame(self, query: sql.Composed, arguments: dict) -> frames.Frame:
+        with (
+            session.connection(self._conn) as conn,
+            conn.cursor(binary=True, row_factory=tuple_row) as cursor,
+        ):
+            cursor.execute(query, arguments)
+            return frames.frame(cursor)
+
+    def _arguments(self, given: dict) -> dict:
+        """What the caller gave, by SQL's names; this client's model where the caller gave none."""
+        arguments = {k: v for k, v in given.items() if k != "self" and v is not _DEFAULT}
+        if self.model is not None:
+            arguments.setdefault("model", self.model)
+        return arguments
+
+    def _model(self, model: str | None) -> str:
+        return model or self.model or "gpt2-small"
+
+    def _call(self, query: str, function: str, arguments: dict) -> sql.Composed:
+        named = sql.SQL(", ").join(
+            sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments
+        )
+        call = sql.SQL("{}.{}({})").format(self._schema(), sql.Identifier(function), named)
+        return sql.SQL(query).format(call)
+
+    def _schema(self) -> sql.Identifier:
+        """The extension's schema: it need not be on the search path."""
+        query = "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'pg_llm'"
+        with self._cursor() as cursor:
+            row = cursor.execute(query).fetchone()
+        if row is None:
+            raise LookupError("this database has no extension pg_llm; run: CREATE EXTENSION pg_llm")
+        return sql.Identifier(row[0])
+
+
+@contextlib.contextmanager
+def _undone_if_left(conn: psycopg.Connection) -> Iterator[None]:
+    """Leaving a stream early cancels its query; a savepoint keeps that from aborting an open transaction."""
+    if conn.autocommit and conn.info.transaction_status == pq.TransactionStatus.IDLE:
+        yield
+    else:
+        with conn.transaction():
+            yield

@@ -1,0 +1,74 @@
+"""Instant answers to the notebooks' exercises: check("01.2", answer)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import psycopg
+
+from pg_llm import answers, session
+
+
+def check(exercise: str, answer) -> None:
+    """Says whether an answer is right, or what to look at. Attempts are kept in learner.attempt."""
+    if exercise not in answers.EXERCISES:
+        known = ", ".join(answers.EXERCISES)
+        raise KeyError(f"there is no exercise {exercise}; there are {known}")
+    task = answers.EXERCISES[exercise]
+    value = plain(answer)
+    if value is None or value is Ellipsis:
+        print(f"Exercise {exercise}: put your answer in place of the dots and run the cell again.")
+        return
+    right = _holds(task.right, value)
+    _remember(exercise, right, value)
+    if right:
+        print(f"✓ Right. {task.praise}")
+        return
+    hints = [hint for test, hint in task.near if _holds(test, value)]
+    print(f"✗ Not yet: {hints[0] if hints else task.hint}")
+
+
+def plain(answer):
+    """The value of a one-cell result; a one-row or one-column result as a list; anything else as it is."""
+    if hasattr(answer, "iloc"):
+        answer = (
+            [tuple(row) for row in answer.itertuples(index=False)] if answer.ndim == 2 else answer.tolist()
+        )
+    if isinstance(answer, np.ndarray):
+        return answer.item() if answer.ndim == 0 else answer
+    if isinstance(answer, list) and all(isinstance(row, tuple) for row in answer):
+        if len(answer) == 1:
+            return answer[0][0] if len(answer[0]) == 1 else list(answer[0])
+        if all(len(row) == 1 for row in answer):
+            return [row[0] for row in answer]
+        return list(answer)
+    return answer
+
+
+def _holds(test: Callable, value) -> bool:
+    """An answer of another kind than the test expects is simply not the right one."""
+    try:
+        return bool(test(value))
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError):
+        return False
+
+
+def _remember(exercise: str, right: bool, value) -> None:
+    """One row an attempt, in a schema that %pg_llm reset keeps; a read-only session just has none."""
+    conn = session.current().conn
+    if conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        return  # the learner's own transaction stays the learner's
+    try:
+        with conn.transaction():
+            conn.execute("CREATE SCHEMA IF NOT EXISTS learner")
+            conn.execute(
+                "CREATE TABLE IF NOT EXISTS learner.attempt (exercise text NOT NULL, "
+                "at timestamptz NOT NULL DEFAULT now(), is_right boolean NOT NULL, answer text)"
+            )
+            conn.execute(
+                "INSERT INTO learner.attempt (exercise, is_right, answer) VALUES (%s, %s, %s)",
+                [exercise, right, str(value)[:1000]],
+            )
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction):
+        pass

@@ -1,0 +1,259 @@
+"""%load_ext pg_llm: %%sql cells (ipython-sql's magic) and Python on one connection, and %pg_llm.
+
+ipython-sql rewrites `{…}`, `:name` and `$word` inside SQL, prints errors without raising them, refuses BEGIN.
+NotebookSql, its subclass, sends a cell as written; only a `:name` that is a Python variable is a parameter.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+import prettytable
+import psycopg
+import sqlalchemy
+from IPython.core.error import UsageError
+from IPython.core.magic import (
+    Magics,
+    cell_magic,
+    line_magic,
+    magics_class,
+    needs_local_scope,
+    no_var_expand,
+)
+from psycopg import adapt
+from psycopg.rows import tuple_row
+from sql.connection import Connection
+from sql.magic import SqlMagic
+from sql.run import FakeResultProxy, ResultSet
+
+from pg_llm import database as databases
+from pg_llm import render, session, sqltext
+from pg_llm.errors import KitError
+
+ROWS_SHOWN = 50
+OURS = "pg_llm"  # ipython-sql's name of the notebook's connection: %sql pg_llm comes back from another one
+HELP = """\
+%%sql                      the cell is SQL; several statements may follow one another, the last table is shown
+%%sql rows <<              the result goes to the Python variable rows instead
+… WHERE x = :name          the Python variable name as a parameter
+%sql SELECT 1              one line of SQL; rows = %sql SELECT 1 works too
+pg_llm.sql("SELECT …")     a DataFrame with tensors as numpy arrays
+%pg_llm status             the database, its server and its models
+%pg_llm reset              a clean database; keeps models named my_* and your answers to exercises
+%pg_llm help               this text"""
+
+_OPTION = re.compile(
+    r"\s*(-[lxcspaf]\b|--(connections|close|creator|section|persist|append|connection_arg|file)\b)"
+)
+_RESULT = re.compile(r"\s*(\w+)\s*<<(?=\s)")
+
+
+class NotebookConnection(Connection):
+    """ipython-sql's view of the notebook's connection: the same psycopg connection, not a second one."""
+
+    def __init__(self, conn: psycopg.Connection):
+        engine = sqlalchemy.create_engine(
+            "postgresql+psycopg://",
+            creator=lambda: conn,
+            poolclass=sqlalchemy.StaticPool,
+            isolation_level="AUTOCOMMIT",
+            pool_reset_on_return=None,
+        )
+        self.url = engine.url
+        self.dialect = engine.dialect
+        self.name = OURS
+        self.internal_connection = engine.connect()
+        self.connect_args = {}
+        Connection.connections[OURS] = Connection.current = self
+
+
+class Result(ResultSet):
+    """ipython-sql's result set, drawn by pg_llm.render."""
+
+    def _draw(self, table):
+        shown = self.config.displaylimit or len(self)
+        note = f"{len(self):,} rows, the first {shown} shown" if len(self) > shown else ""
+        return table(self.field_names, list(self)[:shown], note=note)
+
+    def _repr_html_(self):
+        return self._draw(render.html_table)
+
+    def __repr__(self):
+        return self._draw(render.text_table)
+
+    __str__ = __repr__
+
+
+class _AsWritten(adapt.Loader):
+    """Tensors in %%sql results stay the text that the server wrote, a summary where they are large."""
+
+    def load(self, data) -> str:
+        return bytes(data).decode()
+
+
+@magics_class
+class NotebookSql(SqlMagic):
+    """%sql and %%sql; see %pg_llm help."""
+
+    @no_var_expand
+    @needs_local_scope
+    @line_magic("sql")
+    @cell_magic("sql")
+    def execute(self, line="", cell="", local_ns=None):
+        """Runs SQL on the notebook's connection; ipython-sql's options and connection strings still work."""
+        text = f"{line}\n{cell}"
+        first = (text.split(None, 1) or [""])[0]
+        if text.strip() == OURS:
+            Connection.current = Connection.connections[OURS]
+            return None
+        elsewhere = not isinstance(Connection.current, NotebookConnection)
+        if _OPTION.match(line) or "://" in first or elsewhere:
+            return super().execute(line, cell, local_ns)
+        target = _RESULT.match(text)
+        result = self._run(text[target.end() :] if target else text, local_ns or {})
+        if target is None:
+            return result
+        self.shell.user_ns[target.group(1)] = result
+        return None
+
+    execute.parser = SqlMagic.execute.parser
+    execute.argcmd_name = "sql"
+
+    def _run(self, text, local_ns):
+        """Each statement in turn; the last one that returns rows is the cell's result."""
+        variables = {**self.shell.user_ns, **local_ns}
+        result = None
+        with session.connection() as conn, conn.cursor(row_factory=tuple_row) as cursor:
+            tensor = conn.adapters.types.get("tensor")
+            if tensor:
+                cursor.adapters.register_loader(tensor.oid, _AsWritten)
+            for statement in sqltext.split(text):
+                query, used = sqltext.bind(statement, variables)
+                try:
+                    cursor.execute(query, {name: variables[name] for name in used} or None)
+                except KeyboardInterrupt as interrupt:
+                    interrupt._render_traceback_ = lambda: ["interrupted; the server stopped the statement"]
+                    raise
+                if cursor.description:
+                    result = Result(FakeResultProxy(cursor, [c.name for c in cursor.description]), self)
+        return result
+
+
+@magics_class
+class KitMagics(Magics):
+    """%pg_llm: what concerns the notebook's database as a whole."""
+
+    @line_magic
+    def pg_llm(self, line=""):
+        """%pg_llm status | reset | help"""
+        word = line.strip().lower() or "help"
+        if word == "status":
+            return status()
+        if word == "reset":
+            session.current().reset()
+            print("This notebook has a clean database now; models named my_* and your answers were kept.")
+        elif word == "help":
+            print(HELP)
+        else:
+            raise UsageError(f"%pg_llm knows status, reset and help, not {word}")
+
+
+def status():
+    """One row per fact about the session, as a DataFrame."""
+    from pg_llm.frames import Frame
+
+    conn = session.current().conn
+    models = conn.execute("SELECT DISTINCT model FROM llm_param ORDER BY model").fetchall()
+    extension = conn.execute("SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'").fetchone()
+    threads = conn.execute("SELECT current_setting('pg_llm.threads')").fetchone()
+    facts = {
+        "database": conn.info.dbname,
+        "server": f"PostgreSQL {conn.info.parameter_status('server_version')}"
+        + (" of PG_LLM_DSN" if databases.dsn() else ", embedded"),
+        "extension": f"pg_llm {extension[0]}",
+        "threads": threads[0].replace("0", "as many as there are"),
+        "models with weights": ", ".join(row[0] for row in models) or "none yet",
+    }
+    return Frame({"what": list(facts), "is": list(facts.values())})
+
+
+# -- loading ----
+
+
+def load_ipython_extension(shell) -> None:
+    """Starts or finds the server, opens the notebook's database, and makes %%sql and %pg_llm."""
+    shell.set_custom_exc((psycopg.Error, KitError), _show_error)
+    try:
+        _open(_notebook(shell))
+    except (psycopg.Error, KitError) as error:
+        # IPython prints what an extension raises with a long traceback; this names the reason alone.
+        _brief(error)
+        raise
+    shell.register_magics(NotebookSql(shell))
+    shell.register_magics(KitMagics)
+    magic = shell.magics_manager.registry["NotebookSql"]
+    # ipython-sql knows prettytable's styles by name; later prettytables renamed the plain one.
+    magic.style = "DEFAULT" if hasattr(prettytable, "DEFAULT") else "_DEPRECATED_DEFAULT"
+    magic.short_errors = magic.feedback = magic.displaycon = False
+    magic.displaylimit = ROWS_SHOWN
+
+
+def _notebook(shell) -> str | None:
+    """The file of the notebook this kernel runs, as far as Jupyter or VS Code tells."""
+    return os.environ.get("JPY_SESSION_NAME") or shell.user_ns.get("__vsc_ipynb_file__")
+
+
+def _open(notebook: str | None) -> None:
+    if notebook is None:
+        opened = _fresh()
+    else:
+        name = databases.database_for(notebook)
+        known = databases.database_exists(name)
+        opened = session.start(name, fresh=False)
+        if known:
+            print(
+                f"The database of this notebook, {name}, is as you left it; %pg_llm reset gives a clean one."
+            )
+            if databases.build_of(name) not in (None, databases.current_build()):
+                print("An older build of pg_llm made it: %pg_llm reset brings it up to date.")
+    opened.on_connect(lambda current: NotebookConnection(current.conn))
+
+
+def _fresh() -> session.Session:
+    try:
+        return session.start(None, fresh=True)
+    except KitError:
+        if not databases.dsn():
+            raise
+        # Whoever may not create databases works in the one that the DSN names.
+        return session.start(None, fresh=False)
+
+
+# -- errors ----
+
+
+def describe(error: BaseException) -> str:
+    """An error as PostgreSQL's own client shows it: message, place, detail, hint."""
+    if not isinstance(error, psycopg.Error) or not error.diag.message_primary:
+        return f"{type(error).__name__}: {error}"
+    lines = [f"ERROR {error.sqlstate}: {error.diag.message_primary}"]
+    # psycopg's own text holds the line of the query and the mark below it.
+    lines += re.findall(r"^LINE \d+: .*\n.*\^", str(error), re.MULTILINE)
+    lines += [f"DETAIL: {error.diag.message_detail}"] if error.diag.message_detail else []
+    lines += [f"HINT: {error.diag.message_hint}"] if error.diag.message_hint else []
+    colon = re.search(r'at or near ":"', error.diag.message_primary)
+    lines += ["HINT: is `:name` meant as a Python variable? There is none of that name."] if colon else []
+    if error.sqlstate == "25P02":
+        lines.append("HINT: an earlier statement of this transaction failed; leave it with %sql ROLLBACK")
+    return "\n".join(lines)
+
+
+def _brief(error: BaseException) -> None:
+    error._render_traceback_ = lambda: [f"\x1b[31m{describe(error)}\x1b[0m"]
+
+
+def _show_error(shell, kind, error, traceback, tb_offset=None):
+    _brief(error)
+    shell._showtraceback(kind, error, error._render_traceback_())
+    return error._render_traceback_()

@@ -1,0 +1,79 @@
+"""Query results as tables: the same look for %%sql, for pg_llm.sql and in saved notebooks.
+
+Spaces in text are kept, since in a tokenizer's table they carry the meaning.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+
+import numpy as np
+
+from pg_llm.tensors import summary
+
+LONGEST = 2000  # characters shown of one text
+_TEXT = ' style="text-align:left;white-space:pre-wrap"'
+
+
+def show(value, digits: int | None = None) -> str:
+    """A value as text; digits: significant digits of a float, None for all that it has."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    if isinstance(value, (float, np.floating)):
+        if digits is None:
+            return str(value)
+        return f"{value:.{digits}g}"
+    if isinstance(value, np.ndarray):
+        return summary(value) if value.dtype.kind == "f" else str(value.tolist())
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return "\\x" + bytes(value).hex()
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
+
+
+def html_table(columns, rows, digits: int | None = None, note: str = "") -> str:
+    """An HTML table; numbers to the right, everything else to the left."""
+    rows = list(rows)
+    right = [_is_numeric(row[i] for row in rows) for i in range(len(columns))]
+    head = "".join(
+        f"<th{'' if r else _TEXT}>{html.escape(str(c))}</th>" for c, r in zip(columns, right, strict=True)
+    )
+    lines = ["<table>", f"<thead><tr>{head}</tr></thead>", "<tbody>"]
+    for row in rows:
+        cells = (
+            f"<td{'' if r else _TEXT}>{html.escape(show(v, digits))}</td>"
+            for v, r in zip(row, right, strict=True)
+        )
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    lines += ["</tbody>", "</table>"]
+    if note:
+        lines.append(f"<em>{html.escape(note)}</em>")
+    return "\n".join(lines)
+
+
+def text_table(columns, rows, digits: int | None = None, note: str = "") -> str:
+    """The same for places without HTML."""
+    rows = list(rows)
+    right = [_is_numeric(row[i] for row in rows) for i in range(len(columns))]
+    cells = [[str(c) for c in columns]]
+    cells += [[show(v, digits).replace("\n", "\\n") for v in row] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = [
+        "  ".join(
+            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join([*lines, note] if note else lines)
+
+
+def _is_numeric(values) -> bool:
+    from decimal import Decimal
+
+    numbers = (int, float, Decimal, np.integer, np.floating)
+    present = [v for v in values if v is not None]
+    return bool(present) and all(isinstance(v, numbers) and not isinstance(v, bool) for v in present)

@@ -1,0 +1,126 @@
+"""The connection that a notebook works on: one for %%sql cells and Python alike.
+
+Programs need none of this: pg_llm.connect() gives them a connection of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+
+import psycopg
+
+from pg_llm import database as databases
+from pg_llm.errors import KitError
+
+DISPLAY_LIMIT = 100  # elements of a tensor that %%sql shows in full
+
+_current: Session | None = None
+_streams: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+class Session:
+    """A connection that is made again, to the same database, when the server was restarted."""
+
+    def __init__(self, database: str | None = None, fresh: bool = False):
+        self._listeners: list[Callable[[Session], None]] = []
+        self._open(lambda: databases.connect(database, fresh=fresh))
+        self.database = self.conn.info.dbname
+
+    def _open(self, connect: Callable[[], psycopg.Connection]) -> None:
+        self.conn = connect()
+        self.conn.add_notice_handler(show_notice)
+        self.conn.execute(f"SET pg_llm.display_limit = {DISPLAY_LIMIT}")
+        for listener in self._listeners:
+            listener(self)
+
+    def on_connect(self, listener: Callable[[Session], None]) -> None:
+        """Calls listener now and after each reconnection."""
+        self._listeners.append(listener)
+        listener(self)
+
+    def reconnect(self) -> None:
+        """A new connection to the same database; the old one is closed."""
+        if not self.conn.closed:
+            self.conn.close()
+        self._open(lambda: databases.connect(self.database))
+
+    def reset(self) -> None:
+        """A clean database under the same name; models named my_* and the learner's attempts are kept."""
+        self.conn.close()
+        databases.reset(self.database)
+        self.reconnect()
+
+    def lost(self, error: psycopg.Error) -> KitError:
+        """What to tell after a statement found the connection broken; connects again."""
+        reason = (error.diag.message_primary or str(error)).strip().splitlines()[0]
+        try:
+            self.reconnect()
+        except (KitError, psycopg.Error) as again:
+            return KitError(f"the connection to the server is gone ({reason}), and a new one failed: {again}")
+        return KitError(
+            f"the connection to the server was lost: {reason}\n"
+            "A new one to the same database is open: run this cell again. What was committed is there; "
+            "temporary tables, SET commands and an open transaction went with the old connection."
+        )
+
+
+def current() -> Session:
+    """The notebook's session; a program that has none gets one on the kit's own database."""
+    global _current
+    if _current is None:
+        _current = Session()
+    elif _current.conn.closed:
+        _current.reconnect()
+    return _current
+
+
+def start(database: str | None, fresh: bool) -> Session:
+    """Makes a session the current one."""
+    global _current
+    _current = Session(database, fresh)
+    return _current
+
+
+@contextlib.contextmanager
+def connection(conn: psycopg.Connection | None = None) -> Iterator[psycopg.Connection]:
+    """conn, or the notebook's connection, which is made anew if it breaks in the block: the error says so."""
+    session = current() if conn is None else None
+    conn = session.conn if session else conn
+    refuse_if_streaming(conn)
+    try:
+        yield conn
+    except psycopg.OperationalError as error:
+        if session and conn.closed:
+            raise session.lost(error) from None
+        raise
+
+
+def show_notice(diagnostic: psycopg.errors.Diagnostic) -> None:
+    """Prints a NOTICE or WARNING of the server where the cell's output goes."""
+    message = diagnostic.message_primary or ""
+    if message.endswith(", skipping"):
+        return  # DROP … IF EXISTS and CREATE … IF NOT EXISTS tell what was asked for
+    lines = [f"{diagnostic.severity_nonlocalized or diagnostic.severity}: {message}"]
+    lines += [f"DETAIL: {diagnostic.message_detail}"] if diagnostic.message_detail else []
+    lines += [f"HINT: {diagnostic.message_hint}"] if diagnostic.message_hint else []
+    print("\n".join(lines))
+
+
+# -- a connection that streams can do nothing else ----
+
+
+def streaming(conn: psycopg.Connection, change: int) -> None:
+    """Counts the open streams of a connection."""
+    _streams[conn] = _streams.get(conn, 0) + change
+
+
+def refuse_if_streaming(conn: psycopg.Connection) -> None:
+    """Another statement on a connection that streams would wait for ever: our own thread holds its lock."""
+    if _streams.get(conn, 0) and threading.current_thread() is threading.main_thread():
+        raise KitError(
+            "a stream is still open on this connection; read it to its end, call its .close(), "
+            "or use another connection: pg_llm.connect()"
+        )

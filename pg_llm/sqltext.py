@@ -1,0 +1,124 @@
+"""Reading SQL text as PostgreSQL's own lexer does: where statements end, which :names are variables.
+
+Nothing here changes what is written between quotes, in comments or between dollar signs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+_TOKEN = re.compile(
+    r"""
+      (?P<space>\s+)
+    | (?P<comment>--[^\n]*)
+    | (?P<string>[eE]'(?:[^'\\]|\\.|'')*(?:'|\Z) | (?:[uU]&|[bBxXnN])?'(?:[^']|'')*(?:'|\Z))
+    | (?P<quoted>(?:[uU]&)?"(?:[^"]|"")*(?:"|\Z))
+    | (?P<dollar>\$(?P<tag>(?:[^\W\d]\w*)?)\$.*?(?:\$(?P=tag)\$|\Z))
+    | (?P<number>\d[\w.]*|\.\d[\w.]*)
+    | (?P<word>[^\W\d][\w$]*)
+    | (?P<param>\$\d+)
+    | (?P<operator>(?:(?!--|/\*)[-+*/<>=~!@\#%^&|`?])+)
+    | (?P<mark>::|:=|.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_NESTED = re.compile(r"/\*|\*/")
+
+
+@dataclass(frozen=True)
+class Token:
+    """kind: space, comment, string, quoted, dollar, number, word, param, operator or mark."""
+
+    kind: str
+    text: str
+    start: int
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
+
+
+def tokens(sql: str) -> Iterator[Token]:
+    """Every character of sql once, in order."""
+    at = 0
+    while at < len(sql):
+        if sql.startswith("/*", at):
+            kind, end = "comment", _comment_end(sql, at)
+        else:
+            found = _TOKEN.match(sql, at)
+            kind, end = found.lastgroup, found.end()
+            kind = "dollar" if kind == "tag" else kind
+        yield Token(kind, sql[at:end], at)
+        at = end
+
+
+def _comment_end(sql: str, start: int) -> int:
+    """Block comments nest in PostgreSQL."""
+    depth = 0
+    for mark in _NESTED.finditer(sql, start):
+        depth += 1 if mark.group() == "/*" else -1
+        if depth == 0:
+            return mark.end()
+    return len(sql)
+
+
+def split(sql: str) -> list[str]:
+    """The statements of sql without their semicolons; pieces of only space and comments are left out."""
+    statements, begin, depth, blocks, words, told = [], 0, 0, 0, [], False
+
+    def close(end: int) -> None:
+        if told:
+            statements.append(sql[begin:end].strip())
+
+    for token in tokens(sql):
+        if token.kind in ("space", "comment"):
+            continue
+        if token.text == ";" and depth <= 0 and blocks == 0:
+            close(token.start)
+            begin, depth, words, told = token.end, 0, [], False
+            continue
+        told = True
+        depth += {"(": 1, ")": -1}.get(token.text, 0) if token.kind == "mark" else 0
+        if token.kind == "word":
+            word = token.text.lower()
+            words = words if len(words) == 4 else [*words, word]
+            if words[0] == "create" and {"function", "procedure"} & set(words):
+                # The statements of a BEGIN ATOMIC body belong to the function.
+                blocks += (
+                    1
+                    if word == "begin" or (word == "case" and blocks)
+                    else -1
+                    if word == "end" and blocks
+                    else 0
+                )
+    close(len(sql))
+    return statements
+
+
+def names(sql: str) -> Iterator[tuple[str, Token]]:
+    """Each `:name` that could be a variable, with its colon; never `::type`, `[1:n]` or one inside quotes."""
+    before = colon = None
+    for token in tokens(sql):
+        if token.kind == "word" and colon is not None:
+            yield token.text, colon
+        glued = before is not None and (
+            before.kind in ("word", "number", "param", "quoted") or before.text in ")]"
+        )
+        colon = token if token.text == ":" and token.kind == "mark" and not glued else None
+        before = token
+
+
+def bind(sql: str, known: Callable[[str], bool] | Mapping) -> tuple[str, list[str]]:
+    """sql with psycopg's %(name)s for each known :name, and those names; unchanged if there are none."""
+    is_known = known if callable(known) else known.__contains__
+    found = [(name, colon) for name, colon in names(sql) if is_known(name)]
+    if not found:
+        return sql, []
+    pieces, at = [], 0
+    for name, colon in found:
+        pieces += [sql[at : colon.start].replace("%", "%%"), f"%({name})s"]
+        at = colon.end + len(name)
+    pieces.append(sql[at:].replace("%", "%%"))
+    return "".join(pieces), [name for name, _ in found]

@@ -1,0 +1,192 @@
+"""PostgreSQL's tensor type as numpy arrays, for any psycopg 3 connection: register(conn).
+
+Binary form, all little-endian: int32 ndim, ndim times int32 dimension, then float32 elements, row-major.
+Reading is free of copies: the array looks straight into the memory of the query's result, and is read-only.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import numpy as np
+import psycopg
+from psycopg import adapt, pq
+from psycopg.types import TypeInfo
+
+MAX_DIMS = 8
+# A field of the wire protocol is at most 1 GB; the server says the same of its values.
+MAX_ELEMENTS = (2**30 - 64) // 4
+
+_FIND_TYPE = """
+SELECT t.oid, t.typarray FROM pg_catalog.pg_extension e
+JOIN pg_catalog.pg_type t ON t.typnamespace = e.extnamespace AND t.typname = 'tensor'
+WHERE e.extname = 'pg_llm'
+"""
+
+
+def register(conn: psycopg.Connection) -> None:
+    """Makes conn send float arrays as tensor and receive tensors as float32 arrays; int arrays are int[].
+
+    Raises LookupError where the database has no extension pg_llm.
+    """
+    with conn.transaction(), conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
+        found = cursor.execute(_FIND_TYPE).fetchone()
+    if found is None:
+        raise LookupError("this database has no tensor type; run: CREATE EXTENSION pg_llm")
+    oid, array_oid = found
+    adapters = conn.adapters
+    # Registers tensor[] as well: a list of arrays.
+    TypeInfo("tensor", oid, array_oid, regtype="tensor").register(conn)
+    adapters.register_loader(oid, TensorTextLoader)
+    adapters.register_loader(oid, TensorBinaryLoader)
+    # The type's oid differs from database to database: each connection gets dumpers of its own.
+    oids = {**_INTEGERS, "tensor": (oid, array_oid)}
+    for dumper in (_TextDumper, _BinaryDumper):
+        adapters.register_dumper(np.ndarray, type(dumper.__name__, (dumper,), {"oids": oids}))
+
+
+def summary(array: np.ndarray) -> str:
+    """One line that names shape, first elements, mean and sd; small arrays are shown in full."""
+    if array.size <= 8 and array.ndim <= 2:
+        return _nested(array)
+    shape = ",".join(map(str, array.shape))
+    if array.size == 0:
+        return f"tensor({shape}) []"
+    first = ", ".join(f"{x:.4g}" for x in array.ravel()[:4])
+    values = array.astype(np.float64)
+    return f"tensor({shape}) [{first}, …] mean {values.mean():.4g} sd {values.std():.4g}"
+
+
+def _nested(array) -> str:
+    if array.ndim == 0:
+        return f"{array:.6g}"
+    return "[" + ",".join(_nested(row) for row in array) + "]"
+
+
+class TensorSummary(str):
+    """The server's one-line view of a tensor too large for pg_llm.display_limit: only to look at."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError(
+            f"only a summary of this tensor arrived: {self}\n"
+            "Read its values with pg_llm.sql(...), conn.cursor(binary=True) or SET pg_llm.display_limit = 0."
+        )
+
+
+class TensorBinaryLoader(adapt.Loader):
+    """The array shares memory with the query's result, which lives as long as the array does."""
+
+    format = pq.Format.BINARY
+
+    def load(self, data) -> np.ndarray:
+        (ndim,) = struct.unpack_from("<i", data)
+        if not 0 <= ndim <= MAX_DIMS:
+            raise psycopg.DataError(
+                f"a tensor arrived with {ndim} dimensions; at most {MAX_DIMS} are possible"
+            )
+        shape = struct.unpack_from(f"<{ndim}i", data, 4)
+        array = np.frombuffer(data, "<f4", offset=4 + 4 * ndim).reshape(shape)
+        array.flags.writeable = False
+        return array
+
+
+class TensorTextLoader(adapt.Loader):
+    """For cursors in text mode: `[[1,2],[3,4]]` becomes an array, a summary stays text."""
+
+    format = pq.Format.TEXT
+
+    def load(self, data) -> np.ndarray | TensorSummary:
+        text = bytes(data).decode()
+        if text.startswith("tensor("):
+            return _read_empty(text) if text.endswith(") []") else TensorSummary(text)
+        return np.array(json.loads(text), np.float32)
+
+
+def _read_empty(text: str) -> np.ndarray:
+    """`tensor(0,3) []`: a shape without elements."""
+    return np.zeros([int(d) for d in text[7:-4].split(",")], np.float32)
+
+
+# SQL types that become arrays: name → (oid of the element, oid of the array), and how an element is sent.
+_INTEGERS = {"int4": (23, 1007), "int8": (20, 1016), "bool": (16, 1000)}
+_SENT_AS = {"int4": ">i4", "int8": ">i8", "bool": "u1"}
+
+
+def _sql_type(array: np.ndarray) -> str:
+    """tensor for floats; int4 for integers, or int8 where one does not fit; bool."""
+    kind = array.dtype.kind
+    if kind == "f":
+        return "tensor"
+    if kind == "b":
+        return "bool"
+    if kind in "iu":
+        fits = array.size == 0 or (-(2**31) <= array.min() and array.max() < 2**31)
+        return "int4" if fits else "int8"
+    raise psycopg.ProgrammingError(
+        f"an array of {array.dtype} has no SQL type; float arrays become tensor, integer arrays int[]"
+    )
+
+
+def _to_float32(array: np.ndarray) -> np.ndarray:
+    """C-ordered little-endian float32; refuses what would turn a number into infinity."""
+    if array.ndim > MAX_DIMS:
+        raise psycopg.DataError(
+            f"an array of shape {array.shape} has {array.ndim} dimensions; a tensor has at most 8"
+        )
+    if array.size > MAX_ELEMENTS:
+        size = f"{array.size:,} elements; one SQL value holds {MAX_ELEMENTS:,}"
+        raise psycopg.DataError(f"an array of shape {array.shape} has {size}")
+    with np.errstate(over="ignore"):
+        small = array.astype("<f4", order="C")
+    lost = np.isfinite(array) & ~np.isfinite(small) if array.dtype.itemsize > 4 else np.False_
+    if lost.any():
+        raise psycopg.DataError(f"{array[lost][0]:g} is too large for a tensor's float32 (at most 3.4e38)")
+    return small
+
+
+class _ArrayDumper(adapt.Dumper):
+    """One dumper for each SQL type that an array may become: psycopg asks get_key, then upgrade."""
+
+    oids: dict = {}
+
+    def get_key(self, obj, format):
+        return (self.cls, _sql_type(obj))
+
+    def upgrade(self, obj, format):
+        dumper = type(self)(self.cls)
+        dumper.sql_type = _sql_type(obj)
+        element, array = self.oids[dumper.sql_type]
+        dumper.oid = element if dumper.sql_type == "tensor" else array
+        return dumper
+
+
+class _BinaryDumper(_ArrayDumper):
+    format = pq.Format.BINARY
+
+    def dump(self, obj):
+        if self.sql_type == "tensor":
+            return struct.pack(f"<{obj.ndim + 1}i", obj.ndim, *obj.shape) + _to_float32(obj).tobytes()
+        # PostgreSQL's arrays: ndim, has NULLs, element type; length, first index of each dimension; elements.
+        sent = np.dtype(_SENT_AS[self.sql_type])
+        ndim = obj.ndim if obj.size else 0
+        head = struct.pack("!iii", ndim, 0, self.oids[self.sql_type][0])
+        head += b"".join(struct.pack("!ii", length, 1) for length in obj.shape[:ndim])
+        cells = np.empty(obj.size, [("length", ">i4"), ("value", sent)])
+        cells["length"] = sent.itemsize
+        cells["value"] = obj.ravel()
+        return head + cells.tobytes()
+
+
+class _TextDumper(_ArrayDumper):
+    """For text mode: client-side cursors and COPY in text form."""
+
+    format = pq.Format.TEXT
+
+    def dump(self, obj):
+        if self.sql_type != "tensor":
+            return json.dumps(obj.tolist()).replace("[", "{").replace("]", "}").encode()
+        array = _to_float32(obj)
+        if array.size == 0:
+            return f"tensor({','.join(map(str, array.shape))}) []".encode()
+        return json.dumps(array.tolist(), separators=(",", ":")).encode()
