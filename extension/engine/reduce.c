@@ -1,0 +1,247 @@
+/*
+ * See reduce.h. x (outer,n,inner) is cut along n into the chunks of 4096 that the reduction rule adds in
+ * float64: a chunk of a column is gathered beside its neighbours' into a small buffer, so that every run is
+ * contiguous when a kernel sees it. Chunks may be computed in any order by any thread; they are put together
+ * in index order.
+ */
+#include "engine/reduce.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/pool.h"
+#include "kernels/kernels.h"
+
+/* Columns gathered at once: a cache line's worth. */
+#define WIDTH 16
+/* Elements per task. */
+#define GRAIN 65536
+/* Indexes beyond are not exact in float32. */
+#define EXACT (1 << 24)
+
+typedef struct Part
+{
+	double value;
+	int64_t index;
+} Part;
+
+typedef struct Reduce
+{
+	LlmReduction kind;
+	int64_t outer, n, inner, chunks;
+	int64_t tiles; /* groups of WIDTH columns */
+	int64_t per_task;
+	const float *x;
+	float *out;  /* LLM_REDUCE_VAR: holds the means on entry */
+	Part *parts; /* (outer,chunks,inner) when runs are long enough to be shared between threads, else NULL */
+} Reduce;
+
+/* One chunk of one run, contiguous. */
+static Part
+reduce_chunk(LlmReduction kind, size_t n, const float *x, float shift, float *scratch)
+{
+	Part part = {0, 0};
+	size_t index = 0;
+
+	switch (kind)
+	{
+		case LLM_REDUCE_SUM:
+		case LLM_REDUCE_MEAN:
+			part.value = llm_kernels->sum(n, x);
+			break;
+		case LLM_REDUCE_VAR:
+			part.value = llm_kernels->sum_squares(n, x, shift);
+			break;
+		case LLM_REDUCE_NORM:
+			part.value = llm_kernels->sum_squares(n, x, 0);
+			break;
+		case LLM_REDUCE_MIN:
+			llm_kernels->unary(LLM_NEG, n, x, scratch);
+			part.value = -llm_kernels->max(n, scratch, &index);
+			break;
+		case LLM_REDUCE_MAX:
+		case LLM_REDUCE_ARGMAX:
+			part.value = llm_kernels->max(n, x, &index);
+			break;
+	}
+	part.index = (int64_t) index;
+	return part;
+}
+
+/* The chunk that comes next in index order joins those before it. */
+static void
+join(LlmReduction kind, Part *all, Part next, int64_t first)
+{
+	if (kind < LLM_REDUCE_MAX)
+		all->value += next.value;
+	else if (first == 0 || (!isnan(all->value) &&
+							   (isnan(next.value) || (kind == LLM_REDUCE_MIN ? next.value < all->value
+																			 : next.value > all->value))))
+		*all = (Part){next.value, first + next.index};
+}
+
+static float
+finish(const Reduce *r, Part all)
+{
+	switch (r->kind)
+	{
+		case LLM_REDUCE_MEAN:
+		case LLM_REDUCE_VAR:
+			return (float) (all.value / (double) r->n);
+		case LLM_REDUCE_NORM:
+			return (float) sqrt(all.value);
+		case LLM_REDUCE_ARGMAX:
+			return all.index > EXACT ? INFINITY : (float) all.index;
+		default:
+			return (float) all.value;
+	}
+}
+
+/* Chunk number `chunk` of up to WIDTH neighbouring runs. */
+static void
+chunk_of_runs(const Reduce *r, int64_t o, int64_t column, int width, int64_t chunk, Part *parts)
+{
+	int64_t from = chunk * LLM_CHUNK, n = r->n - from < LLM_CHUNK ? r->n - from : LLM_CHUNK;
+	const float *x = r->x + (o * r->n + from) * r->inner + column;
+	float columns[WIDTH * LLM_CHUNK], scratch[LLM_CHUNK];
+
+	if (r->inner > 1)
+	{
+		for (int64_t i = 0; i < n; i++)
+			for (int j = 0; j < width; j++)
+				columns[j * n + i] = x[i * r->inner + j];
+		x = columns;
+	}
+	for (int j = 0; j < width; j++)
+	{
+		float shift = r->kind == LLM_REDUCE_VAR ? r->out[o * r->inner + column + j] : 0;
+
+		parts[j] = reduce_chunk(r->kind, n, x + j * n, shift, scratch);
+	}
+}
+
+static int
+tile_width(const Reduce *r, int64_t column)
+{
+	return (int) (r->inner - column < WIDTH ? r->inner - column : WIDTH);
+}
+
+/* Short runs: a task finishes some tiles of them. */
+static void
+runs_task(void *context, int task, int worker)
+{
+	const Reduce *r = context;
+	int64_t from = task * r->per_task, to = from + r->per_task, all = r->outer * r->tiles;
+
+	(void) worker;
+	for (int64_t i = from; i < to && i < all; i++)
+	{
+		int64_t o = i / r->tiles, column = i % r->tiles * WIDTH;
+		int width = tile_width(r, column);
+		Part total[WIDTH] = {{0}}, part[WIDTH];
+
+		for (int64_t chunk = 0; chunk < r->chunks; chunk++)
+		{
+			chunk_of_runs(r, o, column, width, chunk, part);
+			for (int j = 0; j < width; j++)
+				join(r->kind, &total[j], part[j], chunk * LLM_CHUNK);
+		}
+		for (int j = 0; j < width; j++)
+			r->out[o * r->inner + column + j] = finish(r, total[j]);
+	}
+}
+
+/* Long runs: a task does some chunks, to be joined afterwards. */
+static void
+chunks_task(void *context, int task, int worker)
+{
+	const Reduce *r = context;
+	int64_t from = task * r->per_task, to = from + r->per_task, all = r->outer * r->chunks * r->tiles;
+
+	(void) worker;
+	for (int64_t i = from; i < to && i < all; i++)
+	{
+		int64_t row = i / r->tiles, column = i % r->tiles * WIDTH;
+
+		chunk_of_runs(r, row / r->chunks, column, tile_width(r, column), row % r->chunks,
+			r->parts + row * r->inner + column);
+	}
+}
+
+static void
+join_chunks(const Reduce *r)
+{
+	for (int64_t i = 0; i < r->outer * r->inner; i++)
+	{
+		const Part *part = r->parts + i / r->inner * r->chunks * r->inner + i % r->inner;
+		Part total = {0};
+
+		for (int64_t chunk = 0; chunk < r->chunks; chunk++)
+			join(r->kind, &total, part[chunk * r->inner], chunk * LLM_CHUNK);
+		r->out[i] = finish(r, total);
+	}
+}
+
+static LlmCode
+reduce_long(Reduce *r, const LlmAllocator *memory, LlmError *err)
+{
+	size_t size = (size_t) r->outer * r->chunks * r->inner * sizeof(Part);
+	int64_t tile = LLM_CHUNK * (r->inner < WIDTH ? r->inner : WIDTH);
+	LlmCode code;
+
+	r->parts = memory->alloc(memory->context, size);
+	if (r->parts == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "no memory for %zu bytes of partial sums", size);
+	r->per_task = tile < GRAIN ? GRAIN / tile : 1;
+	code = llm_parallel(
+		(int) ((r->outer * r->chunks * r->tiles + r->per_task - 1) / r->per_task), chunks_task, r, err);
+	if (code == LLM_OK)
+		join_chunks(r);
+	memory->release(memory->context, r->parts, size);
+	return code;
+}
+
+static LlmCode
+reduce_short(Reduce *r, LlmError *err)
+{
+	int64_t tile = r->n * (r->inner < WIDTH ? r->inner : WIDTH);
+
+	r->per_task = tile < GRAIN ? GRAIN / (tile + 1) + 1 : 1;
+	return llm_parallel((int) ((r->outer * r->tiles + r->per_task - 1) / r->per_task), runs_task, r, err);
+}
+
+static LlmCode
+check_indexes(int64_t n, const float *indexes, LlmError *err)
+{
+	for (int64_t i = 0; i < n; i++)
+		if (isinf(indexes[i]))
+		{
+			llm_fail(err, LLM_LIMIT, "argmax: an index beyond %d is not exact in float32", EXACT);
+			return llm_hint(err, "Take argmax along one axis, or of slices.");
+		}
+	return LLM_OK;
+}
+
+LlmCode
+llm_reduce(LlmReduction kind, int64_t outer, int64_t n, int64_t inner, const float *x, float *out,
+	const LlmAllocator *memory, LlmError *err)
+{
+	Reduce r = {.kind = kind, .outer = outer, .n = n, .inner = inner, .x = x, .out = out};
+	LlmCode code;
+
+	r.chunks = (n + LLM_CHUNK - 1) / LLM_CHUNK;
+	r.tiles = (inner + WIDTH - 1) / WIDTH;
+	if (outer == 0 || inner == 0)
+		return LLM_OK;
+	if (n == 0 && kind >= LLM_REDUCE_MAX)
+	{
+		llm_fail(err, LLM_SHAPE, "a maximum or minimum of no elements does not exist");
+		return llm_hint(err, "The axis has length 0.");
+	}
+	if (kind == LLM_REDUCE_VAR &&
+		(code = llm_reduce(LLM_REDUCE_MEAN, outer, n, inner, x, out, memory, err)) != LLM_OK)
+		return code;
+	/* 16 chunks: long enough that one partial result a chunk is small beside the data */
+	code = r.chunks > 16 ? reduce_long(&r, memory, err) : reduce_short(&r, err);
+	return code == LLM_OK && kind == LLM_REDUCE_ARGMAX ? check_indexes(outer * inner, out, err) : code;
+}
