@@ -44,12 +44,14 @@ typedef struct LlmKvCache
 	int length;	  /* positions filled */
 	float *k;	  /* [B][NH][ceil(capacity/LLM_PANEL)][HS][LLM_PANEL]: panels of transposed keys */
 	float *v;	  /* [B][NH][ceil(HS/LLM_PANEL)][capacity][LLM_PANEL] */
-	size_t bytes; /* of each */
+	size_t k_bytes, v_bytes;
 } LlmKvCache;
 
 extern LlmCode llm_kv_create(LlmKvCache *cache, int B, int NH, int HS, int capacity, const LlmAllocator *memory,
 	LlmError *err);
 extern void llm_kv_free(LlmKvCache *cache, const LlmAllocator *memory);
+/* Sequence from_row of one cache becomes sequence to_row of another of the same capacity. */
+extern void llm_kv_copy_row(LlmKvCache *to, int to_row, const LlmKvCache *from, int from_row);
 
 typedef struct LlmAttention
 {

@@ -167,7 +167,15 @@ llm_parallel(int tasks, LlmTask task, void *context, LlmError *err)
 {
 	uint32_t number = atomic_load(&pool.job) + 1;
 
-	if (started < wanted && tasks > 1)
+	if (tasks <= 1)
+	{
+		if (stop_function && stop_function())
+			return llm_fail(err, LLM_CANCELED, "canceled on request");
+		if (tasks == 1)
+			task(context, 0, 0);
+		return LLM_OK;
+	}
+	if (started < wanted)
 		start_workers();
 	/* first of all no task of any job can be claimed: a worker still leaving the last job must not see mixed fields */
 	atomic_store(&pool.claim, (uint64_t) number << 32 | INT_MAX);
@@ -179,7 +187,7 @@ llm_parallel(int tasks, LlmTask task, void *context, LlmError *err)
 	atomic_store(&pool.done, 0);
 	atomic_store(&pool.claim, (uint64_t) number << 32);
 	atomic_store(&pool.job, number);
-	if (wanted > 1 && tasks > 1 && atomic_load(&pool.sleepers) > 0)
+	if (wanted > 1 && atomic_load(&pool.sleepers) > 0)
 		wake_all(&pool.job);
 	work(number, 0);
 	for (int spins = 0; atomic_load(&pool.done) < tasks; spins++)

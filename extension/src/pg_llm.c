@@ -16,6 +16,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
+#include "engine/pool.h"
 #include "kernels/kernels.h"
 #include "src/machine.h"
 #include "src/pg_llm.h"
@@ -48,6 +49,19 @@ IsaAssign(int newval, void *extra)
 	llm_set_isa(newval < 0 ? llm_isa_best() : (LlmIsa) newval);
 }
 
+/* Polled by the engine between tiles: does the server want this statement to end? */
+static bool
+StopWanted(void)
+{
+	return InterruptPending && (QueryCancelPending || ProcDiePending);
+}
+
+static void
+ThreadsAssign(int newval, void *extra)
+{
+	llm_pool_configure(newval ? newval : MachineThreads(), StopWanted);
+}
+
 void _PG_init(void);
 
 void
@@ -61,7 +75,7 @@ _PG_init(void)
 		MachineMemoryMB() / 2, 16, INT_MAX, PGC_SUSET, GUC_UNIT_MB, NULL, NULL, NULL);
 	DefineCustomIntVariable("pg_llm.threads", "Threads the kernels use.",
 		"0 takes as many as this process may run at once. The result does not depend on it.",
-		&pg_llm_threads, 0, 0, 1024, PGC_USERSET, 0, NULL, NULL, NULL);
+		&pg_llm_threads, 0, 0, 1024, PGC_USERSET, 0, NULL, ThreadsAssign, NULL);
 	DefineCustomEnumVariable("pg_llm.isa", "Instruction set the kernels use.",
 		"For tests: every level gives the same bits.", &pg_llm_isa, -1, isa_options, PGC_USERSET, 0,
 		IsaCheck, IsaAssign, NULL);

@@ -1,0 +1,236 @@
+/*
+ * Attention over a key/value cache. A full forward and a decode step are the same code with more or fewer new
+ * positions: a query's scores, softmax and weighted sum run over absolute key positions, so both give the same
+ * bits. Keys outside a query's sight take no part in any sum.
+ */
+#include <string.h>
+
+#include "engine/ops.h"
+#include "engine/pool.h"
+
+/* Queries per task: a multiple of the register tiles' heights would be 42; their scores stay in the second-level cache. */
+#define QUERIES 42
+
+typedef struct Run
+{
+	const LlmAttention *a;
+	const LlmKvCache *cache;
+	const float *qkv;
+	int past, keys, chunks, width; /* width: floats of one row of scores, whole panels */
+	float *scratch;				   /* per worker QUERIES * width */
+	float *out, *scores, *probs;
+} Run;
+
+static int
+panels(int n)
+{
+	return (n + LLM_PANEL - 1) / LLM_PANEL;
+}
+
+static float *
+keys_of(const LlmKvCache *c, int head)
+{
+	return c->k + (size_t) head * panels(c->capacity) * c->HS * LLM_PANEL;
+}
+
+static float *
+values_of(const LlmKvCache *c, int head)
+{
+	return c->v + (size_t) head * panels(c->HS) * c->capacity * LLM_PANEL;
+}
+
+LlmCode
+llm_kv_create(LlmKvCache *cache, int B, int NH, int HS, int capacity, const LlmAllocator *memory, LlmError *err)
+{
+	size_t k = (size_t) panels(capacity) * HS, v = (size_t) panels(HS) * capacity;
+
+	*cache = (LlmKvCache){.B = B, .NH = NH, .HS = HS, .capacity = capacity};
+	cache->k_bytes = (size_t) B * NH * k * LLM_PANEL * sizeof(float);
+	cache->v_bytes = (size_t) B * NH * v * LLM_PANEL * sizeof(float);
+	cache->k = memory->alloc(memory->context, cache->k_bytes);
+	cache->v = cache->k ? memory->alloc(memory->context, cache->v_bytes) : NULL;
+	if (cache->v == NULL)
+	{
+		llm_kv_free(cache, memory);
+		return llm_fail(err, LLM_NO_MEMORY, "attention: no memory for keys and values of %d positions", capacity);
+	}
+	/* the unused columns of the last panels are multiplied too, and thrown away: they must be numbers */
+	memset(cache->k, 0, cache->k_bytes);
+	memset(cache->v, 0, cache->v_bytes);
+	return LLM_OK;
+}
+
+void
+llm_kv_free(LlmKvCache *cache, const LlmAllocator *memory)
+{
+	if (cache->k)
+		memory->release(memory->context, cache->k, cache->k_bytes);
+	if (cache->v)
+		memory->release(memory->context, cache->v, cache->v_bytes);
+	cache->k = cache->v = NULL;
+}
+
+void
+llm_kv_copy_row(LlmKvCache *to, int to_row, const LlmKvCache *from, int from_row)
+{
+	size_t k = from->k_bytes / from->B, v = from->v_bytes / from->B;
+
+	memcpy((char *) to->k + to_row * k, (const char *) from->k + from_row * k, k);
+	memcpy((char *) to->v + to_row * v, (const char *) from->v + from_row * v, v);
+}
+
+/* One head of one sequence: its new keys and values go to the cache. */
+static void
+append_task(void *context, int head, int worker)
+{
+	const Run *r = context;
+	int HS = r->a->HS, C = r->a->NH * HS, T = r->a->T;
+	const float *from = r->qkv + (size_t) (head / r->a->NH) * T * 3 * C + (size_t) (head % r->a->NH) * HS;
+	float *k = keys_of(r->cache, head), *v = values_of(r->cache, head);
+
+	(void) worker;
+	for (int t = 0; t < T; t++, from += 3 * C)
+	{
+		int at = r->past + t;
+		float *column = k + (size_t) (at / LLM_PANEL) * HS * LLM_PANEL + at % LLM_PANEL;
+
+		for (int i = 0; i < HS; i++)
+			column[(size_t) i * LLM_PANEL] = from[C + i];
+		for (int i = 0; i < HS; i += LLM_PANEL)
+			memcpy(v + ((size_t) (i / LLM_PANEL) * r->cache->capacity + at) * LLM_PANEL, from + 2 * C + i,
+				(HS - i < LLM_PANEL ? HS - i : LLM_PANEL) * sizeof(float));
+	}
+}
+
+/* Keys a query at an absolute position sees: [first, last). */
+static int
+first_key(const LlmAttention *a, int position)
+{
+	return a->window && position + 1 > a->window ? position + 1 - a->window : 0;
+}
+
+static int
+last_key(const Run *r, int position)
+{
+	return r->a->causal ? position + 1 : r->keys;
+}
+
+/* s (m,width) = q (m,HS) @ k^T for all panels up to `keys` */
+static void
+score_rows(const Run *r, int head, int m, const float *q, int keys, float *s)
+{
+	int HS = r->a->HS, ldq = 3 * r->a->NH * HS;
+	float rows[QUERIES * LLM_BLOCK];
+
+	for (int k = 0; k < HS; k += LLM_BLOCK)
+	{
+		int kc = HS - k < LLM_BLOCK ? HS - k : LLM_BLOCK;
+
+		llm_kernels->pack_rows(m, kc, q + k, ldq, rows);
+		for (int p = 0; p < panels(keys); p++)
+			llm_kernels->matmul_block(m, kc, rows,
+				keys_of(r->cache, head) + ((size_t) p * HS + k) * LLM_PANEL, s + (size_t) p * LLM_PANEL, r->width,
+				LLM_PANEL, k == 0);
+	}
+}
+
+/* out (m,HS) = p @ v, each row over its own keys: whole blocks for all rows at once, the ragged rest row by row */
+static void
+weigh_rows(const Run *r, int head, int m, int position, const float *p, float *out, size_t ldo)
+{
+	int HS = r->a->HS, capacity = r->cache->capacity, whole = 0;
+	const float *v = values_of(r->cache, head);
+	float rows[QUERIES * LLM_BLOCK];
+
+	if (r->a->window == 0)
+		whole = last_key(r, position) / LLM_BLOCK * LLM_BLOCK;
+	for (int k = 0; k < whole; k += LLM_BLOCK)
+	{
+		llm_kernels->pack_rows(m, LLM_BLOCK, p + k, r->width, rows);
+		for (int i = 0; i < HS; i += LLM_PANEL)
+			llm_kernels->matmul_block(m, LLM_BLOCK, rows, v + ((size_t) (i / LLM_PANEL) * capacity + k) * LLM_PANEL,
+				out + i, ldo, HS - i < LLM_PANEL ? HS - i : LLM_PANEL, k == 0);
+	}
+	for (int row = 0; row < m; row++)
+	{
+		int first = first_key(r->a, position + row), last = last_key(r, position + row);
+
+		for (int k = first > whole ? first : whole, end; k < last; k = end)
+		{
+			end = (k / LLM_BLOCK + 1) * LLM_BLOCK;
+			end = end < last ? end : last;
+			for (int i = 0; i < HS; i += LLM_PANEL)
+				llm_kernels->matmul_block(1, end - k, p + (size_t) row * r->width + k,
+					v + ((size_t) (i / LLM_PANEL) * capacity + k) * LLM_PANEL, out + row * ldo + i, ldo,
+					HS - i < LLM_PANEL ? HS - i : LLM_PANEL, k == first);
+		}
+	}
+}
+
+/* What a learner sees: rows of scores or probabilities over all keys, 0 (probabilities) or -inf (scores) unseen. */
+static void
+show_row(float *to, const float *from, int first, int last, int keys, float unseen, float scale)
+{
+	for (int k = 0; k < keys; k++)
+		to[k] = k < first || k >= last ? unseen : from[k] * scale;
+}
+
+static void
+attend_task(void *context, int task, int worker)
+{
+	const Run *r = context;
+	const LlmAttention *a = r->a;
+	int head = task / r->chunks, query = task % r->chunks * QUERIES;
+	int m = a->queries - query < QUERIES ? a->queries - query : QUERIES;
+	int skipped = a->T - a->queries, position = r->past + skipped + query, C = a->NH * a->HS;
+	int b = head / a->NH, h = head % a->NH, keys = last_key(r, position + m - 1);
+	float *s = r->scratch + (size_t) worker * QUERIES * r->width;
+	const float *q = r->qkv + ((size_t) b * a->T + skipped + query) * 3 * C + (size_t) h * a->HS;
+	float *out = r->out + ((size_t) b * a->queries + query) * C + (size_t) h * a->HS;
+
+	score_rows(r, head, m, q, keys, s);
+	for (int row = 0; row < m; row++)
+	{
+		int first = first_key(a, position + row), last = last_key(r, position + row);
+		float *x = s + (size_t) row * r->width;
+		size_t shown = (((size_t) head * a->queries) + query + row) * r->keys;
+
+		if (r->scores)
+			show_row(r->scores + shown, x, first, last, r->keys, -__builtin_inff(), a->scale);
+		llm_kernels->softmax(last - first, first, a->scale, x + first, x + first);
+		if (r->probs)
+			show_row(r->probs + shown, x, first, last, r->keys, 0, 1);
+	}
+	weigh_rows(r, head, m, position, s, out, C);
+	if (a->head_mask)
+		for (int row = 0; row < m; row++)
+			llm_kernels->binary(LLM_MUL, a->HS, out + (size_t) row * C, 1, a->head_mask + h, 0,
+				out + (size_t) row * C);
+}
+
+LlmCode
+llm_attention(const LlmAttention *a, const float *qkv, LlmKvCache *cache, float *out, float *scores, float *probs,
+	const LlmAllocator *memory, LlmError *err)
+{
+	Run r = {.a = a, .cache = cache, .qkv = qkv, .past = cache->length, .out = out, .scores = scores, .probs = probs};
+	int heads = a->B * a->NH;
+	size_t bytes;
+	LlmCode code;
+
+	if (heads == 0 || a->T == 0 || a->HS == 0)
+		return LLM_OK;
+	r.keys = r.past + a->T;
+	r.width = panels(r.keys) * LLM_PANEL;
+	r.chunks = (a->queries + QUERIES - 1) / QUERIES;
+	bytes = (size_t) llm_pool_threads() * QUERIES * r.width * sizeof(float);
+	r.scratch = memory->alloc(memory->context, bytes);
+	if (r.scratch == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "attention: no memory for the scores of %d positions", r.keys);
+	code = llm_parallel(heads, append_task, &r, err);
+	if (code == LLM_OK)
+		code = llm_parallel(heads * r.chunks, attend_task, &r, err);
+	if (code == LLM_OK)
+		cache->length = r.keys;
+	memory->release(memory->context, r.scratch, bytes);
+	return code;
+}

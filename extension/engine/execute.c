@@ -1,0 +1,190 @@
+/*
+ * Running a plan: inputs are bound, nodes computed in order, buffers recycled once their last reader is done.
+ */
+#include <string.h>
+
+#include "engine/plan.h"
+
+static LlmCode
+bind_input(LlmExec *exec, int index, const LlmInput *inputs, int n_inputs, LlmError *err)
+{
+	const LlmNode *node = &exec->model->graph.nodes[index];
+	LlmValue *value = &exec->slots[index].value;
+	const LlmInput *in = NULL;
+	char shape[160];
+
+	for (int i = 0; i < n_inputs; i++)
+		if (strcmp(inputs[i].name, node->name) == 0)
+			in = &inputs[i];
+	llm_shape_print(node->ndim, node->shape, shape, sizeof(shape));
+	if (in == NULL)
+		return llm_fail(err, LLM_MISSING, "the graph needs the input \"%s\" %s, which was not given", node->name, shape);
+	if (node->integers != (in->integers != NULL))
+		return llm_fail(err, LLM_INVALID, "input \"%s\" must be %s", node->name,
+			node->integers ? "whole numbers" : "a tensor of floats");
+	if (in->ndim != node->ndim)
+		return llm_fail(err, LLM_SHAPE, "input \"%s\" has %d dimensions, the graph says %s", node->name, in->ndim, shape);
+	*value = (LlmValue){.ndim = in->ndim, .numel = 1, .floats = in->floats, .integers = in->integers};
+	for (int i = 0; i < in->ndim; i++)
+	{
+		int64_t known = llm_dim_value(&node->shape[i], &exec->sizes);
+
+		value->dims[i] = in->dims[i];
+		value->numel *= in->dims[i];
+		if (known == in->dims[i])
+			continue;
+		if (known >= 0 || node->shape[i].times != 1 || !llm_sizes_set(&exec->sizes, node->shape[i].name, in->dims[i]))
+			return llm_fail(err, LLM_SHAPE, "input \"%s\": dimension %d is %d where the graph says %s with %s = %lld",
+				node->name, i + 1, in->dims[i], shape, node->shape[i].name, (long long) known);
+	}
+	return LLM_OK;
+}
+
+/* The last position of a value with earlier ones. */
+static LlmCode
+last_row(LlmExec *exec, int input, int axis, LlmValue *value, LlmError *err)
+{
+	size_t outer = 1, inner = 1, T = value->dims[axis];
+
+	for (int i = 0; i < axis; i++)
+		outer *= value->dims[i];
+	for (int i = axis + 1; i < value->ndim; i++)
+		inner *= value->dims[i];
+	value->dims[axis] = 1;
+	value->numel = outer * inner;
+	if (outer == 1)
+	{
+		if (value->floats)
+			value->floats += (T - 1) * inner;
+		if (value->integers)
+			value->integers += (T - 1) * inner;
+		return LLM_OK;
+	}
+	exec->scratch[input] = llm_buffer_take(exec, outer * inner, err);
+	if (exec->scratch[input] == NULL)
+		return err->code;
+	for (size_t i = 0; i < outer; i++)
+		memcpy(exec->scratch[input]->data + i * inner,
+			value->integers ? (const void *) (value->integers + (i * T + T - 1) * inner)
+							: (const void *) (value->floats + (i * T + T - 1) * inner),
+			inner * sizeof(float));
+	if (value->integers)
+		value->integers = (const int32_t *) exec->scratch[input]->data;
+	else
+		value->floats = exec->scratch[input]->data;
+	return LLM_OK;
+}
+
+LlmCode
+llm_exec_input(LlmExec *exec, int node, int i, LlmValue *value, LlmError *err)
+{
+	const LlmNode *n = &exec->model->graph.nodes[node];
+	const Slot *from = &exec->slots[n->inputs[i]];
+
+	*value = from->value;
+	if (exec->slots[node].rows == ROWS_LAST && from->rows == ROWS_ALL && from->t_axis >= 0 &&
+		n->op != LLM_OP_ATTENTION && value->dims[from->t_axis] != 1)
+		return last_row(exec, i, from->t_axis, value, err);
+	return LLM_OK;
+}
+
+/* Rows of an input or parameter are never computed, so all of them are there. */
+static LlmCode
+bind_leaves(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmError *err)
+{
+	const LlmGraph *graph = &exec->model->graph;
+
+	exec->sizes = graph->sizes;
+	for (int i = 0; i < graph->count; i++)
+	{
+		Slot *slot = &exec->slots[i];
+
+		if (slot->rows == ROWS_NONE)
+			continue;
+		slot->waiting = slot->readers;
+		if (graph->nodes[i].op == LLM_OP_INPUT)
+		{
+			LlmCode code = bind_input(exec, i, inputs, n_inputs, err);
+
+			if (code != LLM_OK)
+				return code;
+			slot->rows = ROWS_ALL;
+		}
+		else if (graph->nodes[i].op == LLM_OP_PARAM)
+		{
+			const LlmWeight *w = &exec->model->weights[i];
+
+			slot->value = (LlmValue){.ndim = graph->nodes[i].ndim, .numel = w->numel, .floats = w->plain};
+			for (int j = 0; j < slot->value.ndim; j++)
+				slot->value.dims[j] = (int) llm_dim_value(&graph->nodes[i].shape[j], &graph->sizes);
+		}
+	}
+	return LLM_OK;
+}
+
+static void
+let_go(LlmExec *exec, int node)
+{
+	Slot *slot = &exec->slots[node];
+
+	llm_buffer_drop(exec, slot->buffer);
+	slot->buffer = NULL;
+}
+
+LlmCode
+llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *result, LlmError *err)
+{
+	const LlmGraph *graph = &exec->model->graph;
+	LlmCode code;
+	LlmDim T = {1, "T"};
+
+	let_go(exec, exec->target); /* of the run before */
+	code = bind_leaves(exec, inputs, n_inputs, err);
+	for (int i = 0; code == LLM_OK && i < graph->count; i++)
+	{
+		int index = graph->order[i];
+		const LlmNode *node = &graph->nodes[index];
+
+		if (exec->slots[index].rows == ROWS_NONE || node->op == LLM_OP_INPUT || node->op == LLM_OP_PARAM)
+			continue;
+		code = llm_run_op(exec, index, err);
+		llm_exec_drop_scratch(exec);
+		for (int j = 0; j < node->n_inputs; j++)
+			if (--exec->slots[node->inputs[j]].waiting == 0)
+				let_go(exec, node->inputs[j]);
+	}
+	if (code == LLM_OK)
+	{
+		int64_t length = llm_dim_value(&T, &exec->sizes);
+
+		if (exec->continues && length > 0)
+			exec->past += (int) length;
+		*result = exec->slots[exec->target].value;
+		return LLM_OK;
+	}
+	for (int i = 0; i < graph->count; i++)
+		let_go(exec, i);
+	return code;
+}
+
+LlmCode
+llm_exec_reorder(LlmExec *exec, const int *rows, int B, LlmError *err)
+{
+	for (int i = 0; i < exec->model->graph.count; i++)
+	{
+		LlmKvCache *old = exec->slots[i].cache, new;
+		LlmCode code;
+
+		if (old == NULL)
+			continue;
+		code = llm_kv_create(&new, B, old->NH, old->HS, old->capacity, exec->memory, err);
+		if (code != LLM_OK)
+			return code;
+		new.length = old->length;
+		for (int b = 0; b < B; b++)
+			llm_kv_copy_row(&new, b, old, rows[b]);
+		llm_kv_free(old, exec->memory);
+		*old = new;
+	}
+	return LLM_OK;
+}

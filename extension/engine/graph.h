@@ -1,0 +1,122 @@
+/*
+ * A model's architecture: nodes as the rows of llm_graph say, checked and put in order, every shape inferred
+ * with named dimensions. The executor knows no model but this.
+ */
+#ifndef LLM_GRAPH_H
+#define LLM_GRAPH_H
+
+#include "common/base.h"
+
+#define LLM_MAX_NODES 20000
+#define LLM_DIM_NAME 16
+
+typedef enum LlmOp
+{
+	LLM_OP_INPUT,
+	LLM_OP_PARAM,
+	LLM_OP_EMBEDDING,
+	LLM_OP_MATMUL,
+	LLM_OP_ADD,
+	LLM_OP_SUB,
+	LLM_OP_MUL,
+	LLM_OP_DIV,
+	LLM_OP_NEG,
+	LLM_OP_EXP,
+	LLM_OP_LOG,
+	LLM_OP_SQRT,
+	LLM_OP_TANH,
+	LLM_OP_RELU,
+	LLM_OP_GELU,
+	LLM_OP_SOFTMAX,
+	LLM_OP_LAYERNORM,
+	LLM_OP_ATTENTION,
+	LLM_OP_DROPOUT,
+	LLM_OP_CROSS_ENTROPY,
+	LLM_OP_COUNT
+} LlmOp;
+
+/* times * name, or the number `times` when name is "". */
+typedef struct LlmDim
+{
+	int64_t times;
+	char name[LLM_DIM_NAME];
+} LlmDim;
+
+/* What a name stands for: C, V, P, F from the model's config; B, T and others when inputs are bound. */
+typedef struct LlmSizes
+{
+	int count;
+	char names[32][LLM_DIM_NAME];
+	int64_t values[32];
+} LlmSizes;
+
+typedef enum LlmAttrKind
+{
+	LLM_ATTR_NULL,
+	LLM_ATTR_NUMBER,
+	LLM_ATTR_BOOL,
+	LLM_ATTR_TEXT,
+	LLM_ATTR_LIST
+} LlmAttrKind;
+
+/* One attribute of a node, or an item of a list (then key is NULL). */
+typedef struct LlmAttr
+{
+	const char *key;
+	LlmAttrKind kind;
+	double number; /* of BOOL: 0 or 1 */
+	const char *text;
+	int count;
+	struct LlmAttr *items;
+} LlmAttr;
+
+typedef struct LlmNode
+{
+	const char *name;
+	LlmOp op;
+	int n_inputs, n_attrs;
+	const char **input_names;
+	int *inputs; /* indices of nodes, set by llm_graph_check */
+	LlmAttr *attrs;
+	bool integers; /* an input of whole numbers */
+	int ndim;
+	LlmDim shape[LLM_MAX_DIMS];
+} LlmNode;
+
+typedef struct LlmGraph
+{
+	int count;
+	LlmNode *nodes; /* in the order they were added */
+	int *order;		/* execution order: inputs first, ties as added */
+	int *by_name;	/* indices sorted by name */
+	LlmSizes sizes; /* from the config */
+} LlmGraph;
+
+/*
+ * Resolves input names, orders the nodes and infers every shape. The caller filled nodes (name, op, input_names,
+ * attrs), sizes, and made room: nodes[i].inputs (n_inputs ints each), order and by_name (count ints each).
+ */
+extern LlmCode llm_graph_check(LlmGraph *graph, LlmError *err);
+/* Index of a node by name, or -1. */
+extern int llm_graph_find(const LlmGraph *graph, const char *name);
+
+/* The op of a name, or LLM_OP_COUNT. */
+extern LlmOp llm_op_find(const char *name);
+extern const char *llm_op_name(LlmOp op);
+extern void llm_op_arity(LlmOp op, int *least, int *most);
+
+extern const LlmAttr *llm_attr(const LlmNode *node, const char *key);
+extern double llm_attr_number(const LlmNode *node, const char *key, double otherwise);
+
+extern LlmCode llm_dim_parse(const char *text, LlmDim *dim, LlmError *err);
+extern void llm_dim_print(const LlmDim *dim, char *text, size_t size);
+/* "(B,T,3*C)" */
+extern void llm_shape_print(int ndim, const LlmDim *shape, char *text, size_t size);
+/* The number a dimension stands for, or -1 when its name has none. */
+extern int64_t llm_dim_value(const LlmDim *dim, const LlmSizes *sizes);
+extern bool llm_sizes_set(LlmSizes *sizes, const char *name, int64_t value);
+
+/* Fills node->shape from its inputs' shapes (infer.c). */
+extern LlmCode llm_infer(const LlmGraph *graph, LlmNode *node, LlmError *err);
+
+#endif

@@ -1,0 +1,108 @@
+#include <string.h>
+
+#include "engine/model.h"
+#include "engine/ops.h"
+
+int64_t
+llm_param_numel(const LlmGraph *graph, int node)
+{
+	int64_t numel = 1;
+
+	for (int i = 0; i < graph->nodes[node].ndim; i++)
+		if (__builtin_mul_overflow(numel, llm_dim_value(&graph->nodes[node].shape[i], &graph->sizes), &numel) ||
+			numel > INT64_MAX / 8)
+			return -1;
+	return numel;
+}
+
+typedef struct Uses
+{
+	bool plain, panels, panels_transposed, gathered;
+} Uses;
+
+static Uses
+uses_of(const LlmGraph *graph, int param)
+{
+	Uses u = {0};
+
+	for (int i = 0; i < graph->count; i++)
+	{
+		const LlmNode *node = &graph->nodes[i];
+
+		for (int j = 0; j < node->n_inputs; j++)
+			if (node->inputs[j] != param)
+				continue;
+			else if (node->op == LLM_OP_MATMUL && j == 1 && graph->nodes[param].ndim == 2)
+				*(llm_attr_number(node, "transpose_b", 0) != 0 ? &u.panels_transposed : &u.panels) = true;
+			else if (node->op == LLM_OP_EMBEDDING && j == 1)
+				u.gathered = true;
+			else
+				u.plain = true;
+	}
+	/* One packed copy only; an embedding can gather from transposed panels. A matrix nobody reads stays plain. */
+	if (u.panels && u.panels_transposed)
+		u.panels_transposed = false, u.plain = true;
+	if ((u.gathered && !u.panels_transposed) || !(u.panels || u.panels_transposed))
+		u.plain = true;
+	return u;
+}
+
+LlmCode
+llm_weight_load(LlmModel *model, int node, const float *data, const LlmAllocator *memory, LlmError *err)
+{
+	const LlmNode *n = &model->graph.nodes[node];
+	LlmWeight *w = &model->weights[node];
+	Uses u = uses_of(&model->graph, node);
+	int64_t numel = llm_param_numel(&model->graph, node);
+
+	*w = (LlmWeight){.numel = numel, .transposed = u.panels_transposed};
+	if (u.plain)
+	{
+		w->plain_bytes = numel * sizeof(float);
+		w->plain = memory->alloc(memory->context, w->plain_bytes);
+	}
+	if (u.panels || u.panels_transposed)
+	{
+		int64_t rows = llm_dim_value(&n->shape[0], &model->graph.sizes);
+		int64_t columns = llm_dim_value(&n->shape[1], &model->graph.sizes);
+		int64_t K = w->transposed ? columns : rows, N = w->transposed ? rows : columns;
+
+		w->panels_bytes = llm_packed_floats(K, N) * sizeof(float);
+		w->panels = memory->alloc(memory->context, w->panels_bytes);
+		if (w->panels && llm_pack((int) K, (int) N, data, w->transposed, w->panels, err) != LLM_OK)
+			return err->code;
+	}
+	if ((u.plain && !w->plain) || ((u.panels || u.panels_transposed) && !w->panels))
+		return llm_fail(err, LLM_NO_MEMORY, "no memory for parameter \"%s\" (%lld elements)", n->name,
+			(long long) numel);
+	if (w->plain)
+		memcpy(w->plain, data, w->plain_bytes);
+	return LLM_OK;
+}
+
+void
+llm_weight_free(LlmModel *model, int node, const LlmAllocator *memory)
+{
+	LlmWeight *w = &model->weights[node];
+
+	memory->release(memory->context, w->plain, w->plain_bytes);
+	memory->release(memory->context, w->panels, w->panels_bytes);
+	*w = (LlmWeight){0};
+}
+
+void
+llm_weight_read(const LlmModel *model, int node, float *out)
+{
+	const LlmWeight *w = &model->weights[node];
+	const LlmNode *n = &model->graph.nodes[node];
+
+	if (w->plain)
+		memcpy(out, w->plain, w->numel * sizeof(float));
+	else if (w->panels)
+	{
+		int rows = (int) llm_dim_value(&n->shape[0], &model->graph.sizes);
+		int columns = (int) llm_dim_value(&n->shape[1], &model->graph.sizes);
+
+		llm_unpack(w->transposed ? columns : rows, w->transposed ? rows : columns, w->panels, w->transposed, out);
+	}
+}

@@ -1,0 +1,33 @@
+/*
+ * A model in memory: its checked graph and its weights, laid out as the graph's ops read them.
+ */
+#ifndef LLM_MODEL_H
+#define LLM_MODEL_H
+
+#include "engine/graph.h"
+
+/* One parameter. Weights that a matmul reads are kept in panels only; the others as they are. */
+typedef struct LlmWeight
+{
+	size_t numel;
+	float *plain;
+	float *panels;	 /* of the (K,N) matrix that matmul wants */
+	bool transposed; /* the parameter itself is (N,K) */
+	size_t plain_bytes, panels_bytes;
+} LlmWeight;
+
+typedef struct LlmModel
+{
+	LlmGraph graph;
+	LlmWeight *weights; /* one per node; empty where the node is no param */
+} LlmModel;
+
+/* Copies a parameter's data (row-major, the node's shape) into the layouts its uses need. */
+extern LlmCode llm_weight_load(LlmModel *model, int node, const float *data, const LlmAllocator *memory, LlmError *err);
+extern void llm_weight_free(LlmModel *model, int node, const LlmAllocator *memory);
+/* And back: out gets the parameter as it was given. */
+extern void llm_weight_read(const LlmModel *model, int node, float *out);
+/* Elements of a parameter's declared shape; -1 if they pass what memory could hold. */
+extern int64_t llm_param_numel(const LlmGraph *graph, int node);
+
+#endif

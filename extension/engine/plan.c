@@ -1,0 +1,223 @@
+/*
+ * The plan: which nodes the target needs, how many rows of each, and whether positions can be continued.
+ */
+#include <string.h>
+
+#include "engine/plan.h"
+
+/* The axis named T; -1 none, -2 more than one or a multiple: rows are then no longer positions. */
+static int
+t_axis(const LlmNode *node)
+{
+	int axis = -1;
+
+	for (int i = 0; i < node->ndim; i++)
+		if (strcmp(node->shape[i].name, "T") == 0)
+			axis = axis == -1 && node->shape[i].times == 1 ? i : -2;
+	return axis;
+}
+
+/* Does a position's row of this node depend on the same position's rows of its inputs alone (attention aside)? */
+static bool
+row_by_row(const LlmExec *exec, const LlmNode *node, const Slot *slot)
+{
+	const Slot *in[2] = {0};
+
+	for (int i = 0; i < node->n_inputs && i < 2; i++)
+		in[i] = &exec->slots[node->inputs[i]];
+	if (slot->t_axis == -2)
+		return false;
+	switch (node->op)
+	{
+		case LLM_OP_MATMUL:
+			return in[1]->t_axis == -1 && in[0]->t_axis < exec->model->graph.nodes[node->inputs[0]].ndim - 1;
+		case LLM_OP_EMBEDDING:
+			return in[1]->t_axis == -1;
+		case LLM_OP_SOFTMAX:
+		case LLM_OP_LAYERNORM:
+			return slot->t_axis < node->ndim - 1;
+		case LLM_OP_ATTENTION:
+			return slot->t_axis == 1 && llm_attr_number(node, "causal", 1) != 0;
+		case LLM_OP_CROSS_ENTROPY:
+			return false;
+		default:
+			for (int i = 0; i < node->n_inputs && i < 2; i++)
+				if (in[i]->t_axis >= 0 &&
+					node->ndim - slot->t_axis != exec->model->graph.nodes[node->inputs[i]].ndim - in[i]->t_axis)
+					return false;
+			return true;
+	}
+}
+
+static void
+want(LlmExec *exec, int node, Rows rows)
+{
+	Slot *slot = &exec->slots[node];
+
+	if (rows > slot->rows)
+		slot->rows = rows;
+}
+
+/* From the target backwards: attention reads every row of its input, the others the rows they are asked for. */
+static void
+plan_rows(LlmExec *exec, Rows wanted)
+{
+	const LlmGraph *graph = &exec->model->graph;
+
+	want(exec, exec->target, wanted);
+	for (int i = graph->count - 1; i >= 0; i--)
+	{
+		const LlmNode *node = &graph->nodes[graph->order[i]];
+		Slot *slot = &exec->slots[graph->order[i]];
+
+		if (slot->rows == ROWS_NONE)
+			continue;
+		for (int j = 0; j < node->n_inputs; j++)
+			want(exec, node->inputs[j], node->op == LLM_OP_ATTENTION ? ROWS_ALL : slot->rows);
+	}
+}
+
+LlmCode
+llm_exec_open(const LlmModel *model, int target, bool last_only, int capacity, const LlmAllocator *memory,
+	LlmExec **exec, LlmError *err)
+{
+	const LlmGraph *graph = &model->graph;
+	LlmExec *x = memory->alloc(memory->context, sizeof(LlmExec));
+
+	*exec = x;
+	if (x == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "no memory for a plan of %d nodes", graph->count);
+	*x = (LlmExec){.model = model, .memory = memory, .target = target, .capacity = capacity, .continues = true,
+		.sizes = graph->sizes};
+	x->slots = memory->alloc(memory->context, graph->count * sizeof(Slot));
+	if (x->slots == NULL)
+	{
+		llm_exec_close(x);
+		*exec = NULL;
+		return llm_fail(err, LLM_NO_MEMORY, "no memory for a plan of %d nodes", graph->count);
+	}
+	memset(x->slots, 0, graph->count * sizeof(Slot));
+	for (int i = 0; i < graph->count; i++)
+		x->slots[i].t_axis = t_axis(&graph->nodes[i]);
+	plan_rows(x, ROWS_ALL);
+	for (int i = 0; i < graph->count; i++)
+	{
+		Slot *slot = &x->slots[i];
+
+		if (slot->rows == ROWS_NONE)
+			continue;
+		if (!row_by_row(x, &graph->nodes[i], slot))
+			x->continues = false;
+		for (int j = 0; j < graph->nodes[i].n_inputs; j++)
+			x->slots[graph->nodes[i].inputs[j]].readers++;
+	}
+	x->slots[target].readers++;
+	if (last_only && x->continues && x->slots[target].t_axis >= 0)
+	{
+		for (int i = 0; i < graph->count; i++)
+			x->slots[i].rows = ROWS_NONE;
+		plan_rows(x, ROWS_LAST);
+	}
+	return LLM_OK;
+}
+
+bool
+llm_exec_continues(const LlmExec *exec)
+{
+	return exec->continues;
+}
+
+int
+llm_exec_length(const LlmExec *exec)
+{
+	return exec->past;
+}
+
+/* ---- memory ---- */
+
+Buffer *
+llm_buffer_take(LlmExec *exec, size_t floats, LlmError *err)
+{
+	size_t bytes = floats * sizeof(float);
+	Buffer *buffer, **fit = NULL;
+
+	/* the smallest free one that holds it, unless it would waste more than it holds */
+	for (Buffer **b = &exec->free_buffers; *b; b = &(*b)->next)
+		if ((*b)->bytes >= bytes && (*b)->bytes <= 2 * bytes + 4096 && (!fit || (*b)->bytes < (*fit)->bytes))
+			fit = b;
+	if (fit)
+	{
+		buffer = *fit;
+		*fit = buffer->next;
+		buffer->refs = 1;
+		return buffer;
+	}
+	buffer = exec->memory->alloc(exec->memory->context, sizeof(Buffer));
+	if (buffer)
+	{
+		*buffer = (Buffer){.refs = 1, .bytes = bytes};
+		buffer->data = exec->memory->alloc(exec->memory->context, bytes);
+		if (buffer->data)
+			return buffer;
+		exec->memory->release(exec->memory->context, buffer, sizeof(Buffer));
+	}
+	llm_fail(err, LLM_NO_MEMORY, "no memory for a value of %zu elements", floats);
+	llm_hint(err, "Use a shorter text or a smaller batch, or have the superuser raise pg_llm.memory_limit.");
+	return NULL;
+}
+
+void
+llm_buffer_drop(LlmExec *exec, Buffer *buffer)
+{
+	if (buffer && --buffer->refs == 0)
+	{
+		buffer->next = exec->free_buffers;
+		exec->free_buffers = buffer;
+	}
+}
+
+void
+llm_exec_drop_scratch(LlmExec *exec)
+{
+	for (int i = 0; i < 3; i++)
+	{
+		llm_buffer_drop(exec, exec->scratch[i]);
+		exec->scratch[i] = NULL;
+	}
+}
+
+static void
+free_list(LlmExec *exec, Buffer *list)
+{
+	while (list)
+	{
+		Buffer *next = list->next;
+
+		exec->memory->release(exec->memory->context, list->data, list->bytes);
+		exec->memory->release(exec->memory->context, list, sizeof(Buffer));
+		list = next;
+	}
+}
+
+void
+llm_exec_close(LlmExec *exec)
+{
+	if (exec == NULL)
+		return;
+	for (int i = 0; exec->slots && i < exec->model->graph.count; i++)
+	{
+		Slot *slot = &exec->slots[i];
+
+		llm_buffer_drop(exec, slot->buffer);
+		if (slot->cache)
+		{
+			llm_kv_free(slot->cache, exec->memory);
+			exec->memory->release(exec->memory->context, slot->cache, sizeof(LlmKvCache));
+		}
+	}
+	llm_exec_drop_scratch(exec);
+	free_list(exec, exec->free_buffers);
+	if (exec->slots)
+		exec->memory->release(exec->memory->context, exec->slots, exec->model->graph.count * sizeof(Slot));
+	exec->memory->release(exec->memory->context, exec, sizeof(LlmExec));
+}

@@ -1,0 +1,56 @@
+/* Inside of the executor: shared by plan.c, execute.c and run_op.c only. */
+#ifndef LLM_PLAN_H
+#define LLM_PLAN_H
+
+#include "engine/execute.h"
+#include "engine/ops.h"
+
+/* Memory of a value; goes back to the free list when nobody refers to it. */
+typedef struct Buffer
+{
+	struct Buffer *next;
+	int refs;
+	size_t bytes;
+	float *data;
+} Buffer;
+
+typedef enum Rows
+{
+	ROWS_NONE, /* nobody reads it */
+	ROWS_LAST, /* only the last position is read */
+	ROWS_ALL
+} Rows;
+
+/* What the executor knows of one node. */
+typedef struct Slot
+{
+	Rows rows;
+	int t_axis;	  /* axis of the dimension T, or -1 */
+	int readers;  /* nodes that read it, the caller included */
+	int waiting;  /* readers still to come in this run */
+	LlmValue value;
+	Buffer *buffer; /* NULL: a parameter or an input */
+	LlmKvCache *cache;
+} Slot;
+
+struct LlmExec
+{
+	const LlmModel *model;
+	const LlmAllocator *memory;
+	int target, capacity, past;
+	bool continues;
+	Slot *slots;
+	LlmSizes sizes;
+	Buffer *free_buffers;
+	Buffer *scratch[3]; /* gathered last rows of the inputs of the node being computed */
+};
+
+extern Buffer *llm_buffer_take(LlmExec *exec, size_t floats, LlmError *err);
+extern void llm_buffer_drop(LlmExec *exec, Buffer *buffer);
+extern void llm_exec_drop_scratch(LlmExec *exec);
+/* The value of input i as the node needs it: all rows or the last one. */
+extern LlmCode llm_exec_input(LlmExec *exec, int node, int i, LlmValue *value, LlmError *err);
+/* Computes a node whose inputs are there (run_op.c). */
+extern LlmCode llm_run_op(LlmExec *exec, int node, LlmError *err);
+
+#endif

@@ -1,0 +1,369 @@
+/*
+ * One node: its inputs' values and weights go to the op, the result to the node's slot.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/plan.h"
+
+/* The result's dimensions, from the inferred shape; T is 1 where only the last row is wanted. */
+static LlmCode
+make_result(LlmExec *exec, int index, bool allocate, LlmError *err)
+{
+	const LlmNode *node = &exec->model->graph.nodes[index];
+	Slot *slot = &exec->slots[index];
+	LlmValue *value = &slot->value;
+
+	*value = (LlmValue){.ndim = node->ndim, .numel = 1};
+	for (int i = 0; i < node->ndim; i++)
+	{
+		int64_t size = i == slot->t_axis && slot->rows == ROWS_LAST ? 1 : llm_dim_value(&node->shape[i], &exec->sizes);
+
+		if (size < 0 || size > INT32_MAX || __builtin_mul_overflow(value->numel, (size_t) size, &value->numel) ||
+			value->numel > SIZE_MAX / 16)
+			return llm_fail(err, LLM_SHAPE, "node \"%s\": the size of dimension %d is not known or too large",
+				node->name, i + 1);
+		value->dims[i] = (int) size;
+	}
+	if (!allocate)
+		return LLM_OK;
+	slot->buffer = llm_buffer_take(exec, value->numel, err);
+	if (slot->buffer == NULL)
+		return err->code;
+	value->floats = slot->buffer->data;
+	return LLM_OK;
+}
+
+/* The result takes over input i's memory when nobody else reads it; else it gets memory of its own. */
+static LlmCode
+make_result_over(LlmExec *exec, int index, int i, const LlmValue *input, LlmError *err)
+{
+	Slot *slot = &exec->slots[index], *from = &exec->slots[exec->model->graph.nodes[index].inputs[i]];
+	LlmCode code = make_result(exec, index, false, err);
+
+	if (code != LLM_OK)
+		return code;
+	if (from->buffer == NULL || from->waiting != 1 || from->buffer->refs != 1 ||
+		input->floats != from->buffer->data || input->numel != slot->value.numel)
+		return make_result(exec, index, true, err);
+	from->buffer->refs++;
+	slot->buffer = from->buffer;
+	slot->value.floats = from->buffer->data;
+	return LLM_OK;
+}
+
+static float *
+result_of(LlmExec *exec, int index)
+{
+	return exec->slots[index].buffer->data;
+}
+
+static LlmCode
+run_embedding(LlmExec *exec, int index, const LlmValue *ids, LlmError *err)
+{
+	const LlmNode *node = &exec->model->graph.nodes[index];
+	int table = node->inputs[1];
+	const LlmValue *rows = &exec->slots[table].value;
+	const LlmWeight *w = &exec->model->weights[table];
+	int V = rows->dims[0], C = rows->dims[1];
+	LlmCode code = make_result(exec, index, true, err);
+	float *out;
+
+	if (code != LLM_OK)
+		return code;
+	out = result_of(exec, index);
+	for (size_t i = 0; i < ids->numel; i++, out += C)
+	{
+		int id = ids->integers[i];
+
+		if (id < 0 || id >= V)
+		{
+			llm_fail(err, LLM_RANGE, "\"%s\": number %d at place %zu of \"%s\" is outside the table's %d rows",
+				node->name, id, i + 1, node->input_names[0], V);
+			return llm_hint(err, "Ids run from 0 to %d.", V - 1);
+		}
+		if (rows->floats)
+			memcpy(out, rows->floats + (size_t) id * C, C * sizeof(float));
+		else /* (V,C) kept as panels of its transpose, for the logits */
+			for (int c = 0; c < C; c++)
+				out[c] = w->panels[((size_t) (id / LLM_PANEL) * C + c) * LLM_PANEL + id % LLM_PANEL];
+	}
+	return LLM_OK;
+}
+
+static LlmCode
+run_matmul(LlmExec *exec, int index, const LlmValue *a, const LlmValue *b, LlmError *err)
+{
+	const LlmNode *node = &exec->model->graph.nodes[index];
+	const LlmWeight *w = &exec->model->weights[node->inputs[1]];
+	bool transposed = llm_attr_number(node, "transpose_b", 0) != 0;
+	int K = a->dims[a->ndim - 1], N = b->dims[b->ndim - 1 - transposed];
+	int M = K ? (int) (a->numel / K) : 0, batches = 1;
+	LlmCode code = make_result(exec, index, true, err);
+	float *out;
+
+	if (code != LLM_OK)
+		return code;
+	out = result_of(exec, index);
+	if (K == 0)
+	{
+		memset(out, 0, exec->slots[index].value.numel * sizeof(float));
+		return LLM_OK;
+	}
+	if (w->panels && w->transposed == transposed && b->ndim == 2)
+		return llm_matmul_packed(M, N, K, a->floats, K, w->panels, out, err);
+	for (int i = 0; i < b->ndim - 2; i++)
+		batches *= b->dims[i];
+	for (int i = 0; code == LLM_OK && i < batches; i++)
+		code = llm_matmul(M / batches, N, K, a->floats + (size_t) i * (M / batches) * K,
+			b->floats + (size_t) i * K * N, transposed, out + (size_t) i * (M / batches) * N, exec->memory, err);
+	return code;
+}
+
+/* Rows of the smaller operand repeat (a bias, positions), or one number per row; anything else element by element. */
+static LlmCode
+broadcast(LlmBinary op, const LlmValue *out, const LlmValue *x, const LlmValue *y, float *to, LlmError *err)
+{
+	size_t index[LLM_MAX_DIMS] = {0};
+
+	if (x->numel == out->numel && y->numel == out->numel)
+		return llm_binary(op, 1, out->numel, x->floats, true, true, y->floats, true, true, to, err);
+	if ((x->numel == out->numel && y->numel == 1) || (y->numel == out->numel && x->numel == 1))
+		return llm_binary(op, 1, out->numel, x->floats, true, x->numel != 1, y->floats, true, y->numel != 1, to, err);
+	for (int first = 0; first < 2; first++)
+	{
+		const LlmValue *whole = first ? y : x, *part = first ? x : y;
+		bool suffix = whole->numel == out->numel && part->numel > 0;
+
+		for (int i = 1; suffix && i <= part->ndim && part->dims[part->ndim - i] != 1; i++)
+			suffix = part->dims[part->ndim - i] == out->dims[out->ndim - i];
+		if (suffix)
+		{
+			size_t run = 1;
+
+			for (int i = part->ndim - 1; i >= 0 && part->dims[i] != 1; i--)
+				run *= part->dims[i];
+			if (run == part->numel)
+				return llm_binary(op, out->numel / run, run, x->floats, !first, true, y->floats, first, true, to, err);
+		}
+	}
+	for (size_t e = 0; e < out->numel; e++)
+	{
+		const LlmValue *in[2] = {x, y};
+		size_t at[2] = {0, 0};
+
+		for (int k = 0; k < 2; k++)
+			for (int i = 0; i < in[k]->ndim; i++)
+			{
+				int axis = out->ndim - in[k]->ndim + i;
+
+				at[k] = at[k] * in[k]->dims[i] + (in[k]->dims[i] == 1 ? 0 : index[axis]);
+			}
+		llm_kernels->binary(op, 1, x->floats + at[0], 0, y->floats + at[1], 0, to + e);
+		for (int i = out->ndim - 1; i >= 0 && ++index[i] == (size_t) out->dims[i]; i--)
+			index[i] = 0;
+	}
+	return LLM_OK;
+}
+
+static LlmCode
+run_binary(LlmExec *exec, int index, LlmBinary op, const LlmValue *x, const LlmValue *y, LlmError *err)
+{
+	bool over_y = x->numel != exec->slots[index].value.numel && y->numel > x->numel;
+	LlmCode code = make_result_over(exec, index, over_y ? 1 : 0, over_y ? y : x, err);
+
+	if (code != LLM_OK)
+		return code;
+	return broadcast(op, &exec->slots[index].value, x, y, result_of(exec, index), err);
+}
+
+static LlmCode
+run_unary(LlmExec *exec, int index, LlmUnary f, const LlmValue *x, LlmError *err)
+{
+	LlmCode code = make_result_over(exec, index, 0, x, err);
+
+	if (code != LLM_OK)
+		return code;
+	return llm_unary(f, x->numel, x->floats, result_of(exec, index), err);
+}
+
+/* Dropout drops nothing here: training is what drops. */
+static LlmCode
+run_identity(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
+{
+	const Slot *from = &exec->slots[exec->model->graph.nodes[index].inputs[0]];
+	Slot *slot = &exec->slots[index];
+	LlmCode code;
+
+	if (from->buffer && x->floats == from->buffer->data && x->numel == from->value.numel)
+	{
+		slot->value = *x;
+		slot->buffer = from->buffer;
+		slot->buffer->refs++;
+		return LLM_OK;
+	}
+	code = make_result(exec, index, true, err);
+	if (code == LLM_OK)
+		memcpy(result_of(exec, index), x->floats, x->numel * sizeof(float));
+	return code;
+}
+
+static LlmCode
+run_attention(LlmExec *exec, int index, const LlmValue *qkv, LlmError *err)
+{
+	const LlmNode *node = &exec->model->graph.nodes[index];
+	Slot *slot = &exec->slots[index];
+	const LlmAttr *mask = llm_attr(node, "head_mask");
+	LlmAttention a = {.B = qkv->dims[0], .T = qkv->dims[1], .NH = (int) llm_attr_number(node, "n_head", 1)};
+	float head_mask[65536 / 16];
+	LlmCode code = make_result(exec, index, true, err);
+
+	if (code != LLM_OK)
+		return code;
+	a.HS = qkv->dims[2] / 3 / a.NH;
+	a.causal = llm_attr_number(node, "causal", 1) != 0;
+	a.window = (int) llm_attr_number(node, "window", 0);
+	a.scale = (float) llm_attr_number(node, "scale", a.HS ? 1 / sqrt(a.HS) : 1);
+	a.queries = slot->rows == ROWS_LAST ? 1 : a.T;
+	if (mask && mask->kind == LLM_ATTR_LIST)
+	{
+		if (a.NH > (int) (sizeof(head_mask) / sizeof(*head_mask)))
+			return llm_fail(err, LLM_LIMIT, "node \"%s\": a head_mask may have at most 4096 heads", node->name);
+		for (int h = 0; h < a.NH; h++)
+			head_mask[h] = (float) mask->items[h].number;
+		a.head_mask = head_mask;
+	}
+	if (slot->cache == NULL)
+	{
+		int capacity = exec->capacity > a.T ? exec->capacity : a.T;
+
+		slot->cache = exec->memory->alloc(exec->memory->context, sizeof(LlmKvCache));
+		if (slot->cache == NULL)
+			return llm_fail(err, LLM_NO_MEMORY, "no memory for a cache");
+		*slot->cache = (LlmKvCache){0};
+		code = llm_kv_create(slot->cache, a.B, a.NH, a.HS, capacity, exec->memory, err);
+		if (code != LLM_OK)
+			return code;
+	}
+	slot->cache->length = exec->past;
+	if (slot->cache->B != a.B || exec->past + a.T > slot->cache->capacity)
+		return llm_fail(err, LLM_LIMIT, "node \"%s\": %d positions do not fit a cache of %d", node->name,
+			exec->past + a.T, slot->cache->capacity);
+	return llm_attention(&a, qkv->floats, slot->cache, result_of(exec, index), NULL, NULL, exec->memory, err);
+}
+
+static LlmCode
+run_cross_entropy(LlmExec *exec, int index, const LlmValue *logits, const LlmValue *targets, LlmError *err)
+{
+	const LlmNode *node = &exec->model->graph.nodes[index];
+	int V = logits->dims[logits->ndim - 1];
+	LlmCode code = make_result(exec, index, true, err);
+	Buffer *losses;
+
+	if (code != LLM_OK)
+		return code;
+	for (size_t i = 0; i < targets->numel; i++)
+		if (targets->integers[i] >= V)
+		{
+			llm_fail(err, LLM_RANGE, "node \"%s\": target %d at place %zu is outside the vocabulary of %d", node->name,
+				targets->integers[i], i + 1, V);
+			return llm_hint(err, "Targets run from 0 to %d; a negative one is left out of the loss.", V - 1);
+		}
+	losses = llm_buffer_take(exec, targets->numel, err);
+	if (losses == NULL)
+		return err->code;
+	code = llm_cross_entropy(targets->numel, V, logits->floats, targets->integers, losses->data,
+		result_of(exec, index), err);
+	llm_buffer_drop(exec, losses);
+	return code;
+}
+
+static LlmCode
+run_layernorm(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
+{
+	const LlmNode *node = &exec->model->graph.nodes[index];
+	int C = x->dims[x->ndim - 1];
+	LlmCode code = make_result(exec, index, true, err);
+
+	if (code != LLM_OK || C == 0)
+		return code;
+	return llm_layernorm(x->numel / C, C, x->floats, exec->slots[node->inputs[1]].value.floats,
+		exec->slots[node->inputs[2]].value.floats, (float) llm_attr_number(node, "eps", 1e-5), result_of(exec, index),
+		err);
+}
+
+static LlmCode
+run_softmax(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
+{
+	int n = x->dims[x->ndim - 1];
+	LlmCode code = make_result_over(exec, index, 0, x, err);
+
+	if (code != LLM_OK || n == 0)
+		return code;
+	return llm_softmax(x->numel / n, n, 1, x->floats, result_of(exec, index), err);
+}
+
+static LlmUnary
+gelu_kind(const LlmNode *node)
+{
+	const LlmAttr *how = llm_attr(node, "approximate");
+
+	return how && strcmp(how->text, "none") == 0 ? LLM_GELU_ERF : LLM_GELU_TANH;
+}
+
+LlmCode
+llm_run_op(LlmExec *exec, int index, LlmError *err)
+{
+	const LlmNode *node = &exec->model->graph.nodes[index];
+	LlmValue in[3] = {0};
+
+	for (int i = 0; i < node->n_inputs && i < 3; i++)
+	{
+		LlmCode code = llm_exec_input(exec, index, i, &in[i], err);
+
+		if (code != LLM_OK)
+			return code;
+	}
+	switch (node->op)
+	{
+		case LLM_OP_EMBEDDING:
+			return run_embedding(exec, index, &in[0], err);
+		case LLM_OP_MATMUL:
+			return run_matmul(exec, index, &in[0], &in[1], err);
+		case LLM_OP_ADD:
+			return run_binary(exec, index, LLM_ADD, &in[0], &in[1], err);
+		case LLM_OP_SUB:
+			return run_binary(exec, index, LLM_SUB, &in[0], &in[1], err);
+		case LLM_OP_MUL:
+			return run_binary(exec, index, LLM_MUL, &in[0], &in[1], err);
+		case LLM_OP_DIV:
+			return run_binary(exec, index, LLM_DIV, &in[0], &in[1], err);
+		case LLM_OP_NEG:
+			return run_unary(exec, index, LLM_NEG, &in[0], err);
+		case LLM_OP_EXP:
+			return run_unary(exec, index, LLM_EXP, &in[0], err);
+		case LLM_OP_LOG:
+			return run_unary(exec, index, LLM_LOG, &in[0], err);
+		case LLM_OP_SQRT:
+			return run_unary(exec, index, LLM_SQRT, &in[0], err);
+		case LLM_OP_TANH:
+			return run_unary(exec, index, LLM_TANH, &in[0], err);
+		case LLM_OP_RELU:
+			return run_unary(exec, index, LLM_RELU, &in[0], err);
+		case LLM_OP_GELU:
+			return run_unary(exec, index, gelu_kind(node), &in[0], err);
+		case LLM_OP_SOFTMAX:
+			return run_softmax(exec, index, &in[0], err);
+		case LLM_OP_LAYERNORM:
+			return run_layernorm(exec, index, &in[0], err);
+		case LLM_OP_ATTENTION:
+			return run_attention(exec, index, &in[0], err);
+		case LLM_OP_DROPOUT:
+			return run_identity(exec, index, &in[0], err);
+		case LLM_OP_CROSS_ENTROPY:
+			return run_cross_entropy(exec, index, &in[0], &in[1], err);
+		default:
+			return llm_fail(err, LLM_INVALID, "node \"%s\": %s cannot be computed", node->name, llm_op_name(node->op));
+	}
+}

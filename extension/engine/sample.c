@@ -1,0 +1,180 @@
+/*
+ * Candidates leave a heap in order of falling logit (ties: lowest id first), so only as many are sorted as the
+ * choice needs. Probabilities come from the kernels' exp and are added in float64 in a fixed order.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "engine/sample.h"
+#include "kernels/kernels.h"
+
+static bool
+before(const LlmCandidate *a, const LlmCandidate *b)
+{
+	return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
+}
+
+static void
+sift_down(LlmCandidate *heap, int n, int at)
+{
+	LlmCandidate moving = heap[at];
+
+	for (int child; (child = 2 * at + 1) < n; at = child)
+	{
+		if (child + 1 < n && before(&heap[child + 1], &heap[child]))
+			child++;
+		if (!before(&heap[child], &moving))
+			break;
+		heap[at] = heap[child];
+	}
+	heap[at] = moving;
+}
+
+/* The best candidate leaves the heap and stands behind its end. */
+static LlmCandidate *
+pop(LlmCandidate *heap, int *n)
+{
+	LlmCandidate best = heap[0];
+
+	heap[0] = heap[--*n];
+	if (*n > 0)
+		sift_down(heap, *n, 0);
+	heap[*n] = best;
+	return &heap[*n];
+}
+
+static LlmCode
+check_logits(int V, const float *logits, size_t *top, LlmError *err)
+{
+	if (V < 1)
+		return llm_fail(err, LLM_INVALID, "there are no logits to choose from");
+	llm_kernels->max(V, logits, top);
+	if (isnan(logits[*top]))
+		return llm_fail(err, LLM_INVALID, "the logit of token %zu is NaN", *top);
+	if (isinf(logits[*top]))
+		return llm_fail(err, LLM_INVALID, "the largest logit is %sinfinite", logits[*top] < 0 ? "minus " : "");
+	return LLM_OK;
+}
+
+/* A heap of all tokens with weight exp((logit - largest) / temperature); total is the sum of weights by id. */
+static LlmCandidate *
+make_heap(int V, const float *logits, float top, double temperature, double *total, const LlmAllocator *memory)
+{
+	LlmCandidate *heap = memory->alloc(memory->context, V * sizeof(LlmCandidate));
+	float weight[256];
+
+	if (heap == NULL)
+		return NULL;
+	*total = 0;
+	for (int at = 0; at < V; at += 256)
+	{
+		int n = V - at < 256 ? V - at : 256;
+
+		for (int i = 0; i < n; i++)
+			weight[i] = (float) (((double) logits[at + i] - top) / temperature);
+		llm_kernels->unary(LLM_EXP, n, weight, weight);
+		for (int i = 0; i < n; i++)
+		{
+			heap[at + i] = (LlmCandidate){logits[at + i], at + i, weight[i]};
+			*total += weight[i];
+		}
+	}
+	for (int i = V / 2 - 1; i >= 0; i--)
+		sift_down(heap, V, i);
+	return heap;
+}
+
+LlmCode
+llm_sampling_check(const LlmSampling *how, LlmError *err)
+{
+	if (!(how->temperature >= 0 && how->temperature <= 1e6))
+	{
+		llm_fail(err, LLM_INVALID, "temperature is %g; it must be a number from 0 up", how->temperature);
+		return llm_hint(err, "0 takes the most likely token, 1 samples from the model's own distribution.");
+	}
+	if (how->topk < 0)
+	{
+		llm_fail(err, LLM_INVALID, "topk is %d; it must be 0 or more", how->topk);
+		return llm_hint(err, "0 or NULL keeps every token.");
+	}
+	if (!(how->topp > 0 && how->topp <= 1))
+	{
+		llm_fail(err, LLM_INVALID, "topp is %g; it must be above 0 and at most 1", how->topp);
+		return llm_hint(err, "1 or NULL keeps every token.");
+	}
+	return LLM_OK;
+}
+
+LlmCode
+llm_sample(const LlmSampling *how, int V, const float *logits, double u, const LlmAllocator *memory, int32_t *id,
+	LlmError *err)
+{
+	size_t top;
+	int left = V, kept = 0, limit = how->topk > 0 && how->topk < V ? how->topk : V;
+	double total, sum = 0, all = 0, aim;
+	LlmCandidate *heap;
+	LlmCode code = check_logits(V, logits, &top, err);
+
+	if (code != LLM_OK)
+		return code;
+	*id = (int32_t) top;
+	if (how->temperature == 0 || limit == 1)
+		return LLM_OK;
+	heap = make_heap(V, logits, logits[top], how->temperature, &total, memory);
+	if (heap == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "no memory to choose from %d tokens", V);
+	if (limit < V)
+	{
+		while (kept < limit)
+		{
+			all += pop(heap, &left)->probability;
+			kept++;
+		}
+		total = all;
+	}
+	/* the nucleus: from the top until topp of the total is reached */
+	for (int i = 0; i < limit && (i == 0 || how->topp >= 1 || sum < how->topp * total); i++)
+	{
+		if (i == V - left)
+			pop(heap, &left);
+		sum += heap[V - 1 - i].probability;
+		kept = i + 1;
+	}
+	aim = u * sum;
+	*id = heap[V - kept].id; /* rounding may leave the draw just past the sum */
+	sum = 0;
+	for (int i = 0; i < kept; i++)
+	{
+		sum += heap[V - 1 - i].probability;
+		if (aim < sum)
+		{
+			*id = heap[V - 1 - i].id;
+			break;
+		}
+	}
+	memory->release(memory->context, heap, V * sizeof(LlmCandidate));
+	return LLM_OK;
+}
+
+LlmCode
+llm_top(int V, const float *logits, int k, LlmCandidate *best, const LlmAllocator *memory, LlmError *err)
+{
+	size_t top;
+	int left = V;
+	double total;
+	LlmCandidate *heap;
+	LlmCode code = check_logits(V, logits, &top, err);
+
+	if (code != LLM_OK)
+		return code;
+	heap = make_heap(V, logits, logits[top], 1, &total, memory);
+	if (heap == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "no memory to rank %d tokens", V);
+	for (int i = 0; i < k && i < V; i++)
+	{
+		best[i] = *pop(heap, &left);
+		best[i].probability /= total;
+	}
+	memory->release(memory->context, heap, V * sizeof(LlmCandidate));
+	return LLM_OK;
+}
