@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -27,6 +28,7 @@ from pg_llm.errors import KitError
 SUPERUSER = "postgres"
 START_SECONDS = 300  # crash recovery may have much to replay
 STOP_SECONDS = 60
+LIFE_SECONDS = 10  # a server that was told to end is given this long to be gone
 
 
 def default_home() -> Path:
@@ -206,7 +208,7 @@ class Server:
     def _initdb(self, user: programs.RunAs, found: programs.Programs) -> None:
         # Made beside its place and renamed: an interrupted initdb leaves nothing that looks like data.
         fresh = self.home / "data.new"
-        user.run(["rm", "-rf", fresh])
+        shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
         os.chown(fresh, user.uid, user.gid)
         made = user.run(
@@ -279,7 +281,7 @@ class Server:
 
     @contextlib.contextmanager
     def _life_lock(self):
-        with _flock(self.home / "server.lock", wait=10) as descriptor:
+        with _flock(self.home / "server.lock", wait=LIFE_SECONDS) as descriptor:
             yield descriptor
 
     def _writable_home(self) -> Path:
