@@ -1,0 +1,82 @@
+"""Runs notebooks from a clean database and saves their outputs: python tests/build_notebooks.py [NOTEBOOK …].
+
+The notebooks are the source; this only refreshes what they show. Nothing is saved where a cell fails.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbval.plugin import find_comment_markers, find_metadata_tags
+from notebook_guard import silent_failure
+
+REPO = Path(__file__).resolve().parent.parent
+METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def build(path: Path) -> None:
+    """Executes one notebook in a fresh kernel and writes it back."""
+    notebook = nbformat.read(path, 4)
+    started = time.monotonic()
+    client = NotebookClient(
+        notebook, kernel_name="python3", timeout=170, record_timing=False, coalesce_streams=True,
+        resources={"metadata": {"path": str(path.parent)}},
+    )  # fmt: skip
+    client.execute()
+    for cell in notebook.cells:
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags"}
+        if cell.cell_type == "code":
+            options = defaultdict(bool, find_metadata_tags(cell.metadata))
+            options.update(find_comment_markers(cell.source))
+            problem = silent_failure(cell, options, cell.outputs)
+            if problem:
+                raise SystemExit(f"{path.name}: {problem}:\n{cell.source}")
+    notebook.metadata = METADATA
+    nbformat.write(notebook, path)
+    print(f"{path.name}: {time.monotonic() - started:.1f} s")
+
+
+def own_server(home: Path):
+    """A server on the tree's own extension, so that what is saved belongs to this version of the sources."""
+    from pg_llm import build_extension, programs
+    from pg_llm.server import Server
+
+    home.chmod(0o755)
+    if "PG_LLM_EXTENSION" not in os.environ:
+        pg_config = programs.server_package() / "pginstall18" / "bin" / "pg_config"
+        work = build_extension.compile_for(REPO / "extension", home / "work", pg_config)
+        build_extension.collect(work, home / "extension")
+        os.environ["PG_LLM_EXTENSION"] = str(home / "extension")
+        for file in [home / "extension", *(home / "extension").rglob("*")]:
+            file.chmod(0o755 if file.is_dir() else 0o644)
+    os.environ["PG_LLM_HOME"] = str(home)
+    os.environ.pop("PG_LLM_DSN", None)
+    os.environ.pop("JPY_SESSION_NAME", None)
+    return Server()
+
+
+def main(names: list[str]) -> None:
+    paths = [Path(n).resolve() for n in names] or sorted((REPO / "notebooks").glob("*.ipynb"))
+    os.environ["PYTHONPATH"] = str(REPO)
+    sys.path.insert(0, str(REPO))
+    with tempfile.TemporaryDirectory(prefix="pg_llm-nb-", dir="/tmp") as folder:
+        server = own_server(Path(folder))
+        try:
+            for path in paths:
+                build(path)
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
