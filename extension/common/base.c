@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* Text that does not fit ends in "..." and never in half a UTF-8 character. */
-static void
+__attribute__((format(printf, 3, 0))) static void
 format_text(char *text, size_t size, const char *format, va_list args)
 {
 	int length = vsnprintf(text, size, format, args);
