@@ -34,7 +34,7 @@ def compile_for(source: Path, work: Path, pg_config: Path, *make_arguments: str)
         pg_config = _without_spaces(Path(pg_config))
     if " " in str(work):
         raise BuildError(f"make cannot work in a folder whose name has spaces: {work}")
-    _mirror(source, work)
+    mirror(source, work)
     command = [shutil.which("make") or "gmake", "-C", str(work), f"-j{min(4, os.cpu_count() or 1)}"]
     if "CC" in os.environ:
         make_arguments = (f"CC={os.environ['CC']}", *make_arguments)
@@ -75,13 +75,13 @@ def collect(work: Path, target: Path) -> None:
         shutil.copy2(path, share / path.name)
 
 
-def _mirror(source: Path, work: Path) -> None:
+def mirror(source: Path, work: Path) -> None:
     """Copies what changed and removes what is gone, so that make compiles only what it must."""
     skip = {".o", ".so", ".dylib", ".bc", ".d"}
     wanted = set()
     for path in sorted(source.rglob("*")):
         relative = path.relative_to(source)
-        if path.is_dir() or path.suffix in skip or relative.parts[0] in ("results", "tmp_check"):
+        if path.is_dir() or path.suffix in skip or {"build", "results", "tmp_check"} & {*relative.parts}:
             continue
         if path.match("pg_llm--*.sql") and relative.parent == Path(".") and path.name.count("--") == 1:
             continue  # made by make

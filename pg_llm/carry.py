@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
 import psycopg
 from psycopg import sql
+
+from pg_llm.errors import KitError
+from pg_llm.programs import server_package
 
 # Raised by triggers when the other tables are filled.
 DERIVED = {"llm_model_version"}
@@ -22,35 +29,37 @@ MODEL_TABLES = """
     ORDER BY c.relname <> 'llm_model_config', c.relname <> 'llm_graph', c.relname
 """
 
-LEARNER_TABLES = """
-    SELECT c.relname FROM pg_class c
-    WHERE c.relnamespace = to_regnamespace('learner') AND c.relkind = 'r' ORDER BY c.oid
-"""
+LEARNER = "learner"
 
 
 def carry_over(old: psycopg.Connection, new: psycopg.Connection) -> None:
-    """Copies what a reset keeps from one database to another, in one transaction of the new one."""
+    """Copies what a reset keeps from one database to another."""
     with new.transaction():
         new.execute("SET CONSTRAINTS ALL DEFERRED")
         for schema, table, column in old.execute(MODEL_TABLES).fetchall():
             if table not in DERIVED:
                 mine = sql.SQL("WHERE {} LIKE 'my\\_%'").format(sql.Identifier(column))
                 _copy(old, new, sql.Identifier(schema, table), mine)
-        for (table,) in old.execute(LEARNER_TABLES).fetchall():
-            new.execute("CREATE SCHEMA IF NOT EXISTS learner")
-            name = sql.Identifier("learner", table)
-            _recreate(old, new, table, name)
-            _copy(old, new, name, sql.SQL(""))
+    if old.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [LEARNER]).fetchone():
+        _copy_schema(old, new)
 
 
-def _recreate(old: psycopg.Connection, new: psycopg.Connection, table: str, name: sql.Identifier) -> None:
-    query = (
-        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = to_regclass(%s) "
-        "AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
-    )
-    columns = old.execute(query, [name.as_string(old)]).fetchall()
-    parts = [sql.SQL("{} {}").format(sql.Identifier(column), sql.SQL(kind)) for column, kind in columns]
-    new.execute(sql.SQL("CREATE TABLE IF NOT EXISTS {} ({})").format(name, sql.SQL(", ").join(parts)))
+def _copy_schema(old: psycopg.Connection, new: psycopg.Connection) -> None:
+    """The learner's own tables may be anything: pg_dump knows every kind."""
+    programs = server_package() / "pginstall18" / "bin"
+    dump = _client(old, programs / "pg_dump", "--no-owner", "--no-acl", "--schema", LEARNER)
+    _client(new, programs / "psql", "-q", "-1", "-X", "-v", "ON_ERROR_STOP=1", script=dump)
+
+
+def _client(conn: psycopg.Connection, program: Path, *arguments: str, script: str | None = None) -> str:
+    """Runs one of PostgreSQL's programs in a connection's database, no password on the command line."""
+    where = psycopg.conninfo.make_conninfo(**conn.info.get_parameters())
+    environment = {**os.environ, "PGPASSWORD": conn.info.password or "", "PGOPTIONS": ""}
+    command = [str(program), *arguments, "-d", where]
+    done = subprocess.run(command, input=script, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        raise KitError(f"your own tables could not be kept, nothing was changed: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _copy(

@@ -163,7 +163,7 @@ def _open(database: str | None) -> psycopg.Connection:
         from pg_llm.server import Server
 
         return psycopg.connect(**Server().start().conninfo(database or DEFAULT), autocommit=True)
-    except psycopg.OperationalError as error:
+    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         where = "the server of PG_LLM_DSN" if dsn() else "the embedded server"
         raise KitError(f"cannot connect to {where}: {' '.join(str(error).split())}") from None
 
