@@ -76,6 +76,9 @@ read_member(LlmTensorFile *file, const LlmZipMember *member, LlmError *err)
 		return LLM_OK; /* a folder */
 	llm_fail(err, LLM_FORMAT, "%s: member \"%.*s\" is neither a .npy array nor config.json",
 		file->source.name, (int) length, member->name);
+	if (length >= 8 && memcmp(member->name + length - 8, "data.pkl", 8) == 0)
+		return llm_hint(
+			err, "This is a PyTorch file. Convert it: pg-llm convert --source FILE --output model.npz");
 	return llm_hint(err, "Write the file with numpy.savez(path, **{name: array}).");
 }
 

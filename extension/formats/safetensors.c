@@ -230,6 +230,10 @@ llm_safetensors_open(
 	{
 		llm_fail(err, LLM_FORMAT, "%s: not a safetensors file: a header of %llu bytes in a file of %llu",
 			source->name, (unsigned long long) size, (unsigned long long) source->size);
+		if (memcmp(prefix, "PK\3\4", 4) == 0)
+			return llm_hint(err,
+				"This is a ZIP file: import an .npz with pg_llm_import_npz; convert a PyTorch file "
+				"with: pg-llm convert --source FILE --output model.safetensors");
 		return llm_hint(err, "The file may be cut short, or a Git LFS pointer instead of the weights.");
 	}
 	header = allocator->alloc(allocator->context, size + 1);

@@ -6,6 +6,16 @@
 /* Raw bytes converted at a time: small enough for the cache, large enough that the reads are few. */
 #define PIECE 131072
 
+/* Names come by the hundred thousand in a hostile file: they share blocks of this size. */
+#define NAME_CHUNK 65536
+
+typedef struct LlmNameChunk
+{
+	struct LlmNameChunk *next;
+	size_t size, used;
+	char bytes[];
+} LlmNameChunk;
+
 void
 llm_tensor_file_init(LlmTensorFile *file, const LlmSource *source, const LlmAllocator *allocator)
 {
@@ -19,12 +29,16 @@ llm_tensor_file_close(LlmTensorFile *file)
 {
 	const LlmAllocator *a = file->allocator;
 
-	for (size_t i = 0; i < file->count; i++)
-		a->release(a->context, file->entries[i].name, file->entries[i].name_size);
+	for (LlmNameChunk *chunk = file->names, *next; chunk != NULL; chunk = next)
+	{
+		next = chunk->next;
+		a->release(a->context, chunk, chunk->size);
+	}
 	if (file->entries != NULL)
 		a->release(a->context, file->entries, file->capacity * sizeof(LlmTensorEntry));
 	if (file->config != NULL)
 		a->release(a->context, file->config, file->config_size + 1);
+	file->names = NULL;
 	file->entries = NULL;
 	file->config = NULL;
 	file->count = file->capacity = 0;
@@ -50,6 +64,30 @@ grow(LlmTensorFile *file, LlmError *err)
 	return LLM_OK;
 }
 
+/* A copy of the name in the newest block, or in a new one. */
+static const char *
+copy_name(LlmTensorFile *file, const char *name, size_t length)
+{
+	LlmNameChunk *chunk = file->names;
+	char *copy;
+
+	if (chunk == NULL || chunk->size - chunk->used < length + 1)
+	{
+		size_t size = sizeof(LlmNameChunk) + (length < NAME_CHUNK ? NAME_CHUNK : length + 1);
+
+		chunk = file->allocator->alloc(file->allocator->context, size);
+		if (chunk == NULL)
+			return NULL;
+		*chunk = (LlmNameChunk){.next = file->names, .size = size, .used = sizeof(LlmNameChunk)};
+		file->names = chunk;
+	}
+	copy = (char *) chunk + chunk->used;
+	memcpy(copy, name, length);
+	copy[length] = '\0';
+	chunk->used += length + 1;
+	return copy;
+}
+
 LlmCode
 llm_tensor_file_add(
 	LlmTensorFile *file, const char *name, size_t length, LlmTensorEntry **entry, LlmError *err)
@@ -64,12 +102,9 @@ llm_tensor_file_add(
 		return code;
 	new = &file->entries[file->count];
 	memset(new, 0, sizeof(*new));
-	new->name_size = length + 1;
-	new->name = file->allocator->alloc(file->allocator->context, new->name_size);
+	new->name = copy_name(file, name, length);
 	if (new->name == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "%s: no memory for a tensor's name", file->source.name);
-	memcpy(new->name, name, length);
-	new->name[length] = '\0';
 	file->count++;
 	*entry = new;
 	return LLM_OK;

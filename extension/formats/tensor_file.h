@@ -12,8 +12,7 @@
 
 typedef struct LlmTensorEntry
 {
-	char *name; /* UTF-8 without NULs */
-	size_t name_size;
+	const char *name;    /* UTF-8 without NULs */
 	char dtype_name[16]; /* as the file says it: F32, <f4 */
 	LlmDtype dtype;
 	bool swapped; /* big-endian */
@@ -31,7 +30,8 @@ typedef struct LlmTensorFile
 	const LlmAllocator *allocator;
 	LlmTensorEntry *entries;
 	size_t count, capacity;
-	char *config; /* the config.json that came inside the file; NULL: none */
+	struct LlmNameChunk *names; /* where the entries' names lie */
+	char *config;               /* the config.json that came inside the file; NULL: none */
 	size_t config_size;
 } LlmTensorFile;
 

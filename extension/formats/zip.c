@@ -73,7 +73,7 @@ find_end(
 		return LLM_OK;
 	}
 	damaged(source, "no end of its directory", err);
-	return llm_hint(err, "The file may be cut short.");
+	return llm_hint(err, "The file may be cut short, or of another format (pg_llm_import_safetensors).");
 }
 
 LlmCode
