@@ -88,6 +88,8 @@ def psql(database, arguments):
     Example: pg-llm psql
     Example: pg-llm psql 00_start_here -c 'SELECT model FROM llm_model_config'
     """
+    from psycopg.conninfo import make_conninfo
+
     from pg_llm import database as databases
     from pg_llm import programs
     from pg_llm.server import Server
@@ -96,10 +98,8 @@ def psql(database, arguments):
         database, arguments = "", (database, *arguments)
     program = str(programs.server_package() / "pginstall18" / "bin" / "psql")
     if databases.dsn():
-        target = (
-            [databases.dsn()] if not database else ["-d", databases.dsn(), "-v", "ON_ERROR_STOP=0", database]
-        )
-        os.execv(program, [program, *target, *arguments])
+        target = make_conninfo(databases.dsn(), **({"dbname": database} if database else {}))
+        os.execv(program, [program, "-d", target, *arguments])
     database = database or databases.DEFAULT
     if database == databases.DEFAULT:
         databases.connect(database).close()

@@ -129,7 +129,7 @@ def test_ingest_tokenizer(server, database, tmp_path):
     assert run(*command, "--truncate").stdout == "tokenizer tiny: 4 tokens\n"
 
 
-# -- the learner's copy of the notebooks ----------------------------------------------------------------------
+# -- the learner's copy of the notebooks ----------------------------------------
 
 
 def notebook(*sources, outputs=()):
