@@ -237,6 +237,32 @@ llm_slice(int ndim, const int *dims, int n, const int *starts, const int *stops,
 }
 
 LlmCode
+llm_concat_shape(int ndim, int *dims, int axis, int k, int part_ndim, const int *part, LlmError *err)
+{
+	bool fits = ndim == part_ndim;
+
+	for (int i = 0; i < ndim && fits; i++)
+		fits = i == axis || dims[i] == part[i];
+	if (!fits)
+	{
+		llm_fail(err, LLM_SHAPE, "concat: tensor %d has shape %s, the ones before it join to %s", k,
+			llm_shape_text(part_ndim, part).s, llm_shape_text(ndim, dims).s);
+		return llm_hint(err, "All lengths must be equal but that of the joined axis, %d.", axis);
+	}
+	if (__builtin_add_overflow(dims[axis], part[axis], &dims[axis]))
+		return llm_fail(err, LLM_LIMIT, "concat: the joined axis would be longer than %d", INT32_MAX);
+	return LLM_OK;
+}
+
+void
+llm_concat_copy(
+	int64_t outer, int64_t total, int64_t inner, int64_t at, int64_t n, const float *x, float *out)
+{
+	for (int64_t o = 0; o < outer; o++)
+		memcpy(out + (o * total + at) * inner, x + o * n * inner, n * inner * sizeof(float));
+}
+
+LlmCode
 llm_reshape_shape(int ndim, const int *dims, int out_ndim, int *out, LlmError *err)
 {
 	LlmShapeText wanted = llm_shape_text(out_ndim, out);

@@ -3,6 +3,9 @@
  */
 #include "postgres.h"
 
+#include <float.h>
+#include <math.h>
+
 #include "access/detoast.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
@@ -70,6 +73,19 @@ DatumGetTensorHeader(Datum datum)
 	return t;
 }
 
+const float *
+DatumGetTensorElements(Datum datum, const Tensor *header, int64 first, int64 count)
+{
+	Tensor *t = (Tensor *) DatumGetPointer(datum);
+	Size offset = TENSOR_HEADER_SIZE(header->ndim) + first * sizeof(float);
+
+	if (!VARATT_IS_EXTENDED(t))
+		return (const float *) ((const char *) t + offset);
+	LlmReserve(count * sizeof(float));
+	t = (Tensor *) PG_DETOAST_DATUM_SLICE(datum, offset - VARHDRSZ, count * sizeof(float));
+	return (const float *) VARDATA(t);
+}
+
 Size
 TensorDataSize(int ndim, const int *dims)
 {
@@ -118,6 +134,28 @@ TensorNewZero(int ndim, const int *dims)
 	return t;
 }
 
+float
+FloatFromNumber(double value)
+{
+	float rounded = (float) value;
+
+	if (isinf(rounded) && !isinf(value))
+		ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+						   errmsg("%g is out of range for the elements of a tensor", value),
+						   errdetail("They are float32: at most %g.", (double) FLT_MAX)));
+	return rounded;
+}
+
+Tensor *
+TensorFromNumber(double value)
+{
+	Tensor *t = TensorNew(0, NULL);
+
+	TENSOR_DATA(t)[0] = FloatFromNumber(value);
+	TensorCanonicalize(t);
+	return t;
+}
+
 int64
 TensorNumel(const Tensor *t)
 {
@@ -138,25 +176,28 @@ ShapeToString(int ndim, const int *dims)
 }
 
 int
-ShapeFromArray(Datum array, int *dims)
+IntsFromArray(Datum array, const char *what, int *numbers)
 {
 	ArrayType *a = DatumGetArrayTypeP(array);
 	int n = ArrayGetNItems(ARR_NDIM(a), ARR_DIMS(a));
 
-	if (ARR_NDIM(a) > 1 || ARR_HASNULL(a) || ARR_ELEMTYPE(a) != INT4OID)
+	if (ARR_NDIM(a) > 1 || array_contains_nulls(a) || ARR_ELEMTYPE(a) != INT4OID)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("a shape is a one-dimensional integer array without NULLs"),
+						   errmsg("%s is a one-dimensional integer array without NULLs", what),
 						   errhint("Write ARRAY[2,3].")));
 	if (n > LLM_MAX_DIMS)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 						   errmsg("a tensor has at most %d dimensions, not %d", LLM_MAX_DIMS, n)));
-	for (int i = 0; i < n; i++)
-	{
-		dims[i] = ((int32 *) ARR_DATA_PTR(a))[i];
-		if (dims[i] < 0)
-			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							   errmsg("dimension %d is %d; it must not be negative", i + 1, dims[i])));
-	}
+	memcpy(numbers, ARR_DATA_PTR(a), n * sizeof(int));
+	return n;
+}
+
+int
+ShapeFromArray(Datum array, int *dims)
+{
+	int n = IntsFromArray(array, "a shape", dims);
+
+	TensorDataSize(n, dims);
 	return n;
 }
 

@@ -49,6 +49,17 @@ extern Tensor *DatumGetTensorHeader(Datum datum);
 extern Tensor *TensorNew(int ndim, const int *dims);
 extern Tensor *TensorNewZero(int ndim, const int *dims);
 
+extern Tensor *TensorNewFilled(int ndim, const int *dims, float value);
+/* A scalar. Refuses a finite number beyond float32's largest; closer to 0 than its smallest becomes 0. */
+extern Tensor *TensorFromNumber(double value);
+extern float FloatFromNumber(double value);
+
+/*
+ * count elements of a value from element first on, without reading the rest of a large stored one. The result
+ * may point into the value.
+ */
+extern const float *DatumGetTensorElements(Datum datum, const Tensor *header, int64 first, int64 count);
+
 /* Bytes of a shape's elements. Refuses negative dimensions and what no SQL value can hold. */
 extern Size TensorDataSize(int ndim, const int *dims);
 
@@ -57,8 +68,10 @@ extern int64 TensorNumel(const Tensor *t);
 /* "(2,3)" for messages; palloc'd. */
 extern char *ShapeToString(int ndim, const int *dims);
 #define TensorShape(t) ShapeToString((t)->ndim, (t)->dims)
-/* int[] argument to dimensions: not NULL, one-dimensional, no NULLs, each >= 0, at most LLM_MAX_DIMS. */
+/* int[] argument to dimensions: one-dimensional, no NULLs, each >= 0, at most LLM_MAX_DIMS. Returns how many. */
 extern int ShapeFromArray(Datum array, int *dims);
+/* int[] argument of at most LLM_MAX_DIMS numbers, any sign; what names it in errors. Returns how many. */
+extern int IntsFromArray(Datum array, const char *what, int *numbers);
 /* Every NaN to the one quiet NaN 0x7fc00000; called on each result that SQL can see. */
 extern void TensorCanonicalize(Tensor *t);
 

@@ -1,0 +1,22 @@
+/*
+ * Comparing elements: the total order of the operator classes, and closeness.
+ */
+#ifndef LLM_COMPARE_H
+#define LLM_COMPARE_H
+
+#include "common/base.h"
+
+/*
+ * -1, 0 or 1 by the first element that differs in the order -Infinity … -0, +0 … Infinity, NaN. Two elements
+ * are equal when their bits are: NaN equals NaN, and -0 is less than +0. So equality suits sorting and
+ * hashing.
+ */
+extern int llm_compare_total(size_t n, const float *a, const float *b);
+
+/*
+ * Whether |a - b| <= atol + rtol max(|a|, |b|) for every pair (NumPy's allclose has |b|: its answer depends
+ * on the order). Equal infinities are close, and so are two NaNs.
+ */
+extern bool llm_close(size_t n, const float *a, const float *b, double rtol, double atol);
+
+#endif

@@ -1,0 +1,197 @@
+/*
+ * Aggregates of tensors. Rows are taken in the order they come, one after the other, so that with ORDER BY
+ * the result is exact: sum is ((a + b) + c) + … in float32 for each element. NULL rows are left out.
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "engine/broadcast.h"
+#include "src/pg_llm.h"
+#include "src/tensor.h"
+
+PG_FUNCTION_INFO_V1(tensor_sum_step);
+PG_FUNCTION_INFO_V1(tensor_sum_final);
+PG_FUNCTION_INFO_V1(tensor_avg_final);
+PG_FUNCTION_INFO_V1(tensor_stack_step);
+PG_FUNCTION_INFO_V1(tensor_stack_final);
+
+typedef struct State
+{
+	MemoryContext context;
+	int64 seen; /* rows so far, NULLs included: errors say which row it was */
+	int64 rows; /* rows that count */
+	int ndim;
+	int dims[LLM_MAX_DIMS]; /* of each row */
+	Tensor *value;          /* the sum, or the rows stacked so far */
+	Size room;              /* bytes allocated for value */
+} State;
+
+/* Running state of an aggregate; a new one at its first row. */
+static State *
+GetState(FunctionCallInfo fcinfo, const char *name)
+{
+	MemoryContext context;
+	State *state;
+
+	if (!AggCheckCallContext(fcinfo, &context))
+		elog(ERROR, "%s is an aggregate's step and cannot be called by itself", name);
+	if (PG_ARGISNULL(0))
+	{
+		state = MemoryContextAllocZero(context, sizeof(State));
+		state->context = context;
+	}
+	else
+		state = (State *) PG_GETARG_POINTER(0);
+	state->seen++;
+	return state;
+}
+
+static void
+CheckRow(State *state, const char *name, const Tensor *t)
+{
+	if (state->rows++ == 0)
+	{
+		state->ndim = t->ndim;
+		memcpy(state->dims, t->dims, sizeof(int) * t->ndim);
+	}
+	else if (t->ndim != state->ndim || memcmp(t->dims, state->dims, sizeof(int) * t->ndim) != 0)
+		ereport(
+			ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+					   errmsg("%s: row %lld has shape %s, the rows before it %s", name,
+						   (long long) state->seen, TensorShape(t), ShapeToString(state->ndim, state->dims)),
+					   errhint("WHERE shape(t) = ... picks rows of one shape.")));
+}
+
+Datum
+tensor_sum_step(PG_FUNCTION_ARGS)
+{
+	State *state = GetState(fcinfo, "sum");
+	LlmError err = {0};
+	Tensor *t;
+
+	if (PG_ARGISNULL(1))
+		PG_RETURN_POINTER(state);
+	t = PG_GETARG_TENSOR(1);
+	CheckRow(state, "sum", t);
+	if (state->rows == 1)
+	{
+		MemoryContext old = MemoryContextSwitchTo(state->context);
+
+		state->value = TensorNew(t->ndim, t->dims);
+		memcpy(TENSOR_DATA(state->value), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
+		MemoryContextSwitchTo(old);
+	}
+	else
+		LLM_CHECK(llm_broadcast_binary(LLM_ADD, t->ndim, t->dims, TENSOR_DATA(state->value), t->ndim, t->dims,
+					  TENSOR_DATA(t), TENSOR_DATA(state->value), &err),
+			&err);
+	PG_RETURN_POINTER(state);
+}
+
+/* A window's frame goes on growing after its result is out: that needs a copy. */
+static Datum
+Result(FunctionCallInfo fcinfo, Tensor *t)
+{
+	Tensor *out;
+
+	if (AggCheckCallContext(fcinfo, NULL) == AGG_CONTEXT_AGGREGATE)
+		PG_RETURN_TENSOR(t);
+	out = TensorNew(t->ndim, t->dims);
+	memcpy(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
+	PG_RETURN_TENSOR(out);
+}
+
+Datum
+tensor_sum_final(PG_FUNCTION_ARGS)
+{
+	State *state = PG_ARGISNULL(0) ? NULL : (State *) PG_GETARG_POINTER(0);
+
+	if (state == NULL || state->rows == 0)
+		PG_RETURN_NULL();
+	TensorCanonicalize(state->value);
+	return Result(fcinfo, state->value);
+}
+
+Datum
+tensor_avg_final(PG_FUNCTION_ARGS)
+{
+	State *state = PG_ARGISNULL(0) ? NULL : (State *) PG_GETARG_POINTER(0);
+	LlmError err = {0};
+	Tensor *out, *rows;
+
+	if (state == NULL || state->rows == 0)
+		PG_RETURN_NULL();
+	rows = TensorFromNumber((double) state->rows);
+	out = TensorNew(state->ndim, state->dims);
+	LLM_CHECK(llm_broadcast_binary(LLM_DIV, state->ndim, state->dims, TENSOR_DATA(state->value), 0, NULL,
+				  TENSOR_DATA(rows), TENSOR_DATA(out), &err),
+		&err);
+	TensorCanonicalize(out);
+	PG_RETURN_TENSOR(out);
+}
+
+/* Room for one more row, growing by half: the stack is built where it will stay, as the tensor it will be. */
+static void
+GrowStack(State *state, Size row)
+{
+	int dims[LLM_MAX_DIMS];
+	Size header = TENSOR_HEADER_SIZE(state->ndim + 1);
+	Size needed, room;
+
+	if (state->ndim == LLM_MAX_DIMS)
+		ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				errmsg("stack: rows already have %d dimensions, and a tensor has no more", LLM_MAX_DIMS)));
+	if (state->rows > PG_INT32_MAX)
+		ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("stack: more than %d rows", PG_INT32_MAX)));
+	dims[0] = (int) state->rows;
+	memcpy(dims + 1, state->dims, sizeof(int) * state->ndim);
+	needed = header + TensorDataSize(state->ndim + 1, dims);
+	if (needed <= state->room)
+		return;
+	room = Min(Max(needed + needed / 2, header + 8 * row), MaxAllocSize);
+	LlmReserve(room);
+	if (state->value == NULL)
+	{
+		state->value = MemoryContextAllocZero(state->context, room);
+		state->value->format = TENSOR_FORMAT;
+		state->value->dtype = TENSOR_FLOAT32;
+		state->value->ndim = state->ndim + 1;
+		memcpy(state->value->dims, dims, sizeof(int) * (state->ndim + 1));
+	}
+	else
+		state->value = repalloc(state->value, room);
+	state->room = room;
+}
+
+Datum
+tensor_stack_step(PG_FUNCTION_ARGS)
+{
+	State *state = GetState(fcinfo, "stack");
+	Tensor *t;
+	Size row;
+
+	if (PG_ARGISNULL(1))
+		PG_RETURN_POINTER(state);
+	t = PG_GETARG_TENSOR(1);
+	CheckRow(state, "stack", t);
+	row = TensorNumel(t) * sizeof(float);
+	GrowStack(state, row);
+	memcpy((char *) TENSOR_DATA(state->value) + (state->rows - 1) * row, TENSOR_DATA(t), row);
+	PG_RETURN_POINTER(state);
+}
+
+Datum
+tensor_stack_final(PG_FUNCTION_ARGS)
+{
+	State *state = PG_ARGISNULL(0) ? NULL : (State *) PG_GETARG_POINTER(0);
+
+	if (state == NULL || state->rows == 0)
+		PG_RETURN_NULL();
+	state->value->dims[0] = (int) state->rows;
+	SET_VARSIZE(state->value,
+		TENSOR_HEADER_SIZE(state->ndim + 1) + TensorDataSize(state->ndim + 1, state->value->dims));
+	return Result(fcinfo, state->value);
+}

@@ -1,0 +1,76 @@
+/*
+ * Tensors from nothing but a shape.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+
+#include "kernels/random.h"
+#include "src/pg_llm.h"
+#include "src/tensor.h"
+
+PG_FUNCTION_INFO_V1(tensor_zeros);
+PG_FUNCTION_INFO_V1(tensor_ones);
+PG_FUNCTION_INFO_V1(tensor_eye);
+PG_FUNCTION_INFO_V1(tensor_randn);
+
+/* Elements made between two looks for a cancel request. */
+#define CHUNK 65536
+
+Tensor *
+TensorNewFilled(int ndim, const int *dims, float value)
+{
+	Tensor *t = TensorNew(ndim, dims);
+	float *x = TENSOR_DATA(t);
+	int64 numel = TensorNumel(t);
+
+	for (int64 i = 0; i < numel; i++)
+		x[i] = value;
+	return t;
+}
+
+Datum
+tensor_zeros(PG_FUNCTION_ARGS)
+{
+	int dims[LLM_MAX_DIMS];
+	int ndim = ShapeFromArray(PG_GETARG_DATUM(0), dims);
+
+	PG_RETURN_TENSOR(TensorNewZero(ndim, dims));
+}
+
+Datum
+tensor_ones(PG_FUNCTION_ARGS)
+{
+	int dims[LLM_MAX_DIMS];
+	int ndim = ShapeFromArray(PG_GETARG_DATUM(0), dims);
+
+	PG_RETURN_TENSOR(TensorNewFilled(ndim, dims, 1.0f));
+}
+
+Datum
+tensor_eye(PG_FUNCTION_ARGS)
+{
+	int n = PG_GETARG_INT32(0);
+	Tensor *t = TensorNewZero(2, (int[]){n, n});
+
+	for (int64 i = 0; i < n; i++)
+		TENSOR_DATA(t)[i * n + i] = 1.0f;
+	PG_RETURN_TENSOR(t);
+}
+
+Datum
+tensor_randn(PG_FUNCTION_ARGS)
+{
+	int dims[LLM_MAX_DIMS];
+	int ndim = ShapeFromArray(PG_GETARG_DATUM(0), dims);
+	LlmStream stream = llm_stream((uint64) PG_GETARG_INT64(1), "randn", 0, 0);
+	Tensor *t = TensorNew(ndim, dims);
+	int64 numel = TensorNumel(t);
+
+	for (int64 i = 0; i < numel; i += CHUNK)
+	{
+		CHECK_FOR_INTERRUPTS();
+		llm_normal(&stream, i, Min(CHUNK, numel - i), 1.0f, TENSOR_DATA(t) + i);
+	}
+	PG_RETURN_TENSOR(t);
+}

@@ -1,0 +1,59 @@
+/*
+ * Sums, means, maxima: over all elements, or along one axis, which the result then does not have.
+ */
+#include "postgres.h"
+
+#include "engine/broadcast.h"
+#include "engine/reduce.h"
+#include "src/pg_llm.h"
+#include "src/tensor.h"
+
+static Datum
+Reduce(FunctionCallInfo fcinfo, LlmReduction kind, const char *name)
+{
+	Tensor *t;
+	LlmError err = {0};
+	int dims[LLM_MAX_DIMS];
+	int axis;
+	int ndim = 0;
+	int64 outer = 1, n, inner = 1;
+	Tensor *out;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	t = PG_GETARG_TENSOR(0);
+	n = TensorNumel(t);
+	if (!PG_ARGISNULL(1))
+	{
+		LLM_CHECK(llm_axis(name, t->ndim, t->dims, PG_GETARG_INT32(1), &axis, &err), &err);
+		n = t->dims[axis];
+		for (int i = 0; i < t->ndim; i++)
+		{
+			if (i == axis)
+				continue;
+			dims[ndim++] = t->dims[i];
+			*(i < axis ? &outer : &inner) *= t->dims[i];
+		}
+	}
+	out = TensorNew(ndim, dims);
+	LLM_CHECK(
+		llm_reduce(kind, outer, n, inner, TENSOR_DATA(t), TENSOR_DATA(out), LlmContextAllocator(), &err),
+		&err);
+	TensorCanonicalize(out);
+	PG_RETURN_TENSOR(out);
+}
+
+#define REDUCTION(name, kind)                                                                                \
+	PG_FUNCTION_INFO_V1(tensor_##name);                                                                      \
+	Datum tensor_##name(PG_FUNCTION_ARGS)                                                                    \
+	{                                                                                                        \
+		return Reduce(fcinfo, kind, #name);                                                                  \
+	}
+
+REDUCTION(sum, LLM_REDUCE_SUM)
+REDUCTION(mean, LLM_REDUCE_MEAN)
+REDUCTION(var, LLM_REDUCE_VAR)
+REDUCTION(norm, LLM_REDUCE_NORM)
+REDUCTION(max, LLM_REDUCE_MAX)
+REDUCTION(min, LLM_REDUCE_MIN)
+REDUCTION(argmax, LLM_REDUCE_ARGMAX)
