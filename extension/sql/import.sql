@@ -1,1 +1,372 @@
--- import
+-- Checkpoints in and out. What a file must hold is decided here once, for the import by path (C) and over the
+-- connection (Python): both hand their list of tensors to llm_import_begin and write the rows it returns.
+
+CREATE FUNCTION llm_import_config(config jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    result jsonb := '{}';
+    options jsonb := '{}';
+    activations CONSTANT jsonb := '{"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+        "gelu_fast": "gelu_tanh", "gelu_tanh": "gelu_tanh", "gelu": "gelu_erf", "gelu_python": "gelu_erf",
+        "gelu_erf": "gelu_erf", "relu": "relu"}';
+    dimension record;
+    epsilon jsonb := config -> 'layer_norm_epsilon';
+    eos jsonb := config -> 'eos_token_id';
+BEGIN
+    IF config IS NULL THEN
+        RETURN '{"options": {}}';
+    ELSIF jsonb_typeof(config) <> 'object' THEN
+        RAISE EXCEPTION 'config.json holds %, expected an object', jsonb_typeof(config)
+            USING ERRCODE = 'invalid_parameter_value';
+    ELSIF coalesce(config ->> 'model_type', 'gpt2') <> 'gpt2' THEN
+        RAISE EXCEPTION 'config.json describes a model of type "%", expected "gpt2"', config ->> 'model_type'
+            USING ERRCODE = 'feature_not_supported',
+                  HINT = 'Other architectures can be written as llm_graph rows; their weights go into llm_param by name.';
+    ELSIF coalesce(config ->> 'scale_attn_weights', 'true') <> 'true'
+        OR coalesce(config ->> 'scale_attn_by_inverse_layer_idx', 'false') <> 'false'
+        OR coalesce(config ->> 'add_cross_attention', 'false') <> 'false' THEN
+        RAISE EXCEPTION 'config.json asks for attention that GPT-2''s graph does not have'
+            USING ERRCODE = 'feature_not_supported',
+                  DETAIL = 'scale_attn_weights must be true, scale_attn_by_inverse_layer_idx and add_cross_attention false.';
+    END IF;
+
+    -- A null means "not stated", as HuggingFace writes n_inner.
+    FOR dimension IN
+        SELECT ours, theirs, value
+        FROM (VALUES ('n_layer', 'n_layer', 1), ('n_head', 'n_head', 1), ('d_model', 'n_embd', 1),
+                     ('d_ff', 'n_inner', 1), ('n_positions', 'n_ctx', 1), ('n_positions', 'n_positions', 2),
+                     ('vocab', 'vocab_size', 1)) AS known (ours, theirs, rank),
+             LATERAL (SELECT config -> theirs) AS stated (value)
+        WHERE jsonb_typeof(value) <> 'null'
+        ORDER BY rank
+    LOOP
+        IF jsonb_typeof(dimension.value) <> 'number'
+            OR (dimension.value)::numeric NOT BETWEEN (CASE dimension.ours WHEN 'n_layer' THEN 0 ELSE 1 END) AND 2147483647
+            OR (dimension.value)::numeric <> trunc((dimension.value)::numeric) THEN
+            RAISE EXCEPTION 'config.json: % is %, expected a whole number from 1 to 2147483647',
+                dimension.theirs, dimension.value
+                USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        result := result || jsonb_build_object(dimension.ours, (dimension.value)::int);
+    END LOOP;
+
+    IF jsonb_typeof(config -> 'activation_function') <> 'null' THEN
+        IF NOT activations ? (config ->> 'activation_function') THEN
+            RAISE EXCEPTION 'config.json: activation_function is "%"', config ->> 'activation_function'
+                USING ERRCODE = 'feature_not_supported',
+                      HINT = 'Known are gelu_new (tanh), gelu (erf) and relu.';
+        END IF;
+        options := options || jsonb_build_object('activation', activations -> (config ->> 'activation_function'));
+    END IF;
+    IF jsonb_typeof(epsilon) <> 'null' THEN
+        IF jsonb_typeof(epsilon) <> 'number' OR epsilon::numeric NOT BETWEEN 0 AND 1 THEN
+            RAISE EXCEPTION 'config.json: layer_norm_epsilon is %, expected a number from 0 to 1', epsilon
+                USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        options := options || jsonb_build_object('layer_norm_epsilon', epsilon);
+    END IF;
+    IF jsonb_typeof(config -> 'tie_word_embeddings') = 'boolean' THEN
+        options := options || jsonb_build_object('tied_head', config -> 'tie_word_embeddings');
+    END IF;
+    IF jsonb_typeof(eos) = 'array' THEN -- several ends: the first is the one that training used
+        eos := eos -> 0;
+    END IF;
+    IF jsonb_typeof(eos) = 'number' THEN
+        options := options || jsonb_build_object('eos_token_id', eos);
+    END IF;
+    IF jsonb_typeof(config -> 'tokenizer') = 'string' THEN -- written by our own export
+        result := result || jsonb_build_object('tokenizer', config -> 'tokenizer');
+    END IF;
+    RETURN result || jsonb_build_object('options', options);
+END
+$$;
+COMMENT ON FUNCTION llm_import_config(jsonb) IS 'HuggingFace''s config.json of a GPT-2 as columns and options of llm_model_config; refuses what the graph cannot express';
+
+CREATE FUNCTION llm_import_tensors(tensors jsonb)
+RETURNS TABLE ("position" int, name text, dtype text, shape bigint[])
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT *
+    FROM (SELECT ordinality::int AS "position", regexp_replace(tensor ->> 'name', '^transformer\.', '') AS name,
+                 tensor ->> 'dtype' AS dtype,
+                 ARRAY(SELECT dim::bigint
+                       FROM jsonb_array_elements_text(tensor -> 'shape') WITH ORDINALITY AS d (dim, i) ORDER BY i) AS shape
+          FROM jsonb_array_elements(tensors) WITH ORDINALITY AS t (tensor, ordinality)) AS named
+    WHERE name !~ '^h\.[0-9]+\.attn\.(bias|masked_bias)$'
+$$;
+COMMENT ON FUNCTION llm_import_tensors(jsonb) IS 'A file''s tensors under GPT-2''s names: without the transformer. prefix and the causal masks that old checkpoints carry';
+
+CREATE FUNCTION llm_import_list(items text[]) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT array_to_string(items[1:20], ', ')
+        || CASE WHEN cardinality(items) > 20 THEN format(' and %s more', cardinality(items) - 20) ELSE '' END
+$$;
+COMMENT ON FUNCTION llm_import_list(text[]) IS 'The first twenty items, and how many more there are';
+
+-- What the file says about the model: its config.json first, and its tensors' shapes where that is silent.
+CREATE FUNCTION llm_import_dimensions(tensors jsonb, config jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    stated jsonb := @extschema@.llm_import_config(config);
+    derived jsonb;
+BEGIN
+    SELECT jsonb_strip_nulls(jsonb_build_object(
+               'n_layer', coalesce(max(substring(name FROM '^h\.([0-9]{1,5})\.')::int) + 1, 0),
+               'd_model', max(shape[2]) FILTER (WHERE name = 'wte.weight'),
+               'd_ff', max(shape[2]) FILTER (WHERE name = 'h.0.mlp.c_fc.weight'),
+               'n_positions', max(shape[1]) FILTER (WHERE name = 'wpe.weight'),
+               'vocab', max(shape[1]) FILTER (WHERE name = 'wte.weight')))
+    INTO derived
+    FROM @extschema@.llm_import_tensors(tensors);
+    -- n_inner null means 4 n_embd to HuggingFace, whatever the tensors look like.
+    IF config IS NOT NULL AND NOT stated ? 'd_ff' AND stated ? 'd_model' THEN
+        stated := stated || jsonb_build_object('d_ff', (stated ->> 'd_model')::bigint * 4);
+    END IF;
+    RETURN derived || stated;
+END
+$$;
+COMMENT ON FUNCTION llm_import_dimensions(jsonb, jsonb) IS 'Dimensions and options of the model in a file, from its config.json and its tensors'' shapes';
+
+-- Errors unless the file describes the registered model.
+CREATE FUNCTION llm_import_compare(model text, config jsonb, separate_head boolean) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    the_model CONSTANT text := model;
+    file jsonb := @extschema@.llm_import_config(config);
+    registered jsonb;
+    differences text[];
+BEGIN
+    SELECT to_jsonb(c) - 'options' || jsonb_build_object('layer_norm_epsilon', 1e-5, 'activation', 'gelu_tanh') || c.options
+    INTO STRICT registered
+    FROM @extschema@.llm_model_config AS c WHERE c.model = the_model;
+    SELECT array_agg(format('%s: registered %s, file %s', key, registered ->> key, value #>> '{}') ORDER BY key)
+    INTO differences
+    FROM jsonb_each(file - 'options' - 'tokenizer' || (file -> 'options') - 'tied_head')
+    WHERE registered -> key <> value;
+    IF separate_head AND coalesce(registered ->> 'tied_head', 'true') = 'true' THEN
+        differences := differences || 'head: registered tied to wte.weight, file has a lm_head.weight that differs from it'::text;
+    END IF;
+    IF differences IS NOT NULL THEN
+        RAISE EXCEPTION 'model "%" is registered as another model than the file''s', the_model
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = array_to_string(differences, '; '),
+                  HINT = 'Import under another name, or change the row in llm_model_config first.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION llm_import_compare(text, jsonb, boolean) IS 'Refuses a file whose config.json contradicts the model''s row in llm_model_config';
+
+-- Registers the model of a file that nobody registered before.
+CREATE FUNCTION llm_import_register(model text, tensors jsonb, config jsonb, separate_head boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    file jsonb := @extschema@.llm_import_dimensions(tensors, config);
+    d_model bigint := file ->> 'd_model';
+    n_head int := file ->> 'n_head';
+    unknown text := coalesce(CASE WHEN NOT file ? 'vocab' OR NOT file ? 'd_model' THEN 'wte.weight' END,
+                             CASE WHEN NOT file ? 'n_positions' THEN 'wpe.weight' END);
+BEGIN
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION 'the dimensions of model "%" are unknown: the file has no config.json and no two-dimensional %',
+            model, unknown
+            USING ERRCODE = 'undefined_object',
+                  DETAIL = format('The file''s tensors: %s', coalesce(@extschema@.llm_import_list(ARRAY(
+                      SELECT t.name FROM @extschema@.llm_import_tensors(tensors) AS t)), 'none')),
+                  HINT = 'A GPT-2 checkpoint has wte.weight (vocab,d_model) and wpe.weight (n_positions,d_model).';
+    END IF;
+    IF n_head IS NULL AND d_model % 64 = 0 THEN
+        n_head := d_model / 64;
+        RAISE NOTICE 'no config.json: took n_head = d_model/64 = %', n_head
+            USING HINT = 'If that is wrong, drop the model and register it with llm_create_model before the import.';
+    ELSIF n_head IS NULL THEN
+        RAISE EXCEPTION 'n_head of model "%" is unknown: the file has no config.json, and weights do not show it', model
+            USING ERRCODE = 'undefined_object',
+                  HINT = format('Register the model first: SELECT llm_create_model(%L, n_layer => %s, n_head => …, d_model => %s, n_positions => %s, vocab => %s, d_ff => %s);',
+                                model, file ->> 'n_layer', d_model, file ->> 'n_positions', file ->> 'vocab', file ->> 'd_ff');
+    END IF;
+    PERFORM @extschema@.llm_create_model(model, (file ->> 'n_layer')::int, n_head, d_model::int,
+        (file ->> 'n_positions')::int, (file ->> 'vocab')::int, coalesce((file ->> 'd_ff')::int, (d_model * 4)::int),
+        coalesce(file ->> 'tokenizer', CASE WHEN (file ->> 'vocab')::int = 50257 THEN 'gpt2' END),
+        (file -> 'options') || jsonb_build_object('tied_head', NOT separate_head));
+END
+$$;
+COMMENT ON FUNCTION llm_import_register(text, jsonb, jsonb, boolean) IS 'Registers a file''s model: config row and graph, dimensions from config.json or the tensors'' shapes';
+
+-- Errors unless the file's tensors are the model's parameters, by name, shape and type.
+CREATE FUNCTION llm_import_check(model text, tensors jsonb, ignore_head boolean) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    the_model CONSTANT text := model;
+    missing text[];
+    surplus text[];
+    misshapen text[];
+    transposed boolean;
+    numbers text[];
+BEGIN
+    SELECT array_agg(expected.name || ' ' || expected.wanted ORDER BY expected.i) FILTER (WHERE t.name IS NULL),
+           array_agg(t.name || ' ' || t.got ORDER BY t.position) FILTER (WHERE expected.name IS NULL),
+           array_agg(format('%s is %s%s, expected %s', t.name, t.got,
+                            CASE WHEN t.floats THEN '' ELSE ' of type ' || t.dtype END,
+                            expected.wanted || CASE WHEN t.floats THEN '' ELSE ' of F32, F16, BF16 or F64' END)
+                     ORDER BY expected.i)
+               FILTER (WHERE expected.wanted <> t.got OR NOT t.floats),
+           bool_or(expected.shape = ARRAY[t.shape[2], t.shape[1]])
+               FILTER (WHERE expected.wanted <> t.got AND cardinality(t.shape) = 2)
+    INTO missing, surplus, misshapen, transposed
+    FROM (SELECT p.name, p.shape::bigint[] AS shape, translate(p.shape::text, '{}', '()') AS wanted,
+                 row_number() OVER () AS i
+          FROM @extschema@.llm_param_shapes(the_model) AS p) AS expected
+    FULL JOIN (SELECT f.*, translate(f.shape::text, '{}', '()') AS got, f.dtype IN ('F32', 'F16', 'BF16', 'F64') AS floats
+               FROM @extschema@.llm_import_tensors(tensors) AS f
+               WHERE f.name <> 'lm_head.weight' OR NOT ignore_head) AS t ON t.name = expected.name;
+    numbers := array_remove(ARRAY[cardinality(missing) || ' missing', cardinality(surplus) || ' surplus',
+                                  cardinality(misshapen) || ' of another shape'], NULL);
+    IF cardinality(numbers) > 0 THEN
+        RAISE EXCEPTION 'the file''s tensors are not those of model "%": %', the_model, array_to_string(numbers, ', ')
+            USING ERRCODE = CASE WHEN misshapen IS NOT NULL THEN 'array_subscript_error' ELSE 'undefined_object' END,
+                  DETAIL = concat_ws(E'\n', 'Missing: ' || @extschema@.llm_import_list(missing),
+                                     'Surplus: ' || @extschema@.llm_import_list(surplus),
+                                     'Of another shape: ' || @extschema@.llm_import_list(misshapen)),
+                  HINT = CASE WHEN transposed
+                              THEN 'The file holds weights as (out,in), GPT-2''s are (in,out): transpose them.'
+                              ELSE 'The names and shapes expected: SELECT * FROM llm_param_shapes(' || quote_literal(the_model) || ');' END;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION llm_import_check(text, jsonb, boolean) IS 'Names every tensor of a file that is missing, surplus or of another shape than the model''s graph asks for';
+
+CREATE FUNCTION llm_import_begin(model text, tensors jsonb, config jsonb, head_is_wte boolean)
+RETURNS TABLE (name text, "position" int, shape int[])
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    the_model CONSTANT text := $1;
+    has_head CONSTANT boolean := EXISTS (
+        SELECT FROM @extschema@.llm_import_tensors(tensors) AS t WHERE t.name = 'lm_head.weight');
+    -- An equal head counts as separate only where the config says so: then training may part them.
+    separate_head boolean := has_head AND (NOT head_is_wte OR coalesce(config ->> 'tie_word_embeddings' = 'false', false));
+    twice text;
+    shared text;
+BEGIN
+    IF the_model IS NULL OR the_model = '' THEN
+        RAISE EXCEPTION 'a model needs a name' USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'For example: SELECT pg_llm_import_safetensors(''/data/gpt2'', ''gpt2-small'');';
+    END IF;
+    SELECT min(t.name) INTO twice
+    FROM @extschema@.llm_import_tensors(tensors) AS t GROUP BY t.name HAVING count(*) > 1 LIMIT 1;
+    IF twice IS NOT NULL THEN
+        RAISE EXCEPTION 'the file has the tensor % both with and without the prefix "transformer."', twice
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    -- Two imports of one model at once: the second waits here and then replaces what the first wrote.
+    PERFORM pg_advisory_xact_lock(hashtextextended('pg_llm import ' || the_model, 0));
+
+    IF EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = the_model) THEN
+        PERFORM @extschema@.llm_import_compare(the_model, config, has_head AND NOT head_is_wte);
+        IF NOT EXISTS (SELECT FROM @extschema@.llm_graph AS g WHERE g.model = the_model) THEN
+            PERFORM @extschema@.llm_create_model(c.model, c.n_layer, c.n_head, c.d_model, c.n_positions, c.vocab, c.d_ff,
+                                                 c.tokenizer, c.options)
+            FROM @extschema@.llm_model_config AS c WHERE c.model = the_model;
+        END IF;
+    ELSE
+        IF separate_head AND NOT head_is_wte AND config ->> 'tie_word_embeddings' = 'true' THEN
+            RAISE WARNING 'config.json ties the head, but lm_head.weight differs from wte.weight: imported as a head of its own';
+        END IF;
+        PERFORM @extschema@.llm_import_register(
+            the_model, tensors, config,
+            separate_head OR (NOT has_head AND coalesce(config ->> 'tie_word_embeddings' = 'false', false)));
+    END IF;
+    PERFORM @extschema@.llm_import_check(the_model, tensors, head_is_wte AND NOT EXISTS (
+        SELECT FROM @extschema@.llm_param_shapes(the_model) AS p WHERE p.name = 'lm_head.weight'));
+
+    SELECT string_agg(s.target_name, ', ' ORDER BY s.target_name) INTO shared
+    FROM @extschema@.llm_param_share AS s WHERE s.target_model = the_model;
+    IF shared IS NOT NULL THEN
+        RAISE EXCEPTION 'parameters of model "%" are another model''s storage: %', the_model, shared
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Part them with llm_unshare_param first.';
+    END IF;
+    -- Gradients, moments and step belong to the weights that go.
+    DELETE FROM @extschema@.llm_param AS p WHERE p.model = the_model;
+    RETURN QUERY
+        SELECT p.name::text, t."position", p.shape
+        FROM @extschema@.llm_param_shapes(the_model) AS p
+        JOIN @extschema@.llm_import_tensors(tensors) AS t ON t.name = p.name
+        JOIN @extschema@.llm_graph AS g ON g.model = the_model AND g.name = p.name
+        ORDER BY g.id;
+END
+$$;
+COMMENT ON FUNCTION llm_import_begin(text, jsonb, jsonb, boolean) IS 'Begins an import: registers the model or checks that the file fits it, empties its parameters, and returns which tensor of the file (position from 1) becomes which parameter, in graph order. tensors: [{"name", "dtype", "shape"}]; head_is_wte: lm_head.weight equals wte.weight bit for bit';
+
+CREATE FUNCTION llm_export_config(model text) RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object(
+        'model_type', 'gpt2', 'architectures', jsonb_build_array('GPT2LMHeadModel'),
+        'n_layer', c.n_layer, 'n_head', c.n_head, 'n_embd', c.d_model, 'n_inner', c.d_ff,
+        'n_positions', c.n_positions, 'n_ctx', c.n_positions, 'vocab_size', c.vocab,
+        'activation_function', CASE coalesce(c.options ->> 'activation', 'gelu_tanh')
+            WHEN 'gelu_tanh' THEN 'gelu_new' WHEN 'gelu_erf' THEN 'gelu' ELSE c.options ->> 'activation' END,
+        'layer_norm_epsilon', coalesce(c.options -> 'layer_norm_epsilon', '1e-5'),
+        'tie_word_embeddings', coalesce(c.options -> 'tied_head', 'true'),
+        'bos_token_id', c.options -> 'eos_token_id', 'eos_token_id', c.options -> 'eos_token_id',
+        'torch_dtype', 'float32', 'tokenizer', c.tokenizer)
+    FROM @extschema@.llm_model_config AS c WHERE c.model = $1
+$$;
+COMMENT ON FUNCTION llm_export_config(text) IS 'A model''s row as HuggingFace''s config.json; NULL where there is no such model';
+
+-- What an export writes, in graph order. A shared parameter is written as a copy of its owner's.
+CREATE FUNCTION llm_export_rows(model text)
+RETURNS TABLE (name text, owner_model text, owner_name text, shape int[])
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT g.name::text, coalesce(s.source_model, g.model)::text, coalesce(s.source_name, g.name)::text,
+           @extschema@.shape(p.data)
+    FROM @extschema@.llm_graph AS g
+    LEFT JOIN @extschema@.llm_param_share AS s ON s.target_model = g.model AND s.target_name = g.name
+    LEFT JOIN @extschema@.llm_param AS p
+        ON p.model = coalesce(s.source_model, g.model) AND p.name = coalesce(s.source_name, g.name)
+    WHERE g.model = $1 AND g.op = 'param'
+    ORDER BY g.id
+$$;
+COMMENT ON FUNCTION llm_export_rows(text) IS 'A model''s parameters in graph order, whose rows hold them, and their shapes (NULL: no value)';
+
+CREATE FUNCTION llm_export_begin(model text)
+RETURNS TABLE (name text, owner_model text, owner_name text, shape int[], config text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    the_model CONSTANT text := $1;
+    the_config CONSTANT text := jsonb_pretty(@extschema@.llm_export_config(the_model));
+    missing text[] := ARRAY(SELECT r.name FROM @extschema@.llm_export_rows(the_model) AS r WHERE r.shape IS NULL);
+BEGIN
+    IF the_config IS NULL THEN
+        RAISE EXCEPTION 'there is no model "%"', the_model USING ERRCODE = 'undefined_object',
+            HINT = 'SELECT model FROM llm_model_config lists the models.';
+    ELSIF missing <> '{}' OR NOT EXISTS (SELECT FROM @extschema@.llm_export_rows(the_model)) THEN
+        RAISE EXCEPTION 'model "%" has no weights to export', the_model USING ERRCODE = 'undefined_object',
+            DETAIL = CASE WHEN missing <> '{}' THEN 'Without a value: ' || @extschema@.llm_import_list(missing) END,
+            HINT = 'Import a checkpoint, or give it random weights: SELECT llm_init_model(' || quote_literal(the_model) || ');';
+    END IF;
+    IF EXISTS (SELECT g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_graph AS g WHERE g.model = the_model
+               EXCEPT SELECT t.name, t.op, t.inputs, t.attrs FROM @extschema@.llm_gpt2_graph(the_model) AS t)
+        OR EXISTS (SELECT t.name, t.op, t.inputs, t.attrs FROM @extschema@.llm_gpt2_graph(the_model) AS t
+                   EXCEPT SELECT g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_graph AS g WHERE g.model = the_model) THEN
+        RAISE WARNING 'the graph of model "%" is no longer GPT-2''s, and the file''s config.json cannot say so', the_model
+            USING HINT = 'The weights are written; keep the rows of llm_graph as well.';
+    END IF;
+    RETURN QUERY SELECT r.name, r.owner_model, r.owner_name, r.shape, the_config
+                 FROM @extschema@.llm_export_rows(the_model) AS r;
+END
+$$;
+COMMENT ON FUNCTION llm_export_begin(text) IS 'Begins an export: the rows to write, or an error that names what is missing; and the model as config.json';
+
+CREATE FUNCTION pg_llm_import_safetensors(path text, model text, OUT tensors int, OUT parameters bigint)
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION pg_llm_import_safetensors(text, text) IS 'Imports a GPT-2 from a .safetensors file of the server, or from a folder with model.safetensors (or its shards and index) and config.json';
+CREATE FUNCTION pg_llm_import_npz(path text, model text, OUT tensors int, OUT parameters bigint)
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION pg_llm_import_npz(text, text) IS 'Imports a GPT-2 from an .npz file of the server, or from a folder with model.npz and config.json';
+CREATE FUNCTION pg_llm_export_safetensors(path text, model text, OUT tensors int, OUT parameters bigint)
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION pg_llm_export_safetensors(text, text) IS 'Writes a model to a .safetensors file of the server, or as model.safetensors and config.json into an existing folder; a reader never sees half a file';
+CREATE FUNCTION pg_llm_export_npz(path text, model text, OUT tensors int, OUT parameters bigint)
+    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION pg_llm_export_npz(text, text) IS 'Writes a model to an .npz file of the server that numpy.load reads; a reader never sees half a file';
