@@ -110,7 +110,8 @@ class NoMainCluster:
 
 def make_venv():
     """A .venv of its own: many systems refuse installs into their Python (PEP 668)."""
-    if subprocess.call([venv("python"), "-c", "import pip"], stderr=subprocess.DEVNULL) == 0:
+    check = [venv("python"), "-c", "import pip"]
+    if os.path.exists(check[0]) and subprocess.call(check, stderr=subprocess.DEVNULL) == 0:
         return
     say("making a virtual environment in " + VENV)
     if subprocess.call([sys.executable, "-m", "venv", "--clear", VENV]) != 0:
