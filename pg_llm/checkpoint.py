@@ -1,0 +1,274 @@
+"""Checkpoint files as named tensors, read in pieces: safetensors (and shards), npz, PyTorch where torch is.
+
+`with open_checkpoint(path) as checkpoint: checkpoint.tensors`. Values are read when Tensor.pieces() is asked,
+one piece at a time, so that a file of any size fits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+
+from pg_llm.errors import KitError
+
+# Elements converted and sent at a time.
+PIECE = 1 << 20
+MAX_DIMS = 8
+MAX_SAFETENSORS_HEADER = 100_000_000
+CONFIG = "config.json"
+
+# safetensors' names of the types that convert to float32; bfloat16 is read as the upper half of a float32.
+_FLOATS = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "F64": np.dtype("<f8")}
+_SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4}
+_SIZES |= {"U64": 8, "I64": 8} | {name: dtype.itemsize for name, dtype in _FLOATS.items()}
+
+
+class CheckpointError(KitError, ValueError):
+    """A checkpoint file that is missing, damaged, or holds something else than weights."""
+
+
+@dataclass
+class Tensor:
+    """name, dtype (F32, F16, BF16, F64 or another type's name) and shape; load() gives the stored array."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    load: Callable[[], np.ndarray] = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """The values as little-endian float32, row-major, a flat piece at a time. Errors: CheckpointError."""
+        if self.dtype not in _FLOATS:
+            raise CheckpointError(f'tensor "{self.name}" has the type {self.dtype}, which is no float')
+        stored = self.load().reshape(-1)  # a copy only where the file is in Fortran order
+        for start in range(0, self.size, PIECE):
+            piece = stored[start : start + PIECE]
+            if self.dtype == "BF16":
+                yield (piece.astype("<u4") << 16).view("<f4")
+            else:
+                with np.errstate(over="ignore"):
+                    yield np.ascontiguousarray(piece, "<f4")
+
+
+@dataclass
+class Checkpoint:
+    """What open_checkpoint gives: the tensors in the file's order, and config.json as text or None."""
+
+    tensors: list[Tensor]
+    config: str | None = None
+
+    def find(self, name: str) -> Tensor | None:
+        """The tensor with GPT-2's name, with the prefix `transformer.` or without."""
+        return next((t for t in self.tensors if plain_name(t.name) == name), None)
+
+    def head_is_wte(self) -> bool:
+        """True if lm_head.weight and wte.weight are both there and equal bit for bit: the head is tied."""
+        head, wte = self.find("lm_head.weight"), self.find("wte.weight")
+        if not head or not wte or head.shape != wte.shape or not {head.dtype, wte.dtype} <= set(_FLOATS):
+            return False
+        pairs = zip(head.pieces(), wte.pieces(), strict=True)
+        return all(np.array_equal(a.view("<u4"), b.view("<u4")) for a, b in pairs)
+
+
+def plain_name(name: str) -> str:
+    """GPT-2's own name of a HuggingFace tensor: without the prefix `transformer.`"""
+    return name.removeprefix("transformer.")
+
+
+def is_buffer(name: str) -> bool:
+    """The causal masks that old checkpoints carry; they are no weights."""
+    return re.fullmatch(r"h\.\d+\.attn\.(bias|masked_bias)", plain_name(name)) is not None
+
+
+@contextlib.contextmanager
+def open_checkpoint(source: str | Path) -> Iterator[Checkpoint]:
+    """A file, or a folder with model.safetensors, its shards and index, model.npz or pytorch_model.bin.
+
+    config.json is taken from inside the file (as our own exports write it), or from beside it.
+    Errors: CheckpointError that names the file. Example: `with open_checkpoint("gpt2") as c: len(c.tensors)`
+    """
+    path = Path(source).expanduser()
+    checkpoint = Checkpoint([])
+    with contextlib.ExitStack() as stack:
+        for file in _files(path):
+            try:
+                _reader(file)(file, checkpoint, stack)
+            except (OSError, zipfile.BadZipFile) as error:
+                raise CheckpointError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
+        if checkpoint.config is None:
+            beside = (path if path.is_dir() else path.parent) / CONFIG
+            if beside.is_file():
+                checkpoint.config = beside.read_text("utf-8-sig")
+        _check(path, checkpoint)
+        yield checkpoint
+
+
+def _check(path: Path, checkpoint: Checkpoint) -> None:
+    for name, count in Counter(t.name for t in checkpoint.tensors).most_common(1):
+        if count > 1:
+            raise CheckpointError(f'{path}: two tensors have the name "{name}"')
+    if checkpoint.config is not None:
+        try:
+            json.loads(checkpoint.config, parse_constant=_no_constant)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: config.json is no JSON: {error}") from error
+
+
+def _no_constant(text: str):
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        return [path]
+    for name in ("model.safetensors", "model.npz", "pytorch_model.bin"):
+        if (path / name).is_file():
+            return [path / name]
+        if (path / f"{name}.index.json").is_file():
+            return _shards(path, path / f"{name}.index.json")
+    raise CheckpointError(
+        f"{path}: no model.safetensors, model.npz or pytorch_model.bin in it; "
+        "give the path of the file itself if it has another name"
+    )
+
+
+def _shards(folder: Path, index: Path) -> list[Path]:
+    try:
+        names = list(dict.fromkeys(json.loads(index.read_bytes())["weight_map"].values()))
+        if not names or any(not name or "/" in name for name in names):
+            raise ValueError("its values must be names of files beside it")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f'{index}: no "weight_map" with file names ({error})') from error
+    return [folder / name for name in names]
+
+
+def _reader(file: Path):
+    with file.open("rb") as opened:
+        first = opened.read(9)
+    if first[:4] == b"PK\3\4":
+        with zipfile.ZipFile(file) as archive:
+            pickled = any(name.endswith("data.pkl") for name in archive.namelist())
+        return _read_torch if pickled else _read_npz
+    if file.suffix in (".bin", ".pt", ".pth"):
+        return _read_torch
+    if first[:4] == b"PK\5\6" or file.suffix == ".npz":
+        return _read_npz
+    return _read_safetensors
+
+
+def _read_safetensors(file: Path, checkpoint: Checkpoint, stack: contextlib.ExitStack) -> None:
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if size < 8 or length > min(size - 8, MAX_SAFETENSORS_HEADER):
+            raise CheckpointError(
+                f"{file}: not a safetensors file: a header of {length} bytes in a file of {size}; "
+                "it may be cut short, or a Git LFS pointer instead of the weights"
+            )
+        try:
+            header = json.loads(opened.read(length))
+            metadata = header.pop("__metadata__", None) or {}
+            entries = [_safetensors_entry(*item) for item in header.items()]
+            _check_cover(entries, size - 8 - length)
+            checkpoint.config = checkpoint.config or metadata.get(CONFIG)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{file}: its header is damaged: {error}") from error
+    data = np.memmap(file, np.uint8, "r") if entries else np.empty(0, np.uint8)
+    for name, dtype, shape, begin, end in entries:
+        stored = data[8 + length + begin : 8 + length + end]
+        if dtype in _FLOATS:
+            stored = stored.view(_FLOATS[dtype])
+        checkpoint.tensors.append(Tensor(name, dtype, shape, lambda stored=stored: stored))
+
+
+def _check_cover(entries: list, size: int) -> None:
+    """The format's rule: the tensors cover the data without overlap, holes or a tail."""
+    at = 0
+    for name, _, _, begin, end in sorted(entries, key=lambda entry: entry[3:]):
+        if begin != at or end > size:
+            raise ValueError(
+                f'tensor "{name}" has the bytes {begin} to {end}, expected from {at} and at most to {size}'
+            )
+        at = end
+    if at != size:
+        raise ValueError(f"{size - at} bytes at the end belong to no tensor")
+
+
+def _safetensors_entry(name: str, entry: dict):
+    dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)) or end < begin:
+        raise ValueError(f'tensor "{name}": shape and data_offsets must be whole numbers from 0 on')
+    if len(shape) > MAX_DIMS:
+        raise ValueError(f'tensor "{name}" has {len(shape)} dimensions, more than {MAX_DIMS}')
+    if dtype in _SIZES and end - begin != math.prod(shape) * _SIZES[dtype]:
+        raise ValueError(f'tensor "{name}" has {end - begin} bytes, but {dtype} {shape} needs another number')
+    return name, dtype, shape, begin, end
+
+
+def _read_npz(file: Path, checkpoint: Checkpoint, stack: contextlib.ExitStack) -> None:
+    arrays = stack.enter_context(np.load(file, allow_pickle=False))
+    for member in arrays.zip.namelist():
+        if member == CONFIG:
+            checkpoint.config = checkpoint.config or arrays.zip.read(member).decode()
+            continue
+        if not member.endswith(".npy"):
+            raise CheckpointError(f'{file}: member "{member}" is neither a .npy array nor config.json')
+        name = member.removesuffix(".npy")
+        try:
+            with arrays.zip.open(member) as opened:
+                version = npy.read_magic(opened)
+                # Version 3.0 differs from 2.0 in the encoding of field names alone, which no weight has.
+                read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+                shape, _, dtype = read(opened)
+        except ValueError as error:
+            raise CheckpointError(f'{file}: array "{name}" has a bad header: {error}') from error
+        kind = {"f4": "F32", "f2": "F16", "f8": "F64"}.get(dtype.str[1:], dtype.str)
+        checkpoint.tensors.append(Tensor(name, kind, shape, lambda member=member: arrays[member]))
+
+
+def _read_torch(file: Path, checkpoint: Checkpoint, stack: contextlib.ExitStack) -> None:
+    try:
+        import torch
+    except ImportError:
+        raise CheckpointError(
+            f"{file} is a PyTorch file, and torch is not installed: pip install torch, "
+            "or get the model's safetensors file"
+        ) from None
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises pickle, zip and runtime errors of many kinds
+        raise CheckpointError(f"{file}: torch cannot load it: {str(error).splitlines()[0]}") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise CheckpointError(f"{file}: no dict of tensors (a state_dict) in it")
+
+    def load(tensor):
+        tensor = tensor.detach().contiguous()
+        return (
+            tensor.view(torch.int16).numpy().view("<u2") if tensor.dtype == torch.bfloat16 else tensor.numpy()
+        )
+
+    for name, tensor in state.items():
+        dtype = names.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
+        checkpoint.tensors.append(
+            Tensor(name, dtype, tuple(tensor.shape), lambda tensor=tensor: load(tensor))
+        )

@@ -1,0 +1,88 @@
+"""convert(source, output): any checkpoint that the kit reads, as one .npz or .safetensors file of float32."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from numpy.lib import format as npy
+
+from pg_llm.checkpoint import (
+    CONFIG,
+    Checkpoint,
+    CheckpointError,
+    Tensor,
+    is_buffer,
+    open_checkpoint,
+    plain_name,
+)
+
+
+def convert(source: str | Path, output: str | Path) -> None:
+    """Writes source (a folder or file) to output, in the format that output's name says.
+
+    Names lose the prefix `transformer.`, causal masks and a head that equals wte are left out, and
+    config.json goes into the file. output appears complete or not at all.
+    Errors: CheckpointError. Example: convert("gpt2", "gpt2.npz")
+    """
+    output = Path(output).expanduser()
+    writers = {".npz": _write_npz, ".safetensors": _write_safetensors}
+    if output.suffix not in writers:
+        raise CheckpointError(f"{output}: the name must end in .npz or .safetensors")
+    with open_checkpoint(source) as checkpoint:
+        tensors = _weights(Path(source), checkpoint)
+        part = output.with_name(f"{output.name}.{os.getpid()}.tmp")
+        try:
+            with part.open("xb") as file:
+                writers[output.suffix](file, tensors, checkpoint.config)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(output)
+        except OSError as error:
+            raise CheckpointError(f"{output}: {error.strerror or error}") from error
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _weights(source: Path, checkpoint: Checkpoint) -> list[tuple[str, Tensor]]:
+    tied = (
+        checkpoint.head_is_wte()
+        and json.loads(checkpoint.config or "{}").get("tie_word_embeddings") is not False
+    )
+    weights = [(plain_name(t.name), t) for t in checkpoint.tensors if not is_buffer(t.name)]
+    weights = [(name, tensor) for name, tensor in weights if not (tied and name == "lm_head.weight")]
+    if not weights:
+        raise CheckpointError(f"{source}: no tensors in it")
+    if len({name for name, _ in weights}) < len(weights):
+        raise CheckpointError(f'{source}: a tensor is there both with and without the prefix "transformer."')
+    return weights
+
+
+def _write_npz(file, tensors: Iterable[tuple[str, Tensor]], config: str | None) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, tensor in tensors:
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                header = {"descr": "<f4", "fortran_order": False, "shape": tensor.shape}
+                npy.write_array_header_1_0(member, header)
+                for piece in tensor.pieces():
+                    member.write(memoryview(piece).cast("B"))
+        if config is not None:
+            archive.writestr(zipfile.ZipInfo(CONFIG), config)
+
+
+def _write_safetensors(file, tensors: list[tuple[str, Tensor]], config: str | None) -> None:
+    # transformers reads no file that does not say which framework's layout it has.
+    header: dict = {"__metadata__": {"format": "pt"} | ({CONFIG: config} if config is not None else {})}
+    at = 0
+    for name, tensor in tensors:
+        header[name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [at, at + 4 * tensor.size]}
+        at += 4 * tensor.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, tensor in tensors:
+        for piece in tensor.pieces():
+            file.write(memoryview(piece).cast("B"))

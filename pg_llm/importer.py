@@ -1,0 +1,107 @@
+"""load_model(conn, folder_or_file, model): a checkpoint into the database, over any psycopg 3 connection.
+
+Which tensors a model must have is decided by the server (llm_import_begin), as for the import by path; here
+files are read and rows are sent, a piece at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from pg_llm.checkpoint import Checkpoint, CheckpointError, Tensor, open_checkpoint
+
+# A field of the wire protocol is at most 1 GB.
+_MAX_TENSOR_BYTES = 2**30 - 64
+_COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+
+
+class Imported(NamedTuple):
+    """What load_model wrote: how many tensors, and how many numbers in them."""
+
+    tensors: int
+    parameters: int
+
+
+def load_model(
+    conn: psycopg.Connection, folder_or_file: str | Path, model: str, *, progress: bool = True
+) -> Imported:
+    """Imports a GPT-2 (safetensors, npz, PyTorch .bin) as `model`; replaces the weights it had.
+
+    All or nothing: one transaction, or a savepoint inside the caller's. Needs no rights but those on the
+    llm_ tables. Errors: CheckpointError for the file, psycopg.Error (naming every tensor that is missing,
+    surplus or of another shape) from the server.
+    Example: load_model(pg_llm.connect(), "gpt2", "gpt2-small")
+    """
+    with open_checkpoint(folder_or_file) as checkpoint:
+        _check_sizes(checkpoint)
+        with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
+            schema = _schema(cursor)
+            rows = _begin(cursor, schema, checkpoint, model)
+            chosen = [(name, checkpoint.tensors[position - 1]) for name, position in rows]
+            _copy(cursor, schema, model, chosen, progress)
+    return Imported(len(chosen), sum(tensor.size for _, tensor in chosen))
+
+
+def _check_sizes(checkpoint: Checkpoint) -> None:
+    for tensor in checkpoint.tensors:
+        if tensor.size * 4 > _MAX_TENSOR_BYTES:
+            raise CheckpointError(
+                f'tensor "{tensor.name}" has {tensor.size} elements; one row holds {_MAX_TENSOR_BYTES // 4}'
+            )
+
+
+def _schema(cursor: psycopg.Cursor) -> sql.Identifier:
+    """Where the extension lives: names are qualified, so that search_path and pg_temp cannot interfere."""
+    found = cursor.execute(
+        "SELECT n.nspname FROM pg_catalog.pg_extension e "
+        "JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_llm'"
+    ).fetchone()
+    if found is None:
+        raise LookupError("this database has no models; run: CREATE EXTENSION pg_llm")
+    return sql.Identifier(found[0])
+
+
+def _begin(cursor, schema, checkpoint: Checkpoint, model: str) -> list[tuple[str, int]]:
+    tensors = [{"name": t.name, "dtype": t.dtype, "shape": t.shape} for t in checkpoint.tensors]
+    query = sql.SQL(
+        "SELECT name, position FROM {}.llm_import_begin(%s::text, %s::text::jsonb, %s::text::jsonb, %s)"
+    )
+    arguments = [model, json.dumps(tensors), checkpoint.config, checkpoint.head_is_wte()]
+    return cursor.execute(query.format(schema), arguments).fetchall()
+
+
+def _copy(cursor, schema, model: str, chosen: list[tuple[str, Tensor]], progress: bool) -> None:
+    """Binary COPY, written by hand so that no tensor need be in memory as a whole."""
+    from tqdm.auto import tqdm
+
+    total = 4 * sum(tensor.size for _, tensor in chosen)
+    bar = tqdm(total=total, unit="B", unit_scale=True, desc=model, delay=2, leave=False, disable=not progress)
+    statement = sql.SQL("COPY {}.llm_param (model, name, data) FROM STDIN (FORMAT BINARY)").format(schema)
+    encoded = model.encode(cursor.connection.info.encoding)
+    with bar, cursor.copy(statement) as copy:
+        copy.write(_COPY_HEADER)
+        for name, tensor in chosen:
+            ndim = len(tensor.shape)
+            head = struct.pack(f"<{ndim + 1}i", ndim, *tensor.shape)
+            copy.write(
+                struct.pack("!h", 3)
+                + _field(encoded)
+                + _field(name.encode(cursor.connection.info.encoding))
+                + struct.pack("!i", len(head) + 4 * tensor.size)
+                + head
+            )
+            for piece in tensor.pieces():
+                copy.write(memoryview(piece).cast("B"))
+                bar.update(piece.nbytes)
+        copy.write(struct.pack("!h", -1))
+
+
+def _field(value: bytes) -> bytes:
+    return struct.pack("!i", len(value)) + value
