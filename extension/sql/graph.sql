@@ -1,1 +1,68 @@
--- graph
+-- What keeps models consistent: version numbers raised by every change, graphs that must fit together.
+
+CREATE FUNCTION llm_default_model() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN pg_catalog.current_setting('pg_llm.default_model');
+COMMENT ON FUNCTION llm_default_model() IS 'The model that functions use when none is named: the setting pg_llm.default_model, gpt2-small where nobody set it';
+
+CREATE FUNCTION llm_begin_change() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_begin_change() IS 'Trigger: a new command starts on a table that models read';
+
+-- SECURITY DEFINER: whoever may write a table a model reads must be able to raise the model's version.
+CREATE FUNCTION llm_touch_version() RETURNS trigger LANGUAGE c SECURITY DEFINER AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_touch_version() IS 'Trigger: raises llm_model_version of the changed row''s model, once per command';
+
+CREATE FUNCTION llm_check_graph() RETURNS trigger LANGUAGE c SECURITY DEFINER AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_check_graph() IS 'Constraint trigger: refuses a graph whose shapes do not fit and stores the inferred ones';
+
+DO $$
+DECLARE
+    item text[];
+BEGIN
+    FOREACH item SLICE 1 IN ARRAY ARRAY[['llm_model_config', 'model'], ['llm_graph', 'model'], ['llm_param', 'model'],
+        ['llm_param_share', 'target_model'], ['llm_bpe_vocab', 'model'], ['llm_bpe_merges', 'model']]
+    LOOP
+        EXECUTE format('CREATE TRIGGER llm_begin_change BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.%I '
+            'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.llm_begin_change()', item[1]);
+        EXECUTE format('CREATE TRIGGER llm_touch_version AFTER INSERT OR UPDATE OR DELETE ON @extschema@.%I '
+            'FOR EACH ROW EXECUTE FUNCTION @extschema@.llm_touch_version(%L)', item[1], item[2]);
+        EXECUTE format('CREATE TRIGGER llm_touch_version_truncate AFTER TRUNCATE ON @extschema@.%I '
+            'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.llm_touch_version()', item[1]);
+        EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_begin_change', item[1]);
+        EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_touch_version', item[1]);
+        EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_touch_version_truncate', item[1]);
+    END LOOP;
+END $$;
+
+CREATE CONSTRAINT TRIGGER llm_graph_fits
+    AFTER INSERT OR DELETE OR UPDATE OF model, id, name, op, inputs, attrs ON llm_graph
+    DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION llm_check_graph();
+ALTER TABLE llm_graph ENABLE ALWAYS TRIGGER llm_graph_fits;
+COMMENT ON TRIGGER llm_graph_fits ON llm_graph IS 'Shapes must fit when the statement ends; for several statements: SET CONSTRAINTS llm_graph_fits DEFERRED';
+
+CREATE FUNCTION llm_param_shapes(model text, OUT name text, OUT shape int[], OUT init text, OUT std float8)
+RETURNS SETOF record LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_param_shapes(text) IS 'The parameters a model''s graph asks for: name, shape in numbers, how they start';
+
+INSERT INTO llm_op (op, min_inputs, max_inputs, shape_rule, formula, gradient, attributes) VALUES
+    ($$input$$, 0, 0, $$declared by the attribute shape$$, $$x$$, $$\text{none: an input is data}$$, $${"shape": "list of dimensions, e.g. [\"B\", \"T\"]", "dtype": "int or float"}$$),
+    ($$param$$, 0, 0, $$declared by the attribute shape$$, $$\theta$$, $$\bar\theta = \sum_{\text{uses}} \bar\theta_{\text{use}}$$, $${"shape": "list of numbers or the names C, V, P, F", "init": "normal, zeros or ones", "std": "standard deviation of init normal"}$$),
+    ($$embedding$$, 2, 2, $$(…), (V,C) -> (…,C)$$, $$y_{t} = W_{x_t}$$, $$\bar W_v = \sum_{t : x_t = v} \bar y_t$$, $${}$$),
+    ($$matmul$$, 2, 2, $$(…,K), (K,N) -> (…,N); batched when both have the same leading dimensions$$, $$Y = X W$$, $$\bar X = \bar Y W^\top,\quad \bar W = X^\top \bar Y$$, $${"transpose_b": "true: the second input is (N,K)"}$$),
+    ($$add$$, 2, 2, $$broadcast$$, $$z = x + y$$, $$\bar x = \bar z,\quad \bar y = \bar z \text{ (summed over broadcast axes)}$$, $${}$$),
+    ($$sub$$, 2, 2, $$broadcast$$, $$z = x - y$$, $$\bar x = \bar z,\quad \bar y = -\bar z$$, $${}$$),
+    ($$mul$$, 2, 2, $$broadcast$$, $$z = x \odot y$$, $$\bar x = \bar z \odot y,\quad \bar y = \bar z \odot x$$, $${}$$),
+    ($$div$$, 2, 2, $$broadcast$$, $$z = x / y$$, $$\bar x = \bar z / y,\quad \bar y = -\bar z \odot z / y$$, $${}$$),
+    ($$neg$$, 1, 1, $$same$$, $$y = -x$$, $$\bar x = -\bar y$$, $${}$$),
+    ($$exp$$, 1, 1, $$same$$, $$y = e^{x}$$, $$\bar x = \bar y \odot y$$, $${}$$),
+    ($$log$$, 1, 1, $$same$$, $$y = \ln x$$, $$\bar x = \bar y / x$$, $${}$$),
+    ($$sqrt$$, 1, 1, $$same$$, $$y = \sqrt{x}$$, $$\bar x = \bar y / (2 y)$$, $${}$$),
+    ($$tanh$$, 1, 1, $$same$$, $$y = \tanh x$$, $$\bar x = \bar y \odot (1 - y^2)$$, $${}$$),
+    ($$relu$$, 1, 1, $$same$$, $$y = \max(x, 0)$$, $$\bar x = \bar y \odot [x > 0]$$, $${}$$),
+    ($$gelu$$, 1, 1, $$same$$, $$y = \tfrac{x}{2}\bigl(1 + \tanh\bigl(\sqrt{2/\pi}\,(x + 0.044715\,x^3)\bigr)\bigr) \approx x\,\Phi(x)$$, $$\bar x = \bar y \odot \tfrac{d}{dx}\operatorname{gelu}(x)$$, $${"approximate": "tanh (GPT-2) or none (exact, by erf)"}$$),
+    ($$softmax$$, 1, 1, $$same; over the last axis$$, $$y_i = \frac{e^{x_i - \max x}}{\sum_j e^{x_j - \max x}}$$, $$\bar x_i = y_i \bigl(\bar y_i - \sum_j \bar y_j y_j\bigr)$$, $${}$$),
+    ($$layernorm$$, 3, 3, $$(…,C), (C), (C) -> (…,C)$$, $$y = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \odot \gamma + \beta$$, $$\bar x = \tfrac{1}{\sigma}\bigl(\bar n - \operatorname{mean}(\bar n) - n \odot \operatorname{mean}(\bar n \odot n)\bigr),\ \bar n = \bar y \odot \gamma$$, $${"eps": "added to the variance, 1e-5"}$$),
+    ($$attention$$, 1, 1, $$(B,T,3*C) -> (B,T,C)$$, $$y_h = \operatorname{softmax}\Bigl(\frac{Q_h K_h^\top}{\sqrt{HS}} + \text{mask}\Bigr) V_h$$, $$\bar V = P^\top \bar y,\ \bar S = P \odot (\bar P - \textstyle\sum P \odot \bar P),\ \bar Q = \bar S K / \sqrt{HS},\ \bar K = \bar S^\top Q / \sqrt{HS}$$, $${"n_head": "number of heads", "causal": "true: a position sees itself and earlier ones", "window": "how many keys a position sees; null: all", "scale": "of the scores; 1/sqrt(HS)", "head_mask": "one number per head that multiplies its output; 0 ablates", "dropout": "probability, in training"}$$),
+    ($$dropout$$, 1, 1, $$same$$, $$y = x \odot m / (1 - p),\ m \sim \text{Bernoulli}(1-p) \text{ in training; else } y = x$$, $$\bar x = \bar y \odot m / (1 - p)$$, $${"p": "probability; the training call's dropout_p where absent"}$$),
+    ($$cross_entropy$$, 2, 2, $$(…,V), (…) -> ()$$, $$L = -\frac{1}{N} \sum_t \ln \operatorname{softmax}(x_t)_{y_t}$$, $$\bar x_t = \frac{1}{N} (\operatorname{softmax}(x_t) - e_{y_t})$$, $${}$$);
+
+GRANT SELECT ON llm_op, llm_model_version TO PUBLIC;

@@ -54,7 +54,9 @@ CREATE TABLE llm_graph (
     inputs text[] COLLATE "C" NOT NULL DEFAULT '{}',
     attrs  jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(attrs) = 'object'),
     shape  text[] COLLATE "C",
-    PRIMARY KEY (model, name)
+    PRIMARY KEY (model, name),
+    -- pg_dump reads from this that configs must be restored before graphs, whose check needs them
+    FOREIGN KEY (model) REFERENCES llm_model_config ON UPDATE CASCADE ON DELETE CASCADE
 );
 COMMENT ON TABLE llm_graph IS 'A node of a model''s architecture; the executor runs what these rows say';
 COMMENT ON COLUMN llm_graph.id IS 'Order in which nodes were added; breaks ties in the execution order';
@@ -69,7 +71,8 @@ CREATE TABLE llm_param (
     m     tensor,
     v     tensor,
     step  bigint NOT NULL DEFAULT 0 CHECK (step >= 0),
-    PRIMARY KEY (model, name)
+    PRIMARY KEY (model, name),
+    FOREIGN KEY (model) REFERENCES llm_model_config ON UPDATE CASCADE ON DELETE CASCADE
 );
 COMMENT ON TABLE llm_param IS 'A parameter: its value, gradient and AdamW moments; weights live here and nowhere else';
 
@@ -79,6 +82,8 @@ CREATE TABLE llm_param_share (
     source_model text COLLATE "C" NOT NULL,
     source_name  text COLLATE "C" NOT NULL,
     PRIMARY KEY (target_model, target_name),
+    FOREIGN KEY (target_model) REFERENCES llm_model_config (model) ON UPDATE CASCADE ON DELETE CASCADE,
+    FOREIGN KEY (source_model) REFERENCES llm_model_config (model) ON UPDATE CASCADE,
     CHECK ((target_model, target_name) <> (source_model, source_name))
 );
 COMMENT ON TABLE llm_param_share IS 'A parameter that is another''s storage';
@@ -105,8 +110,7 @@ COMMENT ON TABLE llm_bpe_merges IS 'A merge: the adjacent pair left_token, right
 
 -- Without these pg_dump would leave every weight behind.
 SELECT pg_catalog.pg_extension_config_dump('llm_model_config', $$WHERE model NOT IN ('gpt2-small', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')$$);
-SELECT pg_catalog.pg_extension_config_dump('llm_model_version', '');
-SELECT pg_catalog.pg_extension_config_dump('llm_version_seq', '');
+-- llm_model_version is left out: the triggers make its rows anew as the others come back.
 SELECT pg_catalog.pg_extension_config_dump('llm_graph', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_graph_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_param', '');

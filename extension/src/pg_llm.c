@@ -27,6 +27,7 @@ int pg_llm_display_limit = 0;
 int pg_llm_memory_limit_mb = 0;
 int pg_llm_threads = 0;
 int pg_llm_isa = -1;
+static char *pg_llm_default_model;
 
 static const struct config_enum_entry isa_options[] = {
 	{"auto", -1, false}, {"scalar", LLM_ISA_SCALAR, false}, {"avx2", LLM_ISA_AVX2, false},
@@ -79,6 +80,9 @@ _PG_init(void)
 	DefineCustomEnumVariable("pg_llm.isa", "Instruction set the kernels use.",
 		"For tests: every level gives the same bits.", &pg_llm_isa, -1, isa_options, PGC_USERSET, 0,
 		IsaCheck, IsaAssign, NULL);
+	DefineCustomStringVariable("pg_llm.default_model", "The model that functions use when none is named.",
+		"Set it for a database: ALTER DATABASE name SET pg_llm.default_model = 'my_model'.",
+		&pg_llm_default_model, "gpt2-small", PGC_USERSET, 0, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("pg_llm");
 }
 

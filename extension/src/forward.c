@@ -1,0 +1,287 @@
+/*
+ * llm_logits, llm_loss and llm_eval: inputs are checked, the one executor runs, the value is copied out.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+
+#include "src/forward.h"
+#include "src/pg_llm.h"
+
+LlmInput
+IntegerInput(const char *what, Datum array)
+{
+	ArrayType *a = DatumGetArrayTypeP(array);
+	LlmInput in = {.name = what, .ndim = ARR_NDIM(a), .integers = (const int32_t *) ARR_DATA_PTR(a)};
+
+	if (ARR_HASNULL(a) && array_contains_nulls(a))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not contain NULL", what)));
+	if (in.ndim < 1 || in.ndim > 2)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   in.ndim == 0 ? errmsg("%s is empty", what)
+										: errmsg("%s has %d dimensions; it must have one or two", what, in.ndim),
+						   errhint("One text is ARRAY[1,2,3]; several of the same length are ARRAY[[1,2,3],[4,5,6]].")));
+	for (int i = 0; i < in.ndim; i++)
+		in.dims[i] = ARR_DIMS(a)[i];
+	return in;
+}
+
+/* (T) becomes (1,T), as the graph's (B,T). */
+static LlmInput
+Batched(LlmInput in)
+{
+	if (in.ndim == 1)
+	{
+		in.ndim = 2;
+		in.dims[1] = in.dims[0];
+		in.dims[0] = 1;
+	}
+	return in;
+}
+
+int
+NodeOf(const LoadedModel *m, const char *node)
+{
+	int index = llm_graph_find(&m->model.graph, node);
+
+	if (index < 0)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("model \"%s\" has no node \"%s\"", m->name, node),
+						   errhint("SELECT name, op, inputs, shape FROM llm_graph WHERE model = '%s' ORDER BY id.",
+							   m->name)));
+	return index;
+}
+
+void
+CheckLength(const LoadedModel *m, int64 length)
+{
+	LlmDim P = {1, "P"};
+	int64 most = llm_dim_value(&P, &m->model.graph.sizes);
+
+	if (most >= 0 && length > most && llm_graph_find(&m->model.graph, "positions") >= 0)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						   errmsg("%lld tokens are more than the %lld positions of model \"%s\"", (long long) length,
+							   (long long) most, m->name),
+						   errhint("Shorten the prompt or ask for fewer tokens.")));
+}
+
+LlmInput
+PositionsInput(int first, int T)
+{
+	int32 *positions = palloc(sizeof(int32) * Max(1, T));
+
+	for (int i = 0; i < T; i++)
+		positions[i] = first + i;
+	return (LlmInput){.name = "positions", .ndim = 1, .dims = {T}, .integers = positions};
+}
+
+LlmValue
+RunNode(const LoadedModel *m, int node, bool last_only, const LlmInput *inputs, int n, int length)
+{
+	LlmExec *exec;
+	LlmValue value;
+	LlmError err;
+
+	LLM_CHECK(llm_exec_open(&m->model, node, last_only, length, LlmContextAllocator(), &exec, &err), &err);
+	LLM_CHECK(llm_exec_run(exec, inputs, n, &value, &err), &err);
+	return value;
+}
+
+Tensor *
+TensorOfValue(const LlmValue *value, bool drop_batch)
+{
+	int skip = drop_batch && value->ndim > 0 && value->dims[0] == 1;
+	Tensor *t = TensorNew(value->ndim - skip, value->dims + skip);
+
+	if (value->integers)
+		for (size_t i = 0; i < value->numel; i++)
+			TENSOR_DATA(t)[i] = (float) value->integers[i];
+	else
+		memcpy(TENSOR_DATA(t), value->floats, value->numel * sizeof(float));
+	TensorCanonicalize(t);
+	return t;
+}
+
+static char *
+NameArgument(FunctionCallInfo fcinfo, int n, const char *what)
+{
+	if (PG_ARGISNULL(n))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be NULL", what)));
+	return text_to_cstring(PG_GETARG_TEXT_PP(n));
+}
+
+static LlmInput
+ArrayArgument(FunctionCallInfo fcinfo, int n, const char *what)
+{
+	if (PG_ARGISNULL(n))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be NULL", what)));
+	return IntegerInput(what, PG_GETARG_DATUM(n));
+}
+
+/* The positions argument, or 0 … T-1 where it is NULL. */
+static LlmInput
+PositionsArgument(FunctionCallInfo fcinfo, int n, const LoadedModel *m, int T)
+{
+	LlmInput in;
+
+	if (PG_ARGISNULL(n))
+	{
+		CheckLength(m, T);
+		return PositionsInput(0, T);
+	}
+	in = IntegerInput("positions", PG_GETARG_DATUM(n));
+	if (in.ndim != 1 || in.dims[0] != T)
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+						   errmsg("positions must be one number for each of the %d tokens of a text", T)));
+	return in;
+}
+
+PG_FUNCTION_INFO_V1(llm_logits);
+Datum
+llm_logits(PG_FUNCTION_ARGS)
+{
+	LlmInput tokens = ArrayArgument(fcinfo, 0, "tokens"), in[2];
+	LoadedModel *m = ModelOf(NameArgument(fcinfo, 1, "model"), CurrentMemoryContext);
+	LlmValue value;
+
+	in[0] = Batched(tokens);
+	in[1] = PositionsArgument(fcinfo, 2, m, in[0].dims[1]);
+	value = RunNode(m, NodeOf(m, "logits"), false, in, 2, in[0].dims[1]);
+	PG_RETURN_TENSOR(TensorOfValue(&value, tokens.ndim == 1));
+}
+
+PG_FUNCTION_INFO_V1(llm_loss);
+Datum
+llm_loss(PG_FUNCTION_ARGS)
+{
+	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
+	LlmInput in[3];
+	LlmValue value;
+
+	in[0] = Batched(ArrayArgument(fcinfo, 1, "tokens"));
+	in[1] = Batched(ArrayArgument(fcinfo, 2, "targets"));
+	if (in[0].dims[0] != in[1].dims[0] || in[0].dims[1] != in[1].dims[1])
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+						   errmsg("tokens are %s, targets are %s; they must have the same shape",
+							   ShapeToString(2, in[0].dims), ShapeToString(2, in[1].dims)),
+						   errhint("The targets of a text are its own tokens, one place further on.")));
+	in[2] = PositionsArgument(fcinfo, 3, m, in[0].dims[1]);
+	value = RunNode(m, NodeOf(m, "loss"), false, in, 3, in[0].dims[1]);
+	if (value.numel != 1)
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+						   errmsg("the node \"loss\" of model \"%s\" is %s, not one number", m->name,
+							   ShapeToString(value.ndim, value.dims))));
+	PG_RETURN_FLOAT4(value.floats[0]);
+}
+
+/* ---- llm_eval ---- */
+
+/* A JSON array is written as a tensor is; a JSON text may hold one (for NaN and infinity). */
+static Tensor *
+TensorOfJson(const char *name, JsonbValue *value)
+{
+	Oid input, param;
+	char *text;
+
+	if (value->type == jbvBinary)
+		text = JsonbToCString(NULL, value->val.binary.data, value->val.binary.len);
+	else if (value->type == jbvString)
+		text = pnstrdup(value->val.string.val, value->val.string.len);
+	else if (value->type == jbvNumeric)
+		text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
+	else
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("input \"%s\" is not an array of numbers", name),
+						   errhint("Write {\"tokens\": [[1, 2, 3]]}.")));
+	getTypeInputInfo(LlmTensorType(), &input, &param);
+	return (Tensor *) PG_DETOAST_DATUM(OidInputFunctionCall(input, text, param, -1));
+}
+
+static const int32 *
+WholeNumbers(const char *name, const Tensor *t)
+{
+	int64 n = TensorNumel(t);
+	int32 *out = palloc(sizeof(int32) * Max(1, n));
+
+	for (int64 i = 0; i < n; i++)
+	{
+		float x = TENSOR_DATA(t)[i];
+
+		if (!(x >= -16777216.0f && x <= 16777216.0f) || x != (int32) x)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							   errmsg("input \"%s\" must hold whole numbers, not %g", name, x)));
+		out[i] = (int32) x;
+	}
+	return out;
+}
+
+static LlmInput
+EvalInput(const LoadedModel *m, JsonbValue *key, JsonbValue *value)
+{
+	char *name = pnstrdup(key->val.string.val, key->val.string.len);
+	const LlmNode *node = &m->model.graph.nodes[NodeOf(m, name)];
+	Tensor *t = TensorOfJson(name, value);
+	LlmInput in = {.name = name, .ndim = t->ndim};
+
+	if (node->op != LLM_OP_INPUT)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("node \"%s\" is no input of the graph", name)));
+	for (int i = 0; i < t->ndim; i++)
+		in.dims[i] = t->dims[i];
+	if (node->integers)
+		in.integers = WholeNumbers(name, t);
+	else
+		in.floats = TENSOR_DATA(t);
+	return in.ndim == 1 && node->ndim == 2 ? Batched(in) : in;
+}
+
+PG_FUNCTION_INFO_V1(llm_eval);
+Datum
+llm_eval(PG_FUNCTION_ARGS)
+{
+	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
+	int node = NodeOf(m, NameArgument(fcinfo, 1, "node")), n = 0, T = 0;
+	Jsonb *inputs = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
+	JsonbIterator *it;
+	JsonbValue key, value;
+	LlmInput *in;
+	LlmValue result;
+	bool positions = false;
+
+	if (m->model.graph.nodes[node].op == LLM_OP_PARAM)
+	{
+		LlmValue param = {.ndim = m->model.graph.nodes[node].ndim};
+		Tensor *t;
+
+		for (int i = 0; i < param.ndim; i++)
+			param.dims[i] = (int) llm_dim_value(&m->model.graph.nodes[node].shape[i], &m->model.graph.sizes);
+		t = TensorNew(param.ndim, param.dims);
+		llm_weight_read(&m->model, node, TENSOR_DATA(t));
+		PG_RETURN_TENSOR(t);
+	}
+	if (inputs == NULL || !JB_ROOT_IS_OBJECT(inputs))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("inputs must be a JSON object"),
+						   errhint("Write {\"tokens\": [[1, 2, 3]]}.")));
+	in = palloc0(sizeof(LlmInput) * (JB_ROOT_COUNT(inputs) + 1));
+	it = JsonbIteratorInit(&inputs->root);
+	JsonbIteratorNext(&it, &key, true);
+	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
+	{
+		JsonbIteratorNext(&it, &value, true);
+		in[n] = EvalInput(m, &key, &value);
+		if (strcmp(in[n].name, "positions") == 0)
+			positions = true;
+		if (strcmp(in[n].name, "tokens") == 0)
+			T = in[n].dims[in[n].ndim - 1];
+		n++;
+	}
+	if (!positions && T > 0)
+	{
+		CheckLength(m, T);
+		in[n++] = PositionsInput(0, T);
+	}
+	result = RunNode(m, node, false, in, n, Max(1, T));
+	PG_RETURN_TENSOR(TensorOfValue(&result, false));
+}

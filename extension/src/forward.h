@@ -1,0 +1,24 @@
+/* SQL arguments to the executor's inputs and back. */
+#ifndef LLM_SRC_FORWARD_H
+#define LLM_SRC_FORWARD_H
+
+#include "postgres.h"
+
+#include "engine/execute.h"
+#include "src/model_cache.h"
+#include "src/tensor.h"
+
+/* An int[] argument: one or two dimensions, no NULLs, at least one element. what names it in errors. */
+extern LlmInput IntegerInput(const char *what, Datum array);
+/* Index of a node the callers rely on ("logits", "loss"); ERROR with a hint where the graph has none. */
+extern int NodeOf(const LoadedModel *m, const char *node);
+/* ERROR when a text of this length goes past the model's positions. */
+extern void CheckLength(const LoadedModel *m, int64 length);
+/* Positions first … first + T - 1 as an input. */
+extern LlmInput PositionsInput(int first, int T);
+/* Runs a node once, nothing cached. The value lives in the current memory context. */
+extern LlmValue RunNode(const LoadedModel *m, int node, bool last_only, const LlmInput *inputs, int n, int length);
+/* A copy as SQL value; drop_batch leaves out a leading dimension of 1. */
+extern Tensor *TensorOfValue(const LlmValue *value, bool drop_batch);
+
+#endif

@@ -1,0 +1,297 @@
+/*
+ * Continuing a text, token by token, with cached keys and values. A graph that cannot be continued position by
+ * position is run over the whole text at each step: slower, the same bits.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "libpq/libpq.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "src/generate.h"
+#include "src/pg_llm.h"
+#include "src/query.h"
+
+char *
+TextArgument(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	if (PG_ARGISNULL(n))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be NULL", name)));
+	return text_to_cstring(PG_GETARG_TEXT_PP(n));
+}
+
+uint64
+SeedArgument(FunctionCallInfo fcinfo, int n)
+{
+	uint64 seed;
+
+	if (!PG_ARGISNULL(n))
+		return (uint64) PG_GETARG_INT64(n);
+	if (!pg_strong_random(&seed, sizeof(seed)))
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate a random seed")));
+	return seed;
+}
+
+/* ---- opening ---- */
+
+int
+VocabularySize(const LoadedModel *m)
+{
+	const LlmNode *logits = &m->model.graph.nodes[NodeOf(m, "logits")];
+	int64 V = logits->ndim > 0 ? llm_dim_value(&logits->shape[logits->ndim - 1], &m->model.graph.sizes) : -1;
+
+	return V > 0 && V <= INT_MAX ? (int) V : INT_MAX;
+}
+
+int
+EndToken(const char *model, int V, bool null, int eos)
+{
+	static LlmQuery read_eos = {
+		.text = "SELECT (options ->> 'eos_token_id')::int FROM %s.llm_model_config WHERE model = $1",
+		.nargs = 1,
+		.types = {TEXTOID}};
+	Datum value = CStringGetTextDatum(model);
+	bool missing = true;
+
+	if (null || eos == -1)
+		return -1;
+	if (eos == GPT2_EOS)
+	{
+		SPI_connect();
+		LlmRun(&read_eos, &value, NULL, true, 1);
+		if (SPI_processed == 1)
+			value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &missing);
+		SPI_finish();
+		if (!missing)
+			eos = DatumGetInt32(value);
+		return eos < V ? eos : -1;
+	}
+	if (eos < 0 || eos >= V)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("eos is %d; the tokens of model \"%s\" run from 0 to %d", eos, model, V - 1),
+						   errhint("NULL or -1 means no end token.")));
+	return eos;
+}
+
+static void
+EncodePrompt(Generation *g, const char *prompt)
+{
+	Size count;
+	int32 *ids = TokenizerEncode(g->bpe, prompt, strlen(prompt), false, &count);
+
+	if (count > INT_MAX / 2)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("the prompt is too long")));
+	if (count == 0 && g->eos < 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the prompt is empty"),
+						   errhint("Model \"%s\" has no end token to start from; give it a first word.", g->m->name)));
+	g->prompt = g->count = Max(1, (int) count);
+	g->ids = ids;
+	if (count == 0) /* texts of the training data follow an end token */
+	{
+		g->ids = palloc(sizeof(int32));
+		g->ids[0] = g->eos;
+	}
+	initStringInfo(&g->bytes);
+	for (Size i = 0; i < count; i++)
+		TokenizerAppend(g->bpe, ids[i], i + 1, &g->bytes);
+}
+
+/* How many tokens the text may have in all, prompt included. */
+static int
+Room(const Generation *g, const int *most)
+{
+	LlmDim P = {1, "P"};
+	int64 positions = llm_dim_value(&P, &g->m->model.graph.sizes);
+
+	if (positions < 0 || llm_graph_find(&g->m->model.graph, "positions") < 0)
+		positions = INT_MAX / 2;
+	if (g->prompt > positions)
+		CheckLength(g->m, g->prompt);
+	if (most == NULL) /* the token after the last position needs no position of its own */
+		return (int) Min((int64) g->prompt + DEFAULT_MAX_TOKENS, positions + 1);
+	if (*most < 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("max_tokens is %d; it must be 0 or more", *most)));
+	if ((int64) g->prompt + *most > positions + 1)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						   errmsg("a prompt of %d tokens and %d new ones do not fit the %lld positions of model \"%s\"",
+							   g->prompt, *most, (long long) positions, g->m->name),
+						   errhint("Ask for at most %lld tokens, or shorten the prompt.",
+							   (long long) (positions + 1 - g->prompt))));
+	return g->prompt + *most;
+}
+
+Generation *
+GenerationOpen(const char *model, const char *prompt, const int *most, int eos)
+{
+	Generation *g = palloc0(sizeof(Generation));
+	LlmError err;
+	int node;
+
+	g->context = CurrentMemoryContext;
+	g->m = ModelOf(model, g->context);
+	g->bpe = TokenizerPin(model, g->context);
+	g->eos = eos;
+	node = NodeOf(g->m, "logits");
+	EncodePrompt(g, prompt);
+	g->most = Room(g, most);
+	g->ids = repalloc(g->ids, sizeof(int32) * (Size) g->most);
+	g->complete = g->count >= g->most;
+	LLM_CHECK(llm_exec_open(&g->m->model, node, true, g->most, LlmContextAllocator(), &g->exec, &err), &err);
+	return g;
+}
+
+/* ---- stepping ---- */
+
+const float *
+GenerationLogits(Generation *g, int *V)
+{
+	int first = llm_exec_length(g->exec), T = g->count - first;
+	LlmInput in[2] = {{.name = "tokens", .ndim = 2, .dims = {1, T}, .integers = g->ids + first}};
+	LlmValue value;
+	LlmError err;
+
+	in[1] = PositionsInput(first, T);
+	LLM_CHECK(llm_exec_run(g->exec, in, 2, &value, &err), &err);
+	pfree((void *) in[1].integers);
+	*V = value.ndim > 0 ? value.dims[value.ndim - 1] : 1;
+	if (value.numel < (size_t) *V || *V < 1)
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR), errmsg("the node \"logits\" of model \"%s\" is %s",
+																	 g->m->name, ShapeToString(value.ndim, value.dims))));
+	return value.floats + value.numel - *V;
+}
+
+bool
+GenerationStep(Generation *g)
+{
+	int V;
+	const float *logits;
+	int32 id;
+	LlmError err;
+
+	if (g->complete)
+		return false;
+	logits = GenerationLogits(g, &V);
+	LLM_CHECK(llm_sample(&g->how, V, logits, llm_uniform(&g->stream, g->count - g->prompt), LlmSessionAllocator(),
+				  &id, &err),
+		&err);
+	g->ids[g->count++] = id;
+	if (id != g->eos)
+		TokenizerAppend(g->bpe, id, g->count, &g->bytes);
+	g->complete = id == g->eos || g->count == g->most;
+	return true;
+}
+
+/* prompt, max_tokens, temperature, topk, topp, model, eos, seed */
+static Generation *
+OpenFromArguments(FunctionCallInfo fcinfo)
+{
+	char *prompt = TextArgument(fcinfo, 0, "prompt"), *model = TextArgument(fcinfo, 5, "model");
+	int most = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
+	LlmSampling how;
+	LoadedModel *m;
+	Generation *g;
+	LlmError err;
+
+	how.temperature = PG_ARGISNULL(2) ? 1 : PG_GETARG_FLOAT8(2);
+	how.topk = PG_ARGISNULL(3) ? 0 : PG_GETARG_INT32(3);
+	how.topp = PG_ARGISNULL(4) ? 1 : PG_GETARG_FLOAT8(4);
+	LLM_CHECK(llm_sampling_check(&how, &err), &err);
+	m = ModelOf(model, CurrentMemoryContext);
+	g = GenerationOpen(model, prompt, PG_ARGISNULL(1) ? NULL : &most,
+		EndToken(model, VocabularySize(m), PG_ARGISNULL(6), PG_ARGISNULL(6) ? -1 : PG_GETARG_INT32(6)));
+	g->how = how;
+	g->stream = llm_stream(SeedArgument(fcinfo, 7), "sample", 0, 0);
+	return g;
+}
+
+PG_FUNCTION_INFO_V1(llm_generate);
+Datum
+llm_generate(PG_FUNCTION_ARGS)
+{
+	Generation *g = OpenFromArguments(fcinfo);
+
+	while (GenerationStep(g))
+		CHECK_FOR_INTERRUPTS();
+	PG_RETURN_TEXT_P(TokenizerText(g->bytes.data, g->bytes.len));
+}
+
+/* ---- the stream ---- */
+
+/* Bytes of whole characters: an unfinished one at the end waits for its next token. */
+static int
+WholeCharacters(const char *bytes, int length)
+{
+	int start = length;
+
+	for (int back = 1; back <= 4 && back <= length; back++)
+	{
+		unsigned char c = bytes[length - back];
+
+		if ((c & 0xc0) == 0x80)
+			continue;
+		if (c >= 0xc0 && pg_utf_mblen((const unsigned char *) bytes + length - back) > back)
+			start = length - back;
+		break;
+	}
+	return start;
+}
+
+static Datum
+StreamRow(FuncCallContext *call, Generation *g)
+{
+	int32 id = g->ids[g->count - 1];
+	int shown = g->complete ? g->bytes.len : WholeCharacters(g->bytes.data, g->bytes.len);
+	Datum values[5];
+	bool nulls[5] = {0};
+	StringInfoData token;
+
+	initStringInfo(&token);
+	TokenizerAppend(g->bpe, id, g->count, &token);
+	values[0] = Int32GetDatum(g->count - g->prompt);
+	values[1] = Int32GetDatum(id);
+	values[2] = PointerGetDatum(TokenizerText(token.data, token.len));
+	values[3] = PointerGetDatum(TokenizerText(g->bytes.data, shown));
+	values[4] = BoolGetDatum(g->complete);
+	return HeapTupleGetDatum(heap_form_tuple(call->tuple_desc, values, nulls));
+}
+
+/*
+ * One row per call, so that rows leave as they are made. Small rows would wait in the server's send buffer for
+ * more: at each later call what came before is pushed out.
+ */
+PG_FUNCTION_INFO_V1(llm_generate_rows);
+Datum
+llm_generate_rows(PG_FUNCTION_ARGS)
+{
+	FuncCallContext *call;
+	Generation *g;
+	bool more;
+	MemoryContext caller;
+
+	if (SRF_IS_FIRSTCALL())
+	{
+		call = SRF_FIRSTCALL_INIT();
+		caller = MemoryContextSwitchTo(call->multi_call_memory_ctx);
+		if (get_call_result_type(fcinfo, NULL, &call->tuple_desc) != TYPEFUNC_COMPOSITE)
+			elog(ERROR, "llm_generate_rows must return a row type");
+		call->tuple_desc = BlessTupleDesc(call->tuple_desc);
+		call->user_fctx = OpenFromArguments(fcinfo);
+		MemoryContextSwitchTo(caller);
+	}
+	else if (whereToSendOutput == DestRemote)
+		pq_flush();
+	call = SRF_PERCALL_SETUP();
+	g = call->user_fctx;
+	caller = MemoryContextSwitchTo(call->multi_call_memory_ctx);
+	more = GenerationStep(g);
+	MemoryContextSwitchTo(caller);
+	if (!more)
+		SRF_RETURN_DONE(call);
+	SRF_RETURN_NEXT(call, StreamRow(call, g));
+}

@@ -1,0 +1,49 @@
+/* One text being continued: prompt, model, caches and the choice of tokens. */
+#ifndef LLM_SRC_GENERATE_H
+#define LLM_SRC_GENERATE_H
+
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "lib/stringinfo.h"
+
+#include "engine/sample.h"
+#include "kernels/random.h"
+#include "src/forward.h"
+#include "src/tokenizer.h"
+
+#define DEFAULT_MAX_TOKENS 64
+/* The eos argument's default; stands for the model's own end token. */
+#define GPT2_EOS 50256
+
+typedef struct Generation
+{
+	MemoryContext context; /* everything below lives here */
+	LoadedModel *m;
+	LlmBpe *bpe;
+	LlmExec *exec;
+	int32 *ids; /* prompt, then what was generated */
+	int prompt, count, most; /* tokens: of the prompt, so far, at most */
+	int eos;				 /* -1 none */
+	LlmSampling how;
+	LlmStream stream;
+	StringInfoData bytes; /* the text so far, prompt included */
+	bool complete;
+} Generation;
+
+/* Text arguments: NULL is an error that names the argument. */
+extern char *TextArgument(FunctionCallInfo fcinfo, int n, const char *name);
+/* Model, tokenizer and prompt; `most` NULL takes the default or what fits. Opens the executor. */
+extern Generation *GenerationOpen(const char *model, const char *prompt, const int *most, int eos);
+/* The seed argument; NULL gives a random one. */
+extern uint64 SeedArgument(FunctionCallInfo fcinfo, int n);
+/* The last dimension of the node "logits". */
+extern int VocabularySize(const LoadedModel *m);
+/* The model's end token for an eos argument. */
+extern int EndToken(const char *model, int V, bool null, int eos);
+/* Logits (V) after the tokens so far. */
+extern const float *GenerationLogits(Generation *g, int *V);
+/* Chooses and appends the next token; false when the text was complete already. */
+extern bool GenerationStep(Generation *g);
+
+#endif

@@ -1,0 +1,15 @@
+/* llm_graph's rows of a model as the engine's graph. */
+#ifndef LLM_SRC_GRAPH_ROWS_H
+#define LLM_SRC_GRAPH_ROWS_H
+
+#include "postgres.h"
+
+#include "engine/graph.h"
+
+/*
+ * Reads and checks a model's graph. All memory is palloc'd in the current context. Returns an empty graph where
+ * there are no rows. read_only as for SPI: true reads by the statement's snapshot.
+ */
+extern LlmGraph *GraphRead(const char *model, bool read_only);
+
+#endif

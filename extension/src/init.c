@@ -1,0 +1,63 @@
+/*
+ * A parameter's first value, the same on every machine for the same seed and name.
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+
+#include "engine/pool.h"
+#include "kernels/random.h"
+#include "src/pg_llm.h"
+#include "src/tensor.h"
+
+#define GRAIN 65536
+
+typedef struct Normal
+{
+	LlmStream stream;
+	float scale;
+	size_t n;
+	float *out;
+} Normal;
+
+static void
+NormalTask(void *context, int task, int worker)
+{
+	Normal *normal = context;
+	size_t at = (size_t) task * GRAIN;
+
+	llm_normal(&normal->stream, at, Min(GRAIN, normal->n - at), normal->scale, normal->out + at);
+}
+
+PG_FUNCTION_INFO_V1(llm_init_tensor);
+Datum
+llm_init_tensor(PG_FUNCTION_ARGS)
+{
+	int dims[LLM_MAX_DIMS], ndim;
+	char *name, *init;
+	Tensor *t;
+	LlmError err;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(4))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("name, shape and seed must not be NULL")));
+	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	init = PG_ARGISNULL(2) ? pstrdup("normal") : text_to_cstring(PG_GETARG_TEXT_PP(2));
+	ndim = ShapeFromArray(PG_GETARG_DATUM(1), dims);
+	t = TensorNewZero(ndim, dims);
+	if (strcmp(init, "normal") == 0)
+	{
+		Normal normal = {.n = TensorNumel(t), .out = TENSOR_DATA(t)};
+
+		normal.scale = PG_ARGISNULL(3) ? 0.02f : (float) PG_GETARG_FLOAT8(3);
+		normal.stream = llm_stream((uint64) PG_GETARG_INT64(4), psprintf("init %s", name), 0, 0);
+		LLM_CHECK(llm_parallel((int) ((normal.n + GRAIN - 1) / GRAIN), NormalTask, &normal, &err), &err);
+	}
+	else if (strcmp(init, "ones") == 0)
+		for (int64 i = TensorNumel(t) - 1; i >= 0; i--)
+			TENSOR_DATA(t)[i] = 1;
+	else if (strcmp(init, "zeros") != 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("parameter \"%s\": init \"%s\" is not known", name, init),
+						   errhint("The attribute init is normal, zeros or ones.")));
+	PG_RETURN_TENSOR(t);
+}

@@ -1,0 +1,27 @@
+/* The session's copies of models: graph checked, weights packed. */
+#ifndef LLM_SRC_MODEL_CACHE_H
+#define LLM_SRC_MODEL_CACHE_H
+
+#include "postgres.h"
+
+#include "engine/model.h"
+
+typedef struct LoadedModel
+{
+	struct LoadedModel *next;
+	char *name;
+	int64 version;
+	uint64 used; /* for giving up the one unused longest */
+	int pins;
+	bool outdated; /* no longer in the list; the last pin frees it */
+	MemoryContext context;
+	LlmModel model;
+} LoadedModel;
+
+/*
+ * The model as the statement's snapshot sees it, loaded where needed, and kept at least until `pin` is reset or
+ * deleted. ERROR where there is no such model, or parameters are missing or misshapen.
+ */
+extern LoadedModel *ModelOf(const char *name, MemoryContext pin);
+
+#endif

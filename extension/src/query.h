@@ -1,0 +1,29 @@
+/*
+ * Prepared SPI statements of the extension itself. The text names the extension's schema as %s (each one is
+ * replaced), so that nothing in search_path or pg_temp can stand in for a table.
+ */
+#ifndef LLM_SRC_QUERY_H
+#define LLM_SRC_QUERY_H
+
+#include "postgres.h"
+
+#include "executor/spi.h"
+
+typedef struct LlmQuery
+{
+	const char *text;
+	int nargs;
+	Oid types[8];
+	/* private */
+	SPIPlanPtr plan;
+	Oid schema;
+} LlmQuery;
+
+/* The plan, made on first use. Call inside SPI_connect. */
+extern SPIPlanPtr LlmPlan(LlmQuery *query);
+/* Runs it; read_only reads by the statement's own snapshot. ERROR unless the result code is the expected kind. */
+extern void LlmRun(LlmQuery *query, Datum *values, const char *nulls, bool read_only, long limit);
+/* Column of a row of SPI_tuptable: NULL gives NULL, else palloc'd text in the caller's context. */
+extern char *LlmField(uint64 row, int column);
+
+#endif

@@ -1,0 +1,143 @@
+/*
+ * Every table a model reads has row triggers that raise the model's version once per command (and a TRUNCATE
+ * trigger that raises all). The number comes from a sequence: no two states of a model ever share one, and
+ * a rolled-back change takes its number with it.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "src/change.h"
+#include "src/pg_llm.h"
+#include "src/query.h"
+#include "src/version.h"
+
+static LlmQuery read_version = {
+	.text = "SELECT version FROM %s.llm_model_version WHERE model = $1", .nargs = 1, .types = {TEXTOID}};
+
+/* the model itself, and those that use its parameters as their own */
+static LlmQuery raise_version = {
+	.text = "INSERT INTO %s.llm_model_version AS v (model, version)"
+			" SELECT m, pg_catalog.nextval('%s.llm_version_seq'::pg_catalog.regclass) FROM (SELECT $1 AS m UNION"
+			" SELECT target_model FROM %s.llm_param_share WHERE source_model = $1 ORDER BY 1) AS models"
+			" ON CONFLICT (model) DO UPDATE SET version = EXCLUDED.version",
+	.nargs = 1,
+	.types = {TEXTOID}};
+
+static LlmQuery raise_all = {
+	.text = "UPDATE %s.llm_model_version SET version = pg_catalog.nextval('%s.llm_version_seq'::pg_catalog.regclass)"};
+
+int64
+LlmModelVersion(const char *model)
+{
+	Datum value = CStringGetTextDatum(model);
+	int64 version = 0;
+	bool null;
+
+	SPI_connect();
+	LlmRun(&read_version, &value, NULL, true, 1);
+	if (SPI_processed == 1)
+		version = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+	SPI_finish();
+	return version;
+}
+
+/* ---- which models this command has dealt with ---- */
+
+typedef struct Seen
+{
+	struct Seen *next;
+	int what;
+	char model[FLEXIBLE_ARRAY_MEMBER];
+} Seen;
+
+static Seen *seen = NULL;
+static int paused = 0;
+
+bool
+ChangeFirst(int what, const char *model)
+{
+	Seen *s;
+
+	for (s = seen; s; s = s->next)
+		if (s->what == what && strcmp(s->model, model) == 0)
+			return false;
+	s = MemoryContextAlloc(TopMemoryContext, offsetof(Seen, model) + strlen(model) + 1);
+	s->what = what;
+	strcpy(s->model, model);
+	s->next = seen;
+	seen = s;
+	return true;
+}
+
+void
+ChangePause(bool on)
+{
+	paused = on;
+}
+
+/* BEFORE each statement on a table a model reads: what was seen belongs to earlier commands. */
+PG_FUNCTION_INFO_V1(llm_begin_change);
+Datum
+llm_begin_change(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		elog(ERROR, "llm_begin_change is a trigger function");
+	while (seen && !paused)
+	{
+		Seen *next = seen->next;
+
+		pfree(seen);
+		seen = next;
+	}
+	return PointerGetDatum(NULL);
+}
+
+char *
+ChangedModel(TriggerData *trigger, HeapTuple tuple, const char *column)
+{
+	int number = SPI_fnumber(trigger->tg_relation->rd_att, column);
+
+	return number > 0 ? SPI_getvalue(tuple, trigger->tg_relation->rd_att, number) : NULL;
+}
+
+static void
+Touch(const char *model)
+{
+	Datum value;
+
+	if (model == NULL || !ChangeFirst(CHANGE_VERSION, model))
+		return;
+	value = CStringGetTextDatum(model);
+	SPI_connect();
+	LlmRun(&raise_version, &value, NULL, false, 0);
+	SPI_finish();
+}
+
+/* AFTER each row: raises the version of the model in the column named by the trigger's argument ("model"). */
+PG_FUNCTION_INFO_V1(llm_touch_version);
+Datum
+llm_touch_version(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	const char *column;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		elog(ERROR, "llm_touch_version is a trigger function");
+	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+	{
+		SPI_connect();
+		LlmRun(&raise_all, NULL, NULL, false, 0);
+		SPI_finish();
+		return PointerGetDatum(NULL);
+	}
+	column = trigger->tg_trigger->tgnargs > 0 ? trigger->tg_trigger->tgargs[0] : "model";
+	Touch(ChangedModel(trigger, trigger->tg_trigtuple, column));
+	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
+		Touch(ChangedModel(trigger, trigger->tg_newtuple, column));
+	return PointerGetDatum(NULL);
+}
