@@ -145,7 +145,9 @@ def install(for_tests):
 
 def pip(*arguments):
     command = [venv("python"), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-    return subprocess.call(command + list(arguments), cwd=ROOT)
+    # An older pip would warn about packages that still come with a setup.py; a newer one ignores this.
+    environment = dict(os.environ, PIP_USE_PEP517="1")
+    return subprocess.call(command + list(arguments), cwd=ROOT, env=environment)
 
 
 def fingerprint():
