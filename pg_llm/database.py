@@ -243,9 +243,7 @@ def _build_template(conn: psycopg.Connection, build: str) -> None:
 
 def _fill(conn: psycopg.Connection) -> None:
     """What every database of the kit starts with, beside the extension: GPT-2's tokenizer."""
-    import importlib.util
-
-    if importlib.util.find_spec("pg_llm.ingest") is None:
+    if not conn.execute("SELECT 1 FROM pg_proc WHERE proname = 'pg_llm_load_bpe'").fetchone():
         return
     from pg_llm import ingest
 
