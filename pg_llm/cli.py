@@ -197,6 +197,18 @@ def _only_embedded(command: str) -> None:
         )
 
 
+def _one_line(error: Exception) -> str:
+    """An error's own words; of the server's errors the message and its hint."""
+    told = getattr(error, "diag", None)
+    if told is not None and told.message_primary:
+        return (
+            f"{told.message_primary}; hint: {told.message_hint}"
+            if told.message_hint
+            else told.message_primary
+        )
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def main() -> None:
     """Entry point: every expected failure is one line on stderr and a non-zero exit code."""
     try:
@@ -217,8 +229,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("PG_LLM_DEBUG"):
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
-        click.echo(f"pg-llm: {text} (PG_LLM_DEBUG=1 shows where)", err=True)
+        click.echo(f"pg-llm: {_one_line(error)} (PG_LLM_DEBUG=1 shows where)", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
