@@ -15,6 +15,7 @@
 #include "utils/memutils.h"
 
 #include "src/generate.h"
+#include "src/kernels_sql.h"
 #include "src/pg_llm.h"
 #include "src/query.h"
 
@@ -24,18 +25,6 @@ TextArgument(FunctionCallInfo fcinfo, int n, const char *name)
 	if (PG_ARGISNULL(n))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be NULL", name)));
 	return text_to_cstring(PG_GETARG_TEXT_PP(n));
-}
-
-uint64
-SeedArgument(FunctionCallInfo fcinfo, int n)
-{
-	uint64 seed;
-
-	if (!PG_ARGISNULL(n))
-		return (uint64) PG_GETARG_INT64(n);
-	if (!pg_strong_random(&seed, sizeof(seed)))
-		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate a random seed")));
-	return seed;
 }
 
 /* ---- opening ---- */

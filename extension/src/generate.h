@@ -35,8 +35,6 @@ typedef struct Generation
 extern char *TextArgument(FunctionCallInfo fcinfo, int n, const char *name);
 /* Model, tokenizer and prompt; `most` NULL takes the default or what fits. Opens the executor. */
 extern Generation *GenerationOpen(const char *model, const char *prompt, const int *most, int eos);
-/* The seed argument; NULL gives a random one. */
-extern uint64 SeedArgument(FunctionCallInfo fcinfo, int n);
 /* The last dimension of the node "logits". */
 extern int VocabularySize(const LoadedModel *m);
 /* The model's end token for an eos argument. */

@@ -10,6 +10,7 @@
 
 #include "kernels/kernels.h"
 #include "src/generate.h"
+#include "src/kernels_sql.h"
 #include "src/pg_llm.h"
 
 static Datum
