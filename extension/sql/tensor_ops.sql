@@ -22,6 +22,14 @@ CREATE FUNCTION tensor_transpose_support(internal) RETURNS internal
     AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION tensor_transpose_support(internal) IS 'Planner support, declared shapes checked before rows are read: the last two lengths change places';
 
+CREATE FUNCTION tensor_layernorm_support(internal) RETURNS internal
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION tensor_layernorm_support(internal) IS 'Planner support, declared shapes checked before rows are read: layer normalisation';
+
+CREATE FUNCTION tensor_attention_support(internal) RETURNS internal
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION tensor_attention_support(internal) IS 'Planner support, declared shapes checked before rows are read: attention';
+
 -- ---- arithmetic ----
 
 CREATE FUNCTION tensor_add(tensor, tensor) RETURNS tensor

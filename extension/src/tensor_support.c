@@ -14,6 +14,7 @@
 #include "utils/lsyscache.h"
 
 #include "engine/broadcast.h"
+#include "engine/layers.h"
 #include "engine/layout.h"
 #include "src/pg_llm.h"
 #include "src/tensor.h"
@@ -22,16 +23,12 @@ PG_FUNCTION_INFO_V1(tensor_broadcast_support);
 PG_FUNCTION_INFO_V1(tensor_matmul_support);
 PG_FUNCTION_INFO_V1(tensor_same_shape_support);
 PG_FUNCTION_INFO_V1(tensor_transpose_support);
-
-typedef struct Shape
-{
-	int ndim;
-	int dims[LLM_MAX_DIMS];
-} Shape;
+PG_FUNCTION_INFO_V1(tensor_layernorm_support);
+PG_FUNCTION_INFO_V1(tensor_attention_support);
 
 /* Shape of the n-th argument, if it is known before anything runs. Numbers beside a tensor are scalars. */
 static bool
-ArgumentShape(const FuncExpr *call, int n, Shape *shape)
+ArgumentShape(const FuncExpr *call, int n, LlmShape *shape)
 {
 	Node *arg = list_nth(call->args, n);
 	int32 typmod = exprTypmod(arg);
@@ -90,7 +87,7 @@ CopyCall(const FuncExpr *call, const char *sign)
 /* The call with its result's shape noted; NULL (nothing to change) when no type modifier can hold that shape.
  */
 static Node *
-WithShape(const FuncExpr *call, const char *sign, const Shape *shape)
+WithShape(const FuncExpr *call, const char *sign, const LlmShape *shape)
 {
 	LlmError err = {0};
 	int32 typmod = TypmodFromShape(shape->ndim, shape->dims, &err);
@@ -136,7 +133,7 @@ tensor_broadcast_support(PG_FUNCTION_ARGS)
 	FuncExpr *call = SimplifiedCall(fcinfo);
 	LlmError err = {0};
 	const char *name, *sign;
-	Shape a, b, out;
+	LlmShape a, b, out;
 
 	if (call == NULL || !ArgumentShape(call, 0, &a) || !ArgumentShape(call, 1, &b))
 		PG_RETURN_POINTER(NULL);
@@ -152,7 +149,7 @@ tensor_matmul_support(PG_FUNCTION_ARGS)
 {
 	FuncExpr *call = SimplifiedCall(fcinfo);
 	LlmError err = {0};
-	Shape a, b, out;
+	LlmShape a, b, out;
 
 	if (call == NULL || !ArgumentShape(call, 0, &a) || !ArgumentShape(call, 1, &b))
 		PG_RETURN_POINTER(NULL);
@@ -165,7 +162,7 @@ tensor_same_shape_support(PG_FUNCTION_ARGS)
 {
 	FuncExpr *call = SimplifiedCall(fcinfo);
 	const char *sign;
-	Shape shape;
+	LlmShape shape;
 
 	if (call == NULL || !ArgumentShape(call, 0, &shape))
 		PG_RETURN_POINTER(NULL);
@@ -179,7 +176,7 @@ tensor_transpose_support(PG_FUNCTION_ARGS)
 {
 	FuncExpr *call = SimplifiedCall(fcinfo);
 	LlmError err = {0};
-	Shape shape, out;
+	LlmShape shape, out;
 	int order[LLM_MAX_DIMS];
 	Node *axes;
 
@@ -191,4 +188,37 @@ tensor_transpose_support(PG_FUNCTION_ARGS)
 	LLM_CHECK(llm_permute_shape(shape.ndim, shape.dims, 0, NULL, order, out.dims, &err), &err);
 	out.ndim = shape.ndim;
 	PG_RETURN_POINTER(WithShape(call, NULL, &out));
+}
+
+Datum
+tensor_layernorm_support(PG_FUNCTION_ARGS)
+{
+	FuncExpr *call = SimplifiedCall(fcinfo);
+	LlmError err = {0};
+	LlmShape x, gamma, beta;
+
+	if (call == NULL || !ArgumentShape(call, 0, &x))
+		PG_RETURN_POINTER(NULL);
+	if (ArgumentShape(call, 1, &gamma) && ArgumentShape(call, 2, &beta))
+		LLM_CHECK(
+			llm_layernorm_shape(x.ndim, x.dims, gamma.ndim, gamma.dims, beta.ndim, beta.dims, &err), &err);
+	PG_RETURN_POINTER(WithShape(call, NULL, &x));
+}
+
+Datum
+tensor_attention_support(PG_FUNCTION_ARGS)
+{
+	FuncExpr *call = SimplifiedCall(fcinfo);
+	LlmError err = {0};
+	LlmShape x, weights[4];
+	Node *heads;
+
+	if (call == NULL || !ArgumentShape(call, 0, &x))
+		PG_RETURN_POINTER(NULL);
+	heads = list_nth(call->args, 5);
+	if (IsA(heads, Const) && !((Const *) heads)->constisnull && ArgumentShape(call, 1, &weights[0]) &&
+		ArgumentShape(call, 2, &weights[1]) && ArgumentShape(call, 3, &weights[2]) &&
+		ArgumentShape(call, 4, &weights[3]))
+		LLM_CHECK(llm_attention_shape(&x, weights, DatumGetInt32(((Const *) heads)->constvalue), &err), &err);
+	PG_RETURN_POINTER(WithShape(call, NULL, &x));
 }

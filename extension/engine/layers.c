@@ -1,0 +1,157 @@
+/*
+ * See layers.h.
+ */
+#include "engine/layers.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/broadcast.h"
+#include "engine/ops.h"
+#include "engine/pool.h"
+
+/* Elements per task, a multiple of the four numbers one call of the generator makes. */
+#define GRAIN 16384
+
+LlmCode
+llm_layernorm_shape(
+	int ndim, const int *x, int gamma_ndim, const int *gamma, int beta_ndim, const int *beta, LlmError *err)
+{
+	if (ndim == 0)
+		return llm_fail(err, LLM_SHAPE, "layernorm: a scalar has no axis to normalise");
+	for (int i = 0; i < 2; i++)
+	{
+		int n = i ? beta_ndim : gamma_ndim;
+		const int *dims = i ? beta : gamma;
+
+		if (n == 1 && dims[0] == x[ndim - 1])
+			continue;
+		llm_fail(err, LLM_SHAPE, "layernorm: %s has shape %s, the last axis of x %s asks for (%d)",
+			i ? "beta" : "gamma", llm_shape_text(n, dims).s, llm_shape_text(ndim, x).s, x[ndim - 1]);
+		return llm_hint(err, "gamma and beta hold one number for each channel.");
+	}
+	return LLM_OK;
+}
+
+LlmCode
+llm_attention_shape(const LlmShape *x, const LlmShape weights[4], int NH, LlmError *err)
+{
+	static const char *const names[4] = {"w_qkv", "b_qkv", "w_o", "b_o"};
+	int C = x->ndim > 0 ? x->dims[x->ndim - 1] : 0;
+
+	if (x->ndim < 2 || x->ndim > 3)
+	{
+		llm_fail(err, LLM_SHAPE, "attention: x has shape %s", llm_shape_text(x->ndim, x->dims).s);
+		return llm_hint(err, "x is (T,C), positions by channels, or (B,T,C), a batch of them.");
+	}
+	if (NH < 1 || C < 1 || C % NH != 0)
+	{
+		llm_fail(err, LLM_INVALID, "attention: %d heads do not divide the %d channels of x %s", NH, C,
+			llm_shape_text(x->ndim, x->dims).s);
+		return llm_hint(err, "Each head takes an equal share of the channels.");
+	}
+	if (C > INT32_MAX / 3)
+		return llm_fail(err, LLM_LIMIT, "attention: %d channels are too many", C);
+	for (int i = 0; i < 4; i++)
+	{
+		LlmShape wanted[4] = {{2, {C, 3 * C}}, {1, {3 * C}}, {2, {C, C}}, {1, {C}}};
+
+		if (weights[i].ndim == wanted[i].ndim &&
+			memcmp(weights[i].dims, wanted[i].dims, sizeof(int) * wanted[i].ndim) == 0)
+			continue;
+		llm_fail(err, LLM_SHAPE, "attention: %s has shape %s, x %s asks for %s", names[i],
+			llm_shape_text(weights[i].ndim, weights[i].dims).s, llm_shape_text(x->ndim, x->dims).s,
+			llm_shape_text(wanted[i].ndim, wanted[i].dims).s);
+		return llm_hint(err, "Weights are (in, out): w_qkv (C,3*C), b_qkv (3*C), w_o (C,C), b_o (C).");
+	}
+	return LLM_OK;
+}
+
+/* The middle part, when the memory for queries, keys and values is there. */
+static LlmCode
+attend(int B, int T, int C, int NH, bool causal, const float *x, const LlmAttentionWeights *w, float *qkv,
+	LlmKvCache *cache, float *out, const LlmAllocator *memory, LlmError *err)
+{
+	LlmAttention a = {.B = B, .T = T, .NH = NH, .HS = C / NH, .causal = causal, .queries = T};
+	size_t rows = (size_t) B * T;
+	LlmCode code;
+
+	a.scale = (float) (1 / sqrt(a.HS));
+	code = llm_matmul((int) rows, 3 * C, C, x, w->w_qkv, false, qkv, memory, err);
+	if (code == LLM_OK)
+		code = llm_binary(LLM_ADD, rows, 3 * C, qkv, true, true, w->b_qkv, false, true, qkv, err);
+	if (code == LLM_OK)
+		code = llm_attention(&a, qkv, cache, out, NULL, NULL, memory, err);
+	/* the heads' results make room in out for the projection; qkv has been read */
+	if (code == LLM_OK)
+		memcpy(qkv, out, rows * C * sizeof(float));
+	if (code == LLM_OK)
+		code = llm_matmul((int) rows, C, C, qkv, w->w_o, false, out, memory, err);
+	if (code == LLM_OK)
+		code = llm_binary(LLM_ADD, rows, C, out, true, true, w->b_o, false, true, out, err);
+	return code;
+}
+
+LlmCode
+llm_attention_layer(int B, int T, int C, int NH, bool causal, const float *x,
+	const LlmAttentionWeights *weights, float *out, const LlmAllocator *memory, LlmError *err)
+{
+	size_t size = (size_t) B * T * 3 * C * sizeof(float);
+	LlmKvCache cache;
+	LlmCode code;
+	float *qkv;
+
+	if (size == 0)
+		return LLM_OK;
+	qkv = memory->alloc(memory->context, size);
+	if (qkv == NULL)
+		return llm_fail(
+			err, LLM_NO_MEMORY, "attention: no memory for %zu MB of queries, keys and values", size >> 20);
+	code = llm_kv_create(&cache, B, NH, C / NH, T, memory, err);
+	if (code == LLM_OK)
+	{
+		code = attend(B, T, C, NH, causal, x, weights, qkv, &cache, out, memory, err);
+		llm_kv_free(&cache, memory);
+	}
+	memory->release(memory->context, qkv, size);
+	return code;
+}
+
+typedef struct Dropout
+{
+	const LlmStream *stream;
+	uint64_t threshold; /* a 32-bit random word below drops its element */
+	float scale;
+	size_t n;
+	const float *x;
+	float *out;
+} Dropout;
+
+static void
+dropout_task(void *context, int task, int worker)
+{
+	const Dropout *d = context;
+	size_t from = (size_t) task * GRAIN, to = from + GRAIN < d->n ? from + GRAIN : d->n;
+	uint32_t word[4] = {0};
+
+	(void) worker;
+	for (size_t i = from; i < to; i++)
+	{
+		if (i % 4 == 0)
+			llm_philox(d->stream, i / 4, word);
+		d->out[i] = word[i % 4] < d->threshold ? 0 : d->x[i] * d->scale;
+	}
+}
+
+LlmCode
+llm_dropout(
+	const LlmStream *stream, float p, bool training, size_t n, const float *x, float *out, LlmError *err)
+{
+	Dropout d = {.stream = stream, .n = n, .x = x, .out = out};
+
+	if (!(p >= 0 && p <= 1))
+		return llm_fail(err, LLM_INVALID, "dropout: probability %g is not between 0 and 1", p);
+	d.threshold = training ? (uint64_t) ((double) p * 4294967296.0) : 0;
+	d.scale = !training ? 1 : p < 1 ? 1 / (1 - p) : 0;
+	return llm_parallel((int) ((n + GRAIN - 1) / GRAIN), dropout_task, &d, err);
+}

@@ -1,0 +1,43 @@
+/*
+ * Layers made of several operations, as the SQL kernels offer them; the executor's graph spells the same
+ * operations out one by one and gives the same bits.
+ */
+#ifndef LLM_LAYERS_H
+#define LLM_LAYERS_H
+
+#include "common/base.h"
+#include "kernels/random.h"
+
+/* gamma and beta (C) must fit the last axis of x (…,C). */
+extern LlmCode llm_layernorm_shape(
+	int ndim, const int *x, int gamma_ndim, const int *gamma, int beta_ndim, const int *beta, LlmError *err);
+
+typedef struct LlmShape
+{
+	int ndim;
+	int dims[LLM_MAX_DIMS];
+} LlmShape;
+
+typedef struct LlmAttentionWeights
+{
+	const float *w_qkv, *b_qkv; /* (C,3*C), (3*C) */
+	const float *w_o, *b_o;     /* (C,C), (C) */
+} LlmAttentionWeights;
+
+/* x (T,C) or (B,T,C); weights in the order of LlmAttentionWeights. NH must divide C. */
+extern LlmCode llm_attention_shape(const LlmShape *x, const LlmShape weights[4], int NH, LlmError *err);
+/*
+ * out (B,T,C) = attention of NH heads over x (B,T,C): queries, keys and values are x @ w_qkv + b_qkv, and the
+ * heads' results, side by side, go through @ w_o + b_o. causal: a position sees itself and earlier ones.
+ */
+extern LlmCode llm_attention_layer(int B, int T, int C, int NH, bool causal, const float *x,
+	const LlmAttentionWeights *weights, float *out, const LlmAllocator *memory, LlmError *err);
+
+/*
+ * out = x / (1 - p) where the element's random number says stay (probability 1 - p), else 0; x itself when
+ * not training. p from 0 to 1. (Srivastava et al., 2014)
+ */
+extern LlmCode llm_dropout(
+	const LlmStream *stream, float p, bool training, size_t n, const float *x, float *out, LlmError *err);
+
+#endif
