@@ -20,8 +20,9 @@ def main() -> None:
     database.connect(name).close()
     database.create_template()
     server.stop()
-    print(f"pg_llm: database {name}, user postgres, port {settings.PORT}", flush=True)
-    server.become(settings.PORT, "*")
+    port = int(os.environ.get("PG_LLM_PORT") or settings.PORT)
+    print(f"pg_llm: database {name}, user postgres, port {port}", flush=True)
+    server.become(port, "*")
 
 
 def wanted_password() -> str:
