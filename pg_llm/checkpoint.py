@@ -11,6 +11,7 @@ import json
 import math
 import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -105,16 +106,25 @@ def open_checkpoint(source: str | Path) -> Iterator[Checkpoint]:
     checkpoint = Checkpoint([])
     with contextlib.ExitStack() as stack:
         for file in _files(path):
-            try:
+            with _told_of(file):
                 _reader(file)(file, checkpoint, stack)
-            except (OSError, zipfile.BadZipFile) as error:
-                raise CheckpointError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
         if checkpoint.config is None:
             beside = (path if path.is_dir() else path.parent) / CONFIG
             if beside.is_file():
                 checkpoint.config = beside.read_text("utf-8-sig")
         _check(path, checkpoint)
         yield checkpoint
+
+
+@contextlib.contextmanager
+def _told_of(file: Path) -> Iterator[None]:
+    """What zipfile, zlib, NumPy and the system raise over a bad file, as one error that names the file."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise CheckpointError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _check(path: Path, checkpoint: Checkpoint) -> None:
@@ -230,16 +240,22 @@ def _read_npz(file: Path, checkpoint: Checkpoint, stack: contextlib.ExitStack) -
         if not member.endswith(".npy"):
             raise CheckpointError(f'{file}: member "{member}" is neither a .npy array nor config.json')
         name = member.removesuffix(".npy")
-        try:
-            with arrays.zip.open(member) as opened:
-                version = npy.read_magic(opened)
-                # Version 3.0 differs from 2.0 in the encoding of field names alone, which no weight has.
-                read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-                shape, _, dtype = read(opened)
-        except ValueError as error:
-            raise CheckpointError(f'{file}: array "{name}" has a bad header: {error}') from error
+        with arrays.zip.open(member) as opened:
+            # Version 3.0 differs from 2.0 in the encoding of field names alone, which no weight has.
+            first = npy.read_magic(opened) == (1, 0)
+            shape, _, dtype = (npy.read_array_header_1_0 if first else npy.read_array_header_2_0)(opened)
+            left = arrays.zip.getinfo(member).file_size - opened.tell()
+        if not dtype.hasobject and left != math.prod(shape) * dtype.itemsize:
+            raise CheckpointError(
+                f'{file}: array "{name}" has {left} bytes, its shape and type need another number'
+            )
         kind = {"f4": "F32", "f2": "F16", "f8": "F64"}.get(dtype.str[1:], dtype.str)
-        checkpoint.tensors.append(Tensor(name, kind, shape, lambda member=member: arrays[member]))
+
+        def load(member=member):
+            with _told_of(file):
+                return arrays[member]
+
+        checkpoint.tensors.append(Tensor(name, kind, shape, load))
 
 
 def _read_torch(file: Path, checkpoint: Checkpoint, stack: contextlib.ExitStack) -> None:

@@ -342,7 +342,8 @@ BEGIN
             HINT = 'SELECT model FROM llm_model_config lists the models.';
     ELSIF missing <> '{}' OR NOT EXISTS (SELECT FROM @extschema@.llm_export_rows(the_model)) THEN
         RAISE EXCEPTION 'model "%" has no weights to export', the_model USING ERRCODE = 'undefined_object',
-            DETAIL = CASE WHEN missing <> '{}' THEN 'Without a value: ' || @extschema@.llm_import_list(missing) END,
+            DETAIL = CASE WHEN missing <> '{}' THEN 'Without a value: ' || @extschema@.llm_import_list(missing)
+                          ELSE 'It has no parameters in llm_graph.' END,
             HINT = 'Import a checkpoint, or give it random weights: SELECT llm_init_model(' || quote_literal(the_model) || ');';
     END IF;
     IF EXISTS (SELECT g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_graph AS g WHERE g.model = the_model
