@@ -17,7 +17,7 @@ _DEFAULT = object()  # an argument not given: the server's default holds (None i
 
 @dataclass(frozen=True)
 class Event:
-    """One generated token; text is what it adds to the text, is_complete marks the last one."""
+    """One generated token: the piece that came and the whole text so far; is_complete marks the last one."""
 
     step: int
     token_id: int
@@ -55,7 +55,7 @@ class PGLLMClient:
         eos=_DEFAULT,
         seed=_DEFAULT,
     ) -> str:
-        """The continuation of prompt. temperature 0 is greedy; eos None means no token ends the text."""
+        """The prompt and its continuation. temperature 0 is greedy; eos None means no token ends the text."""
         arguments = self._arguments(locals())
         with self._cursor() as cursor:
             return cursor.execute(self._call("SELECT {}", "llm_generate", arguments), arguments).fetchone()[0]

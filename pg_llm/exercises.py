@@ -17,8 +17,12 @@ def check(exercise: str, answer) -> None:
         raise KeyError(f"there is no exercise {exercise}; there are {known}")
     task = answers.EXERCISES[exercise]
     value = plain(answer)
-    if value is None or value is Ellipsis:
-        print(f"Exercise {exercise}: put your answer in place of the dots and run the cell again.")
+    if (
+        value is None
+        or value is Ellipsis
+        or (isinstance(value, list) and value and all(v is None for v in value))
+    ):
+        print(f"Exercise {exercise} waits for your answer: fill it in above and run the cell again.")
         return
     right = _holds(task.right, value)
     _remember(exercise, right, value)

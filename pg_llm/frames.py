@@ -38,14 +38,15 @@ class Frame(pd.DataFrame):
         return self._table(render.text_table) or super().__repr__()
 
 
-def sql(query: str, /, *, conn: psycopg.Connection | None = None, **params) -> Frame:
-    """The result of a query as a DataFrame; tensors arrive as read-only float32 arrays, int[] as lists.
+def sql(query: str, /, *, conn: psycopg.Connection | None = None, **params) -> Frame | None:
+    """The last result of some SQL as a DataFrame, None if there is none.
 
-    Parameters are written %(name)s (then a percent sign is %%). conn: another connection than the notebook's.
+    Tensors arrive as read-only float32 arrays, int[] as lists, numeric as float64. Parameters are written
+    %(name)s, and then a percent sign %%. conn: another connection than the notebook's.
 
     >>> pg_llm.sql("SELECT name, data FROM llm_param WHERE model = %(m)s", m="my_gpt")  # doctest: +SKIP
     """
-    result = Frame()
+    result = None
     with session.connection(conn) as chosen, chosen.cursor(binary=True, row_factory=tuple_row) as cursor:
         for statement in sqltext.split(query):
             cursor.execute(statement, params or None)

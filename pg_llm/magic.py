@@ -6,6 +6,7 @@ NotebookSql, its subclass, sends a cell as written; only a `:name` that is a Pyt
 
 from __future__ import annotations
 
+import collections
 import os
 import re
 
@@ -22,7 +23,6 @@ from IPython.core.magic import (
     no_var_expand,
 )
 from psycopg import adapt
-from psycopg.rows import tuple_row
 from sql.connection import Connection
 from sql.magic import SqlMagic
 from sql.run import FakeResultProxy, ResultSet
@@ -85,6 +85,12 @@ class Result(ResultSet):
     __str__ = __repr__
 
 
+def named_rows(cursor):
+    """psycopg row factory: tuples whose values have the columns' names, where Python allows those."""
+    names = [column.name for column in cursor.description or []]
+    return collections.namedtuple("Row", names, rename=True)._make
+
+
 class _AsWritten(adapt.Loader):
     """Tensors in %%sql results stay the text that the server wrote, a summary where they are large."""
 
@@ -124,7 +130,7 @@ class NotebookSql(SqlMagic):
         """Each statement in turn; the last one that returns rows is the cell's result."""
         variables = {**self.shell.user_ns, **local_ns}
         result = None
-        with session.connection() as conn, conn.cursor(row_factory=tuple_row) as cursor:
+        with session.connection() as conn, conn.cursor(row_factory=named_rows) as cursor:
             tensor = conn.adapters.types.get("tensor")
             if tensor:
                 cursor.adapters.register_loader(tensor.oid, _AsWritten)

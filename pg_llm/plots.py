@@ -1,4 +1,4 @@
-"""Pictures of what queries return. Each function draws one and returns its Axes."""
+"""Pictures of what queries return. Each function draws one, into ax where that is given."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _axes(ax, width: float, height: float):
     return ax
 
 
-def plot_next_tokens(frame: pd.DataFrame, title: str = "", ax=None):
+def plot_next_tokens(frame: pd.DataFrame, title: str = "", ax=None) -> None:
     """Bars of the probabilities in a result of llm_next_tokens (columns token, probability), best on top."""
     ax = _axes(ax, 6, 0.6 + 0.28 * len(frame))
     labels = [repr(token) for token in frame["token"]]
@@ -29,10 +29,9 @@ def plot_next_tokens(frame: pd.DataFrame, title: str = "", ax=None):
     ax.set_xlabel("probability of being next")
     ax.xaxis.set_major_formatter("{x:.0%}" if max(frame["probability"], default=1) > 0.05 else "{x:.3%}")
     ax.set_title(title, loc="left")
-    return ax
 
 
-def plot_tensor(tensor, title: str = "", rows=None, columns=None, ax=None):
+def plot_tensor(tensor, title: str = "", rows=None, columns=None, ax=None) -> None:
     """A heat map of a matrix (a vector is one row): blue below zero, red above, white at zero.
 
     rows, columns: labels. Small matrices show their numbers.
@@ -54,10 +53,9 @@ def plot_tensor(tensor, title: str = "", rows=None, columns=None, ax=None):
         ax.figure.colorbar(image, ax=ax, shrink=0.8)
     _label(ax, rows, columns)
     ax.set_title(title, loc="left")
-    return ax
 
 
-def plot_bigrams(frame: pd.DataFrame, title: str = "", ax=None):
+def plot_bigrams(frame: pd.DataFrame, title: str = "", ax=None) -> None:
     """A heat map of pairs: first column the token before, second the one after, third how often."""
     before, after, value = frame.columns[:3]
     order = list(dict.fromkeys(frame[before])) + [t for t in dict.fromkeys(frame[after])]
@@ -75,10 +73,9 @@ def plot_bigrams(frame: pd.DataFrame, title: str = "", ax=None):
     ax.set_ylabel(f"{before} (before)" if before != "before" else "before")
     ax.set_xlabel(f"{after} (after)" if after != "after" else "after")
     ax.set_title(title, loc="left")
-    return ax
 
 
-def plot_points(frame: pd.DataFrame, title: str = "", ax=None):
+def plot_points(frame: pd.DataFrame, title: str = "", ax=None) -> None:
     """Labelled points: columns label, x, y."""
     label, x, y = frame.columns[:3]
     ax = _axes(ax, 6.5, 5)
@@ -88,10 +85,9 @@ def plot_points(frame: pd.DataFrame, title: str = "", ax=None):
     ax.axhline(0, color=GREY, lw=0.6, zorder=0)
     ax.axvline(0, color=GREY, lw=0.6, zorder=0)
     ax.set_title(title, loc="left")
-    return ax
 
 
-def plot_losses(frame: pd.DataFrame, lines: dict | None = None, title: str = "", ax=None):
+def plot_losses(frame: pd.DataFrame, lines: dict | None = None, title: str = "", ax=None) -> None:
     """A curve of loss (second column) over the first column, with named horizontal reference lines."""
     x, loss = frame.columns[:2]
     ax = _axes(ax, 6.5, 3.6)
@@ -110,7 +106,6 @@ def plot_losses(frame: pd.DataFrame, lines: dict | None = None, title: str = "",
     ax.set_xlabel(str(x))
     ax.set_ylabel(f"{loss} (nats per token)")
     ax.set_title(title, loc="left")
-    return ax
 
 
 def _label(ax, rows, columns) -> None:

@@ -23,9 +23,8 @@ def show(value, digits: int | None = None) -> str:
     if isinstance(value, (bool, np.bool_)):
         return "true" if value else "false"
     if isinstance(value, (float, np.floating)):
-        if digits is None:
-            return str(value)
-        return f"{value:.{digits}g}"
+        # As PostgreSQL writes it: 2, not 2.0.
+        return str(value).removesuffix(".0") if digits is None else f"{value:.{digits}g}"
     if isinstance(value, np.ndarray):
         return summary(value) if value.dtype.kind == "f" else str(value.tolist())
     if isinstance(value, (bytes, bytearray, memoryview)):

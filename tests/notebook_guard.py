@@ -1,8 +1,8 @@
 """A pytest plugin beside nbval: what nbval lets pass in silence fails here (-p notebook_guard --nbval).
 
 nbval is content when an SQL cell prints its error instead of raising it, when a magic is unknown, when the
-database cannot be reached, when a cell tagged raises-exception raises nothing, when a cell was saved unrun and
-when it is skipped.
+database cannot be reached, when a cell tagged raises-exception raises nothing, when a cell was saved unrun or
+is skipped.
 """
 
 from __future__ import annotations
