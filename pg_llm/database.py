@@ -243,8 +243,6 @@ def _build_template(conn: psycopg.Connection, build: str) -> None:
 
 def _fill(conn: psycopg.Connection) -> None:
     """What every database of the kit starts with, beside the extension: GPT-2's tokenizer."""
-    if not conn.execute("SELECT 1 FROM pg_proc WHERE proname = 'pg_llm_load_bpe'").fetchone():
-        return
     from pg_llm import ingest
 
     vocab, merges = ingest.gpt2_files()

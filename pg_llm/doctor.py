@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from pg_llm import __version__, programs
+from pg_llm import __version__, programs, settings
 from pg_llm.errors import KitError
 from pg_llm.server import Running, Server
 
@@ -77,7 +77,11 @@ def _python():
 def _packages():
     """Packages."""
     missing, wrong = [], []
-    for requirement in importlib.metadata.requires("pg-llm") or []:
+    try:
+        requirements = importlib.metadata.requires("pg-llm") or []
+    except importlib.metadata.PackageNotFoundError:
+        raise _Attention("the kit is not installed here, it runs from a checkout") from None
+    for requirement in requirements:
         if "extra ==" in requirement:
             continue
         name, _, pinned = requirement.partition("==")
@@ -121,7 +125,7 @@ def _folder():
 
 def _machine():
     """Machine."""
-    memory = psutil.virtual_memory().total // MEGABYTE
+    memory = settings.memory_bytes() // MEGABYTE
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if memory < 1500:
         raise _Attention(f"{memory} MB of memory: the course's own models fit, gpt2-small does not")
@@ -151,9 +155,7 @@ def _template():
     from pg_llm import database
 
     with database.connect(fresh=True) as conn:
-        conn.execute("SELECT 1")
         tokens = conn.execute("SELECT count(*) FROM llm_bpe_vocab WHERE model = 'gpt2'").fetchone()[0]
-    database.drop_database(conn.info.dbname) if not conn.closed else None
     if tokens != 50257:
         raise KitError(f"GPT-2's tokenizer has {tokens} tokens, not 50257; drop database {database.TEMPLATE}")
     yield f"build {database.current_build()}, a new database can be made from it"

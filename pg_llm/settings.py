@@ -17,7 +17,7 @@ MEGABYTE = 1 << 20
 
 def render(found: programs.Programs, socket_dir: Path, port: int, listen: str) -> str:
     """The text of pg_llm.conf."""
-    memory = psutil.virtual_memory().total // MEGABYTE
+    memory = memory_bytes() // MEGABYTE
     values = {
         "listen_addresses": listen,
         "port": port,
@@ -70,6 +70,17 @@ def prepare(data: Path, user: programs.RunAs) -> None:
     text = f"include_if_exists = '{FILE}'\n\n" + ours.sub(r"#\1 = ", conf)
     write(data / "postgresql.conf", text, user)
     write(data / "pg_hba.conf", "local all all trust\nhost all all all scram-sha-256\n", user)
+
+
+def memory_bytes() -> int:
+    """The memory of the machine, or what its control group leaves of it."""
+    limits = [psutil.virtual_memory().total]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
+        except (OSError, ValueError):
+            continue  # not this kind of control group, or "max"
+    return min(limits)
 
 
 def _roomy_shm() -> bool:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import psycopg
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
@@ -56,7 +57,10 @@ def server(home, extension):
     patch.setenv("PG_LLM_EXTENSION", str(extension))
     patch.delenv("PG_LLM_DSN", raising=False)
     server = Server()
-    server.start()
+    with psycopg.connect(**server.start().conninfo(), autocommit=True) as conn:
+        # What the tests write need not outlive the machine; tests/test_server.py has servers as they ship.
+        conn.execute("ALTER SYSTEM SET fsync = off")
+        conn.execute("SELECT pg_reload_conf()")
     yield server
     server.stop()
     _no_crash(server.log)
