@@ -79,13 +79,10 @@ EncodePrompt(Generation *g, const char *prompt)
 	if (count == 0 && g->eos < 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the prompt is empty"),
 						   errhint("Model \"%s\" has no end token to start from; give it a first word.", g->m->name)));
+	if (count == 0) /* texts of the training data follow an end token */
+		ids = &g->eos;
 	g->prompt = g->count = Max(1, (int) count);
 	g->ids = ids;
-	if (count == 0) /* texts of the training data follow an end token */
-	{
-		g->ids = palloc(sizeof(int32));
-		g->ids[0] = g->eos;
-	}
 	initStringInfo(&g->bytes);
 	for (Size i = 0; i < count; i++)
 		TokenizerAppend(g->bpe, ids[i], i + 1, &g->bytes);
@@ -120,6 +117,7 @@ GenerationOpen(const char *model, const char *prompt, const int *most, int eos)
 {
 	Generation *g = palloc0(sizeof(Generation));
 	LlmError err;
+	int32 *ids;
 	int node;
 
 	g->context = CurrentMemoryContext;
@@ -129,7 +127,9 @@ GenerationOpen(const char *model, const char *prompt, const int *most, int eos)
 	node = NodeOf(g->m, "logits");
 	EncodePrompt(g, prompt);
 	g->most = Room(g, most);
-	g->ids = repalloc(g->ids, sizeof(int32) * (Size) g->most);
+	ids = palloc(sizeof(int32) * (Size) Max(g->most, g->prompt));
+	memcpy(ids, g->ids, sizeof(int32) * g->prompt);
+	g->ids = ids;
 	g->complete = g->count >= g->most;
 	LLM_CHECK(llm_exec_open(&g->m->model, node, true, g->most, LlmContextAllocator(), &g->exec, &err), &err);
 	return g;
