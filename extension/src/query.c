@@ -26,7 +26,8 @@ LlmPlan(LlmQuery *query)
 		}
 		else
 			appendStringInfoChar(&text, *c);
-	query->plan = SPI_prepare(text.data, query->nargs, query->types);
+	/* A plan made for its values would hold copies of them, and a value may be a tensor of hundreds of MB. */
+	query->plan = SPI_prepare_cursor(text.data, query->nargs, query->types, CURSOR_OPT_GENERIC_PLAN);
 	if (query->plan == NULL)
 		elog(ERROR, "pg_llm: cannot prepare \"%s\": %s", text.data, SPI_result_code_string(SPI_result));
 	SPI_keepplan(query->plan);
