@@ -155,3 +155,29 @@ llm_dropout(
 	d.scale = !training ? 1 : p < 1 ? 1 / (1 - p) : 0;
 	return llm_parallel((int) ((n + GRAIN - 1) / GRAIN), dropout_task, &d, err);
 }
+
+typedef struct Normal
+{
+	const LlmStream *stream;
+	float scale;
+	size_t n;
+	float *out;
+} Normal;
+
+static void
+normal_task(void *context, int task, int worker)
+{
+	const Normal *d = context;
+	size_t at = (size_t) task * GRAIN;
+
+	(void) worker;
+	llm_normal(d->stream, at, d->n - at < GRAIN ? d->n - at : GRAIN, d->scale, d->out + at);
+}
+
+LlmCode
+llm_normal_fill(const LlmStream *stream, float scale, size_t n, float *out, LlmError *err)
+{
+	Normal d = {stream, scale, n, out};
+
+	return llm_parallel((int) ((n + GRAIN - 1) / GRAIN), normal_task, &d, err);
+}

@@ -40,4 +40,7 @@ extern LlmCode llm_attention_layer(int B, int T, int C, int NH, bool causal, con
 extern LlmCode llm_dropout(
 	const LlmStream *stream, float p, bool training, size_t n, const float *x, float *out, LlmError *err);
 
+/* out[i] = scale times the stream's standard normal number i */
+extern LlmCode llm_normal_fill(const LlmStream *stream, float scale, size_t n, float *out, LlmError *err);
+
 #endif

@@ -46,11 +46,22 @@ skip_word(const char *at)
 	return at;
 }
 
+/* How much of a text an error quotes: at most 60 bytes, and no half of a UTF-8 character. */
+static int
+quoted(const char *text)
+{
+	size_t n = strnlen(text, 60);
+
+	while (n > 0 && ((unsigned char) text[n] & 0xc0) == 0x80)
+		n--;
+	return (int) n;
+}
+
 static LlmCode
 bad_text(const Reader *r, LlmError *err, const char *what)
 {
-	llm_fail(err, LLM_FORMAT, "tensor: %s at character %zu: \"%.40s\"", what, (size_t) (r->at - r->text) + 1,
-		r->at);
+	llm_fail(err, LLM_FORMAT, "tensor: %s at byte %zu: \"%.*s\"", what, (size_t) (r->at - r->text) + 1,
+		quoted(r->at), r->at);
 	return llm_hint(err, "Write nested brackets of equal length, such as [[1,2],[3,4]], or one number.");
 }
 
@@ -76,7 +87,7 @@ static LlmCode
 open_bracket(Reader *r, LlmError *err)
 {
 	if (r->depth == LLM_MAX_DIMS)
-		return llm_fail(err, LLM_LIMIT, "tensor: nested more than %d deep at character %zu", LLM_MAX_DIMS,
+		return llm_fail(err, LLM_LIMIT, "tensor: nested more than %d deep at byte %zu", LLM_MAX_DIMS,
 			(size_t) (r->at - r->text) + 1);
 	if (r->leaf >= 0 && r->depth >= r->leaf)
 		return bad_text(r, err, "numbers are nested to different depths");

@@ -32,7 +32,7 @@ CREATE FUNCTION pg_llm_embedding(ids integer[], weight tensor) RETURNS tensor
 COMMENT ON FUNCTION pg_llm_embedding(integer[], tensor) IS 'Row id of weight (V,C) for each id: ids (T) give (T,C); a few rows of a large stored table are read alone';
 CREATE FUNCTION pg_llm_dropout(x tensor, p real, training boolean DEFAULT true, seed bigint DEFAULT NULL) RETURNS tensor
     AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SUPPORT tensor_same_shape_support;
-COMMENT ON FUNCTION pg_llm_dropout(tensor, real, boolean, bigint) IS 'In training each element is 0 with probability p, else x / (1 - p); otherwise x itself; without a seed the session''s generator gives one (Srivastava et al., 2014)';
+COMMENT ON FUNCTION pg_llm_dropout(tensor, real, boolean, bigint) IS 'In training each element is 0 with probability p, else x / (1 - p); otherwise x itself; without a seed random() gives one (Srivastava et al., 2014)';
 CREATE FUNCTION pg_llm_transpose(x tensor) RETURNS tensor
     AS 'MODULE_PATHNAME', 'tensor_transpose' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_transpose_support;
 COMMENT ON FUNCTION pg_llm_transpose(tensor) IS 'The last two axes change places: (...,M,N) becomes (...,N,M)';
@@ -71,7 +71,7 @@ CREATE FUNCTION pg_llm_embedding(ids integer[], weight bytea, d integer) RETURNS
 COMMENT ON FUNCTION pg_llm_embedding(integer[], bytea, integer) IS 'Row id of weight (V,d) for each of n ids: (n,d)';
 CREATE FUNCTION pg_llm_dropout(x bytea, p real, training boolean, seed bigint DEFAULT NULL) RETURNS bytea
     AS 'MODULE_PATHNAME', 'bytea_dropout' LANGUAGE C VOLATILE PARALLEL SAFE;
-COMMENT ON FUNCTION pg_llm_dropout(bytea, real, boolean, bigint) IS 'In training each element is 0 with probability p, else x / (1 - p); otherwise x itself; without a seed the session''s generator gives one';
+COMMENT ON FUNCTION pg_llm_dropout(bytea, real, boolean, bigint) IS 'In training each element is 0 with probability p, else x / (1 - p); otherwise x itself; without a seed random() gives one';
 CREATE FUNCTION pg_llm_transpose(x bytea, rows integer, cols integer) RETURNS bytea
     AS 'MODULE_PATHNAME', 'bytea_transpose' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION pg_llm_transpose(bytea, integer, integer) IS 'x (rows,cols) becomes (cols,rows)';

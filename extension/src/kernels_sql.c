@@ -4,8 +4,8 @@
  */
 #include "postgres.h"
 
-#include "common/pg_prng.h"
 #include "utils/array.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 
 #include "engine/broadcast.h"
@@ -210,11 +210,17 @@ pg_llm_embedding(PG_FUNCTION_ARGS)
 	PG_RETURN_TENSOR(out);
 }
 
-/* A seed given, or one drawn from the session's generator, which setseed() sets. */
+/* A seed given, or one that random() gives, which setseed() makes repeatable. */
 uint64
 SeedArgument(FunctionCallInfo fcinfo, int n)
 {
-	return PG_ARGISNULL(n) ? pg_prng_uint64(&pg_global_prng_state) : (uint64) PG_GETARG_INT64(n);
+	uint64 seed = 0;
+
+	if (!PG_ARGISNULL(n))
+		return (uint64) PG_GETARG_INT64(n);
+	for (int half = 0; half < 2; half++)
+		seed = seed << 32 | (uint64) (DatumGetFloat8(DirectFunctionCall1(drandom, (Datum) 0)) * 4294967296.0);
+	return seed;
 }
 
 Datum
@@ -268,8 +274,7 @@ CheckTarget(int32 id, int size, bool may_be_left_out)
 {
 	if ((id >= 0 && id < size) || (may_be_left_out && id == -100))
 		return;
-	ereport(ERROR,
-		(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE), errmsg("id %d is not within 0 to %d", id, size - 1),
-			may_be_left_out ? errhint("Ids count from 0; -100 leaves a row out of the mean.")
-							: errhint("Ids count from 0.")));
+	ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+					   errmsg("id %d does not exist: there are %d, counted from 0", id, size),
+					   may_be_left_out ? errhint("-100 leaves a row out of the mean.") : 0));
 }

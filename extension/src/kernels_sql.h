@@ -10,7 +10,7 @@
 extern int32 *IntArrayElements(Datum array, const char *what, int64 *n);
 /* ERROR unless id is within 0 … size-1, or -100 where a row may be left out. */
 extern void CheckTarget(int32 id, int size, bool may_be_left_out);
-/* The n-th argument, or when NULL a number from the session's generator. */
+/* The n-th argument, or when NULL a number from random(). */
 extern uint64 SeedArgument(FunctionCallInfo fcinfo, int n);
 
 #endif

@@ -3,9 +3,7 @@
  */
 #include "postgres.h"
 
-#include "miscadmin.h"
-
-#include "kernels/random.h"
+#include "engine/layers.h"
 #include "src/pg_llm.h"
 #include "src/tensor.h"
 
@@ -13,9 +11,6 @@ PG_FUNCTION_INFO_V1(tensor_zeros);
 PG_FUNCTION_INFO_V1(tensor_ones);
 PG_FUNCTION_INFO_V1(tensor_eye);
 PG_FUNCTION_INFO_V1(tensor_randn);
-
-/* Elements made between two looks for a cancel request. */
-#define CHUNK 65536
 
 Tensor *
 TensorNewFilled(int ndim, const int *dims, float value)
@@ -64,13 +59,9 @@ tensor_randn(PG_FUNCTION_ARGS)
 	int dims[LLM_MAX_DIMS];
 	int ndim = ShapeFromArray(PG_GETARG_DATUM(0), dims);
 	LlmStream stream = llm_stream((uint64) PG_GETARG_INT64(1), "randn", 0, 0);
+	LlmError err = {0};
 	Tensor *t = TensorNew(ndim, dims);
-	int64 numel = TensorNumel(t);
 
-	for (int64 i = 0; i < numel; i += CHUNK)
-	{
-		CHECK_FOR_INTERRUPTS();
-		llm_normal(&stream, i, Min(CHUNK, numel - i), 1.0f, TENSOR_DATA(t) + i);
-	}
+	LLM_CHECK(llm_normal_fill(&stream, 1.0f, TensorNumel(t), TENSOR_DATA(t), &err), &err);
 	PG_RETURN_TENSOR(t);
 }

@@ -35,6 +35,9 @@ Reduce(FunctionCallInfo fcinfo, LlmReduction kind, const char *name)
 			*(i < axis ? &outer : &inner) *= t->dims[i];
 		}
 	}
+	if (n == 0 && outer * inner > 0 && kind >= LLM_REDUCE_MAX)
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+						   errmsg("%s: shape %s has no elements to choose from", name, TensorShape(t))));
 	out = TensorNew(ndim, dims);
 	LLM_CHECK(
 		llm_reduce(kind, outer, n, inner, TENSOR_DATA(t), TENSOR_DATA(out), LlmContextAllocator(), &err),
@@ -43,17 +46,17 @@ Reduce(FunctionCallInfo fcinfo, LlmReduction kind, const char *name)
 	PG_RETURN_TENSOR(out);
 }
 
-#define REDUCTION(name, kind)                                                                                \
+#define REDUCTION(name, kind, called)                                                                        \
 	PG_FUNCTION_INFO_V1(tensor_##name);                                                                      \
 	Datum tensor_##name(PG_FUNCTION_ARGS)                                                                    \
 	{                                                                                                        \
-		return Reduce(fcinfo, kind, #name);                                                                  \
+		return Reduce(fcinfo, kind, called);                                                                 \
 	}
 
-REDUCTION(sum, LLM_REDUCE_SUM)
-REDUCTION(mean, LLM_REDUCE_MEAN)
-REDUCTION(var, LLM_REDUCE_VAR)
-REDUCTION(norm, LLM_REDUCE_NORM)
-REDUCTION(max, LLM_REDUCE_MAX)
-REDUCTION(min, LLM_REDUCE_MIN)
-REDUCTION(argmax, LLM_REDUCE_ARGMAX)
+REDUCTION(sum, LLM_REDUCE_SUM, "tensor_sum")
+REDUCTION(mean, LLM_REDUCE_MEAN, "mean")
+REDUCTION(var, LLM_REDUCE_VAR, "var")
+REDUCTION(norm, LLM_REDUCE_NORM, "norm")
+REDUCTION(max, LLM_REDUCE_MAX, "tensor_max")
+REDUCTION(min, LLM_REDUCE_MIN, "tensor_min")
+REDUCTION(argmax, LLM_REDUCE_ARGMAX, "argmax")
