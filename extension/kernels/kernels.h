@@ -93,6 +93,10 @@ typedef struct LlmKernels
 	/* out (C) = (x - mean) / sqrt(var + eps) * gamma + beta */
 	void (*layernorm)(int C, const float *x, const float *gamma, const float *beta, float eps, float *out);
 
+	/* For measuring (burst.h): operations done; memory read. */
+	double (*burst_fma)(size_t rounds, float *sink);
+	float (*burst_read)(size_t n, const float *x);
+
 	/* every NaN becomes 0x7fc00000 */
 	void (*canonicalize)(size_t n, float *x);
 } LlmKernels;

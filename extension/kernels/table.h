@@ -1,4 +1,5 @@
 /* The table of one instruction set; the including file sets LLM_W, LLM_TABLE and LLM_NAME. */
+#include "kernels/burst.h"
 #include "kernels/matmul.h"
 #include "kernels/rows.h"
 
@@ -19,5 +20,7 @@ const LlmKernels LLM_TABLE = {
 	.softmax = softmax,
 	.cross_entropy = cross_entropy,
 	.layernorm = layernorm,
+	.burst_fma = burst_fma,
+	.burst_read = burst_read,
 	.canonicalize = canonical_nan,
 };

@@ -1,0 +1,44 @@
+/*
+ * llm_measure_peak and llm_measure_matmul: what `pg-llm bench` divides by.
+ */
+#include "postgres.h"
+
+#include "funcapi.h"
+
+#include "engine/measure.h"
+#include "engine/pool.h"
+#include "src/pg_llm.h"
+
+PG_FUNCTION_INFO_V1(llm_measure_peak_sql);
+Datum
+llm_measure_peak_sql(PG_FUNCTION_ARGS)
+{
+	TupleDesc desc;
+	double flops, bytes;
+	Datum values[3];
+	bool nulls[3] = {0};
+	LlmError err;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "llm_measure_peak must return a row type");
+	LLM_CHECK(llm_measure_peak(5, LlmContextAllocator(), &flops, &bytes, &err), &err);
+	values[0] = Int32GetDatum(llm_pool_threads());
+	values[1] = Float8GetDatum(flops / 1e9);
+	values[2] = Float8GetDatum(bytes / 1e9);
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+}
+
+PG_FUNCTION_INFO_V1(llm_measure_matmul_sql);
+Datum
+llm_measure_matmul_sql(PG_FUNCTION_ARGS)
+{
+	int M = PG_GETARG_INT32(0), K = PG_GETARG_INT32(1), N = PG_GETARG_INT32(2), repeats = PG_GETARG_INT32(3);
+	double seconds;
+	LlmError err;
+
+	if (M < 1 || K < 1 || N < 1 || repeats < 1 || (double) M * K + (double) K * N + (double) M * N > 1e9)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("m, k, n and repeats must be 1 or more, the matrices together at most 10^9 elements")));
+	LLM_CHECK(llm_measure_matmul(M, K, N, repeats, LlmContextAllocator(), &seconds, &err), &err);
+	PG_RETURN_FLOAT8(2.0 * M * K * N / seconds / 1e9);
+}
