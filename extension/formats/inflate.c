@@ -16,6 +16,7 @@ enum
 
 #define HISTORY 32768 /* the farthest a copy may reach back */
 #define MASK (LLM_INFLATE_WINDOW - 1)
+#define FAST_MASK ((1u << LLM_INFLATE_FAST_BITS) - 1)
 #define MAX_BITS 15
 #define END_OF_BLOCK 256
 
@@ -158,7 +159,7 @@ build(LlmHuffman *huffman, const uint8_t *lengths, int count)
 static inline int
 decode(LlmInflate *inflate, const LlmHuffman *huffman)
 {
-	uint16_t entry = huffman->fast[inflate->bits & ((1u << LLM_INFLATE_FAST_BITS) - 1)];
+	uint16_t entry = huffman->fast[inflate->bits & FAST_MASK];
 	int length = entry & 15, code = 0, first = 0, index = 0;
 
 	if (length == 0)
@@ -346,15 +347,44 @@ copy_back(LlmInflate *inflate, int symbol, LlmError *err)
 	return LLM_OK;
 }
 
+/*
+ * Literals with short codes, as long as the bits that are there last. State is kept in registers: a byte
+ * stored into the window might otherwise be any of it, and each step would load it all again.
+ */
+static inline void
+copy_literals(LlmInflate *inflate)
+{
+	uint64_t bits = inflate->bits, written = inflate->written;
+	int count = inflate->bit_count;
+
+	while (count >= LLM_INFLATE_FAST_BITS)
+	{
+		uint16_t entry = inflate->literals.fast[bits & FAST_MASK];
+
+		if (entry == 0 || entry >> 4 >= END_OF_BLOCK)
+			break;
+		inflate->window[written++ & MASK] = (unsigned char) (entry >> 4);
+		bits >>= entry & 15;
+		count -= entry & 15;
+	}
+	inflate->bits = bits;
+	inflate->bit_count = count;
+	inflate->written = written;
+}
+
 static LlmCode
 decode_symbols(LlmInflate *inflate, LlmError *err)
 {
-	while (room(inflate) >= 258) /* the longest copy */
+	while (room(inflate) >= 64 + 258) /* as many literals as bits, and the longest copy */
 	{
-		LlmCode code = refill(inflate, err); /* 56 bits: a length (15 + 5) and a distance (15 + 13) fit */
+		LlmCode code = refill(inflate, err);
 		int symbol;
 
 		if (code != LLM_OK)
+			return code;
+		copy_literals(inflate);
+		/* A length (15 + 5 bits) and a distance (15 + 13) must be there before they are decoded. */
+		if (inflate->bit_count < 48 && (code = refill(inflate, err)) != LLM_OK)
 			return code;
 		symbol = decode(inflate, &inflate->literals);
 		if (symbol < 0)
