@@ -200,7 +200,8 @@ static void *
 ContextAlloc(void *context, size_t size)
 {
 	ContextBlock *list = context;
-	ContextBlock *b = palloc0(sizeof(ContextBlock));
+	/* Beside its list: whatever context is current may go before the list does. */
+	ContextBlock *b = MemoryContextAllocZero(GetMemoryChunkContext(list), sizeof(ContextBlock));
 
 	b->block = SessionAlloc(NULL, size);
 	if (b->block == NULL)
