@@ -73,6 +73,7 @@ typedef struct LlmBpeToken
 	bool special; /* looks like <|…|> and no merge makes it */
 } LlmBpeToken;
 
+extern const char *llm_bpe_name(const LlmBpe *bpe);
 extern size_t llm_bpe_count(const LlmBpe *bpe);
 extern LlmBpeToken llm_bpe_token(const LlmBpe *bpe, uint32_t symbol);
 /* The symbol of an id; false when no token has it. */

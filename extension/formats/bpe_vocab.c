@@ -302,6 +302,12 @@ llm_bpe_finish(LlmBpe *bpe, LlmError *err)
 	return LLM_OK;
 }
 
+const char *
+llm_bpe_name(const LlmBpe *bpe)
+{
+	return bpe->name;
+}
+
 size_t
 llm_bpe_count(const LlmBpe *bpe)
 {

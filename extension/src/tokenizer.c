@@ -1,0 +1,255 @@
+/*
+ * The tokenizer's SQL functions: encode, decode, and looking inside.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "formats/unicode.h"
+#include "src/pg_llm.h"
+#include "src/tokenizer.h"
+
+/* The words llm_bpe_steps takes: each of its rows holds all symbols that are left. */
+#define STEPS_MAX 1024
+
+PG_FUNCTION_INFO_V1(llm_encode);
+PG_FUNCTION_INFO_V1(llm_decode);
+PG_FUNCTION_INFO_V1(llm_decode_bytes);
+PG_FUNCTION_INFO_V1(llm_token_text);
+PG_FUNCTION_INFO_V1(llm_pretokenize);
+PG_FUNCTION_INFO_V1(llm_bpe_steps);
+
+Datum
+llm_encode(PG_FUNCTION_ARGS)
+{
+	text *input = PG_GETARG_TEXT_PP(0);
+	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	Size count, size;
+	int32 *ids =
+		TokenizerEncode(bpe, VARDATA_ANY(input), VARSIZE_ANY_EXHDR(input), PG_GETARG_BOOL(2), &count);
+	ArrayType *array;
+
+	if (count == 0)
+		PG_RETURN_ARRAYTYPE_P(construct_empty_array(INT4OID));
+	size = ARR_OVERHEAD_NONULLS(1) + count * sizeof(int32);
+	if (size > MaxAllocSize)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						   errmsg("the text has %zu tokens, more than one array holds", count),
+						   errhint("Encode the text in parts.")));
+	LlmReserve(size);
+	array = palloc0(ARR_OVERHEAD_NONULLS(1));
+	array = repalloc(array, size);
+	SET_VARSIZE(array, size);
+	array->ndim = 1;
+	array->dataoffset = 0;
+	array->elemtype = INT4OID;
+	ARR_DIMS(array)[0] = (int) count;
+	ARR_LBOUND(array)[0] = 1;
+	memcpy(ARR_DATA_PTR(array), ids, count * sizeof(int32));
+	PG_RETURN_ARRAYTYPE_P(array);
+}
+
+/* The bytes of the tokens of arguments (ids int[], model text). */
+static StringInfoData
+DecodeArguments(FunctionCallInfo fcinfo)
+{
+	ArrayType *ids = PG_GETARG_ARRAYTYPE_P(0);
+	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	int count = ArrayGetNItems(ARR_NDIM(ids), ARR_DIMS(ids));
+	StringInfoData bytes;
+
+	if (ARR_NDIM(ids) > 1)
+		ereport(ERROR,
+			(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				errmsg("token ids are a one-dimensional array, not one of %d dimensions", ARR_NDIM(ids)),
+				errhint("Decode each row of the array by itself.")));
+	if (array_contains_nulls(ids))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("a token id is NULL"),
+						   errhint("Leave it out: array_remove(ids, NULL).")));
+	initStringInfo(&bytes);
+	for (int i = 0; i < count; i++)
+	{
+		if (i % 65536 == 65535)
+			CHECK_FOR_INTERRUPTS();
+		TokenizerAppend(bpe, ((int32 *) ARR_DATA_PTR(ids))[i], (Size) i + 1, &bytes);
+	}
+	return bytes;
+}
+
+Datum
+llm_decode(PG_FUNCTION_ARGS)
+{
+	StringInfoData bytes = DecodeArguments(fcinfo);
+
+	PG_RETURN_TEXT_P(TokenizerText(bytes.data, bytes.len));
+}
+
+Datum
+llm_decode_bytes(PG_FUNCTION_ARGS)
+{
+	StringInfoData bytes = DecodeArguments(fcinfo);
+
+	PG_RETURN_BYTEA_P(cstring_to_text_with_len(bytes.data, bytes.len));
+}
+
+/* Bytes as something to read: what is no character, or cannot be seen, as \n, \t or \xhh. */
+static text *
+ReadableText(const char *bytes, Size size)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	for (Size at = 0; at < size;)
+	{
+		LlmChar c = llm_utf8_read((const unsigned char *) bytes + at, size - at);
+
+		if (c.valid && c.code_point == '\n')
+			appendStringInfoString(&out, "\\n");
+		else if (c.valid && c.code_point == '\t')
+			appendStringInfoString(&out, "\\t");
+		else if (c.valid && c.code_point >= 0x20 && (c.code_point < 0x7f || c.code_point > 0x9f))
+			appendBinaryStringInfo(&out, bytes + at, c.length);
+		else
+			for (int i = 0; i < c.length; i++)
+				appendStringInfo(&out, "\\x%02x", (unsigned char) bytes[at + i]);
+		at += c.length;
+	}
+	return TokenizerText(out.data, out.len);
+}
+
+Datum
+llm_token_text(PG_FUNCTION_ARGS)
+{
+	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	StringInfoData bytes;
+
+	initStringInfo(&bytes);
+	TokenizerAppend(bpe, PG_GETARG_INT32(0), 1, &bytes);
+	PG_RETURN_TEXT_P(ReadableText(bytes.data, bytes.len));
+}
+
+/* A text argument as UTF-8. */
+static char *
+Utf8Argument(FunctionCallInfo fcinfo, int n, Size *size)
+{
+	text *input = PG_GETARG_TEXT_PP(n);
+	char *utf8 = pg_server_to_any(VARDATA_ANY(input), VARSIZE_ANY_EXHDR(input), PG_UTF8);
+
+	*size = utf8 == VARDATA_ANY(input) ? VARSIZE_ANY_EXHDR(input) : strlen(utf8);
+	return utf8;
+}
+
+static Size
+PieceEnd(const char *text, Size size, Size at)
+{
+	size_t end = llm_bpe_piece_end(text, size, at, &TokenizerStop);
+
+	CHECK_FOR_INTERRUPTS();
+	if (end == SIZE_MAX)
+		ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("canceled at byte %zu of %zu", at, size)));
+	return end;
+}
+
+Datum
+llm_pretokenize(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
+	Size size, at = 0, end;
+	char *utf8 = Utf8Argument(fcinfo, 0, &size);
+	MemoryContext row =
+		AllocSetContextCreate(CurrentMemoryContext, "llm_pretokenize row", ALLOCSET_SMALL_SIZES);
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int position = 1; at < size; position++, at = end)
+	{
+		MemoryContext outer = MemoryContextSwitchTo(row);
+		Datum values[2];
+		bool nulls[2] = {false, false};
+
+		end = PieceEnd(utf8, size, at);
+		values[0] = Int32GetDatum(position);
+		values[1] = PointerGetDatum(TokenizerText(utf8 + at, end - at));
+		tuplestore_putvalues(set->setResult, set->setDesc, values, nulls);
+		MemoryContextSwitchTo(outer);
+		MemoryContextReset(row);
+	}
+	return (Datum) 0;
+}
+
+/* ---- llm_bpe_steps ---- */
+
+/* A token's text form, as the tables hold it. */
+static Datum
+TextForm(const LlmBpe *bpe, uint32 symbol)
+{
+	LlmBpeToken token = llm_bpe_token(bpe, symbol);
+
+	return PointerGetDatum(cstring_to_text_with_len(token.text, (int) token.text_size));
+}
+
+/* One row: (step, rank, left_token, right_token, tokens); merge NULL: the bytes before the first merge. */
+static void
+PutStep(ReturnSetInfo *set, const LlmBpe *bpe, int step, const LlmBpeMerge *merge, const uint32 *symbols,
+	Size count)
+{
+	Datum tokens[STEPS_MAX], values[5] = {Int32GetDatum(step)};
+	bool nulls[5] = {false, merge == NULL, merge == NULL, merge == NULL, false};
+
+	for (Size i = 0; i < count; i++)
+		tokens[i] = TextForm(bpe, symbols[i]);
+	if (merge != NULL)
+	{
+		values[1] = Int32GetDatum(merge->rank);
+		values[2] = TextForm(bpe, merge->left);
+		values[3] = TextForm(bpe, merge->right);
+	}
+	values[4] = PointerGetDatum(construct_array(tokens, (int) count, TEXTOID, -1, false, TYPALIGN_INT));
+	tuplestore_putvalues(set->setResult, set->setDesc, values, nulls);
+}
+
+Datum
+llm_bpe_steps(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
+	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	uint32 symbols[STEPS_MAX];
+	LlmBpeMerge merge;
+	LlmError err;
+	Size size;
+	size_t count;
+	char *word = Utf8Argument(fcinfo, 0, &size);
+	MemoryContext row =
+		AllocSetContextCreate(CurrentMemoryContext, "llm_bpe_steps row", ALLOCSET_SMALL_SIZES);
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (size > STEPS_MAX)
+		ereport(
+			ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					   errmsg("the word has %zu bytes; steps are shown for at most %d", size, STEPS_MAX)));
+	if (size > 0 && PieceEnd(word, size, 0) < size)
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("\"%s\" is more than one piece, and merges never cross pieces",
+					text_to_cstring(TokenizerText(word, Min(size, 60)))),
+				errhint("Show each piece by itself: SELECT p.piece, s.* FROM llm_pretokenize('...') p, "
+						"llm_bpe_steps(p.piece) s.")));
+	LLM_CHECK(llm_bpe_symbols(bpe, word, size, symbols, &count, &err), &err);
+	for (int step = 0; size > 0; step++)
+	{
+		MemoryContext outer = MemoryContextSwitchTo(row);
+
+		PutStep(set, bpe, step, step > 0 ? &merge : NULL, symbols, count);
+		MemoryContextSwitchTo(outer);
+		MemoryContextReset(row);
+		CHECK_FOR_INTERRUPTS();
+		if (!llm_bpe_merge_once(bpe, symbols, &count, &merge))
+			break;
+	}
+	return (Datum) 0;
+}

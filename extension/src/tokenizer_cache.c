@@ -1,0 +1,357 @@
+/*
+ * The session's compiled tokenizers. A copy is valid exactly when its version is the one that the statement's
+ * own snapshot sees, so uncommitted and rolled-back changes and REPEATABLE READ need nothing further.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "src/pg_llm.h"
+#include "src/query.h"
+#include "src/tokenizer.h"
+#include "src/version.h"
+
+#define FETCH 4096 /* rows read between two looks at interrupts */
+
+typedef struct Tokenizer
+{
+	struct Tokenizer *next;
+	char *name;
+	int64 version;
+	LlmBpe *bpe;
+	int pins;
+	bool outdated; /* out of the list; the last pin frees it */
+} Tokenizer;
+
+static Tokenizer *tokenizers = NULL;
+
+/* ---- which snapshot ---- */
+
+/* Two statements with the same mark see the same rows. */
+typedef struct SnapshotMark
+{
+	LocalTransactionId transaction;
+	SubTransactionId subtransaction;
+	CommandId command;
+	uint64 completions;
+	TransactionId xmin, xmax;
+	uint32 xcnt;
+	Oid user; /* not the snapshot's, but rights are looked at again for another role */
+} SnapshotMark;
+
+/* What model names meant at the last mark: a query over many rows asks the tables once. */
+#define REMEMBERED 8
+static SnapshotMark last_mark;
+static struct
+{
+	char model[NAMEDATALEN];
+	Tokenizer *tokenizer;
+} remembered[REMEMBERED];
+static int remembered_count = 0;
+
+static SnapshotMark
+CurrentMark(void)
+{
+	Snapshot snapshot = GetActiveSnapshot();
+	SnapshotMark mark;
+
+	memset(&mark, 0, sizeof(mark)); /* compared as bytes */
+#if PG_VERSION_NUM >= 170000
+	mark.transaction = MyProc->vxid.lxid;
+#else
+	mark.transaction = MyProc->lxid;
+#endif
+	mark.subtransaction = GetCurrentSubTransactionId();
+	mark.command = snapshot->curcid;
+	mark.completions = snapshot->snapXactCompletionCount;
+	mark.xmin = snapshot->xmin;
+	mark.xmax = snapshot->xmax;
+	mark.xcnt = snapshot->xcnt;
+	mark.user = GetUserId();
+	return mark;
+}
+
+/* ---- compiling ---- */
+
+static void
+TokenizerFree(Tokenizer *tokenizer)
+{
+	llm_bpe_free(tokenizer->bpe);
+	pfree(tokenizer->name);
+	pfree(tokenizer);
+}
+
+/* Takes a tokenizer out of the list; freed now or with its last pin. */
+static void
+TokenizerForget(Tokenizer *tokenizer)
+{
+	Tokenizer **link = &tokenizers;
+
+	while (*link != tokenizer)
+		link = &(*link)->next;
+	*link = tokenizer->next;
+	remembered_count = 0;
+	tokenizer->outdated = true;
+	if (tokenizer->pins == 0)
+		TokenizerFree(tokenizer);
+}
+
+static LlmQuery read_tokens = {.text = "SELECT token_id, token, bytes FROM %s.llm_bpe_vocab WHERE model = $1",
+	.nargs = 1,
+	.types = {TEXTOID}};
+static LlmQuery read_merges = {
+	.text = "SELECT rank, left_token, right_token FROM %s.llm_bpe_merges WHERE model = $1",
+	.nargs = 1,
+	.types = {TEXTOID}};
+static LlmQuery read_name = {
+	.text = "SELECT tokenizer FROM %s.llm_model_config WHERE model = $1", .nargs = 1, .types = {TEXTOID}};
+
+static Portal
+OpenRows(LlmQuery *query, const char *name)
+{
+	Datum value = CStringGetTextDatum(name);
+
+	return SPI_cursor_open(NULL, LlmPlan(query), &value, NULL, true);
+}
+
+/* Column n of a row; SPI owns the memory. Columns are NOT NULL. */
+static struct varlena *
+RowText(uint64 row, int n)
+{
+	bool null;
+	Datum value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n, &null);
+
+	return null ? cstring_to_text("") : PG_DETOAST_DATUM_PACKED(value);
+}
+
+static int32
+RowInt(uint64 row, int n)
+{
+	bool null;
+
+	return DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n, &null));
+}
+
+static void
+AddTokens(LlmBpe *bpe, const char *name)
+{
+	Portal rows = OpenRows(&read_tokens, name);
+	LlmError err;
+
+	for (;;)
+	{
+		SPI_cursor_fetch(rows, true, FETCH);
+		if (SPI_processed == 0)
+			break;
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			struct varlena *token = RowText(i, 2), *bytes = RowText(i, 3);
+
+			LLM_CHECK(llm_bpe_add_token(bpe, RowInt(i, 1), VARDATA_ANY(token), VARSIZE_ANY_EXHDR(token),
+						  VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes), &err),
+				&err);
+		}
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(rows);
+}
+
+static void
+AddMerges(LlmBpe *bpe, const char *name)
+{
+	Portal rows = OpenRows(&read_merges, name);
+	LlmError err;
+
+	for (;;)
+	{
+		SPI_cursor_fetch(rows, true, FETCH);
+		if (SPI_processed == 0)
+			break;
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			struct varlena *left = RowText(i, 2), *right = RowText(i, 3);
+
+			LLM_CHECK(llm_bpe_add_merge(bpe, RowInt(i, 1), VARDATA_ANY(left), VARSIZE_ANY_EXHDR(left),
+						  VARDATA_ANY(right), VARSIZE_ANY_EXHDR(right), &err),
+				&err);
+		}
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(rows);
+}
+
+static LlmBpe *
+TokenizerCompile(const char *name)
+{
+	LlmError err;
+	LlmBpe *bpe = llm_bpe_new(LlmSessionAllocator(), name, &err);
+
+	if (bpe == NULL)
+		LlmRaise(&err);
+	PG_TRY();
+	{
+		AddTokens(bpe, name);
+		if (llm_bpe_count(bpe) > 0)
+			AddMerges(bpe, name);
+		LLM_CHECK(llm_bpe_finish(bpe, &err), &err);
+	}
+	PG_CATCH();
+	{
+		llm_bpe_free(bpe);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return bpe;
+}
+
+/* ---- finding ---- */
+
+/* Cached copies do not go through the executor, so the rights to the rows are looked at here. */
+static void
+CheckRights(void)
+{
+	static const char *const tables[] = {"llm_bpe_vocab", "llm_bpe_merges"};
+
+	for (int i = 0; i < lengthof(tables); i++)
+	{
+		Oid table = get_relname_relid(tables[i], LlmNamespace());
+
+		if (!OidIsValid(table))
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+							   errmsg("table %s is missing from extension pg_llm", tables[i])));
+		if (pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+			aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, tables[i]);
+	}
+}
+
+/* The model's tokenizer by its config, else the name itself. In the caller's SPI memory. */
+static char *
+TokenizerName(const char *model)
+{
+	Datum value = CStringGetTextDatum(model);
+	char *name;
+
+	LlmRun(&read_name, &value, NULL, true, 1);
+	name = SPI_processed == 1 ? LlmField(0, 1) : NULL;
+	return name != NULL ? name : pstrdup(model);
+}
+
+static void
+RaiseNoTokenizer(const char *model, const char *name)
+{
+	bool own = strcmp(model, name) == 0;
+
+	ereport(
+		ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+				   own ? errmsg("there is no tokenizer for model \"%s\"", model)
+					   : errmsg("the tokenizer of model \"%s\", \"%s\", is not loaded", model, name),
+				   errhint("Load its files: SELECT pg_llm_load_bpe_vocab('/path/vocab.json', '%s'), "
+						   "pg_llm_load_bpe_merges('/path/merges.txt', '%s'); or from a client: pg-llm "
+						   "ingest-tokenizer. SELECT DISTINCT model FROM llm_bpe_vocab lists what there is.",
+					   name, name)));
+}
+
+static Tokenizer *
+TokenizerByName(const char *model, const char *name)
+{
+	int64 version = LlmModelVersion(name);
+	Tokenizer *tokenizer = tokenizers;
+	LlmBpe *bpe;
+
+	while (tokenizer != NULL && strcmp(tokenizer->name, name) != 0)
+		tokenizer = tokenizer->next;
+	if (tokenizer != NULL && tokenizer->version == version && version != 0)
+		return tokenizer;
+	if (tokenizer != NULL)
+		TokenizerForget(tokenizer);
+	bpe = TokenizerCompile(name);
+	if (llm_bpe_count(bpe) == 0)
+	{
+		llm_bpe_free(bpe);
+		RaiseNoTokenizer(model, name);
+	}
+	tokenizer = MemoryContextAllocZero(TopMemoryContext, sizeof(Tokenizer));
+	tokenizer->name = MemoryContextStrdup(TopMemoryContext, name);
+	tokenizer->version = version;
+	tokenizer->bpe = bpe;
+	tokenizer->next = tokenizers;
+	tokenizers = tokenizer;
+	return tokenizer;
+}
+
+static Tokenizer *
+TokenizerFind(const char *model)
+{
+	SnapshotMark mark = CurrentMark();
+	Tokenizer *tokenizer;
+
+	if (memcmp(&mark, &last_mark, sizeof(mark)) == 0)
+	{
+		for (int i = 0; i < remembered_count; i++)
+			if (strcmp(remembered[i].model, model) == 0)
+				return remembered[i].tokenizer;
+	}
+	else
+		remembered_count = 0;
+	CheckRights();
+	SPI_connect();
+	tokenizer = TokenizerByName(model, TokenizerName(model));
+	SPI_finish();
+	last_mark = mark;
+	if (remembered_count < REMEMBERED && strlen(model) < NAMEDATALEN)
+	{
+		strcpy(remembered[remembered_count].model, model);
+		remembered[remembered_count++].tokenizer = tokenizer;
+	}
+	return tokenizer;
+}
+
+LlmBpe *
+TokenizerOf(const char *model)
+{
+	return TokenizerFind(model)->bpe;
+}
+
+void
+TokenizerCheck(const char *name)
+{
+	SPI_connect();
+	TokenizerByName(name, name);
+	SPI_finish();
+}
+
+typedef struct Pin
+{
+	MemoryContextCallback callback;
+	Tokenizer *tokenizer;
+} Pin;
+
+static void
+Unpin(void *arg)
+{
+	Tokenizer *tokenizer = ((Pin *) arg)->tokenizer;
+
+	if (--tokenizer->pins == 0 && tokenizer->outdated)
+		TokenizerFree(tokenizer);
+}
+
+LlmBpe *
+TokenizerPin(const char *model, MemoryContext context)
+{
+	Pin *pin = MemoryContextAllocZero(context, sizeof(Pin));
+
+	pin->tokenizer = TokenizerFind(model);
+	pin->tokenizer->pins++;
+	pin->callback.func = Unpin;
+	pin->callback.arg = pin;
+	MemoryContextRegisterResetCallback(context, &pin->callback);
+	return pin->tokenizer->bpe;
+}

@@ -1,0 +1,114 @@
+/*
+ * Text in and out of a tokenizer: the server's encoding to UTF-8 and back.
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+#include "formats/unicode.h"
+#include "src/pg_llm.h"
+#include "src/tokenizer.h"
+
+static bool
+StopRequested(void *context)
+{
+	return InterruptPending && (QueryCancelPending || ProcDiePending);
+}
+
+const LlmBpeStop TokenizerStop = {StopRequested, NULL};
+
+int32 *
+TokenizerEncode(LlmBpe *bpe, const char *text, Size size, bool special, Size *count)
+{
+	LlmBpeIds ids = {palloc(sizeof(int32) * 256), 0, 256, false, LlmContextAllocator()};
+	char *utf8 = pg_server_to_any(text, (int) size, PG_UTF8);
+	LlmError err;
+
+	if (utf8 != text)
+		size = strlen(utf8);
+	LLM_CHECK(llm_bpe_encode(bpe, utf8, size, special, &ids, &TokenizerStop, &err), &err);
+	*count = ids.count;
+	return ids.ids;
+}
+
+void
+TokenizerAppend(const LlmBpe *bpe, int32 id, Size position, StringInfo bytes)
+{
+	uint32 symbol;
+	LlmBpeToken token;
+
+	if (!llm_bpe_find(bpe, id, &symbol))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("token id %d at position %zu is no token of tokenizer \"%s\"", id, position,
+							   llm_bpe_name(bpe)),
+						   errdetail("Its vocabulary has %zu tokens, ids up to %d.", llm_bpe_count(bpe),
+							   llm_bpe_token(bpe, llm_bpe_count(bpe) - 1).id),
+						   errhint("Decode with the tokenizer that made the ids.")));
+	token = llm_bpe_token(bpe, symbol);
+	if (token.size > MaxAllocSize - 1 - (Size) bytes->len)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						   errmsg("the decoded text is longer than the 1 GB that one value holds"),
+						   errhint("Decode slices of the array.")));
+	appendBinaryStringInfo(bytes, (const char *) token.bytes, (int) token.size);
+}
+
+/* UTF-8 to the server's encoding; a character that it lacks becomes '?', as text must come out in any case.
+ */
+static text *
+ToServer(char *utf8, Size size)
+{
+	int encoding = GetDatabaseEncoding();
+	Oid conversion = FindDefaultConversionProc(PG_UTF8, encoding);
+	StringInfoData out;
+
+	if (!OidIsValid(conversion))
+		return cstring_to_text(pg_any_to_server(utf8, (int) size, PG_UTF8));
+	initStringInfo(&out);
+	for (Size at = 0; at < size;)
+	{
+		Size part = Min(size - at, 65536), done;
+		char *converted;
+
+		while (at + part < size && ((unsigned char) utf8[at + part] & 0xc0) == 0x80)
+			part--;
+		converted = palloc(part * MAX_CONVERSION_GROWTH + 1);
+		done =
+			(Size) pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding, (unsigned char *) utf8 + at,
+				(int) part, (unsigned char *) converted, (int) (part * MAX_CONVERSION_GROWTH + 1), true);
+		appendStringInfoString(&out, converted);
+		pfree(converted);
+		at += done;
+		if (done < part)
+		{
+			appendStringInfoChar(&out, '?');
+			at += (Size) pg_utf_mblen((unsigned char *) utf8 + at);
+		}
+	}
+	return cstring_to_text_with_len(out.data, out.len);
+}
+
+text *
+TokenizerText(const char *bytes, Size size)
+{
+	Size length = llm_utf8_repair((const unsigned char *) bytes, size, NULL);
+	text *result;
+
+	if (length > MaxAllocSize - VARHDRSZ)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						   errmsg("the decoded text is longer than the 1 GB that one value holds"),
+						   errhint("Decode slices of the array.")));
+	LlmReserve(length);
+	result = palloc(length + VARHDRSZ);
+	SET_VARSIZE(result, length + VARHDRSZ);
+	llm_utf8_repair((const unsigned char *) bytes, size, VARDATA(result));
+	if (GetDatabaseEncoding() != PG_UTF8 && GetDatabaseEncoding() != PG_SQL_ASCII)
+		return ToServer(VARDATA(result), length);
+	return result;
+}
