@@ -18,6 +18,7 @@ from checkpoint_files import (
     config_of,
     gpt2,
     nothing_left,
+    over_connection,
     same,
     stored,
     visible,
@@ -342,3 +343,40 @@ def test_damaged_files(conn, folder, model, load, ending):
         assert {n: a.shape for n, a in stored(conn, model).items()} == {
             n: a.shape for n, a in gpt2((5, 4, 6, 0, 9)).items()
         }
+
+
+@pytest.fixture
+def large(folder):
+    """A model of 20 MB in a deflated file: its import takes a while."""
+    path = folder / "large.npz"
+    np.savez_compressed(path, **gpt2((20000, 4, 256, 1, 9)))
+    return visible(path)
+
+
+def test_interrupted_import_leaves_nothing(conn, model, large):
+    by_path(conn, large, model)
+    query = "SELECT array_agg((name, xmin) ORDER BY name)::text FROM llm_param WHERE model = %s"
+    canceled = 0
+    for milliseconds in [1, 2, 5, 10, 20, 50, 100, 200, 400]:
+        before = conn.execute(query, [model]).fetchone()
+        conn.execute(f"SET statement_timeout = {milliseconds}")
+        try:
+            by_path(conn, large, model)
+        except psycopg.errors.QueryCanceled:
+            canceled += 1
+            conn.execute("RESET statement_timeout")
+            assert conn.execute(query, [model]).fetchone() == before
+        conn.execute("RESET statement_timeout")
+    assert canceled > 0
+
+
+def test_memory_limit(conn, model, large):
+    """The limit is told before memory is taken, and nothing is left."""
+    conn.execute("SET pg_llm.memory_limit = '32MB'")
+    try:
+        error = refused(conn, by_path, large, model, "MB")
+        assert error.sqlstate == "53200"
+        error = refused(conn, over_connection, large, model, "MB")
+        assert error.sqlstate == "53200"
+    finally:
+        conn.execute("RESET pg_llm.memory_limit")
