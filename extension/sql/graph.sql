@@ -8,11 +8,16 @@ CREATE FUNCTION llm_begin_change() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAM
 COMMENT ON FUNCTION llm_begin_change() IS 'Trigger: a new command starts on a table that models read';
 
 -- SECURITY DEFINER: whoever may write a table a model reads must be able to raise the model's version.
-CREATE FUNCTION llm_touch_version() RETURNS trigger LANGUAGE c SECURITY DEFINER AS 'MODULE_PATHNAME';
+CREATE FUNCTION llm_touch_version() RETURNS trigger LANGUAGE c SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_touch_version() IS 'Trigger: raises llm_model_version of the changed row''s model, once per command';
 
-CREATE FUNCTION llm_check_graph() RETURNS trigger LANGUAGE c SECURITY DEFINER AS 'MODULE_PATHNAME';
+CREATE FUNCTION llm_check_graph() RETURNS trigger LANGUAGE c SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_check_graph() IS 'Constraint trigger: refuses a graph whose shapes do not fit and stores the inferred ones';
+
+-- They fire for everybody; nobody may hang them on tables of their own.
+REVOKE EXECUTE ON FUNCTION llm_touch_version(), llm_check_graph() FROM PUBLIC;
 
 DO $$
 DECLARE
