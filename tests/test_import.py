@@ -141,7 +141,7 @@ def test_dimensions_from_the_tensors(conn, folder, model, load):
         load(conn, folder / "m.npz", other)
     assert "llm_create_model" in error.value.diag.message_hint and nothing_left(conn, other)
     hint = error.value.diag.message_hint
-    conn.execute(hint[hint.index("SELECT") :].replace("…", "3"))
+    conn.execute(hint[hint.index("SELECT") :].replace("?", "3"))
     load(conn, folder / "m.npz", other)
     assert same(stored(conn, other), gpt2()) and config_of(conn, other)[:6] == (2, 3, 6, 10, 7, 11)
 

@@ -10,6 +10,7 @@ DECLARE
         "gelu_fast": "gelu_tanh", "gelu_tanh": "gelu_tanh", "gelu": "gelu_erf", "gelu_python": "gelu_erf",
         "gelu_erf": "gelu_erf", "relu": "relu"}';
     dimension record;
+    smallest int;
     epsilon jsonb := config -> 'layer_norm_epsilon';
     eos jsonb := config -> 'eos_token_id';
 BEGIN
@@ -40,11 +41,12 @@ BEGIN
         WHERE jsonb_typeof(value) <> 'null'
         ORDER BY rank
     LOOP
+        smallest := CASE dimension.ours WHEN 'n_layer' THEN 0 ELSE 1 END;
         IF jsonb_typeof(dimension.value) <> 'number'
-            OR (dimension.value)::numeric NOT BETWEEN (CASE dimension.ours WHEN 'n_layer' THEN 0 ELSE 1 END) AND 2147483647
+            OR (dimension.value)::numeric NOT BETWEEN smallest AND 2147483647
             OR (dimension.value)::numeric <> trunc((dimension.value)::numeric) THEN
-            RAISE EXCEPTION 'config.json: % is %, expected a whole number from 1 to 2147483647',
-                dimension.theirs, dimension.value
+            RAISE EXCEPTION 'config.json: % is %, expected a whole number from % to 2147483647',
+                dimension.theirs, dimension.value, smallest
                 USING ERRCODE = 'invalid_parameter_value';
         END IF;
         result := result || jsonb_build_object(dimension.ours, (dimension.value)::int);
@@ -169,8 +171,8 @@ BEGIN
         RAISE EXCEPTION 'the dimensions of model "%" are unknown: the file has no config.json and no two-dimensional %',
             model, unknown
             USING ERRCODE = 'undefined_object',
-                  DETAIL = format('The file''s tensors: %s', coalesce(@extschema@.llm_import_list(ARRAY(
-                      SELECT t.name FROM @extschema@.llm_import_tensors(tensors) AS t)), 'none')),
+                  DETAIL = format('The file''s tensors: %s', coalesce(nullif(@extschema@.llm_import_list(ARRAY(
+                      SELECT t.name FROM @extschema@.llm_import_tensors(tensors) AS t)), ''), 'none')),
                   HINT = 'A GPT-2 checkpoint has wte.weight (vocab,d_model) and wpe.weight (n_positions,d_model).';
     END IF;
     IF n_head IS NULL AND d_model % 64 = 0 THEN
@@ -180,8 +182,8 @@ BEGIN
     ELSIF n_head IS NULL THEN
         RAISE EXCEPTION 'n_head of model "%" is unknown: the file has no config.json, and weights do not show it', model
             USING ERRCODE = 'undefined_object',
-                  HINT = format('Register the model first: SELECT llm_create_model(%L, n_layer => %s, n_head => …, d_model => %s, n_positions => %s, vocab => %s, d_ff => %s);',
-                                model, file ->> 'n_layer', d_model, file ->> 'n_positions', file ->> 'vocab', file ->> 'd_ff');
+                  HINT = format('Register the model first: SELECT llm_create_model(%L, n_layer => %s, n_head => ?, d_model => %s, n_positions => %s, vocab => %s, d_ff => %s);',
+                                model, file ->> 'n_layer', d_model, file ->> 'n_positions', file ->> 'vocab', coalesce(file ->> 'd_ff', 'NULL'));
     END IF;
     PERFORM @extschema@.llm_create_model(model, (file ->> 'n_layer')::int, n_head, d_model::int,
         (file ->> 'n_positions')::int, (file ->> 'vocab')::int, coalesce((file ->> 'd_ff')::int, (d_model * 4)::int),
