@@ -22,7 +22,7 @@ def plot_next_tokens(frame: pd.DataFrame, title: str = "", ax=None) -> None:
     ax = _axes(ax, 6, 0.6 + 0.28 * len(frame))
     labels = [repr(token) for token in frame["token"]]
     bars = ax.barh(range(len(frame)), frame["probability"], color=BLUE)
-    ax.bar_label(bars, [f"{p:.2%}" for p in frame["probability"]], padding=4, color="#444")
+    ax.bar_label(bars, [f"{p:.3g}%" for p in 100 * frame["probability"]], padding=4, color="#444")
     ax.set_yticks(range(len(frame)), labels, family="monospace")
     ax.invert_yaxis()
     ax.set_xlim(0, max(frame["probability"], default=1) * 1.18 or 1)
@@ -80,8 +80,7 @@ def plot_points(frame: pd.DataFrame, title: str = "", ax=None) -> None:
     label, x, y = frame.columns[:3]
     ax = _axes(ax, 6.5, 5)
     ax.scatter(frame[x], frame[y], s=14, color=BLUE)
-    for _, point in frame.iterrows():
-        ax.annotate(str(point[label]), (point[x], point[y]), xytext=(4, 3), textcoords="offset points")
+    _label_points(ax, frame[label], frame[x], frame[y])
     ax.axhline(0, color=GREY, lw=0.6, zorder=0)
     ax.axvline(0, color=GREY, lw=0.6, zorder=0)
     ax.set_title(title, loc="left")
@@ -117,3 +116,23 @@ def _label(ax, rows, columns) -> None:
     for side in ax.spines.values():
         side.set_visible(False)
     ax.tick_params(length=0)
+
+
+def _label_points(ax, labels, xs, ys) -> None:
+    """A label right of each point, moved down to free space where others stand, with a line to its point."""
+    height, letter = 12.0, 6.5  # pixels a label takes
+    ax.margins(0.12)
+    ax.figure.canvas.draw()
+    scale = 72 / ax.figure.dpi
+    taken = []
+    points = ax.transData.transform(list(zip(xs, ys, strict=True)))
+    for label, (px, py) in sorted(zip(map(str, labels), points, strict=True), key=lambda item: -item[1][1]):
+        at, width = py, letter * len(label) + 6
+        while any(px < right and left < px + width and abs(at - y) < height for left, right, y in taken):
+            at -= 2
+        taken.append((px, px + width, at))
+        moved = {"arrowprops": {"arrowstyle": "-", "color": GREY, "lw": 0.4}} if py - at > 4 else {}
+        ax.annotate(
+            label, (px, py), (6 * scale, (at - py - 4) * scale), xycoords="figure pixels",
+            textcoords="offset points", fontsize=9, annotation_clip=False, **moved,
+        )  # fmt: skip
