@@ -44,7 +44,7 @@ def test_regress(postgres):
     done = subprocess.run(
         command, env=postgres.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    differences = work / "regression.diffs"
+    differences = work / "test" / "regression.diffs"
     assert done.returncode == 0, done.stdout + (
         differences.read_text()[:20000] if differences.exists() else ""
     )
