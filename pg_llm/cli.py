@@ -92,6 +92,7 @@ def psql(database, arguments):
 
     from pg_llm import database as databases
     from pg_llm import programs
+    from pg_llm.access import DEFAULT
     from pg_llm.server import Server
 
     if database.startswith("-"):
@@ -100,8 +101,8 @@ def psql(database, arguments):
     if databases.dsn():
         target = make_conninfo(databases.dsn(), **({"dbname": database} if database else {}))
         os.execv(program, [program, "-d", target, *arguments])
-    database = database or databases.DEFAULT
-    if database == databases.DEFAULT:
+    database = database or DEFAULT
+    if database == DEFAULT:
         databases.connect(database).close()
     elif not databases.database_exists(database):
         raise KitError(f"there is no database {database}; 'pg-llm psql -l' lists them")

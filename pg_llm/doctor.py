@@ -11,20 +11,20 @@ from pathlib import Path
 
 import psutil
 
-from pg_llm import __version__, programs, settings
+from pg_llm import __version__, database, programs, settings
+from pg_llm.access import maintenance, open_database
 from pg_llm.errors import KitError
 from pg_llm.server import Running, Server
+from pg_llm.template import TEMPLATE
 
 MEGABYTE = 1 << 20
 
 
 def server_facts() -> tuple[dict[str, str], bool]:
     """What `pg-llm status` prints, and whether a server answers."""
-    from pg_llm import database
-
     facts = {"kit": f"pg_llm {__version__}"}
     if database.dsn():
-        with database._open(None) as conn:
+        with open_database(None) as conn:
             version = conn.execute("SHOW server_version").fetchone()[0]
             facts["server"] = f"PostgreSQL {version} at {conn.info.host or 'a local socket'} (PG_LLM_DSN)"
         return facts, True
@@ -36,7 +36,7 @@ def server_facts() -> tuple[dict[str, str], bool]:
     facts["server"] = f"PostgreSQL runs, process {live.pid}, since {_since(live.pid)}"
     facts["socket"] = str(live.socket)
     facts["tcp"] = f"{live.listen} port {live.port}" if live.listen else "none"
-    with database._open("postgres") as conn:
+    with open_database("postgres") as conn:
         facts["version"] = conn.execute("SHOW server_version").fetchone()[0]
         query = "SELECT count(*) - 1 FROM pg_stat_activity WHERE backend_type = 'client backend'"
         facts["sessions"] = str(conn.execute(query).fetchone()[0])
@@ -134,15 +134,13 @@ def _machine():
 
 def _server():
     """Server."""
-    from pg_llm import database
-
     if not database.dsn():
         server = Server()
         live = server.start()
         problems = _upgrade_problems(server, live)
         if problems:
             raise _Attention("; ".join(problems))
-    with database._open(None if database.dsn() else "postgres") as conn:
+    with open_database(None if database.dsn() else "postgres") as conn:
         version = conn.execute("SHOW server_version").fetchone()[0]
         if conn.info.server_version < 150000:
             raise KitError(f"PostgreSQL {version} is too old; 15 or newer is needed")
@@ -152,25 +150,19 @@ def _server():
 
 def _template():
     """Template database."""
-    from pg_llm import database
-
     with database.connect(fresh=True) as conn:
         tokens = conn.execute("SELECT count(*) FROM llm_bpe_vocab WHERE model = 'gpt2'").fetchone()[0]
     if tokens != 50257:
-        raise KitError(f"GPT-2's tokenizer has {tokens} tokens, not 50257; drop database {database.TEMPLATE}")
+        raise KitError(f"GPT-2's tokenizer has {tokens} tokens, not 50257; drop database {TEMPLATE}")
     yield f"build {database.current_build()}, a new database can be made from it"
 
 
 def _databases():
     """Databases."""
-    from pg_llm import database
-
     build = database.current_build()
-    with database._maintenance() as conn:
+    with maintenance() as conn:
         names = [row[0] for row in conn.execute("SELECT datname FROM pg_database ORDER BY 1").fetchall()]
-        notes = {
-            name: database._note(conn, name).get("pg_llm") for name in names if name != database.TEMPLATE
-        }
+    notes = {name: database.build_of(name) for name in names if name != TEMPLATE}
     old = [name for name, made_by in notes.items() if made_by and made_by != build]
     if old:
         raise _Attention(f"made by another build: {', '.join(old)}; %pg_llm reset in the notebook renews one")

@@ -7,12 +7,9 @@ the program that started it, so notebooks share it. Several programs may call ev
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import tempfile
 import time
@@ -22,7 +19,7 @@ from pathlib import Path
 import platformdirs
 import psutil
 
-from pg_llm import programs, settings
+from pg_llm import processes, programs, settings
 from pg_llm.errors import KitError
 
 SUPERUSER = "postgres"
@@ -70,7 +67,7 @@ class Server:
     def running(self) -> Running | None:
         """The live server of this folder, or None; a left-over postmaster.pid counts as None."""
         info = self._pid_file()
-        return info if info and _serves(info.pid, self.data) else None
+        return info if info and processes.serves(info.pid, self.data) else None
 
     def start(
         self, port: int | None = None, listen: str = "localhost", password: str | None = None
@@ -117,7 +114,7 @@ class Server:
         with self._life_lock() as descriptor:
             started = user.run(
                 ["/bin/sh", "-c", '"$@" </dev/null >>"$LOG" 2>&1 & echo $!', "sh", *self._command(found)],
-                env={**_environment(), "LOG": str(self.log)},
+                env={**processes.environment(), "LOG": str(self.log)},
                 pass_fds=[descriptor],
                 start_new_session=True,
                 umask=0o077,
@@ -140,7 +137,7 @@ class Server:
                     os.setgid(user.gid)
                     os.setuid(user.uid)
                 os.umask(0o077)
-                os.execve(found.bin / "postgres", self._command(found), _environment())
+                os.execve(found.bin / "postgres", self._command(found), processes.environment())
 
     def _command(self, found: programs.Programs) -> list:
         return [found.bin / "postgres", "-D", self.data]
@@ -154,7 +151,7 @@ class Server:
         self._check_data(user, found)
         if not (self.data / "PG_VERSION").exists():
             self._initdb(user, found)
-        text = settings.render(found, _socket_dir(self.home, user), port or settings.PORT, listen)
+        text = settings.render(found, processes.socket_dir(self.home, user), port or settings.PORT, listen)
         settings.write(self.data / settings.FILE, text, user)
         self._open_log(user)
         return user, found
@@ -163,9 +160,9 @@ class Server:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             info = self._pid_file()
-            if info and info.ready and _serves(info.pid, self.data):
+            if info and info.ready and processes.serves(info.pid, self.data):
                 return info
-            if not _alive(pid):
+            if not processes.alive(pid):
                 raise KitError(f"PostgreSQL did not start; the end of {self.log} says:\n{self._log_tail()}")
             time.sleep(0.02)
         raise KitError(f"PostgreSQL is not ready after {START_SECONDS} s (recovering?); see {self.log}")
@@ -180,7 +177,7 @@ class Server:
                 f"the server (process {live.pid}) belongs to another user; stop it as that user"
             ) from None
         deadline = time.monotonic() + STOP_SECONDS
-        while _alive(live.pid):
+        while processes.alive(live.pid):
             if time.monotonic() > deadline:
                 raise KitError(
                     f"the server (process {live.pid}) has not stopped after {STOP_SECONDS} s; see {self.log}"
@@ -233,7 +230,7 @@ class Server:
     def _end_orphans(self) -> None:
         """After a kill -9 of the server its sessions may compute on, holding the shared memory: end them."""
         for sig, seconds in ((signal.SIGQUIT, 5), (signal.SIGKILL, 5)):
-            orphans = [p for p in psutil.process_iter() if _serves(p.pid, self.data)]
+            orphans = [p for p in psutil.process_iter() if processes.serves(p.pid, self.data)]
             for process in orphans:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, sig)
@@ -276,12 +273,12 @@ class Server:
     @contextlib.contextmanager
     def _lock(self):
         """One program at a time starts or stops the server of this folder."""
-        with _flock(self._writable_home() / "lock"):
+        with processes.flock(self._writable_home() / "lock", wait=START_SECONDS):
             yield
 
     @contextlib.contextmanager
     def _life_lock(self):
-        with _flock(self.home / "server.lock", wait=LIFE_SECONDS) as descriptor:
+        with processes.flock(self.home / "server.lock", wait=LIFE_SECONDS) as descriptor:
             yield descriptor
 
     def _writable_home(self) -> Path:
@@ -300,89 +297,3 @@ class Server:
                 f"{self.home}; set PG_LLM_HOME to a folder such as /var/lib/pg_llm"
             )
         return self.home
-
-
-@contextlib.contextmanager
-def _flock(path: Path, wait: float = START_SECONDS):
-    """The exclusive lock of a file; it ends with the last process that holds the descriptor."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise KitError(
-            f"{path} cannot be opened ({error.strerror}); does it belong to another user?"
-        ) from None
-    try:
-        deadline = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise KitError(
-                        f"{path.parent} is in use by a program that cannot be seen from here "
-                        "(another container?); stop it there first"
-                    ) from None
-                time.sleep(0.02)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _socket_dir(home: Path, user: programs.RunAs) -> Path:
-    """A short private folder for the socket: the kernel takes paths up to 107 bytes only."""
-    name = "pg_llm-" + hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    usable = (
-        runtime
-        and not user.switch
-        and os.access(runtime, os.W_OK | os.X_OK)
-        and len(os.fsencode(runtime)) < 70
-    )
-    folder = Path(runtime) / name if usable else Path("/tmp") / f"{name}-{user.uid}"
-    try:
-        folder.mkdir(mode=0o700)
-        os.chown(folder, user.uid, user.gid)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise KitError(
-            f"the folder {folder} for the server's socket cannot be made ({error.strerror})"
-        ) from None
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user.uid or stat.S_IMODE(found.st_mode) & 0o077:
-        raise KitError(
-            f"{folder} is not a private folder of user {user.name} (somebody else made it?); remove it"
-        )
-    return folder
-
-
-def _environment() -> dict:
-    """Ours without libpq's variables: PGPORT and the like would change the server, too."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("PG") or k.startswith("PG_LLM")}
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _serves(pid: int, data: Path) -> bool:
-    """Whether a process is part of the server of that data folder: PostgreSQL's processes live in it."""
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE or not process.name().startswith("postgres"):
-            return False
-        return os.path.samefile(_cwd(process), data)
-    except (psutil.Error, OSError):
-        return False
-
-
-def _cwd(process: psutil.Process) -> str:
-    try:
-        return process.cwd()
-    except psutil.AccessDenied:
-        # Root in a container may not look into another user's process, but that user may.
-        return programs.run_as().run(["readlink", f"/proc/{process.pid}/cwd"]).stdout.strip()

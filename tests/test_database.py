@@ -11,7 +11,9 @@ import pytest
 
 import pg_llm
 from pg_llm import database as databases
-from pg_llm import programs
+from pg_llm import programs, template
+from pg_llm.access import maintenance as connect_for_maintenance
+from pg_llm.access import open_database
 from pg_llm.errors import KitError
 
 
@@ -39,7 +41,7 @@ def test_connect_gives_an_autocommit_connection_with_tensors(conn):
 
 def test_the_template_cannot_be_entered_or_dropped(conn, maintenance):
     with pytest.raises(KitError):
-        databases._open(databases.TEMPLATE)
+        open_database(template.TEMPLATE)
     with pytest.raises(psycopg.errors.WrongObjectType):
         maintenance.execute("DROP DATABASE pg_llm_template")
 
@@ -57,19 +59,22 @@ def test_a_new_build_rebuilds_the_template(server, maintenance, monkeypatch, dro
     """Databases made before stay as they are and say which build made them."""
     dropped += ["before", "after"]
     databases.create_database("before")
-    monkeypatch.setattr(databases, "current_build", lambda: "another")
+    monkeypatch.setattr(template, "current_build", lambda: "another")
     databases.create_database("after")
     assert databases.build_of("after") == "another"
     assert databases.build_of("before") == programs.build_hash()
     monkeypatch.undo()
     databases.create_template()
-    assert databases._note(maintenance, databases.TEMPLATE) == {"pg_llm": programs.build_hash()}
+    assert template.read_note(maintenance, template.TEMPLATE) == {
+        "build": programs.build_hash(),
+        "version": "0.1",
+    }
 
 
 def test_many_at_once(server, dropped):
     """Ten notebooks opened in one moment, the template being built: each gets its database."""
     dropped += [f"crowd_{i}" for i in range(10)]
-    with databases._maintenance() as conn:
+    with connect_for_maintenance() as conn:
         conn.execute("ALTER DATABASE pg_llm_template IS_TEMPLATE false")
         conn.execute("DROP DATABASE pg_llm_template WITH (FORCE)")
     answers = []
@@ -189,8 +194,8 @@ def dsn(server, maintenance, monkeypatch):
 
     yield use
     monkeypatch.delenv("PG_LLM_DSN")
-    for name in ("plain", "maker_lesson", databases.TEMPLATE):
-        if databases._exists(maintenance, name):
+    for name in ("plain", "maker_lesson", template.TEMPLATE):
+        if template.exists(maintenance, name):
             maintenance.execute(f"ALTER DATABASE {name} IS_TEMPLATE false")
             maintenance.execute(f"DROP DATABASE {name} WITH (FORCE)")
     for role in ("student", "maker"):
@@ -229,7 +234,7 @@ def test_dsn_with_createdb_makes_databases_from_the_teachers_template(dsn, maint
     databases.reset(name)
     with pg_llm.connect(name) as conn:
         assert conn.execute("SELECT count(*) FROM llm_model_config WHERE model = 'my_own'").fetchone() == (1,)
-    assert "pg_llm" in databases._note(maintenance, name)
+    assert template.read_note(maintenance, name)["version"] == "0.1"
     dsn("student", name)
     with pytest.raises(KitError, match="permission denied for database"):
         pg_llm.connect()

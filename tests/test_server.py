@@ -17,7 +17,7 @@ import psutil
 import psycopg
 import pytest
 
-from pg_llm import programs, server, settings
+from pg_llm import processes, programs, server, settings
 from pg_llm.errors import KitError
 from pg_llm.server import Server
 
@@ -226,7 +226,7 @@ def test_a_lock_held_where_we_cannot_see(folder, monkeypatch):
     home.start()
     home.stop()
     monkeypatch.setattr(server, "LIFE_SECONDS", 0.2)
-    with server._flock(home.home / "server.lock"):
+    with processes.flock(home.home / "server.lock", wait=1):
         with pytest.raises(KitError, match="another container"):
             home.start()
 

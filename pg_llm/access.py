@@ -1,0 +1,66 @@
+"""Connections to the embedded server, or to the one that PG_LLM_DSN names."""
+
+from __future__ import annotations
+
+import os
+
+import psycopg
+
+from pg_llm.errors import KitError
+
+DEFAULT = "pg_llm"
+
+
+def dsn() -> str | None:
+    """The server to use instead of the embedded one."""
+    return os.environ.get("PG_LLM_DSN") or None
+
+
+def open_database(database: str | None) -> psycopg.Connection:
+    """An autocommit connection to an existing database, as it comes."""
+    try:
+        if dsn():
+            return psycopg.connect(dsn(), autocommit=True, **({"dbname": database} if database else {}))
+        from pg_llm.server import Server
+
+        return psycopg.connect(**Server().start().conninfo(database or DEFAULT), autocommit=True)
+    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+        where = "the server of PG_LLM_DSN" if dsn() else "the embedded server"
+        raise KitError(f"cannot connect to {where}: {' '.join(str(error).split())}") from None
+
+
+def maintenance() -> psycopg.Connection:
+    """An autocommit connection to where databases are made and dropped from."""
+    return open_database(None if dsn() else "postgres")
+
+
+def prepare(conn: psycopg.Connection) -> None:
+    """Creates the extension where it is missing and registers the tensor type."""
+    if not conn.execute("SELECT 1 FROM pg_extension WHERE extname = 'pg_llm'").fetchone():
+        try:
+            conn.execute("CREATE EXTENSION IF NOT EXISTS pg_llm")
+        except psycopg.errors.InsufficientPrivilege:
+            name, user = conn.info.dbname, conn.info.user
+            conn.close()
+            raise KitError(
+                f"database {name} has no extension pg_llm and role {user} may not create it; "
+                f'ask a superuser: psql -d {name} -c "CREATE EXTENSION pg_llm"'
+            ) from None
+        except psycopg.errors.UniqueViolation:
+            pass  # another session was creating it at this moment
+        except psycopg.Error as error:
+            conn.close()
+            raise KitError(f"CREATE EXTENSION pg_llm failed: {error.diag.message_primary or error}") from None
+        else:
+            _fill(conn)
+    from pg_llm.tensors import register
+
+    register(conn)
+
+
+def _fill(conn: psycopg.Connection) -> None:
+    """What every database of the kit starts with, beside the extension: GPT-2's tokenizer."""
+    from pg_llm import ingest
+
+    vocab, merges = ingest.gpt2_files()
+    ingest.load_tokenizer(conn, vocab, merges, "gpt2")

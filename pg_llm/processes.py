@@ -1,0 +1,102 @@
+"""Processes, locks and folders of the embedded server, as the operating system knows them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import stat
+import time
+from pathlib import Path
+
+import psutil
+
+from pg_llm import programs
+from pg_llm.errors import KitError
+
+
+@contextlib.contextmanager
+def flock(path: Path, wait: float):
+    """The exclusive lock of a file; it ends with the last process that holds the descriptor."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise KitError(
+            f"{path} cannot be opened ({error.strerror}); does it belong to another user?"
+        ) from None
+    try:
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise KitError(
+                        f"{path.parent} is in use by a program that cannot be seen from here "
+                        "(another container?); stop it there first"
+                    ) from None
+                time.sleep(0.02)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def socket_dir(home: Path, user: programs.RunAs) -> Path:
+    """A short private folder for the socket: the kernel takes paths up to 107 bytes only."""
+    name = "pg_llm-" + hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    usable = (
+        runtime
+        and not user.switch
+        and os.access(runtime, os.W_OK | os.X_OK)
+        and len(os.fsencode(runtime)) < 70
+    )
+    folder = Path(runtime) / name if usable else Path("/tmp") / f"{name}-{user.uid}"
+    try:
+        folder.mkdir(mode=0o700)
+        os.chown(folder, user.uid, user.gid)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise KitError(
+            f"the folder {folder} for the server's socket cannot be made ({error.strerror})"
+        ) from None
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user.uid or stat.S_IMODE(found.st_mode) & 0o077:
+        raise KitError(
+            f"{folder} is not a private folder of user {user.name} (somebody else made it?); remove it"
+        )
+    return folder
+
+
+def environment() -> dict:
+    """Ours without libpq's variables: PGPORT and the like would change the server, too."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("PG") or k.startswith("PG_LLM")}
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def serves(pid: int, data: Path) -> bool:
+    """Whether a process is part of the server of that data folder: PostgreSQL's processes live in it."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE or not process.name().startswith("postgres"):
+            return False
+        return os.path.samefile(_cwd(process), data)
+    except (psutil.Error, OSError):
+        return False
+
+
+def _cwd(process: psutil.Process) -> str:
+    try:
+        return process.cwd()
+    except psutil.AccessDenied:
+        # Root in a container may not look into another user's process, but that user may.
+        return programs.run_as().run(["readlink", f"/proc/{process.pid}/cwd"]).stdout.strip()

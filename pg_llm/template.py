@@ -1,0 +1,116 @@
+"""The template: a database with the extension and GPT-2's tokenizer that new databases are copies of.
+
+It is rebuilt when the extension is another build than the one that made it. What made a database is written
+on it, as its comment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import psycopg
+from psycopg import sql
+
+from pg_llm.access import dsn, maintenance, open_database, prepare
+from pg_llm.errors import KitError
+
+TEMPLATE = "pg_llm_template"
+LOCK_KEY = 0x70675F6C6C6D  # "pg_llm": who holds this advisory lock builds the template
+
+
+def build_key() -> str:
+    """Which entry of a database's note says what made it."""
+    return "version" if dsn() else "build"
+
+
+def ensure(conn: psycopg.Connection) -> dict:
+    """Builds the template unless this build's is there; returns its note."""
+    build, key = current_build(), build_key()
+    note = read_note(conn, TEMPLATE)
+    if note.get(key) == build:
+        return note
+    conn.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
+    try:
+        note = read_note(conn, TEMPLATE)
+        if note.get(key) != build:
+            with explained(conn):
+                note = _build(conn, {key: build})
+    finally:
+        if not conn.closed:
+            conn.execute("SELECT pg_advisory_unlock(%s)", [LOCK_KEY])
+    return note
+
+
+@contextlib.contextmanager
+def explained(conn: psycopg.Connection):
+    """Tells a role that may not create databases what to ask for."""
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege:
+        raise KitError(
+            f"role {conn.info.user} may not create databases on the server of PG_LLM_DSN; ask for "
+            "CREATEDB, or use the DSN's own database: pg_llm.connect()"
+        ) from None
+
+
+def _build(conn: psycopg.Connection, note: dict) -> dict:
+    # Built under another name and renamed when complete, so that a half-built one is never copied.
+    building = sql.Identifier(TEMPLATE + "_new")
+    conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(building))
+    conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(building))
+    with contextlib.closing(open_database(TEMPLATE + "_new")) as inside:
+        prepare(inside)
+        # Its copies belong to whoever makes them, the tables in them to the template's maker.
+        for kind in ("TABLES", "SEQUENCES"):
+            inside.execute(f"GRANT ALL ON ALL {kind} IN SCHEMA public TO PUBLIC")
+        inside.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+        inside.execute("VACUUM (FREEZE, ANALYZE)")
+        query = "SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'"
+        note = {"version": inside.execute(query).fetchone()[0], **note}
+    if exists(conn, TEMPLATE):
+        old = sql.Identifier(TEMPLATE)
+        conn.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(old))
+        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(old))
+    write_note(conn, TEMPLATE + "_new", note)
+    conn.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE true ALLOW_CONNECTIONS false").format(building))
+    conn.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(building, sql.Identifier(TEMPLATE)))
+    return note
+
+
+def current_build() -> str:
+    """The build of the extension that new databases get; of a server elsewhere its version is all we know."""
+    if not dsn():
+        from pg_llm.programs import build_hash
+
+        return build_hash()
+    with maintenance() as conn:
+        row = conn.execute(
+            "SELECT default_version FROM pg_available_extensions WHERE name = 'pg_llm'"
+        ).fetchone()
+    if row is None:
+        raise KitError(
+            "the server of PG_LLM_DSN has no extension pg_llm; install it there: make -C extension install"
+        )
+    return row[0]
+
+
+def exists(conn: psycopg.Connection, database: str) -> bool:
+    """Whether the server has a database of that name."""
+    return bool(conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone())
+
+
+def read_note(conn: psycopg.Connection, database: str) -> dict:
+    """What the kit wrote on a database when it made it: version, build, pid (of a fresh one's maker)."""
+    query = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s"
+    row = conn.execute(query, [database]).fetchone()
+    try:
+        note = json.loads(row[0])["pg_llm"] if row and row[0] else {}
+    except (ValueError, KeyError, TypeError):
+        note = {}  # somebody else's comment
+    return note if isinstance(note, dict) else {}
+
+
+def write_note(conn: psycopg.Connection, database: str, note: dict) -> None:
+    text = sql.Literal(json.dumps({"pg_llm": note}))
+    conn.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(database), text))
