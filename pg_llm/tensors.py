@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import dataclass
 
 import numpy as np
 import psycopg
@@ -43,16 +44,16 @@ def register(conn: psycopg.Connection) -> None:
     # The type's oid differs from database to database: each connection gets dumpers of its own.
     oids = {**_INTEGERS, "tensor": (oid, array_oid)}
     for dumper in (_TextDumper, _BinaryDumper):
-        adapters.register_dumper(np.ndarray, type(dumper.__name__, (dumper,), {"oids": oids}))
+        adapters.register_dumper(np.ndarray, type(dumper.__name__, (dumper,), {"oid": oid, "oids": oids}))
 
 
 def summary(array: np.ndarray) -> str:
     """One line that names shape, first elements, mean and sd; small arrays are shown in full."""
-    if array.size <= 8 and array.ndim <= 2:
-        return _nested(array)
     shape = ",".join(map(str, array.shape))
     if array.size == 0:
         return f"tensor({shape}) []"
+    if array.size <= 8 and array.ndim <= 2:
+        return _nested(array)
     first = ", ".join(f"{x:.4g}" for x in array.ravel()[:4])
     values = array.astype(np.float64)
     return f"tensor({shape}) [{first}, …] mean {values.mean():.4g} sd {values.std():.4g}"
@@ -64,8 +65,14 @@ def _nested(array) -> str:
     return "[" + ",".join(_nested(row) for row in array) + "]"
 
 
-class TensorSummary(str):
+@dataclass(frozen=True)
+class TensorSummary:
     """The server's one-line view of a tensor too large for pg_llm.display_limit: only to look at."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
 
     def __array__(self, dtype=None, copy=None):
         raise TypeError(
@@ -149,6 +156,7 @@ class _ArrayDumper(adapt.Dumper):
     """One dumper for each SQL type that an array may become: psycopg asks get_key, then upgrade."""
 
     oids: dict = {}
+    sql_type = "tensor"
 
     def get_key(self, obj, format):
         return (self.cls, _sql_type(obj))

@@ -1,0 +1,166 @@
+"""numpy and the tensor type over psycopg: what goes in comes out, in text and binary, without copies."""
+
+from __future__ import annotations
+
+import numpy as np
+import psycopg
+import pytest
+
+import pg_llm
+from pg_llm import tensors
+
+ARRAYS = [
+    np.array(3.5, np.float32),
+    np.zeros(0, np.float32),
+    np.zeros((0, 3), np.float32),
+    np.zeros((2, 0), np.float32),
+    np.arange(6, dtype=np.float32).reshape(2, 3),
+    np.arange(6, dtype=np.float64).reshape(3, 2).T,
+    np.arange(24, dtype=np.float32)[::2].reshape(3, 4),
+    np.arange(4, dtype=">f4"),
+    np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, 3.4028235e38], np.float32),
+    np.arange(2**8, dtype=np.float16).reshape((2,) * 8),
+    np.random.default_rng(0).standard_normal((300, 700)).astype(np.float32),
+]
+
+
+def same(got, want) -> bool:
+    want = np.asarray(want, np.float32)
+    return (
+        got.dtype == np.float32
+        and got.shape == want.shape
+        and bool(np.array_equal(got, want, equal_nan=True))
+    )
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("array", ARRAYS, ids=lambda a: f"{a.dtype.str}{list(a.shape)}")
+def test_arrays_go_there_and_back(conn, array, binary):
+    with conn.cursor(binary=binary) as cursor:
+        (got,) = cursor.execute("SELECT %s", [array]).fetchone()
+    assert same(got, array)
+
+
+@pytest.mark.parametrize("array", ARRAYS, ids=lambda a: f"{a.dtype.str}{list(a.shape)}")
+def test_arrays_go_as_text_too(conn, array):
+    (got,) = conn.execute("SELECT %t", [array]).fetchone()
+    assert same(got, array)
+    with psycopg.ClientCursor(conn) as cursor:
+        assert same(cursor.execute("SELECT %s::tensor", [array]).fetchone()[0], array)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_copy_takes_arrays(conn, binary):
+    conn.execute("CREATE TEMP TABLE IF NOT EXISTS copied (t tensor); TRUNCATE copied")
+    with conn.cursor().copy(f"COPY copied FROM STDIN (FORMAT {'binary' if binary else 'text'})") as copy:
+        copy.set_types(["tensor"])
+        for array in ARRAYS:
+            copy.write_row([array])
+    got = conn.execute("SELECT t FROM copied", binary=True).fetchall()
+    assert all(same(g, a) for (g,), a in zip(got, ARRAYS, strict=True))
+
+
+def test_reading_makes_no_copy_and_outlives_the_connection(connect):
+    conn = connect()
+    cursor = conn.execute("SELECT randn(ARRAY[1000,1000], 1) AS t", binary=True)
+    (array,) = cursor.fetchone()
+    assert not array.flags.owndata and not array.flags.writeable and array.flags.aligned
+    before = array.copy()
+    cursor.close()
+    conn.close()
+    del cursor, conn
+    assert np.array_equal(array, before)
+    with pytest.raises(ValueError, match="read-only"):
+        array[0, 0] = 1
+
+
+def test_null_and_lists_of_tensors(conn):
+    query = "SELECT NULL::tensor, ARRAY['[1,2]', NULL, '[[3]]']::tensor[]"
+    for binary in (True, False):
+        nothing, several = conn.execute(query, binary=binary).fetchone()
+        assert nothing is None and several[1] is None
+        assert same(several[0], [1, 2]) and same(several[2], [[3]])
+    (back,) = conn.execute("SELECT %s::tensor[]", [[np.ones(2), np.zeros((1, 3))]], binary=True).fetchone()
+    assert same(back[0], [1, 1]) and same(back[1], [[0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("array", "sql_type"),
+    [
+        (np.array([1, 2, 3]), "integer[]"),
+        (np.array([1, 2, 3], np.uint8), "integer[]"),
+        (np.array([[1, 2], [3, 4]], np.int32), "integer[]"),
+        (np.array([1, 2**40]), "bigint[]"),
+        (np.array([], int), "integer[]"),
+        (np.array([True, False]), "boolean[]"),
+        (np.array([0.5]), "tensor"),
+    ],
+)
+def test_integer_arrays_are_sql_arrays(conn, array, sql_type):
+    for placeholder in ("%s", "%b", "%t"):
+        query = f"SELECT pg_typeof({placeholder})::text, {placeholder}"
+        kind, value = conn.execute(query, [array, array]).fetchone()
+        assert (kind, np.asarray(value).tolist()) == (sql_type, array.tolist())
+
+
+def test_tokens_as_numpy_arrays(conn):
+    assert (
+        conn.execute("SELECT llm_decode(%s, 'gpt2')", [np.array([15496, 995, 0])]).fetchone()[0]
+        == "Hello world!"
+    )
+
+
+def test_what_cannot_be_sent_says_why(conn):
+    cases = [
+        (np.array([1e300]), psycopg.DataError, "1e\\+300 is too large"),
+        (np.zeros((1,) * 9), psycopg.DataError, "at most 8"),
+        (np.array([1j]), psycopg.ProgrammingError, "complex128 has no SQL type"),
+        (np.array(["a"]), psycopg.ProgrammingError, "no SQL type"),
+    ]
+    for array, error, says in cases:
+        with pytest.raises(error, match=says):
+            conn.execute("SELECT %s", [array])
+    assert conn.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_summary_refuses_to_be_an_array(connect):
+    conn = connect()
+    conn.execute("SET pg_llm.display_limit = 10")
+    (text,) = conn.execute("SELECT zeros(ARRAY[11])").fetchone()
+    assert isinstance(text, tensors.TensorSummary) and str(text).startswith("tensor(11)")
+    with pytest.raises(TypeError, match="display_limit"):
+        np.asarray(text)
+    assert same(conn.execute("SELECT zeros(ARRAY[11])", binary=True).fetchone()[0], np.zeros(11))
+    assert same(conn.execute("SELECT zeros(ARRAY[0,3])").fetchone()[0], np.zeros((0, 3)))
+
+
+def test_register_works_where_the_schema_is_not_on_the_path(server):
+    """And leaves a connection without autocommit out of any transaction."""
+    pg_llm.database.drop_database("elsewhere")
+    pg_llm.database.create_database("elsewhere")
+    with pg_llm.connect("elsewhere") as conn:
+        conn.execute("DROP EXTENSION pg_llm CASCADE; CREATE SCHEMA kit; CREATE EXTENSION pg_llm SCHEMA kit")
+    info = server.start().conninfo("elsewhere")
+    with psycopg.connect(**info) as conn:
+        tensors.register(conn)
+        assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        assert same(conn.execute("SELECT %s", [np.ones(3)], binary=True).fetchone()[0], np.ones(3))
+
+
+def test_register_without_the_extension_says_what_to_run(server):
+    with psycopg.connect(**server.start().conninfo("postgres")) as conn:
+        with pytest.raises(LookupError, match="CREATE EXTENSION pg_llm"):
+            tensors.register(conn)
+
+
+@pytest.mark.parametrize(
+    ("array", "text"),
+    [
+        (np.array([1, 2.5], np.float32), "[1,2.5]"),
+        (np.array(7, np.float32), "7"),
+        (np.zeros((0, 3), np.float32), "tensor(0,3) []"),
+        (np.ones((4, 5), np.float32), "tensor(4,5) [1, 1, 1, 1, …] mean 1 sd 0"),
+    ],
+)
+def test_summaries(array, text):
+    assert tensors.summary(array) == text
