@@ -186,7 +186,8 @@ def test_the_client_has_a_module_of_its_own():
 def test_sql_gives_each_column_its_type(conn):
     frame = pg_llm.sql(
         "SELECT i, (i / 3.0)::real AS f, i::numeric / 3 AS n, i > 1 AS b, 'x' || i AS s, "
-        "ARRAY[i, NULL] AS a, '[1,2]'::tensor AS t, nullif(i, 1) AS gap, '\\xff'::bytea AS raw, '{\"a\": 1}'::jsonb AS j "
+        "ARRAY[i, NULL] AS a, '[1,2]'::tensor AS t, nullif(i, 1) AS gap, "
+        " '\\xff'::bytea AS raw, '{\"a\": 1}'::jsonb AS j "
         "FROM generate_series(1, %(k)s) AS i",
         conn=conn,
         k=2,
