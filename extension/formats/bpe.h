@@ -58,6 +58,13 @@ extern void llm_bpe_ids_free(LlmBpeIds *ids);
 extern LlmCode llm_bpe_encode(LlmBpe *bpe, const char *text, size_t size, bool special, LlmBpeIds *out,
 	const LlmBpeStop *stop, LlmError *err);
 
+/*
+ * The bytes of ids, one token behind the other; returns how many. out, with LLM_BPE_SLACK bytes of room
+ * beyond them, may be NULL to measure. Stops at the first id that is no token: *done < count tells.
+ */
+#define LLM_BPE_SLACK 16
+extern size_t llm_bpe_decode(const LlmBpe *bpe, const int32_t *ids, size_t count, char *out, size_t *done);
+
 /* Where the piece of text that starts at byte `at` < size ends; *stop as above, SIZE_MAX when it said so. */
 extern size_t llm_bpe_piece_end(const char *text, size_t size, size_t at, const LlmBpeStop *stop);
 

@@ -1,5 +1,6 @@
 /*
- * Text to ids: cut into pieces, look each up in the word cache, merge those that are not there.
+ * Ids to text, and text to ids: cut into pieces, look each up in the word cache, merge those that are not
+ * there.
  */
 #include "formats/bpe_internal.h"
 
@@ -246,4 +247,23 @@ llm_bpe_encode(LlmBpe *bpe, const char *chars, size_t size, bool special, LlmBpe
 		at += bpe->tokens[symbol].size;
 	}
 	return LLM_OK;
+}
+
+size_t
+llm_bpe_decode(const LlmBpe *bpe, const int32_t *ids, size_t count, char *out, size_t *done)
+{
+	size_t length = 0;
+	uint32_t symbol;
+
+	for (*done = 0; *done < count && llm_bpe_find(bpe, ids[*done], &symbol); ++*done)
+	{
+		const BpeToken *token = &bpe->tokens[symbol];
+
+		if (out != NULL && token->size <= LLM_BPE_SLACK) /* a copy of known size is cheaper */
+			memcpy(out + length, bpe->bytes.data + token->bytes, LLM_BPE_SLACK);
+		else if (out != NULL)
+			memcpy(out + length, bpe->bytes.data + token->bytes, token->size);
+		length += token->size;
+	}
+	return length;
 }

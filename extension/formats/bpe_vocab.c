@@ -128,7 +128,8 @@ index_tokens(LlmBpe *bpe, LlmError *err)
 		sorted = bpe->tokens[i - 1].id < bpe->tokens[i].id;
 	if (!sorted)
 		qsort(bpe->tokens, bpe->token_count, sizeof(BpeToken), by_id);
-	if (!llm_bpe_reserve(bpe->allocator, &bpe->text, 1) || !llm_bpe_reserve(bpe->allocator, &bpe->bytes, 1))
+	if (!llm_bpe_reserve(bpe->allocator, &bpe->text, 1) ||
+		!llm_bpe_reserve(bpe->allocator, &bpe->bytes, bpe->bytes.size + LLM_BPE_SLACK))
 		return no_memory(bpe, err);
 	bpe->text_bits = llm_bpe_table_bits(bpe->token_count);
 	if ((bpe->text_table = llm_bpe_new_table(bpe, bpe->text_bits, sizeof(uint32_t), 0xff)) == NULL)

@@ -44,6 +44,40 @@ llm_utf8_read(const unsigned char *t, size_t size)
 	return (LlmChar){c, length, true, false};
 }
 
+/* How many of the first bytes are ASCII without NUL, eight looked at together. */
+static size_t
+plain_run(const unsigned char *bytes, size_t size)
+{
+	const uint64_t ones = UINT64_C(0x0101010101010101), high = ones << 7;
+	size_t at = 0;
+
+	for (uint64_t word; size - at >= 8; at += 8)
+	{
+		memcpy(&word, bytes + at, 8);
+		if (((word | (word - ones)) & high) != 0) /* a byte past 127, or a borrow out of a zero */
+			break;
+	}
+	return at;
+}
+
+bool
+llm_utf8_is_text(const unsigned char *bytes, size_t size)
+{
+	for (size_t at = 0; at < size;)
+	{
+		LlmChar c;
+
+		at += plain_run(bytes + at, size - at);
+		if (at == size)
+			break;
+		c = llm_utf8_read(bytes + at, size - at);
+		if (!c.valid || c.code_point == 0)
+			return false;
+		at += c.length;
+	}
+	return true;
+}
+
 size_t
 llm_utf8_repair(const unsigned char *bytes, size_t size, char *out)
 {
@@ -51,9 +85,18 @@ llm_utf8_repair(const unsigned char *bytes, size_t size, char *out)
 
 	for (size_t at = 0; at < size;)
 	{
-		LlmChar c = llm_utf8_read(bytes + at, size - at);
-		bool keep = c.valid && c.code_point != 0;
+		size_t run = plain_run(bytes + at, size - at);
+		LlmChar c;
+		bool keep;
 
+		if (out != NULL)
+			memcpy(out + length, bytes + at, run);
+		length += run;
+		at += run;
+		if (at == size)
+			break;
+		c = llm_utf8_read(bytes + at, size - at);
+		keep = c.valid && c.code_point != 0;
 		if (out != NULL)
 			memcpy(out + length, keep ? (const char *) bytes + at : "\xef\xbf\xbd", keep ? c.length : 3);
 		length += keep ? c.length : 3;

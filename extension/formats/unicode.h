@@ -31,6 +31,9 @@ typedef struct LlmChar
 /* Reads the character that starts at text; size > 0 bytes may be read. */
 extern LlmChar llm_utf8_read(const unsigned char *text, size_t size);
 
+/* Whether all of it is UTF-8 without NULs, as SQL text must be. */
+extern bool llm_utf8_is_text(const unsigned char *bytes, size_t size);
+
 /*
  * Copies bytes to out as valid UTF-8 without NULs: each maximal broken subpart, as Python and Rust have it,
  * and each NUL, which SQL text cannot hold, becomes U+FFFD. out NULL only measures. Returns the length.

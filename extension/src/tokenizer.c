@@ -17,6 +17,8 @@
 
 /* The words llm_bpe_steps takes: each of its rows holds all symbols that are left. */
 #define STEPS_MAX 1024
+/* Ids decoded between two looks at interrupts. */
+#define PART ((Size) 1 << 18)
 
 PG_FUNCTION_INFO_V1(llm_encode);
 PG_FUNCTION_INFO_V1(llm_decode);
@@ -55,47 +57,70 @@ llm_encode(PG_FUNCTION_ARGS)
 	PG_RETURN_ARRAYTYPE_P(array);
 }
 
+/* llm_bpe_decode in parts, so that a cancel ends it. */
+static Size
+DecodeIds(const LlmBpe *bpe, const int32 *ids, Size count, char *out)
+{
+	Size size = 0;
+
+	for (Size at = 0; at < count; at += PART)
+	{
+		size_t part = Min(count - at, PART), done;
+
+		size += llm_bpe_decode(bpe, ids + at, part, out != NULL ? out + size : NULL, &done);
+		if (done < part)
+			TokenizerNoToken(bpe, ids[at + done], at + done + 1);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return size;
+}
+
 /* The bytes of the tokens of arguments (ids int[], model text). */
-static StringInfoData
+static bytea *
 DecodeArguments(FunctionCallInfo fcinfo)
 {
-	ArrayType *ids = PG_GETARG_ARRAYTYPE_P(0);
+	ArrayType *array = PG_GETARG_ARRAYTYPE_P(0);
+	const int32 *ids = (const int32 *) ARR_DATA_PTR(array);
 	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	int count = ArrayGetNItems(ARR_NDIM(ids), ARR_DIMS(ids));
-	StringInfoData bytes;
+	Size count = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)), size;
+	bytea *result;
 
-	if (ARR_NDIM(ids) > 1)
+	if (ARR_NDIM(array) > 1)
 		ereport(ERROR,
 			(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-				errmsg("token ids are a one-dimensional array, not one of %d dimensions", ARR_NDIM(ids)),
+				errmsg("token ids are a one-dimensional array, not one of %d dimensions", ARR_NDIM(array)),
 				errhint("Decode each row of the array by itself.")));
-	if (array_contains_nulls(ids))
+	if (array_contains_nulls(array))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("a token id is NULL"),
 						   errhint("Leave it out: array_remove(ids, NULL).")));
-	initStringInfo(&bytes);
-	for (int i = 0; i < count; i++)
-	{
-		if (i % 65536 == 65535)
-			CHECK_FOR_INTERRUPTS();
-		TokenizerAppend(bpe, ((int32 *) ARR_DATA_PTR(ids))[i], (Size) i + 1, &bytes);
-	}
-	return bytes;
+	size = DecodeIds(bpe, ids, count, NULL);
+	if (size > MaxAllocSize - VARHDRSZ - LLM_BPE_SLACK)
+		TokenizerTooLong();
+	LlmReserve(size);
+	result = palloc(VARHDRSZ + size + LLM_BPE_SLACK);
+	DecodeIds(bpe, ids, count, VARDATA(result));
+	SET_VARSIZE(result, VARHDRSZ + size);
+	return result;
 }
 
 Datum
 llm_decode(PG_FUNCTION_ARGS)
 {
-	StringInfoData bytes = DecodeArguments(fcinfo);
+	bytea *bytes = DecodeArguments(fcinfo);
 
-	PG_RETURN_TEXT_P(TokenizerText(bytes.data, bytes.len));
+	const char *data = VARDATA(bytes);
+	Size size = VARSIZE(bytes) - VARHDRSZ;
+
+	/* usually the bytes are good text as they are */
+	if (GetDatabaseEncoding() == PG_UTF8 && llm_utf8_is_text((const unsigned char *) data, size))
+		PG_RETURN_TEXT_P(bytes);
+	PG_RETURN_TEXT_P(TokenizerText(data, size));
 }
 
 Datum
 llm_decode_bytes(PG_FUNCTION_ARGS)
 {
-	StringInfoData bytes = DecodeArguments(fcinfo);
-
-	PG_RETURN_BYTEA_P(cstring_to_text_with_len(bytes.data, bytes.len));
+	PG_RETURN_BYTEA_P(DecodeArguments(fcinfo));
 }
 
 /* Bytes as something to read: what is no character, or cannot be seen, as \n, \t or \xhh. */

@@ -17,9 +17,9 @@
  * session runs SQL again; TokenizerPin keeps it until the memory context is reset or deleted.
  */
 extern LlmBpe *TokenizerOf(const char *model);
+extern LlmBpe *TokenizerPin(const char *model, MemoryContext context);
 /* Compiles the rows under exactly this name; ERROR when merges and vocabulary do not fit one another. */
 extern void TokenizerCheck(const char *name);
-extern LlmBpe *TokenizerPin(const char *model, MemoryContext context);
 
 /* Stops when a cancel or shutdown waits. LlmRaise then tells it. */
 extern const LlmBpeStop TokenizerStop;
@@ -28,6 +28,9 @@ extern const LlmBpeStop TokenizerStop;
 extern int32 *TokenizerEncode(LlmBpe *bpe, const char *text, Size size, bool special, Size *count);
 /* Appends the bytes of a token; position (from 1) names it in the error for an id that is no token. */
 extern void TokenizerAppend(const LlmBpe *bpe, int32 id, Size position, StringInfo bytes);
+/* The errors for an id that is no token, and for text past what one value holds. */
+extern void TokenizerNoToken(const LlmBpe *bpe, int32 id, Size position) __attribute__((noreturn));
+extern void TokenizerTooLong(void) __attribute__((noreturn));
 /* Bytes as SQL text: broken UTF-8 and NUL become U+FFFD, what the server's encoding lacks becomes '?'. */
 extern text *TokenizerText(const char *bytes, Size size);
 

@@ -27,15 +27,38 @@ const LlmBpeStop TokenizerStop = {StopRequested, NULL};
 int32 *
 TokenizerEncode(LlmBpe *bpe, const char *text, Size size, bool special, Size *count)
 {
-	LlmBpeIds ids = {palloc(sizeof(int32) * 256), 0, 256, false, LlmContextAllocator()};
+	/* Room for a token in three bytes, which is more than English and most code need. */
+	Size room = 256 + size / 3;
+	LlmBpeIds ids = {NULL, 0, room, false, LlmContextAllocator()};
 	char *utf8 = pg_server_to_any(text, (int) size, PG_UTF8);
 	LlmError err;
 
 	if (utf8 != text)
 		size = strlen(utf8);
+	LlmReserve(room * sizeof(int32));
+	ids.ids = palloc_extended(room * sizeof(int32), MCXT_ALLOC_HUGE);
 	LLM_CHECK(llm_bpe_encode(bpe, utf8, size, special, &ids, &TokenizerStop, &err), &err);
 	*count = ids.count;
 	return ids.ids;
+}
+
+void
+TokenizerNoToken(const LlmBpe *bpe, int32 id, Size position)
+{
+	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					   errmsg("token id %d at position %zu is no token of tokenizer \"%s\"", id, position,
+						   llm_bpe_name(bpe)),
+					   errdetail("Its vocabulary has %zu tokens, ids up to %d.", llm_bpe_count(bpe),
+						   llm_bpe_token(bpe, llm_bpe_count(bpe) - 1).id),
+					   errhint("Decode with the tokenizer that made the ids.")));
+}
+
+void
+TokenizerTooLong(void)
+{
+	ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					   errmsg("the decoded text is longer than the 1 GB that one value holds"),
+					   errhint("Decode slices of the array.")));
 }
 
 void
@@ -45,17 +68,10 @@ TokenizerAppend(const LlmBpe *bpe, int32 id, Size position, StringInfo bytes)
 	LlmBpeToken token;
 
 	if (!llm_bpe_find(bpe, id, &symbol))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("token id %d at position %zu is no token of tokenizer \"%s\"", id, position,
-							   llm_bpe_name(bpe)),
-						   errdetail("Its vocabulary has %zu tokens, ids up to %d.", llm_bpe_count(bpe),
-							   llm_bpe_token(bpe, llm_bpe_count(bpe) - 1).id),
-						   errhint("Decode with the tokenizer that made the ids.")));
+		TokenizerNoToken(bpe, id, position);
 	token = llm_bpe_token(bpe, symbol);
 	if (token.size > MaxAllocSize - 1 - (Size) bytes->len)
-		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						   errmsg("the decoded text is longer than the 1 GB that one value holds"),
-						   errhint("Decode slices of the array.")));
+		TokenizerTooLong();
 	appendBinaryStringInfo(bytes, (const char *) token.bytes, (int) token.size);
 }
 
@@ -101,9 +117,7 @@ TokenizerText(const char *bytes, Size size)
 	text *result;
 
 	if (length > MaxAllocSize - VARHDRSZ)
-		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						   errmsg("the decoded text is longer than the 1 GB that one value holds"),
-						   errhint("Decode slices of the array.")));
+		TokenizerTooLong();
 	LlmReserve(length);
 	result = palloc(length + VARHDRSZ);
 	SET_VARSIZE(result, length + VARHDRSZ);

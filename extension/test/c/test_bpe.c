@@ -59,6 +59,8 @@ check_repair(const char *bytes, size_t size, const char *expected)
 
 	CHECK(length == strlen(expected) && memcmp(out, expected, length) == 0);
 	CHECK(llm_utf8_repair((const unsigned char *) bytes, size, NULL) == length);
+	CHECK(llm_utf8_is_text((const unsigned char *) bytes, size) ==
+		  (length == size && memcmp(bytes, out, size) == 0));
 }
 
 #define FFFD "\xef\xbf\xbd"
@@ -75,6 +77,17 @@ test_utf8(void)
 	check_repair("\xf4\x90\x80\x80", 4, FFFD FFFD FFFD FFFD); /* past U+10FFFF */
 	check_repair("\xf0\x9f\x99\xf0\x9f\x99\x82", 7, FFFD "\xf0\x9f\x99\x82");
 	check_repair("\xc0\x80\xff", 3, FFFD FFFD FFFD);
+	for (size_t i = 0; i < 20; i++) /* one byte that is not plain, at each place among those read by eights */
+	{
+		char text[21] = "abcdefghijklmnopqrst", expected[32];
+
+		text[i] = i % 2 ? '\0' : '\x80';
+		memcpy(expected, text, i);
+		strcpy(expected + i, FFFD);
+		strcat(expected, &"abcdefghijklmnopqrst"[i + 1]);
+		check_repair(text, 20, expected);
+	}
+	check_repair("abcdefgh\x7f\x01", 10, "abcdefgh\x7f\x01");
 	for (size_t i = 0; i < 4; i++)
 	{
 		char text[8] = "a";
@@ -395,6 +408,14 @@ test_rows(void)
 	CHECK_FAILS(llm_bpe_add_merge(bpe, -2, "a", 1, "b", 1, &err), LLM_RANGE, "rank -2", err);
 	CHECK_OK(llm_bpe_finish(bpe, &err), err);
 	CHECK(llm_bpe_count(bpe) == 3 && llm_bpe_token(bpe, 2).id == 9);
+
+	int32_t ids[] = {1, 9, 5, 9, 4, 1};
+	char out[7 + LLM_BPE_SLACK];
+	size_t done;
+
+	CHECK(llm_bpe_decode(bpe, ids, 4, out, &done) == 6 && done == 4 && memcmp(out, "aaxbax", 6) == 0);
+	CHECK(llm_bpe_decode(bpe, ids, 4, NULL, &done) == 6 && done == 4);
+	CHECK(llm_bpe_decode(bpe, ids, 6, NULL, &done) == 6 && done == 4);
 	llm_bpe_free(bpe);
 }
 
