@@ -5,7 +5,7 @@ CREATE FUNCTION llm_default_model() RETURNS text LANGUAGE sql STABLE PARALLEL SA
 COMMENT ON FUNCTION llm_default_model() IS 'The model that functions use when none is named: the setting pg_llm.default_model, gpt2-small where nobody set it';
 
 CREATE FUNCTION llm_begin_change() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_begin_change() IS 'Trigger: a new command starts on a table that models read';
+COMMENT ON FUNCTION llm_begin_change() IS 'Trigger: a command starts or ends on a table that models read';
 
 -- SECURITY DEFINER: whoever may write a table a model reads must be able to raise the model's version.
 CREATE FUNCTION llm_touch_version() RETURNS trigger LANGUAGE c SECURITY DEFINER
@@ -28,21 +28,29 @@ BEGIN
     LOOP
         EXECUTE format('CREATE TRIGGER llm_begin_change BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.%I '
             'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.llm_begin_change()', item[1]);
+        EXECUTE format('CREATE TRIGGER llm_end_change AFTER INSERT OR UPDATE OR DELETE ON @extschema@.%I '
+            'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.llm_begin_change()', item[1]);
         EXECUTE format('CREATE TRIGGER llm_touch_version AFTER INSERT OR UPDATE OR DELETE ON @extschema@.%I '
             'FOR EACH ROW EXECUTE FUNCTION @extschema@.llm_touch_version(%L)', item[1], item[2]);
         EXECUTE format('CREATE TRIGGER llm_touch_version_truncate AFTER TRUNCATE ON @extschema@.%I '
             'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.llm_touch_version()', item[1]);
         EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_begin_change', item[1]);
+        EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_end_change', item[1]);
         EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_touch_version', item[1]);
         EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_touch_version_truncate', item[1]);
     END LOOP;
 END $$;
 
-CREATE CONSTRAINT TRIGGER llm_graph_fits
-    AFTER INSERT OR DELETE OR UPDATE OF model, id, name, op, inputs, attrs ON llm_graph
+CREATE CONSTRAINT TRIGGER llm_graph_fits AFTER INSERT OR UPDATE OR DELETE ON llm_graph
     DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION llm_check_graph();
 ALTER TABLE llm_graph ENABLE ALWAYS TRIGGER llm_graph_fits;
 COMMENT ON TRIGGER llm_graph_fits ON llm_graph IS 'Shapes must fit when the statement ends; for several statements: SET CONSTRAINTS llm_graph_fits DEFERRED';
+
+-- The dimensions that the shapes' names stand for.
+CREATE CONSTRAINT TRIGGER llm_graph_fits AFTER UPDATE OF d_model, vocab, n_positions, d_ff ON llm_model_config
+    DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION llm_check_graph();
+ALTER TABLE llm_model_config ENABLE ALWAYS TRIGGER llm_graph_fits;
+COMMENT ON TRIGGER llm_graph_fits ON llm_model_config IS 'A model''s graph must fit its new dimensions too';
 
 CREATE FUNCTION llm_param_shapes(model text, OUT name text, OUT shape int[], OUT init text, OUT std float8)
 RETURNS SETOF record LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME';

@@ -22,10 +22,11 @@ IntegerInput(const char *what, Datum array)
 	if (ARR_HASNULL(a) && array_contains_nulls(a))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not contain NULL", what)));
 	if (in.ndim < 1 || in.ndim > 2)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   in.ndim == 0 ? errmsg("%s is empty", what)
-										: errmsg("%s has %d dimensions; it must have one or two", what, in.ndim),
-						   errhint("One text is ARRAY[1,2,3]; several of the same length are ARRAY[[1,2,3],[4,5,6]].")));
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				in.ndim == 0 ? errmsg("%s is empty", what)
+							 : errmsg("%s has %d dimensions; it must have one or two", what, in.ndim),
+				errhint("One text is ARRAY[1,2,3]; several of the same length are ARRAY[[1,2,3],[4,5,6]].")));
 	for (int i = 0; i < in.ndim; i++)
 		in.dims[i] = ARR_DIMS(a)[i];
 	return in;
@@ -50,9 +51,26 @@ NodeOf(const LoadedModel *m, const char *node)
 	int index = llm_graph_find(&m->model.graph, node);
 
 	if (index < 0)
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("model \"%s\" has no node \"%s\"", m->name, node),
-						   errhint("SELECT name, op, inputs, shape FROM llm_graph WHERE model = '%s' ORDER BY id.",
-							   m->name)));
+		ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("model \"%s\" has no node \"%s\"", m->name, node),
+				errhint("SELECT name, op, inputs, shape FROM llm_graph WHERE model = '%s' ORDER BY id.",
+					m->name)));
+	return index;
+}
+
+int
+OutputOf(const LoadedModel *m, const char *node)
+{
+	int index = NodeOf(m, node);
+	LlmOp op = m->model.graph.nodes[index].op;
+
+	if (op == LLM_OP_INPUT || op == LLM_OP_PARAM)
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("the node \"%s\" of model \"%s\" is of op %s; it must be computed from others", node,
+					m->name, llm_op_name(op)),
+				errhint("UPDATE llm_graph SET op = ..., inputs = ... WHERE model = '%s' AND name = '%s'.",
+					m->name, node)));
 	return index;
 }
 
@@ -64,8 +82,8 @@ CheckLength(const LoadedModel *m, int64 length)
 
 	if (most >= 0 && length > most && llm_graph_find(&m->model.graph, "positions") >= 0)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						   errmsg("%lld tokens are more than the %lld positions of model \"%s\"", (long long) length,
-							   (long long) most, m->name),
+						   errmsg("%lld tokens are more than the %lld positions of model \"%s\"",
+							   (long long) length, (long long) most, m->name),
 						   errhint("Shorten the prompt or ask for fewer tokens.")));
 }
 
@@ -150,7 +168,7 @@ llm_logits(PG_FUNCTION_ARGS)
 
 	in[0] = Batched(tokens);
 	in[1] = PositionsArgument(fcinfo, 2, m, in[0].dims[1]);
-	value = RunNode(m, NodeOf(m, "logits"), false, in, 2, in[0].dims[1]);
+	value = RunNode(m, OutputOf(m, "logits"), false, in, 2, in[0].dims[1]);
 	PG_RETURN_TENSOR(TensorOfValue(&value, tokens.ndim == 1));
 }
 
@@ -170,7 +188,7 @@ llm_loss(PG_FUNCTION_ARGS)
 							   ShapeToString(2, in[0].dims), ShapeToString(2, in[1].dims)),
 						   errhint("The targets of a text are its own tokens, one place further on.")));
 	in[2] = PositionsArgument(fcinfo, 3, m, in[0].dims[1]);
-	value = RunNode(m, NodeOf(m, "loss"), false, in, 3, in[0].dims[1]);
+	value = RunNode(m, OutputOf(m, "loss"), false, in, 3, in[0].dims[1]);
 	if (value.numel != 1)
 		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 						   errmsg("the node \"loss\" of model \"%s\" is %s, not one number", m->name,
@@ -194,7 +212,8 @@ TensorOfJson(const char *name, JsonbValue *value)
 	else if (value->type == jbvNumeric)
 		text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
 	else
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("input \"%s\" is not an array of numbers", name),
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("input \"%s\" is not an array of numbers", name),
 						   errhint("Write {\"tokens\": [[1, 2, 3]]}.")));
 	getTypeInputInfo(LlmTensorType(), &input, &param);
 	return (Tensor *) PG_DETOAST_DATUM(OidInputFunctionCall(input, text, param, -1));
@@ -210,7 +229,7 @@ WholeNumbers(const char *name, const Tensor *t)
 	{
 		float x = TENSOR_DATA(t)[i];
 
-		if (!(x >= -16777216.0f && x <= 16777216.0f) || x != (int32) x)
+		if (!(x > -16777216.0f && x < 16777216.0f) || x != (int32) x)
 			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 							   errmsg("input \"%s\" must hold whole numbers, not %g", name, x)));
 		out[i] = (int32) x;
@@ -227,7 +246,8 @@ EvalInput(const LoadedModel *m, JsonbValue *key, JsonbValue *value)
 	LlmInput in = {.name = name, .ndim = t->ndim};
 
 	if (node->op != LLM_OP_INPUT)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("node \"%s\" is no input of the graph", name)));
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("node \"%s\" is no input of the graph", name)));
 	for (int i = 0; i < t->ndim; i++)
 		in.dims[i] = t->dims[i];
 	if (node->integers)
@@ -273,7 +293,7 @@ llm_eval(PG_FUNCTION_ARGS)
 		in[n] = EvalInput(m, &key, &value);
 		if (strcmp(in[n].name, "positions") == 0)
 			positions = true;
-		if (strcmp(in[n].name, "tokens") == 0)
+		if (strcmp(in[n].name, "tokens") == 0 && in[n].ndim > 0)
 			T = in[n].dims[in[n].ndim - 1];
 		n++;
 	}

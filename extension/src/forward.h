@@ -10,14 +10,17 @@
 
 /* An int[] argument: one or two dimensions, no NULLs, at least one element. what names it in errors. */
 extern LlmInput IntegerInput(const char *what, Datum array);
-/* Index of a node the callers rely on ("logits", "loss"); ERROR with a hint where the graph has none. */
+/* Index of a node by name; ERROR with a hint where the graph has none. */
 extern int NodeOf(const LoadedModel *m, const char *node);
+/* The same for a node the callers rely on ("logits", "loss"), which must be computed. */
+extern int OutputOf(const LoadedModel *m, const char *node);
 /* ERROR when a text of this length goes past the model's positions. */
 extern void CheckLength(const LoadedModel *m, int64 length);
 /* Positions first … first + T - 1 as an input. */
 extern LlmInput PositionsInput(int first, int T);
 /* Runs a node once, nothing cached. The value lives in the current memory context. */
-extern LlmValue RunNode(const LoadedModel *m, int node, bool last_only, const LlmInput *inputs, int n, int length);
+extern LlmValue RunNode(
+	const LoadedModel *m, int node, bool last_only, const LlmInput *inputs, int n, int length);
 /* A copy as SQL value; drop_batch leaves out a leading dimension of 1. */
 extern Tensor *TensorOfValue(const LlmValue *value, bool drop_batch);
 

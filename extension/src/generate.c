@@ -1,12 +1,14 @@
 /*
- * Continuing a text, token by token, with cached keys and values. A graph that cannot be continued position by
- * position is run over the whole text at each step: slower, the same bits.
+ * Continuing a text, token by token, with cached keys and values. A graph that cannot be continued position
+ * by position is run over the whole text at each step: slower, the same bits.
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
+/* Debian's server headers name GSSAPI's, which they come without; nothing here uses them. */
+#undef ENABLE_GSS
 #include "libpq/libpq.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -32,7 +34,7 @@ TextArgument(FunctionCallInfo fcinfo, int n, const char *name)
 int
 VocabularySize(const LoadedModel *m)
 {
-	const LlmNode *logits = &m->model.graph.nodes[NodeOf(m, "logits")];
+	const LlmNode *logits = &m->model.graph.nodes[OutputOf(m, "logits")];
 	int64 V = logits->ndim > 0 ? llm_dim_value(&logits->shape[logits->ndim - 1], &m->model.graph.sizes) : -1;
 
 	return V > 0 && V <= INT_MAX ? (int) V : INT_MAX;
@@ -62,9 +64,10 @@ EndToken(const char *model, int V, bool null, int eos)
 		return eos < V ? eos : -1;
 	}
 	if (eos < 0 || eos >= V)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("eos is %d; the tokens of model \"%s\" run from 0 to %d", eos, model, V - 1),
-						   errhint("NULL or -1 means no end token.")));
+		ereport(
+			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					   errmsg("eos is %d; the tokens of model \"%s\" run from 0 to %d", eos, model, V - 1),
+					   errhint("NULL or -1 means no end token.")));
 	return eos;
 }
 
@@ -77,8 +80,9 @@ EncodePrompt(Generation *g, const char *prompt)
 	if (count > INT_MAX / 2)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("the prompt is too long")));
 	if (count == 0 && g->eos < 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the prompt is empty"),
-						   errhint("Model \"%s\" has no end token to start from; give it a first word.", g->m->name)));
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the prompt is empty"),
+				errhint("Model \"%s\" has no end token to start from; give it a first word.", g->m->name)));
 	if (count == 0) /* texts of the training data follow an end token */
 		ids = &g->eos;
 	g->prompt = g->count = Max(1, (int) count);
@@ -96,19 +100,21 @@ Room(const Generation *g, const int *most)
 	int64 positions = llm_dim_value(&P, &g->m->model.graph.sizes);
 
 	if (positions < 0 || llm_graph_find(&g->m->model.graph, "positions") < 0)
-		positions = INT_MAX / 2;
+		positions = MaxAllocSize / sizeof(int32) - 2;
 	if (g->prompt > positions)
 		CheckLength(g->m, g->prompt);
 	if (most == NULL) /* the token after the last position needs no position of its own */
 		return (int) Min((int64) g->prompt + DEFAULT_MAX_TOKENS, positions + 1);
 	if (*most < 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("max_tokens is %d; it must be 0 or more", *most)));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("max_tokens is %d; it must be 0 or more", *most)));
 	if ((int64) g->prompt + *most > positions + 1)
-		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						   errmsg("a prompt of %d tokens and %d new ones do not fit the %lld positions of model \"%s\"",
-							   g->prompt, *most, (long long) positions, g->m->name),
-						   errhint("Ask for at most %lld tokens, or shorten the prompt.",
-							   (long long) (positions + 1 - g->prompt))));
+		ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				errmsg("a prompt of %d tokens and %d new ones do not fit the %lld positions of model \"%s\"",
+					g->prompt, *most, (long long) positions, g->m->name),
+				errhint("Ask for at most %lld tokens, or shorten the prompt.",
+					(long long) (positions + 1 - g->prompt))));
 	return g->prompt + *most;
 }
 
@@ -124,9 +130,10 @@ GenerationOpen(const char *model, const char *prompt, const int *most, int eos)
 	g->m = ModelOf(model, g->context);
 	g->bpe = TokenizerPin(model, g->context);
 	g->eos = eos;
-	node = NodeOf(g->m, "logits");
+	node = OutputOf(g->m, "logits");
 	EncodePrompt(g, prompt);
 	g->most = Room(g, most);
+	LlmReserve(sizeof(int32) * (Size) g->most);
 	ids = palloc(sizeof(int32) * (Size) Max(g->most, g->prompt));
 	memcpy(ids, g->ids, sizeof(int32) * g->prompt);
 	g->ids = ids;
@@ -136,6 +143,22 @@ GenerationOpen(const char *model, const char *prompt, const int *most, int eos)
 }
 
 /* ---- stepping ---- */
+
+const float *
+LastLogits(const Generation *g, const LlmValue *value, int texts, int text, int *V)
+{
+	Size rows = 0;
+
+	*V = value->ndim > 0 ? value->dims[value->ndim - 1] : 0;
+	if (*V > 0 && (texts == 1 || (value->ndim > 1 && value->dims[0] == texts)))
+		rows = value->numel / *V / texts;
+	if (rows == 0)
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+						   errmsg("the node \"logits\" of model \"%s\" is %s for %d texts", g->m->name,
+							   ShapeToString(value->ndim, value->dims), texts),
+						   errhint("Its last dimension must be the vocabulary, its first one the texts.")));
+	return value->floats + ((Size) (text + 1) * rows - 1) * *V;
+}
 
 const float *
 GenerationLogits(Generation *g, int *V)
@@ -148,11 +171,7 @@ GenerationLogits(Generation *g, int *V)
 	in[1] = PositionsInput(first, T);
 	LLM_CHECK(llm_exec_run(g->exec, in, 2, &value, &err), &err);
 	pfree((void *) in[1].integers);
-	*V = value.ndim > 0 ? value.dims[value.ndim - 1] : 1;
-	if (value.numel < (size_t) *V || *V < 1)
-		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR), errmsg("the node \"logits\" of model \"%s\" is %s",
-																	 g->m->name, ShapeToString(value.ndim, value.dims))));
-	return value.floats + value.numel - *V;
+	return LastLogits(g, &value, 1, 0, V);
 }
 
 bool
@@ -166,8 +185,8 @@ GenerationStep(Generation *g)
 	if (g->complete)
 		return false;
 	logits = GenerationLogits(g, &V);
-	LLM_CHECK(llm_sample(&g->how, V, logits, llm_uniform(&g->stream, g->count - g->prompt), LlmSessionAllocator(),
-				  &id, &err),
+	LLM_CHECK(llm_sample(&g->how, V, logits, llm_uniform(&g->stream, g->count - g->prompt),
+				  LlmSessionAllocator(), &id, &err),
 		&err);
 	g->ids[g->count++] = id;
 	if (id != g->eos)
@@ -251,8 +270,8 @@ StreamRow(FuncCallContext *call, Generation *g)
 }
 
 /*
- * One row per call, so that rows leave as they are made. Small rows would wait in the server's send buffer for
- * more: at each later call what came before is pushed out.
+ * One row per call, so that rows leave as they are made. Small rows would wait in the server's send buffer
+ * for more: at each later call what came before is pushed out.
  */
 PG_FUNCTION_INFO_V1(llm_generate_rows);
 Datum

@@ -22,9 +22,9 @@ typedef struct Generation
 	LoadedModel *m;
 	LlmBpe *bpe;
 	LlmExec *exec;
-	int32 *ids; /* prompt, then what was generated */
+	int32 *ids;              /* prompt, then what was generated */
 	int prompt, count, most; /* tokens: of the prompt, so far, at most */
-	int eos;				 /* -1 none */
+	int eos;                 /* -1 none */
 	LlmSampling how;
 	LlmStream stream;
 	StringInfoData bytes; /* the text so far, prompt included */
@@ -39,6 +39,8 @@ extern Generation *GenerationOpen(const char *model, const char *prompt, const i
 extern int VocabularySize(const LoadedModel *m);
 /* The model's end token for an eos argument. */
 extern int EndToken(const char *model, int V, bool null, int eos);
+/* The logits (V) of one text's last position in the value of the node "logits" for several texts. */
+extern const float *LastLogits(const Generation *g, const LlmValue *value, int texts, int text, int *V);
 /* Logits (V) after the tokens so far. */
 extern const float *GenerationLogits(Generation *g, int *V);
 /* Chooses and appends the next token; false when the text was complete already. */

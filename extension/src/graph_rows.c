@@ -25,9 +25,11 @@ static LlmQuery read_graph = {
 	.nargs = 1,
 	.types = {TEXTOID}};
 static LlmQuery write_shapes = {
-	.text = "UPDATE %s.llm_graph AS g SET shape = pg_catalog.string_to_array(s.shape, ',')"
-			" FROM (SELECT * FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS s (name, shape)) AS s WHERE g.model = $1 AND g.name ="
-			" s.name AND g.shape IS DISTINCT FROM pg_catalog.string_to_array(s.shape, ',')::text[] COLLATE \"C\"",
+	.text =
+		"UPDATE %s.llm_graph AS g SET shape = pg_catalog.string_to_array(s.shape, ',')"
+		" FROM (SELECT * FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS s (name, shape)) "
+		"AS s WHERE g.model = $1 AND g.name ="
+		" s.name AND g.shape IS DISTINCT FROM pg_catalog.string_to_array(s.shape, ',')::text[] COLLATE \"C\"",
 	.nargs = 3,
 	.types = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID}};
 
@@ -51,16 +53,18 @@ ReadScalar(const JsonbValue *value, LlmAttr *attr, const char *node)
 			break;
 		case jbvNumeric:
 			attr->kind = LLM_ATTR_NUMBER;
-			attr->number = DatumGetFloat8(DirectFunctionCall1(numeric_float8, NumericGetDatum(value->val.numeric)));
+			attr->number =
+				DatumGetFloat8(DirectFunctionCall1(numeric_float8, NumericGetDatum(value->val.numeric)));
 			break;
 		case jbvString:
 			attr->kind = LLM_ATTR_TEXT;
 			attr->text = CopyString(value->val.string.val, value->val.string.len);
 			break;
 		default:
-			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							   errmsg("node \"%s\": attribute \"%s\" is nested too deep", node, attr->key),
-							   errhint("An attribute is a number, a text, true, false, null, or a list of those.")));
+			ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("node \"%s\": attribute \"%s\" is nested too deep", node, attr->key),
+					errhint("An attribute is a number, a text, true, false, null, or a list of those.")));
 	}
 }
 
@@ -94,8 +98,9 @@ ReadAttrs(Jsonb *attrs, LlmNode *node)
 		else if (token == WJB_ELEM && list)
 			ReadScalar(&value, &list->items[list->count++], node->name);
 		else if (attr && (token == WJB_BEGIN_OBJECT || token == WJB_BEGIN_ARRAY))
-			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							   errmsg("node \"%s\": attribute \"%s\" is nested too deep", node->name, attr->key)));
+			ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("node \"%s\": attribute \"%s\" is nested too deep", node->name, attr->key)));
 	}
 }
 
@@ -260,7 +265,8 @@ llm_param_shapes(PG_FUNCTION_ARGS)
 		const LlmNode *node = &graph->nodes[i];
 		const LlmAttr *init = llm_attr(node, "init");
 		Datum values[4], dims[LLM_MAX_DIMS];
-		bool nulls[4] = {false, false, init == NULL || init->kind != LLM_ATTR_TEXT, llm_attr(node, "std") == NULL};
+		bool nulls[4] = {
+			false, false, init == NULL || init->kind != LLM_ATTR_TEXT, llm_attr(node, "std") == NULL};
 
 		if (node->op != LLM_OP_PARAM)
 			continue;

@@ -7,8 +7,8 @@
 #include "engine/graph.h"
 
 /*
- * Reads and checks a model's graph. All memory is palloc'd in the current context. Returns an empty graph where
- * there are no rows. read_only as for SPI: true reads by the statement's snapshot.
+ * Reads and checks a model's graph. All memory is palloc'd in the current context. Returns an empty graph
+ * where there are no rows. read_only as for SPI: true reads by the statement's snapshot.
  */
 extern LlmGraph *GraphRead(const char *model, bool read_only);
 

@@ -39,7 +39,8 @@ llm_init_tensor(PG_FUNCTION_ARGS)
 	LlmError err;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(4))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("name, shape and seed must not be NULL")));
+		ereport(ERROR,
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("name, shape and seed must not be NULL")));
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	init = PG_ARGISNULL(2) ? pstrdup("normal") : text_to_cstring(PG_GETARG_TEXT_PP(2));
 	ndim = ShapeFromArray(PG_GETARG_DATUM(1), dims);

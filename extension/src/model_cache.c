@@ -1,6 +1,7 @@
 /*
- * A copy is valid exactly when its version is the one that the statement's own snapshot sees: hand-made UPDATEs,
- * rollbacks and REPEATABLE READ need no further care. Copies in use are pinned, outdated ones go with their last pin.
+ * A copy is valid exactly when its version is the one that the statement's own snapshot sees: hand-made
+ * UPDATEs, rollbacks and REPEATABLE READ need no further care. Copies in use are pinned, outdated ones go
+ * with their last pin.
  */
 #include "postgres.h"
 
@@ -8,8 +9,11 @@
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rls.h"
 
 #include "src/graph_rows.h"
 #include "src/model_cache.h"
@@ -22,7 +26,8 @@ static LlmQuery read_params = {
 	.text = "SELECT g.name, p.data FROM %s.llm_graph AS g"
 			" LEFT JOIN %s.llm_param_share AS s ON s.target_model = g.model AND s.target_name = g.name"
 			" LEFT JOIN %s.llm_param AS p ON p.model = coalesce(s.source_model, g.model)"
-			" AND p.name = coalesce(s.source_name, g.name) WHERE g.model = $1 AND g.op = 'param' ORDER BY g.id, g.name",
+			" AND p.name = coalesce(s.source_name, g.name) WHERE g.model = $1 AND g.op = 'param' ORDER BY "
+			"g.id, g.name",
 	.nargs = 1,
 	.types = {TEXTOID}};
 
@@ -51,8 +56,7 @@ ModelForget(LoadedModel *m)
 		ModelFree(m);
 }
 
-/* Gives up the copy unused longest; false when all are in use. */
-static bool
+bool
 ModelEvict(void)
 {
 	LoadedModel *oldest = NULL;
@@ -105,12 +109,7 @@ LoadParam(LoadedModel *m, HeapTuple row, TupleDesc desc, StringInfo missing, int
 	}
 	t = DatumGetTensor(data);
 	CheckParam(&m->model.graph, index, t, m->name);
-	while (llm_weight_load(&m->model, index, TENSOR_DATA(t), LlmSessionAllocator(), &err) != LLM_OK)
-	{
-		llm_weight_free(&m->model, index, LlmSessionAllocator());
-		if (err.code != LLM_NO_MEMORY || !ModelEvict())
-			LlmRaise(&err);
-	}
+	LLM_CHECK(llm_weight_load(&m->model, index, TENSOR_DATA(t), LlmSessionAllocator(), &err), &err);
 	if ((Pointer) t != DatumGetPointer(data))
 		pfree(t);
 	pfree(name);
@@ -126,7 +125,7 @@ LoadParams(LoadedModel *m)
 
 	initStringInfo(&missing);
 	SPI_connect();
-	portal = SPI_cursor_open(NULL, LlmPlan(&read_params), &value, NULL, true);
+	portal = LlmOpen(&read_params, &value);
 	for (;;)
 	{
 		SPI_cursor_fetch(portal, true, 1);
@@ -142,7 +141,8 @@ LoadParams(LoadedModel *m)
 						   errmsg("model \"%s\" has no weights for %d of its parameters: %s%s", m->name,
 							   missing_count, missing.data, missing_count > 5 ? ", …" : ""),
 						   errhint("llm_init_model('%s', seed) gives it random weights; "
-								   "pg_llm_import_safetensors(path, '%s') or pg_llm.load_model(conn, folder, '%s') trained ones.",
+								   "pg_llm_import_safetensors(path, '%s') or pg_llm.load_model(conn, folder, "
+								   "'%s') trained ones.",
 							   m->name, m->name, m->name)));
 	SPI_finish();
 }
@@ -156,15 +156,18 @@ ModelLoad(const char *name, int64 version)
 
 	m->name = pstrdup(name);
 	m->version = version;
+	m->epoch = LlmEpoch();
+	m->user = GetUserId();
 	m->context = context;
 	PG_TRY();
 	{
 		m->model.graph = *GraphRead(name, true);
 		if (m->model.graph.count == 0)
-			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("there is no model \"%s\" to run", name),
-							   errhint("SELECT model, count(*) FROM llm_param GROUP BY model lists those with weights; "
-									   "llm_init_model('%s', seed) makes random ones.",
-								   name)));
+			ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("there is no model \"%s\" to run", name),
+					errhint("SELECT model, count(*) FROM llm_param GROUP BY model lists those with weights; "
+							"llm_init_model('%s', seed) makes random ones.",
+						name)));
 		m->model.weights = palloc0(sizeof(LlmWeight) * m->model.graph.count);
 		MemoryContextSwitchTo(caller);
 		LoadParams(m);
@@ -182,6 +185,28 @@ ModelLoad(const char *name, int64 version)
 }
 
 /* ---- use ---- */
+
+/*
+ * Using a copy does not go through the executor, which looks at rights. False where this role may not read
+ * the tables, or row security may show it other rows than the role that read the copy: loading anew then
+ * decides.
+ */
+static bool
+MayUse(const LoadedModel *m)
+{
+	static const char *const tables[] = {"llm_model_config", "llm_graph", "llm_param", "llm_param_share"};
+
+	for (int i = 0; i < lengthof(tables); i++)
+	{
+		Oid table = get_relname_relid(tables[i], LlmNamespace());
+
+		if (!OidIsValid(table) || pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+			return false;
+		if (m->user != GetUserId() && check_enable_rls(table, InvalidOid, true) != RLS_NONE)
+			return false;
+	}
+	return true;
+}
 
 static void
 Unpin(void *arg)
@@ -201,7 +226,7 @@ ModelOf(const char *name, MemoryContext pin)
 
 	while (m && strcmp(m->name, name) != 0)
 		m = m->next;
-	if (m && m->version != version)
+	if (m && (version == 0 || m->version != version || m->epoch != LlmEpoch() || !MayUse(m)))
 	{
 		ModelForget(m);
 		m = NULL;

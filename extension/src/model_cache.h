@@ -11,6 +11,8 @@ typedef struct LoadedModel
 	struct LoadedModel *next;
 	char *name;
 	int64 version;
+	uint64 epoch;
+	Oid user;    /* who read it: row security may hide rows from others */
 	uint64 used; /* for giving up the one unused longest */
 	int pins;
 	bool outdated; /* no longer in the list; the last pin frees it */
@@ -19,9 +21,11 @@ typedef struct LoadedModel
 } LoadedModel;
 
 /*
- * The model as the statement's snapshot sees it, loaded where needed, and kept at least until `pin` is reset or
- * deleted. ERROR where there is no such model, or parameters are missing or misshapen.
+ * The model as the statement's snapshot sees it, loaded where needed, and kept at least until `pin` is reset
+ * or deleted. ERROR where there is no such model, or parameters are missing or misshapen.
  */
 extern LoadedModel *ModelOf(const char *name, MemoryContext pin);
+/* Gives up the copy unused longest; false when all are in use. */
+extern bool ModelEvict(void);
 
 #endif

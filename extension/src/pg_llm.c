@@ -19,6 +19,7 @@
 #include "engine/pool.h"
 #include "kernels/kernels.h"
 #include "src/machine.h"
+#include "src/model_cache.h"
 #include "src/pg_llm.h"
 
 PG_MODULE_MAGIC;
@@ -134,16 +135,27 @@ typedef struct ContextBlock
 
 static size_t session_bytes = 0;
 
+/* What the session holds; models that nobody uses at the moment make room first. */
+static bool
+HasRoom(Size size, Size *held)
+{
+	Size limit = (Size) pg_llm_memory_limit_mb * 1024 * 1024;
+
+	do
+	{
+		*held = session_bytes + MemoryContextMemAllocated(TopMemoryContext, true);
+		if (size <= limit && *held <= limit - size)
+			return true;
+	} while (size <= limit && ModelEvict());
+	return false;
+}
+
 void
 LlmReserve(Size size)
 {
-	Size limit = (Size) pg_llm_memory_limit_mb * 1024 * 1024;
 	Size held;
 
-	if (size < 65536)
-		return;
-	held = session_bytes + MemoryContextMemAllocated(TopMemoryContext, true);
-	if (size > limit || held > limit - size)
+	if (size >= 65536 && !HasRoom(size, &held))
 		ereport(ERROR,
 			(errcode(ERRCODE_OUT_OF_MEMORY),
 				errmsg("this needs %zu MB more, and the session holds %zu MB of its %d MB", size >> 20,
@@ -154,11 +166,10 @@ LlmReserve(Size size)
 static void *
 SessionAlloc(void *context, size_t size)
 {
-	Size limit = (Size) pg_llm_memory_limit_mb * 1024 * 1024;
+	Size held;
 	void *block;
 
-	if (size >= 65536 &&
-		(size > limit || session_bytes + MemoryContextMemAllocated(TopMemoryContext, true) > limit - size))
+	if (size >= 65536 && !HasRoom(size, &held))
 		return NULL;
 	if (posix_memalign(&block, 64, size ? size : 1) != 0)
 		return NULL;

@@ -1,6 +1,7 @@
 #include "postgres.h"
 
 #include "lib/stringinfo.h"
+#include "utils/guc.h"
 
 #include "src/pg_llm.h"
 #include "src/query.h"
@@ -11,7 +12,8 @@ LlmPlan(LlmQuery *query)
 	StringInfoData text;
 	const char *schema;
 
-	if (query->plan && query->schema == LlmNamespace())
+	/* the type tells one CREATE EXTENSION from the next, even in the same schema */
+	if (query->plan && query->extension == LlmTensorType())
 		return query->plan;
 	if (query->plan)
 		SPI_freeplan(query->plan);
@@ -31,17 +33,41 @@ LlmPlan(LlmQuery *query)
 	if (query->plan == NULL)
 		elog(ERROR, "pg_llm: cannot prepare \"%s\": %s", text.data, SPI_result_code_string(SPI_result));
 	SPI_keepplan(query->plan);
-	query->schema = LlmNamespace();
+	query->extension = LlmTensorType();
 	return query->plan;
+}
+
+/* Tables are named with their schema, but operators are not: whatever stands before pg_catalog must not
+ * count. */
+static int
+SafePath(void)
+{
+	int level = NewGUCNestLevel();
+
+	set_config_option(
+		"search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	return level;
 }
 
 void
 LlmRun(LlmQuery *query, Datum *values, const char *nulls, bool read_only, long limit)
 {
+	int level = SafePath();
 	int code = SPI_execute_plan(LlmPlan(query), values, nulls, read_only, limit);
 
 	if (code < 0)
 		elog(ERROR, "pg_llm: \"%s\" failed: %s", query->text, SPI_result_code_string(code));
+	AtEOXact_GUC(true, level);
+}
+
+Portal
+LlmOpen(LlmQuery *query, Datum *values)
+{
+	int level = SafePath();
+	Portal portal = SPI_cursor_open(NULL, LlmPlan(query), values, NULL, true);
+
+	AtEOXact_GUC(true, level);
+	return portal;
 }
 
 char *

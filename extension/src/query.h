@@ -16,13 +16,16 @@ typedef struct LlmQuery
 	Oid types[8];
 	/* private */
 	SPIPlanPtr plan;
-	Oid schema;
+	Oid extension;
 } LlmQuery;
 
 /* The plan, made on first use. Call inside SPI_connect. */
 extern SPIPlanPtr LlmPlan(LlmQuery *query);
-/* Runs it; read_only reads by the statement's own snapshot. ERROR unless the result code is the expected kind. */
+/* Runs it; read_only reads by the statement's own snapshot. ERROR unless the result code is the expected
+ * kind. */
 extern void LlmRun(LlmQuery *query, Datum *values, const char *nulls, bool read_only, long limit);
+/* A cursor over its rows, by the statement's own snapshot. */
+extern Portal LlmOpen(LlmQuery *query, Datum *values);
 /* Column of a row of SPI_tuptable: NULL gives NULL, else palloc'd text in the caller's context. */
 extern char *LlmField(uint64 row, int column);
 

@@ -5,6 +5,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -21,15 +22,16 @@ static LlmQuery read_version = {
 
 /* the model itself, and those that use its parameters as their own */
 static LlmQuery raise_version = {
-	.text = "INSERT INTO %s.llm_model_version AS v (model, version)"
-			" SELECT m, pg_catalog.nextval('%s.llm_version_seq'::pg_catalog.regclass) FROM (SELECT $1 AS m UNION"
-			" SELECT target_model FROM %s.llm_param_share WHERE source_model = $1 ORDER BY 1) AS models"
-			" ON CONFLICT (model) DO UPDATE SET version = EXCLUDED.version",
+	.text =
+		"INSERT INTO %s.llm_model_version AS v (model, version)"
+		" SELECT m, pg_catalog.nextval('%s.llm_version_seq'::pg_catalog.regclass) FROM (SELECT $1 AS m UNION"
+		" SELECT target_model FROM %s.llm_param_share WHERE source_model = $1 ORDER BY 1) AS models"
+		" ON CONFLICT (model) DO UPDATE SET version = EXCLUDED.version",
 	.nargs = 1,
 	.types = {TEXTOID}};
 
-static LlmQuery raise_all = {
-	.text = "UPDATE %s.llm_model_version SET version = pg_catalog.nextval('%s.llm_version_seq'::pg_catalog.regclass)"};
+static LlmQuery raise_all = {.text = "UPDATE %s.llm_model_version SET version = "
+									 "pg_catalog.nextval('%s.llm_version_seq'::pg_catalog.regclass)"};
 
 int64
 LlmModelVersion(const char *model)
@@ -57,12 +59,76 @@ typedef struct Seen
 
 static Seen *seen = NULL;
 static int paused = 0;
+static bool changing = false; /* this transaction wrote to a table that models read */
+static uint64 epoch = 1;
+
+uint64
+LlmEpoch(void)
+{
+	static Oid extension = InvalidOid;
+
+	if (extension != LlmTensorType()) /* created anew: its version numbers start again */
+	{
+		extension = LlmTensorType();
+		epoch++;
+	}
+	return epoch;
+}
+
+static void
+ForgetSeen(void)
+{
+	while (seen)
+	{
+		Seen *next = seen->next;
+
+		pfree(seen);
+		seen = next;
+	}
+}
+
+/* What was done may have been undone, and a deferred check must run again. */
+static void
+SubtransactionEnds(SubXactEvent event, SubTransactionId id, SubTransactionId parent, void *arg)
+{
+	if (event != SUBXACT_EVENT_ABORT_SUB || !changing)
+		return;
+	ForgetSeen();
+	epoch++;
+}
+
+static void
+TransactionEnds(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PARALLEL_PRE_COMMIT ||
+		event == XACT_EVENT_PRE_PREPARE)
+		return;
+	if (changing && event == XACT_EVENT_ABORT)
+		epoch++;
+	ForgetSeen();
+	changing = false;
+}
+
+static void
+NoteChange(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+	{
+		RegisterXactCallback(TransactionEnds, NULL);
+		RegisterSubXactCallback(SubtransactionEnds, NULL);
+		registered = true;
+	}
+	changing = true;
+}
 
 bool
 ChangeFirst(int what, const char *model)
 {
 	Seen *s;
 
+	NoteChange();
 	for (s = seen; s; s = s->next)
 		if (s->what == what && strcmp(s->model, model) == 0)
 			return false;
@@ -80,20 +146,16 @@ ChangePause(bool on)
 	paused = on;
 }
 
-/* BEFORE each statement on a table a model reads: what was seen belongs to earlier commands. */
+/* BEFORE and AFTER each statement on a table a model reads: what was seen belongs to another command. */
 PG_FUNCTION_INFO_V1(llm_begin_change);
 Datum
 llm_begin_change(PG_FUNCTION_ARGS)
 {
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		elog(ERROR, "llm_begin_change is a trigger function");
-	while (seen && !paused)
-	{
-		Seen *next = seen->next;
-
-		pfree(seen);
-		seen = next;
-	}
+	NoteChange();
+	if (!paused)
+		ForgetSeen();
 	return PointerGetDatum(NULL);
 }
 
@@ -130,6 +192,7 @@ llm_touch_version(PG_FUNCTION_ARGS)
 		elog(ERROR, "llm_touch_version is a trigger function");
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 	{
+		NoteChange();
 		SPI_connect();
 		LlmRun(&raise_all, NULL, NULL, false, 0);
 		SPI_finish();

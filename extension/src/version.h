@@ -6,5 +6,10 @@
 
 /* The version of a model or tokenizer that the active snapshot sees; 0 where there is none. */
 extern int64 LlmModelVersion(const char *model);
+/*
+ * Raised when changes of this session are rolled back, and with each CREATE EXTENSION. A copy made while a
+ * command was changing rows may hold what no version names; it is good for the epoch it was made in alone.
+ */
+extern uint64 LlmEpoch(void);
 
 #endif
