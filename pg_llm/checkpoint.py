@@ -13,7 +13,7 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,6 +76,11 @@ class Checkpoint:
         """The tensor with GPT-2's name, with the prefix `transformer.` or without."""
         return next((t for t in self.tensors if plain_name(t.name) == name), None)
 
+    def stated(self, key: str):
+        """What config.json says under this key; None where it is silent or absent."""
+        config = json.loads(self.config or "{}")
+        return config.get(key) if isinstance(config, dict) else None
+
     def head_is_wte(self) -> bool:
         """True if lm_head.weight and wte.weight are both there and equal bit for bit: the head is tied."""
         head, wte = self.find("lm_head.weight"), self.find("wte.weight")
@@ -83,6 +88,14 @@ class Checkpoint:
             return False
         pairs = zip(head.pieces(), wte.pieces(), strict=True)
         return all(np.array_equal(a.view("<u4"), b.view("<u4")) for a, b in pairs)
+
+
+def progress_bar(tensors: Iterable[Tensor], label: str, show: bool = True):
+    """A tqdm bar over the bytes of these tensors as float32, seen only where they take over two seconds."""
+    from tqdm.auto import tqdm
+
+    total = 4 * sum(tensor.size for tensor in tensors)
+    return tqdm(total=total, unit="B", unit_scale=True, desc=label, delay=2, leave=False, disable=not show)
 
 
 def plain_name(name: str) -> str:
@@ -134,7 +147,7 @@ def _check(path: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.config is not None:
         try:
             json.loads(checkpoint.config, parse_constant=_no_constant)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise CheckpointError(f"{path}: config.json is no JSON: {error}") from error
 
 

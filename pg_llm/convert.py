@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 
 from numpy.lib import format as npy
@@ -18,6 +17,7 @@ from pg_llm.checkpoint import (
     is_buffer,
     open_checkpoint,
     plain_name,
+    progress_bar,
 )
 
 
@@ -36,8 +36,9 @@ def convert(source: str | Path, output: str | Path) -> None:
         tensors = _weights(Path(source), checkpoint)
         part = output.with_name(f"{output.name}.{os.getpid()}.tmp")
         try:
-            with part.open("xb") as file:
-                writers[output.suffix](file, tensors, checkpoint.config)
+            bar = progress_bar((tensor for _, tensor in tensors), output.name)
+            with part.open("xb") as file, bar:
+                writers[output.suffix](file, tensors, checkpoint.config, bar)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(output)
@@ -48,10 +49,7 @@ def convert(source: str | Path, output: str | Path) -> None:
 
 
 def _weights(source: Path, checkpoint: Checkpoint) -> list[tuple[str, Tensor]]:
-    tied = (
-        checkpoint.head_is_wte()
-        and json.loads(checkpoint.config or "{}").get("tie_word_embeddings") is not False
-    )
+    tied = checkpoint.head_is_wte() and checkpoint.stated("tie_word_embeddings") is not False
     weights = [(plain_name(t.name), t) for t in checkpoint.tensors if not is_buffer(t.name)]
     weights = [(name, tensor) for name, tensor in weights if not (tied and name == "lm_head.weight")]
     if not weights:
@@ -61,19 +59,24 @@ def _weights(source: Path, checkpoint: Checkpoint) -> list[tuple[str, Tensor]]:
     return weights
 
 
-def _write_npz(file, tensors: Iterable[tuple[str, Tensor]], config: str | None) -> None:
+def _write_values(file, tensor: Tensor, bar) -> None:
+    for piece in tensor.pieces():
+        file.write(memoryview(piece).cast("B"))
+        bar.update(piece.nbytes)
+
+
+def _write_npz(file, tensors: list[tuple[str, Tensor]], config: str | None, bar) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         for name, tensor in tensors:
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 header = {"descr": "<f4", "fortran_order": False, "shape": tensor.shape}
                 npy.write_array_header_1_0(member, header)
-                for piece in tensor.pieces():
-                    member.write(memoryview(piece).cast("B"))
+                _write_values(member, tensor, bar)
         if config is not None:
             archive.writestr(zipfile.ZipInfo(CONFIG), config)
 
 
-def _write_safetensors(file, tensors: list[tuple[str, Tensor]], config: str | None) -> None:
+def _write_safetensors(file, tensors: list[tuple[str, Tensor]], config: str | None, bar) -> None:
     # transformers reads no file that does not say which framework's layout it has.
     header: dict = {"__metadata__": {"format": "pt"} | ({CONFIG: config} if config is not None else {})}
     at = 0
@@ -84,5 +87,4 @@ def _write_safetensors(file, tensors: list[tuple[str, Tensor]], config: str | No
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for _, tensor in tensors:
-        for piece in tensor.pieces():
-            file.write(memoryview(piece).cast("B"))
+        _write_values(file, tensor, bar)

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from pg_llm.checkpoint import Checkpoint, CheckpointError, Tensor, open_checkpoint
+from pg_llm.checkpoint import Checkpoint, CheckpointError, Tensor, open_checkpoint, progress_bar
 
 # A field of the wire protocol is at most 1 GB.
 _MAX_TENSOR_BYTES = 2**30 - 64
@@ -79,10 +79,7 @@ def _begin(cursor, schema, checkpoint: Checkpoint, model: str) -> list[tuple[str
 
 def _copy(cursor, schema, model: str, chosen: list[tuple[str, Tensor]], progress: bool) -> None:
     """Binary COPY, written by hand so that no tensor need be in memory as a whole."""
-    from tqdm.auto import tqdm
-
-    total = 4 * sum(tensor.size for _, tensor in chosen)
-    bar = tqdm(total=total, unit="B", unit_scale=True, desc=model, delay=2, leave=False, disable=not progress)
+    bar = progress_bar((tensor for _, tensor in chosen), model, progress)
     statement = sql.SQL("COPY {}.llm_param (model, name, data) FROM STDIN (FORMAT BINARY)").format(schema)
     encoded = model.encode(cursor.connection.info.encoding)
     with bar, cursor.copy(statement) as copy:

@@ -167,6 +167,7 @@ def test_export_and_back(conn, folder, model, ending, head):
         conn.execute(f"SELECT * FROM pg_llm_export_{ending}(%s, %s)", [str(out), model]).fetchone() == loaded
     )
     assert [p.name for p in folder.iterdir() if "tmp" in p.name] == []
+    assert out.stat().st_mode & 0o777 == 0o644
     if ending == "npz":
         with np.load(out) as arrays:
             assert json.loads(arrays["config.json"])["n_head"] == 3

@@ -88,7 +88,7 @@ Fetch(const Export *export, int i)
 	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 	tensor = DatumGetTensor(value);
 	if ((void *) tensor == DatumGetPointer(value)) /* not a copy: it would go with the result */
-		tensor = memcpy(palloc(VARSIZE(value)), tensor, VARSIZE(tensor));
+		tensor = memcpy(palloc(VARSIZE(tensor)), tensor, VARSIZE(tensor));
 	SPI_freetuptable(SPI_tuptable);
 	return tensor;
 }

@@ -57,10 +57,12 @@ Create(Writer *writer, const char *path)
 	if (!pg_strong_random(&random, sizeof(random)))
 		random = (uint32) MyProcPid;
 	writer->temporary = psprintf("%s.%08x.tmp", path, random);
-	writer->fd = OpenTransientFilePerm(writer->temporary, O_WRONLY | O_CREAT | O_EXCL | PG_BINARY, 0644);
+	writer->fd = OpenTransientFile(writer->temporary, O_WRONLY | O_CREAT | O_EXCL | PG_BINARY);
 	if (writer->fd < 0)
 		ereport(ERROR, (errcode_for_file_access(), errmsg("cannot create \"%s\": %m", writer->temporary),
 						   errhint("The server writes it as the user that runs PostgreSQL.")));
+	/* The server's umask would keep it from everybody else; COPY TO lets them read, too. */
+	(void) fchmod(writer->fd, 0644);
 }
 
 void
