@@ -92,7 +92,8 @@ v_tanh(vf x)
 	p = v_fma(p, z, v_set(-0x1.555556p-2f));
 	p = v_fma(p * z, x, x);
 	far = v_set(1.0f) - v_set(2.0f) / (v_exp(a + a) + v_set(1.0f));
-	return v_select(v_lt(a, v_set(0.625f)), p, v_select(v_isnan(x), V_NAN, v_copysign(far, x)));
+	/* the sign is set near zero too: the polynomial's sum makes +0 of -0 */
+	return v_select(v_isnan(x), V_NAN, v_copysign(v_select(v_lt(a, v_set(0.625f)), p, far), x));
 }
 
 /* erf: odd polynomial near zero, else 1 - exp(-a q(a)), which is 1 from 4 on */

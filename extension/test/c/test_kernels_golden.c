@@ -1,0 +1,192 @@
+/*
+ * One hash per kernel, kept for good: the bits may not change with the compiler, its options or the processor
+ * (arm64 runs this test too). A new constant means new bits for every saved result: change it knowingly.
+ * With an argument the hashes are printed in the form of the table below.
+ */
+#include "levels.h"
+
+#include "engine/layers.h"
+#include "engine/ops.h"
+#include "engine/sample.h"
+#include "kernels/random.h"
+
+#define N 20000
+
+static float x[N], y[N], out[N];
+static LlmError err;
+
+static void
+hash_unary(uint64_t *hash, int f)
+{
+	CHECK_OK(llm_unary((LlmUnary) f, N, x, out, &err), err);
+	hash_floats(hash, N, out);
+}
+
+static void
+hash_binary(uint64_t *hash, int op)
+{
+	CHECK_OK(llm_binary((LlmBinary) op, N / 40, 40, x, true, true, y, false, true, out, &err), err);
+	hash_floats(hash, N, out);
+}
+
+static void
+hash_sums(uint64_t *hash, int unused)
+{
+	for (size_t n = 1; n < N; n += 1 + n / 3)
+	{
+		float sums[] = {(float) llm_kernels->sum(n, y), (float) llm_kernels->sum_squares(n, y, 0.125f)};
+
+		hash_floats(hash, 2, sums);
+	}
+	llm_kernels->sum_rows(300, 60, y, 61, out);
+	hash_floats(hash, 60, out);
+}
+
+static void
+hash_softmax(uint64_t *hash, int unused)
+{
+	for (size_t n = 1; n < N; n += 1 + n / 3)
+	{
+		llm_kernels->softmax(n, n % 50, 4, y, out);
+		hash_floats(hash, n, out);
+	}
+}
+
+static void
+hash_cross_entropy(uint64_t *hash, int unused)
+{
+	for (size_t n = 1; n < N; n += 1 + n / 3)
+	{
+		out[0] = llm_kernels->cross_entropy(n, y, n / 2);
+		hash_floats(hash, 1, out);
+	}
+}
+
+static void
+hash_layernorm(uint64_t *hash, int unused)
+{
+	for (int C = 1; C < 1000; C += 1 + C / 2)
+	{
+		CHECK_OK(llm_layernorm(5, C, y, y + 5000, y + 6000, 1e-5f, out, &err), err);
+		hash_floats(hash, 5 * C, out);
+	}
+}
+
+static void
+hash_matmul(uint64_t *hash, int unused)
+{
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
+
+	for (int M = 1; M < 40; M += M)
+	{
+		CHECK_OK(llm_matmul(M, 45, 300, y, y + 4000, false, out, &memory, &err), err);
+		hash_floats(hash, M * 45, out);
+	}
+}
+
+static void
+hash_attention(uint64_t *hash, int unused)
+{
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
+	LlmAttention a = {.B = 1, .T = 140, .NH = 2, .HS = 20, .causal = true, .scale = 0.5f, .queries = 140};
+	LlmKvCache cache;
+
+	CHECK_OK(llm_kv_create(&cache, 1, 2, 20, 140, &memory, &err), err);
+	CHECK_OK(llm_attention(&a, y, &cache, out, NULL, NULL, &memory, &err), err);
+	llm_kv_free(&cache, &memory);
+	hash_floats(hash, 140 * 40, out);
+}
+
+static void
+hash_random(uint64_t *hash, int unused)
+{
+	LlmStream stream = llm_stream(1, "h.0.mlp.c_fc.weight", 2, 3);
+
+	llm_normal(&stream, 0, N, 0.02f, out);
+	hash_floats(hash, N, out);
+	CHECK_OK(llm_dropout(&stream, 0.1f, true, N, y, out, &err), err);
+	hash_floats(hash, N, out);
+}
+
+static void
+hash_sample(uint64_t *hash, int unused)
+{
+	LlmSampling how = {.temperature = 0.7, .topk = 50, .topp = 0.9};
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
+
+	for (int i = 0; i < 300; i++)
+	{
+		int32_t id;
+		float number;
+
+		CHECK_OK(llm_sample(&how, 5000, y + i, i / 300.0, &memory, &id, &err), err);
+		number = (float) id;
+		hash_floats(hash, 1, &number);
+	}
+}
+
+static const struct
+{
+	const char *name;
+	void (*make)(uint64_t *hash, int which);
+	int which;
+	uint64_t hash;
+} kernels[] = {
+	{"exp", hash_unary, LLM_EXP, 0x830391c2f5afec9a},
+	{"log", hash_unary, LLM_LOG, 0x2c06c44be22d6de1},
+	{"tanh", hash_unary, LLM_TANH, 0xa7c21533b26c5f6b},
+	{"sqrt", hash_unary, LLM_SQRT, 0x466e25adb346bac7},
+	{"relu", hash_unary, LLM_RELU, 0x52198a841b38b9b2},
+	{"erf", hash_unary, LLM_ERF, 0xd331057a215ca37c},
+	{"gelu_tanh", hash_unary, LLM_GELU_TANH, 0xfed99c907591e825},
+	{"gelu_erf", hash_unary, LLM_GELU_ERF, 0x9884ded955143599},
+	{"add", hash_binary, LLM_ADD, 0x86d69118043f6efe},
+	{"div", hash_binary, LLM_DIV, 0x1f6b4ed2a370c95b},
+	{"max", hash_binary, LLM_MAX, 0xce1bac4266c3770c},
+	{"sums", hash_sums, 0, 0x38b7baf04bc86e31},
+	{"softmax", hash_softmax, 0, 0x1bbcd51430316cc3},
+	{"cross_entropy", hash_cross_entropy, 0, 0x93d424a25917ff3f},
+	{"layernorm", hash_layernorm, 0, 0x4a1bf7ce1ddad13a},
+	{"matmul", hash_matmul, 0, 0xecfb06ce9aa951b5},
+	{"attention", hash_attention, 0, 0x9d12b0907419e37b},
+	{"random", hash_random, 0, 0xea010a6ac3fd3773},
+	{"sample", hash_sample, 0, 0xa53ee0e62de98315},
+};
+
+int
+main(int argc, char **argv)
+{
+	uint64_t state = 3;
+
+	for (int i = 0; i < N; i++)
+	{
+		uint32_t bits = (uint32_t) test_random(&state);
+
+		y[i] = test_uniform(&state) * 3;
+		x[i] = y[i];
+		if (bits % 4 == 0) /* numbers of every size, infinities, NaN, denormals */
+			memcpy(&x[i], &bits, 4);
+		else if (bits % 64 == 1)
+			x[i] = 0x1p-149f * (float) (bits >> 8);
+	}
+	EACH_LEVEL(isa, threads)
+	for (size_t i = 0; i < sizeof(kernels) / sizeof(*kernels); i++)
+	{
+		uint64_t hash = 14695981039346656037u;
+
+		kernels[i].make(&hash, kernels[i].which);
+		if (argc > 1)
+			printf("%-14s 0x%016llx %s %d\n", kernels[i].name, (unsigned long long) hash, llm_kernels->name,
+				threads);
+		else if (hash != kernels[i].hash)
+		{
+			fprintf(stderr, "FAIL %s (%s, %d threads): hash 0x%016llx, kept is 0x%016llx\n", kernels[i].name,
+				llm_kernels->name, threads, (unsigned long long) hash, (unsigned long long) kernels[i].hash);
+			return 1;
+		}
+	}
+	return 0;
+}

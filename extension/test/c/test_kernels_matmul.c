@@ -1,0 +1,199 @@
+/* The matmul kernels and the product over the pool: the order of additions of the plain triple loop, whatever
+ * the instruction set, the tile, the panel and the number of threads. */
+#include "levels.h"
+
+#include "engine/ops.h"
+
+static int
+columns(int N, int panel)
+{
+	return N - panel * LLM_PANEL < LLM_PANEL ? N - panel * LLM_PANEL : LLM_PANEL;
+}
+
+/* Tiles and panels block by block, as the engine uses them; out's rows are ldo apart, the gaps another
+ * tile's. */
+static void
+blocks_case(int M, int N, int K, const float *a, size_t lda, const float *panels, const float *want)
+{
+	int count = (N + LLM_PANEL - 1) / LLM_PANEL, ldo = N + 3;
+	float *rows = odd_floats((size_t) M * LLM_BLOCK), *out = odd_output((size_t) M * ldo);
+	float *got = odd_output((size_t) M * N);
+
+	for (int k = 0; k < K; k += LLM_BLOCK)
+	{
+		int kc = K - k < LLM_BLOCK ? K - k : LLM_BLOCK;
+
+		llm_kernels->pack_rows(M, kc, a + k, lda, rows);
+		for (int p = 0; p < count; p++)
+			llm_kernels->matmul_block(M, kc, rows, panels + ((size_t) p * K + k) * LLM_PANEL,
+				out + p * LLM_PANEL, ldo, columns(N, p), k == 0);
+	}
+	for (int m = 0; m < M; m++)
+	{
+		memcpy(got + (size_t) m * N, out + (size_t) m * ldo, N * sizeof(float));
+		for (size_t i = N * sizeof(float); i < ldo * sizeof(float); i++)
+			CHECK(((unsigned char *) (out + (size_t) m * ldo))[i] == GUARD_BYTE);
+	}
+	check_bits("matmul_block", (size_t) M * N, want, got);
+	odd_free(out);
+	odd_free(rows);
+}
+
+/* One row against whole panels: the decode step. The padding's columns must be 0, as the panels' are. */
+static void
+one_row_case(int N, int K, const float *a, const float *panels, const float *want)
+{
+	int count = (N + LLM_PANEL - 1) / LLM_PANEL;
+	size_t width = (size_t) count * LLM_PANEL;
+	float *out = odd_output(width), *padded = calloc(width + 1, sizeof(float));
+
+	memcpy(padded, want, N * sizeof(float));
+	for (int k = 0; k < K; k += LLM_BLOCK)
+		llm_kernels->matvec_block(K - k < LLM_BLOCK ? K - k : LLM_BLOCK, a + k,
+			panels + (size_t) k * LLM_PANEL, (size_t) K * LLM_PANEL, count, out, k == 0);
+	check_bits("matvec_block", width, padded, out);
+	free(padded);
+}
+
+static void
+transpose(int rows, int cols, const float *from, float *to)
+{
+	for (int i = 0; i < rows; i++)
+		for (int j = 0; j < cols; j++)
+			to[(size_t) j * rows + i] = from[(size_t) i * cols + j];
+}
+
+static void
+product_case(int M, int N, int K, const float *a, const float *b, bool finite)
+{
+	float *want = odd_floats((size_t) M * N), *bt = odd_floats((size_t) N * K),
+		  *again = odd_floats((size_t) N * K);
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
+	LlmError err;
+
+	ref_matmul(M, N, K, a, b, false, want);
+	transpose(K, N, b, bt);
+	for (int m = 0; m < M && finite; m++)
+		for (int n = 0; n < N; n++)
+		{
+			double exact = 0, size = 0;
+
+			for (int k = 0; k < K; k++)
+			{
+				double term = (double) a[(size_t) m * K + k] * b[(size_t) k * N + n];
+
+				exact += term;
+				size += fabs(term);
+			}
+			CHECK(fabs(want[(size_t) m * N + n] - exact) <= size * 0x1p-24 * 32);
+		}
+	EACH_LEVEL(isa, threads)
+	{
+		size_t packed = llm_packed_floats(K, N);
+		float *plain = odd_output((size_t) M * N), *turned = odd_output((size_t) M * N),
+			  *panels = odd_output(packed);
+		float *other = odd_output(packed);
+
+		CHECK_OK(llm_matmul(M, N, K, a, b, false, plain, &memory, &err), err);
+		check_bits("matmul", (size_t) M * N, want, plain);
+		CHECK_OK(llm_matmul(M, N, K, a, bt, true, turned, &memory, &err), err);
+		check_bits("matmul transposed", (size_t) M * N, want, turned);
+		CHECK(counted.held == 0);
+
+		CHECK_OK(llm_pack(K, N, b, false, panels, &err), err);
+		CHECK_OK(llm_pack(K, N, bt, true, other, &err), err);
+		llm_unpack(K, N, panels, false, again);
+		CHECK(memcmp(again, b, sizeof(float) * N * K) == 0);
+		llm_unpack(K, N, other, true, again);
+		CHECK(memcmp(again, bt, sizeof(float) * N * K) == 0);
+		if (threads == 1 && K > 0)
+		{
+			blocks_case(M, N, K, a, K, panels, want);
+			if (M > 0 && finite)
+				one_row_case(N, K, a, panels, want);
+		}
+		check_bits("pack transposed", packed, panels, other);
+		check_bits("pack", packed, panels, panels);
+	}
+	odd_free(want);
+	odd_free(bt);
+	odd_free(again);
+}
+
+static void
+random_case(uint64_t *state, int M, int N, int K)
+{
+	float *a = odd_random(state, (size_t) M * K), *b = odd_random(state, (size_t) K * N);
+
+	product_case(M, N, K, a, b, true);
+	odd_free(a);
+	odd_free(b);
+}
+
+/* Infinities, NaN and denormals reach the elements that use them, and no others. */
+static void
+special_case(uint64_t *state)
+{
+	static const float odd[] = {INFINITY, -INFINITY, NAN, 0x1p-149f, -0x1p-140f, -0.0f, 0};
+	int M = 17, N = 37, K = 131;
+	float *a = odd_random(state, M * K), *b = odd_random(state, K * N);
+
+	for (int i = 0; i < 7; i++)
+	{
+		a[test_random(state) % (M * K)] = odd[i];
+		b[test_random(state) % (K * N)] = odd[i];
+	}
+	product_case(M, N, K, a, b, false);
+	odd_free(a);
+	odd_free(b);
+}
+
+/* A row's result does not depend on the rows beside it: any cut of a product is the product. */
+static void
+cut_case(uint64_t *state)
+{
+	int M = 45, N = 70, K = 300;
+	float *a = odd_random(state, M * K), *b = odd_random(state, K * N),
+		  *panels = malloc(llm_packed_floats(K, N) * 4);
+	float *want = odd_floats(M * N);
+	LlmError err;
+
+	ref_matmul(M, N, K, a, b, false, want);
+	CHECK_OK(llm_pack(K, N, b, false, panels, &err), err);
+	EACH_LEVEL(isa, threads)
+	for (int cut = 1; cut < M; cut += 1 + cut / 3)
+	{
+		float *got = odd_output(M * N);
+
+		for (int row = 0; row < M; row += cut)
+			CHECK_OK(llm_matmul_packed(
+						 M - row < cut ? M - row : cut, N, K, a + row * K, K, panels, got + row * N, &err),
+				err);
+		check_bits("matmul in parts", M * N, want, got);
+	}
+	odd_free(a);
+	odd_free(b);
+	odd_free(want);
+	free(panels);
+}
+
+int
+main(void)
+{
+	static const int rows[] = {1, 2, 3, 4, 5, 6, 7, 13, 14, 15, 29}, depths[] = {1, 2, 127, 128, 129, 257};
+	static const int widths[] = {1, 2, 15, 16, 17, 31, 32, 33, 64, 65};
+	uint64_t state = 2;
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++)
+		for (size_t j = i % 3; j < sizeof(widths) / sizeof(*widths); j += 3)
+			for (size_t k = (i + j) % 2; k < sizeof(depths) / sizeof(*depths); k += 2)
+				random_case(&state, rows[i], widths[j], depths[k]);
+	for (int empty = 0; empty < 7; empty++) /* (0,K) @ (K,N), a sum of nothing, no columns, … */
+		random_case(&state, empty & 1 ? 3 : 0, empty & 2 ? 5 : 0, empty & 4 ? 7 : 0);
+	random_case(&state, 171, 100, 20); /* more than one block of rows, more than one group of panels */
+	random_case(&state, 1, 1700, 130);
+	special_case(&state);
+	cut_case(&state);
+	return 0;
+}
