@@ -99,4 +99,5 @@ def _cwd(process: psutil.Process) -> str:
         return process.cwd()
     except psutil.AccessDenied:
         # Root in a container may not look into another user's process, but that user may.
-        return programs.run_as().run(["readlink", f"/proc/{process.pid}/cwd"]).stdout.strip()
+        look = ["/bin/sh", "-c", 'cd "/proc/$1/cwd" && pwd -P', "sh", process.pid]
+        return programs.run_as().run(look).stdout.rstrip("\n")

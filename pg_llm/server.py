@@ -291,7 +291,7 @@ class Server:
                 f"folder {self.home} cannot be written ({error.strerror}); set PG_LLM_HOME to one of yours"
             ) from None
         user = programs.run_as()
-        if user.switch and user.run(["test", "-x", self.home]).returncode != 0:
+        if user.switch and user.run(["/bin/sh", "-c", 'test -x "$1"', "sh", self.home]).returncode != 0:
             raise KitError(
                 f"the server runs as user {user.name} (PostgreSQL refuses to run as root), who cannot enter "
                 f"{self.home}; set PG_LLM_HOME to a folder such as /var/lib/pg_llm"

@@ -61,6 +61,20 @@ class PgInstall:
         if libraries.exists() and not (folder / libraries.name).exists():
             shutil.copytree(libraries, folder / libraries.name)
 
+        self._mend_pg_regress()
+
+    def _mend_pg_regress(self):
+        """The package's own pg_regress 18 ends with signal 11 at once; 16's does the same work."""
+        mine = self.pg_regress(self.prefix)
+        if mine is None or subprocess.run([mine, "--version"], capture_output=True).returncode == 0:
+            return
+        other = self.pg_regress(programs.server_package() / "pginstall")
+        shutil.copy2(other, mine)
+
+    @staticmethod
+    def pg_regress(prefix: Path) -> Path | None:
+        return next(prefix.rglob("pgxs/src/test/regress/pg_regress"), None)
+
     def _place(self, base: Path, path: Path) -> Path:
         return self.prefix / path.relative_to(base)
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 ROWS = {
     "llm_model_config": "SELECT to_jsonb(t) FROM llm_model_config t ORDER BY model",
-    "llm_model_version": "SELECT * FROM llm_model_version ORDER BY model",
+    "llm_model_version": "SELECT model FROM llm_model_version ORDER BY model",
     "llm_graph": "SELECT * FROM llm_graph ORDER BY model, id",
     # tensor to bytea: the very bits, not a printed form
     "llm_param": "SELECT model, name, shape(data), md5(data::bytea), md5(m::bytea), step FROM llm_param "
@@ -21,7 +21,9 @@ ROWS = {
     "llm_param_share": "SELECT * FROM llm_param_share ORDER BY 1, 2",
     "llm_bpe_vocab": "SELECT * FROM llm_bpe_vocab ORDER BY 1, 2",
     "llm_bpe_merges": "SELECT * FROM llm_bpe_merges ORDER BY 1, 2",
-    "sequences": "SELECT (SELECT last_value FROM llm_graph_id_seq), (SELECT last_value FROM llm_version_seq)",
+    "next node": "SELECT last_value FROM llm_graph_id_seq",
+    # Version numbers only ever have to be new ones.
+    "versions": "SELECT bool_and(version <= (SELECT last_value FROM llm_version_seq)) FROM llm_model_version",
 }
 
 

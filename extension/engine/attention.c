@@ -117,7 +117,7 @@ last_key(const Run *r, int position)
 
 /* s (m,width) = q (m,HS) @ k^T for all panels up to `keys` */
 static void
-score_rows(const Run *r, int head, int m, const float *q, int keys, float *s)
+score_rows(const Run *r, int head, int m, const float *q, int keys, float *s, int worker)
 {
 	int HS = r->a->HS, ldq = 3 * r->a->NH * HS;
 	float rows[QUERIES * LLM_BLOCK];
@@ -127,7 +127,7 @@ score_rows(const Run *r, int head, int m, const float *q, int keys, float *s)
 		int kc = HS - k < LLM_BLOCK ? HS - k : LLM_BLOCK;
 
 		llm_kernels->pack_rows(m, kc, q + k, ldq, rows);
-		for (int p = 0; p < panels(keys); p++)
+		for (int p = 0; p < panels(keys) && !llm_pool_stopping(worker); p++)
 			llm_kernels->matmul_block(m, kc, rows,
 				keys_of(r->cache, head) + ((size_t) p * HS + k) * LLM_PANEL, s + (size_t) p * LLM_PANEL, r->width,
 				LLM_PANEL, k == 0);
@@ -136,7 +136,7 @@ score_rows(const Run *r, int head, int m, const float *q, int keys, float *s)
 
 /* out (m,HS) = p @ v, each row over its own keys: whole blocks for all rows at once, the ragged rest row by row */
 static void
-weigh_rows(const Run *r, int head, int m, int position, const float *p, float *out, size_t ldo)
+weigh_rows(const Run *r, int head, int m, int position, const float *p, float *out, size_t ldo, int worker)
 {
 	int HS = r->a->HS, capacity = r->cache->capacity, whole = 0;
 	const float *v = values_of(r->cache, head);
@@ -144,7 +144,7 @@ weigh_rows(const Run *r, int head, int m, int position, const float *p, float *o
 
 	if (r->a->window == 0)
 		whole = last_key(r, position) / LLM_BLOCK * LLM_BLOCK;
-	for (int k = 0; k < whole; k += LLM_BLOCK)
+	for (int k = 0; k < whole && !llm_pool_stopping(worker); k += LLM_BLOCK)
 	{
 		llm_kernels->pack_rows(m, LLM_BLOCK, p + k, r->width, rows);
 		for (int i = 0; i < HS; i += LLM_PANEL)
@@ -188,7 +188,7 @@ attend_task(void *context, int task, int worker)
 	const float *q = r->qkv + ((size_t) b * a->T + skipped + query) * 3 * C + (size_t) h * a->HS;
 	float *out = r->out + ((size_t) b * a->queries + query) * C + (size_t) h * a->HS;
 
-	score_rows(r, head, m, q, keys, s);
+	score_rows(r, head, m, q, keys, s, worker);
 	for (int row = 0; row < m; row++)
 	{
 		int first = first_key(a, position + row), last = last_key(r, position + row);
@@ -201,7 +201,7 @@ attend_task(void *context, int task, int worker)
 		if (r->probs)
 			show_row(r->probs + shown, x, first, last, r->keys, 0, 1);
 	}
-	weigh_rows(r, head, m, position, s, out, C);
+	weigh_rows(r, head, m, position, s, out, C, worker);
 	if (a->head_mask)
 		for (int row = 0; row < m; row++)
 			llm_kernels->binary(LLM_MUL, a->HS, out + (size_t) row * C, 1, a->head_mask + h, 0,

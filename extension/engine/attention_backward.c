@@ -130,7 +130,7 @@ head_task(void *context, int task, int worker)
 	pack_all(T, HS, k, 3 * C, false, h.k);
 	memset(h.dk, 0, (size_t) T * HS * sizeof(float));
 	memset(h.dv, 0, (size_t) T * HS * sizeof(float));
-	for (int query = 0; query < T && !llm_pool_stopping(); query += LLM_BLOCK)
+	for (int query = 0; query < T && !llm_pool_stopping(worker); query += LLM_BLOCK)
 	{
 		int m = T - query < LLM_BLOCK ? T - query : LLM_BLOCK, keys = a->causal ? query + m : T;
 		const float *qs = q + (size_t) query * 3 * C, *dys = dy + (size_t) query * C;

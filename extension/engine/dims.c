@@ -11,7 +11,7 @@
 static LlmCode
 bad_dim(const char *text, LlmError *err)
 {
-	llm_fail(err, LLM_INVALID, "\"%.40s\" is not a dimension", text);
+	llm_fail(err, LLM_INVALID, "\"%s\" is not a dimension", text);
 	return llm_hint(err, "A dimension is a whole number, a name such as C, or a multiple such as 4*C.");
 }
 

@@ -52,12 +52,37 @@ resolve(LlmGraph *graph, LlmError *err)
 			{
 				llm_fail(err, LLM_MISSING, "node \"%s\" reads \"%s\", which is not in the graph", node->name,
 					node->input_names[j]);
-				return llm_hint(err, "Add that node first, or change inputs; several statements in one change: "
-									 "SET CONSTRAINTS ALL DEFERRED.");
+				return llm_hint(err,
+					"Add that node first, or change inputs; several statements in one change: "
+					"SET CONSTRAINTS ALL DEFERRED.");
 			}
 		}
 	}
 	return LLM_OK;
+}
+
+/* From a node that waits for ever, an input that waits too leads to the next, and in the end round the cycle.
+ */
+static LlmCode
+refuse_cycle(const LlmGraph *graph, LlmError *err)
+{
+	int at = 0, from = 0;
+
+	while (graph->nodes[at].ndim != -1)
+		at++;
+	for (int steps = 0; steps <= graph->count; steps++)
+	{
+		const LlmNode *node = &graph->nodes[at];
+		int i = 0;
+
+		while (graph->nodes[node->inputs[i]].ndim != -1)
+			i++;
+		from = at;
+		at = node->inputs[i];
+	}
+	llm_fail(err, LLM_INVALID, "node \"%s\" depends on itself through \"%s\"", graph->nodes[from].name,
+		graph->nodes[at].name);
+	return llm_hint(err, "A graph may have no cycle.");
 }
 
 /* Rows mostly come in execution order already: each pass takes what is ready, in the order added. */
@@ -85,13 +110,7 @@ put_in_order(LlmGraph *graph, LlmError *err)
 			}
 		}
 	}
-	for (int i = 0; done < graph->count && i < graph->count; i++)
-		if (graph->nodes[i].ndim == -1)
-		{
-			llm_fail(err, LLM_INVALID, "node \"%s\" depends on itself through its inputs", graph->nodes[i].name);
-			return llm_hint(err, "A graph may have no cycle.");
-		}
-	return LLM_OK;
+	return done == graph->count ? LLM_OK : refuse_cycle(graph, err);
 }
 
 LlmCode
@@ -107,21 +126,4 @@ llm_graph_check(LlmGraph *graph, LlmError *err)
 	for (int i = 0; code == LLM_OK && i < graph->count; i++)
 		code = llm_infer(graph, &graph->nodes[graph->order[i]], err);
 	return code;
-}
-
-const LlmAttr *
-llm_attr(const LlmNode *node, const char *key)
-{
-	for (int i = 0; i < node->n_attrs; i++)
-		if (strcmp(node->attrs[i].key, key) == 0)
-			return &node->attrs[i];
-	return NULL;
-}
-
-double
-llm_attr_number(const LlmNode *node, const char *key, double otherwise)
-{
-	const LlmAttr *attr = llm_attr(node, key);
-
-	return attr && (attr->kind == LLM_ATTR_NUMBER || attr->kind == LLM_ATTR_BOOL) ? attr->number : otherwise;
 }

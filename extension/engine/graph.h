@@ -107,6 +107,10 @@ extern void llm_op_arity(LlmOp op, int *least, int *most);
 
 extern const LlmAttr *llm_attr(const LlmNode *node, const char *key);
 extern double llm_attr_number(const LlmNode *node, const char *key, double otherwise);
+/* Are all attributes among the space-separated names, of their kind and in their range? (attrs.c) */
+extern LlmCode llm_attrs_check(const LlmNode *node, const char *names, LlmError *err);
+/* "node n: attribute key of op must be ..." */
+extern LlmCode llm_attr_refuse(const LlmNode *node, const char *key, const char *expected, LlmError *err);
 
 extern LlmCode llm_dim_parse(const char *text, LlmDim *dim, LlmError *err);
 extern void llm_dim_print(const LlmDim *dim, char *text, size_t size);

@@ -46,18 +46,11 @@ refuse(const LlmNode *node, const LlmNode *a, const LlmNode *b, const char *why,
 
 	llm_shape_print(a->ndim, a->shape, x, sizeof(x));
 	if (b == NULL)
-		return llm_fail(err, LLM_SHAPE, "node \"%s\": %s of %s %s: %s", node->name, llm_op_name(node->op), a->name, x,
-			why);
+		return llm_fail(err, LLM_SHAPE, "node \"%s\": %s of %s %s: %s", node->name, llm_op_name(node->op),
+			a->name, x, why);
 	llm_shape_print(b->ndim, b->shape, y, sizeof(y));
-	return llm_fail(err, LLM_SHAPE, "node \"%s\": %s of %s %s and %s %s: %s", node->name, llm_op_name(node->op),
-		a->name, x, b->name, y, why);
-}
-
-static LlmCode
-bad_attr(const LlmNode *node, const char *key, const char *expected, LlmError *err)
-{
-	return llm_fail(err, LLM_INVALID, "node \"%s\": attribute %s of %s must be %s", node->name, key,
-		llm_op_name(node->op), expected);
+	return llm_fail(err, LLM_SHAPE, "node \"%s\": %s of %s %s and %s %s: %s", node->name,
+		llm_op_name(node->op), a->name, x, b->name, y, why);
 }
 
 static LlmCode
@@ -67,26 +60,29 @@ declared(const LlmGraph *graph, LlmNode *node, LlmError *err)
 
 	(void) graph;
 	if (shape == NULL || shape->kind != LLM_ATTR_LIST || shape->count > LLM_MAX_DIMS)
-		return bad_attr(node, "shape", "a list of at most 8 dimensions such as [\"B\", \"T\"]", err);
-	if (dtype && (dtype->kind != LLM_ATTR_TEXT || (strcmp(dtype->text, "int") && strcmp(dtype->text, "float"))))
-		return bad_attr(node, "dtype", "\"int\" or \"float\"", err);
-	node->integers = dtype && strcmp(dtype->text, "int") == 0;
+		return llm_attr_refuse(node, "shape", "a list of at most 8 dimensions such as [\"B\", \"T\"]", err);
+	if (dtype && dtype->kind == LLM_ATTR_TEXT && strcmp(dtype->text, "int") && strcmp(dtype->text, "float"))
+		return llm_attr_refuse(node, "dtype", "\"int\" or \"float\"", err);
+	node->integers = dtype && dtype->kind == LLM_ATTR_TEXT && strcmp(dtype->text, "int") == 0;
 	node->ndim = shape->count;
 	for (int i = 0; i < shape->count; i++)
 	{
 		const LlmAttr *d = &shape->items[i];
 
-		if (d->kind == LLM_ATTR_NUMBER && d->number >= 0 && d->number <= INT32_MAX && d->number == floor(d->number))
+		if (d->kind == LLM_ATTR_NUMBER && d->number >= 0 && d->number <= INT32_MAX &&
+			d->number == floor(d->number))
 			node->shape[i] = (LlmDim){.times = (int64_t) d->number};
 		else if (d->kind == LLM_ATTR_TEXT)
 		{
-			LlmCode code = llm_dim_parse(d->text, &node->shape[i], err);
-
-			if (code != LLM_OK)
-				return code;
+			if (llm_dim_parse(d->text, &node->shape[i], err) != LLM_OK)
+			{
+				llm_fail(err, LLM_INVALID, "node \"%s\": \"%s\" is not a dimension", node->name, d->text);
+				return llm_hint(
+					err, "A dimension is a whole number, a name such as C, or a multiple such as 4*C.");
+			}
 		}
 		else
-			return bad_attr(node, "shape", "a list of whole numbers and names", err);
+			return llm_attr_refuse(node, "shape", "a list of whole numbers and names", err);
 	}
 	return LLM_OK;
 }
@@ -94,14 +90,26 @@ declared(const LlmGraph *graph, LlmNode *node, LlmError *err)
 static LlmCode
 declared_param(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
+	const LlmAttr *init = llm_attr(node, "init");
 	LlmCode code = declared(graph, node, err);
 
 	for (int i = 0; code == LLM_OK && i < node->ndim; i++)
-		if (llm_dim_value(&node->shape[i], &graph->sizes) < 0)
-		{
-			llm_fail(err, LLM_SHAPE, "parameter \"%s\": the size of %s is not known", node->name, node->shape[i].name);
-			return llm_hint(err, "A parameter's shape uses numbers and the names C, V, P, F of llm_model_config.");
-		}
+	{
+		int64_t size = llm_dim_value(&node->shape[i], &graph->sizes);
+
+		if (size >= 0 && size <= INT32_MAX)
+			continue;
+		if (size > INT32_MAX)
+			return llm_fail(err, LLM_LIMIT, "parameter \"%s\": dimension %d of size %lld is too large",
+				node->name, i + 1, (long long) size);
+		llm_fail(
+			err, LLM_SHAPE, "parameter \"%s\": the size of %s is not known", node->name, node->shape[i].name);
+		return llm_hint(
+			err, "A parameter's shape uses numbers and the names C, V, P, F of llm_model_config.");
+	}
+	if (code == LLM_OK && init && init->text && strcmp(init->text, "normal") && strcmp(init->text, "zeros") &&
+		strcmp(init->text, "ones"))
+		return llm_attr_refuse(node, "init", "\"normal\", \"zeros\" or \"ones\"", err);
 	return code;
 }
 
@@ -111,7 +119,8 @@ infer_embedding(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	const LlmNode *ids = input(graph, node, 0), *table = input(graph, node, 1);
 
 	if (!ids->integers)
-		return refuse(node, ids, table, "the first input must be whole numbers (an input node of dtype int)", err);
+		return refuse(
+			node, ids, table, "the first input must be whole numbers (an input node of dtype int)", err);
 	if (table->ndim != 2)
 		return refuse(node, ids, table, "the table must have two dimensions", err);
 	if (ids->ndim == LLM_MAX_DIMS)
@@ -139,8 +148,9 @@ infer_matmul(const LlmGraph *graph, LlmNode *node, LlmError *err)
 		llm_dim_print(inner, y, sizeof(y));
 		snprintf(why, sizeof(why), "inner dimensions %s and %s differ", x, y);
 		refuse(node, a, b, why, err);
-		return llm_hint(err, transposed ? "transpose_b is on: the second input is read as (N,K)."
-										: "The second input is (K,N); for (N,K) set the attribute transpose_b.");
+		return llm_hint(err, transposed
+								 ? "transpose_b is on: the second input is read as (N,K)."
+								 : "The second input is (K,N); for (N,K) set the attribute transpose_b.");
 	}
 	if (b->ndim > 2)
 	{
@@ -173,7 +183,8 @@ infer_binary(const LlmGraph *graph, LlmNode *node, LlmError *err)
 		else if (!is_one(y) && !same(graph, x, y))
 		{
 			refuse(node, a, b, "the shapes do not broadcast", err);
-			return llm_hint(err, "Dimensions are matched from the right; each pair must be equal or one of them 1.");
+			return llm_hint(
+				err, "Dimensions are matched from the right; each pair must be equal or one of them 1.");
 		}
 	}
 	return LLM_OK;
@@ -192,8 +203,8 @@ infer_gelu(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
 	const LlmAttr *how = llm_attr(node, "approximate");
 
-	if (how && (how->kind != LLM_ATTR_TEXT || (strcmp(how->text, "tanh") && strcmp(how->text, "none"))))
-		return bad_attr(node, "approximate", "\"tanh\" or \"none\" (the exact one, by erf)", err);
+	if (how && how->kind == LLM_ATTR_TEXT && strcmp(how->text, "tanh") && strcmp(how->text, "none"))
+		return llm_attr_refuse(node, "approximate", "\"tanh\" or \"none\" (the exact one, by erf)", err);
 	return infer_same(graph, node, err);
 }
 
@@ -203,7 +214,7 @@ infer_dropout(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	double p = llm_attr_number(node, "p", 0);
 
 	if (!(p >= 0 && p < 1))
-		return bad_attr(node, "p", "a probability from 0 up to, not including, 1", err);
+		return llm_attr_refuse(node, "p", "a probability from 0 up to, not including, 1", err);
 	return infer_same(graph, node, err);
 }
 
@@ -221,7 +232,7 @@ infer_layernorm(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	const LlmNode *x = input(graph, node, 0);
 
 	if (!(llm_attr_number(node, "eps", 1e-5) >= 0))
-		return bad_attr(node, "eps", "a number >= 0", err);
+		return llm_attr_refuse(node, "eps", "a number >= 0", err);
 	for (int i = 1; i < 3; i++)
 	{
 		const LlmNode *w = input(graph, node, i);
@@ -242,16 +253,17 @@ infer_attention(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	int64_t channels;
 
 	if (!(heads >= 1 && heads <= 65536 && heads == floor(heads)))
-		return bad_attr(node, "n_head", "a whole number of heads", err);
+		return llm_attr_refuse(node, "n_head", "a whole number of heads", err);
 	if (!(window >= 0 && window <= INT32_MAX && window == floor(window)))
-		return bad_attr(node, "window", "a whole number of keys, or null", err);
+		return llm_attr_refuse(node, "window", "a whole number of keys, or null", err);
 	if (x->ndim != 3)
-		return refuse(node, x, NULL, "the input must be (B,T,3*C): queries, keys and values side by side", err);
+		return refuse(
+			node, x, NULL, "the input must be (B,T,3*C): queries, keys and values side by side", err);
 	if (mask && mask->kind != LLM_ATTR_NULL && (mask->kind != LLM_ATTR_LIST || mask->count != (int) heads))
-		return bad_attr(node, "head_mask", "a list with one number per head", err);
+		return llm_attr_refuse(node, "head_mask", "a list with one number per head", err);
 	for (int i = 0; mask && i < mask->count; i++)
-		if (mask->items[i].kind != LLM_ATTR_NUMBER)
-			return bad_attr(node, "head_mask", "a list with one number per head", err);
+		if (mask->items[i].kind != LLM_ATTR_NUMBER || !(fabs(mask->items[i].number) <= 1e30))
+			return llm_attr_refuse(node, "head_mask", "a list with one number per head", err);
 	take_shape(node, x);
 	last = &node->shape[2];
 	channels = llm_dim_value(last, &graph->sizes);
@@ -266,7 +278,8 @@ infer_attention(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	{
 		char why[100];
 
-		snprintf(why, sizeof(why), "%lld channels do not divide into %d heads", (long long) channels, (int) heads);
+		snprintf(
+			why, sizeof(why), "%lld channels do not divide into %d heads", (long long) channels, (int) heads);
 		return refuse(node, x, NULL, why, err);
 	}
 	return LLM_OK;
@@ -281,7 +294,8 @@ infer_cross_entropy(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	for (int i = 0; fits && i < targets->ndim; i++)
 		fits = same(graph, &logits->shape[i], &targets->shape[i]);
 	if (!fits)
-		return refuse(node, logits, targets, "targets must be whole numbers of the logits' shape without V", err);
+		return refuse(
+			node, logits, targets, "targets must be whole numbers of the logits' shape without V", err);
 	node->ndim = 0;
 	return LLM_OK;
 }
@@ -338,31 +352,14 @@ llm_op_arity(LlmOp op, int *least, int *most)
 	*most = ops[op].most;
 }
 
-/* Is word one of the space-separated words of list? */
-static bool
-listed(const char *list, const char *word)
-{
-	size_t length = strlen(word);
-
-	for (const char *at = list; (at = strstr(at, word)) != NULL; at += length)
-		if ((at == list || at[-1] == ' ') && (at[length] == 0 || at[length] == ' ') && length > 0)
-			return true;
-	return false;
-}
-
 LlmCode
 llm_infer(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
 	if (node->n_inputs < ops[node->op].least || node->n_inputs > ops[node->op].most)
-		return llm_fail(err, LLM_INVALID, "node \"%s\": %s takes %d inputs, not %d", node->name, ops[node->op].name,
-			ops[node->op].least, node->n_inputs);
-	for (int i = 0; i < node->n_attrs; i++)
-		if (!listed(ops[node->op].attrs, node->attrs[i].key))
-		{
-			llm_fail(err, LLM_INVALID, "node \"%s\": %s has no attribute \"%.60s\"", node->name, ops[node->op].name,
-				node->attrs[i].key);
-			return llm_hint(err, "It takes: %s.", ops[node->op].attrs[0] ? ops[node->op].attrs : "none");
-		}
+		return llm_fail(err, LLM_INVALID, "node \"%s\": %s takes %d inputs, not %d", node->name,
+			ops[node->op].name, ops[node->op].least, node->n_inputs);
+	if (llm_attrs_check(node, ops[node->op].attrs, err) != LLM_OK)
+		return err->code;
 	for (int i = 0; i < node->n_inputs; i++)
 		if (input(graph, node, i)->integers &&
 			!((node->op == LLM_OP_EMBEDDING && i == 0) || (node->op == LLM_OP_CROSS_ENTROPY && i == 1)))

@@ -36,9 +36,9 @@ columns(const Product *p, int panel)
 }
 
 static void
-one_row(const Product *p, int first, int last)
+one_row(const Product *p, int first, int last, int worker)
 {
-	for (int panel = first; panel < last; panel += 2)
+	for (int panel = first; panel < last && !llm_pool_stopping(worker); panel += 2)
 	{
 		int pair = last - panel < 2 ? 1 : 2;
 		const float *b = p->b + (size_t) panel * p->K * LLM_PANEL;
@@ -61,13 +61,12 @@ product_task(void *context, int task, int worker)
 	int m = p->M - row < ROWS ? p->M - row : ROWS;
 	float rows[ROWS * LLM_BLOCK];
 
-	(void) worker;
 	if (p->M == 1 && !p->transpose_a && !p->accumulate)
 	{
-		one_row(p, first, last);
+		one_row(p, first, last, worker);
 		return;
 	}
-	for (int k = 0; k < p->K && !llm_pool_stopping(); k += LLM_BLOCK)
+	for (int k = 0; k < p->K && !llm_pool_stopping(worker); k += LLM_BLOCK)
 	{
 		int kc = p->K - k < LLM_BLOCK ? p->K - k : LLM_BLOCK;
 
@@ -75,7 +74,7 @@ product_task(void *context, int task, int worker)
 			llm_kernels->pack_columns(m, kc, p->a + k * p->lda + row, p->lda, rows);
 		else
 			llm_kernels->pack_rows(m, kc, p->a + row * p->lda + k, p->lda, rows);
-		for (int panel = first; panel < last; panel++)
+		for (int panel = first; panel < last && !llm_pool_stopping(worker); panel++)
 			llm_kernels->matmul_block(m, kc, rows, p->b + ((size_t) panel * p->K + k) * LLM_PANEL,
 				p->out + (size_t) row * p->N + (size_t) panel * LLM_PANEL, p->N, columns(p, panel),
 				k == 0 && !p->accumulate);

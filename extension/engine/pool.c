@@ -3,7 +3,7 @@
  * its next task in one word, so that a worker that slept through a job can never take a task of the next one.
  * The caller takes tasks too and afterwards waits for claimed tasks only: a worker that never woke costs nothing.
  */
-#include <errno.h>
+#include <fenv.h>
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
@@ -20,8 +20,12 @@
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #define RELAX() _mm_pause()
+/* To nearest, denormals kept, no traps. */
+#define DEFAULT_MXCSR 0x1f80u
+typedef unsigned FloatMode;
 #else
 #define RELAX() ((void) 0)
+typedef fenv_t FloatMode;
 #endif
 
 #define MAX_THREADS 1024
@@ -45,6 +49,32 @@ static int started = 1; /* the caller */
 static int wanted = 1;
 static bool (*stop_function)(void);
 
+/*
+ * The same bits need IEEE's default mode. Other code of the process may have left another: a library linked with
+ * -ffast-math makes denormals 0 in the thread that loads it, and new threads inherit that.
+ */
+static void
+enter_default_mode(FloatMode *before)
+{
+#if defined(__x86_64__)
+	*before = _mm_getcsr();
+	_mm_setcsr(DEFAULT_MXCSR);
+#else
+	fegetenv(before);
+	fesetenv(FE_DFL_ENV);
+#endif
+}
+
+static void
+leave_default_mode(const FloatMode *before)
+{
+#if defined(__x86_64__)
+	_mm_setcsr(*before);
+#else
+	fesetenv(before);
+#endif
+}
+
 static void
 sleep_while(_Atomic uint32_t *word, uint32_t value)
 {
@@ -64,6 +94,21 @@ wake_all(_Atomic uint32_t *word)
 #endif
 }
 
+/* The caller's question; workers only look at the answer. */
+static bool
+poll_stop(void)
+{
+	if (stop_function && stop_function())
+		atomic_store(&pool.stopping, true);
+	return atomic_load(&pool.stopping);
+}
+
+bool
+llm_pool_stopping(int worker)
+{
+	return worker == 0 ? poll_stop() : atomic_load_explicit(&pool.stopping, memory_order_relaxed);
+}
+
 /* Takes tasks of job `number` until none is left; the caller (worker 0) polls the stop function. */
 static void
 work(uint32_t number, int worker)
@@ -78,8 +123,8 @@ work(uint32_t number, int worker)
 
 		if (index >= pool.tasks)
 			return;
-		if (worker == 0 && stop_function && stop_function())
-			atomic_store(&pool.stopping, true);
+		if (worker == 0)
+			poll_stop();
 		if (!atomic_compare_exchange_weak(&pool.claim, &claim, claim + 1))
 			continue;
 		if (!atomic_load(&pool.stopping))
@@ -94,7 +139,9 @@ worker_main(void *argument)
 {
 	int worker = (int) (intptr_t) argument;
 	uint32_t seen = 0;
+	FloatMode inherited;
 
+	enter_default_mode(&inherited);
 	for (;;)
 	{
 		uint32_t job = atomic_load(&pool.job);
@@ -156,25 +203,12 @@ llm_pool_threads(void)
 	return wanted;
 }
 
-bool
-llm_pool_stopping(void)
-{
-	return atomic_load_explicit(&pool.stopping, memory_order_relaxed);
-}
-
-LlmCode
-llm_parallel(int tasks, LlmTask task, void *context, LlmError *err)
+/* More than one task: shared with the workers. */
+static void
+run_shared(int tasks, LlmTask task, void *context)
 {
 	uint32_t number = atomic_load(&pool.job) + 1;
 
-	if (tasks <= 1)
-	{
-		if (stop_function && stop_function())
-			return llm_fail(err, LLM_CANCELED, "canceled on request");
-		if (tasks == 1)
-			task(context, 0, 0);
-		return LLM_OK;
-	}
 	if (started < wanted)
 		start_workers();
 	/* first of all no task of any job can be claimed: a worker still leaving the last job must not see mixed fields */
@@ -183,25 +217,34 @@ llm_parallel(int tasks, LlmTask task, void *context, LlmError *err)
 	pool.context = context;
 	pool.tasks = tasks;
 	atomic_store(&pool.threads, wanted);
-	atomic_store(&pool.stopping, false);
 	atomic_store(&pool.done, 0);
 	atomic_store(&pool.claim, (uint64_t) number << 32);
 	atomic_store(&pool.job, number);
 	if (wanted > 1 && atomic_load(&pool.sleepers) > 0)
 		wake_all(&pool.job);
 	work(number, 0);
-	for (int spins = 0; atomic_load(&pool.done) < tasks; spins++)
+	for (int spins = 0; atomic_load(&pool.done) < tasks; spins += spins < SPIN)
 	{
 		RELAX();
-		if (spins > SPIN)
+		if (spins == SPIN)
+		{
 			sched_yield();
-		if ((spins & 255) == 255 && stop_function && stop_function())
-			atomic_store(&pool.stopping, true);
+			poll_stop();
+		}
 	}
-	if (atomic_load(&pool.stopping))
-	{
-		atomic_store(&pool.stopping, false);
-		return llm_fail(err, LLM_CANCELED, "canceled on request");
-	}
-	return LLM_OK;
+}
+
+LlmCode
+llm_parallel(int tasks, LlmTask task, void *context, LlmError *err)
+{
+	FloatMode before;
+
+	atomic_store(&pool.stopping, false);
+	enter_default_mode(&before);
+	if (tasks > 1)
+		run_shared(tasks, task, context);
+	else if (!poll_stop() && tasks == 1)
+		task(context, 0, 0);
+	leave_default_mode(&before);
+	return atomic_load(&pool.stopping) ? llm_fail(err, LLM_CANCELED, "canceled on request") : LLM_OK;
 }

@@ -1,7 +1,8 @@
 -- Models: GPT-2's architecture as rows, random weights, logits and loss.
 
 CREATE FUNCTION llm_gpt2_graph(model text)
-RETURNS TABLE (name text, op text, inputs text[], attrs jsonb) LANGUAGE sql STABLE STRICT AS $$
+RETURNS TABLE (name text, op text, inputs text[], attrs jsonb) LANGUAGE sql STABLE STRICT
+    SET search_path = pg_catalog, pg_temp AS $$
     WITH c AS (
         SELECT n_layer, 'h.' || n_layer - 1 AS last, coalesce((options ->> 'tied_head')::boolean, true) AS tied,
             jsonb_build_object('eps', coalesce((options ->> 'layer_norm_epsilon')::float8, 1e-5)) AS eps,
@@ -76,19 +77,24 @@ RETURNS TABLE (name text, op text, inputs text[], attrs jsonb) LANGUAGE sql STAB
 $$;
 COMMENT ON FUNCTION llm_gpt2_graph(text) IS 'GPT-2''s architecture as graph rows, for the dimensions and options of a model''s config';
 
-CREATE FUNCTION llm_write_gpt2_graph(model text) RETURNS int LANGUAGE plpgsql AS $$
+CREATE FUNCTION llm_write_gpt2_graph(model text) RETURNS int LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     n int;
     mode text;
+    layers int;
 BEGIN
-    SELECT config.options ->> 'activation' INTO mode FROM @extschema@.llm_model_config AS config WHERE config.model = $1;
+    SELECT config.options ->> 'activation', config.n_layer INTO mode, layers FROM @extschema@.llm_model_config AS config WHERE config.model = $1;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no model "%"', $1 USING ERRCODE = 'undefined_object',
             HINT = 'SELECT model FROM llm_model_config lists the models; llm_create_model(name, n_layer, n_head, d_model, n_positions, vocab) adds one.';
     ELSIF mode IS NOT NULL AND mode NOT IN ('gelu_tanh', 'gelu_erf', 'relu') THEN
         RAISE EXCEPTION 'model "%": activation "%" is not known', $1, mode USING ERRCODE = 'invalid_parameter_value',
             HINT = 'options: {"activation": "gelu_tanh"}, "gelu_erf" or "relu".';
+    ELSIF layers > 700 THEN
+        RAISE EXCEPTION 'model "%": % layers are more than 700', $1, layers USING ERRCODE = 'program_limit_exceeded',
+            HINT = 'A graph has at most 20000 nodes and a layer is 28 of them.';
     END IF;
     INSERT INTO @extschema@.llm_graph (model, name, op, inputs, attrs)
         SELECT $1, g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_gpt2_graph($1) AS g
@@ -99,7 +105,8 @@ END $$;
 COMMENT ON FUNCTION llm_write_gpt2_graph(text) IS 'Writes GPT-2''s rows into llm_graph for a model that has none; returns how many';
 
 CREATE FUNCTION llm_create_model(model text, n_layer int, n_head int, d_model int, n_positions int, vocab int,
-    d_ff int DEFAULT NULL, tokenizer text DEFAULT NULL, options jsonb DEFAULT '{}') RETURNS void LANGUAGE plpgsql AS $$
+    d_ff int DEFAULT NULL, tokenizer text DEFAULT NULL, options jsonb DEFAULT '{}') RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     old @extschema@.llm_model_config;
@@ -107,7 +114,11 @@ BEGIN
     IF $1 IS NULL OR $2 IS NULL OR $3 IS NULL OR $4 IS NULL OR $5 IS NULL OR $6 IS NULL THEN
         RAISE EXCEPTION 'model, n_layer, n_head, d_model, n_positions and vocab must not be NULL'
             USING ERRCODE = 'null_value_not_allowed';
-    ELSIF $3 > 0 AND $4 % $3 <> 0 THEN
+    ELSIF $2 < 0 OR least($3, $4, $5, $6, coalesce($7, 1)) < 1 THEN
+        RAISE EXCEPTION 'dimensions must be positive: n_layer %, n_head %, d_model %, n_positions %, vocab %, d_ff %',
+            $2, $3, $4, $5, $6, coalesce($7::text, 'NULL') USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'n_layer may be 0; d_ff NULL is 4 * d_model.';
+    ELSIF $4 % $3 <> 0 THEN
         RAISE EXCEPTION 'd_model % does not divide into % heads', $4, $3 USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Each head takes d_model / n_head channels; choose a d_model that is a multiple of n_head.';
     END IF;
@@ -119,6 +130,9 @@ BEGIN
         RAISE EXCEPTION 'model "%" exists with other dimensions: n_layer %, n_head %, d_model %, n_positions %, vocab %, d_ff %',
             $1, old.n_layer, old.n_head, old.d_model, old.n_positions, old.vocab, old.d_ff
             USING ERRCODE = 'duplicate_object', HINT = 'Choose another name, or DELETE FROM llm_model_config WHERE model = ...';
+    ELSIF NOT old.options @> coalesce($9, '{}') OR ($8 IS NOT NULL AND old.tokenizer IS DISTINCT FROM $8) THEN
+        RAISE EXCEPTION 'model "%" exists with other options: %, tokenizer %', $1, old.options, coalesce(old.tokenizer, 'its own')
+            USING ERRCODE = 'duplicate_object', HINT = 'UPDATE llm_model_config changes them; graph rows that exist stay as they are.';
     END IF;
     PERFORM @extschema@.llm_write_gpt2_graph($1);
 END $$;
@@ -128,7 +142,8 @@ CREATE FUNCTION llm_init_tensor(name text, shape int[], init text, std float8, s
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_init_tensor(text, int[], text, float8, bigint) IS 'A parameter''s first value: normal numbers of a seed and the parameter''s name, zeros or ones';
 
-CREATE FUNCTION llm_init_model(model text, seed bigint DEFAULT 0) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE FUNCTION llm_init_model(model text, seed bigint DEFAULT 0) RETURNS bigint LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     n bigint;

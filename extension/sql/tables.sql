@@ -11,7 +11,7 @@ CREATE TABLE llm_model_config (
     tokenizer   text COLLATE "C",
     options     jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(options) = 'object'),
     recipe      jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(recipe) = 'object'),
-    CHECK (d_model % n_head = 0)
+    CHECK (d_model % greatest(n_head, 1) = 0)
 );
 COMMENT ON TABLE llm_model_config IS 'A model: its dimensions, architecture options, tokenizer and training defaults';
 COMMENT ON COLUMN llm_model_config.tokenizer IS 'Whose llm_bpe_vocab rows the model uses; NULL: rows under its own name';

@@ -53,8 +53,8 @@ ReadScalar(const JsonbValue *value, LlmAttr *attr, const char *node)
 			break;
 		case jbvNumeric:
 			attr->kind = LLM_ATTR_NUMBER;
-			attr->number =
-				DatumGetFloat8(DirectFunctionCall1(numeric_float8, NumericGetDatum(value->val.numeric)));
+			attr->number = DatumGetFloat8(
+				DirectFunctionCall1(numeric_float8_no_overflow, NumericGetDatum(value->val.numeric)));
 			break;
 		case jbvString:
 			attr->kind = LLM_ATTR_TEXT;

@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
@@ -205,8 +206,10 @@ pg_llm_embedding(PG_FUNCTION_ARGS)
 		datum = PointerGetDatum(table);
 	}
 	for (int64 i = 0; i < n; i++)
-		memcpy(TENSOR_DATA(out) + i * C, DatumGetTensorElements(datum, table, (int64) ids[i] * C, C),
-			C * sizeof(float));
+	{
+		CHECK_FOR_INTERRUPTS();
+		CopyTensorElements(datum, table, (int64) ids[i] * C, C, TENSOR_DATA(out) + i * C);
+	}
 	PG_RETURN_TENSOR(out);
 }
 

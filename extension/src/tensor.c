@@ -86,6 +86,16 @@ DatumGetTensorElements(Datum datum, const Tensor *header, int64 first, int64 cou
 	return (const float *) VARDATA(t);
 }
 
+void
+CopyTensorElements(Datum datum, const Tensor *header, int64 first, int64 count, float *out)
+{
+	const float *x = DatumGetTensorElements(datum, header, first, count);
+
+	memcpy(out, x, count * sizeof(float));
+	if (VARATT_IS_EXTENDED(DatumGetPointer(datum)))
+		pfree((char *) x - VARHDRSZ);
+}
+
 Size
 TensorDataSize(int ndim, const int *dims)
 {

@@ -59,6 +59,8 @@ extern float FloatFromNumber(double value);
  * may point into the value.
  */
 extern const float *DatumGetTensorElements(Datum datum, const Tensor *header, int64 first, int64 count);
+/* The same, copied to out. */
+extern void CopyTensorElements(Datum datum, const Tensor *header, int64 first, int64 count, float *out);
 
 /* Bytes of a shape's elements. Refuses negative dimensions and what no SQL value can hold. */
 extern Size TensorDataSize(int ndim, const int *dims);
@@ -68,7 +70,8 @@ extern int64 TensorNumel(const Tensor *t);
 /* "(2,3)" for messages; palloc'd. */
 extern char *ShapeToString(int ndim, const int *dims);
 #define TensorShape(t) ShapeToString((t)->ndim, (t)->dims)
-/* int[] argument to dimensions: one-dimensional, no NULLs, each >= 0, at most LLM_MAX_DIMS. Returns how many. */
+/* int[] argument to dimensions: one-dimensional, no NULLs, each >= 0, at most LLM_MAX_DIMS. Returns how many.
+ */
 extern int ShapeFromArray(Datum array, int *dims);
 /* int[] argument of at most LLM_MAX_DIMS numbers, any sign; what names it in errors. Returns how many. */
 extern int IntsFromArray(Datum array, const char *what, int *numbers);

@@ -1,0 +1,102 @@
+/*
+ * Attributes of nodes: a wrong kind or a misspelt name is refused, so that none is quietly ignored.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "engine/graph.h"
+
+static const struct
+{
+	const char *key;
+	LlmAttrKind kind;
+	double least, most; /* of a number */
+	const char *expected;
+} attrs[] = {
+	{"shape", LLM_ATTR_LIST, 0, 0, "a list of dimensions such as [\"B\", \"T\"]"},
+	{"dtype", LLM_ATTR_TEXT, 0, 0, "\"int\" or \"float\""},
+	{"init", LLM_ATTR_TEXT, 0, 0, "\"normal\", \"zeros\" or \"ones\""},
+	{"std", LLM_ATTR_NUMBER, 0, 1e30, "a number from 0 up"},
+	{"transpose_b", LLM_ATTR_BOOL, 0, 0, "true or false"},
+	{"approximate", LLM_ATTR_TEXT, 0, 0, "\"tanh\" or \"none\" (the exact one, by erf)"},
+	{"eps", LLM_ATTR_NUMBER, 0, 1e30, "a number from 0 up"},
+	{"n_head", LLM_ATTR_NUMBER, 1, 65536, "a whole number of heads"},
+	{"causal", LLM_ATTR_BOOL, 0, 0, "true or false"},
+	{"window", LLM_ATTR_NUMBER, 1, INT32_MAX, "a whole number of keys from 1 up, or null for all"},
+	{"scale", LLM_ATTR_NUMBER, -1e30, 1e30, "a number, or null for 1/sqrt(HS)"},
+	{"head_mask", LLM_ATTR_LIST, 0, 0, "a list with one number per head"},
+	{"dropout", LLM_ATTR_NUMBER, 0, 0.999999, "a probability from 0 up to, not including, 1"},
+	{"p", LLM_ATTR_NUMBER, 0, 0.999999, "a probability from 0 up to, not including, 1"},
+};
+
+const LlmAttr *
+llm_attr(const LlmNode *node, const char *key)
+{
+	for (int i = 0; i < node->n_attrs; i++)
+		if (strcmp(node->attrs[i].key, key) == 0)
+			return &node->attrs[i];
+	return NULL;
+}
+
+double
+llm_attr_number(const LlmNode *node, const char *key, double otherwise)
+{
+	const LlmAttr *attr = llm_attr(node, key);
+
+	return attr && (attr->kind == LLM_ATTR_NUMBER || attr->kind == LLM_ATTR_BOOL) ? attr->number : otherwise;
+}
+
+LlmCode
+llm_attr_refuse(const LlmNode *node, const char *key, const char *expected, LlmError *err)
+{
+	return llm_fail(err, LLM_INVALID, "node \"%s\": attribute %s of %s must be %s", node->name, key,
+		llm_op_name(node->op), expected);
+}
+
+/* Is word one of the space-separated words of list? */
+static bool
+listed(const char *list, const char *word)
+{
+	size_t length = strlen(word);
+
+	for (const char *at = list; (at = strstr(at, word)) != NULL && length > 0; at += length)
+		if ((at == list || at[-1] == ' ') && (at[length] == 0 || at[length] == ' '))
+			return true;
+	return false;
+}
+
+/* null stands for the default. */
+static LlmCode
+check_kind(const LlmNode *node, const LlmAttr *attr, LlmError *err)
+{
+	for (size_t i = 0; i < sizeof(attrs) / sizeof(*attrs); i++)
+	{
+		bool fits = attr->kind == attrs[i].kind || attr->kind == LLM_ATTR_NULL;
+
+		if (strcmp(attrs[i].key, attr->key) != 0)
+			continue;
+		if (attr->kind == LLM_ATTR_NUMBER)
+			fits = fits && attr->number >= attrs[i].least && attr->number <= attrs[i].most;
+		return fits ? LLM_OK : llm_attr_refuse(node, attr->key, attrs[i].expected, err);
+	}
+	return LLM_OK;
+}
+
+LlmCode
+llm_attrs_check(const LlmNode *node, const char *names, LlmError *err)
+{
+	for (int i = 0; i < node->n_attrs; i++)
+	{
+		const LlmAttr *attr = &node->attrs[i];
+
+		if (!listed(names, attr->key))
+		{
+			llm_fail(err, LLM_INVALID, "node \"%s\": %s has no attribute \"%s\"", node->name,
+				llm_op_name(node->op), attr->key);
+			return llm_hint(err, "It takes: %s.", names[0] ? names : "none");
+		}
+		if (check_kind(node, attr, err) != LLM_OK)
+			return err->code;
+	}
+	return LLM_OK;
+}

@@ -1,0 +1,33 @@
+/* libFuzzer: any text as a tensor; what the first pass accepts, the second reads without a step too far. */
+#include "test.h"
+
+#include "formats/tensor_text.h"
+
+extern int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int
+LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	char *text = malloc(size + 1);
+	LlmError err = {0};
+	int ndim, dims[LLM_MAX_DIMS];
+
+	memcpy(text, data, size);
+	text[size] = '\0';
+	if (llm_tensor_text_shape(text, &ndim, dims, &err) == LLM_OK)
+	{
+		const char *cursor = text;
+		size_t n = 1;
+		float *x;
+
+		for (int i = 0; i < ndim; i++)
+			n = dims[i] == 0 ? 0 : n * dims[i];
+		CHECK(n <= size); /* each element takes a character at least */
+		x = malloc(n * sizeof(float) + 1);
+		llm_tensor_text_values(text, &cursor, n, x, &err);
+		CHECK(cursor >= text && cursor <= text + size);
+		free(x);
+	}
+	free(text);
+	return 0;
+}
