@@ -211,29 +211,29 @@ def _notebook(shell) -> str | None:
 
 
 def _open(notebook: str | None) -> None:
-    if notebook is None:
-        opened = _fresh()
-    else:
-        name = databases.database_for(notebook)
-        known = databases.database_exists(name)
-        opened = session.start(name, fresh=False)
-        if known:
-            print(
-                f"The database of this notebook, {name}, is as you left it; %pg_llm reset gives a clean one."
-            )
-            if databases.build_of(name) not in (None, databases.current_build()):
-                print("An older build of pg_llm made it: %pg_llm reset brings it up to date.")
-    opened.on_connect(lambda current: NotebookConnection(current.conn))
-
-
-def _fresh() -> session.Session:
     try:
-        return session.start(None, fresh=True)
+        opened = _database_of(notebook)
     except KitError:
         if not databases.dsn():
             raise
-        # Whoever may not create databases works in the one that the DSN names.
-        return session.start(None, fresh=False)
+        # Whoever may not create databases there works in the one that the DSN names.
+        opened = session.start(None, fresh=False)
+        print(f"Your role creates no databases on this server: all its notebooks share {opened.database}.")
+    opened.on_connect(lambda current: NotebookConnection(current.conn))
+
+
+def _database_of(notebook: str | None) -> session.Session:
+    """A session in the notebook's own database; a fresh database for a kernel without a notebook."""
+    if notebook is None:
+        return session.start(None, fresh=True)
+    name = databases.database_for(notebook)
+    known = databases.database_exists(name)
+    opened = session.start(name, fresh=False)
+    if known:
+        print(f"The database of this notebook, {name}, is as you left it; %pg_llm reset gives a clean one.")
+        if databases.build_of(name) not in (None, databases.current_build()):
+            print("An older build of pg_llm made it: %pg_llm reset brings it up to date.")
+    return opened
 
 
 # -- errors ----

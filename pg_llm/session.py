@@ -49,6 +49,8 @@ class Session:
 
     def reset(self) -> None:
         """A clean database under the same name; models named my_* and the learner's attempts are kept."""
+        if databases.build_of(self.database) is None:
+            raise KitError(f"pg_llm did not make the database {self.database}, so it does not drop it either")
         self.conn.close()
         databases.reset(self.database)
         self.reconnect()

@@ -207,3 +207,35 @@ def test_results_are_the_same_text_in_html_and_plain(kernel):
     assert json.dumps(seen.result.split()) == json.dumps(
         "nothing yes raw f ------- ---- ------ --- NULL true \\xc4a0 0.1".split()
     )
+
+
+@pytest.fixture
+def pupil(server):
+    """DSN of a role that may create nothing, in a database that a superuser has prepared."""
+    import pg_llm
+    from pg_llm import database as databases
+
+    databases.drop_database("class_of_30")
+    with pg_llm.connect("postgres") as conn:
+        conn.execute("DROP ROLE IF EXISTS pupil; CREATE ROLE pupil LOGIN PASSWORD 'pupil'")
+        conn.execute("CREATE DATABASE class_of_30")
+        conn.execute("GRANT CONNECT ON DATABASE class_of_30 TO pupil")
+    with pg_llm.connect("class_of_30") as conn:
+        conn.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO pupil")
+    info = {**server.start().conninfo("class_of_30"), "user": "pupil", "password": "pupil"}
+    yield " ".join(f"{key}='{value}'" for key, value in info.items())
+    databases.drop_database("class_of_30")
+
+
+def test_a_role_that_creates_nothing_works_in_the_dsns_database(pupil):
+    for notebook in ({}, {"JPY_SESSION_NAME": "lesson.ipynb"}):
+        kernel = Kernel(PG_LLM_DSN=pupil, **notebook)
+        loaded = kernel.run("%load_ext pg_llm")
+        assert loaded.ok, loaded.traceback
+        assert "share class_of_30" in loaded.printed and "pupil" not in loaded.printed
+        assert rows(kernel.run("%sql SELECT current_database(), current_user")) == ["class_of_30", "pupil"]
+        assert rows(kernel.run("%sql SELECT llm_encode('Hello world!', 'gpt2')")) == ["[15496, 995, 0]"]
+        reset = kernel.run("%pg_llm reset")
+        assert reset.error == "KitError" and "did not make" in reset.message
+        assert rows(kernel.run("%sql SELECT 1")) == ["1"]
+        kernel.close()

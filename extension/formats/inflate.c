@@ -16,8 +16,7 @@ enum
 
 #define HISTORY 32768 /* the farthest a copy may reach back */
 #define MASK (LLM_INFLATE_WINDOW - 1)
-#define FAST_MASK ((1u << LLM_INFLATE_FAST_BITS) - 1)
-#define MAX_BITS 15
+#define FAST_MASK ((1u << LLM_HUFFMAN_FAST_BITS) - 1)
 #define END_OF_BLOCK 256
 
 static const uint16_t length_base[29] = {3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51,
@@ -110,51 +109,6 @@ take_bits(LlmInflate *inflate, int count, uint32_t *value)
 	return true;
 }
 
-/* Builds the code whose symbol s has lengths[s] bits (0: unused). False: not a code. */
-static bool
-build(LlmHuffman *huffman, const uint8_t *lengths, int count)
-{
-	uint16_t first[MAX_BITS + 2] = {0};
-	uint32_t next_code[MAX_BITS + 2] = {0};
-	int left = 1, used = 0;
-
-	memset(huffman->count, 0, sizeof(huffman->count));
-	memset(huffman->fast, 0, sizeof(huffman->fast));
-	for (int s = 0; s < count; s++)
-		huffman->count[lengths[s]]++;
-	huffman->count[0] = 0;
-	for (int length = 1; length <= MAX_BITS; length++)
-	{
-		left = left * 2 - huffman->count[length];
-		if (left < 0)
-			return false; /* more codes than bits can tell apart */
-		used += huffman->count[length];
-		first[length + 1] = (uint16_t) (first[length] + huffman->count[length]);
-		next_code[length + 1] = (next_code[length] + huffman->count[length]) << 1;
-	}
-	/* A code with gaps is legal only when it has at most one symbol. */
-	if (left > 0 && (used > 1 || used != huffman->count[1]))
-		return false;
-
-	for (int s = 0; s < count; s++)
-	{
-		int length = lengths[s];
-		uint32_t code, reversed = 0;
-
-		if (length == 0)
-			continue;
-		huffman->symbol[first[length]++] = (uint16_t) s;
-		code = next_code[length]++;
-		if (length > LLM_INFLATE_FAST_BITS)
-			continue;
-		for (int bit = 0; bit < length; bit++)
-			reversed |= (code >> bit & 1) << (length - 1 - bit);
-		for (; reversed < 1u << LLM_INFLATE_FAST_BITS; reversed += 1u << length)
-			huffman->fast[reversed] = (uint16_t) (s << 4 | length);
-	}
-	return true;
-}
-
 /* The next symbol, or -1: no such code, or the data end within it. */
 static inline int
 decode(LlmInflate *inflate, const LlmHuffman *huffman)
@@ -165,7 +119,7 @@ decode(LlmInflate *inflate, const LlmHuffman *huffman)
 	if (length == 0)
 	{
 		/* Codes of one length are consecutive numbers; code - first says which of them this is. */
-		for (length = 1; length <= MAX_BITS; length++)
+		for (length = 1; length <= LLM_HUFFMAN_MAX_BITS; length++)
 		{
 			code |= (int) (inflate->bits >> (length - 1) & 1);
 			if (code - first < huffman->count[length])
@@ -174,7 +128,7 @@ decode(LlmInflate *inflate, const LlmHuffman *huffman)
 			first = (first + huffman->count[length]) << 1;
 			code <<= 1;
 		}
-		if (length > MAX_BITS)
+		if (length > LLM_HUFFMAN_MAX_BITS)
 			return -1;
 		entry = (uint16_t) (huffman->symbol[index + code - first] << 4);
 	}
@@ -210,7 +164,7 @@ read_tables(LlmInflate *inflate, LlmError *err)
 			return corrupt(inflate, "they end early", err);
 		lengths[order[i]] = (uint8_t) bits;
 	}
-	if (!build(&inflate->literals, lengths, 19))
+	if (!llm_huffman_build(&inflate->literals, lengths, 19))
 		return corrupt(inflate, "the code of the code lengths is no Huffman code", err);
 
 	memset(lengths, 0, 19);
@@ -243,8 +197,8 @@ read_tables(LlmInflate *inflate, LlmError *err)
 	}
 	if (lengths[END_OF_BLOCK] == 0)
 		return corrupt(inflate, "a block without an end", err);
-	if (!build(&inflate->literals, lengths, (int) literal_count) ||
-		!build(&inflate->distances, lengths + literal_count, (int) distance_count))
+	if (!llm_huffman_build(&inflate->literals, lengths, (int) literal_count) ||
+		!llm_huffman_build(&inflate->distances, lengths + literal_count, (int) distance_count))
 		return corrupt(inflate, "the code lengths make no Huffman code", err);
 	return LLM_OK;
 }
@@ -256,9 +210,10 @@ fixed_tables(LlmInflate *inflate)
 
 	for (int s = 0; s < 288; s++)
 		lengths[s] = s < 144 ? 8 : s < 256 ? 9 : s < 280 ? 7 : 8;
-	build(&inflate->literals, lengths, 288);
+	llm_huffman_build(&inflate->literals, lengths, 288);
 	memset(lengths, 5, 32);
-	build(&inflate->distances, lengths, 32); /* 30 and 31 complete the code and are refused when they occur */
+	llm_huffman_build(
+		&inflate->distances, lengths, 32); /* 30 and 31 complete the code and are refused when they occur */
 }
 
 static LlmCode
@@ -357,7 +312,7 @@ copy_literals(LlmInflate *inflate)
 	uint64_t bits = inflate->bits, written = inflate->written;
 	int count = inflate->bit_count;
 
-	while (count >= LLM_INFLATE_FAST_BITS)
+	while (count >= LLM_HUFFMAN_FAST_BITS)
 	{
 		uint16_t entry = inflate->literals.fast[bits & FAST_MASK];
 

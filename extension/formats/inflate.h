@@ -6,19 +6,10 @@
 #ifndef LLM_FORMATS_INFLATE_H
 #define LLM_FORMATS_INFLATE_H
 
-#include "common/base.h"
+#include "formats/huffman.h"
 
 #define LLM_INFLATE_INPUT 65536
 #define LLM_INFLATE_WINDOW 65536
-#define LLM_INFLATE_FAST_BITS 10
-
-/* A canonical Huffman code: codes of up to FAST_BITS bits by one look-up, longer ones by counting. */
-typedef struct LlmHuffman
-{
-	uint16_t fast[1 << LLM_INFLATE_FAST_BITS]; /* symbol << 4 | length; 0: longer, or no such code */
-	uint16_t count[16];                        /* codes of each length */
-	uint16_t symbol[288];                      /* in code order */
-} LlmHuffman;
 
 typedef struct LlmInflate
 {

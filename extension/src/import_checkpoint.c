@@ -223,7 +223,8 @@ CheckpointHeadIsWte(const Checkpoint *checkpoint)
 	a = head->entry;
 	b = wte->entry;
 	if (a->dtype == LLM_OTHER_DTYPE || b->dtype == LLM_OTHER_DTYPE || a->ndim != 2 || b->ndim != 2 ||
-		a->dims[0] != b->dims[0] || a->dims[1] != b->dims[1] || a->dims[0] > PG_INT32_MAX || a->dims[1] > PG_INT32_MAX)
+		a->dims[0] != b->dims[0] || a->dims[1] != b->dims[1] || a->dims[0] > PG_INT32_MAX ||
+		a->dims[1] > PG_INT32_MAX)
 		return false;
 	dims[0] = (int) a->dims[0];
 	dims[1] = (int) a->dims[1];

@@ -64,6 +64,20 @@ ThreadsAssign(int newval, void *extra)
 	llm_pool_configure(newval ? newval : MachineThreads(), StopWanted);
 }
 
+/*
+ * Only for the session that asks: pg_dump reads tensors through their text form, so a limit stored with a database,
+ * a role or the server would put summaries where a backup needs the weights.
+ */
+static bool
+DisplayLimitCheck(int *newval, void **extra, GucSource source)
+{
+	bool stored = (source > PGC_S_DYNAMIC_DEFAULT && source < PGC_S_CLIENT) || source == PGC_S_TEST;
+
+	if (*newval != 0 && stored)
+		GUC_check_errdetail("It can only be SET in a session: pg_dump would write summaries in place of tensors.");
+	return *newval == 0 || !stored;
+}
+
 void _PG_init(void);
 
 void
@@ -71,7 +85,7 @@ _PG_init(void)
 {
 	DefineCustomIntVariable("pg_llm.display_limit", "Tensors with more elements are shown as a summary.",
 		"0 shows every element. A summary cannot be read back.", &pg_llm_display_limit, 0, 0, INT_MAX,
-		PGC_USERSET, 0, NULL, NULL, NULL);
+		PGC_USERSET, 0, DisplayLimitCheck, NULL, NULL);
 	DefineCustomIntVariable("pg_llm.memory_limit", "Memory one session may hold for tensors and models.",
 		"The default is half of the machine's or control group's memory.", &pg_llm_memory_limit_mb,
 		MachineMemoryMB() / 2, 16, INT_MAX, PGC_SUSET, GUC_UNIT_MB, NULL, NULL, NULL);

@@ -124,8 +124,9 @@ static LlmQuery update_ranks = {.text = "UPDATE %s.llm_bpe_vocab v SET rank = n.
 	.types = {TEXTOID}};
 
 /*
- * For the rest of this function, joins by hash: the planner takes a name it has not seen in its statistics
- * for one row, and a nested loop over 50,000 by 50,000 takes half an hour. Returns what EndLoad wants.
+ * For the rest of this function operators are PostgreSQL's own, and joins go by hash: the planner takes a
+ * name that its statistics have not seen for one row, and a nested loop over 50,000 by 50,000 takes half an
+ * hour. Returns what EndLoad wants.
  */
 static int
 BeginLoad(void)
@@ -133,6 +134,8 @@ BeginLoad(void)
 	int level = NewGUCNestLevel();
 
 	SPI_connect();
+	set_config_option(
+		"search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	set_config_option("enable_nestloop", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	return level;
 }

@@ -50,6 +50,9 @@ SELECT llm_encode('hello');
 INSERT INTO llm_model_config (model, n_layer, n_head, d_model, d_ff, n_positions, vocab, tokenizer)
 VALUES ('toy-model', 1, 1, 4, 16, 8, 100, 'toy');
 SELECT llm_encode('hello', 'toy-model');
+SET pg_llm.default_model = 'toy-model';
+SELECT llm_encode('hello'), llm_decode('{13}'), llm_token_text(13), (SELECT count(*) FROM llm_bpe_steps('hello'));
+RESET pg_llm.default_model;
 
 -- Rows that are there stay, unless asked.
 SELECT load_toy('toy');
