@@ -138,7 +138,9 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 	LlmCode code;
 	LlmDim T = {1, "T"};
 
-	let_go(exec, exec->target); /* of the run before */
+	for (int i = 0; i < graph->count; i++) /* of the run before */
+		if (exec->keep || i == exec->target)
+			let_go(exec, i);
 	code = bind_leaves(exec, inputs, n_inputs, err);
 	for (int i = 0; code == LLM_OK && i < graph->count; i++)
 	{
@@ -150,7 +152,7 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 		code = llm_run_op(exec, index, err);
 		llm_exec_drop_scratch(exec);
 		for (int j = 0; j < node->n_inputs; j++)
-			if (--exec->slots[node->inputs[j]].waiting == 0)
+			if (--exec->slots[node->inputs[j]].waiting == 0 && !exec->keep)
 				let_go(exec, node->inputs[j]);
 	}
 	if (code == LLM_OK)
@@ -165,6 +167,15 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 	for (int i = 0; i < graph->count; i++)
 		let_go(exec, i);
 	return code;
+}
+
+void
+llm_exec_train(LlmExec *exec, const LlmDropout *dropout)
+{
+	exec->keep = true;
+	exec->dropout = *dropout;
+	exec->past = 0;
+	exec->continues = false;
 }
 
 LlmCode

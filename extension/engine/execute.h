@@ -43,4 +43,20 @@ extern int llm_exec_length(const LlmExec *exec);
 extern LlmCode llm_exec_reorder(LlmExec *exec, const int *rows, int B, LlmError *err);
 extern void llm_exec_close(LlmExec *exec);
 
+/* Dropout in training: masks depend on (seed, step, micro_batch, node, element) alone. p 0 drops nothing. */
+typedef struct LlmDropout
+{
+	float p; /* of nodes that state none of their own */
+	uint64_t seed;
+	uint32_t step, micro_batch;
+} LlmDropout;
+
+/* From now on runs keep every value, for llm_exec_backward, and drop as told. */
+extern void llm_exec_train(LlmExec *exec, const LlmDropout *dropout);
+/*
+ * Gradients of the target, a single number, of the run before: grads[node] (one array per parameter, NULL for
+ * other nodes) gains them.
+ */
+extern LlmCode llm_exec_backward(LlmExec *exec, float *const *grads, LlmError *err);
+
 #endif

@@ -4,6 +4,7 @@
 
 #include "engine/execute.h"
 #include "engine/ops.h"
+#include "kernels/random.h"
 
 /* Memory of a value; goes back to the free list when nobody refers to it. */
 typedef struct Buffer
@@ -31,6 +32,7 @@ typedef struct Slot
 	LlmValue value;
 	Buffer *buffer; /* NULL: a parameter or an input */
 	LlmKvCache *cache;
+	Buffer *grad; /* of the value, while walking back */
 } Slot;
 
 struct LlmExec
@@ -39,6 +41,8 @@ struct LlmExec
 	const LlmAllocator *memory;
 	int target, capacity, past;
 	bool continues;
+	bool keep; /* every value stays for the way back, nothing is overwritten */
+	LlmDropout dropout;
 	Slot *slots;
 	LlmSizes sizes;
 	Buffer *free_buffers;
@@ -52,5 +56,8 @@ extern void llm_exec_drop_scratch(LlmExec *exec);
 extern LlmCode llm_exec_input(LlmExec *exec, int node, int i, LlmValue *value, LlmError *err);
 /* Computes a node whose inputs are there (run_op.c). */
 extern LlmCode llm_run_op(LlmExec *exec, int node, LlmError *err);
+
+/* The probability a dropout node drops with in this run, and its stream. */
+extern float llm_dropout_of(const LlmExec *exec, int node, LlmStream *stream);
 
 #endif

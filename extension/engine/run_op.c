@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/layers.h"
 #include "engine/plan.h"
 
 /* The result's dimensions, from the inferred shape; T is 1 where only the last row is wanted. */
@@ -44,7 +45,7 @@ make_result_over(LlmExec *exec, int index, int i, const LlmValue *input, LlmErro
 
 	if (code != LLM_OK)
 		return code;
-	if (from->buffer == NULL || from->waiting != 1 || from->buffer->refs != 1 ||
+	if (exec->keep || from->buffer == NULL || from->waiting != 1 || from->buffer->refs != 1 ||
 		input->floats != from->buffer->data || input->numel != slot->value.numel)
 		return make_result(exec, index, true, err);
 	from->buffer->refs++;
@@ -188,14 +189,32 @@ run_unary(LlmExec *exec, int index, LlmUnary f, const LlmValue *x, LlmError *err
 	return llm_unary(f, x->numel, x->floats, result_of(exec, index), err);
 }
 
-/* Dropout drops nothing here: training is what drops. */
+float
+llm_dropout_of(const LlmExec *exec, int index, LlmStream *stream)
+{
+	const LlmNode *node = &exec->model->graph.nodes[index];
+
+	if (!exec->keep)
+		return 0;
+	*stream = llm_stream(exec->dropout.seed, node->name, exec->dropout.step, exec->dropout.micro_batch);
+	return (float) llm_attr_number(node, "p", exec->dropout.p);
+}
+
+/* Dropout drops in training only. */
 static LlmCode
-run_identity(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
+run_dropout(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 {
 	const Slot *from = &exec->slots[exec->model->graph.nodes[index].inputs[0]];
 	Slot *slot = &exec->slots[index];
+	LlmStream stream;
+	float p = llm_dropout_of(exec, index, &stream);
 	LlmCode code;
 
+	if (p > 0)
+	{
+		code = make_result(exec, index, true, err);
+		return code == LLM_OK ? llm_dropout(&stream, p, true, x->numel, x->floats, result_of(exec, index), err) : code;
+	}
 	if (from->buffer && x->floats == from->buffer->data && x->numel == from->value.numel)
 	{
 		slot->value = *x;
@@ -360,7 +379,7 @@ llm_run_op(LlmExec *exec, int index, LlmError *err)
 		case LLM_OP_ATTENTION:
 			return run_attention(exec, index, &in[0], err);
 		case LLM_OP_DROPOUT:
-			return run_identity(exec, index, &in[0], err);
+			return run_dropout(exec, index, &in[0], err);
 		case LLM_OP_CROSS_ENTROPY:
 			return run_cross_entropy(exec, index, &in[0], &in[1], err);
 		default:
