@@ -218,7 +218,7 @@ def pupil(server):
     from pg_llm import database as databases
 
     databases.drop_database("class_of_30")
-    with pg_llm.connect("postgres") as conn:
+    with pg_llm.connect("as_written") as conn:
         conn.execute("DROP ROLE IF EXISTS pupil; CREATE ROLE pupil LOGIN PASSWORD 'pupil'")
         conn.execute("CREATE DATABASE class_of_30")
         conn.execute("GRANT CONNECT ON DATABASE class_of_30 TO pupil")
