@@ -127,10 +127,12 @@ def test_large_tensors_are_summaries_in_sql_cells_and_arrays_in_python(kernel):
     assert kernel.run(f'pg_llm.sql("SELECT {many}").t[0].sum()').result.endswith("500500.0)")
 
 
-def test_an_interrupt_stops_the_statement_and_keeps_the_session(kernel):
+@pytest.mark.parametrize("how", ["%sql {}", 'pg_llm.sql("{}")'])
+def test_an_interrupt_stops_the_statement_and_keeps_the_session(kernel, how):
     pid = rows(kernel.run("%sql SELECT pg_backend_pid()"))
-    seen = kernel.run("%sql SELECT pg_sleep(30)", interrupt_after=1)
+    seen = kernel.run(how.format("SELECT pg_sleep(30)"), interrupt_after=1)
     assert seen.error == "KeyboardInterrupt" and seen.seconds < 10
+    assert len(seen.traceback.splitlines()) == 1
     assert rows(kernel.run("%sql SELECT pg_backend_pid()")) == pid
 
 

@@ -9,7 +9,8 @@ llm_param_numel(const LlmGraph *graph, int node)
 	int64_t numel = 1;
 
 	for (int i = 0; i < graph->nodes[node].ndim; i++)
-		if (__builtin_mul_overflow(numel, llm_dim_value(&graph->nodes[node].shape[i], &graph->sizes), &numel) ||
+		if (__builtin_mul_overflow(
+				numel, llm_dim_value(&graph->nodes[node].shape[i], &graph->sizes), &numel) ||
 			numel > INT64_MAX / 8)
 			return -1;
 	return numel;
@@ -39,7 +40,8 @@ uses_of(const LlmGraph *graph, int param)
 			else
 				u.plain = true;
 	}
-	/* One packed copy only; an embedding can gather from transposed panels. A matrix nobody reads stays plain. */
+	/* One packed copy only; an embedding can gather from transposed panels. A matrix nobody reads stays
+	 * plain. */
 	if (u.panels && u.panels_transposed)
 		u.panels_transposed = false, u.plain = true;
 	if ((u.gathered && !u.panels_transposed) || !(u.panels || u.panels_transposed))
@@ -73,8 +75,8 @@ llm_weight_load(LlmModel *model, int node, const float *data, const LlmAllocator
 			return err->code;
 	}
 	if ((u.plain && !w->plain) || ((u.panels || u.panels_transposed) && !w->panels))
-		return llm_fail(err, LLM_NO_MEMORY, "no memory for parameter \"%s\" (%lld elements)", n->name,
-			(long long) numel);
+		return llm_fail(
+			err, LLM_NO_MEMORY, "no memory for parameter \"%s\" (%lld elements)", n->name, (long long) numel);
 	if (w->plain)
 		memcpy(w->plain, data, w->plain_bytes);
 	return LLM_OK;
@@ -103,6 +105,7 @@ llm_weight_read(const LlmModel *model, int node, float *out)
 		int rows = (int) llm_dim_value(&n->shape[0], &model->graph.sizes);
 		int columns = (int) llm_dim_value(&n->shape[1], &model->graph.sizes);
 
-		llm_unpack(w->transposed ? columns : rows, w->transposed ? rows : columns, w->panels, w->transposed, out);
+		llm_unpack(
+			w->transposed ? columns : rows, w->transposed ? rows : columns, w->panels, w->transposed, out);
 	}
 }

@@ -11,7 +11,7 @@ typedef struct LlmWeight
 {
 	size_t numel;
 	float *plain;
-	float *panels;	 /* of the (K,N) matrix that matmul wants */
+	float *panels;   /* of the (K,N) matrix that matmul wants */
 	bool transposed; /* the parameter itself is (N,K) */
 	size_t plain_bytes, panels_bytes;
 } LlmWeight;
@@ -23,7 +23,8 @@ typedef struct LlmModel
 } LlmModel;
 
 /* Copies a parameter's data (row-major, the node's shape) into the layouts its uses need. */
-extern LlmCode llm_weight_load(LlmModel *model, int node, const float *data, const LlmAllocator *memory, LlmError *err);
+extern LlmCode llm_weight_load(
+	LlmModel *model, int node, const float *data, const LlmAllocator *memory, LlmError *err);
 extern void llm_weight_free(LlmModel *model, int node, const LlmAllocator *memory);
 /* And back: out gets the parameter as it was given. */
 extern void llm_weight_read(const LlmModel *model, int node, float *out);

@@ -25,9 +25,9 @@ typedef enum Rows
 typedef struct Slot
 {
 	Rows rows;
-	int t_axis;	  /* axis of the dimension T, or -1 */
-	int readers;  /* nodes that read it, the caller included */
-	int waiting;  /* readers still to come in this run */
+	int t_axis;  /* axis of the dimension T, or -1 */
+	int readers; /* nodes that read it, the caller included */
+	int waiting; /* readers still to come in this run */
 	LlmValue value;
 	Buffer *buffer; /* NULL: a parameter or an input */
 	LlmKvCache *cache;
@@ -38,7 +38,7 @@ struct LlmExec
 	const LlmModel *model;
 	const LlmAllocator *memory;
 	int target, capacity, past;
-	bool continues;
+	bool continues, last_only;
 	Slot *slots;
 	LlmSizes sizes;
 	Buffer *free_buffers;
@@ -48,6 +48,7 @@ struct LlmExec
 extern Buffer *llm_buffer_take(LlmExec *exec, size_t floats, LlmError *err);
 extern void llm_buffer_drop(LlmExec *exec, Buffer *buffer);
 extern void llm_exec_drop_scratch(LlmExec *exec);
+extern void llm_exec_drop_cache(LlmExec *exec, int node);
 /* The value of input i as the node needs it: all rows or the last one. */
 extern LlmCode llm_exec_input(LlmExec *exec, int node, int i, LlmValue *value, LlmError *err);
 /* Computes a node whose inputs are there (run_op.c). */
