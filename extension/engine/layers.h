@@ -33,6 +33,17 @@ extern LlmCode llm_attention_shape(const LlmShape *x, const LlmShape weights[4],
 extern LlmCode llm_attention_layer(int B, int T, int C, int NH, bool causal, const float *x,
 	const LlmAttentionWeights *weights, float *out, const LlmAllocator *memory, LlmError *err);
 
+/* Where the layer's gradients go: x's shape, then the weights' shapes; all are written. */
+typedef struct LlmAttentionGradients
+{
+	float *dx, *dw_qkv, *db_qkv, *dw_o, *db_o;
+} LlmAttentionGradients;
+
+/* The gradients of the causal layer from dy (B,T,C); its forward is computed again. */
+extern LlmCode llm_attention_layer_backward(int B, int T, int C, int NH, const float *x,
+	const LlmAttentionWeights *weights, const float *dy, const LlmAttentionGradients *to,
+	const LlmAllocator *memory, LlmError *err);
+
 /*
  * out = x / (1 - p) where the element's random number says stay (probability 1 - p), else 0; x itself when
  * not training. p from 0 to 1. (Srivastava et al., 2014)

@@ -16,6 +16,7 @@ typedef struct Product
 	int panels, group, groups;
 	const float *a;
 	size_t lda;
+	bool transpose_a, accumulate;
 	const float *b;
 	float *out;
 } Product;
@@ -67,7 +68,7 @@ product_task(void *context, int task, int worker)
 	int m = p->M - row < ROWS ? p->M - row : ROWS;
 	float rows[ROWS * LLM_BLOCK];
 
-	if (p->M == 1)
+	if (p->M == 1 && !p->transpose_a && !p->accumulate)
 	{
 		one_row(p, first, last, worker);
 		return;
@@ -76,11 +77,37 @@ product_task(void *context, int task, int worker)
 	{
 		int kc = p->K - k < LLM_BLOCK ? p->K - k : LLM_BLOCK;
 
-		llm_kernels->pack_rows(m, kc, p->a + row * p->lda + k, p->lda, rows);
+		if (p->transpose_a)
+			llm_kernels->pack_columns(m, kc, p->a + k * p->lda + row, p->lda, rows);
+		else
+			llm_kernels->pack_rows(m, kc, p->a + row * p->lda + k, p->lda, rows);
 		for (int panel = first; panel < last && !llm_pool_stopping(worker); panel++)
 			llm_kernels->matmul_block(m, kc, rows, p->b + ((size_t) panel * p->K + k) * LLM_PANEL,
-				p->out + (size_t) row * p->N + (size_t) panel * LLM_PANEL, p->N, columns(p, panel), k == 0);
+				p->out + (size_t) row * p->N + (size_t) panel * LLM_PANEL, p->N, columns(p, panel),
+				k == 0 && !p->accumulate);
 	}
+}
+
+static LlmCode
+multiply(Product *p, LlmError *err)
+{
+	int row_blocks = parts(p->M, ROWS), wanted = llm_pool_threads() * 4;
+	int64_t share;
+
+	if (p->M == 0 || p->N == 0)
+		return LLM_OK;
+	if (p->K == 0)
+	{
+		if (!p->accumulate)
+			memset(p->out, 0, (size_t) p->M * p->N * sizeof(float));
+		return LLM_OK;
+	}
+	/* few enough groups that packing the rows is cheap, enough that no thread waits for another */
+	p->panels = parts(p->N, LLM_PANEL);
+	share = (int64_t) p->panels * row_blocks / wanted;
+	p->group = share < 2 ? 2 : share > 24 ? 24 : (int) share & ~1;
+	p->groups = parts(p->panels, p->group);
+	return llm_parallel(row_blocks * p->groups, product_task, p, err);
 }
 
 LlmCode
@@ -88,22 +115,25 @@ llm_matmul_packed(
 	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err)
 {
 	Product p = {.M = M, .N = N, .K = K, .a = a, .lda = lda, .b = panels, .out = out};
-	int row_blocks = parts(M, ROWS), wanted = llm_pool_threads() * 4;
-	int64_t share;
 
-	if (M == 0 || N == 0)
-		return LLM_OK;
-	if (K == 0)
-	{
-		memset(out, 0, (size_t) M * N * sizeof(float));
-		return LLM_OK;
-	}
-	/* few enough groups that packing the rows is cheap, enough that no thread waits for another */
-	p.panels = parts(N, LLM_PANEL);
-	share = (int64_t) p.panels * row_blocks / wanted;
-	p.group = share < 2 ? 2 : share > 24 ? 24 : (int) share & ~1;
-	p.groups = parts(p.panels, p.group);
-	return llm_parallel(row_blocks * p.groups, product_task, &p, err);
+	return multiply(&p, err);
+}
+
+LlmCode
+llm_matmul_columns(
+	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err)
+{
+	Product p = {.M = M,
+		.N = N,
+		.K = K,
+		.a = a,
+		.lda = lda,
+		.b = panels,
+		.out = out,
+		.transpose_a = true,
+		.accumulate = true};
+
+	return multiply(&p, err);
 }
 
 typedef struct Packing

@@ -17,6 +17,9 @@ extern void llm_unpack(int K, int N, const float *panels, bool transposed, float
 /* out (M,N) = a (M,K) @ panels (K,N); rows of a are lda apart. */
 extern LlmCode llm_matmul_packed(
 	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err);
+/* out (M,N) += a^T @ panels for a (K,M), rows lda apart: the gradient of a weight, summed over K rows. */
+extern LlmCode llm_matmul_columns(
+	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err);
 /* out (M,N) = a (M,K) @ b (K,N), or @ b (N,K) transposed; panels are made on the way. */
 extern LlmCode llm_matmul(int M, int N, int K, const float *a, const float *b, bool transpose_b, float *out,
 	const LlmAllocator *memory, LlmError *err);

@@ -50,6 +50,16 @@ typedef enum LlmBinary
 	LLM_MAX
 } LlmBinary;
 
+/* One AdamW step's numbers, each computed in float64 and rounded once. */
+typedef struct LlmAdamW
+{
+	float beta1, one_minus_beta1, beta2, one_minus_beta2, eps;
+	float keep;		  /* 1 - lr * weight_decay */
+	float rate;		  /* lr / (1 - beta1^step) */
+	float root;		  /* sqrt(1 - beta2^step) */
+	float grad_scale; /* of clipping and averaging */
+} LlmAdamW;
+
 typedef struct LlmKernels
 {
 	const char *name;
@@ -96,6 +106,24 @@ typedef struct LlmKernels
 	float (*cross_entropy)(size_t V, const float *logits, size_t target);
 	/* out (C) = (x - mean) / sqrt(var + eps) * gamma + beta */
 	void (*layernorm)(int C, const float *x, const float *gamma, const float *beta, float eps, float *out);
+
+	/* The same from a (kc,m), row stride lda: the rows of its transpose. */
+	void (*pack_columns)(int m, int kc, const float *a, size_t lda, float *out);
+
+	/* dx = dy * f'(x), y = f(x); dx may be dy */
+	void (*unary_backward)(LlmUnary f, size_t n, const float *x, const float *y, const float *dy, float *dx);
+	/* dx = y * (dy - sum(y * dy)) * scale; first as in softmax */
+	void (*softmax_backward)(size_t n, size_t first, float scale, const float *y, const float *dy, float *dx);
+	/* dlogits = (softmax(logits) - one at target) * scale */
+	void (*cross_entropy_backward)(size_t V, const float *logits, size_t target, float scale, float *dlogits);
+	/* dx of one row; stats gets its mean and 1/sqrt(var + eps) */
+	void (*layernorm_backward)(int C, const float *x, const float *gamma, float eps, const float *dy, float *dx,
+		float stats[2]);
+	/* dgamma and dbeta gain the sums over m rows, columns from <= j < to; x, dy (m,C), stats (m,2) */
+	void (*layernorm_backward_params)(size_t m, int C, int from, int to, const float *x, const float *stats,
+		const float *dy, float *dgamma, float *dbeta);
+	/* One step over n elements: w, m, v are changed. */
+	void (*adamw)(size_t n, float *w, const float *g, float *m, float *v, const LlmAdamW *h);
 
 	/* For measuring (burst.h): operations done; memory read. */
 	double (*burst_fma)(size_t rounds, float *sink);

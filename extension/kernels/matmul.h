@@ -104,6 +104,18 @@ pack_rows(int m, int kc, const float *a, size_t lda, float *out)
 }
 
 static void
+pack_columns(int m, int kc, const float *a, size_t lda, float *out)
+{
+	for (int i0 = 0; i0 < m; i0 += LLM_MR)
+	{
+		int rows = m - i0 < LLM_MR ? m - i0 : LLM_MR;
+
+		for (int k = 0; k < kc; k++, out += rows)
+			memcpy(out, a + k * lda + i0, rows * sizeof(float));
+	}
+}
+
+static void
 matmul_block(int m, int kc, const float *rows, const float *panel, float *out, size_t ldo, int n, bool first)
 {
 	float edge[LLM_MR * LLM_PASS];

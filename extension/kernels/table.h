@@ -1,4 +1,5 @@
 /* The table of one instruction set; the including file sets LLM_W, LLM_TABLE and LLM_NAME. */
+#include "kernels/backward.h"
 #include "kernels/burst.h"
 #include "kernels/matmul.h"
 #include "kernels/rows.h"
@@ -20,6 +21,13 @@ const LlmKernels LLM_TABLE = {
 	.softmax = softmax,
 	.cross_entropy = cross_entropy,
 	.layernorm = layernorm,
+	.pack_columns = pack_columns,
+	.unary_backward = unary_backward,
+	.softmax_backward = softmax_backward,
+	.cross_entropy_backward = cross_entropy_backward,
+	.layernorm_backward = layernorm_backward,
+	.layernorm_backward_params = layernorm_backward_params,
+	.adamw = adamw,
 	.burst_fma = burst_fma,
 	.burst_read = burst_read,
 	.canonicalize = canonical_nan,

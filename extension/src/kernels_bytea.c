@@ -10,6 +10,7 @@
 #include "engine/layers.h"
 #include "engine/layout.h"
 #include "engine/ops.h"
+#include "src/kernels_bytea.h"
 #include "src/kernels_sql.h"
 #include "src/pg_llm.h"
 #include "src/tensor.h"
@@ -27,9 +28,8 @@ PG_FUNCTION_INFO_V1(bytea_transpose);
 PG_FUNCTION_INFO_V1(bytea_ones_like);
 PG_FUNCTION_INFO_V1(bytea_zeros_like);
 
-/* The n-th argument's floats; name says in errors which buffer it is. */
-static const float *
-GetFloats(FunctionCallInfo fcinfo, int n, const char *name, int64 *count)
+const float *
+ByteaFloats(FunctionCallInfo fcinfo, int n, const char *name, int64 *count)
 {
 	bytea *raw;
 
@@ -44,12 +44,11 @@ GetFloats(FunctionCallInfo fcinfo, int n, const char *name, int64 *count)
 	return (const float *) VARDATA(raw);
 }
 
-/* The same, of exactly rows * columns floats. */
-static const float *
-GetMatrix(FunctionCallInfo fcinfo, int n, const char *name, int64 rows, int64 columns)
+const float *
+ByteaMatrix(FunctionCallInfo fcinfo, int n, const char *name, int64 rows, int64 columns)
 {
 	int64 count;
-	const float *x = GetFloats(fcinfo, n, name, &count);
+	const float *x = ByteaFloats(fcinfo, n, name, &count);
 
 	if (rows < 0 || columns < 0)
 		ereport(ERROR,
@@ -63,9 +62,8 @@ GetMatrix(FunctionCallInfo fcinfo, int n, const char *name, int64 rows, int64 co
 					   errhint("Buffers are row-major float32, 4 bytes each; weights are (in, out).")));
 }
 
-/* A result of so many floats, not set. */
-static bytea *
-NewFloats(int64 rows, int64 columns, float **x)
+bytea *
+ByteaNew(int64 rows, int64 columns, float **x)
 {
 	int64 count;
 	Size size;
@@ -84,12 +82,29 @@ NewFloats(int64 rows, int64 columns, float **x)
 	return raw;
 }
 
-/* Every NaN the same, as in tensors. */
-static Datum
-Result(bytea *raw)
+Datum
+ByteaResult(bytea *raw)
 {
 	llm_kernels->canonicalize((VARSIZE(raw) - VARHDRSZ) / sizeof(float), (float *) VARDATA(raw));
 	PG_RETURN_BYTEA_P(raw);
+}
+
+void
+CheckRows(const char *what, int64 n, int64 C)
+{
+	if (C == 0 || n % C != 0)
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+						   errmsg("%s: %lld floats are no whole rows of gamma's %lld", what, (long long) n,
+							   (long long) C)));
+}
+
+void
+CheckHeads(int n_head, int64 C)
+{
+	if (n_head < 1 || C < 1 || C % n_head != 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("attention: %d heads do not divide %lld channels", n_head, (long long) C),
+						   errhint("Each head takes an equal share of the channels.")));
 }
 
 /* out (m,n) = a (m,k) @ b (k,n) */
@@ -97,41 +112,41 @@ Datum
 bytea_matmul(PG_FUNCTION_ARGS)
 {
 	int m = PG_GETARG_INT32(2), k = PG_GETARG_INT32(3), n = PG_GETARG_INT32(4);
-	const float *a = GetMatrix(fcinfo, 0, "a", m, k);
-	const float *b = GetMatrix(fcinfo, 1, "b", k, n);
+	const float *a = ByteaMatrix(fcinfo, 0, "a", m, k);
+	const float *b = ByteaMatrix(fcinfo, 1, "b", k, n);
 	LlmError err = {0};
 	float *x;
-	bytea *out = NewFloats(m, n, &x);
+	bytea *out = ByteaNew(m, n, &x);
 
 	LLM_CHECK(llm_matmul(m, n, k, a, b, false, x, LlmContextAllocator(), &err), &err);
-	return Result(out);
+	return ByteaResult(out);
 }
 
 Datum
 bytea_add(PG_FUNCTION_ARGS)
 {
 	int64 n;
-	const float *a = GetFloats(fcinfo, 0, "a", &n);
-	const float *b = GetMatrix(fcinfo, 1, "b", 1, n);
+	const float *a = ByteaFloats(fcinfo, 0, "a", &n);
+	const float *b = ByteaMatrix(fcinfo, 1, "b", 1, n);
 	LlmError err = {0};
 	float *x;
-	bytea *out = NewFloats(1, n, &x);
+	bytea *out = ByteaNew(1, n, &x);
 
 	LLM_CHECK(llm_binary(LLM_ADD, 1, n, a, true, true, b, true, true, x, &err), &err);
-	return Result(out);
+	return ByteaResult(out);
 }
 
 Datum
 bytea_gelu(PG_FUNCTION_ARGS)
 {
 	int64 n;
-	const float *in = GetFloats(fcinfo, 0, "x", &n);
+	const float *in = ByteaFloats(fcinfo, 0, "x", &n);
 	LlmError err = {0};
 	float *x;
-	bytea *out = NewFloats(1, n, &x);
+	bytea *out = ByteaNew(1, n, &x);
 
 	LLM_CHECK(llm_unary(LLM_GELU_TANH, n, in, x, &err), &err);
-	return Result(out);
+	return ByteaResult(out);
 }
 
 /* The whole buffer is one row. */
@@ -139,13 +154,13 @@ Datum
 bytea_softmax(PG_FUNCTION_ARGS)
 {
 	int64 n;
-	const float *in = GetFloats(fcinfo, 0, "x", &n);
+	const float *in = ByteaFloats(fcinfo, 0, "x", &n);
 	LlmError err = {0};
 	float *x;
-	bytea *out = NewFloats(1, n, &x);
+	bytea *out = ByteaNew(1, n, &x);
 
 	LLM_CHECK(llm_softmax(1, n, 1.0f, in, x, &err), &err);
-	return Result(out);
+	return ByteaResult(out);
 }
 
 /* Rows as long as gamma, each normalised by itself. */
@@ -153,26 +168,23 @@ Datum
 bytea_layernorm(PG_FUNCTION_ARGS)
 {
 	int64 n, C;
-	const float *in = GetFloats(fcinfo, 0, "x", &n);
-	const float *gamma = GetFloats(fcinfo, 1, "gamma", &C);
-	const float *beta = GetMatrix(fcinfo, 2, "beta", 1, C);
+	const float *in = ByteaFloats(fcinfo, 0, "x", &n);
+	const float *gamma = ByteaFloats(fcinfo, 1, "gamma", &C);
+	const float *beta = ByteaMatrix(fcinfo, 2, "beta", 1, C);
 	LlmError err = {0};
 	float *x;
-	bytea *out = NewFloats(1, n, &x);
+	bytea *out = ByteaNew(1, n, &x);
 
-	if (C == 0 || n % C != 0)
-		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-						   errmsg("layernorm: %lld floats are no whole rows of gamma's %lld", (long long) n,
-							   (long long) C)));
+	CheckRows("layernorm", n, C);
 	LLM_CHECK(llm_layernorm(n / C, (int) C, in, gamma, beta, PG_GETARG_FLOAT4(3), x, &err), &err);
-	return Result(out);
+	return ByteaResult(out);
 }
 
 Datum
 bytea_cross_entropy(PG_FUNCTION_ARGS)
 {
 	int64 V;
-	const float *logits = GetFloats(fcinfo, 0, "logits", &V);
+	const float *logits = ByteaFloats(fcinfo, 0, "logits", &V);
 	int32 target = PG_GETARG_INT32(1);
 	LlmError err = {0};
 	float loss, mean;
@@ -189,22 +201,19 @@ bytea_attention(PG_FUNCTION_ARGS)
 {
 	int n_head = PG_GETARG_INT32(5);
 	int64 T = PG_GETARG_INT32(6), C = PG_GETARG_INT32(7);
-	const float *in = GetMatrix(fcinfo, 0, "x", T, C);
-	LlmAttentionWeights weights = {GetMatrix(fcinfo, 1, "w_qkv", C, 3 * C),
-		GetMatrix(fcinfo, 2, "b_qkv", 1, 3 * C), GetMatrix(fcinfo, 3, "w_o", C, C),
-		GetMatrix(fcinfo, 4, "b_o", 1, C)};
+	const float *in = ByteaMatrix(fcinfo, 0, "x", T, C);
+	LlmAttentionWeights weights = {ByteaMatrix(fcinfo, 1, "w_qkv", C, 3 * C),
+		ByteaMatrix(fcinfo, 2, "b_qkv", 1, 3 * C), ByteaMatrix(fcinfo, 3, "w_o", C, C),
+		ByteaMatrix(fcinfo, 4, "b_o", 1, C)};
 	LlmError err = {0};
 	float *x;
-	bytea *out = NewFloats(T, C, &x);
+	bytea *out = ByteaNew(T, C, &x);
 
-	if (n_head < 1 || C < 1 || C % n_head != 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("attention: %d heads do not divide %lld channels", n_head, (long long) C),
-						   errhint("Each head takes an equal share of the channels.")));
+	CheckHeads(n_head, C);
 	LLM_CHECK(
 		llm_attention_layer(1, (int) T, (int) C, n_head, true, in, &weights, x, LlmContextAllocator(), &err),
 		&err);
-	return Result(out);
+	return ByteaResult(out);
 }
 
 /* out (n,d): row id of the table (V,d) for each of n ids */
@@ -213,7 +222,7 @@ bytea_embedding(PG_FUNCTION_ARGS)
 {
 	int64 n, count;
 	int32 *ids = IntArrayElements(PG_GETARG_DATUM(0), "ids", &n);
-	const float *table = GetFloats(fcinfo, 1, "table", &count);
+	const float *table = ByteaFloats(fcinfo, 1, "table", &count);
 	int d = PG_GETARG_INT32(2);
 	float *x;
 	bytea *out;
@@ -221,13 +230,13 @@ bytea_embedding(PG_FUNCTION_ARGS)
 	if (d < 1 || count % d != 0)
 		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 						   errmsg("embedding: %lld floats are no whole rows of %d", (long long) count, d)));
-	out = NewFloats(n, d, &x);
+	out = ByteaNew(n, d, &x);
 	for (int64 i = 0; i < n; i++)
 	{
 		CheckTarget(ids[i], (int) (count / d), false);
 		memcpy(x + i * d, table + (int64) ids[i] * d, d * sizeof(float));
 	}
-	return Result(out);
+	return ByteaResult(out);
 }
 
 Datum
@@ -242,11 +251,11 @@ bytea_dropout(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
 		PG_RETURN_NULL();
-	in = GetFloats(fcinfo, 0, "x", &n);
-	out = NewFloats(1, n, &x);
+	in = ByteaFloats(fcinfo, 0, "x", &n);
+	out = ByteaNew(1, n, &x);
 	stream = llm_stream(SeedArgument(fcinfo, 3), "dropout", 0, 0);
 	LLM_CHECK(llm_dropout(&stream, PG_GETARG_FLOAT4(1), PG_GETARG_BOOL(2), n, in, x, &err), &err);
-	return Result(out);
+	return ByteaResult(out);
 }
 
 /* out (cols,rows) from x (rows,cols) */
@@ -254,13 +263,13 @@ Datum
 bytea_transpose(PG_FUNCTION_ARGS)
 {
 	int dims[2] = {PG_GETARG_INT32(1), PG_GETARG_INT32(2)};
-	const float *in = GetMatrix(fcinfo, 0, "x", dims[0], dims[1]);
+	const float *in = ByteaMatrix(fcinfo, 0, "x", dims[0], dims[1]);
 	LlmError err = {0};
 	float *x;
-	bytea *out = NewFloats(dims[1], dims[0], &x);
+	bytea *out = ByteaNew(dims[1], dims[0], &x);
 
 	LLM_CHECK(llm_permute(2, dims, (int[]){1, 0}, in, x, &err), &err);
-	return Result(out);
+	return ByteaResult(out);
 }
 
 static Datum
@@ -270,8 +279,8 @@ Filled(FunctionCallInfo fcinfo, float value)
 	float *x;
 	bytea *out;
 
-	GetFloats(fcinfo, 0, "x", &n);
-	out = NewFloats(1, n, &x);
+	ByteaFloats(fcinfo, 0, "x", &n);
+	out = ByteaNew(1, n, &x);
 	for (int64 i = 0; i < n; i++)
 		x[i] = value;
 	PG_RETURN_BYTEA_P(out);

@@ -1,0 +1,321 @@
+/*
+ * See gradients.h: row-wise gradients over the pool.
+ */
+#include "engine/gradients.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/pool.h"
+
+#define GRAIN 16384
+/* Columns per task of a sum over rows. */
+#define STRIPE 64
+
+typedef struct Work
+{
+	size_t m, n, grain;
+	LlmUnary f;
+	float number;
+	const float *x, *y, *dy, *gamma;
+	const int32_t *ids;
+	const LlmAdamW *h;
+	float *dx, *a, *b, *stats;
+} Work;
+
+/* rows of a task */
+#define EACH_ROW(w, task)                                                                                    \
+	size_t row = (size_t) (task) * (w)->grain;                                                               \
+	row < (w)->m &&row < ((size_t) (task) + 1) * (w)->grain;                                                 \
+	row++
+
+static LlmCode
+each_row(Work *w, LlmTask task, LlmError *err)
+{
+	w->grain = w->n < GRAIN / 4 ? GRAIN / 4 / (w->n ? w->n : 1) : 1;
+	return llm_parallel((int) ((w->m + w->grain - 1) / w->grain), task, w, err);
+}
+
+static LlmCode
+each_stripe(Work *w, LlmTask task, LlmError *err)
+{
+	return llm_parallel((int) ((w->n + STRIPE - 1) / STRIPE), task, w, err);
+}
+
+/* ---- matmul ---- */
+
+LlmCode
+llm_matmul_dx(int M, int N, int K, const float *dy, const float *w, bool transposed, float *dx,
+	const LlmAllocator *memory, LlmError *err)
+{
+	/* w^T (N,K): w (K,N) is its transpose, w (N,K) is it already */
+	return llm_matmul(M, K, N, dy, w, !transposed, dx, memory, err);
+}
+
+LlmCode
+llm_matmul_dw(int M, int N, int K, const float *x, const float *dy, bool transposed, float *dw,
+	const LlmAllocator *memory, LlmError *err)
+{
+	const float *rows = transposed ? dy : x, *columns = transposed ? x : dy;
+	int out_rows = transposed ? N : K, out_columns = transposed ? K : N;
+	size_t bytes = llm_packed_floats(M, out_columns) * sizeof(float);
+	float *panels;
+	LlmCode code;
+
+	if (bytes == 0 || out_rows == 0)
+		return LLM_OK;
+	panels = memory->alloc(memory->context, bytes);
+	if (panels == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu MB of packed gradients", bytes >> 20);
+	code = llm_pack(M, out_columns, columns, false, panels, err);
+	if (code == LLM_OK)
+		code = llm_matmul_columns(out_rows, out_columns, M, rows, out_rows, panels, dw, err);
+	memory->release(memory->context, panels, bytes);
+	return code;
+}
+
+/* ---- rows ---- */
+
+static void
+sum_rows_task(void *context, int task, int worker)
+{
+	Work *w = context;
+	size_t from = (size_t) task * STRIPE, n = w->n - from < STRIPE ? w->n - from : STRIPE;
+	float part[STRIPE];
+
+	(void) worker;
+	for (size_t i = 0; i < w->m; i += LLM_BLOCK)
+	{
+		size_t rows = w->m - i < LLM_BLOCK ? w->m - i : LLM_BLOCK;
+
+		llm_kernels->sum_rows(rows, n, w->dy + i * w->n + from, w->n, part);
+		llm_kernels->binary(LLM_ADD, n, w->a + from, 1, part, 1, w->a + from);
+	}
+}
+
+LlmCode
+llm_sum_rows_into(size_t m, size_t n, const float *dy, float *db, LlmError *err)
+{
+	Work w = {.m = m, .n = n, .dy = dy, .a = db};
+
+	return each_stripe(&w, sum_rows_task, err);
+}
+
+static void
+unary_task(void *context, int task, int worker)
+{
+	Work *w = context;
+	size_t at = (size_t) task * GRAIN, n = w->n - at < GRAIN ? w->n - at : GRAIN;
+
+	(void) worker;
+	llm_kernels->unary_backward(w->f, n, w->x + at, w->y + at, w->dy + at, w->dx + at);
+}
+
+LlmCode
+llm_unary_backward(
+	LlmUnary f, size_t n, const float *x, const float *y, const float *dy, float *dx, LlmError *err)
+{
+	Work w = {.n = n, .f = f, .x = x, .y = y, .dy = dy, .dx = dx};
+
+	return llm_parallel((int) ((n + GRAIN - 1) / GRAIN), unary_task, &w, err);
+}
+
+static void
+softmax_task(void *context, int task, int worker)
+{
+	Work *w = context;
+
+	(void) worker;
+	for (EACH_ROW(w, task))
+		llm_kernels->softmax_backward(
+			w->n, 0, w->number, w->y + row * w->n, w->dy + row * w->n, w->dx + row * w->n);
+}
+
+LlmCode
+llm_softmax_backward(
+	size_t rows, size_t n, float scale, const float *y, const float *dy, float *dx, LlmError *err)
+{
+	Work w = {.m = rows, .n = n, .number = scale, .y = y, .dy = dy, .dx = dx};
+
+	return n == 0 ? LLM_OK : each_row(&w, softmax_task, err);
+}
+
+static void
+layernorm_task(void *context, int task, int worker)
+{
+	Work *w = context;
+
+	(void) worker;
+	for (EACH_ROW(w, task))
+		llm_kernels->layernorm_backward((int) w->n, w->x + row * w->n, w->gamma, w->number,
+			w->dy + row * w->n, w->dx + row * w->n, w->stats + 2 * row);
+}
+
+static void
+layernorm_params_task(void *context, int task, int worker)
+{
+	Work *w = context;
+	int from = task * STRIPE, to = from + STRIPE < (int) w->n ? from + STRIPE : (int) w->n;
+
+	(void) worker;
+	llm_kernels->layernorm_backward_params(w->m, (int) w->n, from, to, w->x, w->stats, w->dy, w->a, w->b);
+}
+
+LlmCode
+llm_layernorm_backward(size_t rows, int C, const float *x, const float *gamma, float eps, const float *dy,
+	float *dx, float *dgamma, float *dbeta, const LlmAllocator *memory, LlmError *err)
+{
+	Work w = {.m = rows,
+		.n = C,
+		.x = x,
+		.gamma = gamma,
+		.number = eps,
+		.dy = dy,
+		.dx = dx,
+		.a = dgamma,
+		.b = dbeta};
+	size_t bytes = rows * 2 * sizeof(float);
+	LlmCode code;
+
+	if (rows == 0 || C == 0)
+		return LLM_OK;
+	w.stats = memory->alloc(memory->context, bytes);
+	if (w.stats == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "layernorm: no memory for the statistics of %zu rows", rows);
+	code = each_row(&w, layernorm_task, err);
+	if (code == LLM_OK)
+		code = each_stripe(&w, layernorm_params_task, err);
+	memory->release(memory->context, w.stats, bytes);
+	return code;
+}
+
+static void
+cross_entropy_task(void *context, int task, int worker)
+{
+	Work *w = context;
+
+	(void) worker;
+	for (EACH_ROW(w, task))
+		if (w->ids[row] < 0)
+			memset(w->dx + row * w->n, 0, w->n * sizeof(float));
+		else
+			llm_kernels->cross_entropy_backward(
+				w->n, w->x + row * w->n, w->ids[row], w->number, w->dx + row * w->n);
+}
+
+LlmCode
+llm_cross_entropy_backward(size_t rows, int V, const float *logits, const int32_t *targets, float dloss,
+	float *dlogits, LlmError *err)
+{
+	Work w = {.m = rows, .n = V, .x = logits, .ids = targets, .dx = dlogits};
+	size_t count = 0;
+
+	for (size_t i = 0; i < rows; i++)
+		count += targets[i] >= 0;
+	w.number = count ? (float) ((double) dloss / count) : 0;
+	return each_row(&w, cross_entropy_task, err);
+}
+
+static void
+embedding_task(void *context, int task, int worker)
+{
+	Work *w = context;
+	size_t from = (size_t) task * STRIPE, n = w->n - from < STRIPE ? w->n - from : STRIPE;
+
+	(void) worker;
+	for (size_t i = 0; i < w->m; i++)
+	{
+		float *row = w->a + (size_t) w->ids[i] * w->n + from;
+
+		llm_kernels->binary(LLM_ADD, n, row, 1, w->dy + i * w->n + from, 1, row);
+	}
+}
+
+LlmCode
+llm_embedding_backward(size_t rows, int C, const int32_t *ids, const float *dy, float *dtable, LlmError *err)
+{
+	Work w = {.m = rows, .n = C, .ids = ids, .dy = dy, .a = dtable};
+
+	return each_stripe(&w, embedding_task, err);
+}
+
+/* ---- optimizer ---- */
+
+static void
+adamw_task(void *context, int task, int worker)
+{
+	Work *w = context;
+	size_t at = (size_t) task * GRAIN, n = w->n - at < GRAIN ? w->n - at : GRAIN;
+
+	(void) worker;
+	llm_kernels->adamw(n, w->dx + at, w->dy + at, w->a + at, w->b + at, w->h);
+}
+
+LlmCode
+llm_adamw(size_t n, float *weight, const float *g, float *m, float *v, const LlmAdamW *h, LlmError *err)
+{
+	Work w = {.n = n, .dx = weight, .dy = g, .a = m, .b = v, .h = h};
+
+	return llm_parallel((int) ((n + GRAIN - 1) / GRAIN), adamw_task, &w, err);
+}
+
+/* beta^step by squaring: multiplications only, so the same number on every machine */
+static double
+power(double base, int64_t exponent)
+{
+	double result = 1;
+
+	for (; exponent > 0; exponent >>= 1, base *= base)
+		if (exponent & 1)
+			result *= base;
+	return result;
+}
+
+LlmAdamW
+llm_adamw_numbers(
+	double lr, double beta1, double beta2, double eps, double weight_decay, int64_t step, double grad_scale)
+{
+	return (LlmAdamW){.beta1 = (float) beta1,
+		.one_minus_beta1 = (float) (1 - beta1),
+		.beta2 = (float) beta2,
+		.one_minus_beta2 = (float) (1 - beta2),
+		.eps = (float) eps,
+		.keep = (float) (1 - lr * weight_decay),
+		.rate = (float) (lr / (1 - power(beta1, step))),
+		.root = (float) sqrt(1 - power(beta2, step)),
+		.grad_scale = (float) grad_scale};
+}
+
+/* cos(pi x), x in [0,1], by the Taylor series around the nearer end or the middle: no libm */
+static double
+cos_pi(double x)
+{
+	double a, z, c = 0;
+
+	if (x > 0.5)
+		return -cos_pi(1 - x);
+	if (x > 0.25) /* cos(pi x) = sin(pi (1/2 - x)) */
+	{
+		a = (0.5 - x) * 3.14159265358979324;
+		z = a * a;
+		for (int k = 17; k >= 3; k -= 2)
+			c = (c + 1) * (-z / (k * (k - 1)));
+		return (c + 1) * a;
+	}
+	a = x * 3.14159265358979324;
+	z = a * a;
+	for (int k = 16; k >= 2; k -= 2)
+		c = (c + 1) * (-z / (k * (k - 1)));
+	return c + 1;
+}
+
+double
+llm_lr_schedule(int64_t step, int64_t warmup, int64_t total, double lr_max, double lr_min)
+{
+	if (step < warmup)
+		return lr_max * (double) step / (double) warmup;
+	if (step >= total)
+		return total > warmup ? lr_min : lr_max;
+	return lr_min +
+		   (lr_max - lr_min) * 0.5 * (1 + cos_pi((double) (step - warmup) / (double) (total - warmup)));
+}

@@ -1,0 +1,49 @@
+/*
+ * The backward forms of ops.h: from the gradient of a result to those of its inputs. Gradients of parameters
+ * are added to what is there ((g + b0) + b1 …); those of activations are written.
+ */
+#ifndef LLM_GRADIENTS_H
+#define LLM_GRADIENTS_H
+
+#include "engine/ops.h"
+
+/* y (M,N) = x (M,K) @ w: dx (M,K) = dy @ w^T; w is (K,N), or (N,K) when transposed. */
+extern LlmCode llm_matmul_dx(int M, int N, int K, const float *dy, const float *w, bool transposed, float *dx,
+	const LlmAllocator *memory, LlmError *err);
+/* dw += x^T @ dy, (K,N); transposed: dw (N,K) += dy^T @ x. Blocks of 128 of the M rows, in order. */
+extern LlmCode llm_matmul_dw(int M, int N, int K, const float *x, const float *dy, bool transposed, float *dw,
+	const LlmAllocator *memory, LlmError *err);
+
+/* db (n) += sum over m rows of dy (m,n), blocks of 128 rows in order. */
+extern LlmCode llm_sum_rows_into(size_t m, size_t n, const float *dy, float *db, LlmError *err);
+extern LlmCode llm_unary_backward(
+	LlmUnary f, size_t n, const float *x, const float *y, const float *dy, float *dx, LlmError *err);
+extern LlmCode llm_softmax_backward(
+	size_t rows, size_t n, float scale, const float *y, const float *dy, float *dx, LlmError *err);
+/* dx (rows,C) written; dgamma, dbeta (C) added to. */
+extern LlmCode llm_layernorm_backward(size_t rows, int C, const float *x, const float *gamma, float eps,
+	const float *dy, float *dx, float *dgamma, float *dbeta, const LlmAllocator *memory, LlmError *err);
+/* dlogits of the mean over rows with a target >= 0, times dloss; rows left out get 0. */
+extern LlmCode llm_cross_entropy_backward(size_t rows, int V, const float *logits, const int32_t *targets,
+	float dloss, float *dlogits, LlmError *err);
+/* dtable (V,C) += dy rows by their ids, ascending positions; ids were checked in the forward. */
+extern LlmCode llm_embedding_backward(
+	size_t rows, int C, const int32_t *ids, const float *dy, float *dtable, LlmError *err);
+
+/*
+ * dqkv (B,T,3*C) from dy (B,T,C) and the forward's qkv. Probabilities are computed again, 128 queries at a
+ * time, so that no more than that many rows per head are ever held. head_mask as in the forward.
+ */
+extern LlmCode llm_attention_backward(const LlmAttention *a, const float *qkv, const float *dy, float *dqkv,
+	const LlmAllocator *memory, LlmError *err);
+
+/* One AdamW step of n elements. */
+extern LlmCode llm_adamw(
+	size_t n, float *w, const float *g, float *m, float *v, const LlmAdamW *h, LlmError *err);
+/* The scalars of a step, from float64 hyper-parameters; step counts from 1. */
+extern LlmAdamW llm_adamw_numbers(
+	double lr, double beta1, double beta2, double eps, double weight_decay, int64_t step, double grad_scale);
+/* Steps count from 1: a line up to lr_max at step `warmup`, then a cosine down to lr_min at step `total`. */
+extern double llm_lr_schedule(int64_t step, int64_t warmup, int64_t total, double lr_max, double lr_min);
+
+#endif

@@ -1,0 +1,229 @@
+/*
+ * The kernels' gradients and the optimizer over raw bytea buffers: the arithmetic of training, one call at a
+ * time.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "common/shortest_dec.h"
+#include "funcapi.h"
+
+#include "engine/gradients.h"
+#include "engine/layers.h"
+#include "src/kernels_bytea.h"
+#include "src/kernels_sql.h"
+#include "src/pg_llm.h"
+
+PG_FUNCTION_INFO_V1(bytea_matmul_backward);
+PG_FUNCTION_INFO_V1(bytea_gelu_backward);
+PG_FUNCTION_INFO_V1(bytea_softmax_backward);
+PG_FUNCTION_INFO_V1(bytea_layernorm_backward);
+PG_FUNCTION_INFO_V1(bytea_cross_entropy_backward);
+PG_FUNCTION_INFO_V1(bytea_attention_backward);
+PG_FUNCTION_INFO_V1(bytea_adamw_step);
+PG_FUNCTION_INFO_V1(bytea_grad_clip);
+PG_FUNCTION_INFO_V1(pg_llm_lr_schedule);
+
+/* A row of buffers, each made canonical. */
+static Datum
+Row(FunctionCallInfo fcinfo, bytea **buffers, int n)
+{
+	TupleDesc desc;
+	Datum values[8];
+	bool nulls[8] = {0};
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "the function must return a row type");
+	for (int i = 0; i < n; i++)
+		values[i] = ByteaResult(buffers[i]);
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+}
+
+/* (da, db) of a (m,k) @ b (k,n) from dc (m,n) */
+Datum
+bytea_matmul_backward(PG_FUNCTION_ARGS)
+{
+	int m = PG_GETARG_INT32(3), k = PG_GETARG_INT32(4), n = PG_GETARG_INT32(5);
+	const float *a = ByteaMatrix(fcinfo, 0, "a", m, k), *b = ByteaMatrix(fcinfo, 1, "b", k, n);
+	const float *dc = ByteaMatrix(fcinfo, 2, "dc", m, n);
+	LlmError err;
+	float *da, *db;
+	bytea *out[2] = {ByteaNew(m, k, &da), ByteaNew(k, n, &db)};
+
+	memset(db, 0, (Size) k * n * sizeof(float));
+	LLM_CHECK(llm_matmul_dx(m, n, k, dc, b, false, da, LlmContextAllocator(), &err), &err);
+	LLM_CHECK(llm_matmul_dw(m, n, k, a, dc, false, db, LlmContextAllocator(), &err), &err);
+	return Row(fcinfo, out, 2);
+}
+
+Datum
+bytea_gelu_backward(PG_FUNCTION_ARGS)
+{
+	int64 n;
+	const float *x = ByteaFloats(fcinfo, 0, "x", &n), *dy = ByteaMatrix(fcinfo, 1, "dy", 1, n);
+	LlmError err;
+	float *dx;
+	bytea *out = ByteaNew(1, n, &dx);
+
+	LLM_CHECK(llm_unary_backward(LLM_GELU_TANH, n, x, x, dy, dx, &err), &err);
+	return ByteaResult(out);
+}
+
+/* The whole buffer is one row, as in the forward. */
+Datum
+bytea_softmax_backward(PG_FUNCTION_ARGS)
+{
+	int64 n;
+	const float *y = ByteaFloats(fcinfo, 0, "y", &n), *dy = ByteaMatrix(fcinfo, 1, "dy", 1, n);
+	LlmError err;
+	float *dx;
+	bytea *out = ByteaNew(1, n, &dx);
+
+	LLM_CHECK(llm_softmax_backward(1, n, 1.0f, y, dy, dx, &err), &err);
+	return ByteaResult(out);
+}
+
+/* (dx, dgamma, dbeta) of rows as long as gamma */
+Datum
+bytea_layernorm_backward(PG_FUNCTION_ARGS)
+{
+	int64 n, C;
+	const float *x = ByteaFloats(fcinfo, 0, "x", &n), *dy = ByteaMatrix(fcinfo, 1, "dy", 1, n);
+	const float *gamma = ByteaFloats(fcinfo, 2, "gamma", &C);
+	LlmError err;
+	float *dx, *dgamma, *dbeta;
+	bytea *out[3] = {ByteaNew(1, n, &dx), ByteaNew(1, C, &dgamma), ByteaNew(1, C, &dbeta)};
+
+	CheckRows("layernorm", n, C);
+	memset(dgamma, 0, C * sizeof(float));
+	memset(dbeta, 0, C * sizeof(float));
+	LLM_CHECK(llm_layernorm_backward(n / C, (int) C, x, gamma, PG_GETARG_FLOAT4(3), dy, dx, dgamma, dbeta,
+				  LlmContextAllocator(), &err),
+		&err);
+	return Row(fcinfo, out, 3);
+}
+
+Datum
+bytea_cross_entropy_backward(PG_FUNCTION_ARGS)
+{
+	int64 V;
+	const float *logits = ByteaFloats(fcinfo, 0, "logits", &V);
+	int32 target = PG_GETARG_INT32(1);
+	LlmError err;
+	float *dlogits;
+	bytea *out = ByteaNew(1, V, &dlogits);
+
+	CheckTarget(target, (int) V, false);
+	LLM_CHECK(llm_cross_entropy_backward(1, (int) V, logits, &target, 1, dlogits, &err), &err);
+	return ByteaResult(out);
+}
+
+/* (dx, dw_qkv, db_qkv, dw_o, db_o) of the causal attention layer over x (T,C) */
+Datum
+bytea_attention_backward(PG_FUNCTION_ARGS)
+{
+	int n_head = PG_GETARG_INT32(6);
+	int64 T = PG_GETARG_INT32(7), C = PG_GETARG_INT32(8);
+	const float *x = ByteaMatrix(fcinfo, 0, "x", T, C);
+	LlmAttentionWeights weights = {ByteaMatrix(fcinfo, 1, "w_qkv", C, 3 * C),
+		ByteaMatrix(fcinfo, 2, "b_qkv", 1, 3 * C), ByteaMatrix(fcinfo, 3, "w_o", C, C),
+		ByteaMatrix(fcinfo, 4, "b_o", 1, C)};
+	const float *dy = ByteaMatrix(fcinfo, 5, "grad_output", T, C);
+	LlmAttentionGradients to;
+	LlmError err;
+	bytea *out[5] = {ByteaNew(T, C, &to.dx), ByteaNew(C, 3 * C, &to.dw_qkv), ByteaNew(1, 3 * C, &to.db_qkv),
+		ByteaNew(C, C, &to.dw_o), ByteaNew(1, C, &to.db_o)};
+
+	CheckHeads(n_head, C);
+	LLM_CHECK(llm_attention_layer_backward(
+				  1, (int) T, (int) C, n_head, x, &weights, dy, &to, LlmContextAllocator(), &err),
+		&err);
+	return Row(fcinfo, out, 5);
+}
+
+/*
+ * The number that was meant: 0.999 as real is 0.99900001287, and 1 - beta2 would be off by 1e-5. The shortest
+ * decimal that reads back as the same real is what was written.
+ */
+static double
+Meant(float4 x)
+{
+	char text[FLOAT_SHORTEST_DECIMAL_LEN];
+
+	float_to_shortest_decimal_buf(x, text);
+	return strtod(text, NULL);
+}
+
+static void
+CheckHyperParameter(const char *name, double value, double least, double below)
+{
+	if (!(value >= least && value < below))
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("adamw: %s is %g; it must be at least %g and below %g", name, value, least, below)));
+}
+
+/* (weight, m, v) after one step of AdamW; step counts from 1 */
+Datum
+bytea_adamw_step(PG_FUNCTION_ARGS)
+{
+	int64 n;
+	const float *weight = ByteaFloats(fcinfo, 0, "weight", &n), *grad = ByteaMatrix(fcinfo, 1, "grad", 1, n);
+	const float *m = ByteaMatrix(fcinfo, 2, "m", 1, n), *v = ByteaMatrix(fcinfo, 3, "v", 1, n);
+	double number[5];
+	int step = PG_GETARG_INT32(9);
+	LlmAdamW h;
+	LlmError err;
+	float *to[3];
+	bytea *out[3] = {ByteaNew(1, n, &to[0]), ByteaNew(1, n, &to[1]), ByteaNew(1, n, &to[2])};
+
+	for (int i = 0; i < 5; i++)
+		number[i] = Meant(PG_GETARG_FLOAT4(4 + i));
+	CheckHyperParameter("lr", number[0], 0, INFINITY);
+	CheckHyperParameter("beta1", number[1], 0, 1);
+	CheckHyperParameter("beta2", number[2], 0, 1);
+	CheckHyperParameter("eps", number[3], 0, INFINITY);
+	CheckHyperParameter("weight_decay", number[4], 0, INFINITY);
+	if (step < 1)
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("adamw: step is %d; it counts from 1", step)));
+	memcpy(to[0], weight, n * sizeof(float));
+	memcpy(to[1], m, n * sizeof(float));
+	memcpy(to[2], v, n * sizeof(float));
+	h = llm_adamw_numbers(number[0], number[1], number[2], number[3], number[4], step, 1);
+	LLM_CHECK(llm_adamw(n, to[0], grad, to[1], to[2], &h, &err), &err);
+	return Row(fcinfo, out, 3);
+}
+
+/* The gradient, scaled down to the norm `clip` where it is longer */
+Datum
+bytea_grad_clip(PG_FUNCTION_ARGS)
+{
+	int64 n;
+	const float *x = ByteaFloats(fcinfo, 0, "grad", &n);
+	float clip = PG_GETARG_FLOAT4(1), scale, *y;
+	LlmError err;
+	double norm = sqrt(llm_kernels->sum_squares(n, x, 0));
+	bytea *out = ByteaNew(1, n, &y);
+
+	if (!(clip > 0))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("grad_clip: clip is %g; it must be above 0", clip)));
+	scale = norm > clip ? (float) (clip / norm) : 1;
+	LLM_CHECK(llm_binary(LLM_MUL, 1, n, x, true, true, &scale, true, false, y, &err), &err);
+	return ByteaResult(out);
+}
+
+Datum
+pg_llm_lr_schedule(PG_FUNCTION_ARGS)
+{
+	int step = PG_GETARG_INT32(0), warmup = PG_GETARG_INT32(1), total = PG_GETARG_INT32(2);
+
+	if (step < 0 || warmup < 0 || total < 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("lr_schedule: step %d, warmup %d and total %d must not be negative", step,
+							   warmup, total)));
+	PG_RETURN_FLOAT4((float4) llm_lr_schedule(
+		step, warmup, total, Meant(PG_GETARG_FLOAT4(3)), Meant(PG_GETARG_FLOAT4(4))));
+}
