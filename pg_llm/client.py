@@ -36,7 +36,10 @@ class Beam:
 
 
 class PGLLMClient:
-    """Talks to the model over conn; without one, over the notebook's connection."""
+    """Talks to a model over conn, or over the notebook's connection; model None is the database's default.
+
+    >>> PGLLMClient(conn, model="my_gpt").generate("Hello", max_tokens=20, seed=1)  # doctest: +SKIP
+    """
 
     def __init__(self, conn: psycopg.Connection | None = None, model: str | None = None):
         if conn is not None and not isinstance(conn, psycopg.Connection):
@@ -97,16 +100,18 @@ class PGLLMClient:
         schema = self._schema()
         query = sql.SQL(
             "SELECT name, {0}.shape(data) AS shape, {0}.numel(data) AS numel, {0}.mean(data)::real AS mean, "
-            "sqrt({0}.var(data)::real) AS sd FROM {0}.llm_param WHERE model = %(model)s ORDER BY name"
+            "sqrt({0}.var(data)::real) AS sd FROM {0}.llm_param "
+            "WHERE model = coalesce(%(model)s, {0}.llm_default_model()) ORDER BY name"
         )
-        return self._frame(query.format(schema), {"model": self._model(model)})
+        return self._frame(query.format(schema), {"model": model or self.model})
 
     def graph(self, model: str | None = None) -> frames.Frame:
         """One row a node of the architecture: name, op, inputs, attrs, shape."""
         query = sql.SQL(
-            "SELECT name, op, inputs, attrs, shape FROM {}.llm_graph WHERE model = %(model)s ORDER BY id"
+            "SELECT name, op, inputs, attrs, shape FROM {0}.llm_graph "
+            "WHERE model = coalesce(%(model)s, {0}.llm_default_model()) ORDER BY id"
         )
-        return self._frame(query.format(self._schema()), {"model": self._model(model)})
+        return self._frame(query.format(self._schema()), {"model": model or self.model})
 
     # -- the parts ----
 
@@ -136,12 +141,8 @@ class PGLLMClient:
     def _arguments(self, given: dict) -> dict:
         """What the caller gave, by SQL's names; this client's model where the caller gave none."""
         arguments = {k: v for k, v in given.items() if k != "self" and v is not _DEFAULT}
-        if self.model is not None:
-            arguments.setdefault("model", self.model)
-        return arguments
-
-    def _model(self, model: str | None) -> str:
-        return model or self.model or "gpt2-small"
+        arguments["model"] = arguments.get("model") or self.model
+        return arguments if arguments["model"] else {k: v for k, v in arguments.items() if k != "model"}
 
     def _call(self, query: str, function: str, arguments: dict) -> sql.Composed:
         named = sql.SQL(", ").join(

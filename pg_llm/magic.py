@@ -136,11 +136,7 @@ class NotebookSql(SqlMagic):
                 cursor.adapters.register_loader(tensor.oid, _AsWritten)
             for statement in sqltext.split(text):
                 query, used = sqltext.bind(statement, variables)
-                try:
-                    cursor.execute(query, {name: variables[name] for name in used} or None)
-                except KeyboardInterrupt as interrupt:
-                    interrupt._render_traceback_ = lambda: ["interrupted; the server stopped the statement"]
-                    raise
+                cursor.execute(query, {name: variables[name] for name in used} or None)
                 if cursor.description:
                     result = Result(FakeResultProxy(cursor, [c.name for c in cursor.description]), self)
         return result

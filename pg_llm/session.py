@@ -98,6 +98,10 @@ def connection(conn: psycopg.Connection | None = None) -> Iterator[psycopg.Conne
         if session and conn.closed:
             raise session.lost(error) from None
         raise
+    except KeyboardInterrupt as interrupt:
+        # psycopg has cancelled the query; in a notebook that is all there is to say.
+        interrupt._render_traceback_ = lambda: ["interrupted; the server stopped the statement"]
+        raise
 
 
 def show_notice(diagnostic: psycopg.errors.Diagnostic) -> None:

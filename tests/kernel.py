@@ -28,10 +28,9 @@ class Seen:
 class Kernel:
     """One kernel; close() ends it."""
 
-    def __init__(self, **environment):
-        self.manager, self.client = start_new_kernel(
-            kernel_name="python3", env={**os.environ, **environment}, cwd=environment.pop("cwd", None)
-        )
+    def __init__(self, cwd: str | None = None, **environment):
+        environment = {**os.environ, **environment}
+        self.manager, self.client = start_new_kernel(kernel_name="python3", env=environment, cwd=cwd)
 
     def run(self, cell: str, timeout: float = 60, interrupt_after: float | None = None) -> Seen:
         """Runs a cell, pressing Ctrl-C after some seconds if asked to."""

@@ -148,7 +148,10 @@ def test_register_works_where_the_schema_is_not_on_the_path(server):
 
 
 def test_register_without_the_extension_says_what_to_run(server):
-    with psycopg.connect(**server.start().conninfo("postgres")) as conn:
+    with psycopg.connect(**server.start().conninfo("postgres"), autocommit=True) as conn:
+        conn.execute("DROP DATABASE IF EXISTS bare")
+        conn.execute("CREATE DATABASE bare TEMPLATE template0")
+    with psycopg.connect(**server.start().conninfo("bare")) as conn:
         with pytest.raises(LookupError, match="CREATE EXTENSION pg_llm"):
             tensors.register(conn)
 

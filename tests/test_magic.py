@@ -127,10 +127,12 @@ def test_large_tensors_are_summaries_in_sql_cells_and_arrays_in_python(kernel):
     assert kernel.run(f'pg_llm.sql("SELECT {many}").t[0].sum()').result.endswith("500500.0)")
 
 
-def test_an_interrupt_stops_the_statement_and_keeps_the_session(kernel):
+@pytest.mark.parametrize("how", ["%sql {}", 'pg_llm.sql("{}")'])
+def test_an_interrupt_stops_the_statement_and_keeps_the_session(kernel, how):
     pid = rows(kernel.run("%sql SELECT pg_backend_pid()"))
-    seen = kernel.run("%sql SELECT pg_sleep(30)", interrupt_after=1)
+    seen = kernel.run(how.format("SELECT pg_sleep(30)"), interrupt_after=1)
     assert seen.error == "KeyboardInterrupt" and seen.seconds < 10
+    assert len(seen.traceback.splitlines()) == 1
     assert rows(kernel.run("%sql SELECT pg_backend_pid()")) == pid
 
 
@@ -216,7 +218,7 @@ def pupil(server):
     from pg_llm import database as databases
 
     databases.drop_database("class_of_30")
-    with pg_llm.connect("postgres") as conn:
+    with pg_llm.connect("as_written") as conn:
         conn.execute("DROP ROLE IF EXISTS pupil; CREATE ROLE pupil LOGIN PASSWORD 'pupil'")
         conn.execute("CREATE DATABASE class_of_30")
         conn.execute("GRANT CONNECT ON DATABASE class_of_30 TO pupil")

@@ -359,6 +359,39 @@ def test_repeatable_read_and_savepoints(connect):
     conn.execute("COMMIT")
 
 
+def test_many_tokenizers(connect):
+    """More tokenizers than a session keeps, by turns: each answers for itself."""
+    conn = connect()
+    for i in range(12):
+        vocab = b'{"a": %d, "b": 1000, "ab": 1001}' % i
+        conn.execute("SELECT pg_llm_load_bpe(%b, NULL, %s, true)", [vocab, f"toy{i}"])
+    for i in [*range(12), *range(12)]:
+        assert encode(conn, "ab", f"toy{i}") == [i, 1000]
+    query = "SELECT i, llm_encode('ab', 'toy' || i) FROM generate_series(0, 11) i, generate_series(1, 3)"
+    assert all(ids == [i, 1000] for i, ids in conn.execute(query))
+    conn.execute("DELETE FROM llm_bpe_vocab WHERE model LIKE 'toy%'")
+
+
+def test_any_role_that_may_write(conn, connect):
+    """Over the connection a role needs no right to the server's files, only to write the tables."""
+    conn.execute("DROP ROLE IF EXISTS tokenizer_teacher")
+    conn.execute("CREATE ROLE tokenizer_teacher")
+    try:
+        conn.execute("GRANT SELECT, INSERT, DELETE ON llm_bpe_vocab, llm_bpe_merges TO tokenizer_teacher")
+        conn.execute("GRANT SELECT ON llm_model_config, llm_model_version TO tokenizer_teacher")
+        teacher = connect()
+        teacher.execute("SET ROLE tokenizer_teacher")
+        assert ingest.load_tokenizer(teacher, VOCAB, MERGES, "taught") == 50257
+        assert encode(teacher, "Hello world!", "taught") == [15496, 995, 0]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied to read file"):
+            teacher.execute("SELECT pg_llm_load_bpe_vocab(%s, 'x')", [str(VOCAB)])
+        teacher.execute("DELETE FROM llm_bpe_vocab WHERE model = 'taught'")
+        teacher.execute("DELETE FROM llm_bpe_merges WHERE model = 'taught'")
+    finally:
+        conn.execute("DROP OWNED BY tokenizer_teacher")
+        conn.execute("DROP ROLE tokenizer_teacher")
+
+
 def test_dropped_extension(connect):
     """Gone with the extension; a new one starts without it."""
     conn = connect()
@@ -372,26 +405,24 @@ def test_dropped_extension(connect):
     assert encode(conn, "ab", "toy") == [2]
 
 
-def test_other_encoding(server):
+def test_other_encoding(conn):
     """A LATIN1 database: characters of Latin-1 work; what it cannot hold comes out as '?'."""
-    from pg_llm import database as databases
-
-    with databases._open("postgres") as maintenance:
-        maintenance.execute("DROP DATABASE IF EXISTS latin WITH (FORCE)")
-        maintenance.execute(
-            "CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'"
-        )
-    with databases._open("latin") as conn:
-        conn.execute("CREATE EXTENSION pg_llm")
-        vocab = b'{"\\u00c3": 0, "\\u00a9": 1, "a": 2, "\\u00c3\\u00a9": 3, "\\u00e2": 4}'
-        conn.execute("SELECT pg_llm_load_bpe(%b, %b, 'latin', false)", [vocab, "Ã ©".encode()])
-        assert encode(conn, "aé", "latin") == [2, 3]
-        assert decode(conn, [2, 3], "latin") == "aé"
-        assert decode(conn, [2, 4, 2], "latin") == "a?a"
-        pieces = conn.execute("SELECT array_agg(piece ORDER BY position) FROM llm_pretokenize('é à')")
-        assert pieces.fetchone()[0] == ["é", " à"]
-    with databases._open("postgres") as maintenance:
-        maintenance.execute("DROP DATABASE latin WITH (FORCE)")
+    where = {"host": conn.info.host, "port": conn.info.port, "user": conn.info.user, "autocommit": True}
+    conn.execute("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'")
+    try:
+        with psycopg.connect(dbname="latin", client_encoding="UTF8", **where) as latin:
+            latin.execute("CREATE EXTENSION pg_llm")
+            vocab = b'{"\\u00c3": 0, "\\u00a9": 1, "a": 2, "\\u00c3\\u00a9": 3, "\\u00e2": 4}'
+            latin.execute("SELECT pg_llm_load_bpe(%b, %b, 'latin', false)", [vocab, "Ã ©".encode()])
+            assert encode(latin, "aé", "latin") == [2, 3]
+            assert decode(latin, [2, 3], "latin") == "aé"
+            assert decode(latin, [2, 4, 2], "latin") == "a?a"
+            pieces = latin.execute("SELECT array_agg(piece ORDER BY position) FROM llm_pretokenize('é à')")
+            assert pieces.fetchone()[0] == ["é", " à"]
+            with pytest.raises(psycopg.errors.UntranslatableCharacter):
+                ingest.load_tokenizer(latin, VOCAB, MERGES, "gpt2")
+    finally:
+        conn.execute("DROP DATABASE latin WITH (FORCE)")
 
 
 def test_parallel_workers(connect):

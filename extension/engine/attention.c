@@ -1,14 +1,15 @@
 /*
  * Attention over a key/value cache. A full forward and a decode step are the same code with more or fewer new
- * positions: a query's scores, softmax and weighted sum run over absolute key positions, so both give the same
- * bits. Keys outside a query's sight take no part in any sum.
+ * positions: a query's scores, softmax and weighted sum run over absolute key positions, so both give the
+ * same bits. Keys outside a query's sight take no part in any sum.
  */
 #include <string.h>
 
 #include "engine/ops.h"
 #include "engine/pool.h"
 
-/* Queries per task: a multiple of the register tiles' heights would be 42; their scores stay in the second-level cache. */
+/* Queries per task: a multiple of the register tiles' heights would be 42; their scores stay in the
+ * second-level cache. */
 #define QUERIES 42
 
 typedef struct Run
@@ -17,14 +18,14 @@ typedef struct Run
 	const LlmKvCache *cache;
 	const float *qkv;
 	int past, keys, chunks, width; /* width: floats of one row of scores, whole panels */
-	float *scratch;				   /* per worker QUERIES * width */
+	float *scratch;                /* per worker QUERIES * width */
 	float *out, *scores, *probs;
 } Run;
 
 static int
 panels(int n)
 {
-	return (n + LLM_PANEL - 1) / LLM_PANEL;
+	return n / LLM_PANEL + (n % LLM_PANEL != 0);
 }
 
 static float *
@@ -40,19 +41,26 @@ values_of(const LlmKvCache *c, int head)
 }
 
 LlmCode
-llm_kv_create(LlmKvCache *cache, int B, int NH, int HS, int capacity, const LlmAllocator *memory, LlmError *err)
+llm_kv_create(
+	LlmKvCache *cache, int B, int NH, int HS, int capacity, const LlmAllocator *memory, LlmError *err)
 {
-	size_t k = (size_t) panels(capacity) * HS, v = (size_t) panels(HS) * capacity;
+	size_t head = (size_t) LLM_PANEL * sizeof(float), k, v;
 
 	*cache = (LlmKvCache){.B = B, .NH = NH, .HS = HS, .capacity = capacity};
-	cache->k_bytes = (size_t) B * NH * k * LLM_PANEL * sizeof(float);
-	cache->v_bytes = (size_t) B * NH * v * LLM_PANEL * sizeof(float);
+	if (__builtin_mul_overflow(head * panels(capacity), (size_t) HS, &k) ||
+		__builtin_mul_overflow(head * panels(HS), (size_t) capacity, &v) ||
+		__builtin_mul_overflow((size_t) B * NH, k, &cache->k_bytes) ||
+		__builtin_mul_overflow((size_t) B * NH, v, &cache->v_bytes))
+		return llm_fail(err, LLM_LIMIT,
+			"attention: keys and values of %d texts, %d heads and %d positions are too large", B, NH,
+			capacity);
 	cache->k = memory->alloc(memory->context, cache->k_bytes);
 	cache->v = cache->k ? memory->alloc(memory->context, cache->v_bytes) : NULL;
 	if (cache->v == NULL)
 	{
 		llm_kv_free(cache, memory);
-		return llm_fail(err, LLM_NO_MEMORY, "attention: no memory for keys and values of %d positions", capacity);
+		return llm_fail(
+			err, LLM_NO_MEMORY, "attention: no memory for keys and values of %d positions", capacity);
 	}
 	/* the unused columns of the last panels are multiplied too, and thrown away: they must be numbers */
 	memset(cache->k, 0, cache->k_bytes);
@@ -129,12 +137,13 @@ score_rows(const Run *r, int head, int m, const float *q, int keys, float *s, in
 		llm_kernels->pack_rows(m, kc, q + k, ldq, rows);
 		for (int p = 0; p < panels(keys) && !llm_pool_stopping(worker); p++)
 			llm_kernels->matmul_block(m, kc, rows,
-				keys_of(r->cache, head) + ((size_t) p * HS + k) * LLM_PANEL, s + (size_t) p * LLM_PANEL, r->width,
-				LLM_PANEL, k == 0);
+				keys_of(r->cache, head) + ((size_t) p * HS + k) * LLM_PANEL, s + (size_t) p * LLM_PANEL,
+				r->width, LLM_PANEL, k == 0);
 	}
 }
 
-/* out (m,HS) = p @ v, each row over its own keys: whole blocks for all rows at once, the ragged rest row by row */
+/* out (m,HS) = p @ v, each row over its own keys: whole blocks for all rows at once, the ragged rest row by
+ * row */
 static void
 weigh_rows(const Run *r, int head, int m, int position, const float *p, float *out, size_t ldo, int worker)
 {
@@ -148,8 +157,9 @@ weigh_rows(const Run *r, int head, int m, int position, const float *p, float *o
 	{
 		llm_kernels->pack_rows(m, LLM_BLOCK, p + k, r->width, rows);
 		for (int i = 0; i < HS; i += LLM_PANEL)
-			llm_kernels->matmul_block(m, LLM_BLOCK, rows, v + ((size_t) (i / LLM_PANEL) * capacity + k) * LLM_PANEL,
-				out + i, ldo, HS - i < LLM_PANEL ? HS - i : LLM_PANEL, k == 0);
+			llm_kernels->matmul_block(m, LLM_BLOCK, rows,
+				v + ((size_t) (i / LLM_PANEL) * capacity + k) * LLM_PANEL, out + i, ldo,
+				HS - i < LLM_PANEL ? HS - i : LLM_PANEL, k == 0);
 	}
 	for (int row = 0; row < m; row++)
 	{
@@ -167,7 +177,8 @@ weigh_rows(const Run *r, int head, int m, int position, const float *p, float *o
 	}
 }
 
-/* What a learner sees: rows of scores or probabilities over all keys, 0 (probabilities) or -inf (scores) unseen. */
+/* What a learner sees: rows of scores or probabilities over all keys, 0 (probabilities) or -inf (scores)
+ * unseen. */
 static void
 show_row(float *to, const float *from, int first, int last, int keys, float unseen, float scale)
 {
@@ -204,31 +215,40 @@ attend_task(void *context, int task, int worker)
 	weigh_rows(r, head, m, position, s, out, C, worker);
 	if (a->head_mask)
 		for (int row = 0; row < m; row++)
-			llm_kernels->binary(LLM_MUL, a->HS, out + (size_t) row * C, 1, a->head_mask + h, 0,
-				out + (size_t) row * C);
+			llm_kernels->binary(
+				LLM_MUL, a->HS, out + (size_t) row * C, 1, a->head_mask + h, 0, out + (size_t) row * C);
 }
 
 LlmCode
-llm_attention(const LlmAttention *a, const float *qkv, LlmKvCache *cache, float *out, float *scores, float *probs,
-	const LlmAllocator *memory, LlmError *err)
+llm_attention(const LlmAttention *a, const float *qkv, LlmKvCache *cache, float *out, float *scores,
+	float *probs, const LlmAllocator *memory, LlmError *err)
 {
-	Run r = {.a = a, .cache = cache, .qkv = qkv, .past = cache->length, .out = out, .scores = scores, .probs = probs};
-	int heads = a->B * a->NH;
+	Run r = {.a = a,
+		.cache = cache,
+		.qkv = qkv,
+		.past = cache->length,
+		.out = out,
+		.scores = scores,
+		.probs = probs};
+	int64_t tasks;
 	size_t bytes;
 	LlmCode code;
 
-	if (heads == 0 || a->T == 0 || a->HS == 0)
+	if (a->B == 0 || a->NH == 0 || a->T == 0 || a->HS == 0)
 		return LLM_OK;
 	r.keys = r.past + a->T;
 	r.width = panels(r.keys) * LLM_PANEL;
 	r.chunks = (a->queries + QUERIES - 1) / QUERIES;
+	tasks = (int64_t) a->B * a->NH * r.chunks;
+	if (tasks > INT32_MAX)
+		return llm_fail(err, LLM_LIMIT, "attention: %d texts of %d heads are too many at once", a->B, a->NH);
 	bytes = (size_t) llm_pool_threads() * QUERIES * r.width * sizeof(float);
 	r.scratch = memory->alloc(memory->context, bytes);
 	if (r.scratch == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "attention: no memory for the scores of %d positions", r.keys);
-	code = llm_parallel(heads, append_task, &r, err);
+	code = llm_parallel(a->B * a->NH, append_task, &r, err);
 	if (code == LLM_OK)
-		code = llm_parallel(heads * r.chunks, attend_task, &r, err);
+		code = llm_parallel((int) tasks, attend_task, &r, err);
 	if (code == LLM_OK)
 		cache->length = r.keys;
 	memory->release(memory->context, r.scratch, bytes);

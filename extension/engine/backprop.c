@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/broadcast.h"
 #include "engine/gradients.h"
 #include "engine/layers.h"
 #include "engine/plan.h"
@@ -170,7 +171,8 @@ give_product(Back *b, int i, LlmBinary op, const LlmValue *factor, bool negative
 	if (terms == NULL)
 		return err->code;
 	dy.floats = b->dy;
-	code = factor ? llm_broadcast_values(op, out, &dy, factor, terms->data, err)
+	code = factor ? llm_broadcast_binary(op, dy.ndim, dy.dims, dy.floats, factor->ndim, factor->dims,
+						factor->floats, terms->data, err)
 				  : llm_unary(LLM_NEG, out->numel, b->dy, terms->data, err);
 	if (code == LLM_OK && factor && negative)
 		code = llm_unary(LLM_NEG, out->numel, terms->data, terms->data, err);
@@ -239,10 +241,7 @@ write_dx(Back *b, LlmCode (*compute)(Back *b, float *dx, LlmError *err), LlmErro
 static LlmCode
 unary_dx(Back *b, float *dx, LlmError *err)
 {
-	LlmUnary f;
-
-	llm_unary_of(b->node, &f);
-	return llm_unary_backward(f, b->in[0].numel, b->in[0].floats, b->exec->slots[b->index].value.floats, b->dy, dx,
+	return llm_unary_backward(llm_unary_of(b->node), b->in[0].numel, b->in[0].floats, b->exec->slots[b->index].value.floats, b->dy, dx,
 		err);
 }
 
@@ -288,7 +287,7 @@ back_dropout(Back *b, LlmError *err)
 static LlmCode
 attention_dx(Back *b, float *dx, LlmError *err)
 {
-	float head_mask[LLM_MAX_MASKED_HEADS];
+	float head_mask[LLM_HEADS_MASKED];
 	LlmAttention a;
 	LlmCode code = llm_attention_of(b->exec, b->index, &b->in[0], &a, head_mask, err);
 

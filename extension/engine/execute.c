@@ -18,24 +18,33 @@ bind_input(LlmExec *exec, int index, const LlmInput *inputs, int n_inputs, LlmEr
 			in = &inputs[i];
 	llm_shape_print(node->ndim, node->shape, shape, sizeof(shape));
 	if (in == NULL)
-		return llm_fail(err, LLM_MISSING, "the graph needs the input \"%s\" %s, which was not given", node->name, shape);
+		return llm_fail(
+			err, LLM_MISSING, "the graph needs the input \"%s\" %s, which was not given", node->name, shape);
 	if (node->integers != (in->integers != NULL))
 		return llm_fail(err, LLM_INVALID, "input \"%s\" must be %s", node->name,
 			node->integers ? "whole numbers" : "a tensor of floats");
 	if (in->ndim != node->ndim)
-		return llm_fail(err, LLM_SHAPE, "input \"%s\" has %d dimensions, the graph says %s", node->name, in->ndim, shape);
+		return llm_fail(
+			err, LLM_SHAPE, "input \"%s\" has %d dimensions, the graph says %s", node->name, in->ndim, shape);
 	*value = (LlmValue){.ndim = in->ndim, .numel = 1, .floats = in->floats, .integers = in->integers};
 	for (int i = 0; i < in->ndim; i++)
 	{
-		int64_t known = llm_dim_value(&node->shape[i], &exec->sizes);
+		const LlmDim *dim = &node->shape[i];
+		int64_t known = llm_dim_value(dim, &exec->sizes);
 
 		value->dims[i] = in->dims[i];
 		value->numel *= in->dims[i];
 		if (known == in->dims[i])
 			continue;
-		if (known >= 0 || node->shape[i].times != 1 || !llm_sizes_set(&exec->sizes, node->shape[i].name, in->dims[i]))
-			return llm_fail(err, LLM_SHAPE, "input \"%s\": dimension %d is %d where the graph says %s with %s = %lld",
-				node->name, i + 1, in->dims[i], shape, node->shape[i].name, (long long) known);
+		/* the first input with a name says what it stands for */
+		if (known < 0 && dim->times > 0 && in->dims[i] % dim->times == 0 &&
+			llm_sizes_set(&exec->sizes, dim->name, in->dims[i] / dim->times))
+			continue;
+		if (known < 0)
+			return llm_fail(err, LLM_SHAPE, "input \"%s\": dimension %d is %d where the graph says %s",
+				node->name, i + 1, in->dims[i], shape);
+		return llm_fail(err, LLM_SHAPE, "input \"%s\": dimension %d is %d where the graph says %s, here %lld",
+			node->name, i + 1, in->dims[i], shape, (long long) known);
 	}
 	return LLM_OK;
 }
@@ -131,40 +140,72 @@ let_go(LlmExec *exec, int node)
 	slot->buffer = NULL;
 }
 
-LlmCode
-llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *result, LlmError *err)
+/* Nodes in order; a value goes once its last reader is done. */
+static LlmCode
+run_nodes(LlmExec *exec, LlmError *err)
 {
 	const LlmGraph *graph = &exec->model->graph;
-	LlmCode code;
-	LlmDim T = {1, "T"};
 
-	for (int i = 0; i < graph->count; i++) /* of the run before */
-		if (exec->keep || i == exec->target)
-			let_go(exec, i);
-	code = bind_leaves(exec, inputs, n_inputs, err);
-	for (int i = 0; code == LLM_OK && i < graph->count; i++)
+	for (int i = 0; i < graph->count; i++)
 	{
 		int index = graph->order[i];
 		const LlmNode *node = &graph->nodes[index];
+		LlmCode code;
 
 		if (exec->slots[index].rows == ROWS_NONE || node->op == LLM_OP_INPUT || node->op == LLM_OP_PARAM)
 			continue;
 		code = llm_run_op(exec, index, err);
 		llm_exec_drop_scratch(exec);
+		if (code != LLM_OK)
+			return code;
 		for (int j = 0; j < node->n_inputs; j++)
 			if (--exec->slots[node->inputs[j]].waiting == 0 && !exec->keep)
 				let_go(exec, node->inputs[j]);
 	}
+	return LLM_OK;
+}
+
+/* What the caller gets: the last row where that was all it wanted, every NaN the same. */
+static LlmCode
+finish(LlmExec *exec, LlmValue *result, LlmError *err)
+{
+	Slot *target = &exec->slots[exec->target];
+	int axis = target->t_axis;
+
+	*result = target->value;
+	if (target->buffer)
+		llm_kernels->canonicalize(result->numel, target->buffer->data);
+	if (exec->last_only && axis >= 0 && result->dims[axis] != 1)
+		return last_row(exec, 0, axis, result, err);
+	return LLM_OK;
+}
+
+LlmCode
+llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *result, LlmError *err)
+{
+	LlmDim T = {1, "T"};
+	LlmCode code;
+	int64_t length;
+
+	for (int i = 0; i < exec->model->graph.count; i++) /* of the run before */
+		if (exec->keep || i == exec->target)
+			let_go(exec, i);
+	llm_exec_drop_scratch(exec);
+	code = bind_leaves(exec, inputs, n_inputs, err);
+	length = llm_dim_value(&T, &exec->sizes);
+	if (code == LLM_OK && exec->last_only && length == 0)
+		code = llm_fail(err, LLM_SHAPE, "a text of no tokens has no last one");
+	if (code == LLM_OK)
+		code = run_nodes(exec, err);
+	if (code == LLM_OK)
+		code = finish(exec, result, err);
 	if (code == LLM_OK)
 	{
-		int64_t length = llm_dim_value(&T, &exec->sizes);
-
 		if (exec->continues && length > 0)
 			exec->past += (int) length;
-		*result = exec->slots[exec->target].value;
 		return LLM_OK;
 	}
-	for (int i = 0; i < graph->count; i++)
+	for (int i = 0; i < exec->model->graph.count; i++)
 		let_go(exec, i);
 	return code;
 }

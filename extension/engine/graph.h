@@ -87,14 +87,15 @@ typedef struct LlmGraph
 {
 	int count;
 	LlmNode *nodes; /* in the order they were added */
-	int *order;		/* execution order: inputs first, ties as added */
-	int *by_name;	/* indices sorted by name */
+	int *order;     /* execution order: inputs first, ties as added */
+	int *by_name;   /* indices sorted by name */
 	LlmSizes sizes; /* from the config */
 } LlmGraph;
 
 /*
- * Resolves input names, orders the nodes and infers every shape. The caller filled nodes (name, op, input_names,
- * attrs), sizes, and made room: nodes[i].inputs (n_inputs ints each), order and by_name (count ints each).
+ * Resolves input names, orders the nodes and infers every shape. The caller filled nodes (name, op,
+ * input_names, attrs), sizes, and made room: nodes[i].inputs (n_inputs ints each), order and by_name (count
+ * ints each).
  */
 extern LlmCode llm_graph_check(LlmGraph *graph, LlmError *err);
 /* Index of a node by name, or -1. */

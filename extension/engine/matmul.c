@@ -1,6 +1,6 @@
 /*
- * Matrix products over the pool. A task is a block of rows times a group of panels; per block of k its rows are
- * packed once and meet every panel of the group, whose slice stays in the first-level cache.
+ * Matrix products over the pool. A task is a block of rows times a group of panels; per block of k its rows
+ * are packed once and meet every panel of the group, whose slice stays in the first-level cache.
  */
 #include <string.h>
 
@@ -25,6 +25,13 @@ size_t
 llm_packed_floats(int64_t K, int64_t N)
 {
 	return (size_t) ((N + LLM_PANEL - 1) / LLM_PANEL * LLM_PANEL * K);
+}
+
+/* ceil(n / width), without n + width, which an int may not hold */
+static int
+parts(int n, int width)
+{
+	return n / width + (n % width != 0);
 }
 
 static int
@@ -84,7 +91,8 @@ product_task(void *context, int task, int worker)
 static LlmCode
 multiply(Product *p, LlmError *err)
 {
-	int row_blocks = (p->M + ROWS - 1) / ROWS, wanted = llm_pool_threads() * 4;
+	int row_blocks = parts(p->M, ROWS), wanted = llm_pool_threads() * 4;
+	int64_t share;
 
 	if (p->M == 0 || p->N == 0)
 		return LLM_OK;
@@ -95,15 +103,16 @@ multiply(Product *p, LlmError *err)
 		return LLM_OK;
 	}
 	/* few enough groups that packing the rows is cheap, enough that no thread waits for another */
-	p->panels = (p->N + LLM_PANEL - 1) / LLM_PANEL;
-	p->group = (int) ((int64_t) p->panels * row_blocks / wanted);
-	p->group = p->group < 2 ? 2 : p->group > 24 ? 24 : p->group & ~1;
-	p->groups = (p->panels + p->group - 1) / p->group;
+	p->panels = parts(p->N, LLM_PANEL);
+	share = (int64_t) p->panels * row_blocks / wanted;
+	p->group = share < 2 ? 2 : share > 24 ? 24 : (int) share & ~1;
+	p->groups = parts(p->panels, p->group);
 	return llm_parallel(row_blocks * p->groups, product_task, p, err);
 }
 
 LlmCode
-llm_matmul_packed(int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err)
+llm_matmul_packed(
+	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err)
 {
 	Product p = {.M = M, .N = N, .K = K, .a = a, .lda = lda, .b = panels, .out = out};
 
@@ -111,9 +120,17 @@ llm_matmul_packed(int M, int N, int K, const float *a, size_t lda, const float *
 }
 
 LlmCode
-llm_matmul_columns(int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err)
+llm_matmul_columns(
+	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err)
 {
-	Product p = {.M = M, .N = N, .K = K, .a = a, .lda = lda, .b = panels, .out = out, .transpose_a = true,
+	Product p = {.M = M,
+		.N = N,
+		.K = K,
+		.a = a,
+		.lda = lda,
+		.b = panels,
+		.out = out,
+		.transpose_a = true,
 		.accumulate = true};
 
 	return multiply(&p, err);
@@ -146,7 +163,7 @@ llm_pack(int K, int N, const float *b, bool transposed, float *panels, LlmError 
 {
 	Packing p = {K, N, b, transposed, panels};
 
-	return llm_parallel((N + LLM_PANEL - 1) / LLM_PANEL, pack_task, &p, err);
+	return llm_parallel(parts(N, LLM_PANEL), pack_task, &p, err);
 }
 
 void

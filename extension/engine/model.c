@@ -9,7 +9,8 @@ llm_param_numel(const LlmGraph *graph, int node)
 	int64_t numel = 1;
 
 	for (int i = 0; i < graph->nodes[node].ndim; i++)
-		if (__builtin_mul_overflow(numel, llm_dim_value(&graph->nodes[node].shape[i], &graph->sizes), &numel) ||
+		if (__builtin_mul_overflow(
+				numel, llm_dim_value(&graph->nodes[node].shape[i], &graph->sizes), &numel) ||
 			numel > INT64_MAX / 8)
 			return -1;
 	return numel;
@@ -39,12 +40,29 @@ uses_of(const LlmGraph *graph, int param)
 			else
 				u.plain = true;
 	}
-	/* One packed copy only; an embedding can gather from transposed panels. A matrix nobody reads stays plain. */
+	/* One packed copy only; an embedding can gather from transposed panels. A matrix nobody reads stays
+	 * plain. */
 	if (u.panels && u.panels_transposed)
 		u.panels_transposed = false, u.plain = true;
 	if ((u.gathered && !u.panels_transposed) || !(u.panels || u.panels_transposed))
 		u.plain = true;
 	return u;
+}
+
+/* The (K,N) that matmul sees. */
+typedef struct Matrix
+{
+	int K, N;
+} Matrix;
+
+static Matrix
+matrix_of(const LlmModel *model, int node)
+{
+	const LlmNode *n = &model->graph.nodes[node];
+	int rows = (int) llm_dim_value(&n->shape[0], &model->graph.sizes);
+	int columns = (int) llm_dim_value(&n->shape[1], &model->graph.sizes);
+
+	return model->weights[node].transposed ? (Matrix){columns, rows} : (Matrix){rows, columns};
 }
 
 LlmCode
@@ -55,6 +73,7 @@ llm_weight_load(LlmModel *model, int node, const float *data, const LlmAllocator
 	Uses u = uses_of(&model->graph, node);
 	int64_t numel = llm_param_numel(&model->graph, node);
 
+	u.plain |= model->training;
 	*w = (LlmWeight){.numel = numel, .transposed = u.panels_transposed};
 	if (u.plain)
 	{
@@ -63,21 +82,31 @@ llm_weight_load(LlmModel *model, int node, const float *data, const LlmAllocator
 	}
 	if (u.panels || u.panels_transposed)
 	{
-		int64_t rows = llm_dim_value(&n->shape[0], &model->graph.sizes);
-		int64_t columns = llm_dim_value(&n->shape[1], &model->graph.sizes);
-		int64_t K = w->transposed ? columns : rows, N = w->transposed ? rows : columns;
+		Matrix matrix = matrix_of(model, node);
 
-		w->panels_bytes = llm_packed_floats(K, N) * sizeof(float);
+		w->panels_bytes = llm_packed_floats(matrix.K, matrix.N) * sizeof(float);
 		w->panels = memory->alloc(memory->context, w->panels_bytes);
-		if (w->panels && llm_pack((int) K, (int) N, data, w->transposed, w->panels, err) != LLM_OK)
+		if (w->panels && llm_pack(matrix.K, matrix.N, data, w->transposed, w->panels, err) != LLM_OK)
 			return err->code;
 	}
 	if ((u.plain && !w->plain) || ((u.panels || u.panels_transposed) && !w->panels))
-		return llm_fail(err, LLM_NO_MEMORY, "no memory for parameter \"%s\" (%lld elements)", n->name,
-			(long long) numel);
+		return llm_fail(
+			err, LLM_NO_MEMORY, "no memory for parameter \"%s\" (%lld elements)", n->name, (long long) numel);
 	if (w->plain)
 		memcpy(w->plain, data, w->plain_bytes);
 	return LLM_OK;
+}
+
+LlmCode
+llm_weight_repack(LlmModel *model, int node, LlmError *err)
+{
+	LlmWeight *w = &model->weights[node];
+	Matrix matrix;
+
+	if (w->panels == NULL)
+		return LLM_OK;
+	matrix = matrix_of(model, node);
+	return llm_pack(matrix.K, matrix.N, w->plain, w->transposed, w->panels, err);
 }
 
 void
@@ -103,6 +132,7 @@ llm_weight_read(const LlmModel *model, int node, float *out)
 		int rows = (int) llm_dim_value(&n->shape[0], &model->graph.sizes);
 		int columns = (int) llm_dim_value(&n->shape[1], &model->graph.sizes);
 
-		llm_unpack(w->transposed ? columns : rows, w->transposed ? rows : columns, w->panels, w->transposed, out);
+		llm_unpack(
+			w->transposed ? columns : rows, w->transposed ? rows : columns, w->panels, w->transposed, out);
 	}
 }

@@ -11,7 +11,7 @@ typedef struct LlmWeight
 {
 	size_t numel;
 	float *plain;
-	float *panels;	 /* of the (K,N) matrix that matmul wants */
+	float *panels;   /* of the (K,N) matrix that matmul wants */
 	bool transposed; /* the parameter itself is (N,K) */
 	size_t plain_bytes, panels_bytes;
 } LlmWeight;
@@ -20,10 +20,14 @@ typedef struct LlmModel
 {
 	LlmGraph graph;
 	LlmWeight *weights; /* one per node; empty where the node is no param */
+	bool training;		/* every weight is kept plain too: what an optimizer changes and gradients read */
 } LlmModel;
 
 /* Copies a parameter's data (row-major, the node's shape) into the layouts its uses need. */
-extern LlmCode llm_weight_load(LlmModel *model, int node, const float *data, const LlmAllocator *memory, LlmError *err);
+extern LlmCode llm_weight_load(
+	LlmModel *model, int node, const float *data, const LlmAllocator *memory, LlmError *err);
+/* Makes the panels again from the plain weight, which was changed. */
+extern LlmCode llm_weight_repack(LlmModel *model, int node, LlmError *err);
 extern void llm_weight_free(LlmModel *model, int node, const LlmAllocator *memory);
 /* And back: out gets the parameter as it was given. */
 extern void llm_weight_read(const LlmModel *model, int node, float *out);

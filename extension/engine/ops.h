@@ -15,43 +15,44 @@ extern LlmCode llm_pack(int K, int N, const float *b, bool transposed, float *pa
 extern void llm_unpack(int K, int N, const float *panels, bool transposed, float *b);
 
 /* out (M,N) = a (M,K) @ panels (K,N); rows of a are lda apart. */
-extern LlmCode llm_matmul_packed(int M, int N, int K, const float *a, size_t lda, const float *panels,
-	float *out, LlmError *err);
+extern LlmCode llm_matmul_packed(
+	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err);
 /* out (M,N) += a^T @ panels for a (K,M), rows lda apart: the gradient of a weight, summed over K rows. */
-extern LlmCode llm_matmul_columns(int M, int N, int K, const float *a, size_t lda, const float *panels, float *out,
-	LlmError *err);
+extern LlmCode llm_matmul_columns(
+	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err);
 /* out (M,N) = a (M,K) @ b (K,N), or @ b (N,K) transposed; panels are made on the way. */
 extern LlmCode llm_matmul(int M, int N, int K, const float *a, const float *b, bool transpose_b, float *out,
 	const LlmAllocator *memory, LlmError *err);
 
 extern LlmCode llm_unary(LlmUnary f, size_t n, const float *x, float *out, LlmError *err);
-/* out (outer,inner): x has xo rows (1 or outer) and xi columns (1 or inner), y likewise. out may be x or y of full shape. */
-extern LlmCode llm_binary(LlmBinary op, size_t outer, size_t inner, const float *x, bool x_rows, bool x_columns,
-	const float *y, bool y_rows, bool y_columns, float *out, LlmError *err);
+/* out (outer,inner): x has xo rows (1 or outer) and xi columns (1 or inner), y likewise. out may be x or y of
+ * full shape. */
+extern LlmCode llm_binary(LlmBinary op, size_t outer, size_t inner, const float *x, bool x_rows,
+	bool x_columns, const float *y, bool y_rows, bool y_columns, float *out, LlmError *err);
 /* out (rows,C) */
-extern LlmCode llm_layernorm(size_t rows, int C, const float *x, const float *gamma, const float *beta, float eps,
-	float *out, LlmError *err);
+extern LlmCode llm_layernorm(size_t rows, int C, const float *x, const float *gamma, const float *beta,
+	float eps, float *out, LlmError *err);
 extern LlmCode llm_softmax(size_t rows, size_t n, float scale, const float *x, float *out, LlmError *err);
 /*
  * Mean over rows of -log softmax(logits)[target]; targets < 0 are left out of sum and count (-100 in other
  * libraries). losses (rows) gets each row's own loss, 0 where left out.
  */
-extern LlmCode llm_cross_entropy(size_t rows, int V, const float *logits, const int32_t *targets, float *losses,
-	float *mean, LlmError *err);
+extern LlmCode llm_cross_entropy(size_t rows, int V, const float *logits, const int32_t *targets,
+	float *losses, float *mean, LlmError *err);
 
 /* Keys and values of one attention node, packed as matmul wants them. */
 typedef struct LlmKvCache
 {
 	int B, NH, HS;
 	int capacity; /* positions there is room for */
-	int length;	  /* positions filled */
-	float *k;	  /* [B][NH][ceil(capacity/LLM_PANEL)][HS][LLM_PANEL]: panels of transposed keys */
-	float *v;	  /* [B][NH][ceil(HS/LLM_PANEL)][capacity][LLM_PANEL] */
+	int length;   /* positions filled */
+	float *k;     /* [B][NH][ceil(capacity/LLM_PANEL)][HS][LLM_PANEL]: panels of transposed keys */
+	float *v;     /* [B][NH][ceil(HS/LLM_PANEL)][capacity][LLM_PANEL] */
 	size_t k_bytes, v_bytes;
 } LlmKvCache;
 
-extern LlmCode llm_kv_create(LlmKvCache *cache, int B, int NH, int HS, int capacity, const LlmAllocator *memory,
-	LlmError *err);
+extern LlmCode llm_kv_create(
+	LlmKvCache *cache, int B, int NH, int HS, int capacity, const LlmAllocator *memory, LlmError *err);
 extern void llm_kv_free(LlmKvCache *cache, const LlmAllocator *memory);
 /* Sequence from_row of one cache becomes sequence to_row of another of the same capacity. */
 extern void llm_kv_copy_row(LlmKvCache *to, int to_row, const LlmKvCache *from, int from_row);
@@ -60,18 +61,18 @@ typedef struct LlmAttention
 {
 	int B, T, NH, HS; /* T new positions after cache->length earlier ones; capacity must have room for them */
 	bool causal;
-	int window;				/* keys a query sees, itself included; 0 = all */
-	float scale;			/* of the scores; 1/sqrt(HS) */
+	int window;             /* keys a query sees, itself included; 0 = all */
+	float scale;            /* of the scores; 1/sqrt(HS) */
 	const float *head_mask; /* (NH) or NULL: each head's output is multiplied by its number */
-	int queries;			/* only the last so many positions get an output; T = all */
+	int queries;            /* only the last so many positions get an output; T = all */
 } LlmAttention;
 
 /*
- * out (B,queries,NH*HS) = softmax(scale q k^T) v, head by head; qkv (B,T,3*NH*HS) holds queries, keys, values.
- * Appends the new keys and values to the cache. scores and probs (B,NH,queries,keys) are filled where not NULL.
- * (Vaswani et al., 2017)
+ * out (B,queries,NH*HS) = softmax(scale q k^T) v, head by head; qkv (B,T,3*NH*HS) holds queries, keys,
+ * values. Appends the new keys and values to the cache. scores and probs (B,NH,queries,keys) are filled where
+ * not NULL. (Vaswani et al., 2017)
  */
-extern LlmCode llm_attention(const LlmAttention *a, const float *qkv, LlmKvCache *cache, float *out, float *scores,
-	float *probs, const LlmAllocator *memory, LlmError *err);
+extern LlmCode llm_attention(const LlmAttention *a, const float *qkv, LlmKvCache *cache, float *out,
+	float *scores, float *probs, const LlmAllocator *memory, LlmError *err);
 
 #endif

@@ -17,7 +17,8 @@ t_axis(const LlmNode *node)
 	return axis;
 }
 
-/* Does a position's row of this node depend on the same position's rows of its inputs alone (attention aside)? */
+/* Does a position's row of this node depend on the same position's rows of its inputs alone (attention
+ * aside)? */
 static bool
 row_by_row(const LlmExec *exec, const LlmNode *node, const Slot *slot)
 {
@@ -42,8 +43,8 @@ row_by_row(const LlmExec *exec, const LlmNode *node, const Slot *slot)
 			return false;
 		default:
 			for (int i = 0; i < node->n_inputs && i < 2; i++)
-				if (in[i]->t_axis >= 0 &&
-					node->ndim - slot->t_axis != exec->model->graph.nodes[node->inputs[i]].ndim - in[i]->t_axis)
+				if (in[i]->t_axis >= 0 && node->ndim - slot->t_axis !=
+											  exec->model->graph.nodes[node->inputs[i]].ndim - in[i]->t_axis)
 					return false;
 			return true;
 	}
@@ -58,7 +59,8 @@ want(LlmExec *exec, int node, Rows rows)
 		slot->rows = rows;
 }
 
-/* From the target backwards: attention reads every row of its input, the others the rows they are asked for. */
+/* From the target backwards: attention reads every row of its input, the others the rows they are asked for.
+ */
 static void
 plan_rows(LlmExec *exec, Rows wanted)
 {
@@ -87,7 +89,12 @@ llm_exec_open(const LlmModel *model, int target, bool last_only, int capacity, c
 	*exec = x;
 	if (x == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "no memory for a plan of %d nodes", graph->count);
-	*x = (LlmExec){.model = model, .memory = memory, .target = target, .capacity = capacity, .continues = true,
+	*x = (LlmExec){.model = model,
+		.memory = memory,
+		.target = target,
+		.capacity = capacity,
+		.continues = true,
+		.last_only = last_only,
 		.sizes = graph->sizes};
 	x->slots = memory->alloc(memory->context, graph->count * sizeof(Slot));
 	if (x->slots == NULL)
@@ -135,16 +142,47 @@ llm_exec_length(const LlmExec *exec)
 
 /* ---- memory ---- */
 
+/* Gives a free buffer back to the allocator. */
+static void
+release_free(LlmExec *exec, Buffer **at)
+{
+	Buffer *buffer = *at;
+
+	*at = buffer->next;
+	exec->memory->release(exec->memory->context, buffer->data, buffer->bytes);
+	exec->memory->release(exec->memory->context, buffer, sizeof(Buffer));
+}
+
+static Buffer *
+new_buffer(LlmExec *exec, size_t bytes)
+{
+	const LlmAllocator *memory = exec->memory;
+	Buffer *buffer = memory->alloc(memory->context, sizeof(Buffer));
+
+	if (buffer == NULL)
+		return NULL;
+	*buffer = (Buffer){.refs = 1, .bytes = bytes};
+	buffer->data = memory->alloc(memory->context, bytes);
+	if (buffer->data)
+		return buffer;
+	memory->release(memory->context, buffer, sizeof(Buffer));
+	return NULL;
+}
+
 Buffer *
 llm_buffer_take(LlmExec *exec, size_t floats, LlmError *err)
 {
 	size_t bytes = floats * sizeof(float);
-	Buffer *buffer, **fit = NULL;
+	Buffer *buffer, **fit = NULL, **small = NULL;
 
 	/* the smallest free one that holds it, unless it would waste more than it holds */
 	for (Buffer **b = &exec->free_buffers; *b; b = &(*b)->next)
+	{
 		if ((*b)->bytes >= bytes && (*b)->bytes <= 2 * bytes + 4096 && (!fit || (*b)->bytes < (*fit)->bytes))
 			fit = b;
+		if ((*b)->bytes < bytes && (!small || (*b)->bytes > (*small)->bytes))
+			small = b;
+	}
 	if (fit)
 	{
 		buffer = *fit;
@@ -152,15 +190,17 @@ llm_buffer_take(LlmExec *exec, size_t floats, LlmError *err)
 		buffer->refs = 1;
 		return buffer;
 	}
-	buffer = exec->memory->alloc(exec->memory->context, sizeof(Buffer));
-	if (buffer)
+	/* in place of one too small: texts that grow run after run would leave a trail of them */
+	if (small)
+		release_free(exec, small);
+	buffer = new_buffer(exec, bytes);
+	while (buffer == NULL && exec->free_buffers)
 	{
-		*buffer = (Buffer){.refs = 1, .bytes = bytes};
-		buffer->data = exec->memory->alloc(exec->memory->context, bytes);
-		if (buffer->data)
-			return buffer;
-		exec->memory->release(exec->memory->context, buffer, sizeof(Buffer));
+		release_free(exec, &exec->free_buffers);
+		buffer = new_buffer(exec, bytes);
 	}
+	if (buffer)
+		return buffer;
 	llm_fail(err, LLM_NO_MEMORY, "no memory for a value of %zu elements", floats);
 	llm_hint(err, "Use a shorter text or a smaller batch, or have the superuser raise pg_llm.memory_limit.");
 	return NULL;
@@ -186,17 +226,16 @@ llm_exec_drop_scratch(LlmExec *exec)
 	}
 }
 
-static void
-free_list(LlmExec *exec, Buffer *list)
+void
+llm_exec_drop_cache(LlmExec *exec, int node)
 {
-	while (list)
-	{
-		Buffer *next = list->next;
+	LlmKvCache *cache = exec->slots[node].cache;
 
-		exec->memory->release(exec->memory->context, list->data, list->bytes);
-		exec->memory->release(exec->memory->context, list, sizeof(Buffer));
-		list = next;
-	}
+	if (cache == NULL)
+		return;
+	llm_kv_free(cache, exec->memory);
+	exec->memory->release(exec->memory->context, cache, sizeof(LlmKvCache));
+	exec->slots[node].cache = NULL;
 }
 
 void
@@ -209,14 +248,11 @@ llm_exec_close(LlmExec *exec)
 		Slot *slot = &exec->slots[i];
 
 		llm_buffer_drop(exec, slot->buffer);
-		if (slot->cache)
-		{
-			llm_kv_free(slot->cache, exec->memory);
-			exec->memory->release(exec->memory->context, slot->cache, sizeof(LlmKvCache));
-		}
+		llm_exec_drop_cache(exec, i);
 	}
 	llm_exec_drop_scratch(exec);
-	free_list(exec, exec->free_buffers);
+	while (exec->free_buffers)
+		release_free(exec, &exec->free_buffers);
 	if (exec->slots)
 		exec->memory->release(exec->memory->context, exec->slots, exec->model->graph.count * sizeof(Slot));
 	exec->memory->release(exec->memory->context, exec, sizeof(LlmExec));

@@ -26,9 +26,9 @@ typedef enum Rows
 typedef struct Slot
 {
 	Rows rows;
-	int t_axis;	  /* axis of the dimension T, or -1 */
-	int readers;  /* nodes that read it, the caller included */
-	int waiting;  /* readers still to come in this run */
+	int t_axis;  /* axis of the dimension T, or -1 */
+	int readers; /* nodes that read it, the caller included */
+	int waiting; /* readers still to come in this run */
 	LlmValue value;
 	Buffer *buffer; /* NULL: a parameter or an input */
 	LlmKvCache *cache;
@@ -40,7 +40,7 @@ struct LlmExec
 	const LlmModel *model;
 	const LlmAllocator *memory;
 	int target, capacity, past;
-	bool continues;
+	bool continues, last_only;
 	bool keep; /* every value stays for the way back, nothing is overwritten */
 	LlmDropout dropout;
 	Slot *slots;
@@ -52,6 +52,7 @@ struct LlmExec
 extern Buffer *llm_buffer_take(LlmExec *exec, size_t floats, LlmError *err);
 extern void llm_buffer_drop(LlmExec *exec, Buffer *buffer);
 extern void llm_exec_drop_scratch(LlmExec *exec);
+extern void llm_exec_drop_cache(LlmExec *exec, int node);
 /* The value of input i as the node needs it: all rows or the last one. */
 extern LlmCode llm_exec_input(LlmExec *exec, int node, int i, LlmValue *value, LlmError *err);
 /* Computes a node whose inputs are there (run_op.c). */
@@ -59,5 +60,12 @@ extern LlmCode llm_run_op(LlmExec *exec, int node, LlmError *err);
 
 /* The probability a dropout node drops with in this run, and its stream. */
 extern float llm_dropout_of(const LlmExec *exec, int node, LlmStream *stream);
+/* A head_mask stands on the stack, 16 kB of it. */
+#define LLM_HEADS_MASKED 4096
+/* What a node's attributes say of attention over qkv; head_mask has room for LLM_HEADS_MASKED. */
+extern LlmCode llm_attention_of(const LlmExec *exec, int node, const LlmValue *qkv, LlmAttention *a, float *head_mask,
+	LlmError *err);
+/* The function of an elementwise node with one input. */
+extern LlmUnary llm_unary_of(const LlmNode *node);
 
 #endif

@@ -1,7 +1,8 @@
 /*
- * See pool.h. One job at a time, as a session runs one statement at a time. `claim` holds the job's number and
- * its next task in one word, so that a worker that slept through a job can never take a task of the next one.
- * The caller takes tasks too and afterwards waits for claimed tasks only: a worker that never woke costs nothing.
+ * See pool.h. One job at a time, as a session runs one statement at a time. `claim` holds the job's number
+ * and its next task in one word, so that a worker that slept through a job can never take a task of the next
+ * one. The caller takes tasks too and afterwards waits for claimed tasks only: a worker that never woke costs
+ * nothing.
  */
 #include <fenv.h>
 #include <limits.h>
@@ -35,7 +36,7 @@ typedef fenv_t FloatMode;
 static struct
 {
 	_Atomic uint64_t claim; /* job number << 32 | next task */
-	_Atomic uint32_t job;	/* futex word the workers sleep on: low half of the job number */
+	_Atomic uint32_t job;   /* futex word the workers sleep on: low half of the job number */
 	_Atomic int sleepers;
 	_Atomic int done;
 	_Atomic bool stopping;
@@ -50,8 +51,8 @@ static int wanted = 1;
 static bool (*stop_function)(void);
 
 /*
- * The same bits need IEEE's default mode. Other code of the process may have left another: a library linked with
- * -ffast-math makes denormals 0 in the thread that loads it, and new threads inherit that.
+ * The same bits need IEEE's default mode. Other code of the process may have left another: a library linked
+ * with -ffast-math makes denormals 0 in the thread that loads it, and new threads inherit that.
  */
 static void
 enter_default_mode(FloatMode *before)
@@ -211,7 +212,8 @@ run_shared(int tasks, LlmTask task, void *context)
 
 	if (started < wanted)
 		start_workers();
-	/* first of all no task of any job can be claimed: a worker still leaving the last job must not see mixed fields */
+	/* first of all no task of any job can be claimed: a worker still leaving the last job must not see mixed
+	 * fields */
 	atomic_store(&pool.claim, (uint64_t) number << 32 | INT_MAX);
 	pool.task = task;
 	pool.context = context;

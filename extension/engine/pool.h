@@ -17,15 +17,15 @@ extern void llm_pool_configure(int threads, bool (*stop)(void));
 extern int llm_pool_threads(void);
 
 /*
- * Runs task(context, i, worker) for every i < tasks, worker < llm_pool_threads(). Returns LLM_CANCELED, with err
- * filled, when the stop function said so: some tasks did not run and the output is not to be used. Tasks run in the
- * default floating-point mode, whatever the caller's is. A task must not start a loop of its own.
+ * Runs task(context, i, worker) for every i < tasks, worker < llm_pool_threads(). Returns LLM_CANCELED, with
+ * err filled, when the stop function said so: some tasks did not run and the output is not to be used. Tasks
+ * run in the default floating-point mode, whatever the caller's is. A task must not start a loop of its own.
  */
 extern LlmCode llm_parallel(int tasks, LlmTask task, void *context, LlmError *err);
 
 /*
- * Long tasks poll this between parts of some milliseconds: true once the loop is to end, and what the task made is
- * not to be used. On the caller's thread (worker 0) it asks the stop function.
+ * Long tasks poll this between parts of some milliseconds: true once the loop is to end, and what the task
+ * made is not to be used. On the caller's thread (worker 0) it asks the stop function.
  */
 extern bool llm_pool_stopping(int worker);
 

@@ -62,8 +62,8 @@ binary_task(void *context, int task, int worker)
 }
 
 LlmCode
-llm_binary(LlmBinary op, size_t outer, size_t inner, const float *x, bool x_rows, bool x_columns, const float *y,
-	bool y_rows, bool y_columns, float *out, LlmError *err)
+llm_binary(LlmBinary op, size_t outer, size_t inner, const float *x, bool x_rows, bool x_columns,
+	const float *y, bool y_rows, bool y_columns, float *out, LlmError *err)
 {
 	Binary b = {op, outer, inner, 1, x, y, x_rows, x_columns, y_rows, y_columns, out};
 
@@ -77,8 +77,8 @@ llm_binary(LlmBinary op, size_t outer, size_t inner, const float *x, bool x_rows
 		LlmCode code = llm_parallel((int) whole, binary_task, &cut, err);
 
 		if (code == LLM_OK && whole * GRAIN < inner)
-			llm_kernels->binary(op, inner - whole * GRAIN, x + whole * GRAIN, 1, y + whole * GRAIN, 1,
-				out + whole * GRAIN);
+			llm_kernels->binary(
+				op, inner - whole * GRAIN, x + whole * GRAIN, 1, y + whole * GRAIN, 1, out + whole * GRAIN);
 		return code;
 	}
 	b.rows = inner < GRAIN ? GRAIN / inner : 1;
@@ -103,7 +103,7 @@ each_row(Rows *r, LlmTask task, LlmError *err)
 
 #define ROWS_OF(r, task)                                                                                     \
 	size_t row = (task) * (r)->grain;                                                                        \
-	row < (r)->rows && row < ((task) + 1) * (r)->grain;                                                      \
+	row < (r)->rows &&row < ((task) + 1) * (r)->grain;                                                       \
 	row++
 
 static void
@@ -113,12 +113,13 @@ layernorm_task(void *context, int task, int worker)
 
 	(void) worker;
 	for (ROWS_OF(r, task))
-		llm_kernels->layernorm((int) r->n, r->x + row * r->n, r->gamma, r->beta, r->number, r->out + row * r->n);
+		llm_kernels->layernorm(
+			(int) r->n, r->x + row * r->n, r->gamma, r->beta, r->number, r->out + row * r->n);
 }
 
 LlmCode
-llm_layernorm(size_t rows, int C, const float *x, const float *gamma, const float *beta, float eps, float *out,
-	LlmError *err)
+llm_layernorm(size_t rows, int C, const float *x, const float *gamma, const float *beta, float eps,
+	float *out, LlmError *err)
 {
 	Rows r = {.rows = rows, .n = C, .x = x, .gamma = gamma, .beta = beta, .number = eps, .out = out};
 

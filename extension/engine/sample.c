@@ -1,6 +1,6 @@
 /*
- * Candidates leave a heap in order of falling logit (ties: lowest id first), so only as many are sorted as the
- * choice needs. Probabilities come from the kernels' exp and are added in float64 in a fixed order.
+ * Candidates leave a heap in order of falling logit (ties: lowest id first), so only as many are sorted as
+ * the choice needs. Probabilities come from the kernels' exp and are added in float64 in a fixed order.
  */
 #include <math.h>
 #include <string.h>
@@ -52,13 +52,16 @@ check_logits(int V, const float *logits, size_t *top, LlmError *err)
 	if (isnan(logits[*top]))
 		return llm_fail(err, LLM_INVALID, "the logit of token %zu is NaN", *top);
 	if (isinf(logits[*top]))
-		return llm_fail(err, LLM_INVALID, "the largest logit is %sinfinite", logits[*top] < 0 ? "minus " : "");
+		return llm_fail(
+			err, LLM_INVALID, "the largest logit is %sinfinite", logits[*top] < 0 ? "minus " : "");
 	return LLM_OK;
 }
 
-/* A heap of all tokens with weight exp((logit - largest) / temperature); total is the sum of weights by id. */
+/* A heap of all tokens with weight exp((logit - largest) / temperature); total is the sum of weights by id.
+ */
 static LlmCandidate *
-make_heap(int V, const float *logits, float top, double temperature, double *total, const LlmAllocator *memory)
+make_heap(
+	int V, const float *logits, float top, double temperature, double *total, const LlmAllocator *memory)
 {
 	LlmCandidate *heap = memory->alloc(memory->context, V * sizeof(LlmCandidate));
 	float weight[256];
@@ -106,8 +109,8 @@ llm_sampling_check(const LlmSampling *how, LlmError *err)
 }
 
 LlmCode
-llm_sample(const LlmSampling *how, int V, const float *logits, double u, const LlmAllocator *memory, int32_t *id,
-	LlmError *err)
+llm_sample(const LlmSampling *how, int V, const float *logits, double u, const LlmAllocator *memory,
+	int32_t *id, LlmError *err)
 {
 	size_t top;
 	int left = V, kept = 0, limit = how->topk > 0 && how->topk < V ? how->topk : V;

@@ -9,8 +9,8 @@
 typedef struct LlmSampling
 {
 	double temperature; /* 0: the most likely token */
-	int topk;			/* keep so many most likely tokens; 0 = all */
-	double topp;		/* then the fewest whose probabilities reach this; 1 = all */
+	int topk;           /* keep so many most likely tokens; 0 = all */
+	double topp;        /* then the fewest whose probabilities reach this; 1 = all */
 } LlmSampling;
 
 typedef struct LlmCandidate
@@ -21,10 +21,12 @@ typedef struct LlmCandidate
 } LlmCandidate;
 
 extern LlmCode llm_sampling_check(const LlmSampling *how, LlmError *err);
-/* The token that the draw u in [0,1) falls on, among the candidates in order of falling probability, ties by id. */
-extern LlmCode llm_sample(const LlmSampling *how, int V, const float *logits, double u, const LlmAllocator *memory,
-	int32_t *id, LlmError *err);
+/* The token that the draw u in [0,1) falls on, among the candidates in order of falling probability, ties by
+ * id. */
+extern LlmCode llm_sample(const LlmSampling *how, int V, const float *logits, double u,
+	const LlmAllocator *memory, int32_t *id, LlmError *err);
 /* The k most likely tokens with their probabilities under softmax(logits), in order; best has room for k. */
-extern LlmCode llm_top(int V, const float *logits, int k, LlmCandidate *best, const LlmAllocator *memory, LlmError *err);
+extern LlmCode llm_top(
+	int V, const float *logits, int k, LlmCandidate *best, const LlmAllocator *memory, LlmError *err);
 
 #endif

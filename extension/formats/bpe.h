@@ -112,7 +112,7 @@ extern bool llm_bpe_from_text(const char *text, size_t size, unsigned char *out,
  * characters: its tokens stand for their own UTF-8, and get the text form of that.
  */
 extern LlmCode llm_bpe_read_vocab(
-	LlmBpe *bpe, const char *file, const void *data, size_t size, LlmError *err);
+	LlmBpe *bpe, const char *file, const void *data, size_t size, const LlmBpeStop *stop, LlmError *err);
 
 /* merges.txt: "left right" a line, the lowest rank first; a first line "#version…" and blank lines aside. */
 typedef struct LlmBpeMergeFile

@@ -9,6 +9,9 @@
 #include "formats/unicode.h"
 #include "formats/utf8.h"
 
+/* Tokens read between two polls: well below a millisecond. */
+#define STRIDE 1024
+
 /*
  * GPT-2 writes a byte as the Latin-1 character of its number where that can be seen, and the 68 others, in
  * order (0..32, 127..160, 173), as the characters from U+0100 on.
@@ -83,14 +86,24 @@ read_id(LlmJson *json, BpeQuote token, int32_t *id, LlmError *err)
 						 "the part model.vocab.");
 }
 
+/* The next token of the vocabulary, or the end of its object. */
+static LlmCode
+next_key(LlmJson *json, size_t *count, const LlmBpeStop *stop, LlmError *err)
+{
+	if (++*count % STRIDE == 0 && stop != NULL && stop->requested(stop->context))
+		return llm_fail(err, LLM_CANCELED, "canceled after %zu tokens of %s", *count, json->name);
+	return llm_json_next(json, err);
+}
+
 /* Is the vocabulary one of plain characters? See bpe.h. */
 static LlmCode
-find_plain(LlmJson *json, bool *plain, LlmError *err)
+find_plain(LlmJson *json, bool *plain, const LlmBpeStop *stop, LlmError *err)
 {
 	LlmCode code = llm_json_expect(json, LLM_JSON_OBJECT, err);
+	size_t count = 0;
 
 	*plain = false;
-	while (code == LLM_OK && !*plain && (code = llm_json_next(json, err)) == LLM_OK &&
+	while (code == LLM_OK && !*plain && (code = next_key(json, &count, stop, err)) == LLM_OK &&
 		   json->token == LLM_JSON_KEY)
 	{
 		LlmChar c = {0};
@@ -132,21 +145,24 @@ add_token(LlmBpe *bpe, LlmJson *json, bool plain, LlmError *err)
 }
 
 LlmCode
-llm_bpe_read_vocab(LlmBpe *bpe, const char *file, const void *data, size_t size, LlmError *err)
+llm_bpe_read_vocab(
+	LlmBpe *bpe, const char *file, const void *data, size_t size, const LlmBpeStop *stop, LlmError *err)
 {
 	LlmJson json;
 	bool plain;
+	size_t count = 0;
 	LlmCode code;
 
 	llm_json_open(&json, file, data, size, bpe->allocator);
-	code = find_plain(&json, &plain, err);
+	code = find_plain(&json, &plain, stop, err);
 	llm_json_close(&json);
 	if (code != LLM_OK)
 		return code;
 
 	llm_json_open(&json, file, data, size, bpe->allocator);
 	code = llm_json_expect(&json, LLM_JSON_OBJECT, err);
-	while (code == LLM_OK && (code = llm_json_next(&json, err)) == LLM_OK && json.token == LLM_JSON_KEY)
+	while (
+		code == LLM_OK && (code = next_key(&json, &count, stop, err)) == LLM_OK && json.token == LLM_JSON_KEY)
 		code = add_token(bpe, &json, plain, err);
 	if (code == LLM_OK)
 		code = llm_json_expect(&json, LLM_JSON_END, err);

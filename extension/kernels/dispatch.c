@@ -1,4 +1,5 @@
-/* Which table of kernels runs: the best the CPU and the operating system allow, or the one a test asks for. */
+/* Which table of kernels runs: the best the CPU and the operating system allow, or the one a test asks for.
+ */
 #include "kernels/kernels.h"
 
 const LlmKernels *llm_kernels = &llm_kernels_scalar;

@@ -66,15 +66,17 @@ typedef struct LlmKernels
 
 	/* Rows of one register tile. */
 	int tile_rows;
-	/* rows (m,kc) of a, row stride lda, in the order matmul_block reads: tiles of tile_rows rows, each [kc][rows]. */
+	/* rows (m,kc) of a, row stride lda, in the order matmul_block reads: tiles of tile_rows rows, each
+	 * [kc][rows]. */
 	void (*pack_rows)(int m, int kc, const float *a, size_t lda, float *out);
 	/*
-	 * One block (kc <= LLM_BLOCK) of the matmul rule for one panel: out (m,n) = (first) or += the block's sums.
-	 * rows as pack_rows made them (a single row needs no packing); n <= LLM_PANEL columns are written.
+	 * One block (kc <= LLM_BLOCK) of the matmul rule for one panel: out (m,n) = (first) or += the block's
+	 * sums. rows as pack_rows made them (a single row needs no packing); n <= LLM_PANEL columns are written.
 	 */
-	void (*matmul_block)(int m, int kc, const float *rows, const float *panel, float *out, size_t ldo, int n,
-		bool first);
-	/* The same for one row and whole panels side by side, panel_stride floats apart; out (panels*LLM_PANEL). */
+	void (*matmul_block)(
+		int m, int kc, const float *rows, const float *panel, float *out, size_t ldo, int n, bool first);
+	/* The same for one row and whole panels side by side, panel_stride floats apart; out (panels*LLM_PANEL).
+	 */
 	void (*matvec_block)(int kc, const float *row, const float *panel, size_t panel_stride, int panels,
 		float *out, bool first);
 
@@ -88,7 +90,8 @@ typedef struct LlmKernels
 	/* out[i] = a[i * as] op b[i * bs], strides as, bs 0 (one value for all) or 1; out may be a or b */
 	void (*binary)(LlmBinary op, size_t n, const float *a, int as, const float *b, int bs, float *out);
 
-	/* Sum of x, of x*x, of (x-shift)^2: sixteen partial sums, a fixed tree, chunks of 4096 added in float64. */
+	/* Sum of x, of x*x, of (x-shift)^2: sixteen partial sums, a fixed tree, chunks of 4096 added in float64.
+	 */
 	double (*sum)(size_t n, const float *x);
 	double (*sum_squares)(size_t n, const float *x, float shift);
 	/* Sum over rows: out (n) = sum of m rows of x, blocks of 128 rows, added in order. x rows ldx apart. */
@@ -96,7 +99,8 @@ typedef struct LlmKernels
 	/* Largest element and its lowest index; NaN wins (its first index). n > 0. */
 	float (*max)(size_t n, const float *x, size_t *index);
 
-	/* out = softmax(x * scale) over n > 0 elements; first = absolute index of x[0] (partial sums are anchored at 0). */
+	/* out = softmax(x * scale) over n > 0 elements; first = absolute index of x[0] (partial sums are anchored
+	 * at 0). */
 	void (*softmax)(size_t n, size_t first, float scale, const float *x, float *out);
 	/* -log softmax(logits)[target] = log(sum(exp(logits - max))) - (logits[target] - max); V > 0 */
 	float (*cross_entropy)(size_t V, const float *logits, size_t target);

@@ -148,7 +148,8 @@ matmul_block(int m, int kc, const float *rows, const float *panel, float *out, s
 /* One row times `panels` whole panels: the decode step, which streams the weights once. Two panels at a time
  * hide the latency of the chain. */
 static void
-matvec_block(int kc, const float *row, const float *panel, size_t panel_stride, int panels, float *out, bool first)
+matvec_block(
+	int kc, const float *row, const float *panel, size_t panel_stride, int panels, float *out, bool first)
 {
 	for (int p = 0; p < panels; p += 2)
 	{

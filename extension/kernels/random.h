@@ -1,6 +1,7 @@
 /*
  * Random numbers that depend on nothing but their key: Philox4x32-10 (Salmon et al., 2011) counted by
- * (step, micro_batch, element) under a key made of the seed and a stream's name. Order and threads do not matter.
+ * (step, micro_batch, element) under a key made of the seed and a stream's name. Order and threads do not
+ * matter.
  */
 #ifndef LLM_RANDOM_H
 #define LLM_RANDOM_H

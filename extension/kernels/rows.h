@@ -331,7 +331,8 @@ layernorm(int C, const float *x, const float *gamma, const float *beta, float ep
 	{
 		int k = C - i < LLM_W ? C - i : LLM_W;
 
-		v_store_n(out + i, v_fma((v_load_n(x + i, k) - mu) * r, v_load_n(gamma + i, k), v_load_n(beta + i, k)), k);
+		v_store_n(
+			out + i, v_fma((v_load_n(x + i, k) - mu) * r, v_load_n(gamma + i, k), v_load_n(beta + i, k)), k);
 	}
 }
 

@@ -1,7 +1,7 @@
 /*
  * One vector type for every instruction set, so that a kernel is written once. The file that includes this
- * sets LLM_W, the floats per vector: 16 (AVX-512), 8 (AVX2 + FMA) or 1 (any CPU). Each operation is IEEE exact
- * per lane, hence the same bits whatever LLM_W is. v_fma is the only fused operation.
+ * sets LLM_W, the floats per vector: 16 (AVX-512), 8 (AVX2 + FMA) or 1 (any CPU). Each operation is IEEE
+ * exact per lane, hence the same bits whatever LLM_W is. v_fma is the only fused operation.
  */
 /* clang-format off */
 #ifndef LLM_SIMD_H

@@ -27,7 +27,8 @@ v_exp(vf x)
 	p = v_fma(p, r, v_set(0x1.555556p-3f));
 	p = v_fma(p, r, v_set(0.5f));
 	p = v_fma(p * r, r, r) + v_set(1.0f);
-	/* times 2^n: n stands in t's low bits; p is in [0.7, 1.42], so the sum of exponents cannot leave its field */
+	/* times 2^n: n stands in t's low bits; p is in [0.7, 1.42], so the sum of exponents cannot leave its
+	 * field */
 	y = v_float(v_bits(p) + (v_bits(t) << 23));
 	y = v_select(v_lt(x, v_set(-87.3f)), v_set(0.0f), y);
 	y = v_select(v_lt(v_set(0x1.62e42ep+6f), x), V_INF, y);
@@ -63,7 +64,8 @@ v_log(vf x)
 	y = v_fma(k, v_set(0x1.62e400p-1f), p + f);
 	y = v_select(v_lt(v_set(0x1.fffffep127f), x), V_INF, y);
 	y = v_select(v_lt(x, v_set(0.0f)), V_NAN, y);
-	y = v_select(v_lt(v_set(0.0f), x), y, v_select(v_lt(x, v_set(0.0f)), V_NAN, v_float(v_iset(0xff800000u))));
+	y = v_select(
+		v_lt(v_set(0.0f), x), y, v_select(v_lt(x, v_set(0.0f)), V_NAN, v_float(v_iset(0xff800000u))));
 	return v_select(v_isnan(x), V_NAN, y);
 }
 

@@ -148,7 +148,7 @@ LoadParams(LoadedModel *m)
 }
 
 static LoadedModel *
-ModelLoad(const char *name, int64 version)
+ModelLoad(const char *name, int64 version, bool training)
 {
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_llm model", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
@@ -159,6 +159,7 @@ ModelLoad(const char *name, int64 version)
 	m->epoch = LlmEpoch();
 	m->user = GetUserId();
 	m->context = context;
+	m->model.training = training;
 	PG_TRY();
 	{
 		m->model.graph = *GraphRead(name, true);
@@ -179,8 +180,6 @@ ModelLoad(const char *name, int64 version)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	m->next = models;
-	models = m;
 	return m;
 }
 
@@ -217,11 +216,22 @@ Unpin(void *arg)
 		ModelFree(m);
 }
 
+static LoadedModel *
+ModelPin(LoadedModel *m, MemoryContext pin)
+{
+	MemoryContextCallback *callback = MemoryContextAlloc(pin, sizeof(MemoryContextCallback));
+
+	m->pins++;
+	callback->func = Unpin;
+	callback->arg = m;
+	MemoryContextRegisterResetCallback(pin, callback);
+	return m;
+}
+
 LoadedModel *
 ModelOf(const char *name, MemoryContext pin)
 {
 	int64 version = LlmModelVersion(name);
-	MemoryContextCallback *callback = MemoryContextAlloc(pin, sizeof(MemoryContextCallback));
 	LoadedModel *m = models;
 
 	while (m && strcmp(m->name, name) != 0)
@@ -232,11 +242,20 @@ ModelOf(const char *name, MemoryContext pin)
 		m = NULL;
 	}
 	if (m == NULL)
-		m = ModelLoad(name, version);
+	{
+		m = ModelLoad(name, version, false);
+		m->next = models;
+		models = m;
+	}
 	m->used = ++clock_of_uses;
-	m->pins++;
-	callback->func = Unpin;
-	callback->arg = m;
-	MemoryContextRegisterResetCallback(pin, callback);
-	return m;
+	return ModelPin(m, pin);
+}
+
+LoadedModel *
+ModelForTraining(const char *name, MemoryContext pin)
+{
+	LoadedModel *m = ModelLoad(name, 0, true);
+
+	m->outdated = true; /* nobody else's */
+	return ModelPin(m, pin);
 }

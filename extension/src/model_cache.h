@@ -25,6 +25,8 @@ typedef struct LoadedModel
  * or deleted. ERROR where there is no such model, or parameters are missing or misshapen.
  */
 extern LoadedModel *ModelOf(const char *name, MemoryContext pin);
+/* A copy of one's own whose weights may be changed; gone with `pin`. */
+extern LoadedModel *ModelForTraining(const char *name, MemoryContext pin);
 /* Gives up the copy unused longest; false when all are in use. */
 extern bool ModelEvict(void);
 

@@ -30,9 +30,8 @@ int pg_llm_threads = 0;
 int pg_llm_isa = -1;
 static char *pg_llm_default_model;
 
-static const struct config_enum_entry isa_options[] = {
-	{"auto", -1, false}, {"scalar", LLM_ISA_SCALAR, false}, {"avx2", LLM_ISA_AVX2, false},
-	{"avx512", LLM_ISA_AVX512, false}, {NULL, 0, false}};
+static const struct config_enum_entry isa_options[] = {{"auto", -1, false}, {"scalar", LLM_ISA_SCALAR, false},
+	{"avx2", LLM_ISA_AVX2, false}, {"avx512", LLM_ISA_AVX512, false}, {NULL, 0, false}};
 
 static bool
 IsaCheck(int *newval, void **extra, GucSource source)
@@ -65,8 +64,8 @@ ThreadsAssign(int newval, void *extra)
 }
 
 /*
- * Only for the session that asks: pg_dump reads tensors through their text form, so a limit stored with a database,
- * a role or the server would put summaries where a backup needs the weights.
+ * Only for the session that asks: pg_dump reads tensors through their text form, so a limit stored with a
+ * database, a role or the server would put summaries where a backup needs the weights.
  */
 static bool
 DisplayLimitCheck(int *newval, void **extra, GucSource source)
@@ -74,7 +73,8 @@ DisplayLimitCheck(int *newval, void **extra, GucSource source)
 	bool stored = (source > PGC_S_DYNAMIC_DEFAULT && source < PGC_S_CLIENT) || source == PGC_S_TEST;
 
 	if (*newval != 0 && stored)
-		GUC_check_errdetail("It can only be SET in a session: pg_dump would write summaries in place of tensors.");
+		GUC_check_errdetail(
+			"It can only be SET in a session: pg_dump would write summaries in place of tensors.");
 	return *newval == 0 || !stored;
 }
 
@@ -90,11 +90,11 @@ _PG_init(void)
 		"The default is half of the machine's or control group's memory.", &pg_llm_memory_limit_mb,
 		MachineMemoryMB() / 2, 16, INT_MAX, PGC_SUSET, GUC_UNIT_MB, NULL, NULL, NULL);
 	DefineCustomIntVariable("pg_llm.threads", "Threads the kernels use.",
-		"0 takes as many as this process may run at once. The result does not depend on it.",
-		&pg_llm_threads, 0, 0, 1024, PGC_USERSET, 0, NULL, ThreadsAssign, NULL);
+		"0 takes as many as this process may run at once. The result does not depend on it.", &pg_llm_threads,
+		0, 0, 1024, PGC_USERSET, 0, NULL, ThreadsAssign, NULL);
 	DefineCustomEnumVariable("pg_llm.isa", "Instruction set the kernels use.",
-		"For tests: every level gives the same bits.", &pg_llm_isa, -1, isa_options, PGC_USERSET, 0,
-		IsaCheck, IsaAssign, NULL);
+		"For tests: every level gives the same bits.", &pg_llm_isa, -1, isa_options, PGC_USERSET, 0, IsaCheck,
+		IsaAssign, NULL);
 	DefineCustomStringVariable("pg_llm.default_model", "The model that functions use when none is named.",
 		"Set it for a database: ALTER DATABASE name SET pg_llm.default_model = 'my_model'.",
 		&pg_llm_default_model, "gpt2-small", PGC_USERSET, 0, NULL, NULL, NULL);
@@ -134,7 +134,11 @@ LlmRaise(const LlmError *err)
 		CHECK_FOR_INTERRUPTS(); /* normally says the reason better: timeout, user, shutdown */
 	ereport(ERROR, (errcode(SqlState(err->code)), errmsg("%s", err->message),
 					   err->detail[0] ? errdetail("%s", err->detail) : 0,
-					   err->hint[0] ? errhint("%s", err->hint) : 0));
+					   err->hint[0] ? errhint("%s", err->hint)
+					   : err->code == LLM_NO_MEMORY
+						   ? errhint("A session may hold %d MB (pg_llm.memory_limit, set by the superuser).",
+								 pg_llm_memory_limit_mb)
+						   : 0));
 }
 
 /* ---- memory ---- */
@@ -170,11 +174,10 @@ LlmReserve(Size size)
 	Size held;
 
 	if (size >= 65536 && !HasRoom(size, &held))
-		ereport(ERROR,
-			(errcode(ERRCODE_OUT_OF_MEMORY),
-				errmsg("this needs %zu MB more, and the session holds %zu MB of its %d MB", size >> 20,
-					held >> 20, pg_llm_memory_limit_mb),
-				errhint("Use smaller tensors, or have the superuser raise pg_llm.memory_limit.")));
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY),
+						   errmsg("this needs %zu MB more, and the session holds %zu MB of its %d MB",
+							   size >> 20, held >> 20, pg_llm_memory_limit_mb),
+						   errhint("Use smaller tensors, or have the superuser raise pg_llm.memory_limit.")));
 }
 
 static void *
@@ -344,9 +347,10 @@ Oid
 LlmTensorType(void)
 {
 	if (!OidIsValid(cached_tensor_type))
-		cached_tensor_type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("tensor"),
-			ObjectIdGetDatum(LlmNamespace()));
+		cached_tensor_type = GetSysCacheOid2(
+			TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("tensor"), ObjectIdGetDatum(LlmNamespace()));
 	if (!OidIsValid(cached_tensor_type))
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("type tensor is missing from extension pg_llm")));
+		ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("type tensor is missing from extension pg_llm")));
 	return cached_tensor_type;
 }

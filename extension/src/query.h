@@ -13,7 +13,7 @@ typedef struct LlmQuery
 {
 	const char *text;
 	int nargs;
-	Oid types[8];
+	Oid types[9];
 	/* private */
 	SPIPlanPtr plan;
 	Oid extension;

@@ -259,6 +259,25 @@ RaiseNoTokenizer(const char *model, const char *name)
 					   name, name)));
 }
 
+/* At most so many stay in memory; the one compiled longest ago makes room. */
+#define TOKENIZERS_MAX 8
+
+static void
+MakeRoom(void)
+{
+	Tokenizer *oldest = NULL;
+	int count = 0;
+
+	for (Tokenizer *t = tokenizers; t != NULL; t = t->next)
+	{
+		count++;
+		if (t->pins == 0)
+			oldest = t;
+	}
+	if (count >= TOKENIZERS_MAX && oldest != NULL)
+		TokenizerForget(oldest);
+}
+
 static Tokenizer *
 TokenizerByName(const char *model, const char *name)
 {
@@ -272,6 +291,7 @@ TokenizerByName(const char *model, const char *name)
 		return tokenizer;
 	if (tokenizer != NULL)
 		TokenizerForget(tokenizer);
+	MakeRoom();
 	bpe = TokenizerCompile(name);
 	if (llm_bpe_count(bpe) == 0)
 	{

@@ -186,7 +186,7 @@ ReadVocab(FileBytes file, LlmAllocator *allocator)
 
 	if (bpe == NULL)
 		LlmRaise(&err);
-	LLM_CHECK(llm_bpe_read_vocab(bpe, file.name, file.data, file.size, &err), &err);
+	LLM_CHECK(llm_bpe_read_vocab(bpe, file.name, file.data, file.size, &TokenizerStop, &err), &err);
 	LLM_CHECK(llm_bpe_finish(bpe, &err), &err);
 	return bpe;
 }
@@ -232,6 +232,8 @@ InsertMerges(FileBytes file, const char *model)
 		LLM_CHECK(llm_bpe_next_merge(&merges, &err), &err);
 		if (merges.left == NULL)
 			break;
+		if (count % 65536 == 65535)
+			CHECK_FOR_INTERRUPTS();
 		if (count == capacity)
 		{
 			capacity *= 2;

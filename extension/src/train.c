@@ -15,7 +15,9 @@
 #include "engine/gradients.h"
 #include "engine/train.h"
 #include "kernels/random.h"
+#include "src/batch.h"
 #include "src/forward.h"
+#include "src/generate.h"
 #include "src/model_cache.h"
 #include "src/pg_llm.h"
 #include "src/query.h"
@@ -26,7 +28,7 @@ static LlmQuery take_lock = {
 	.nargs = 1,
 	.types = {TEXTOID}};
 static LlmQuery holder_of_lock = {
-	.text = "SELECT pg_catalog.format('process %%s of %%s', a.pid, a.usename) FROM pg_catalog.pg_locks AS l"
+	.text = "SELECT 'process ' || a.pid || ' of ' || a.usename FROM pg_catalog.pg_locks AS l"
 			" JOIN pg_catalog.pg_stat_activity AS a USING (pid) WHERE l.locktype = 'advisory' AND l.granted"
 			" AND (l.classid::bigint << 32 | l.objid::bigint) = pg_catalog.hashtextextended('pg_llm ' || $1, 0) LIMIT 1",
 	.nargs = 1,
@@ -44,6 +46,11 @@ static LlmQuery read_moments = {
 			" AND p.name = coalesce(s.source_name, g.name) WHERE g.model = $1 AND g.op = 'param' ORDER BY g.id, g.name",
 	.nargs = 1,
 	.types = {TEXTOID}};
+static LlmQuery write_log = {
+	.text = "INSERT INTO %s.llm_train_log (model, step, lr, loss, grad_norm, tokens, seconds, rows, seed)"
+			" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+	.nargs = 9,
+	.types = {TEXTOID, INT8OID, FLOAT8OID, FLOAT4OID, FLOAT8OID, INT8OID, FLOAT8OID, INT8ARRAYOID, INT8OID}};
 static LlmQuery write_data = {.text = "UPDATE %s.llm_param SET data = $3 WHERE model = $1 AND name = $2", .nargs = 3};
 static LlmQuery write_m = {.text = "UPDATE %s.llm_param SET m = $3 WHERE model = $1 AND name = $2", .nargs = 3};
 static LlmQuery write_v = {
@@ -206,16 +213,13 @@ TrainingWrite(Training *tr)
 
 /* One optimizer step over `accumulation` micro-batches; the loss is their mean. */
 static float
-TrainingStep(Training *tr, Dataset *data, const Recipe *r, int64 *ids, double *norm, int64 *tokens)
+TrainingStep(Training *tr, const Recipe *r, int64 nth, const int64 *ids, double *norm, int64 *tokens)
 {
 	LlmDropout dropout = {.p = (float) r->dropout_p, .seed = r->seed, .step = (uint32) (tr->step + 1)};
 	LlmHyper hyper = r->hyper;
-	int rows = r->batch_size * r->accumulation;
 	double total = 0;
 	LlmError err;
 
-	if (data)
-		DatasetPick(data, tr->step * rows, rows, ids);
 	*tokens = 0;
 	for (int i = 0; i < r->accumulation; i++)
 	{
@@ -236,8 +240,121 @@ TrainingStep(Training *tr, Dataset *data, const Recipe *r, int64 *ids, double *n
 		total += loss;
 		*tokens += b->scored;
 	}
-	hyper.lr = llm_lr_schedule(tr->step + 1, r->warmup, r->n_steps, r->lr_max, r->min_lr);
+	hyper.lr = llm_lr_schedule(nth, r->warmup, r->n_steps, r->lr_max, r->min_lr);
 	LLM_CHECK(llm_trainer_update(tr->trainer, &hyper, tr->step + 1, r->accumulation, norm, &err), &err);
 	tr->step++;
 	return (float) (total / r->accumulation);
+}
+
+static void
+LogStep(const Training *tr, const Recipe *r, double lr, float loss, double norm, int64 tokens, double seconds,
+	const int64 *ids, int rows)
+{
+	Datum values[9], *elements = palloc(sizeof(Datum) * rows);
+
+	for (int i = 0; i < rows; i++)
+		elements[i] = Int64GetDatum(ids[i]);
+	values[0] = CStringGetTextDatum(tr->m->name);
+	values[1] = Int64GetDatum(tr->step);
+	values[2] = Float8GetDatum(lr);
+	values[3] = Float4GetDatum(loss);
+	values[4] = Float8GetDatum(norm);
+	values[5] = Int64GetDatum(tokens);
+	values[6] = Float8GetDatum(seconds);
+	values[7] = PointerGetDatum(construct_array(elements, rows, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[8] = Int64GetDatum((int64) r->seed);
+	SPI_connect();
+	LlmRun(&write_log, values, NULL, false, 0);
+	SPI_finish();
+}
+
+/* Steps in memory, one memory context each; a NOTICE about every tenth of the way. */
+static float
+RunSteps(Training *tr, const Recipe *r, Dataset *data, int64 *ids)
+{
+	MemoryContext step_context = AllocSetContextCreate(CurrentMemoryContext, "training step", ALLOCSET_DEFAULT_SIZES);
+	int rows = r->batch_size * r->accumulation;
+	int64 every = Max(1, r->n_steps / 10);
+	float loss = 0;
+
+	for (int64 n = 1; n <= r->n_steps; n++)
+	{
+		MemoryContext caller = MemoryContextSwitchTo(step_context);
+		instr_time start, end;
+		double norm;
+		int64 tokens;
+
+		CHECK_FOR_INTERRUPTS();
+		INSTR_TIME_SET_CURRENT(start);
+		if (data)
+			DatasetPick(data, tr->step * rows, rows, ids);
+		loss = TrainingStep(tr, r, n, ids, &norm, &tokens);
+		INSTR_TIME_SET_CURRENT(end);
+		INSTR_TIME_SUBTRACT(end, start);
+		LogStep(tr, r, llm_lr_schedule(n, r->warmup, r->n_steps, r->lr_max, r->min_lr), loss, norm, tokens,
+			INSTR_TIME_GET_DOUBLE(end), ids, rows);
+		if (data && (n % every == 0 || n == 1))
+			ereport(NOTICE, (errmsg("step %lld of %lld: loss %.4f", (long long) n, (long long) r->n_steps, loss)));
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(step_context);
+	}
+	return loss;
+}
+
+static double
+Number(FunctionCallInfo fcinfo, int n, const char *name, double least, double most)
+{
+	double x = PG_GETARG_FLOAT8(n);
+
+	if (!(x >= least && x <= most))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("%s is %g; it must be from %g to %g", name, x, least, most)));
+	return x;
+}
+
+/*
+ * llm_train_run(model, dataset, batch_ids, n_steps, lr_max, min_lr, warmup, beta1, beta2, eps, wd, grad_clip,
+ * dropout_p, batch_size, accumulation, seed): what llm_train and llm_train_step call with every default resolved.
+ */
+PG_FUNCTION_INFO_V1(llm_train_run);
+Datum
+llm_train_run(PG_FUNCTION_ARGS)
+{
+	Recipe r = {0};
+	Dataset *data = NULL;
+	Training *tr;
+	int64 *ids;
+	float loss;
+
+	for (int i = 0; i < 16; i++)
+		if (PG_ARGISNULL(i) && i != 1 && i != 2 && i != 11)
+			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("an argument of the training call is NULL")));
+	if (PG_ARGISNULL(1) == PG_ARGISNULL(2))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("name a dataset or one of its rows")));
+	r.lr_max = Number(fcinfo, 4, "lr_max", 0, 1e6);
+	r.min_lr = Number(fcinfo, 5, "min_lr", 0, 1e6);
+	r.hyper.beta1 = Number(fcinfo, 7, "beta1", 0, 0.999999999);
+	r.hyper.beta2 = Number(fcinfo, 8, "beta2", 0, 0.999999999);
+	r.hyper.eps = Number(fcinfo, 9, "eps", 0, 1e6);
+	r.hyper.weight_decay = Number(fcinfo, 10, "wd", 0, 1e6);
+	r.hyper.clip = PG_ARGISNULL(11) ? 0 : Number(fcinfo, 11, "grad_clip", 1e-30, 1e30);
+	r.dropout_p = Number(fcinfo, 12, "dropout_p", 0, 0.999999);
+	r.n_steps = PG_GETARG_INT64(3);
+	r.warmup = PG_GETARG_INT64(6);
+	r.batch_size = PG_GETARG_INT32(13);
+	r.accumulation = PG_GETARG_INT32(14);
+	r.seed = (uint64) PG_GETARG_INT64(15);
+	if (r.n_steps < 1 || r.batch_size < 1 || r.accumulation < 1 || r.warmup < 0 ||
+		(int64) r.batch_size * r.accumulation > 1000000)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("n_steps, batch_size and accumulation must be 1 or more, warmup 0 or more")));
+	ids = palloc(sizeof(int64) * r.batch_size * r.accumulation);
+	tr = TrainingOpen(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	if (PG_ARGISNULL(1))
+		ids[0] = PG_GETARG_INT64(2);
+	else
+		data = DatasetOpen(text_to_cstring(PG_GETARG_TEXT_PP(1)), r.seed);
+	loss = RunSteps(tr, &r, data, ids);
+	TrainingWrite(tr);
+	PG_RETURN_FLOAT4(loss);
 }

@@ -12,7 +12,7 @@ fuzz_vocab(const LlmAllocator *allocator, const char *data, size_t size)
 	LlmError err;
 	LlmBpe *bpe = llm_bpe_new(allocator, "fuzz", &err);
 
-	if (llm_bpe_read_vocab(bpe, "vocab.json", data, size, &err) == LLM_OK)
+	if (llm_bpe_read_vocab(bpe, "vocab.json", data, size, NULL, &err) == LLM_OK)
 		llm_bpe_finish(bpe, &err);
 	llm_bpe_free(bpe);
 }
@@ -25,7 +25,7 @@ fuzz_merges(const LlmAllocator *allocator, const char *data, size_t size)
 	LlmBpe *bpe = llm_bpe_new(allocator, "fuzz", &err);
 	LlmBpeMergeFile merges = llm_bpe_merge_file("merges.txt", data, size);
 
-	CHECK_OK(llm_bpe_read_vocab(bpe, "vocab.json", vocab, sizeof(vocab) - 1, &err), err);
+	CHECK_OK(llm_bpe_read_vocab(bpe, "vocab.json", vocab, sizeof(vocab) - 1, NULL, &err), err);
 	while (llm_bpe_next_merge(&merges, &err) == LLM_OK && merges.left != NULL &&
 		   llm_bpe_add_merge(bpe, merges.rank, merges.left, merges.left_size, merges.right, merges.right_size,
 			   &err) == LLM_OK)

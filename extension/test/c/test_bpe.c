@@ -232,7 +232,7 @@ from_json(const char *json)
 	LlmBpe *bpe = llm_bpe_new(&allocator, "toy", &err);
 
 	CHECK(bpe != NULL);
-	CHECK_OK(llm_bpe_read_vocab(bpe, "vocab.json", json, strlen(json), &err), err);
+	CHECK_OK(llm_bpe_read_vocab(bpe, "vocab.json", json, strlen(json), NULL, &err), err);
 	CHECK_OK(llm_bpe_finish(bpe, &err), err);
 	return bpe;
 }

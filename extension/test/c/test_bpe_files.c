@@ -11,7 +11,7 @@ static LlmCode
 read_vocab(const char *json, size_t size)
 {
 	LlmBpe *bpe = llm_bpe_new(&allocator, "toy", &err);
-	LlmCode code = llm_bpe_read_vocab(bpe, "vocab.json", json, size, &err);
+	LlmCode code = llm_bpe_read_vocab(bpe, "vocab.json", json, size, NULL, &err);
 
 	if (code == LLM_OK)
 		code = llm_bpe_finish(bpe, &err);
@@ -56,7 +56,7 @@ read_merges(const char *text, size_t size, int *count)
 	static const char json[] = "{\"a\":0,\"b\":1,\"ab\":2,\"abb\":3}";
 	LlmBpe *bpe = llm_bpe_new(&allocator, "toy", &err);
 	LlmBpeMergeFile merges = llm_bpe_merge_file("merges.txt", text, size);
-	LlmCode code = llm_bpe_read_vocab(bpe, "vocab.json", json, strlen(json), &err);
+	LlmCode code = llm_bpe_read_vocab(bpe, "vocab.json", json, strlen(json), NULL, &err);
 
 	*count = 0;
 	while (code == LLM_OK && (code = llm_bpe_next_merge(&merges, &err)) == LLM_OK && merges.left != NULL)
@@ -125,6 +125,29 @@ test_damaged_files(void)
 	}
 }
 
+static bool
+stop_at_once(void *context)
+{
+	return true;
+}
+
+static void
+test_stop(void)
+{
+	LlmBpeStop stop = {stop_at_once, NULL};
+	char *json = malloc(1 << 20), *end = json;
+	LlmBpe *bpe = llm_bpe_new(&allocator, "toy", &err);
+
+	for (int i = 0; i < 20000; i++)
+		end += sprintf(end, "%c\"%d\": %d", i == 0 ? '{' : ',', i, i);
+	*end++ = '}';
+	CHECK_FAILS(llm_bpe_read_vocab(bpe, "vocab.json", json, (size_t) (end - json), &stop, &err), LLM_CANCELED,
+		"canceled after", err);
+	llm_bpe_free(bpe);
+	free(json);
+	CHECK(memory.held == 0);
+}
+
 int
 main(void)
 {
@@ -132,5 +155,6 @@ main(void)
 	test_vocab_file();
 	test_merge_file();
 	test_damaged_files();
+	test_stop();
 	return 0;
 }

@@ -1,0 +1,238 @@
+/*
+ * The plain executor: every needed node in order, all rows, no packing, no cache, no buffers shared. Shapes
+ * come from the values alone, so that the shape rules are checked too.
+ */
+#ifndef REFERENCE_GRAPH_H
+#define REFERENCE_GRAPH_H
+
+#include "engine/execute.h"
+#include "reference.h"
+
+typedef struct RefValue
+{
+	int ndim, dims[LLM_MAX_DIMS];
+	size_t numel;
+	float *floats;
+	const int32_t *integers;
+} RefValue;
+
+static inline RefValue
+ref_value(int ndim, const int *dims)
+{
+	RefValue v = {.ndim = ndim, .numel = 1};
+
+	for (int i = 0; i < ndim; i++)
+		v.numel *= v.dims[i] = dims[i];
+	v.floats = malloc(v.numel * sizeof(float) + 1);
+	return v;
+}
+
+/* The element of v that belongs to the element at `place` of a result of out's shape. */
+static inline float
+ref_element(const RefValue *v, const RefValue *out, size_t place)
+{
+	size_t at = 0, stride = 1;
+
+	for (int i = 0; i < v->ndim; i++)
+	{
+		int length = v->dims[v->ndim - 1 - i];
+
+		if (length != 1)
+			at += place % out->dims[out->ndim - 1 - i] * stride;
+		place /= out->dims[out->ndim - 1 - i];
+		stride *= length;
+	}
+	return v->floats[at];
+}
+
+static inline RefValue
+ref_broadcast(LlmBinary op, const RefValue *x, const RefValue *y)
+{
+	int ndim = x->ndim > y->ndim ? x->ndim : y->ndim, dims[LLM_MAX_DIMS];
+	RefValue out;
+
+	for (int i = 0; i < ndim; i++)
+	{
+		int a = i < x->ndim ? x->dims[x->ndim - 1 - i] : 1, b = i < y->ndim ? y->dims[y->ndim - 1 - i] : 1;
+
+		dims[ndim - 1 - i] = a == 1 ? b : a;
+	}
+	out = ref_value(ndim, dims);
+	for (size_t i = 0; i < out.numel; i++)
+		out.floats[i] = ref_binary(op, ref_element(x, &out, i), ref_element(y, &out, i));
+	return out;
+}
+
+static inline RefValue
+ref_product(const RefValue *a, const RefValue *b, bool transposed)
+{
+	int K = a->dims[a->ndim - 1], N = b->dims[b->ndim - 1 - transposed], M = a->dims[a->ndim - 2],
+		dims[LLM_MAX_DIMS];
+	RefValue out;
+
+	memcpy(dims, a->dims, sizeof(dims));
+	dims[a->ndim - 1] = N;
+	out = ref_value(a->ndim, dims);
+	for (size_t at = 0, i = 0; at < out.numel; at += (size_t) M * N, i++)
+		ref_matmul(M, N, K, a->floats + i * M * K, b->floats + (b->ndim > 2 ? i * K * N : 0), transposed,
+			out.floats + at);
+	return out;
+}
+
+static inline RefValue
+ref_attend(const LlmNode *node, const RefValue *x)
+{
+	const LlmAttr *mask = llm_attr(node, "head_mask");
+	int B = x->dims[0], T = x->dims[1], C = x->dims[2] / 3, NH = (int) llm_attr_number(node, "n_head", 0);
+	float *head_mask = mask && mask->count ? malloc(NH * sizeof(float)) : NULL;
+	RefValue out = ref_value(3, (int[]){B, T, C});
+
+	for (int h = 0; head_mask && h < NH; h++)
+		head_mask[h] = (float) mask->items[h].number;
+	for (int b = 0; b < B && C > 0; b++)
+		ref_attention(T, NH, C / NH, llm_attr_number(node, "causal", 1) != 0,
+			(int) llm_attr_number(node, "window", 0),
+			(float) llm_attr_number(node, "scale", 1 / sqrt(C / NH)), head_mask,
+			x->floats + (size_t) b * T * 3 * C, out.floats + (size_t) b * T * C, NULL);
+	free(head_mask);
+	return out;
+}
+
+static inline RefValue
+ref_loss(const RefValue *logits, const RefValue *targets)
+{
+	int V = logits->dims[logits->ndim - 1];
+	float *losses = calloc(targets->numel + 1, sizeof(float));
+	RefValue out = ref_value(0, NULL);
+	size_t count = 0;
+
+	for (size_t i = 0; i < targets->numel; i++)
+		if (targets->integers[i] >= 0)
+		{
+			losses[i] = ref_cross_entropy(V, logits->floats + i * V, targets->integers[i]);
+			count++;
+		}
+	out.floats[0] = count ? (float) (ref_sum(targets->numel, 0, losses, 1, 0) / count) : 0;
+	free(losses);
+	return out;
+}
+
+/* One node from the values of its inputs. Ids must be in range. */
+static inline RefValue
+ref_node(const LlmNode *node, const RefValue *in[3])
+{
+	const LlmAttr *how = llm_attr(node, "approximate");
+	LlmUnary f = LLM_NEG;
+	RefValue out;
+	int dims[LLM_MAX_DIMS], n;
+
+	switch (node->op)
+	{
+		case LLM_OP_EMBEDDING:
+			memcpy(dims, in[0]->dims, sizeof(dims));
+			dims[in[0]->ndim] = in[1]->dims[1];
+			out = ref_value(in[0]->ndim + 1, dims);
+			for (size_t i = 0; i < in[0]->numel; i++)
+				memcpy(out.floats + i * in[1]->dims[1],
+					in[1]->floats + (size_t) in[0]->integers[i] * in[1]->dims[1],
+					in[1]->dims[1] * sizeof(float));
+			return out;
+		case LLM_OP_MATMUL:
+			return ref_product(in[0], in[1], llm_attr_number(node, "transpose_b", 0) != 0);
+		case LLM_OP_ADD:
+		case LLM_OP_SUB:
+		case LLM_OP_MUL:
+		case LLM_OP_DIV:
+			return ref_broadcast((LlmBinary) (LLM_ADD + (node->op - LLM_OP_ADD)), in[0], in[1]);
+		case LLM_OP_ATTENTION:
+			return ref_attend(node, in[0]);
+		case LLM_OP_CROSS_ENTROPY:
+			return ref_loss(in[0], in[1]);
+		default:
+			break;
+	}
+	out = ref_value(in[0]->ndim, in[0]->dims);
+	n = out.ndim ? out.dims[out.ndim - 1] : 1;
+	if (node->op == LLM_OP_SOFTMAX || node->op == LLM_OP_LAYERNORM)
+	{
+		for (size_t i = 0; n > 0 && i < out.numel / n; i++)
+			if (node->op == LLM_OP_SOFTMAX)
+				ref_softmax(n, 0, 1, in[0]->floats + i * n, out.floats + i * n);
+			else
+				ref_layernorm(n, in[0]->floats + i * n, in[1]->floats, in[2]->floats,
+					(float) llm_attr_number(node, "eps", 1e-5), out.floats + i * n);
+		return out;
+	}
+	if (node->op == LLM_OP_DROPOUT)
+	{
+		memcpy(out.floats, in[0]->floats, out.numel * sizeof(float));
+		return out;
+	}
+	f = node->op == LLM_OP_NEG                                                ? LLM_NEG
+		: node->op == LLM_OP_EXP                                              ? LLM_EXP
+		: node->op == LLM_OP_LOG                                              ? LLM_LOG
+		: node->op == LLM_OP_SQRT                                             ? LLM_SQRT
+		: node->op == LLM_OP_TANH                                             ? LLM_TANH
+		: node->op == LLM_OP_RELU                                             ? LLM_RELU
+		: how && how->kind == LLM_ATTR_TEXT && strcmp(how->text, "none") == 0 ? LLM_GELU_ERF
+																			  : LLM_GELU_TANH;
+	for (size_t i = 0; i < out.numel; i++)
+		out.floats[i] = ref_unary(f, in[0]->floats[i]);
+	return out;
+}
+
+/* Values of all nodes that target needs (others have floats NULL), to be freed by ref_free. */
+static inline RefValue *
+ref_graph(const LlmGraph *g, int target, float *const *weights, const LlmInput *inputs, int n_inputs)
+{
+	RefValue *values = calloc(g->count + 1, sizeof(RefValue));
+	bool *needed = calloc(g->count + 1, sizeof(bool));
+
+	needed[target] = true;
+	for (int i = g->count - 1; i >= 0; i--)
+		for (int j = 0; needed[g->order[i]] && j < g->nodes[g->order[i]].n_inputs; j++)
+			needed[g->nodes[g->order[i]].inputs[j]] = true;
+	for (int i = 0; i < g->count; i++)
+	{
+		int index = g->order[i];
+		const LlmNode *node = &g->nodes[index];
+		const RefValue *in[3] = {0};
+		int dims[LLM_MAX_DIMS];
+
+		if (!needed[index])
+			continue;
+		for (int j = 0; j < node->n_inputs && j < 3; j++)
+			in[j] = &values[node->inputs[j]];
+		for (int j = 0; j < node->ndim; j++)
+			dims[j] = (int) llm_dim_value(&node->shape[j], &g->sizes);
+		if (node->op == LLM_OP_PARAM)
+		{
+			values[index] = ref_value(node->ndim, dims);
+			memcpy(values[index].floats, weights[index], values[index].numel * sizeof(float));
+		}
+		else if (node->op == LLM_OP_INPUT)
+			for (int k = 0; k < n_inputs; k++)
+			{
+				if (strcmp(inputs[k].name, node->name) != 0)
+					continue;
+				values[index] = ref_value(inputs[k].ndim, inputs[k].dims);
+				if (inputs[k].floats)
+					memcpy(values[index].floats, inputs[k].floats, values[index].numel * sizeof(float));
+				values[index].integers = inputs[k].integers;
+			}
+		else
+			values[index] = ref_node(node, in);
+	}
+	free(needed);
+	return values;
+}
+
+static inline void
+ref_free(const LlmGraph *g, RefValue *values)
+{
+	for (int i = 0; i < g->count; i++)
+		free(values[i].floats);
+	free(values);
+}
+
+#endif
