@@ -32,7 +32,7 @@ def test_every_command_shows_an_example_and_is_in_the_readme(name):
     assert re.search(rf"\b{name}\b", (REPO / "README.md").read_text())
 
 
-@pytest.mark.parametrize("name", sorted(set(cli.commands) - {"bench"}))
+@pytest.mark.parametrize("name", sorted(cli.commands))
 def test_help_needs_no_server(name, tmp_path):
     done = run(name, "--help", PG_LLM_HOME=str(tmp_path / "none"))
     assert f"Example: pg-llm {name}" in done.stdout
