@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import REPO
@@ -52,6 +54,20 @@ def test_start_status_stop(extension, home):
     assert "attention" not in running
     assert run("stop", **own).stdout == "stopped\n"
     assert run("stop", **own).stdout == "no server was running\n"
+
+
+def test_status_tells_of_an_upgrade(extension, home):
+    """The kit was upgraded under a running server: sessions from before it still run what they began with."""
+    copy = home / "upgraded"
+    shutil.copytree(extension, copy)
+    own = {"PG_LLM_HOME": str(home / "upgrade home"), "PG_LLM_EXTENSION": str(copy)}
+    run("start", **own)
+    time.sleep(1.1)  # a process's start is known to the hundredth, a machine's to the second
+    library = next((copy / "lib").iterdir())
+    library.write_bytes(library.read_bytes())
+    said = run("status", **own).stdout
+    run("stop", **own)
+    assert "attention:  the extension is newer than the server" in said
 
 
 def test_psql(server, database):
