@@ -8,9 +8,6 @@
 #include "engine/broadcast.h"
 #include "engine/plan.h"
 
-/* They stand on the stack, 16 kB of it. */
-#define MAX_HEADS_MASKED 4096
-
 /* The result's dimensions, from the inferred shape; T is 1 where only the last row is wanted. */
 static LlmCode
 make_result(LlmExec *exec, int index, bool allocate, LlmError *err)
@@ -213,7 +210,7 @@ run_attention(LlmExec *exec, int index, const LlmValue *qkv, LlmError *err)
 	Slot *slot = &exec->slots[index];
 	const LlmAttr *mask = llm_attr(node, "head_mask");
 	LlmAttention a = {.B = qkv->dims[0], .T = qkv->dims[1], .NH = (int) llm_attr_number(node, "n_head", 1)};
-	float head_mask[MAX_HEADS_MASKED];
+	float head_mask[LLM_MAX_HEADS];
 	LlmCode code = make_result(exec, index, true, err);
 
 	if (code != LLM_OK)
@@ -223,15 +220,9 @@ run_attention(LlmExec *exec, int index, const LlmValue *qkv, LlmError *err)
 	a.window = (int) llm_attr_number(node, "window", 0);
 	a.scale = (float) llm_attr_number(node, "scale", a.HS ? 1 / sqrt(a.HS) : 1);
 	a.queries = slot->rows == ROWS_LAST ? 1 : a.T;
-	if (mask && mask->kind == LLM_ATTR_LIST)
-	{
-		if (a.NH > MAX_HEADS_MASKED)
-			return llm_fail(err, LLM_LIMIT, "node \"%s\": a head_mask may have at most %d heads", node->name,
-				MAX_HEADS_MASKED);
-		for (int h = 0; h < a.NH; h++)
-			head_mask[h] = (float) mask->items[h].number;
-		a.head_mask = head_mask;
-	}
+	for (int h = 0; mask && h < a.NH; h++)
+		head_mask[h] = (float) mask->items[h].number;
+	a.head_mask = mask ? head_mask : NULL;
 	code = open_cache(exec, index, &a, err);
 	if (code != LLM_OK)
 		return code;
