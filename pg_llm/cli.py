@@ -188,7 +188,7 @@ def bench(arguments):
     """
     from pg_llm.bench import main as run
 
-    raise SystemExit(run(list(arguments)))
+    run.main(list(arguments), prog_name="pg-llm bench", standalone_mode=False)
 
 
 def _only_embedded(command: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -63,6 +64,7 @@ class Server:
         self.home = Path(home).expanduser().absolute() if home else default_home()
         self.data = self.home / "data"
         self.log = self.home / "server.log"
+        self._log_start = 0
 
     def running(self) -> Running | None:
         """The live server of this folder, or None; a left-over postmaster.pid counts as None."""
@@ -163,7 +165,7 @@ class Server:
             if info and info.ready and processes.serves(info.pid, self.data):
                 return info
             if not processes.alive(pid):
-                raise KitError(f"PostgreSQL did not start; the end of {self.log} says:\n{self._log_tail()}")
+                raise KitError(f"PostgreSQL did not start; {self.log} says: {self._complaint()}")
             time.sleep(0.02)
         raise KitError(f"PostgreSQL is not ready after {START_SECONDS} s (recovering?); see {self.log}")
 
@@ -263,11 +265,16 @@ class Server:
         if self.log.exists() and self.log.stat().st_size > 10_000_000:
             self.log.replace(self.log.with_suffix(".old"))
         self.log.touch(mode=0o600)
+        self._log_start = self.log.stat().st_size
         os.chown(self.log, user.uid, user.gid)
 
-    def _log_tail(self, lines: int = 6) -> str:
+    def _complaint(self) -> str:
+        """The server's last words since it was last started, in one line."""
         with contextlib.suppress(OSError):
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+            with self.log.open("rb") as file:
+                file.seek(self._log_start)
+                lines = file.read().decode(errors="replace").splitlines()
+            return "; ".join(re.sub(r"^.*?\] ", "", line) for line in lines[-5:])
         return ""
 
     @contextlib.contextmanager

@@ -41,6 +41,15 @@ def test_the_top_level_is_what_the_design_says():
     assert {path.split("/")[0] for path in tracked() if not path.startswith(".")} <= TOP
 
 
+def test_every_package_is_in_the_wheel():
+    """pyproject.toml lists them: a folder that nobody listed would be missing after pip install."""
+    tomllib = pytest.importorskip("tomllib")
+    listed = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {p.parent.relative_to(REPO) for p in (REPO / "pg_llm").rglob("__init__.py")}
+    packages = {".".join(folder.parts) for folder in folders} - {"pg_llm.alias"}
+    assert packages | {"pg_llm.notebooks", "pg_llm_client"} == set(listed)
+
+
 def test_importing_the_kit_is_light():
     """Neither numpy nor a database driver is loaded before it is needed."""
     code = "import sys, pg_llm; print([m for m in ('numpy', 'psycopg', 'pandas') if m in sys.modules])"

@@ -20,7 +20,7 @@ static const struct
 	{"transpose_b", LLM_ATTR_BOOL, 0, 0, "true or false"},
 	{"approximate", LLM_ATTR_TEXT, 0, 0, "\"tanh\" or \"none\" (the exact one, by erf)"},
 	{"eps", LLM_ATTR_NUMBER, 0, 1e30, "a number from 0 up"},
-	{"n_head", LLM_ATTR_NUMBER, 1, 65536, "a whole number of heads"},
+	{"n_head", LLM_ATTR_NUMBER, 1, LLM_MAX_HEADS, "a whole number of heads"},
 	{"causal", LLM_ATTR_BOOL, 0, 0, "true or false"},
 	{"window", LLM_ATTR_NUMBER, 1, INT32_MAX, "a whole number of keys from 1 up, or null for all"},
 	{"scale", LLM_ATTR_NUMBER, -1e30, 1e30, "a number, or null for 1/sqrt(HS)"},
@@ -34,7 +34,7 @@ llm_attr(const LlmNode *node, const char *key)
 {
 	for (int i = 0; i < node->n_attrs; i++)
 		if (strcmp(node->attrs[i].key, key) == 0)
-			return &node->attrs[i];
+			return node->attrs[i].kind == LLM_ATTR_NULL ? NULL : &node->attrs[i];
 	return NULL;
 }
 

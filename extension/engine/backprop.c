@@ -287,11 +287,11 @@ back_dropout(Back *b, LlmError *err)
 static LlmCode
 attention_dx(Back *b, float *dx, LlmError *err)
 {
-	float head_mask[LLM_HEADS_MASKED];
+	float head_mask[LLM_MAX_HEADS];
 	LlmAttention a;
-	LlmCode code = llm_attention_of(b->exec, b->index, &b->in[0], &a, head_mask, err);
 
-	return code == LLM_OK ? llm_attention_backward(&a, b->in[0].floats, b->dy, dx, b->exec->memory, err) : code;
+	llm_attention_of(b->exec, b->index, &b->in[0], &a, head_mask);
+	return llm_attention_backward(&a, b->in[0].floats, b->dy, dx, b->exec->memory, err);
 }
 
 static LlmCode

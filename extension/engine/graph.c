@@ -61,56 +61,50 @@ resolve(LlmGraph *graph, LlmError *err)
 	return LLM_OK;
 }
 
-/* From a node that waits for ever, an input that waits too leads to the next, and in the end round the cycle.
+/*
+ * Inputs first, otherwise as added: a walk from each node down its inputs. The path stands in the end of
+ * `order` that is not filled yet. A node's ndim says where the walk is: -1 not come to it, -2 - i before its
+ * input i.
  */
-static LlmCode
-refuse_cycle(const LlmGraph *graph, LlmError *err)
-{
-	int at = 0, from = 0;
-
-	while (graph->nodes[at].ndim != -1)
-		at++;
-	for (int steps = 0; steps <= graph->count; steps++)
-	{
-		const LlmNode *node = &graph->nodes[at];
-		int i = 0;
-
-		while (graph->nodes[node->inputs[i]].ndim != -1)
-			i++;
-		from = at;
-		at = node->inputs[i];
-	}
-	llm_fail(err, LLM_INVALID, "node \"%s\" depends on itself through \"%s\"", graph->nodes[from].name,
-		graph->nodes[at].name);
-	return llm_hint(err, "A graph may have no cycle.");
-}
-
-/* Rows mostly come in execution order already: each pass takes what is ready, in the order added. */
 static LlmCode
 put_in_order(LlmGraph *graph, LlmError *err)
 {
-	int done = 0, before = -1;
+	int *path = graph->order + graph->count, done = 0; /* path[0] is the node last come to */
 
 	for (int i = 0; i < graph->count; i++)
-		graph->nodes[i].ndim = -1; /* not yet placed */
-	while (done < graph->count && done != before)
+		graph->nodes[i].ndim = -1;
+	for (int i = 0; i < graph->count; i++)
 	{
-		before = done;
-		for (int i = 0; i < graph->count; i++)
+		if (graph->nodes[i].ndim != -1)
+			continue;
+		*--path = i;
+		graph->nodes[i].ndim = -2;
+		while (path < graph->order + graph->count)
 		{
-			LlmNode *node = &graph->nodes[i];
-			bool ready = node->ndim == -1;
+			LlmNode *node = &graph->nodes[*path], *input;
+			int next = -2 - node->ndim--;
 
-			for (int j = 0; ready && j < node->n_inputs; j++)
-				ready = graph->nodes[node->inputs[j]].ndim != -1;
-			if (ready)
+			if (next == node->n_inputs)
 			{
 				node->ndim = 0;
-				graph->order[done++] = i;
+				graph->order[done++] = *path++;
+				continue;
+			}
+			input = &graph->nodes[node->inputs[next]];
+			if (input->ndim < -1)
+			{
+				llm_fail(err, LLM_INVALID, "node \"%s\" depends on itself through \"%s\"", input->name,
+					node->name);
+				return llm_hint(err, "A graph may have no cycle.");
+			}
+			if (input->ndim == -1)
+			{
+				input->ndim = -2;
+				*--path = node->inputs[next];
 			}
 		}
 	}
-	return done == graph->count ? LLM_OK : refuse_cycle(graph, err);
+	return LLM_OK;
 }
 
 LlmCode

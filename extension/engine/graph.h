@@ -8,6 +8,7 @@
 #include "common/base.h"
 
 #define LLM_MAX_NODES 20000
+#define LLM_MAX_HEADS 4096
 #define LLM_DIM_NAME 16
 
 typedef enum LlmOp
@@ -106,6 +107,7 @@ extern LlmOp llm_op_find(const char *name);
 extern const char *llm_op_name(LlmOp op);
 extern void llm_op_arity(LlmOp op, int *least, int *most);
 
+/* NULL where it is not given, or given as null: both mean the default. */
 extern const LlmAttr *llm_attr(const LlmNode *node, const char *key);
 extern double llm_attr_number(const LlmNode *node, const char *key, double otherwise);
 /* Are all attributes among the space-separated names, of their kind and in their range? (attrs.c) */

@@ -252,14 +252,14 @@ infer_attention(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	LlmDim *last;
 	int64_t channels;
 
-	if (!(heads >= 1 && heads <= 65536 && heads == floor(heads)))
+	if (!(heads >= 1 && heads <= LLM_MAX_HEADS && heads == floor(heads)))
 		return llm_attr_refuse(node, "n_head", "a whole number of heads", err);
 	if (!(window >= 0 && window <= INT32_MAX && window == floor(window)))
 		return llm_attr_refuse(node, "window", "a whole number of keys, or null", err);
 	if (x->ndim != 3)
 		return refuse(
 			node, x, NULL, "the input must be (B,T,3*C): queries, keys and values side by side", err);
-	if (mask && mask->kind != LLM_ATTR_NULL && (mask->kind != LLM_ATTR_LIST || mask->count != (int) heads))
+	if (mask && mask->count != (int) heads)
 		return llm_attr_refuse(node, "head_mask", "a list with one number per head", err);
 	for (int i = 0; mask && i < mask->count; i++)
 		if (mask->items[i].kind != LLM_ATTR_NUMBER || !(fabs(mask->items[i].number) <= 1e30))
@@ -278,8 +278,11 @@ infer_attention(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	{
 		char why[100];
 
-		snprintf(
-			why, sizeof(why), "%lld channels do not divide into %d heads", (long long) channels, (int) heads);
+		if (channels < 0)
+			snprintf(why, sizeof(why), "the size of %s is not known", last->name);
+		else
+			snprintf(why, sizeof(why), "%lld channels do not divide into %d heads", (long long) channels,
+				(int) heads);
 		return refuse(node, x, NULL, why, err);
 	}
 	return LLM_OK;

@@ -114,8 +114,10 @@ llm_weight_free(LlmModel *model, int node, const LlmAllocator *memory)
 {
 	LlmWeight *w = &model->weights[node];
 
-	memory->release(memory->context, w->plain, w->plain_bytes);
-	memory->release(memory->context, w->panels, w->panels_bytes);
+	if (w->plain)
+		memory->release(memory->context, w->plain, w->plain_bytes);
+	if (w->panels)
+		memory->release(memory->context, w->panels, w->panels_bytes);
 	*w = (LlmWeight){0};
 }
 

@@ -60,11 +60,9 @@ extern LlmCode llm_run_op(LlmExec *exec, int node, LlmError *err);
 
 /* The probability a dropout node drops with in this run, and its stream. */
 extern float llm_dropout_of(const LlmExec *exec, int node, LlmStream *stream);
-/* A head_mask stands on the stack, 16 kB of it. */
-#define LLM_HEADS_MASKED 4096
-/* What a node's attributes say of attention over qkv; head_mask has room for LLM_HEADS_MASKED. */
-extern LlmCode llm_attention_of(const LlmExec *exec, int node, const LlmValue *qkv, LlmAttention *a, float *head_mask,
-	LlmError *err);
+/* What a node's attributes say of attention over qkv; head_mask has room for LLM_MAX_HEADS. */
+extern void llm_attention_of(
+	const LlmExec *exec, int node, const LlmValue *qkv, LlmAttention *a, float *head_mask);
 /* The function of an elementwise node with one input. */
 extern LlmUnary llm_unary_of(const LlmNode *node);
 

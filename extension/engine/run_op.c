@@ -222,8 +222,8 @@ open_cache(LlmExec *exec, int index, const LlmAttention *a, LlmError *err)
 		exec->model->graph.nodes[index].name, a->B, a->T, exec->past, slot->cache->B, slot->cache->capacity);
 }
 
-LlmCode
-llm_attention_of(const LlmExec *exec, int index, const LlmValue *qkv, LlmAttention *a, float *head_mask, LlmError *err)
+void
+llm_attention_of(const LlmExec *exec, int index, const LlmValue *qkv, LlmAttention *a, float *head_mask)
 {
 	const LlmNode *node = &exec->model->graph.nodes[index];
 	const LlmAttr *mask = llm_attr(node, "head_mask");
@@ -235,26 +235,19 @@ llm_attention_of(const LlmExec *exec, int index, const LlmValue *qkv, LlmAttenti
 	a->window = (int) llm_attr_number(node, "window", 0);
 	a->scale = (float) llm_attr_number(node, "scale", a->HS ? 1 / sqrt(a->HS) : 1);
 	a->queries = exec->slots[index].rows == ROWS_LAST ? 1 : a->T;
-	if (mask == NULL || mask->kind != LLM_ATTR_LIST)
-		return LLM_OK;
-	if (a->NH > LLM_HEADS_MASKED)
-		return llm_fail(err, LLM_LIMIT, "node \"%s\": a head_mask may have at most %d heads", node->name,
-			LLM_HEADS_MASKED);
-	for (int h = 0; h < a->NH; h++)
+	for (int h = 0; mask && h < a->NH; h++)
 		head_mask[h] = (float) mask->items[h].number;
-	a->head_mask = head_mask;
-	return LLM_OK;
+	a->head_mask = mask ? head_mask : NULL;
 }
 
 static LlmCode
 run_attention(LlmExec *exec, int index, const LlmValue *qkv, LlmError *err)
 {
 	LlmAttention a;
-	float head_mask[LLM_HEADS_MASKED];
+	float head_mask[LLM_MAX_HEADS];
 	LlmCode code = make_result(exec, index, true, err);
 
-	if (code == LLM_OK)
-		code = llm_attention_of(exec, index, qkv, &a, head_mask, err);
+	llm_attention_of(exec, index, qkv, &a, head_mask);
 	if (code == LLM_OK)
 		code = open_cache(exec, index, &a, err);
 	if (code != LLM_OK)

@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "commands/trigger.h"
+#include "fmgr.h"
 
 #define CHANGE_VERSION 1
 #define CHANGE_GRAPH 2
@@ -13,6 +14,8 @@
 extern bool ChangeFirst(int what, const char *model);
 /* While on, statements run by a trigger itself do not count as new commands. */
 extern void ChangePause(bool on);
+/* What the trigger was called for; ERROR when a query calls the function. */
+extern TriggerData *ChangeTrigger(FunctionCallInfo fcinfo);
 /* The text of a column of the changed row; NULL where the table has none. */
 extern char *ChangedModel(TriggerData *trigger, HeapTuple tuple, const char *column);
 

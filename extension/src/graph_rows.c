@@ -239,10 +239,8 @@ PG_FUNCTION_INFO_V1(llm_check_graph);
 Datum
 llm_check_graph(PG_FUNCTION_ARGS)
 {
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	TriggerData *trigger = ChangeTrigger(fcinfo);
 
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		elog(ERROR, "llm_check_graph is a trigger function");
 	CheckGraph(ChangedModel(trigger, trigger->tg_trigtuple, "model"));
 	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 		CheckGraph(ChangedModel(trigger, trigger->tg_newtuple, "model"));

@@ -26,6 +26,7 @@ typedef struct Tokenizer
 	struct Tokenizer *next;
 	char *name;
 	int64 version;
+	uint64 epoch;
 	LlmBpe *bpe;
 	int pins;
 	bool outdated; /* out of the list; the last pin frees it */
@@ -119,7 +120,7 @@ OpenRows(LlmQuery *query, const char *name)
 {
 	Datum value = CStringGetTextDatum(name);
 
-	return SPI_cursor_open(NULL, LlmPlan(query), &value, NULL, true);
+	return LlmOpen(query, &value);
 }
 
 /* Column n of a row; SPI owns the memory. Columns are NOT NULL. */
@@ -287,7 +288,7 @@ TokenizerByName(const char *model, const char *name)
 
 	while (tokenizer != NULL && strcmp(tokenizer->name, name) != 0)
 		tokenizer = tokenizer->next;
-	if (tokenizer != NULL && tokenizer->version == version && version != 0)
+	if (tokenizer != NULL && tokenizer->version == version && version != 0 && tokenizer->epoch == LlmEpoch())
 		return tokenizer;
 	if (tokenizer != NULL)
 		TokenizerForget(tokenizer);
@@ -301,6 +302,7 @@ TokenizerByName(const char *model, const char *name)
 	tokenizer = MemoryContextAllocZero(TopMemoryContext, sizeof(Tokenizer));
 	tokenizer->name = MemoryContextStrdup(TopMemoryContext, name);
 	tokenizer->version = version;
+	tokenizer->epoch = LlmEpoch();
 	tokenizer->bpe = bpe;
 	tokenizer->next = tokenizers;
 	tokenizers = tokenizer;

@@ -146,13 +146,21 @@ ChangePause(bool on)
 	paused = on;
 }
 
+TriggerData *
+ChangeTrigger(FunctionCallInfo fcinfo)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						   errmsg("this function is for the triggers of the extension's tables")));
+	return (TriggerData *) fcinfo->context;
+}
+
 /* BEFORE and AFTER each statement on a table a model reads: what was seen belongs to another command. */
 PG_FUNCTION_INFO_V1(llm_begin_change);
 Datum
 llm_begin_change(PG_FUNCTION_ARGS)
 {
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		elog(ERROR, "llm_begin_change is a trigger function");
+	ChangeTrigger(fcinfo);
 	NoteChange();
 	if (!paused)
 		ForgetSeen();
@@ -185,11 +193,9 @@ PG_FUNCTION_INFO_V1(llm_touch_version);
 Datum
 llm_touch_version(PG_FUNCTION_ARGS)
 {
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	TriggerData *trigger = ChangeTrigger(fcinfo);
 	const char *column;
 
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		elog(ERROR, "llm_touch_version is a trigger function");
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 	{
 		NoteChange();

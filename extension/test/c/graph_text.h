@@ -21,7 +21,8 @@ typedef struct TestModel
 static inline void *
 tm_alloc(TestModel *m, size_t size)
 {
-	m->blocks = realloc(m->blocks, (m->n_blocks + 1) * sizeof(void *));
+	if (m->n_blocks == m->room)
+		m->blocks = realloc(m->blocks, (m->room = 2 * m->room + 64) * sizeof(void *));
 	return m->blocks[m->n_blocks++] = calloc(1, size + 1);
 }
 
@@ -35,7 +36,7 @@ tm_string(TestModel *m, const char *from, size_t length)
 static inline const char *
 tm_value(TestModel *m, const char *text, LlmAttr *attr)
 {
-	size_t length = strcspn(text, " ,]\n");
+	size_t length = strcspn(text, " ,]");
 	char *word = tm_string(m, text, length), *rest;
 
 	attr->number = strtod(word, &rest);
@@ -57,7 +58,7 @@ tm_value(TestModel *m, const char *text, LlmAttr *attr)
 static inline const char *
 tm_attr(TestModel *m, const char *text, LlmAttr *attr)
 {
-	size_t length = strcspn(text, "= \n");
+	size_t length = strcspn(text, "= ");
 
 	attr->key = tm_string(m, text, length);
 	text += length + (text[length] == '=');
@@ -65,7 +66,7 @@ tm_attr(TestModel *m, const char *text, LlmAttr *attr)
 		return tm_value(m, text, attr);
 	attr->kind = LLM_ATTR_LIST;
 	attr->items = tm_alloc(m, strlen(text) * sizeof(LlmAttr));
-	for (text++; *text && *text != ']' && *text != '\n'; text += *text == ',')
+	for (text++; *text && *text != ']' && *text != ' '; text += *text == ',')
 		text = tm_value(m, text, &attr->items[attr->count++]);
 	return text + (*text == ']');
 }
@@ -73,9 +74,10 @@ tm_attr(TestModel *m, const char *text, LlmAttr *attr)
 static inline const char *
 tm_node(TestModel *m, const char *text, LlmNode *node)
 {
+	const char *next = text + strcspn(text, "\n");
+	const char *line = text = tm_string(m, text, next - text);
 	char op[64];
 	int used = 0, name;
-	const char *line = text;
 
 	sscanf(text, "%*s%n %63s %n", &name, op, &used);
 	CHECK(used > 0);
@@ -84,19 +86,19 @@ tm_node(TestModel *m, const char *text, LlmNode *node)
 	CHECK(node->op != LLM_OP_COUNT);
 	text += used;
 	node->input_names = tm_alloc(m, strlen(line) * sizeof(char *));
-	for (; *text && *text != ' ' && *text != '\n'; text += *text == ',')
+	for (; *text && *text != ' '; text += *text == ',')
 	{
-		size_t length = strcspn(text, " ,\n");
+		size_t length = strcspn(text, " ,");
 
 		if (*text != '-')
 			node->input_names[node->n_inputs++] = tm_string(m, text, length);
 		text += length;
 	}
 	node->inputs = tm_alloc(m, node->n_inputs * sizeof(int));
-	node->attrs = tm_alloc(m, strlen(line) * sizeof(LlmAttr) / 4 + sizeof(LlmAttr));
-	while (*(text += strspn(text, " ")) && *text != '\n')
+	node->attrs = tm_alloc(m, (strlen(line) / 2 + 1) * sizeof(LlmAttr));
+	while (*(text += strspn(text, " ")))
 		text = tm_attr(m, text, &node->attrs[node->n_attrs++]);
-	return text + (*text == '\n');
+	return next + (*next == '\n');
 }
 
 /* Nodes from text, unchecked; sizes: C, V, P, F. */

@@ -1,0 +1,310 @@
+/*
+ * The graph: the shape rule of every op, and the refusals, each of which names the node and what does not
+ * fit.
+ */
+#include "graph_text.h"
+
+#include <math.h>
+#include <time.h>
+
+#define INPUTS                                                                                               \
+	"ids input - shape=[B,T] dtype=int\nx input - shape=[B,T,C]\nv param - shape=[C]\nw param - "            \
+	"shape=[C,F]\n"
+
+/* The node y, last of the text, gets this shape. */
+static void
+shape_is(const char *lines, const char *expected)
+{
+	char text[2048], shape[300];
+	TestModel m;
+	LlmError err;
+	int y;
+
+	snprintf(text, sizeof(text), INPUTS "%s", lines);
+	tm_parse(&m, text, 12, 41, 30, 24);
+	CHECK_OK(llm_graph_check(&m.model.graph, &err), err);
+	y = llm_graph_find(&m.model.graph, "y");
+	CHECK(y >= 0);
+	llm_shape_print(m.model.graph.nodes[y].ndim, m.model.graph.nodes[y].shape, shape, sizeof(shape));
+	if (strcmp(shape, expected) != 0)
+	{
+		fprintf(stderr, "FAIL %s: shape is %s, not %s\n", lines, shape, expected);
+		exit(1);
+	}
+	tm_free(&m);
+}
+
+/* The text is refused with all of these words, in message or hint. */
+static void
+refused(const char *lines, LlmCode code, const char *words)
+{
+	char text[4096], said[1100], word[100];
+	TestModel m;
+	LlmError err = {0};
+	LlmCode got;
+
+	snprintf(text, sizeof(text), INPUTS "%s", lines);
+	tm_parse(&m, text, 12, 41, 30, 24);
+	got = llm_graph_check(&m.model.graph, &err);
+	snprintf(said, sizeof(said), "%s | %s", err.message, err.hint);
+	for (const char *at = words; got == code && *at; at += *at == ';')
+	{
+		size_t length = strcspn(at, ";");
+
+		snprintf(word, sizeof(word), "%.*s", (int) length, at);
+		if (strstr(said, word) == NULL)
+			break;
+		at += length;
+		words = *at ? at + 1 : at;
+	}
+	if (got != code || *words)
+	{
+		fprintf(stderr, "FAIL %s: code %d \"%s\", expected %d with \"%s\"\n", lines, (int) got, said,
+			(int) code, words);
+		exit(1);
+	}
+	tm_free(&m);
+}
+
+static void
+shape_rules(void)
+{
+	shape_is("y input - shape=[]\n", "()");
+	shape_is("y input - shape=[B,4*C,7,2*T,null_1]\n", "(B,4*C,7,2*T,null_1)");
+	shape_is("y param - shape=[V,3*C,0] init=normal std=0.02\n", "(V,3*C,0)");
+	shape_is("y embedding ids,w\n", "(B,T,F)");
+	shape_is("s input - shape=[] dtype=int\ny embedding s,w\n", "(F)");
+	shape_is("y matmul x,w\n", "(B,T,F)");
+	shape_is("y matmul w,w transpose_b=true\n", "(C,C)");
+	shape_is("y matmul x,x transpose_b=true\n", "(B,T,T)");
+	shape_is("k param - shape=[12,5]\ny matmul x,k transpose_b=null\n", "(B,T,5)"); /* C is 12 */
+	shape_is("k param - shape=[2*V,2*C]\nz param - shape=[24,V]\ny matmul k,z\n", "(2*V,V)");
+	shape_is("y add x,v\n", "(B,T,C)");
+	shape_is("y sub v,x\n", "(B,T,C)");
+	shape_is("k input - shape=[T,1]\ny mul k,v\n", "(T,C)");
+	shape_is("k input - shape=[1,T,1]\nz input - shape=[B,1,1]\ny div k,z\n", "(B,T,1)");
+	shape_is("s param - shape=[]\ny add s,s\n", "()");
+	for (int op = LLM_OP_NEG; op <= LLM_OP_RELU; op++)
+	{
+		char line[64];
+
+		snprintf(line, sizeof(line), "y %s x\n", llm_op_name((LlmOp) op));
+		shape_is(line, "(B,T,C)");
+	}
+	shape_is("y gelu x\n", "(B,T,C)");
+	shape_is("y gelu x approximate=none\n", "(B,T,C)");
+	shape_is("y gelu x approximate=null\n", "(B,T,C)");
+	shape_is("y softmax ids2\nids2 neg v\n", "(C)");
+	shape_is("y layernorm x,v,v eps=0\n", "(B,T,C)");
+	shape_is("y dropout x p=0.1\n", "(B,T,C)");
+	shape_is("q input - shape=[B,T,3*C]\ny attention q n_head=3 window=5 causal=false scale=-1 "
+			 "head_mask=[1,0,-2.5]\n",
+		"(B,T,C)");
+	shape_is("q input - shape=[B,T,36]\ny attention q n_head=1 window=null head_mask=null scale=null\n",
+		"(B,T,12)");
+	shape_is("q input - shape=[B,T,F]\ny attention q n_head=2\n", "(B,T,8)"); /* F is 24 */
+	shape_is("y cross_entropy x,ids\n", "()");
+	shape_is("y cross_entropy v,s\ns input - shape=[] dtype=int\n", "()"); /* rows in any order */
+}
+
+static void
+refusals(void)
+{
+	refused("y add x,nowhere\n", LLM_MISSING, "\"y\";\"nowhere\";not in the graph");
+	refused("y add x,y\n", LLM_INVALID, "\"y\" depends on itself through \"y\"");
+	refused("a neg b\nb exp c\nc tanh a\n", LLM_INVALID, "depends on itself");
+	refused("y add x\n", LLM_INVALID, "\"y\";add takes 2 inputs, not 1");
+	refused("y add x,x,x\n", LLM_INVALID, "takes 2 inputs, not 3");
+	refused("y input x shape=[B]\n", LLM_INVALID, "takes 0 inputs, not 1");
+	refused("y layernorm x,v\n", LLM_INVALID, "takes 3 inputs, not 2");
+
+	refused("y matmul x,v\n", LLM_SHAPE, "\"y\";(B,T,C);(C);two dimensions");
+	refused("y matmul w,w\n", LLM_SHAPE, "(C,F) and w (C,F);F and C differ;transpose_b");
+	refused("y matmul x,w transpose_b=true\n", LLM_SHAPE, "inner dimensions C and F differ;(N,K)");
+	refused("q input - shape=[2*B,T,C]\ny matmul x,q transpose_b=true\n", LLM_SHAPE,
+		"(2*B,T,C);leading dimensions");
+	refused("y matmul w,x transpose_b=true\n", LLM_SHAPE, "inner dimensions F and C differ");
+	refused("q param - shape=[C,C]\ny matmul q,x transpose_b=true\n", LLM_SHAPE, "leading dimensions differ");
+	refused("y add x,w\n", LLM_SHAPE, "(B,T,C) and w (C,F);do not broadcast;equal or one of them 1");
+	refused("t input - shape=[2*T]\nk input - shape=[T]\ny sub t,k\n", LLM_SHAPE, "(2*T) and k (T)");
+	refused("y add x,ids\n", LLM_SHAPE, "add cannot read whole numbers (\"ids\")");
+	refused("y embedding x,w\n", LLM_SHAPE, "whole numbers");
+	refused("y embedding ids,v\n", LLM_SHAPE, "(B,T) and v (C);two dimensions");
+	refused(
+		"i input - shape=[1,1,1,1,1,1,1,1] dtype=int\ny embedding i,w\n", LLM_SHAPE, "too many dimensions");
+	refused("s param - shape=[]\ny softmax s\n", LLM_SHAPE, "scalar");
+	refused("y layernorm x,v,w\n", LLM_SHAPE, "(B,T,C) and w (C,F);last dimension");
+	refused("f param - shape=[F]\ny layernorm x,v,f\n", LLM_SHAPE, "and f (F)");
+	refused("s param - shape=[]\ny layernorm s,v,v\n", LLM_SHAPE, "()");
+	refused("y cross_entropy x,x\n", LLM_SHAPE, "targets must be whole numbers");
+	refused("t input - shape=[T] dtype=int\ny cross_entropy x,t\n", LLM_SHAPE, "(B,T,C) and t (T);without V");
+	refused("y attention x n_head=5\n", LLM_SHAPE, "(B,T,C);4 channels do not divide into 5 heads");
+	refused("q input - shape=[B,T,10]\ny attention q n_head=1\n", LLM_SHAPE, "(B,T,10);three times");
+	refused(
+		"q input - shape=[B,T,3*X]\ny attention q n_head=1\n", LLM_SHAPE, "(B,T,3*X);size of X is not known");
+	refused("y attention v n_head=1\n", LLM_SHAPE, "(C);(B,T,3*C)");
+
+	refused("y param - shape=[X]\n", LLM_SHAPE, "\"y\";size of X is not known;C, V, P, F");
+	refused("y param - shape=[2000000000*C]\n", LLM_LIMIT, "too large");
+	refused("y param - shape=[1e10]\n", LLM_INVALID, "whole numbers");
+}
+
+/* Attributes: unknown names, wrong kinds, numbers out of all bounds. */
+static void
+hostile_attributes(void)
+{
+	static const char *const values[] = {"nan", "inf", "-inf", "-1", "1e300", "-1e300", "0.5", "1e-400",
+		"true", "text", "[]", "[1]", "[a,b]", "[nan]", "[[", "null", "4097", "2147483648",
+		"9223372036854775808", ""};
+	static const char *const uses[] = {"y input - shape=%s\n", "y input - shape=[B] dtype=%s\n",
+		"y param - shape=%s\n", "y param - shape=[C] init=%s\n", "y param - shape=[C] std=%s\n",
+		"y matmul x,w transpose_b=%s\n", "y gelu x approximate=%s\n", "y dropout x p=%s\n",
+		"y layernorm x,v,v eps=%s\n", "y attention x n_head=%s\n", "y attention x n_head=2 causal=%s\n",
+		"y attention x n_head=2 window=%s\n", "y attention x n_head=2 scale=%s\n",
+		"y attention x n_head=2 head_mask=%s\n", "y attention x n_head=2 head_mask=[1,%s]\n",
+		"y attention x n_head=2 dropout=%s\n", "y input - shape=[%s]\n", "y input - shape=[B,%s,3]\n"};
+
+	for (size_t i = 0; i < sizeof(uses) / sizeof(*uses); i++)
+		for (size_t j = 0; j < sizeof(values) / sizeof(*values); j++)
+		{
+			char line[200], text[600];
+			TestModel m;
+			LlmError err = {0};
+			LlmCode code;
+
+			snprintf(line, sizeof(line), uses[i], values[j]);
+			snprintf(text, sizeof(text), INPUTS "%sz neg y\n", line);
+			tm_parse(&m, text, 12, 41, 30, 24);
+			code = llm_graph_check(&m.model.graph, &err);
+			CHECK(code == LLM_OK || (code == err.code && strstr(err.message, "\"y\"") != NULL));
+			tm_free(&m);
+		}
+	refused("y dropout x p=1\n", LLM_INVALID, "\"y\";attribute p;not including, 1");
+	refused("y dropout x p=nan\n", LLM_INVALID, "attribute p");
+	refused("y layernorm x,v,v eps=-1e-9\n", LLM_INVALID, "attribute eps");
+	refused("y layernorm x,v,v eps=inf\n", LLM_INVALID, "attribute eps");
+	refused("y attention x\n", LLM_INVALID, "attribute n_head");
+	refused("y attention x n_head=2.5\n", LLM_INVALID, "attribute n_head");
+	refused("y attention x n_head=4097\n", LLM_INVALID, "attribute n_head");
+	refused("y attention x n_head=two\n", LLM_INVALID, "attribute n_head");
+	refused(
+		"y attention x n_head=2 heads=2\n", LLM_INVALID, "no attribute \"heads\";It takes: n_head causal");
+	refused("y attention x n_head=2 head_mask=[1,2,3]\n", LLM_INVALID, "one number per head");
+	refused("y attention x n_head=2 head_mask=[1,true]\n", LLM_INVALID, "one number per head");
+	refused("y attention x n_head=2 causal=yes\n", LLM_INVALID, "causal;true or false");
+	refused("y attention x n_head=2 window=1.5\n", LLM_INVALID, "window");
+	refused("y attention x n_head=2 window=0\n", LLM_INVALID, "window");
+	refused("y matmul x,w transpose=true\n", LLM_INVALID, "no attribute \"transpose\";transpose_b");
+	refused("y neg x p=1\n", LLM_INVALID, "It takes: none");
+	refused("y gelu x approximate=fast\n", LLM_INVALID, "approximate;tanh");
+	refused("y input -\n", LLM_INVALID, "attribute shape");
+	refused("y input - shape=3\n", LLM_INVALID, "attribute shape");
+	refused("y input - shape=[1,1,1,1,1,1,1,1,1]\n", LLM_INVALID, "at most 8");
+	refused("y input - shape=[B] dtype=bool\n", LLM_INVALID, "dtype");
+	refused("y input - shape=[4*4]\n", LLM_INVALID, "\"y\";\"4*4\"");
+	refused("y input - shape=[C*4]\n", LLM_INVALID, "\"C*4\"");
+	refused("y input - shape=[a_name_of_16_chr]\n", LLM_INVALID, "a_name_of_16_chr");
+	refused("y input - shape=[-3]\n", LLM_INVALID, "shape");
+	refused("y input - shape=[99999999999999999999*C]\n", LLM_INVALID, "99999999999999999999*C");
+}
+
+/* An error text keeps to its room however long the names are, and whole UTF-8 characters. */
+static void
+long_names(void)
+{
+	size_t n = 5000;
+	char *name = malloc(n + 1), *text = malloc(4 * n);
+	TestModel m;
+	LlmError err;
+
+	for (size_t i = 0; i + 1 < n; i += 2)
+		memcpy(name + i, "\xc3\xa9", 2);
+	name[n - n % 2] = 0;
+	sprintf(text, "%s input - shape=[B,2]\ny matmul %s,%s\n", name, name, name);
+	tm_parse(&m, text, 1, 1, 1, 1);
+	CHECK(llm_graph_check(&m.model.graph, &err) == LLM_SHAPE && strlen(err.message) < sizeof(err.message));
+	CHECK(strcmp(err.message + strlen(err.message) - 3, "...") == 0);
+	tm_free(&m);
+	free(name);
+	free(text);
+}
+
+/* As many nodes as allowed, in the worst order, and one more; the work must not grow with their square. */
+static void
+many_nodes(void)
+{
+	for (int extra = 0; extra < 2; extra++)
+	{
+		int n = LLM_MAX_NODES + extra;
+		char *text = malloc(n * 40), *at = text;
+		TestModel m;
+		LlmError err;
+		clock_t begin;
+
+		for (int i = 0; i < n - 1; i++)
+			at += sprintf(at, "n%d add n%d,n%d\n", i, i + 1, i + 1);
+		sprintf(at, "n%d input - shape=[B]\n", n - 1);
+		tm_parse(&m, text, 1, 1, 1, 1);
+		begin = clock();
+		if (extra)
+			CHECK_FAILS(
+				llm_graph_check(&m.model.graph, &err), LLM_LIMIT, "at most 20000 nodes, not 20001", err);
+		else
+		{
+			CHECK_OK(llm_graph_check(&m.model.graph, &err), err);
+			for (int i = 0; i < n; i++)
+				CHECK(m.model.graph.order[i] == n - 1 - i);
+		}
+		CHECK(clock() - begin < 20 * CLOCKS_PER_SEC); /* of the 0.02 s it takes */
+		tm_free(&m);
+		free(text);
+	}
+}
+
+/* Rows that are in order stay as they are; others come after their inputs and otherwise as added. */
+static void
+order(void)
+{
+	static const struct
+	{
+		const char *text;
+		int order[5];
+	} cases[] = {{"a input - shape=[B]\nb neg a\nc neg a\nd add b,c\ne neg d\n", {0, 1, 2, 3, 4}},
+		{"e neg d\nd add b,c\nc neg a\nb neg a\na input - shape=[B]\n", {4, 3, 2, 1, 0}},
+		{"d add b,c\na input - shape=[B]\ne neg a\nb neg a\nc neg e\n", {1, 3, 2, 4, 0}}};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+	{
+		TestModel m;
+		LlmError err;
+
+		tm_parse(&m, cases[i].text, 1, 1, 1, 1);
+		CHECK_OK(llm_graph_check(&m.model.graph, &err), err);
+		CHECK(memcmp(m.model.graph.order, cases[i].order, sizeof(cases[i].order)) == 0);
+		for (int j = 0; j < 5; j++)
+			CHECK(llm_graph_find(&m.model.graph, m.model.graph.nodes[j].name) == j);
+		CHECK(llm_graph_find(&m.model.graph, "") == -1 && llm_graph_find(&m.model.graph, "f") == -1);
+		tm_free(&m);
+	}
+}
+
+int
+main(void)
+{
+	TestModel empty;
+	LlmError err;
+
+	shape_rules();
+	refusals();
+	hostile_attributes();
+	long_names();
+	many_nodes();
+	order();
+	tm_parse(&empty, "", 1, 1, 1, 1);
+	CHECK_OK(llm_graph_check(&empty.model.graph, &err), err);
+	tm_free(&empty);
+	for (int op = 0; op < LLM_OP_COUNT; op++)
+		CHECK(llm_op_find(llm_op_name((LlmOp) op)) == (LlmOp) op);
+	CHECK(llm_op_find("conv") == LLM_OP_COUNT && llm_op_find("") == LLM_OP_COUNT);
+	return 0;
+}
