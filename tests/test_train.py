@@ -191,3 +191,24 @@ def test_errors_leave_the_weights(conn, small):
     with pytest.raises(psycopg.Error, match="positions"):
         conn.execute("SELECT llm_train('small', 1, dataset => 'long')")
     assert bits(conn) == before
+
+
+def test_dropout_gradient_is_the_slope(conn, small):
+    """With dropout everywhere the masks of forward and backward are the same: loss moves as the gradient says."""
+    query = "SELECT llm_train_step('small', (SELECT min(id) FROM llm_dataset WHERE dataset = 'small'), %s,"
+    query += " dropout_p => 0.3, wd => 0, seed => 5)"
+    (loss,) = conn.execute(query, (0,)).fetchone()
+    gradients = {name: s[1] / 0.1 for name, s in state(conn, "small").items()}  # m = (1 - beta1) g
+    rng = np.random.default_rng(0)
+    for name, gradient in gradients.items():
+        conn.execute("SELECT llm_init_model('small', 1)")
+        direction = rng.standard_normal(gradient.shape).astype("f4")
+        direction /= np.linalg.norm(direction)
+        losses = []
+        for h in (1e-3, -1e-3):
+            with conn.transaction(force_rollback=True):
+                move = "UPDATE llm_param SET data = data + %s::tensor WHERE model = 'small' AND name = %s"
+                conn.execute(move, (direction * h, name))
+                losses.append(conn.execute(query, (0,)).fetchone()[0])
+        slope = (losses[0] - losses[1]) / 2e-3
+        assert slope == pytest.approx(float((gradient * direction).sum()), rel=0.02, abs=1e-3), name

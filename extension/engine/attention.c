@@ -211,6 +211,9 @@ attend_task(void *context, int task, int worker)
 		llm_kernels->softmax(last - first, first, a->scale, x + first, x + first);
 		if (r->probs)
 			show_row(r->probs + shown, x, first, last, r->keys, 0, 1);
+		if (a->dropout > 0)
+			llm_drop(&a->stream, a->dropout, ((uint64_t) head * r->keys + position + row) * r->keys + first,
+				last - first, x + first, x + first);
 	}
 	weigh_rows(r, head, m, position, s, out, C, worker);
 	if (a->head_mask)

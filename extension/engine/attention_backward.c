@@ -92,7 +92,8 @@ product(int m, int n, int k, const float *a, size_t lda, bool columns, const flo
 
 /* p and ds of m queries from `query` on, over the first `keys` keys; unseen keys get 0. */
 static void
-probabilities(const Backward *w, Head *h, int m, int query, int keys, const float *q, const float *dy, int C)
+probabilities(
+	const Backward *w, Head *h, int head, int m, int query, int keys, const float *q, const float *dy, int C)
 {
 	const LlmAttention *a = w->a;
 
@@ -102,10 +103,15 @@ probabilities(const Backward *w, Head *h, int m, int query, int keys, const floa
 	{
 		int last = a->causal ? query + i + 1 : a->T;
 		int first = a->window && query + i + 1 > a->window ? query + i + 1 - a->window : 0;
+		uint64_t row = ((uint64_t) head * a->T + query + i) * a->T; /* of the stream's elements */
 		float *p = h->p + (size_t) i * w->width, *ds = h->ds + (size_t) i * w->width;
 
 		llm_kernels->softmax(last - first, first, a->scale, p + first, p + first);
+		if (a->dropout > 0)
+			llm_drop(&a->stream, a->dropout, row + first, last - first, ds + first, ds + first);
 		llm_kernels->softmax_backward(last - first, first, a->scale, p + first, ds + first, ds + first);
+		if (a->dropout > 0)
+			llm_drop(&a->stream, a->dropout, row + first, last - first, p + first, p + first);
 		memset(p, 0, first * sizeof(float));
 		memset(ds, 0, first * sizeof(float));
 		memset(p + last, 0, (keys - last) * sizeof(float));
@@ -136,7 +142,7 @@ head_task(void *context, int task, int worker)
 		const float *qs = q + (size_t) query * 3 * C, *dys = dy + (size_t) query * C;
 		float mask = a->head_mask ? a->head_mask[head] : 1;
 
-		probabilities(w, &h, m, query, keys, qs, dys, C);
+		probabilities(w, &h, task, m, query, keys, qs, dys, C);
 		if (a->head_mask)
 		{
 			llm_kernels->binary(LLM_MUL, (size_t) m * w->width, h.p, 1, &mask, 0, h.p);

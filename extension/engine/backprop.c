@@ -1,6 +1,7 @@
 /*
  * The way back: nodes in reverse order, each by its op's rule from the gradient of its value to those of its
- * inputs. Contributions of several readers are added in the order in which they come, the last reader's first.
+ * inputs. Contributions of several readers are added in the order in which they come, the last reader's
+ * first.
  */
 #include <math.h>
 #include <string.h>
@@ -92,8 +93,8 @@ back_matmul(Back *b, LlmError *err)
 		if (to == NULL)
 			return err->code;
 		for (int i = 0; code == LLM_OK && i < batches; i++)
-			code = llm_matmul_dw(M, N, K, x->floats + (size_t) i * M * K, b->dy + (size_t) i * M * N, transposed,
-				to + (size_t) i * K * N, b->exec->memory, err);
+			code = llm_matmul_dw(M, N, K, x->floats + (size_t) i * M * K, b->dy + (size_t) i * M * N,
+				transposed, to + (size_t) i * K * N, b->exec->memory, err);
 		if (code == LLM_OK)
 			code = close_gradient(b, 1, buffer, err);
 	}
@@ -241,8 +242,8 @@ write_dx(Back *b, LlmCode (*compute)(Back *b, float *dx, LlmError *err), LlmErro
 static LlmCode
 unary_dx(Back *b, float *dx, LlmError *err)
 {
-	return llm_unary_backward(llm_unary_of(b->node), b->in[0].numel, b->in[0].floats, b->exec->slots[b->index].value.floats, b->dy, dx,
-		err);
+	return llm_unary_backward(llm_unary_of(b->node), b->in[0].numel, b->in[0].floats,
+		b->exec->slots[b->index].value.floats, b->dy, dx, err);
 }
 
 static LlmCode
@@ -270,7 +271,7 @@ static LlmCode
 dropout_dx(Back *b, float *dx, LlmError *err)
 {
 	LlmStream stream;
-	float p = llm_dropout_of(b->exec, b->index, &stream);
+	float p = llm_dropout_of(b->exec, b->index, "p", &stream);
 
 	if (p > 0)
 		return llm_dropout(&stream, p, true, b->in[0].numel, b->dy, dx, err);

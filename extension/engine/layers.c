@@ -120,8 +120,7 @@ llm_attention_layer(int B, int T, int C, int NH, bool causal, const float *x,
 typedef struct Dropout
 {
 	const LlmStream *stream;
-	uint64_t threshold; /* a 32-bit random word below drops its element */
-	float scale;
+	float p;
 	size_t n;
 	const float *x;
 	float *out;
@@ -131,28 +130,20 @@ static void
 dropout_task(void *context, int task, int worker)
 {
 	const Dropout *d = context;
-	size_t from = (size_t) task * GRAIN, to = from + GRAIN < d->n ? from + GRAIN : d->n;
-	uint32_t word[4] = {0};
+	size_t at = (size_t) task * GRAIN;
 
 	(void) worker;
-	for (size_t i = from; i < to; i++)
-	{
-		if (i % 4 == 0)
-			llm_philox(d->stream, i / 4, word);
-		d->out[i] = word[i % 4] < d->threshold ? 0 : d->x[i] * d->scale;
-	}
+	llm_drop(d->stream, d->p, at, d->n - at < GRAIN ? d->n - at : GRAIN, d->x + at, d->out + at);
 }
 
 LlmCode
 llm_dropout(
 	const LlmStream *stream, float p, bool training, size_t n, const float *x, float *out, LlmError *err)
 {
-	Dropout d = {.stream = stream, .n = n, .x = x, .out = out};
+	Dropout d = {.stream = stream, .p = training ? p : 0, .n = n, .x = x, .out = out};
 
 	if (!(p >= 0 && p <= 1))
 		return llm_fail(err, LLM_INVALID, "dropout: probability %g is not between 0 and 1", p);
-	d.threshold = training ? (uint64_t) ((double) p * 4294967296.0) : 0;
-	d.scale = !training ? 1 : p < 1 ? 1 / (1 - p) : 0;
 	return llm_parallel((int) ((n + GRAIN - 1) / GRAIN), dropout_task, &d, err);
 }
 

@@ -80,7 +80,8 @@ llm_measure_peak(int repeats, const LlmAllocator *memory, double *flops, double 
 }
 
 LlmCode
-llm_measure_matmul(int M, int K, int N, int repeats, const LlmAllocator *memory, double *seconds, LlmError *err)
+llm_measure_matmul(
+	int M, int K, int N, int repeats, const LlmAllocator *memory, double *seconds, LlmError *err)
 {
 	size_t a_floats = (size_t) M * K, b_floats = llm_packed_floats(K, N), out_floats = (size_t) M * N;
 	size_t bytes = (a_floats + b_floats + out_floats) * sizeof(float);

@@ -20,7 +20,7 @@ typedef struct LlmModel
 {
 	LlmGraph graph;
 	LlmWeight *weights; /* one per node; empty where the node is no param */
-	bool training;		/* every weight is kept plain too: what an optimizer changes and gradients read */
+	bool training;      /* every weight is kept plain too: what an optimizer changes and gradients read */
 } LlmModel;
 
 /* Copies a parameter's data (row-major, the node's shape) into the layouts its uses need. */

@@ -58,8 +58,8 @@ extern LlmCode llm_exec_input(LlmExec *exec, int node, int i, LlmValue *value, L
 /* Computes a node whose inputs are there (run_op.c). */
 extern LlmCode llm_run_op(LlmExec *exec, int node, LlmError *err);
 
-/* The probability a dropout node drops with in this run, and its stream. */
-extern float llm_dropout_of(const LlmExec *exec, int node, LlmStream *stream);
+/* The probability a node drops with in this run, by its attribute key or the run's own; and its stream. */
+extern float llm_dropout_of(const LlmExec *exec, int node, const char *key, LlmStream *stream);
 /* What a node's attributes say of attention over qkv; head_mask has room for LLM_MAX_HEADS. */
 extern void llm_attention_of(
 	const LlmExec *exec, int node, const LlmValue *qkv, LlmAttention *a, float *head_mask);

@@ -153,14 +153,14 @@ run_unary(LlmExec *exec, int index, LlmUnary f, const LlmValue *x, LlmError *err
 }
 
 float
-llm_dropout_of(const LlmExec *exec, int index, LlmStream *stream)
+llm_dropout_of(const LlmExec *exec, int index, const char *key, LlmStream *stream)
 {
 	const LlmNode *node = &exec->model->graph.nodes[index];
 
 	if (!exec->keep)
 		return 0;
 	*stream = llm_stream(exec->dropout.seed, node->name, exec->dropout.step, exec->dropout.micro_batch);
-	return (float) llm_attr_number(node, "p", exec->dropout.p);
+	return (float) llm_attr_number(node, key, exec->dropout.p);
 }
 
 /* Dropout drops in training only. */
@@ -170,13 +170,15 @@ run_dropout(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 	const Slot *from = &exec->slots[exec->model->graph.nodes[index].inputs[0]];
 	Slot *slot = &exec->slots[index];
 	LlmStream stream;
-	float p = llm_dropout_of(exec, index, &stream);
+	float p = llm_dropout_of(exec, index, "p", &stream);
 	LlmCode code;
 
 	if (p > 0)
 	{
 		code = make_result(exec, index, true, err);
-		return code == LLM_OK ? llm_dropout(&stream, p, true, x->numel, x->floats, result_of(exec, index), err) : code;
+		return code == LLM_OK
+				   ? llm_dropout(&stream, p, true, x->numel, x->floats, result_of(exec, index), err)
+				   : code;
 	}
 	if (from->buffer && x->floats == from->buffer->data && x->numel == from->value.numel)
 	{
@@ -228,13 +230,13 @@ llm_attention_of(const LlmExec *exec, int index, const LlmValue *qkv, LlmAttenti
 	const LlmNode *node = &exec->model->graph.nodes[index];
 	const LlmAttr *mask = llm_attr(node, "head_mask");
 
-	*a = (LlmAttention){
-		.B = qkv->dims[0], .T = qkv->dims[1], .NH = (int) llm_attr_number(node, "n_head", 1)};
+	*a = (LlmAttention){.B = qkv->dims[0], .T = qkv->dims[1], .NH = (int) llm_attr_number(node, "n_head", 1)};
 	a->HS = qkv->dims[2] / 3 / a->NH;
 	a->causal = llm_attr_number(node, "causal", 1) != 0;
 	a->window = (int) llm_attr_number(node, "window", 0);
 	a->scale = (float) llm_attr_number(node, "scale", a->HS ? 1 / sqrt(a->HS) : 1);
 	a->queries = exec->slots[index].rows == ROWS_LAST ? 1 : a->T;
+	a->dropout = llm_dropout_of(exec, index, "dropout", &a->stream);
 	for (int h = 0; mask && h < a->NH; h++)
 		head_mask[h] = (float) mask->items[h].number;
 	a->head_mask = mask ? head_mask : NULL;
@@ -252,8 +254,8 @@ run_attention(LlmExec *exec, int index, const LlmValue *qkv, LlmError *err)
 		code = open_cache(exec, index, &a, err);
 	if (code != LLM_OK)
 		return code;
-	return llm_attention(&a, qkv->floats, exec->slots[index].cache, result_of(exec, index), NULL, NULL,
-		exec->memory, err);
+	return llm_attention(
+		&a, qkv->floats, exec->slots[index].cache, result_of(exec, index), NULL, NULL, exec->memory, err);
 }
 
 static LlmCode

@@ -38,7 +38,8 @@ llm_trainer_open(LlmModel *model, int loss, const LlmAllocator *memory, LlmTrain
 	if (t->store == NULL)
 	{
 		llm_trainer_close(t);
-		return llm_fail(err, LLM_NO_MEMORY, "no memory for gradients and moments of %zu parameters", t->numel);
+		return llm_fail(
+			err, LLM_NO_MEMORY, "no memory for gradients and moments of %zu parameters", t->numel);
 	}
 	memset(t->store, 0, store_bytes(t));
 	at = t->store;
@@ -66,12 +67,13 @@ llm_trainer_close(LlmTrainer *t)
 	llm_exec_close(t->exec);
 	if (t->store)
 		t->memory->release(t->memory->context, t->store, store_bytes(t));
-	t->memory->release(t->memory->context, t, sizeof(LlmTrainer) + 3 * t->model->graph.count * sizeof(float *));
+	t->memory->release(
+		t->memory->context, t, sizeof(LlmTrainer) + 3 * t->model->graph.count * sizeof(float *));
 }
 
 LlmCode
-llm_trainer_gradients(LlmTrainer *t, const LlmInput *inputs, int n_inputs, const LlmDropout *dropout, float *loss,
-	LlmError *err)
+llm_trainer_gradients(LlmTrainer *t, const LlmInput *inputs, int n_inputs, const LlmDropout *dropout,
+	float *loss, LlmError *err)
 {
 	LlmValue value;
 	LlmCode code;
@@ -97,7 +99,8 @@ global_norm(const LlmTrainer *t, double scale)
 }
 
 LlmCode
-llm_trainer_update(LlmTrainer *t, const LlmHyper *hyper, int64_t step, int micro_batches, double *norm, LlmError *err)
+llm_trainer_update(
+	LlmTrainer *t, const LlmHyper *hyper, int64_t step, int micro_batches, double *norm, LlmError *err)
 {
 	double scale = 1.0 / micro_batches;
 	LlmCode code = LLM_OK;

@@ -1,6 +1,6 @@
 /*
- * Training in memory: weights, gradients and AdamW's moments of a model, forward, backward and update. What is to
- * last is written back by the caller.
+ * Training in memory: weights, gradients and AdamW's moments of a model, forward, backward and update. What
+ * is to last is written back by the caller.
  */
 #ifndef LLM_TRAIN_H
 #define LLM_TRAIN_H
@@ -11,8 +11,8 @@ typedef struct LlmTrainer
 {
 	LlmModel *model; /* its weights change; they must have been loaded with model->training set */
 	const LlmAllocator *memory;
-	size_t numel;			/* of all parameters */
-	float *store;			/* gradients, then first, then second moments */
+	size_t numel;           /* of all parameters */
+	float *store;           /* gradients, then first, then second moments */
 	float **grad, **m, **v; /* per node, NULL where the node is no param */
 	LlmExec *exec;
 } LlmTrainer;
@@ -24,18 +24,18 @@ typedef struct LlmHyper
 } LlmHyper;
 
 /* Gradients and moments start at zero. loss is the node to make small. */
-extern LlmCode llm_trainer_open(LlmModel *model, int loss, const LlmAllocator *memory, LlmTrainer **trainer,
-	LlmError *err);
+extern LlmCode llm_trainer_open(
+	LlmModel *model, int loss, const LlmAllocator *memory, LlmTrainer **trainer, LlmError *err);
 extern void llm_trainer_close(LlmTrainer *trainer);
 /* Forward and backward of one micro-batch; its gradient is added to those of the ones before. */
 extern LlmCode llm_trainer_gradients(LlmTrainer *trainer, const LlmInput *inputs, int n_inputs,
 	const LlmDropout *dropout, float *loss, LlmError *err);
 /*
- * One AdamW step with the mean of `micro_batches` gradients, then zero gradients. Matrices decay, vectors do not,
- * as in GPT-2. step counts from 1. norm gets the gradient's length before clipping. A norm that is no number
- * changes nothing and is an error.
+ * One AdamW step with the mean of `micro_batches` gradients, then zero gradients. Matrices decay, vectors do
+ * not, as in GPT-2. step counts from 1. norm gets the gradient's length before clipping. A norm that is no
+ * number changes nothing and is an error.
  */
-extern LlmCode llm_trainer_update(LlmTrainer *trainer, const LlmHyper *hyper, int64_t step, int micro_batches,
-	double *norm, LlmError *err);
+extern LlmCode llm_trainer_update(
+	LlmTrainer *trainer, const LlmHyper *hyper, int64_t step, int micro_batches, double *norm, LlmError *err);
 
 #endif

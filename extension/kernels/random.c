@@ -44,6 +44,21 @@ llm_uniform(const LlmStream *stream, uint64_t element)
 	return (double) (((uint64_t) w[(element & 1) * 2] << 21) ^ (w[(element & 1) * 2 + 1] >> 11)) * 0x1p-53;
 }
 
+void
+llm_drop(const LlmStream *stream, float p, uint64_t first, size_t n, const float *x, float *out)
+{
+	uint64_t threshold = (uint64_t) ((double) p * 4294967296.0);
+	float scale = p < 1 ? 1 / (1 - p) : 0;
+	uint32_t word[4] = {0};
+
+	for (size_t i = 0; i < n; i++)
+	{
+		if (i == 0 || (first + i) % 4 == 0)
+			llm_philox(stream, (first + i) / 4, word);
+		out[i] = word[(first + i) % 4] < threshold ? 0 : x[i] * scale;
+	}
+}
+
 /* log of x in (0,1]: x = 2^e m, then the atanh series of (m-1)/(m+1), |t| <= 0.1716 */
 static double
 log_unit(double x)

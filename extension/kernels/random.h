@@ -20,6 +20,11 @@ extern LlmStream llm_stream(uint64_t seed, const char *name, uint32_t step, uint
 extern void llm_philox(const LlmStream *stream, uint64_t block, uint32_t out[4]);
 /* Element's uniform double in [0,1), 53 bits of it. */
 extern double llm_uniform(const LlmStream *stream, uint64_t element);
+/*
+ * out[i] = x[i] / (1 - p) where the word of element first + i says stay (probability 1 - p), else 0; p in
+ * [0,1]. (Srivastava et al., 2014)
+ */
+extern void llm_drop(const LlmStream *stream, float p, uint64_t first, size_t n, const float *x, float *out);
 /* out[i] = standard normal number of element first + i, times scale. */
 extern void llm_normal(const LlmStream *stream, uint64_t first, size_t n, float scale, float *out);
 

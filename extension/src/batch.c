@@ -27,11 +27,13 @@ DatasetOpen(const char *name, uint64 seed)
 	SPI_connect();
 	LlmRun(&read_ids, &value, NULL, true, 0);
 	if (SPI_processed == 0)
-		ereport(ERROR, (errcode(ERRCODE_NO_DATA), errmsg("dataset \"%s\" has no rows", name),
-						   errhint("SELECT dataset, count(*) FROM llm_dataset GROUP BY dataset lists what there is; "
-								   "llm_dataset_load and pg-llm prepare-dataset fill it.")));
+		ereport(ERROR,
+			(errcode(ERRCODE_NO_DATA), errmsg("dataset \"%s\" has no rows", name),
+				errhint("SELECT dataset, count(*) FROM llm_dataset GROUP BY dataset lists what there is; "
+						"llm_dataset_load and pg-llm prepare-dataset fill it.")));
 	if (SPI_processed > INT_MAX)
-		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("dataset \"%s\" has too many rows", name)));
+		ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("dataset \"%s\" has too many rows", name)));
 	d->name = MemoryContextStrdup(caller, name);
 	d->seed = seed;
 	d->epoch = -1;
@@ -83,7 +85,8 @@ RowArray(HeapTuple row, TupleDesc desc, int column, int64 id, int *length)
 
 	if (a == NULL || ARR_NDIM(a) != 1 || array_contains_nulls(a))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("row %lld of llm_dataset has no one-dimensional arrays without NULL", (long long) id)));
+						   errmsg("row %lld of llm_dataset has no one-dimensional arrays without NULL",
+							   (long long) id)));
 	*length = ARR_DIMS(a)[0];
 	return (const int32 *) ARR_DATA_PTR(a);
 }
@@ -93,10 +96,11 @@ CheckTokens(const int32 *x, int n, int vocab, bool negative, const char *what, i
 {
 	for (int i = 0; i < n; i++)
 		if (x[i] >= vocab || (x[i] < 0 && !negative))
-			ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-							   errmsg("row %lld of llm_dataset: %s %d at place %d is outside the vocabulary of %d",
-								   (long long) id, what, x[i], i + 1, vocab),
-							   errhint("Was the dataset made with this model's tokenizer?")));
+			ereport(ERROR,
+				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+					errmsg("row %lld of llm_dataset: %s %d at place %d is outside the vocabulary of %d",
+						(long long) id, what, x[i], i + 1, vocab),
+					errhint("Was the dataset made with this model's tokenizer?")));
 }
 
 Batch *
@@ -119,14 +123,15 @@ BatchRead(const int64 *ids, int n, int vocab)
 
 		LlmRun(&read_row, &value, NULL, true, 1);
 		if (SPI_processed == 0)
-			ereport(ERROR, (errcode(ERRCODE_NO_DATA), errmsg("row %lld of llm_dataset is gone", (long long) ids[i]),
-							   errhint("Somebody deleted it during training; the weights are as before.")));
+			ereport(ERROR,
+				(errcode(ERRCODE_NO_DATA), errmsg("row %lld of llm_dataset is gone", (long long) ids[i]),
+					errhint("Somebody deleted it during training; the weights are as before.")));
 		tokens[i] = RowArray(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, ids[i], &lengths[i]);
 		targets[i] = RowArray(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, ids[i], &other);
 		if (other != lengths[i])
 			ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-							   errmsg("row %lld of llm_dataset has %d tokens and %d targets", (long long) ids[i],
-								   lengths[i], other)));
+							   errmsg("row %lld of llm_dataset has %d tokens and %d targets",
+								   (long long) ids[i], lengths[i], other)));
 		CheckTokens(tokens[i], lengths[i], vocab, false, "token", ids[i]);
 		CheckTokens(targets[i], lengths[i], vocab, true, "target", ids[i]);
 		b->T = Max(b->T, lengths[i]);

@@ -21,7 +21,7 @@ typedef struct Batch
 {
 	int B, T;
 	int32 *tokens, *targets; /* (B,T); shorter rows end in token 0 with target -1 */
-	int64 scored;			 /* targets that count */
+	int64 scored;            /* targets that count */
 } Batch;
 
 /* The ids of a dataset's rows, in the current memory context; ERROR where there are none. */

@@ -30,7 +30,8 @@ static LlmQuery take_lock = {
 static LlmQuery holder_of_lock = {
 	.text = "SELECT 'process ' || a.pid || ' of ' || a.usename FROM pg_catalog.pg_locks AS l"
 			" JOIN pg_catalog.pg_stat_activity AS a USING (pid) WHERE l.locktype = 'advisory' AND l.granted"
-			" AND (l.classid::bigint << 32 | l.objid::bigint) = pg_catalog.hashtextextended('pg_llm ' || $1, 0) LIMIT 1",
+			" AND (l.classid::bigint << 32 | l.objid::bigint) = pg_catalog.hashtextextended('pg_llm ' || $1, "
+			"0) LIMIT 1",
 	.nargs = 1,
 	.types = {TEXTOID}};
 static LlmQuery lock_params = {
@@ -43,7 +44,8 @@ static LlmQuery read_moments = {
 	.text = "SELECT g.name, p.m, p.v, p.step, p.model, p.name FROM %s.llm_graph AS g"
 			" LEFT JOIN %s.llm_param_share AS s ON s.target_model = g.model AND s.target_name = g.name"
 			" JOIN %s.llm_param AS p ON p.model = coalesce(s.source_model, g.model)"
-			" AND p.name = coalesce(s.source_name, g.name) WHERE g.model = $1 AND g.op = 'param' ORDER BY g.id, g.name",
+			" AND p.name = coalesce(s.source_name, g.name) WHERE g.model = $1 AND g.op = 'param' ORDER BY "
+			"g.id, g.name",
 	.nargs = 1,
 	.types = {TEXTOID}};
 static LlmQuery write_log = {
@@ -51,8 +53,10 @@ static LlmQuery write_log = {
 			" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
 	.nargs = 9,
 	.types = {TEXTOID, INT8OID, FLOAT8OID, FLOAT4OID, FLOAT8OID, INT8OID, FLOAT8OID, INT8ARRAYOID, INT8OID}};
-static LlmQuery write_data = {.text = "UPDATE %s.llm_param SET data = $3 WHERE model = $1 AND name = $2", .nargs = 3};
-static LlmQuery write_m = {.text = "UPDATE %s.llm_param SET m = $3 WHERE model = $1 AND name = $2", .nargs = 3};
+static LlmQuery write_data = {
+	.text = "UPDATE %s.llm_param SET data = $3 WHERE model = $1 AND name = $2", .nargs = 3};
+static LlmQuery write_m = {
+	.text = "UPDATE %s.llm_param SET m = $3 WHERE model = $1 AND name = $2", .nargs = 3};
 static LlmQuery write_v = {
 	.text = "UPDATE %s.llm_param SET v = $3, step = $4 WHERE model = $1 AND name = $2", .nargs = 4};
 
@@ -62,7 +66,7 @@ typedef struct Training
 	MemoryContext context;
 	LoadedModel *m;
 	LlmTrainer *trainer;
-	int64 step; /* of the model, before this call */
+	int64 step;                       /* of the model, before this call */
 	char **store_model, **store_name; /* per node: the llm_param row it lives in */
 } Training;
 
@@ -79,7 +83,8 @@ typedef struct Recipe
 
 /* ---- locking ---- */
 
-/* One training at a time; a second one is told at once who holds the model. A hand UPDATE waits for the rows. */
+/* One training at a time; a second one is told at once who holds the model. A hand UPDATE waits for the rows.
+ */
 static void
 LockModel(const char *model)
 {
@@ -94,9 +99,10 @@ LockModel(const char *model)
 
 		LlmRun(&holder_of_lock, &value, NULL, false, 1);
 		who = SPI_processed == 1 ? LlmField(0, 1) : NULL;
-		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-						   errmsg("model \"%s\" is being trained by %s", model, who ? who : "another session"),
-						   errhint("Wait until it has ended, or train a copy under another name.")));
+		ereport(
+			ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					   errmsg("model \"%s\" is being trained by %s", model, who ? who : "another session"),
+					   errhint("Wait until it has ended, or train a copy under another name.")));
 	}
 	LlmRun(&lock_params, &value, NULL, false, 1);
 	SPI_finish();
@@ -160,7 +166,9 @@ TrainingOpen(const char *model)
 	LockModel(model);
 	PushActiveSnapshot(GetLatestSnapshot()); /* what others committed before the locks were ours */
 	tr->m = ModelForTraining(model, tr->context);
-	LLM_CHECK(llm_trainer_open(&tr->m->model, NodeOf(tr->m, "loss"), LlmContextAllocator(), &tr->trainer, &err), &err);
+	LLM_CHECK(
+		llm_trainer_open(&tr->m->model, NodeOf(tr->m, "loss"), LlmContextAllocator(), &tr->trainer, &err),
+		&err);
 	tr->store_model = palloc0(sizeof(char *) * tr->m->model.graph.count);
 	tr->store_name = palloc0(sizeof(char *) * tr->m->model.graph.count);
 	LoadMoments(tr);
@@ -233,10 +241,11 @@ TrainingStep(Training *tr, const Recipe *r, int64 nth, const int64 *ids, double 
 		dropout.micro_batch = (uint32) i;
 		LLM_CHECK(llm_trainer_gradients(tr->trainer, in, 3, &dropout, &loss, &err), &err);
 		if (!isfinite(loss))
-			ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-							   errmsg("the loss of model \"%s\" became %f at step %lld", tr->m->name, loss,
-								   (long long) tr->step + 1),
-							   errhint("The weights are as before this call. Try a smaller lr_max or a grad_clip.")));
+			ereport(ERROR,
+				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+					errmsg("the loss of model \"%s\" became %f at step %lld", tr->m->name, loss,
+						(long long) tr->step + 1),
+					errhint("The weights are as before this call. Try a smaller lr_max or a grad_clip.")));
 		total += loss;
 		*tokens += b->scored;
 	}
@@ -261,7 +270,8 @@ LogStep(const Training *tr, const Recipe *r, double lr, float loss, double norm,
 	values[4] = Float8GetDatum(norm);
 	values[5] = Int64GetDatum(tokens);
 	values[6] = Float8GetDatum(seconds);
-	values[7] = PointerGetDatum(construct_array(elements, rows, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[7] =
+		PointerGetDatum(construct_array(elements, rows, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	values[8] = Int64GetDatum((int64) r->seed);
 	SPI_connect();
 	LlmRun(&write_log, values, NULL, false, 0);
@@ -272,7 +282,8 @@ LogStep(const Training *tr, const Recipe *r, double lr, float loss, double norm,
 static float
 RunSteps(Training *tr, const Recipe *r, Dataset *data, int64 *ids)
 {
-	MemoryContext step_context = AllocSetContextCreate(CurrentMemoryContext, "training step", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext step_context =
+		AllocSetContextCreate(CurrentMemoryContext, "training step", ALLOCSET_DEFAULT_SIZES);
 	int rows = r->batch_size * r->accumulation;
 	int64 every = Max(1, r->n_steps / 10);
 	float loss = 0;
@@ -294,7 +305,8 @@ RunSteps(Training *tr, const Recipe *r, Dataset *data, int64 *ids)
 		LogStep(tr, r, llm_lr_schedule(n, r->warmup, r->n_steps, r->lr_max, r->min_lr), loss, norm, tokens,
 			INSTR_TIME_GET_DOUBLE(end), ids, rows);
 		if (data && (n % every == 0 || n == 1))
-			ereport(NOTICE, (errmsg("step %lld of %lld: loss %.4f", (long long) n, (long long) r->n_steps, loss)));
+			ereport(NOTICE,
+				(errmsg("step %lld of %lld: loss %.4f", (long long) n, (long long) r->n_steps, loss)));
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(step_context);
 	}
@@ -314,7 +326,8 @@ Number(FunctionCallInfo fcinfo, int n, const char *name, double least, double mo
 
 /*
  * llm_train_run(model, dataset, batch_ids, n_steps, lr_max, min_lr, warmup, beta1, beta2, eps, wd, grad_clip,
- * dropout_p, batch_size, accumulation, seed): what llm_train and llm_train_step call with every default resolved.
+ * dropout_p, batch_size, accumulation, seed): what llm_train and llm_train_step call with every default
+ * resolved.
  */
 PG_FUNCTION_INFO_V1(llm_train_run);
 Datum
@@ -328,9 +341,11 @@ llm_train_run(PG_FUNCTION_ARGS)
 
 	for (int i = 0; i < 16; i++)
 		if (PG_ARGISNULL(i) && i != 1 && i != 2 && i != 11)
-			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("an argument of the training call is NULL")));
+			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+							   errmsg("an argument of the training call is NULL")));
 	if (PG_ARGISNULL(1) == PG_ARGISNULL(2))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("name a dataset or one of its rows")));
+		ereport(
+			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("name a dataset or one of its rows")));
 	r.lr_max = Number(fcinfo, 4, "lr_max", 0, 1e6);
 	r.min_lr = Number(fcinfo, 5, "min_lr", 0, 1e6);
 	r.hyper.beta1 = Number(fcinfo, 7, "beta1", 0, 0.999999999);
@@ -346,8 +361,9 @@ llm_train_run(PG_FUNCTION_ARGS)
 	r.seed = (uint64) PG_GETARG_INT64(15);
 	if (r.n_steps < 1 || r.batch_size < 1 || r.accumulation < 1 || r.warmup < 0 ||
 		(int64) r.batch_size * r.accumulation > 1000000)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("n_steps, batch_size and accumulation must be 1 or more, warmup 0 or more")));
+		ereport(
+			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					   errmsg("n_steps, batch_size and accumulation must be 1 or more, warmup 0 or more")));
 	ids = palloc(sizeof(int64) * r.batch_size * r.accumulation);
 	tr = TrainingOpen(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	if (PG_ARGISNULL(1))
