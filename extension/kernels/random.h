@@ -20,6 +20,8 @@ extern LlmStream llm_stream(uint64_t seed, const char *name, uint32_t step, uint
 extern void llm_philox(const LlmStream *stream, uint64_t block, uint32_t out[4]);
 /* Element's uniform double in [0,1), 53 bits of it. */
 extern double llm_uniform(const LlmStream *stream, uint64_t element);
+/* log of x in (0,1] by own arithmetic: libm's last bits differ between versions. */
+extern double llm_log_unit(double x);
 /* out[i] = standard normal number of element first + i, times scale. */
 extern void llm_normal(const LlmStream *stream, uint64_t first, size_t n, float scale, float *out);
 
