@@ -7,8 +7,7 @@
 #include "stories/teller.h"
 #include "stories/words.h"
 
-/* How often things happen, as weights: a kind of token that models learn too late is made more frequent here.
- */
+/* How often things happen, as weights: a kind of token that models learn too late is made more frequent. */
 enum
 {
 	MOST_CLAUSES = 2, /* of scenery before anything happens: they move all positions */
@@ -23,8 +22,7 @@ enum
 	LONGEST_SONG = 8
 };
 
-/* The longest story: scenery, two persons, the song, three scenes of which one has a gift, the song again, an
- * end. */
+/* The longest story: scenery, two persons, a song, scenes (one with a gift), the song again, an ending. */
 _Static_assert(3 + 5 * MOST_CLAUSES + 1 + 2 * 11 + 5 + LONGEST_SONG + (7 * SCENES - 1) + 12 * SCENES + 4 + 6 +
 					   LONGEST_SONG + 4 <=
 				   LLM_STORY_TOKENS,
@@ -212,8 +210,7 @@ sing(Plot *p)
 		say(t, ".");
 }
 
-/* At supper they sang: willow moon ember dew. From any word but the last, so that order alone does not tell.
- */
+/* At supper they sang: willow moon ember dew. From any word but the last: order alone does not tell. */
 static void
 sing_on(Plot *p)
 {

@@ -90,7 +90,7 @@ story_take(Teller *t, LlmStoryKind kind)
 	}
 	token->text = t->offer[i].word;
 	token->size = t->offer[i].size;
-	token->kind = kind;
+	token->kind = t->offers == 1 && kind == LLM_STORY_CHOICE ? LLM_STORY_SYNTAX : kind;
 	token->probability = (double) t->offer[i].weight / total;
 	token->logprob = t->offers == 1 ? 0 : llm_log_unit(token->probability);
 	t->story->logprob += token->logprob;

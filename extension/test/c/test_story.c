@@ -56,7 +56,7 @@ followed(const LlmStory *told)
 		}
 		CHECK(fabs(sum - 1) < 1e-12);
 		CHECK(own == told->token[i].probability && fabs(log(own) - told->token[i].logprob) < 1e-14);
-		CHECK(told->token[i].kind == LLM_STORY_CHOICE || own == 1);
+		CHECK((told->token[i].kind == LLM_STORY_CHOICE) == (own < 1));
 		logprob += told->token[i].logprob;
 	}
 	CHECK(next.count == 0 && at == size && story.logprob == told->logprob);
