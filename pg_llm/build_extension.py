@@ -90,10 +90,11 @@ def mirror(source: Path, work: Path) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         if not copy.exists() or copy.stat().st_mtime_ns != path.stat().st_mtime_ns:
             shutil.copy2(path, copy)
+    folders = "common kernels engine formats stories src sql test".split()
     for path in work.rglob("*"):
         relative = path.relative_to(work)
         if path.suffix in (".c", ".h", ".sql") and relative not in wanted and len(relative.parts) > 1:
-            if relative.parts[0] in ("common", "kernels", "engine", "formats", "src", "sql", "test"):
+            if relative.parts[0] in folders:
                 path.unlink()
 
 

@@ -183,7 +183,7 @@ def test_the_c_sources_compile_for_arm64(tmp_path):
     headers = ["-I", REPO / "extension", "-DLLM_CORE", "-D_GNU_SOURCE"]
     flags = ["-std=gnu11", "-O3", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
     lenient = ["-Wno-unused-parameter", "-Wno-sign-compare", "-Wno-missing-field-initializers"]
-    for folder in ("common", "kernels", "engine", "formats"):
+    for folder in ("common", "kernels", "engine", "formats", "stories"):
         for source in sorted((REPO / "extension" / folder).glob("*.c")):
             target = tmp_path / f"{folder}-{source.stem}.o"
             command = ["aarch64-linux-gnu-gcc", *flags, *lenient, *headers, "-c", source, "-o", target]

@@ -12,9 +12,6 @@ ROWS, T = 6, 12
 
 
 def fill(conn, dataset, tokens):
-    conn.execute(
-        "CREATE TABLE IF NOT EXISTS llm_dataset(id bigserial primary key, dataset text, tokens int[], target int[])"
-    )
     conn.execute("DELETE FROM llm_dataset WHERE dataset = %s", (dataset,))
     for row in tokens:
         query = "INSERT INTO llm_dataset (dataset, tokens, target) VALUES (%s, %s::int[], %s::int[])"
@@ -194,7 +191,7 @@ def test_errors_leave_the_weights(conn, small):
 
 
 def test_dropout_gradient_is_the_slope(conn, small):
-    """With dropout everywhere the masks of forward and backward are the same: loss moves as the gradient says."""
+    """Forward and backward drop the same elements: the loss moves as the gradient says."""
     query = "SELECT llm_train_step('small', (SELECT min(id) FROM llm_dataset WHERE dataset = 'small'), %s,"
     query += " dropout_p => 0.3, wd => 0, seed => 5)"
     (loss,) = conn.execute(query, (0,)).fetchone()

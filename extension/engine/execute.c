@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/plan.h"
+#include "engine/pool.h"
 
 static LlmCode
 bind_input(LlmExec *exec, int index, const LlmInput *inputs, int n_inputs, LlmError *err)
@@ -175,6 +176,14 @@ finish(LlmExec *exec, LlmValue *result, LlmError *err)
 	*result = target->value;
 	if (target->buffer)
 		llm_kernels->canonicalize(result->numel, target->buffer->data);
+	if (result->floats == NULL && result->integers == NULL) /* a parameter that is kept packed */
+	{
+		exec->scratch[0] = llm_buffer_take(exec, result->numel, err);
+		if (exec->scratch[0] == NULL)
+			return err->code;
+		llm_weight_read(exec->model, exec->target, exec->scratch[0]->data);
+		result->floats = exec->scratch[0]->data;
+	}
 	if (exec->last_only && axis >= 0 && result->dims[axis] != 1)
 		return last_row(exec, 0, axis, result, err);
 	return LLM_OK;
@@ -229,6 +238,9 @@ llm_exec_reorder(LlmExec *exec, const int *rows, int B, LlmError *err)
 
 		if (old == NULL)
 			continue;
+		code = llm_parallel(0, NULL, NULL, err); /* to stop here when asked to: copies of all layers take long */
+		if (code != LLM_OK)
+			return code;
 		code = llm_kv_create(&new, B, old->NH, old->HS, old->capacity, exec->memory, err);
 		if (code != LLM_OK)
 			return code;

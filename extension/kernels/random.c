@@ -60,8 +60,8 @@ llm_drop(const LlmStream *stream, float p, uint64_t first, size_t n, const float
 }
 
 /* log of x in (0,1]: x = 2^e m, then the atanh series of (m-1)/(m+1), |t| <= 0.1716 */
-static double
-log_unit(double x)
+double
+llm_log_unit(double x)
 {
 	uint64_t bits;
 	int e;
@@ -118,7 +118,7 @@ llm_normal(const LlmStream *stream, uint64_t first, size_t n, float scale, float
 			llm_philox(stream, element >> 2, w);
 			for (int h = 0; h < 2; h++)
 			{
-				double radius = sqrt(-2 * log_unit((w[2 * h] + 1.0) * 0x1p-32)), c, s;
+				double radius = sqrt(-2 * llm_log_unit((w[2 * h] + 1.0) * 0x1p-32)), c, s;
 
 				circle(w[2 * h + 1] * 0x1p-32, &c, &s);
 				z[2 * h] = radius * c;

@@ -25,6 +25,8 @@ extern double llm_uniform(const LlmStream *stream, uint64_t element);
  * [0,1]. (Srivastava et al., 2014)
  */
 extern void llm_drop(const LlmStream *stream, float p, uint64_t first, size_t n, const float *x, float *out);
+/* log of x in (0,1] by own arithmetic: libm's last bits differ between versions. */
+extern double llm_log_unit(double x);
 /* out[i] = standard normal number of element first + i, times scale. */
 extern void llm_normal(const LlmStream *stream, uint64_t first, size_t n, float scale, float *out);
 

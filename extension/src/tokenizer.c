@@ -159,17 +159,6 @@ llm_token_text(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(ReadableText(bytes.data, bytes.len));
 }
 
-/* A text argument as UTF-8. */
-static char *
-Utf8Argument(FunctionCallInfo fcinfo, int n, Size *size)
-{
-	text *input = PG_GETARG_TEXT_PP(n);
-	char *utf8 = pg_server_to_any(VARDATA_ANY(input), VARSIZE_ANY_EXHDR(input), PG_UTF8);
-
-	*size = utf8 == VARDATA_ANY(input) ? VARSIZE_ANY_EXHDR(input) : strlen(utf8);
-	return utf8;
-}
-
 static Size
 PieceEnd(const char *text, Size size, Size at)
 {
@@ -186,7 +175,7 @@ llm_pretokenize(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
 	Size size, at = 0, end;
-	char *utf8 = Utf8Argument(fcinfo, 0, &size);
+	char *utf8 = TokenizerUtf8(PG_GETARG_TEXT_PP(0), &size);
 	MemoryContext row =
 		AllocSetContextCreate(CurrentMemoryContext, "llm_pretokenize row", ALLOCSET_SMALL_SIZES);
 
@@ -248,7 +237,7 @@ llm_bpe_steps(PG_FUNCTION_ARGS)
 	LlmError err;
 	Size size;
 	size_t count;
-	char *word = Utf8Argument(fcinfo, 0, &size);
+	char *word = TokenizerUtf8(PG_GETARG_TEXT_PP(0), &size);
 	MemoryContext row =
 		AllocSetContextCreate(CurrentMemoryContext, "llm_bpe_steps row", ALLOCSET_SMALL_SIZES);
 

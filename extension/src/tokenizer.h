@@ -26,11 +26,14 @@ extern const LlmBpeStop TokenizerStop;
 
 /* The ids of text in the server's encoding, palloc'd. */
 extern int32 *TokenizerEncode(LlmBpe *bpe, const char *text, Size size, bool special, Size *count);
+extern int32 *TokenizerEncodeUtf8(LlmBpe *bpe, const char *utf8, Size size, bool special, Size *count);
 /* Appends the bytes of a token; position (from 1) names it in the error for an id that is no token. */
 extern void TokenizerAppend(const LlmBpe *bpe, int32 id, Size position, StringInfo bytes);
 /* The errors for an id that is no token, and for text past what one value holds. */
 extern void TokenizerNoToken(const LlmBpe *bpe, int32 id, Size position) __attribute__((noreturn));
 extern void TokenizerTooLong(void) __attribute__((noreturn));
+/* The UTF-8 of a text in the server's encoding: its own bytes where they are that already. */
+extern char *TokenizerUtf8(text *input, Size *size);
 /* Bytes as SQL text: broken UTF-8 and NUL become U+FFFD, what the server's encoding lacks becomes '?'. */
 extern text *TokenizerText(const char *bytes, Size size);
 

@@ -24,22 +24,36 @@ StopRequested(void *context)
 
 const LlmBpeStop TokenizerStop = {StopRequested, NULL};
 
+char *
+TokenizerUtf8(text *input, Size *size)
+{
+	char *utf8 = pg_server_to_any(VARDATA_ANY(input), (int) VARSIZE_ANY_EXHDR(input), PG_UTF8);
+
+	*size = utf8 == VARDATA_ANY(input) ? VARSIZE_ANY_EXHDR(input) : strlen(utf8);
+	return utf8;
+}
+
 int32 *
-TokenizerEncode(LlmBpe *bpe, const char *text, Size size, bool special, Size *count)
+TokenizerEncodeUtf8(LlmBpe *bpe, const char *utf8, Size size, bool special, Size *count)
 {
 	/* Room for a token in three bytes, which is more than English and most code need. */
 	Size room = 256 + size / 3;
 	LlmBpeIds ids = {NULL, 0, room, false, LlmContextAllocator()};
-	char *utf8 = pg_server_to_any(text, (int) size, PG_UTF8);
 	LlmError err;
 
-	if (utf8 != text)
-		size = strlen(utf8);
 	LlmReserve(room * sizeof(int32));
 	ids.ids = palloc_extended(room * sizeof(int32), MCXT_ALLOC_HUGE);
 	LLM_CHECK(llm_bpe_encode(bpe, utf8, size, special, &ids, &TokenizerStop, &err), &err);
 	*count = ids.count;
 	return ids.ids;
+}
+
+int32 *
+TokenizerEncode(LlmBpe *bpe, const char *text, Size size, bool special, Size *count)
+{
+	char *utf8 = pg_server_to_any(text, (int) size, PG_UTF8);
+
+	return TokenizerEncodeUtf8(bpe, utf8, utf8 == text ? size : strlen(utf8), special, count);
 }
 
 void

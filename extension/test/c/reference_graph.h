@@ -107,7 +107,7 @@ ref_loss(const RefValue *logits, const RefValue *targets)
 	size_t count = 0;
 
 	for (size_t i = 0; i < targets->numel; i++)
-		if (targets->integers[i] >= 0)
+		if (targets->integers[i] >= 0 && targets->integers[i] < V)
 		{
 			losses[i] = ref_cross_entropy(V, logits->floats + i * V, targets->integers[i]);
 			count++;
@@ -117,7 +117,8 @@ ref_loss(const RefValue *logits, const RefValue *targets)
 	return out;
 }
 
-/* One node from the values of its inputs. Ids must be in range. */
+/* One node from the values of its inputs. An id that does not exist, which the executor refuses, counts as
+ * zeros. */
 static inline RefValue
 ref_node(const LlmNode *node, const RefValue *in[3])
 {
@@ -132,10 +133,11 @@ ref_node(const LlmNode *node, const RefValue *in[3])
 			memcpy(dims, in[0]->dims, sizeof(dims));
 			dims[in[0]->ndim] = in[1]->dims[1];
 			out = ref_value(in[0]->ndim + 1, dims);
-			for (size_t i = 0; i < in[0]->numel; i++)
-				memcpy(out.floats + i * in[1]->dims[1],
-					in[1]->floats + (size_t) in[0]->integers[i] * in[1]->dims[1],
-					in[1]->dims[1] * sizeof(float));
+			for (size_t i = 0, C = in[1]->dims[1]; i < in[0]->numel; i++)
+				if (in[0]->integers[i] >= 0 && in[0]->integers[i] < in[1]->dims[0])
+					memcpy(out.floats + i * C, in[1]->floats + in[0]->integers[i] * C, C * sizeof(float));
+				else
+					memset(out.floats + i * C, 0, C * sizeof(float));
 			return out;
 		case LLM_OP_MATMUL:
 			return ref_product(in[0], in[1], llm_attr_number(node, "transpose_b", 0) != 0);
@@ -181,17 +183,26 @@ ref_node(const LlmNode *node, const RefValue *in[3])
 	return out;
 }
 
-/* Values of all nodes that target needs (others have floats NULL), to be freed by ref_free. */
-static inline RefValue *
-ref_graph(const LlmGraph *g, int target, float *const *weights, const LlmInput *inputs, int n_inputs)
+/* For each node whether target needs it. */
+static inline bool *
+ref_needed(const LlmGraph *g, int target)
 {
-	RefValue *values = calloc(g->count + 1, sizeof(RefValue));
 	bool *needed = calloc(g->count + 1, sizeof(bool));
 
 	needed[target] = true;
 	for (int i = g->count - 1; i >= 0; i--)
 		for (int j = 0; needed[g->order[i]] && j < g->nodes[g->order[i]].n_inputs; j++)
 			needed[g->nodes[g->order[i]].inputs[j]] = true;
+	return needed;
+}
+
+/* Values of all nodes that target needs (others have floats NULL), to be freed by ref_free. */
+static inline RefValue *
+ref_graph(const LlmGraph *g, int target, float *const *weights, const LlmInput *inputs, int n_inputs)
+{
+	RefValue *values = calloc(g->count + 1, sizeof(RefValue));
+	bool *needed = ref_needed(g, target);
+
 	for (int i = 0; i < g->count; i++)
 	{
 		int index = g->order[i];

@@ -1,0 +1,36 @@
+-- Data: a tokenizer learned from text, and text as rows of tokens to train on.
+
+CREATE FUNCTION llm_bpe_train(corpus text, vocab_size int, model text, specials text[] DEFAULT '{<|endoftext|>}',
+    truncate boolean DEFAULT false) RETURNS int
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_bpe_train(text, int, text, text[], boolean) IS
+'Learns a byte-level tokenizer from the texts of a query (corpus: ''SELECT body FROM documents''): 256 bytes, then the most frequent pair again and again (the lowest ids of equals), then the special tokens; returns the number of tokens. truncate replaces a tokenizer of that name';
+
+CREATE SEQUENCE llm_dataset_id_seq;
+COMMENT ON SEQUENCE llm_dataset_id_seq IS 'Source of llm_dataset.id';
+
+CREATE TABLE llm_dataset (
+    id      bigint PRIMARY KEY DEFAULT nextval('llm_dataset_id_seq'),
+    dataset text COLLATE "C" NOT NULL CHECK (dataset <> ''),
+    tokens  int[] NOT NULL,
+    target  int[] NOT NULL,
+    -- Comparisons with a NULL element are NULL, which a plain CHECK lets through.
+    CONSTRAINT llm_dataset_tokens CHECK ((array_ndims(tokens) = 1) IS TRUE AND (0 <= ALL (tokens)) IS TRUE),
+    CONSTRAINT llm_dataset_target CHECK ((array_ndims(target) = 1) IS TRUE AND array_position(target, NULL) IS NULL),
+    CONSTRAINT llm_dataset_equal_length CHECK (cardinality(tokens) = cardinality(target))
+);
+ALTER SEQUENCE llm_dataset_id_seq OWNED BY llm_dataset.id;
+CREATE INDEX llm_dataset_dataset_id_idx ON llm_dataset (dataset, id);
+COMMENT ON TABLE llm_dataset IS 'A training sequence: tokens (T) and, for each, the token that follows';
+COMMENT ON COLUMN llm_dataset.dataset IS 'The name that sequences are trained on by; those of name-validation are held out of it';
+COMMENT ON COLUMN llm_dataset.target IS 'The token that follows each of tokens; negative: left out of the loss';
+
+SELECT pg_catalog.pg_extension_config_dump('llm_dataset', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_dataset_id_seq', '');
+
+CREATE FUNCTION llm_dataset_load(dataset text, corpus text, model text DEFAULT @extschema@.llm_default_model(),
+    block_size int DEFAULT NULL, overlap int DEFAULT 0, validation float8 DEFAULT 0, truncate boolean DEFAULT false,
+    OUT documents bigint, OUT tokens bigint, OUT rows bigint, OUT validation_rows bigint)
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_dataset_load(text, text, text, int, int, float8, boolean) IS
+'Encodes the texts of a query (corpus: ''SELECT body FROM documents'') into rows of llm_dataset: tokens (block_size; NULL: the model''s n_positions) and targets shifted by one, texts one behind the other with the end token after each, the last row padded with target -1. overlap: tokens that a row has again of the one before; validation: the fraction of rows, spread evenly, that go to dataset-validation; truncate deletes both first';

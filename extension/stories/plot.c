@@ -1,0 +1,338 @@
+/*
+ * The plot: what may come next, read from top to bottom. Wherever it offers more than one word they differ,
+ * so each choice shows in the word itself, and what was chosen decides what may follow.
+ */
+#include <string.h>
+
+#include "stories/teller.h"
+#include "stories/words.h"
+
+/* How often things happen, as weights: a kind of token that models learn too late is made more frequent. */
+enum
+{
+	MOST_CLAUSES = 2, /* of scenery before anything happens: they move all positions */
+	SCENES = 3,       /* each a move and a question */
+	ASK_WHERE = 6,    /* against a question for who has a thing */
+	ASK_WHO = 4,
+	WHERE_PERSON = 2, /* each of two persons, against their things */
+	WHERE_THING = 2,
+	GIVES = 3, /* the first gift of a story, once its holder is named */
+	KEEPS = 1,
+	SHORTEST_SONG = 6,
+	LONGEST_SONG = 8
+};
+
+/* The longest story: scenery, two persons, a song, scenes (one with a gift), the song again, an ending. */
+_Static_assert(3 + 5 * MOST_CLAUSES + 1 + 2 * 11 + 5 + LONGEST_SONG + (7 * SCENES - 1) + 12 * SCENES + 4 + 6 +
+					   LONGEST_SONG + 4 <=
+				   LLM_STORY_TOKENS,
+	"a story must fit its tokens");
+
+/* All are indices into the lists of words.h. */
+typedef struct Person
+{
+	int name, surname, place;
+} Person;
+
+typedef struct Thing
+{
+	int adjective, noun;
+	int holder;
+} Thing;
+
+typedef struct Plot
+{
+	Teller *t;
+	Person person[2];
+	Thing thing[2];
+	bool gift_made;
+	int song[LONGEST_SONG];
+	int song_words;
+} Plot;
+
+/* ---- ways to go on ---- */
+
+static void
+offer(Teller *t, const char *word, int weight, int id)
+{
+	story_offer(t, word, (int) strlen(word), weight, id);
+}
+
+/* Words that are always so. */
+static void
+say(Teller *t, const char *phrase)
+{
+	for (size_t left = strlen(phrase); left > 0;)
+	{
+		int size = story_piece(phrase, left);
+
+		story_offer(t, phrase, size, 1, 0);
+		story_take(t, LLM_STORY_SYNTAX);
+		phrase += size;
+		left -= size;
+	}
+}
+
+/* A word that is what it is because of something told before. */
+static void
+recall(Teller *t, const char *word, LlmStoryKind kind)
+{
+	offer(t, word, 1, 0);
+	story_take(t, kind);
+}
+
+/* The index of a word of the list, each as likely as the next, from first up to end, two of them excepted. */
+static int
+one_of(Teller *t, const char *const *list, int first, int end, int except, int except2)
+{
+	for (int i = first; i < end; i++)
+		if (i != except && i != except2)
+			offer(t, list[i], 1, i);
+	return story_take(t, LLM_STORY_CHOICE);
+}
+
+#define ONE_OF(t, list) one_of(t, list, 0, COUNT(list), -1, -1)
+
+static bool
+either(Teller *t, const char *yes, int yes_weight, const char *no, int no_weight)
+{
+	if (yes_weight > 0)
+		offer(t, yes, yes_weight, 1);
+	offer(t, no, no_weight, 0);
+	return story_take(t, LLM_STORY_CHOICE);
+}
+
+/* ---- the beginning ---- */
+
+/* It was May and the wind was cold and the lake was calm. */
+static void
+scenery(Teller *t)
+{
+	int noun = -1, mood = -1;
+
+	say(t, "It was");
+	ONE_OF(t, SEASONS);
+	for (int left = MOST_CLAUSES; either(t, " and", left, ".", 1); left--)
+	{
+		say(t, " the");
+		noun = one_of(t, SCENERY, 0, COUNT(SCENERY), noun, -1);
+		say(t, " was");
+		mood = one_of(t, MOODS, 0, COUNT(MOODS), mood, -1);
+	}
+}
+
+/* Anna Bell was in the garden with a red kite. What one person has, the other has not. */
+static void
+introduce(Plot *p, int i)
+{
+	Teller *t = p->t;
+	Person *one = &p->person[i];
+	const Person *other = i == 0 ? NULL : &p->person[0];
+	const Thing *its = i == 0 ? NULL : &p->thing[0];
+	int an;
+
+	/* A girl and a boy, so that a pronoun says who. */
+	one->name = one_of(t, NAMES, other && other->name < GIRLS ? GIRLS : 0,
+		other && other->name >= GIRLS ? GIRLS : COUNT(NAMES), -1, -1);
+	one->surname = one_of(t, SURNAMES, 0, COUNT(SURNAMES), other ? other->surname : -1, -1);
+	say(t, " was in the");
+	one->place = one_of(t, PLACES, 0, COUNT(PLACES), other ? other->place : -1, -1);
+	say(t, " with");
+	an = either(t, " an", COUNT(ADJECTIVES) - VOWELS - (its && its->adjective >= VOWELS), " a",
+		VOWELS - (its && its->adjective < VOWELS));
+	p->thing[i].adjective = one_of(
+		t, ADJECTIVES, an ? VOWELS : 0, an ? COUNT(ADJECTIVES) : VOWELS, its ? its->adjective : -1, -1);
+	p->thing[i].noun = one_of(t, THINGS, 0, COUNT(THINGS), its ? its->noun : -1, -1);
+	p->thing[i].holder = i;
+	say(t, ".");
+}
+
+/* ---- naming what was told before ---- */
+
+static int
+one_person(Plot *p)
+{
+	for (int i = 0; i < 2; i++)
+		offer(p->t, NAMES[p->person[i].name], 1, i);
+	return story_take(p->t, LLM_STORY_CHOICE);
+}
+
+static void
+surname(Plot *p, int i)
+{
+	recall(p->t, SURNAMES[p->person[i].surname], LLM_STORY_SURNAME_COPY);
+}
+
+static int
+one_thing(Plot *p)
+{
+	int i;
+
+	for (i = 0; i < 2; i++)
+		offer(p->t, ADJECTIVES[p->thing[i].adjective], 1, i);
+	i = story_take(p->t, LLM_STORY_CHOICE);
+	recall(p->t, THINGS[p->thing[i].noun], LLM_STORY_OBJECT_COPY);
+	return i;
+}
+
+static bool
+is_girl(const Plot *p, int i)
+{
+	return p->person[i].name < GIRLS;
+}
+
+/* ---- the song ---- */
+
+/* Tom Reed sang: lark snow willow moon ember dew. A song ends after 6, 7 or 8 words, all equally often. */
+static void
+sing(Plot *p)
+{
+	Teller *t = p->t;
+	bool used[COUNT(SONG)] = {false};
+	int singer = one_person(p), n, word;
+
+	surname(p, singer);
+	say(t, " sang:");
+	for (n = 0; n < LONGEST_SONG; n++)
+	{
+		for (int i = 0; i < COUNT(SONG); i++)
+			if (!used[i])
+				offer(t, SONG[i], n < SHORTEST_SONG ? 1 : LONGEST_SONG - n, i);
+		if (n >= SHORTEST_SONG)
+			offer(t, ".", COUNT(SONG) - n, COUNT(SONG));
+		if ((word = story_take(t, LLM_STORY_CHOICE)) == COUNT(SONG))
+			break;
+		p->song[n] = word;
+		used[word] = true;
+	}
+	p->song_words = n;
+	if (n == LONGEST_SONG)
+		say(t, ".");
+}
+
+/* At supper they sang: willow moon ember dew. From any word but the last: order alone does not tell. */
+static void
+sing_on(Plot *p)
+{
+	Teller *t = p->t;
+	int at;
+
+	say(t, " At");
+	ONE_OF(t, HOURS);
+	say(t, " they sang:");
+	for (int i = 0; i < p->song_words - 1; i++)
+		offer(t, SONG[p->song[i]], 1, i);
+	at = story_take(t, LLM_STORY_CHOICE);
+	while (++at < p->song_words)
+		recall(t, SONG[p->song[at]], LLM_STORY_SONG);
+	recall(t, ".", LLM_STORY_SONG);
+}
+
+/* ---- a scene ---- */
+
+/* Then Anna ran to the barn. Somewhere new: not where either of them is. */
+static void
+move(Plot *p, int scene)
+{
+	Teller *t = p->t;
+	int who;
+
+	for (int i = 0; i < 2; i++)
+		offer(t, NAMES[p->person[i].name], 3, i);
+	for (int i = 0; scene > 0 && i < COUNT(SOON); i++)
+		offer(t, SOON[i], 2, 2);
+	if ((who = story_take(t, LLM_STORY_CHOICE)) == 2)
+		who = one_person(p);
+	ONE_OF(t, VERBS);
+	say(t, " to the");
+	p->person[who].place = one_of(t, PLACES, 0, COUNT(PLACES), p->person[0].place, p->person[1].place);
+	say(t, ".");
+}
+
+/* Where was Anna Bell? She was in the barn.   Where was the red kite? It was in the barn. */
+static void
+ask_where(Plot *p)
+{
+	Teller *t = p->t;
+	LlmStoryKind kind = LLM_STORY_WHERE;
+	int who;
+
+	say(t, " was");
+	for (int i = 0; i < 2; i++)
+		offer(t, NAMES[p->person[i].name], WHERE_PERSON, i);
+	offer(t, " the", WHERE_THING, 2);
+	if ((who = story_take(t, LLM_STORY_CHOICE)) < 2)
+	{
+		surname(p, who);
+		say(t, "?");
+		recall(t, is_girl(p, who) ? " She" : " He", LLM_STORY_PRONOUN);
+	}
+	else
+	{
+		who = p->thing[one_thing(p)].holder;
+		say(t, "? It");
+		kind = LLM_STORY_WHERE_BY_HOLDER;
+	}
+	say(t, " was in the");
+	recall(t, PLACES[p->person[who].place], kind);
+	say(t, ".");
+}
+
+/* Who had the red kite? Anna did, and she sent it to Tom. */
+static void
+ask_who(Plot *p)
+{
+	Teller *t = p->t;
+	int thing, holder;
+
+	say(t, " had the");
+	thing = one_thing(p);
+	holder = p->thing[thing].holder;
+	say(t, "?");
+	recall(t, NAMES[p->person[holder].name], LLM_STORY_WHO);
+	say(t, " did");
+	if (!either(t, ",", p->gift_made ? 0 : GIVES, ".", KEEPS))
+		return;
+	say(t, " and");
+	recall(t, is_girl(p, holder) ? " she" : " he", LLM_STORY_PRONOUN);
+	say(t, " sent it to");
+	recall(t, NAMES[p->person[1 - holder].name], LLM_STORY_RECIPIENT);
+	say(t, ".");
+	p->thing[thing].holder = 1 - holder;
+	p->gift_made = true;
+}
+
+/* ---- the whole ---- */
+
+/* All was well. The first word of an ending is the choice. */
+static void
+end(Teller *t)
+{
+	int i;
+
+	for (i = 0; i < COUNT(ENDINGS); i++)
+		story_offer(t, ENDINGS[i], story_piece(ENDINGS[i], strlen(ENDINGS[i])), 1, i);
+	i = story_take(t, LLM_STORY_CHOICE);
+	say(t, ENDINGS[i] + story_piece(ENDINGS[i], strlen(ENDINGS[i])));
+}
+
+void
+story_plot(Teller *t)
+{
+	Plot plot = {.t = t}, *p = &plot;
+
+	scenery(t);
+	introduce(p, 0);
+	introduce(p, 1);
+	sing(p);
+	for (int scene = 0; scene < SCENES; scene++)
+	{
+		move(p, scene);
+		if (either(t, " Where", ASK_WHERE, " Who", ASK_WHO))
+			ask_where(p);
+		else
+			ask_who(p);
+	}
+	sing_on(p);
+	end(t);
+}
