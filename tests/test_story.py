@@ -158,6 +158,20 @@ def test_every_word_is_one_token(conn, lexicon):
         assert [text[a:b] for a, b in bpe.encode(text).offsets] == [token for token, _, _ in story]
 
 
+def test_the_tokenizer_learned_in_the_database_has_the_story_s_tokens(conn):
+    """llm_bpe_train stops below 800 tokens, and token ids are one to one with llm_story_token."""
+    corpus = "SELECT (llm_story(i)).text FROM generate_series(0, 20000) AS i"
+    count = conn.execute("SELECT llm_bpe_train(%s, 1024, 'stories')", (corpus,)).fetchone()[0]
+    assert 512 < count < 800
+    wrong = conn.execute(
+        "SELECT count(*) FROM generate_series(-300, -1) AS seed, llm_story(seed) AS s WHERE "
+        "(SELECT array_agg(llm_decode(ARRAY[id], 'stories') ORDER BY n) "
+        "FROM unnest(llm_encode(s.text, 'stories')) WITH ORDINALITY AS e(id, n)) IS DISTINCT FROM "
+        "(SELECT array_agg(token ORDER BY pos) FROM llm_story_token(s.text))"
+    )
+    assert wrong.fetchone() == (0,)
+
+
 def test_draws_have_the_probabilities_told(conn):
     """The first choices of 20000 stories against llm_story_next, within 4.5 standard deviations."""
     stories = texts(conn, 0, 20000)

@@ -238,7 +238,8 @@ llm_exec_reorder(LlmExec *exec, const int *rows, int B, LlmError *err)
 
 		if (old == NULL)
 			continue;
-		code = llm_parallel(0, NULL, NULL, err); /* to stop here when asked to: copies of all layers take long */
+		code =
+			llm_parallel(0, NULL, NULL, err); /* to stop here when asked to: copies of all layers take long */
 		if (code != LLM_OK)
 			return code;
 		code = llm_kv_create(&new, B, old->NH, old->HS, old->capacity, exec->memory, err);

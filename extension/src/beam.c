@@ -179,7 +179,7 @@ BeamText(const Generation *g, const Beam *beam)
 	appendBinaryStringInfo(&bytes, g->bytes.data, g->bytes.len);
 	for (int i = g->prompt; i < beam->count; i++)
 		if (i < beam->count - 1 || beam->ids[i] != g->eos)
-			TokenizerAppend(g->bpe, beam->ids[i], i + 1, &bytes);
+			AppendToken(g->bpe, beam->ids[i], &bytes);
 	return PointerGetDatum(TokenizerText(bytes.data, bytes.len));
 }
 

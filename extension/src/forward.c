@@ -205,7 +205,7 @@ TensorOfJson(const char *name, JsonbValue *value)
 	Oid input, param;
 	char *text;
 
-	if (value->type == jbvBinary)
+	if (value->type == jbvBinary && !JsonContainerIsObject(value->val.binary.data))
 		text = JsonbToCString(NULL, value->val.binary.data, value->val.binary.len);
 	else if (value->type == jbvString)
 		text = pnstrdup(value->val.string.val, value->val.string.len);
@@ -257,6 +257,40 @@ EvalInput(const LoadedModel *m, JsonbValue *key, JsonbValue *value)
 	return in.ndim == 1 && node->ndim == 2 ? Batched(in) : in;
 }
 
+/* All inputs of a JSON object, and positions 0 … T-1 where it has tokens but no positions. Returns how many.
+ */
+static int
+EvalInputs(const LoadedModel *m, Jsonb *inputs, LlmInput *in, int *T)
+{
+	JsonbIterator *it = JsonbIteratorInit(&inputs->root);
+	JsonbValue key, value;
+	bool positions = false;
+	int n = 0;
+
+	*T = 0;
+	JsonbIteratorNext(&it, &key, true);
+	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
+	{
+		JsonbIteratorNext(&it, &value, true);
+		in[n] = EvalInput(m, &key, &value);
+		positions |= strcmp(in[n].name, "positions") == 0;
+		if (strcmp(in[n].name, "tokens") == 0 && in[n].ndim > 0)
+		{
+			*T = in[n].dims[in[n].ndim - 1];
+			if (*T == 0)
+				ereport(
+					ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("input \"tokens\" is empty")));
+		}
+		n++;
+	}
+	if (!positions && *T > 0)
+	{
+		CheckLength(m, *T);
+		in[n++] = PositionsInput(0, *T);
+	}
+	return n;
+}
+
 PG_FUNCTION_INFO_V1(llm_eval);
 Datum
 llm_eval(PG_FUNCTION_ARGS)
@@ -264,44 +298,17 @@ llm_eval(PG_FUNCTION_ARGS)
 	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
 	int node = NodeOf(m, NameArgument(fcinfo, 1, "node")), n = 0, T = 0;
 	Jsonb *inputs = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
-	JsonbIterator *it;
-	JsonbValue key, value;
-	LlmInput *in;
+	LlmInput *in = NULL;
 	LlmValue result;
-	bool positions = false;
 
-	if (m->model.graph.nodes[node].op == LLM_OP_PARAM)
+	if (inputs && JB_ROOT_IS_OBJECT(inputs))
 	{
-		LlmValue param = {.ndim = m->model.graph.nodes[node].ndim};
-		Tensor *t;
-
-		for (int i = 0; i < param.ndim; i++)
-			param.dims[i] = (int) llm_dim_value(&m->model.graph.nodes[node].shape[i], &m->model.graph.sizes);
-		t = TensorNew(param.ndim, param.dims);
-		llm_weight_read(&m->model, node, TENSOR_DATA(t));
-		PG_RETURN_TENSOR(t);
+		in = palloc0(sizeof(LlmInput) * (JB_ROOT_COUNT(inputs) + 1));
+		n = EvalInputs(m, inputs, in, &T);
 	}
-	if (inputs == NULL || !JB_ROOT_IS_OBJECT(inputs))
+	else if (m->model.graph.nodes[node].op != LLM_OP_PARAM) /* a parameter needs none */
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("inputs must be a JSON object"),
 						   errhint("Write {\"tokens\": [[1, 2, 3]]}.")));
-	in = palloc0(sizeof(LlmInput) * (JB_ROOT_COUNT(inputs) + 1));
-	it = JsonbIteratorInit(&inputs->root);
-	JsonbIteratorNext(&it, &key, true);
-	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
-	{
-		JsonbIteratorNext(&it, &value, true);
-		in[n] = EvalInput(m, &key, &value);
-		if (strcmp(in[n].name, "positions") == 0)
-			positions = true;
-		if (strcmp(in[n].name, "tokens") == 0 && in[n].ndim > 0)
-			T = in[n].dims[in[n].ndim - 1];
-		n++;
-	}
-	if (!positions && T > 0)
-	{
-		CheckLength(m, T);
-		in[n++] = PositionsInput(0, T);
-	}
 	result = RunNode(m, node, false, in, n, Max(1, T));
 	PG_RETURN_TENSOR(TensorOfValue(&result, false));
 }

@@ -142,6 +142,33 @@ GenerationOpen(const char *model, const char *prompt, const int *most, int eos)
 	return g;
 }
 
+/* ---- tokens to text ---- */
+
+bool
+TextOfToken(const LlmBpe *bpe, int32 id, Datum *text)
+{
+	StringInfoData bytes;
+	uint32 symbol;
+
+	if (!llm_bpe_find(bpe, id, &symbol))
+		return false;
+	initStringInfo(&bytes);
+	TokenizerAppend(bpe, id, 1, &bytes);
+	*text = PointerGetDatum(TokenizerText(bytes.data, bytes.len));
+	return true;
+}
+
+void
+AppendToken(const LlmBpe *bpe, int32 id, StringInfo bytes)
+{
+	uint32 symbol;
+
+	if (llm_bpe_find(bpe, id, &symbol))
+		TokenizerAppend(bpe, id, 1, bytes);
+	else
+		appendStringInfoString(bytes, "\xef\xbf\xbd");
+}
+
 /* ---- stepping ---- */
 
 const float *
@@ -190,7 +217,7 @@ GenerationStep(Generation *g)
 		&err);
 	g->ids[g->count++] = id;
 	if (id != g->eos)
-		TokenizerAppend(g->bpe, id, g->count, &g->bytes);
+		AppendToken(g->bpe, id, &g->bytes);
 	g->complete = id == g->eos || g->count == g->most;
 	return true;
 }
@@ -257,13 +284,9 @@ StreamRow(FuncCallContext *call, Generation *g)
 	int shown = g->complete ? g->bytes.len : WholeCharacters(g->bytes.data, g->bytes.len);
 	Datum values[5];
 	bool nulls[5] = {0};
-	StringInfoData token;
-
-	initStringInfo(&token);
-	TokenizerAppend(g->bpe, id, g->count, &token);
 	values[0] = Int32GetDatum(g->count - g->prompt);
 	values[1] = Int32GetDatum(id);
-	values[2] = PointerGetDatum(TokenizerText(token.data, token.len));
+	nulls[2] = !TextOfToken(g->bpe, id, &values[2]);
 	values[3] = PointerGetDatum(TokenizerText(g->bytes.data, shown));
 	values[4] = BoolGetDatum(g->complete);
 	return HeapTupleGetDatum(heap_form_tuple(call->tuple_desc, values, nulls));

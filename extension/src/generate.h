@@ -33,6 +33,12 @@ typedef struct Generation
 
 /* Text arguments: NULL is an error that names the argument. */
 extern char *TextArgument(FunctionCallInfo fcinfo, int n, const char *name);
+/*
+ * A model may have more logits than its tokenizer has tokens (vocabularies are padded to round numbers): such
+ * a token has no text, and leaves U+FFFD in the text that it is part of.
+ */
+extern bool TextOfToken(const LlmBpe *bpe, int32 id, Datum *text);
+extern void AppendToken(const LlmBpe *bpe, int32 id, StringInfo bytes);
 /* Model, tokenizer and prompt; `most` NULL takes the default or what fits. Opens the executor. */
 extern Generation *GenerationOpen(const char *model, const char *prompt, const int *most, int eos);
 /* The last dimension of the node "logits". */

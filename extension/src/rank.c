@@ -13,16 +13,6 @@
 #include "src/kernels_sql.h"
 #include "src/pg_llm.h"
 
-static Datum
-TokenText(const LlmBpe *bpe, int32 id)
-{
-	StringInfoData bytes;
-
-	initStringInfo(&bytes);
-	TokenizerAppend(bpe, id, 1, &bytes);
-	return PointerGetDatum(TokenizerText(bytes.data, bytes.len));
-}
-
 PG_FUNCTION_INFO_V1(llm_next_tokens);
 Datum
 llm_next_tokens(PG_FUNCTION_ARGS)
@@ -46,10 +36,11 @@ llm_next_tokens(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < k; i++)
 	{
-		Datum values[4] = {Int32GetDatum(i + 1), Int32GetDatum(best[i].id), TokenText(g->bpe, best[i].id),
-			Float8GetDatum(best[i].probability)};
+		Datum values[4] = {
+			Int32GetDatum(i + 1), Int32GetDatum(best[i].id), (Datum) 0, Float8GetDatum(best[i].probability)};
 		bool nulls[4] = {0};
 
+		nulls[2] = !TextOfToken(g->bpe, best[i].id, &values[2]);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;
