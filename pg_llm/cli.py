@@ -177,6 +177,51 @@ def ingest_tokenizer(dsn, model, vocab, merges, truncate):
     click.echo(f"tokenizer {model}: {count} tokens")
 
 
+@cli.command("prepare-dataset")
+@click.option("--dsn", help="Server and database to load into; default: the kit's own.")
+@click.option("--tokenizer", default="gpt2", show_default=True, help="A tokenizer, or a model that has one.")
+@click.option(
+    "--input", "inputs", multiple=True, required=True, help="A file, a pattern, '-' for stdin; repeatable."
+)
+@click.option("--dataset", default="default", show_default=True, help="The name of the rows in llm_dataset.")
+@click.option("--block-size", type=int, help="Tokens in a row; default: the model's n_positions.")
+@click.option("--overlap", type=int, default=0, help="Tokens that a row has again of the one before.")
+@click.option("--validation", type=float, default=0.0, help="Fraction of rows held out, in NAME-validation.")
+@click.option("--separator", help="A text that separates documents in a file, such as '<|endoftext|>'.")
+@click.option("--truncate", is_flag=True, help="First delete the rows of that dataset and its validation.")
+def prepare_dataset(dsn, tokenizer, inputs, dataset, block_size, overlap, validation, separator, truncate):
+    """Turn text files into rows of tokens to train on, in llm_dataset.
+
+    \b
+    Example: pg-llm prepare-dataset --input 'books/*.txt' --block-size 256 --truncate
+    Example: zcat wiki.gz | pg-llm prepare-dataset --input - --block-size 1024 --validation 0.05
+    """
+    from pg_llm import dataset as datasets
+    from pg_llm.database import connect
+
+    if dsn:
+        os.environ["PG_LLM_DSN"] = dsn
+    with connect() as conn:
+        done = datasets.prepare_dataset(
+            conn,
+            inputs,
+            tokenizer,
+            dataset,
+            block_size=block_size,
+            overlap=overlap,
+            validation=validation,
+            separator=separator,
+            truncate=truncate,
+        )
+    held_out = f", {done.validation_rows} of them in {dataset}-validation" if done.validation_rows else ""
+    click.echo(
+        f"dataset {dataset}: {done.documents} documents, {done.tokens} tokens, "
+        f"{done.rows} rows of {done.block_size}{held_out}"
+    )
+    if done.end_token is None and done.documents > 1:
+        click.echo(f"tokenizer {tokenizer} has no end token: documents follow one another without one")
+
+
 @cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments):

@@ -6,6 +6,21 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_bpe_train(text, int, text, text[], boolean) IS
 'Learns a byte-level tokenizer from the texts of a query (corpus: ''SELECT body FROM documents''): 256 bytes, then the most frequent pair again and again (the lowest ids of equals), then the special tokens; returns the number of tokens. truncate replaces a tokenizer of that name';
 
+CREATE FUNCTION llm_end_token(model text DEFAULT @extschema@.llm_default_model()) RETURNS int
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT v.token_id
+    FROM @extschema@.llm_bpe_vocab AS v
+    LEFT JOIN @extschema@.llm_model_config AS c ON c.model = llm_end_token.model
+    WHERE v.model = coalesce((SELECT own.tokenizer FROM @extschema@.llm_model_config AS own
+            WHERE own.model = llm_end_token.model), llm_end_token.model)
+        AND (v.token_id = (c.options ->> 'eos_token_id')::int OR v.token = '<|endoftext|>')
+    ORDER BY v.token_id = (c.options ->> 'eos_token_id')::int DESC NULLS LAST
+    LIMIT 1;
+END;
+COMMENT ON FUNCTION llm_end_token(text) IS
+'The token that ends a text: the model''s option eos_token_id, else its tokenizer''s <|endoftext|>; NULL where there is neither';
+
 CREATE SEQUENCE llm_dataset_id_seq;
 COMMENT ON SEQUENCE llm_dataset_id_seq IS 'Source of llm_dataset.id';
 

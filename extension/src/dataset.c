@@ -25,7 +25,6 @@ PG_FUNCTION_INFO_V1(llm_dataset_load);
 
 /* A longer row is no sequence that a model reads. */
 #define LONGEST_BLOCK (1 << 20)
-#define END_TOKEN "<|endoftext|>"
 #define HELD_OUT "-validation"
 
 typedef struct Loading
@@ -66,19 +65,15 @@ CheckRanges(const Loading *l)
 static void
 ReadModel(Loading *l, bool no_block)
 {
-	static LlmQuery read_config = {.text = "SELECT n_positions, (options ->> 'eos_token_id')::pg_catalog.int4"
-										   " FROM %s.llm_model_config WHERE model = $1",
+	static LlmQuery read_positions = {.text = "SELECT n_positions FROM %s.llm_model_config WHERE model = $1",
 		.nargs = 1,
 		.types = {TEXTOID}};
 	Datum value = CStringGetTextDatum(l->model);
-	char *positions = NULL, *end = NULL;
+	char *positions = NULL;
 
-	LlmRun(&read_config, &value, NULL, true, 1);
+	LlmRun(&read_positions, &value, NULL, true, 1);
 	if (SPI_processed == 1)
-	{
 		positions = LlmField(0, 1);
-		end = LlmField(0, 2);
-	}
 	if (no_block && positions == NULL)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						   errmsg("block_size is missing, and \"%s\" is no model that has one", l->model),
@@ -91,26 +86,19 @@ ReadModel(Loading *l, bool no_block)
 				errmsg("block_size is %d, and model \"%s\" reads at most %s tokens", l->block, l->model,
 					positions),
 				errhint("Leave block_size out to take the model's, or name a tokenizer for any model.")));
-	l->end = end != NULL ? atoi(end) : -1;
 }
 
-/* The model's own end token, else the tokenizer's <|endoftext|>, else none. */
+/* -1: none. */
 static int32
-EndTokenOf(const Loading *l)
+ReadEndToken(const char *model)
 {
-	uint32 symbol;
+	static LlmQuery read_end = {.text = "SELECT %s.llm_end_token($1)", .nargs = 1, .types = {TEXTOID}};
+	Datum value = CStringGetTextDatum(model);
+	char *end;
 
-	if (l->end >= 0 && llm_bpe_find(l->bpe, l->end, &symbol))
-		return l->end;
-	for (Size i = llm_bpe_count(l->bpe); i-- > 0;)
-	{
-		LlmBpeToken token = llm_bpe_token(l->bpe, (uint32) i);
-
-		if (token.special && token.size == strlen(END_TOKEN) &&
-			memcmp(token.bytes, END_TOKEN, token.size) == 0)
-			return token.id;
-	}
-	return -1;
+	LlmRun(&read_end, &value, NULL, true, 1);
+	end = LlmField(0, 1);
+	return end != NULL ? atoi(end) : -1;
 }
 
 static Loading
@@ -280,14 +268,14 @@ llm_dataset_load(PG_FUNCTION_ARGS)
 	SPI_connect();
 	ReadModel(&l, PG_ARGISNULL(3));
 	CheckRanges(&l);
-	l.end = EndTokenOf(&l);
+	l.end = ReadEndToken(l.model);
 	if (l.truncate)
 		DeleteRows(&l);
 	values[0] = Int64GetDatum(LoadTexts(&l, row));
 	SPI_finish();
 	if (l.end < 0 && DatumGetInt64(values[0]) > 1)
 		ereport(NOTICE, (errmsg("the texts follow one another with no end token between them"),
-							errhint("Tokenizer \"%s\" has no " END_TOKEN ".", llm_bpe_name(l.bpe))));
+							errhint("Tokenizer \"%s\" has no <|endoftext|>.", llm_bpe_name(l.bpe))));
 	values[1] = Int64GetDatum(l.tokens);
 	values[2] = Int64GetDatum(l.rows);
 	values[3] = Int64GetDatum(l.held_out);

@@ -62,6 +62,7 @@ SELECT * FROM llm_dataset_load('lines', 'SELECT ''the''', 'rhyme', 8);
 SELECT count(*) FROM llm_dataset;
 -- A model brings its block size and end token.
 SELECT llm_create_model('rhymer', 0, 1, 4, 16, 260, tokenizer => 'rhyme', options => '{"eos_token_id": 0}');
+SELECT llm_end_token('rhymer'), llm_end_token('rhyme'), llm_end_token('apart'), llm_end_token('nobody');
 SELECT * FROM llm_dataset_load('by model', 'SELECT line FROM rhyme WHERE n = 1', 'rhymer');
 SELECT cardinality(tokens), tokens[16], target[7:9] FROM llm_dataset WHERE dataset = 'by model' ORDER BY id;
 SELECT * FROM llm_dataset_load('by model', 'SELECT line FROM rhyme', 'rhymer', 17);

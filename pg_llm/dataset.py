@@ -1,0 +1,338 @@
+"""Text files into llm_dataset: read here, encoded by the server, a piece at a time, however long they are.
+
+The rows are those that llm_dataset_load makes of the same texts in the database (extension/src/dataset.c).
+"""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import math
+import re
+import struct
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import psycopg
+from psycopg import adapt, pq
+from psycopg.rows import tuple_row
+
+from pg_llm.errors import KitError
+
+HELD_OUT = "-validation"
+LONGEST_BLOCK = 2**20
+# Characters that are encoded at a time, and bytes that are read at a time.
+PIECE = 2**18
+READ = 2**18
+_COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_INT4, _INT4_ARRAY = 23, 1007
+
+
+class Prepared(NamedTuple):
+    """What prepare_dataset wrote; end_token is None where the tokenizer has none to put after a document."""
+
+    documents: int
+    tokens: int
+    rows: int
+    validation_rows: int
+    block_size: int
+    end_token: int | None
+
+
+def prepare_dataset(
+    conn: psycopg.Connection,
+    inputs: Iterable[str | Path],
+    tokenizer: str,
+    dataset: str = "default",
+    *,
+    block_size: int | None = None,
+    overlap: int = 0,
+    validation: float = 0.0,
+    separator: str | None = None,
+    truncate: bool = False,
+    progress: bool = True,
+) -> Prepared:
+    """Encodes files (globs, '-' for standard input) into rows of llm_dataset, all or nothing.
+
+    Each file is a document; separator, a text, cuts files into more. The other arguments are those of
+    llm_dataset_load. Errors: KitError for arguments and files, psycopg.Error from the server.
+    Example: prepare_dataset(conn, ["books/*.txt"], "gpt2", "books", block_size=1024, validation=0.1)
+    """
+    sources = find_inputs(inputs)
+    if not dataset:
+        raise KitError("a dataset's name cannot be empty")
+    if separator == "":
+        raise KitError("the separator is empty; leave it out to have one document a file")
+    with conn.transaction(), conn.cursor(binary=True, row_factory=tuple_row) as cursor:
+        cursor.adapters.register_loader(_INT4_ARRAY, _Ints)
+        block_size = _block_size(cursor, tokenizer, block_size)
+        (end,) = cursor.execute("SELECT llm_end_token(%s)", [tokenizer]).fetchone()
+        blocks = Blocks(block_size, overlap, validation, end)
+        if truncate:
+            names = [dataset, dataset + HELD_OUT]
+            cursor.execute("DELETE FROM llm_dataset WHERE dataset = ANY(%s)", [names])
+        documents = 0
+        with _progress_bar(sources, dataset, progress) as bar:
+            for source in sources:
+                for ids, ends in _encode(cursor, tokenizer, source, separator, bar):
+                    blocks.add(ids)
+                    if ends:
+                        blocks.end_document()
+                        documents += 1
+                    _copy(cursor, dataset, blocks.take())
+        _copy(cursor, dataset, blocks.take_rest())
+    if documents == 0:
+        raise KitError(f"there is no text in {', '.join(map(str, sources))}")
+    return Prepared(documents, blocks.tokens, blocks.rows, blocks.held_out, block_size, end)
+
+
+def find_inputs(inputs: Iterable[str | Path]) -> list[str | Path]:
+    """The files that names and patterns mean, each pattern's in order; '-' is standard input.
+
+    >>> find_inputs(["-"])
+    ['-']
+    """
+    found: list[str | Path] = []
+    for name in map(str, inputs):
+        path = Path(name).expanduser()
+        if name == "-" or path.is_file():
+            matches = ["-" if name == "-" else path]
+        elif path.is_dir():
+            raise KitError(f"{name} is a folder; name its files: '{name.rstrip('/')}/*.txt'")
+        else:
+            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+            matches = [match for match in matches if match.is_file()]
+            if not matches:
+                raise KitError(f"there is no file {name}")
+        found += matches
+    if not found:
+        raise KitError("there is no input; name files, patterns such as 'books/*.txt', or '-'")
+    if found.count("-") > 1:
+        raise KitError("standard input ('-') can be read only once")
+    return found
+
+
+# -- text, a piece at a time ---------------------------------------------------------------
+
+
+def cut(text: str, limit: int) -> int:
+    """The last place below limit where the tokenizer's pattern begins a new piece in any case; 0: none.
+
+    Cut there, the parts have the tokens of the whole: before a space, a tab or a newline that follows
+    something else, or where a letter or digit of ASCII meets another sign of ASCII.
+
+    >>> cut("one two three", 13)
+    7
+    """
+    for at in range(limit - 1, 0, -1):
+        before, after = text[at - 1], text[at]
+        if after in " \t\n\r" and not before.isspace():
+            return at
+        if _WORD.match(before) and after < "\x80" and not _WORD.match(after):
+            return at
+    return 0
+
+
+_WORD = re.compile("[A-Za-z0-9]")
+
+
+def pieces(texts: Iterable[str], separator: str | None = None) -> Iterator[tuple[str, bool]]:
+    """Text as (piece, whether a document ends with it); a document's pieces are encoded one by one."""
+    text, looked = "", 0
+    # The end of what is there may be the beginning of a separator.
+    hold = len(separator) - 1 if separator else 0
+    for more in texts:
+        text += more
+        if separator:
+            *whole, text = text.split(separator)
+            for document in whole:
+                yield document, True
+            looked = 0 if whole else looked
+        limit = len(text) - hold
+        if limit - looked > PIECE:
+            at = cut(text, limit)
+            if at:
+                yield text[:at], False
+                text = text[at:]
+            # A text without any such place is looked at again when it is twice as long.
+            looked = 0 if at else limit
+    yield text, True
+
+
+def _encode(cursor, tokenizer: str, source, separator: str | None, bar) -> Iterator[tuple[np.ndarray, bool]]:
+    empty = True  # of this document nothing has come yet
+    for piece, ends in pieces(_read(source, bar), separator):
+        if piece:
+            (ids,) = cursor.execute("SELECT llm_encode(%s, %s)", [piece, tokenizer]).fetchone()
+            empty = False
+            yield ids, ends
+        elif ends and not empty:
+            yield np.empty(0, np.int32), True
+        empty = empty or ends
+
+
+def _read(source: str | Path, bar) -> Iterator[str]:
+    name = "standard input" if source == "-" else str(source)
+    try:
+        if source == "-":
+            yield from _decode(sys.stdin.buffer, name, bar)
+        else:
+            with open(source, "rb") as file:
+                yield from _decode(file, name, bar)
+    except OSError as error:
+        raise KitError(f"cannot read {name}: {error.strerror}") from None
+
+
+def _decode(file: BinaryIO, name: str, bar) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    at = 0
+    while True:
+        data = file.read(READ)
+        pending = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            where = at - pending + error.start
+            raise KitError(
+                f"{name} is not UTF-8: byte {where} is 0x{error.object[error.start]:02x}; "
+                f"convert it first: iconv -f LATIN1 -t UTF-8"
+            ) from None
+        if "\0" in text:
+            raise KitError(
+                f"{name} holds a NUL character, which PostgreSQL's text cannot; is it a text file?"
+            )
+        if not data:
+            return
+        at += len(data)
+        yield text
+        bar.update(len(data))
+
+
+def _progress_bar(sources: list, label: str, show: bool):
+    """A tqdm bar over the bytes of the files, seen only where they take over two seconds."""
+    from tqdm.auto import tqdm
+
+    total = None if "-" in sources else sum(path.stat().st_size for path in sources)
+    return tqdm(total=total, unit="B", unit_scale=True, desc=label, delay=2, leave=False, disable=not show)
+
+
+# -- rows ----------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """tokens (T) and target (T), int32; held_out: for validation."""
+
+    tokens: np.ndarray
+    target: np.ndarray
+    held_out: bool
+
+
+class Blocks:
+    """One stream of ids, cut into rows of `block` tokens; each row's target is the row shifted by one."""
+
+    def __init__(self, block: int, overlap: int, validation: float, end: int | None):
+        if not 0 <= overlap < block:
+            raise KitError(f"overlap is {overlap}, expected 0 to {block - 1}, less than the block size")
+        if not 0 <= validation < 1:
+            raise KitError(f"validation is {validation:g}, expected a fraction from 0 to below 1")
+        self.block, self.overlap, self.validation, self.end = block, overlap, validation, end
+        self.tokens = self.rows = self.held_out = 0
+        self._ids = np.empty(0, np.int32)
+        self._known = 0  # of the targets that the stream holds, the first so many are in a row already
+
+    def add(self, ids: np.ndarray) -> None:
+        """Ids (N) to the end of the stream."""
+        self._ids = np.concatenate([self._ids, ids])
+        self.tokens += len(ids)
+
+    def end_document(self) -> None:
+        """The end token, where there is one."""
+        if self.end is not None:
+            self.add(np.array([self.end], np.int32))
+
+    def take(self) -> Iterator[Row]:
+        """The whole rows that the stream holds."""
+        at = 0
+        while len(self._ids) - at > self.block:
+            yield self._row(self._ids[at : at + self.block], self._ids[at + 1 : at + self.block + 1])
+            # Rows held out share no token with the others' overlap.
+            alone = self._is_held_out(self.rows - 1) or self._is_held_out(self.rows)
+            self._known = 0 if alone else self.overlap
+            at += self.block - self._known
+        self._ids = self._ids[at:]
+
+    def take_rest(self) -> Iterator[Row]:
+        """What is left at the end of all texts, padded: targets of -1 are left out of the loss."""
+        n = len(self._ids) - 1
+        if n > self._known:
+            tokens = np.full(self.block, self.end or 0, np.int32)
+            target = np.full(self.block, -1, np.int32)
+            tokens[:n], target[:n] = self._ids[:-1], self._ids[1:]
+            yield self._row(tokens, target)
+
+    def _row(self, tokens: np.ndarray, target: np.ndarray) -> Row:
+        row = Row(tokens, target, self._is_held_out(self.rows))
+        self.rows += 1
+        self.held_out += row.held_out
+        return row
+
+    def _is_held_out(self, row: int) -> bool:
+        """Spread evenly over the stream: after n rows round(n * validation) are held out."""
+        return math.floor((row + 1) * self.validation + 0.5) > math.floor(row * self.validation + 0.5)
+
+
+def _block_size(cursor, tokenizer: str, block_size: int | None) -> int:
+    model = cursor.execute(
+        "SELECT n_positions FROM llm_model_config WHERE model = %s", [tokenizer]
+    ).fetchone()
+    if block_size is None:
+        if model is None:
+            raise KitError(
+                f"the block size is missing, and {tokenizer} is no model that has one: --block-size"
+            )
+        return model[0]
+    if not 1 <= block_size <= LONGEST_BLOCK:
+        raise KitError(f"block size is {block_size}, expected 1 to {LONGEST_BLOCK}")
+    if model is not None and block_size > model[0]:
+        raise KitError(
+            f"block size is {block_size}, and model {tokenizer} reads at most {model[0]} tokens; "
+            "leave the block size out to take the model's"
+        )
+    return block_size
+
+
+def _copy(cursor, dataset: str, rows: Iterable[Row]) -> None:
+    """Binary COPY of rows, their ids in the order they come."""
+    rows = list(rows)
+    if not rows:
+        return
+    with cursor.copy("COPY llm_dataset (dataset, tokens, target) FROM STDIN (FORMAT BINARY)") as copy:
+        copy.write(_COPY_HEADER)
+        for row in rows:
+            name = (dataset + HELD_OUT if row.held_out else dataset).encode(cursor.connection.info.encoding)
+            copy.write(struct.pack("!hi", 3, len(name)) + name + _array(row.tokens) + _array(row.target))
+        copy.write(struct.pack("!h", -1))
+
+
+def _array(ids: np.ndarray) -> bytes:
+    """A field of type int[]: one dimension from 1, no NULL, each element with its length in front."""
+    elements = np.full((len(ids), 2), 4, ">i4")
+    elements[:, 1] = ids
+    return struct.pack("!6i", 20 + elements.nbytes, 1, 0, _INT4, len(ids), 1) + elements.tobytes()
+
+
+class _Ints(adapt.Loader):
+    """An int[] of one dimension without NULL as an int32 array."""
+
+    format = pq.Format.BINARY
+
+    def load(self, data) -> np.ndarray:
+        data = bytes(data)
+        # No dimension: the array is empty.
+        return np.frombuffer(data, ">i4", offset=20)[1::2].astype(np.int32) if len(data) > 12 else _EMPTY
+
+
+_EMPTY = np.empty(0, np.int32)
