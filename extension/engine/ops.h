@@ -65,9 +65,9 @@ typedef struct LlmAttention
 	int window;             /* keys a query sees, itself included; 0 = all */
 	float scale;            /* of the scores; 1/sqrt(HS) */
 	const float *head_mask; /* (NH) or NULL: each head's output is multiplied by its number */
+	int queries;            /* only the last so many positions get an output; T = all */
 	float dropout;          /* of the probabilities, in training: element (head, query, key) of the stream */
 	LlmStream stream;
-	int queries; /* only the last so many positions get an output; T = all */
 } LlmAttention;
 
 /*
