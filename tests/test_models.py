@@ -1,4 +1,4 @@
-"""Models by name: creating, initialising, logits, loss, any node, the next tokens; bad arguments are named."""
+"""Models by name: creating, initialising, logits, loss, nodes, next tokens; bad arguments are named."""
 
 import numpy as np
 import psycopg

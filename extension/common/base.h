@@ -21,11 +21,11 @@ typedef enum LlmCode
 {
 	LLM_OK = 0,
 	LLM_INVALID,   /* a value that no such argument may have: 22023 */
-	LLM_SHAPE,	   /* shapes that do not fit one another: 2202E */
-	LLM_FORMAT,	   /* a file or text that breaks its format: 22P03 */
-	LLM_RANGE,	   /* a number out of its range: 22003 */
+	LLM_SHAPE,     /* shapes that do not fit one another: 2202E */
+	LLM_FORMAT,    /* a file or text that breaks its format: 22P03 */
+	LLM_RANGE,     /* a number out of its range: 22003 */
 	LLM_MISSING,   /* a named thing that is not there: 42704 */
-	LLM_LIMIT,	   /* a limit of the program: 54000 */
+	LLM_LIMIT,     /* a limit of the program: 54000 */
 	LLM_NO_MEMORY, /* pg_llm.memory_limit or the machine's memory: 53200 */
 	LLM_CANCELED   /* the caller's stop function said so: 57014 */
 } LlmCode;

@@ -54,9 +54,9 @@ typedef enum LlmBinary
 typedef struct LlmAdamW
 {
 	float beta1, one_minus_beta1, beta2, one_minus_beta2, eps;
-	float keep;		  /* 1 - lr * weight_decay */
-	float rate;		  /* lr / (1 - beta1^step) */
-	float root;		  /* sqrt(1 - beta2^step) */
+	float keep;       /* 1 - lr * weight_decay */
+	float rate;       /* lr / (1 - beta1^step) */
+	float root;       /* sqrt(1 - beta2^step) */
 	float grad_scale; /* of clipping and averaging */
 } LlmAdamW;
 
@@ -117,8 +117,8 @@ typedef struct LlmKernels
 	/* dlogits = (softmax(logits) - one at target) * scale */
 	void (*cross_entropy_backward)(size_t V, const float *logits, size_t target, float scale, float *dlogits);
 	/* dx of one row; stats gets its mean and 1/sqrt(var + eps) */
-	void (*layernorm_backward)(int C, const float *x, const float *gamma, float eps, const float *dy, float *dx,
-		float stats[2]);
+	void (*layernorm_backward)(
+		int C, const float *x, const float *gamma, float eps, const float *dy, float *dx, float stats[2]);
 	/* dgamma and dbeta gain the sums over m rows, columns from <= j < to; x, dy (m,C), stats (m,2) */
 	void (*layernorm_backward_params)(size_t m, int C, int from, int to, const float *x, const float *stats,
 		const float *dy, float *dgamma, float *dbeta);

@@ -37,8 +37,10 @@ llm_measure_matmul_sql(PG_FUNCTION_ARGS)
 	LlmError err;
 
 	if (M < 1 || K < 1 || N < 1 || repeats < 1 || (double) M * K + (double) K * N + (double) M * N > 1e9)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("m, k, n and repeats must be 1 or more, the matrices together at most 10^9 elements")));
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg(
+					"m, k, n and repeats must be 1 or more, the matrices together at most 10^9 elements")));
 	LLM_CHECK(llm_measure_matmul(M, K, N, repeats, LlmContextAllocator(), &seconds, &err), &err);
 	PG_RETURN_FLOAT8(2.0 * M * K * N / seconds / 1e9);
 }

@@ -11,8 +11,8 @@
 
 extern int pg_llm_display_limit;   /* elements shown in full; 0 = all */
 extern int pg_llm_memory_limit_mb; /* what one session may hold */
-extern int pg_llm_threads;		   /* 0 = as many as this process may use */
-extern int pg_llm_isa;			   /* LlmIsa */
+extern int pg_llm_threads;         /* 0 = as many as this process may use */
+extern int pg_llm_isa;             /* LlmIsa */
 
 /* Raises err as an ERROR with its SQLSTATE, detail and hint. */
 extern void LlmRaise(const LlmError *err) __attribute__((noreturn));
