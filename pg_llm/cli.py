@@ -183,7 +183,7 @@ def ingest_tokenizer(dsn, model, vocab, merges, truncate):
 @click.option(
     "--input", "inputs", multiple=True, required=True, help="A file, a pattern, '-' for stdin; repeatable."
 )
-@click.option("--dataset", default="default", show_default=True, help="The name of the rows in llm_dataset.")
+@click.option("--dataset", help="The name of the rows; default: --tokenizer, which a model trains on.")
 @click.option("--block-size", type=int, help="Tokens in a row; default: the model's n_positions.")
 @click.option("--overlap", type=int, default=0, help="Tokens that a row has again of the one before.")
 @click.option("--validation", type=float, default=0.0, help="Fraction of rows held out, in NAME-validation.")
@@ -199,6 +199,7 @@ def prepare_dataset(dsn, tokenizer, inputs, dataset, block_size, overlap, valida
     from pg_llm import dataset as datasets
     from pg_llm.database import connect
 
+    dataset = dataset or tokenizer
     if dsn:
         os.environ["PG_LLM_DSN"] = dsn
     with connect() as conn:
@@ -215,7 +216,7 @@ def prepare_dataset(dsn, tokenizer, inputs, dataset, block_size, overlap, valida
         )
     held_out = f", {done.validation_rows} of them in {dataset}-validation" if done.validation_rows else ""
     click.echo(
-        f"dataset {dataset}: {done.documents} documents, {done.tokens} tokens, "
+        f"dataset {dataset}: {done.documents} document{'s'[: done.documents > 1]}, {done.tokens} tokens, "
         f"{done.rows} rows of {done.block_size}{held_out}"
     )
     if done.end_token is None and done.documents > 1:

@@ -46,7 +46,7 @@ def prepare_dataset(
     conn: psycopg.Connection,
     inputs: Iterable[str | Path],
     tokenizer: str,
-    dataset: str = "default",
+    dataset: str | None = None,
     *,
     block_size: int | None = None,
     overlap: int = 0,
@@ -57,11 +57,13 @@ def prepare_dataset(
 ) -> Prepared:
     """Encodes files (globs, '-' for standard input) into rows of llm_dataset, all or nothing.
 
-    Each file is a document; separator, a text, cuts files into more. The other arguments are those of
-    llm_dataset_load. Errors: KitError for arguments and files, psycopg.Error from the server.
+    Each file is a document; separator, a text, cuts files into more. dataset None is the tokenizer's name: a
+    model trains on the rows of its own unless told otherwise. The other arguments are llm_dataset_load's.
+    Errors: KitError for arguments and files, psycopg.Error from the server.
     Example: prepare_dataset(conn, ["books/*.txt"], "gpt2", "books", block_size=1024, validation=0.1)
     """
     sources = find_inputs(inputs)
+    dataset = tokenizer if dataset is None else dataset
     if not dataset:
         raise KitError("a dataset's name cannot be empty")
     if separator == "":

@@ -262,6 +262,8 @@ def test_the_command(conn, server, database, tmp_path):
         "dataset mine: 2 documents, 155 tokens, 5 rows of 32, 1 of them in mine-validation\n"
     )
     assert len(rows(conn, "mine")) == 5
+    own = subprocess.run(command, input="", capture_output=True, text=True, cwd=REPO, timeout=120)
+    assert own.stdout == "dataset gpt2-small: 1 document, 152 tokens, 5 rows of 32\n"
     bad = subprocess.run(
         [*command[:-3], "--block-size", "9999"],
         capture_output=True,
