@@ -10,6 +10,7 @@ what to install, or what it leaves out.
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def want_test_packages():
     wishes = (
         ("PostgreSQL 15's tests", ["postgresql-15", "postgresql-server-dev-15"], has_postgresql_15),
         ("the C format check", ["clang-format-14"], lambda: shutil.which("clang-format-14")),
+        ("the arm64 compile check", ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"], has_arm64_compiler),
     )
     for what, packages, there in wishes:
         if there() or (apt_install(packages) and there()):
@@ -69,6 +71,10 @@ def has_postgresql_15():
     return os.path.exists("/usr/lib/postgresql/15/bin/postgres") and os.path.exists(
         "/usr/include/postgresql/15/server/postgres.h"
     )
+
+
+def has_arm64_compiler():
+    return platform.machine() == "aarch64" or shutil.which("aarch64-linux-gnu-gcc")
 
 
 def compiles(text):
