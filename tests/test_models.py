@@ -1,4 +1,4 @@
-"""Models by name: creating, initialising, logits, loss, nodes, next tokens; bad arguments are named."""
+"""Models by name: creation, initialisation, logits, loss, any node, next tokens; bad arguments are named."""
 
 import numpy as np
 import psycopg

@@ -87,7 +87,7 @@ DECLARE
 BEGIN
     SELECT config.options ->> 'activation', config.n_layer INTO mode, layers FROM @extschema@.llm_model_config AS config WHERE config.model = $1;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no model "%"', $1 USING ERRCODE = 'undefined_object',
+        RAISE EXCEPTION 'there is no model "%"', left($1, 100) USING ERRCODE = 'undefined_object',
             HINT = 'SELECT model FROM llm_model_config lists the models; llm_create_model(name, n_layer, n_head, d_model, n_positions, vocab) adds one.';
     ELSIF mode IS NOT NULL AND mode NOT IN ('gelu_tanh', 'gelu_erf', 'relu') THEN
         RAISE EXCEPTION 'model "%": activation "%" is not known', $1, mode USING ERRCODE = 'invalid_parameter_value',

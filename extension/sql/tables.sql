@@ -1,7 +1,7 @@
 -- The relations of the contract. Names sort and compare by bytes (COLLATE "C") everywhere.
 
 CREATE TABLE llm_model_config (
-    model       text COLLATE "C" PRIMARY KEY CHECK (model <> ''),
+    model       text COLLATE "C" PRIMARY KEY CHECK (octet_length(model) BETWEEN 1 AND 1000),
     n_layer     int NOT NULL CHECK (n_layer >= 0),
     n_head      int NOT NULL CHECK (n_head > 0),
     d_model     int NOT NULL CHECK (d_model > 0),
@@ -45,11 +45,12 @@ CREATE TABLE llm_op (
 COMMENT ON TABLE llm_op IS 'An operation the executor knows: arity, shape rule, formula and gradient as LaTeX';
 
 CREATE SEQUENCE llm_graph_id_seq;
+COMMENT ON SEQUENCE llm_graph_id_seq IS 'Order in which nodes were added';
 
 CREATE TABLE llm_graph (
     model  text COLLATE "C" NOT NULL,
     id     bigint NOT NULL DEFAULT nextval('llm_graph_id_seq'),
-    name   text COLLATE "C" NOT NULL CHECK (name <> ''),
+    name   text COLLATE "C" NOT NULL CHECK (octet_length(name) BETWEEN 1 AND 1000),
     op     text COLLATE "C" NOT NULL,
     inputs text[] COLLATE "C" NOT NULL DEFAULT '{}',
     attrs  jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(attrs) = 'object'),
@@ -65,7 +66,7 @@ ALTER SEQUENCE llm_graph_id_seq OWNED BY llm_graph.id;
 
 CREATE TABLE llm_param (
     model text COLLATE "C" NOT NULL,
-    name  text COLLATE "C" NOT NULL CHECK (name <> ''),
+    name  text COLLATE "C" NOT NULL CHECK (octet_length(name) BETWEEN 1 AND 1000),
     data  tensor,
     grad  tensor,
     m     tensor,

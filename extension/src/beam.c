@@ -188,7 +188,7 @@ Datum
 llm_beam_search(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	char *prompt = TextArgument(fcinfo, 0, "prompt"), *model = TextArgument(fcinfo, 3, "model");
+	char *prompt = TextArgument(fcinfo, 0, "prompt"), *model = NameArgument(fcinfo, 3, "model");
 	int most = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT32(2);
 	LoadedModel *m = ModelOf(model, CurrentMemoryContext);
 	Beams s = {.width = PG_ARGISNULL(1) ? 4 : PG_GETARG_INT32(1), .live = 1};

@@ -13,6 +13,31 @@
 #include "src/forward.h"
 #include "src/pg_llm.h"
 
+char *
+TextArgument(FunctionCallInfo fcinfo, int n, const char *what)
+{
+	if (PG_ARGISNULL(n))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be NULL", what)));
+	return text_to_cstring(PG_GETARG_TEXT_PP(n));
+}
+
+/* A name that no table holds is not looked for, and no message should repeat it. */
+static char *
+CheckName(char *name, const char *what)
+{
+	if (strlen(name) > MAX_NAME)
+		ereport(ERROR, (errcode(ERRCODE_NAME_TOO_LONG),
+						   errmsg("%s is a name of %zu bytes, longer than the %d that names may have", what,
+							   strlen(name), MAX_NAME)));
+	return name;
+}
+
+char *
+NameArgument(FunctionCallInfo fcinfo, int n, const char *what)
+{
+	return CheckName(TextArgument(fcinfo, n, what), what);
+}
+
 LlmInput
 IntegerInput(const char *what, Datum array)
 {
@@ -124,14 +149,6 @@ TensorOfValue(const LlmValue *value, bool drop_batch)
 	return t;
 }
 
-static char *
-NameArgument(FunctionCallInfo fcinfo, int n, const char *what)
-{
-	if (PG_ARGISNULL(n))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be NULL", what)));
-	return text_to_cstring(PG_GETARG_TEXT_PP(n));
-}
-
 static LlmInput
 ArrayArgument(FunctionCallInfo fcinfo, int n, const char *what)
 {
@@ -240,7 +257,7 @@ WholeNumbers(const char *name, const Tensor *t)
 static LlmInput
 EvalInput(const LoadedModel *m, JsonbValue *key, JsonbValue *value)
 {
-	char *name = pnstrdup(key->val.string.val, key->val.string.len);
+	char *name = CheckName(pnstrdup(key->val.string.val, key->val.string.len), "input");
 	const LlmNode *node = &m->model.graph.nodes[NodeOf(m, name)];
 	Tensor *t = TensorOfJson(name, value);
 	LlmInput in = {.name = name, .ndim = t->ndim};

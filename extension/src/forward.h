@@ -4,10 +4,18 @@
 
 #include "postgres.h"
 
+#include "fmgr.h"
+
 #include "engine/execute.h"
 #include "src/model_cache.h"
 #include "src/tensor.h"
 
+/* What the tables' CHECK constraints allow. */
+#define MAX_NAME 1000
+
+/* Text arguments: NULL is an error that names the argument, and so is a name that is too long. */
+extern char *TextArgument(FunctionCallInfo fcinfo, int n, const char *what);
+extern char *NameArgument(FunctionCallInfo fcinfo, int n, const char *what);
 /* An int[] argument: one or two dimensions, no NULLs, at least one element. what names it in errors. */
 extern LlmInput IntegerInput(const char *what, Datum array);
 /* Index of a node by name; ERROR with a hint where the graph has none. */

@@ -21,14 +21,6 @@
 #include "src/pg_llm.h"
 #include "src/query.h"
 
-char *
-TextArgument(FunctionCallInfo fcinfo, int n, const char *name)
-{
-	if (PG_ARGISNULL(n))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be NULL", name)));
-	return text_to_cstring(PG_GETARG_TEXT_PP(n));
-}
-
 /* ---- opening ---- */
 
 int
@@ -226,7 +218,7 @@ GenerationStep(Generation *g)
 static Generation *
 OpenFromArguments(FunctionCallInfo fcinfo)
 {
-	char *prompt = TextArgument(fcinfo, 0, "prompt"), *model = TextArgument(fcinfo, 5, "model");
+	char *prompt = TextArgument(fcinfo, 0, "prompt"), *model = NameArgument(fcinfo, 5, "model");
 	int most = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
 	LlmSampling how;
 	LoadedModel *m;

@@ -31,8 +31,6 @@ typedef struct Generation
 	bool complete;
 } Generation;
 
-/* Text arguments: NULL is an error that names the argument. */
-extern char *TextArgument(FunctionCallInfo fcinfo, int n, const char *name);
 /*
  * A model may have more logits than its tokenizer has tokens (vocabularies are padded to round numbers): such
  * a token has no text, and leaves U+FFFD in the text that it is part of.

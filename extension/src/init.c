@@ -57,8 +57,8 @@ llm_init_tensor(PG_FUNCTION_ARGS)
 		for (int64 i = TensorNumel(t) - 1; i >= 0; i--)
 			TENSOR_DATA(t)[i] = 1;
 	else if (strcmp(init, "zeros") != 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("parameter \"%s\": init \"%s\" is not known", name, init),
-						   errhint("The attribute init is normal, zeros or ones.")));
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("init is none of normal, zeros and ones"),
+				errhint("The attribute init is normal, zeros or ones.")));
 	PG_RETURN_TENSOR(t);
 }
