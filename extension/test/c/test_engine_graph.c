@@ -5,7 +5,6 @@
 #include "graph_text.h"
 
 #include <math.h>
-#include <time.h>
 
 #define INPUTS                                                                                               \
 	"ids input - shape=[B,T] dtype=int\nx input - shape=[B,T,C]\nv param - shape=[C]\nw param - "            \
@@ -229,7 +228,8 @@ long_names(void)
 	free(text);
 }
 
-/* As many nodes as allowed, in the worst order, and one more; the work must not grow with their square. */
+/* As many nodes as allowed, in the worst order, and one more; were the work to grow with their square, this
+ * would take minutes. */
 static void
 many_nodes(void)
 {
@@ -239,13 +239,11 @@ many_nodes(void)
 		char *text = malloc(n * 40), *at = text;
 		TestModel m;
 		LlmError err;
-		clock_t begin;
 
 		for (int i = 0; i < n - 1; i++)
 			at += sprintf(at, "n%d add n%d,n%d\n", i, i + 1, i + 1);
 		sprintf(at, "n%d input - shape=[B]\n", n - 1);
 		tm_parse(&m, text, 1, 1, 1, 1);
-		begin = clock();
 		if (extra)
 			CHECK_FAILS(
 				llm_graph_check(&m.model.graph, &err), LLM_LIMIT, "at most 20000 nodes, not 20001", err);
@@ -255,7 +253,6 @@ many_nodes(void)
 			for (int i = 0; i < n; i++)
 				CHECK(m.model.graph.order[i] == n - 1 - i);
 		}
-		CHECK(clock() - begin < 20 * CLOCKS_PER_SEC); /* of the 0.02 s it takes */
 		tm_free(&m);
 		free(text);
 	}
