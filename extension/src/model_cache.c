@@ -76,16 +76,20 @@ CheckParam(const LlmGraph *graph, int index, const Tensor *t, const char *model)
 {
 	const LlmNode *node = &graph->nodes[index];
 	bool fits = t->ndim == node->ndim;
+	int dims[LLM_MAX_DIMS];
 	char want[256];
 
-	for (int i = 0; fits && i < node->ndim; i++)
-		fits = llm_dim_value(&node->shape[i], &graph->sizes) == t->dims[i];
+	for (int i = 0; i < node->ndim; i++)
+	{
+		dims[i] = (int) llm_dim_value(&node->shape[i], &graph->sizes);
+		fits = fits && dims[i] == t->dims[i];
+	}
 	if (fits)
 		return;
 	llm_shape_print(node->ndim, node->shape, want, sizeof(want));
 	ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-					   errmsg("model \"%s\": parameter \"%s\" is %s, the graph wants %s", model, node->name,
-						   TensorShape(t), want),
+					   errmsg("model \"%s\": parameter \"%s\" is %s, the graph wants %s = %s", model,
+						   node->name, TensorShape(t), want, ShapeToString(node->ndim, dims)),
 					   errhint("SELECT * FROM llm_param_shapes('%s') lists the shapes.", model)));
 }
 
