@@ -360,7 +360,7 @@ starts_over(const char *lines)
 		CHECK(counted.held == 0);
 	}
 	/* what the longest text takes, and not what all of them took */
-	CHECK(peak < 30 * 3 * 60 * 60 * sizeof(float));
+	CHECK(peak < 6 * 3 * 60 * 60 * sizeof(float));
 	tm_free(&m);
 	odd_free(x);
 }

@@ -287,6 +287,28 @@ canonicalize_case(void)
 	}
 }
 
+/* Of +0 and -0 the maximum is the second operand, in every lane. */
+static void
+zero_case(void)
+{
+	float plus[33], minus[33], out[33];
+
+	for (int i = 0; i < 33; i++)
+	{
+		plus[i] = 0.0f;
+		minus[i] = -0.0f;
+	}
+	EACH_ISA(isa)
+	{
+		llm_kernels->binary(LLM_MAX, 33, plus, 1, minus, 1, out);
+		for (int i = 0; i < 33; i++)
+			CHECK(out[i] == 0 && signbit(out[i]));
+		llm_kernels->binary(LLM_MAX, 33, minus, 1, plus, 1, out);
+		for (int i = 0; i < 33; i++)
+			CHECK(out[i] == 0 && !signbit(out[i]));
+	}
+}
+
 /* Denormals are kept, by every instruction set: half of the smallest normal number is not 0. */
 static void
 denormal_case(void)
@@ -325,6 +347,7 @@ main(void)
 	sum_rows_case(&state, 128, 17, 17);
 	sum_rows_case(&state, 129, 17, 17);
 	canonicalize_case();
+	zero_case();
 	denormal_case();
 	return 0;
 }
