@@ -5,29 +5,9 @@
 
 #include "utils/builtins.h"
 
-#include "engine/pool.h"
-#include "kernels/random.h"
+#include "engine/layers.h"
 #include "src/pg_llm.h"
 #include "src/tensor.h"
-
-#define GRAIN 65536
-
-typedef struct Normal
-{
-	LlmStream stream;
-	float scale;
-	size_t n;
-	float *out;
-} Normal;
-
-static void
-NormalTask(void *context, int task, int worker)
-{
-	Normal *normal = context;
-	size_t at = (size_t) task * GRAIN;
-
-	llm_normal(&normal->stream, at, Min(GRAIN, normal->n - at), normal->scale, normal->out + at);
-}
 
 PG_FUNCTION_INFO_V1(llm_init_tensor);
 Datum
@@ -47,11 +27,10 @@ llm_init_tensor(PG_FUNCTION_ARGS)
 	t = TensorNewZero(ndim, dims);
 	if (strcmp(init, "normal") == 0)
 	{
-		Normal normal = {.n = TensorNumel(t), .out = TENSOR_DATA(t)};
+		float scale = PG_ARGISNULL(3) ? 0.02f : (float) PG_GETARG_FLOAT8(3);
+		LlmStream stream = llm_stream((uint64) PG_GETARG_INT64(4), psprintf("init %s", name), 0, 0);
 
-		normal.scale = PG_ARGISNULL(3) ? 0.02f : (float) PG_GETARG_FLOAT8(3);
-		normal.stream = llm_stream((uint64) PG_GETARG_INT64(4), psprintf("init %s", name), 0, 0);
-		LLM_CHECK(llm_parallel((int) ((normal.n + GRAIN - 1) / GRAIN), NormalTask, &normal, &err), &err);
+		LLM_CHECK(llm_normal_fill(&stream, scale, TensorNumel(t), TENSOR_DATA(t), &err), &err);
 	}
 	else if (strcmp(init, "ones") == 0)
 		for (int64 i = TensorNumel(t) - 1; i >= 0; i--)
