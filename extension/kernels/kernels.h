@@ -1,7 +1,7 @@
 /*
  * The kernels: arithmetic only. They never allocate, log, raise or start threads; the caller checks shapes,
  * passes scratch and splits the work. Each obeys the rules for the same bits (../kernels/README.md), so that
- * every instruction set gives the result of the plain reference in reference.c.
+ * every instruction set gives the result of the plain reference in ../test/c/reference.h.
  *
  * Letters: B batch, T time, C channels, V vocabulary, L layers, NH heads, HS head size, OC output channels.
  * Row-major float32 everywhere; pointers need 4-byte alignment only.

@@ -20,7 +20,7 @@
 static inline float *
 odd_floats(size_t n)
 {
-	return (float *) malloc((n + 1) * sizeof(float)) + 1;
+	return (float *) calloc(n + 1, sizeof(float)) + 1;
 }
 
 static inline void
