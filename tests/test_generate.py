@@ -29,7 +29,7 @@ def m(server, database):
 @pytest.mark.parametrize("seed", range(3))
 def test_greedy_is_what_transformers_generates(conn, tmp_path, seed):
     torch = pytest.importorskip("torch")
-    model = random_gpt2([(2, 3, 48, 140, 26, {}), (1, 1, 8, 20, 26, {}), (4, 2, 64, 40, 26, {})][seed], seed)
+    model = random_gpt2([(2, 3, 48, 70, 26, {}), (1, 1, 8, 20, 26, {}), (4, 2, 64, 40, 26, {})][seed], seed)
     model.save_pretrained(tmp_path)
     name = f"greedy_{seed}"
     pg_llm.load_model(conn, tmp_path, name)
@@ -139,6 +139,12 @@ def test_the_end_token(m, conn):
         )  # an empty prompt starts from the end token
     finally:
         m.execute("UPDATE llm_model_config SET options = '{}' WHERE model = 'm'")
+    for option in ('"x"', "1.5", "[1]", "99999999999999999999", "-2", '""', "true"):
+        with m.transaction(force_rollback=True):
+            m.execute("UPDATE llm_model_config SET options = jsonb_build_object('eos_token_id', %s::jsonb) "
+                "WHERE model = 'm'", [option])  # fmt: skip
+            with pytest.raises(psycopg.errors.InvalidParameterValue, match="eos_token_id of model"):
+                generate(m, "ab", 3, model="m")
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="the prompt is empty") as error:
         generate(m, "", 3, 0, model="m")
     assert "no end token to start from" in error.value.diag.message_hint

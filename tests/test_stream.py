@@ -169,6 +169,36 @@ def test_cursors_that_outlive_their_transaction(m):
     assert m.execute(STREAM, ("abc", 40, "m", None)).fetchall() == expected
 
 
+def test_every_way_to_ask(m):
+    """Prepared, read only, scrolled, nested, stored, from a view or a function: the same rows."""
+    expected = m.execute(STREAM, ("abc", 4, "m", None)).fetchall()
+    texts = [r[3] for r in expected]
+    call = "llm_generate_stream('abc', 4, 0, model => 'm', eos => NULL)"
+    for _ in range(8):  # the plan becomes a generic one
+        assert m.execute(STREAM, ("abc", 4, "m", None), prepare=True).fetchall() == expected
+    with m.transaction():
+        m.execute("SET TRANSACTION READ ONLY")
+        assert m.execute(f"SELECT * FROM {call}").fetchall() == expected
+    with m.transaction():
+        m.execute(f"DECLARE c SCROLL CURSOR FOR SELECT * FROM {call}")
+        assert m.execute("FETCH 3 FROM c").fetchall() == expected[:3]
+        assert m.execute("FETCH BACKWARD 2 FROM c").fetchall() == expected[1::-1]
+        assert m.execute("FETCH ABSOLUTE 4 FROM c").fetchall() == expected[3:]
+    m.execute(f"CREATE VIEW v AS SELECT * FROM {call}; CREATE MATERIALIZED VIEW mv AS SELECT * FROM {call}; "
+        f"CREATE TABLE t AS SELECT * FROM {call}; INSERT INTO t SELECT * FROM {call}")  # fmt: skip
+    assert m.execute("TABLE v").fetchall() == m.execute("TABLE mv").fetchall() == expected
+    assert m.execute("TABLE t").fetchall() == expected * 2
+    m.execute("DROP VIEW v; DROP MATERIALIZED VIEW mv; DROP TABLE t")
+    assert [r[0] for r in m.execute(f"SELECT ({call}).text")] == texts
+    nested = (
+        "SELECT (SELECT string_agg(text, '|' ORDER BY step) FROM llm_generate_stream(p, 4, 0, model => 'm'))"
+    )
+    rows = m.execute(f"{nested} FROM unnest(ARRAY['abc', 'x', 'abc']) AS p").fetchall()
+    assert rows[0] == rows[2] == ("|".join(texts),) != rows[1]
+    m.execute(f"DO $$ DECLARE r record; n int := 0; BEGIN FOR r IN SELECT * FROM {call} LOOP n := n + r.step; "
+        "END LOOP; ASSERT n = 10; END $$")  # fmt: skip
+
+
 # ---- stopping ----
 
 LONG = {

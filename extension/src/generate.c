@@ -32,27 +32,44 @@ VocabularySize(const LoadedModel *m)
 	return V > 0 && V <= INT_MAX ? (int) V : INT_MAX;
 }
 
-int
-EndToken(const char *model, int V, bool null, int eos)
+/* The model's option eos_token_id; `otherwise` where it has none. */
+static int
+OwnEndToken(const char *model, int otherwise)
 {
 	static LlmQuery read_eos = {
-		.text = "SELECT (options ->> 'eos_token_id')::int FROM %s.llm_model_config WHERE model = $1",
+		.text = "SELECT options ->> 'eos_token_id' FROM %s.llm_model_config WHERE model = $1",
 		.nargs = 1,
 		.types = {TEXTOID}};
 	Datum value = CStringGetTextDatum(model);
-	bool missing = true;
+	char *text = NULL, *end;
+	long id = otherwise;
 
+	SPI_connect();
+	LlmRun(&read_eos, &value, NULL, true, 1);
+	if (SPI_processed == 1)
+		text = LlmField(0, 1);
+	errno = 0;
+	if (text)
+		id = strtol(text, &end, 10);
+	if (text && (errno || end == text || *end || id < -1 || id > INT_MAX))
+		ereport(
+			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					   errmsg("the option eos_token_id of model \"%s\" is no token id", model),
+					   errhint("SELECT options FROM llm_model_config WHERE model = '%s'; -1 or null means no "
+							   "end token.",
+						   model)));
+	SPI_finish();
+	return (int) id;
+}
+
+int
+EndToken(const char *model, int V, bool null, int eos)
+{
 	if (null || eos == -1)
 		return -1;
 	if (eos == GPT2_EOS)
 	{
-		SPI_connect();
-		LlmRun(&read_eos, &value, NULL, true, 1);
-		if (SPI_processed == 1)
-			value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &missing);
-		SPI_finish();
-		if (!missing)
-			eos = DatumGetInt32(value);
+		eos = OwnEndToken(model, eos);
 		return eos < V ? eos : -1;
 	}
 	if (eos < 0 || eos >= V)
