@@ -195,8 +195,8 @@ def test_every_way_to_ask(m):
     )
     rows = m.execute(f"{nested} FROM unnest(ARRAY['abc', 'x', 'abc']) AS p").fetchall()
     assert rows[0] == rows[2] == ("|".join(texts),) != rows[1]
-    m.execute(f"DO $$ DECLARE r record; n int := 0; BEGIN FOR r IN SELECT * FROM {call} LOOP n := n + r.step; "
-        "END LOOP; ASSERT n = 10; END $$")  # fmt: skip
+    loop = f"FOR r IN SELECT * FROM {call} LOOP n := n + r.step; END LOOP"
+    m.execute(f"DO $$ DECLARE r record; n int := 0; BEGIN {loop}; ASSERT n = 10; END $$")
 
 
 # ---- stopping ----

@@ -39,6 +39,8 @@ extern bool TextOfToken(const LlmBpe *bpe, int32 id, Datum *text);
 extern void AppendToken(const LlmBpe *bpe, int32 id, StringInfo bytes);
 /* Model, tokenizer and prompt; `most` NULL takes the default or what fits. Opens the executor. */
 extern Generation *GenerationOpen(const char *model, const char *prompt, const int *most, int eos);
+/* From prompt, max_tokens, temperature, topk, topp, model, eos, seed. */
+extern Generation *GenerationFromArguments(FunctionCallInfo fcinfo);
 /* The last dimension of the node "logits". */
 extern int VocabularySize(const LoadedModel *m);
 /* The model's end token for an eos argument. */
