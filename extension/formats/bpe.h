@@ -31,7 +31,7 @@ typedef struct LlmBpeStop
 extern LlmBpe *llm_bpe_new(const LlmAllocator *allocator, const char *name, LlmError *err);
 extern void llm_bpe_free(LlmBpe *bpe);
 extern LlmCode llm_bpe_add_token(LlmBpe *bpe, int32_t id, const char *text, size_t text_size,
-	const void *bytes, size_t size, LlmError *err);
+	const char *bytes, size_t size, LlmError *err);
 /* left and right are text forms; they and their concatenation must be tokens. Merges may come in any order.
  */
 extern LlmCode llm_bpe_add_merge(LlmBpe *bpe, int32_t rank, const char *left, size_t left_size,

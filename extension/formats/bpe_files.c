@@ -138,7 +138,7 @@ add_token(LlmBpe *bpe, LlmJson *json, bool plain, LlmError *err)
 		return llm_bpe_add_token(bpe, id, (char *) bytes,
 			llm_bpe_to_text((const unsigned char *) text, size, (char *) bytes), text, size, err);
 	if (llm_bpe_from_text(text, size, bytes, &bytes_size))
-		return llm_bpe_add_token(bpe, id, text, size, bytes, bytes_size, err);
+		return llm_bpe_add_token(bpe, id, text, size, (const char *) bytes, bytes_size, err);
 	if (memchr(text, '\0', size) != NULL) /* SQL text cannot hold it */
 		return llm_json_fail(json, err, "token %d holds a NUL character", (int) id);
 	return llm_bpe_add_token(bpe, id, text, size, text, size, err);

@@ -2,6 +2,8 @@
 #ifndef LLM_FORMATS_BPE_INTERNAL_H
 #define LLM_FORMATS_BPE_INTERNAL_H
 
+#include <string.h>
+
 #include "formats/bpe.h"
 
 #define LLM_BPE_NONE UINT32_MAX
@@ -126,5 +128,22 @@ typedef struct BpeQuote
 	char text[72];
 } BpeQuote;
 extern BpeQuote llm_bpe_quote(const char *text, size_t size);
+
+/* Of a short text, eight bytes at a time; the high bits are the good ones. */
+static inline uint64_t
+llm_bpe_hash(const char *text, size_t size)
+{
+	uint64_t hash = size, word;
+
+	for (; size >= 8; text += 8, size -= 8)
+	{
+		memcpy(&word, text, 8);
+		hash = (hash ^ word) * UINT64_C(0x9e3779b97f4a7c15);
+		hash ^= hash >> 32;
+	}
+	word = 0;
+	memcpy(&word, text, size);
+	return (hash ^ word) * UINT64_C(0x9e3779b97f4a7c15);
+}
 
 #endif

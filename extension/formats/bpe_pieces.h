@@ -27,20 +27,4 @@ struct LlmBpePieces
 
 extern LlmCode llm_bpe_train_no_memory(LlmError *err);
 
-static inline uint64_t
-llm_bpe_hash(const char *text, size_t size)
-{
-	uint64_t hash = size, word;
-
-	for (; size >= 8; text += 8, size -= 8)
-	{
-		memcpy(&word, text, 8);
-		hash = (hash ^ word) * UINT64_C(0x9e3779b97f4a7c15);
-		hash ^= hash >> 32;
-	}
-	word = 0;
-	memcpy(&word, text, size);
-	return (hash ^ word) * UINT64_C(0x9e3779b97f4a7c15);
-}
-
 #endif

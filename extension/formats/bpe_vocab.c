@@ -50,7 +50,7 @@ llm_bpe_free(LlmBpe *bpe)
 }
 
 LlmCode
-llm_bpe_add_token(LlmBpe *bpe, int32_t id, const char *text, size_t text_size, const void *bytes, size_t size,
+llm_bpe_add_token(LlmBpe *bpe, int32_t id, const char *text, size_t text_size, const char *bytes, size_t size,
 	LlmError *err)
 {
 	BpeToken *token;
@@ -86,29 +86,13 @@ by_id(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static size_t
-text_place(const LlmBpe *bpe, const char *text, size_t size)
-{
-	uint64_t hash = size, word;
-
-	for (; size >= 8; text += 8, size -= 8)
-	{
-		memcpy(&word, text, 8);
-		hash = (hash ^ word) * UINT64_C(0x9e3779b97f4a7c15);
-		hash ^= hash >> 32;
-	}
-	word = 0;
-	memcpy(&word, text, size);
-	return (size_t) ((hash ^ word) * UINT64_C(0x9e3779b97f4a7c15) >> (64 - bpe->text_bits));
-}
-
 /* Where in text_table a text form is, or is to go. */
 static uint32_t *
 find_text(const LlmBpe *bpe, const char *text, size_t size)
 {
 	size_t mask = ((size_t) 1 << bpe->text_bits) - 1;
 
-	for (size_t at = text_place(bpe, text, size);; at = (at + 1) & mask)
+	for (size_t at = llm_bpe_hash(text, size) >> (64 - bpe->text_bits);; at = (at + 1) & mask)
 	{
 		uint32_t symbol = bpe->text_table[at];
 

@@ -141,10 +141,14 @@ RowInt(uint64 row, int n)
 	return DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n, &null));
 }
 
+typedef LlmCode (*AddRow)(LlmBpe *bpe, int32_t number, const char *first, size_t first_size,
+	const char *second, size_t second_size, LlmError *err);
+
+/* Hands each row (a number and two texts) to the tokenizer. */
 static void
-AddTokens(LlmBpe *bpe, const char *name)
+AddRows(LlmBpe *bpe, const char *name, LlmQuery *query, AddRow add)
 {
-	Portal rows = OpenRows(&read_tokens, name);
+	Portal rows = OpenRows(query, name);
 	LlmError err;
 
 	for (;;)
@@ -154,34 +158,10 @@ AddTokens(LlmBpe *bpe, const char *name)
 			break;
 		for (uint64 i = 0; i < SPI_processed; i++)
 		{
-			struct varlena *token = RowText(i, 2), *bytes = RowText(i, 3);
+			struct varlena *first = RowText(i, 2), *second = RowText(i, 3);
 
-			LLM_CHECK(llm_bpe_add_token(bpe, RowInt(i, 1), VARDATA_ANY(token), VARSIZE_ANY_EXHDR(token),
-						  VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes), &err),
-				&err);
-		}
-		SPI_freetuptable(SPI_tuptable);
-	}
-	SPI_cursor_close(rows);
-}
-
-static void
-AddMerges(LlmBpe *bpe, const char *name)
-{
-	Portal rows = OpenRows(&read_merges, name);
-	LlmError err;
-
-	for (;;)
-	{
-		SPI_cursor_fetch(rows, true, FETCH);
-		if (SPI_processed == 0)
-			break;
-		for (uint64 i = 0; i < SPI_processed; i++)
-		{
-			struct varlena *left = RowText(i, 2), *right = RowText(i, 3);
-
-			LLM_CHECK(llm_bpe_add_merge(bpe, RowInt(i, 1), VARDATA_ANY(left), VARSIZE_ANY_EXHDR(left),
-						  VARDATA_ANY(right), VARSIZE_ANY_EXHDR(right), &err),
+			LLM_CHECK(add(bpe, RowInt(i, 1), VARDATA_ANY(first), VARSIZE_ANY_EXHDR(first),
+						  VARDATA_ANY(second), VARSIZE_ANY_EXHDR(second), &err),
 				&err);
 		}
 		SPI_freetuptable(SPI_tuptable);
@@ -199,9 +179,9 @@ TokenizerCompile(const char *name)
 		LlmRaise(&err);
 	PG_TRY();
 	{
-		AddTokens(bpe, name);
+		AddRows(bpe, name, &read_tokens, llm_bpe_add_token);
 		if (llm_bpe_count(bpe) > 0)
-			AddMerges(bpe, name);
+			AddRows(bpe, name, &read_merges, llm_bpe_add_merge);
 		LLM_CHECK(llm_bpe_finish(bpe, &err), &err);
 	}
 	PG_CATCH();

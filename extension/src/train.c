@@ -79,8 +79,15 @@ typedef struct Recipe
 	int64 warmup, n_steps;
 	int batch_size, accumulation;
 	uint64 seed;
-	char *dataset;
 } Recipe;
+
+/* What the log tells of a step. */
+typedef struct Step
+{
+	double lr, norm, seconds;
+	float loss;
+	int64 tokens;
+} Step;
 
 /* ---- locking ---- */
 
@@ -135,7 +142,7 @@ LoadMoments(Training *tr)
 	Portal portal;
 
 	SPI_connect();
-	portal = SPI_cursor_open(NULL, LlmPlan(&read_moments), &value, NULL, true);
+	portal = LlmOpen(&read_moments, &value);
 	for (SPI_cursor_fetch(portal, true, 1); SPI_processed > 0; SPI_cursor_fetch(portal, true, 1))
 	{
 		HeapTuple row = SPI_tuptable->vals[0];
@@ -221,15 +228,15 @@ TrainingWrite(Training *tr)
 /* ---- steps ---- */
 
 /* One optimizer step over `accumulation` micro-batches; the loss is their mean. */
-static float
-TrainingStep(Training *tr, const Recipe *r, int64 nth, const int64 *ids, double *norm, int64 *tokens)
+static Step
+TrainingStep(Training *tr, const Recipe *r, int64 nth, const int64 *ids)
 {
 	LlmDropout dropout = {.p = (float) r->dropout_p, .seed = r->seed, .step = (uint32) (tr->step + 1)};
 	LlmHyper hyper = r->hyper;
+	Step step = {0};
 	double total = 0;
 	LlmError err;
 
-	*tokens = 0;
 	for (int i = 0; i < r->accumulation; i++)
 	{
 		Batch *b = BatchRead(ids + (Size) i * r->batch_size, r->batch_size, VocabularySize(tr->m));
@@ -248,17 +255,17 @@ TrainingStep(Training *tr, const Recipe *r, int64 nth, const int64 *ids, double 
 						(long long) tr->step + 1),
 					errhint("The weights are as before this call. Try a smaller lr_max or a grad_clip.")));
 		total += loss;
-		*tokens += b->scored;
+		step.tokens += b->scored;
 	}
-	hyper.lr = llm_lr_schedule(nth, r->warmup, r->n_steps, r->lr_max, r->min_lr);
-	LLM_CHECK(llm_trainer_update(tr->trainer, &hyper, tr->step + 1, r->accumulation, norm, &err), &err);
+	step.loss = (float) (total / r->accumulation);
+	step.lr = hyper.lr = llm_lr_schedule(nth, r->warmup, r->n_steps, r->lr_max, r->min_lr);
+	LLM_CHECK(llm_trainer_update(tr->trainer, &hyper, tr->step + 1, r->accumulation, &step.norm, &err), &err);
 	tr->step++;
-	return (float) (total / r->accumulation);
+	return step;
 }
 
 static void
-LogStep(const Training *tr, const Recipe *r, double lr, float loss, double norm, int64 tokens, double seconds,
-	const int64 *ids, int rows)
+LogStep(const Training *tr, const Recipe *r, const Step *step, const int64 *ids, int rows)
 {
 	Datum values[9], *elements = palloc(sizeof(Datum) * rows);
 
@@ -266,11 +273,11 @@ LogStep(const Training *tr, const Recipe *r, double lr, float loss, double norm,
 		elements[i] = Int64GetDatum(ids[i]);
 	values[0] = CStringGetTextDatum(tr->m->name);
 	values[1] = Int64GetDatum(tr->step);
-	values[2] = Float8GetDatum(lr);
-	values[3] = Float4GetDatum(loss);
-	values[4] = Float8GetDatum(norm);
-	values[5] = Int64GetDatum(tokens);
-	values[6] = Float8GetDatum(seconds);
+	values[2] = Float8GetDatum(step->lr);
+	values[3] = Float4GetDatum(step->loss);
+	values[4] = Float8GetDatum(step->norm);
+	values[5] = Int64GetDatum(step->tokens);
+	values[6] = Float8GetDatum(step->seconds);
 	values[7] =
 		PointerGetDatum(construct_array(elements, rows, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	values[8] = Int64GetDatum((int64) r->seed);
@@ -279,7 +286,7 @@ LogStep(const Training *tr, const Recipe *r, double lr, float loss, double norm,
 	SPI_finish();
 }
 
-/* Steps in memory, one memory context each; a NOTICE about every tenth of the way. */
+/* Steps in memory, one memory context each; a NOTICE about every tenth of the way. Returns the last loss. */
 static float
 RunSteps(Training *tr, const Recipe *r, Dataset *data, int64 *ids)
 {
@@ -287,31 +294,29 @@ RunSteps(Training *tr, const Recipe *r, Dataset *data, int64 *ids)
 		AllocSetContextCreate(CurrentMemoryContext, "training step", ALLOCSET_DEFAULT_SIZES);
 	int rows = r->batch_size * r->accumulation;
 	int64 every = Max(1, r->n_steps / 10);
-	float loss = 0;
+	Step step = {0};
 
 	for (int64 n = 1; n <= r->n_steps; n++)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(step_context);
 		instr_time start, end;
-		double norm;
-		int64 tokens;
 
 		CHECK_FOR_INTERRUPTS();
 		INSTR_TIME_SET_CURRENT(start);
 		if (data)
 			DatasetPick(data, tr->step * rows, rows, ids);
-		loss = TrainingStep(tr, r, n, ids, &norm, &tokens);
+		step = TrainingStep(tr, r, n, ids);
 		INSTR_TIME_SET_CURRENT(end);
 		INSTR_TIME_SUBTRACT(end, start);
-		LogStep(tr, r, llm_lr_schedule(n, r->warmup, r->n_steps, r->lr_max, r->min_lr), loss, norm, tokens,
-			INSTR_TIME_GET_DOUBLE(end), ids, rows);
+		step.seconds = INSTR_TIME_GET_DOUBLE(end);
+		LogStep(tr, r, &step, ids, rows);
 		if (data && (n % every == 0 || n == 1))
 			ereport(NOTICE,
-				(errmsg("step %lld of %lld: loss %.4f", (long long) n, (long long) r->n_steps, loss)));
+				(errmsg("step %lld of %lld: loss %.4f", (long long) n, (long long) r->n_steps, step.loss)));
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(step_context);
 	}
-	return loss;
+	return step.loss;
 }
 
 static double
@@ -326,7 +331,7 @@ Number(FunctionCallInfo fcinfo, int n, const char *name, double least, double mo
 }
 
 /*
- * llm_train_run(model, dataset, batch_ids, n_steps, lr_max, min_lr, warmup, beta1, beta2, eps, wd, grad_clip,
+ * llm_train_run(model, dataset, batch_id, n_steps, lr_max, min_lr, warmup, beta1, beta2, eps, wd, grad_clip,
  * dropout_p, batch_size, accumulation, seed): what llm_train and llm_train_step call with every default
  * resolved.
  */

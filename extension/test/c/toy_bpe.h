@@ -75,8 +75,8 @@ toy_bpe(const LlmAllocator *allocator, uint64_t seed, size_t merges, LlmError *e
 		size_t size;
 
 		if (!llm_bpe_from_text(tokens[i].text, tokens[i].text_size, bytes, &size) ||
-			llm_bpe_add_token(
-				bpe, (int32_t) (3 * i), tokens[i].text, tokens[i].text_size, bytes, size, err) != LLM_OK)
+			llm_bpe_add_token(bpe, (int32_t) (3 * i), tokens[i].text, tokens[i].text_size,
+				(const char *) bytes, size, err) != LLM_OK)
 			goto failed;
 	}
 	/* Ranks in an order of their own: a result may come before its halves' merges, as in no trained file. */
