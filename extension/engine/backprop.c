@@ -29,7 +29,17 @@ typedef LlmCode (*Rule)(Back *b, LlmError *err);
 static bool
 wants_gradient(const Back *b, int i)
 {
-	return b->exec->model->graph.nodes[b->node->inputs[i]].op != LLM_OP_INPUT;
+	return b->exec->slots[b->node->inputs[i]].wanted;
+}
+
+/* A parameter's gradient, which contributions are added to in place; other nodes have none before it is
+ * complete. */
+static float *
+own_gradient(const Back *b, int i)
+{
+	int input = b->node->inputs[i];
+
+	return b->exec->model->graph.nodes[input].op == LLM_OP_PARAM ? b->grads[input] : NULL;
 }
 
 /*
@@ -40,7 +50,7 @@ static float *
 open_gradient(Back *b, int i, bool write, Buffer **buffer, LlmError *err)
 {
 	size_t numel = b->in[i].numel;
-	float *own = b->grads[b->node->inputs[i]];
+	float *own = own_gradient(b, i);
 
 	*buffer = NULL;
 	if (own && !write)
@@ -55,7 +65,7 @@ static LlmCode
 close_gradient(Back *b, int i, Buffer *buffer, LlmError *err)
 {
 	Slot *slot = &b->exec->slots[b->node->inputs[i]];
-	float *own = b->grads[b->node->inputs[i]], *to = own ? own : slot->grad ? slot->grad->data : NULL;
+	float *own = own_gradient(b, i), *to = own ? own : slot->grad ? slot->grad->data : NULL;
 	size_t n = b->in[i].numel;
 	LlmCode code = LLM_OK;
 
@@ -383,32 +393,55 @@ back_node(LlmExec *exec, float *const *grads, int index, LlmError *err)
 {
 	Back b = {.exec = exec, .grads = grads, .node = &exec->model->graph.nodes[index], .index = index};
 	Slot *slot = &exec->slots[index];
-	LlmCode code;
+	LlmCode code = LLM_OK;
 
-	if (rules[b.node->op] == NULL || slot->grad == NULL)
+	if (slot->grad == NULL)
 		return LLM_OK;
+	if (grads[index]) /* every reader has been: it is complete */
+		memcpy(grads[index], slot->grad->data, slot->value.numel * sizeof(float));
 	for (int i = 0; i < b.node->n_inputs && i < 3; i++)
 		b.in[i] = exec->slots[b.node->inputs[i]].value;
 	b.dy = slot->grad->data;
-	code = rules[b.node->op](&b, err);
+	if (rules[b.node->op])
+		code = rules[b.node->op](&b, err);
 	llm_buffer_drop(exec, slot->grad);
 	slot->grad = NULL;
 	return code;
 }
 
+/* Gradients flow to what leads to a parameter. */
+static void
+mark_wanted(LlmExec *exec)
+{
+	const LlmGraph *graph = &exec->model->graph;
+
+	for (int i = 0; i < graph->count; i++)
+	{
+		const LlmNode *node = &graph->nodes[graph->order[i]];
+		Slot *slot = &exec->slots[graph->order[i]];
+
+		slot->wanted = node->op == LLM_OP_PARAM;
+		for (int j = 0; j < node->n_inputs; j++)
+			slot->wanted |= exec->slots[node->inputs[j]].wanted && rules[node->op];
+	}
+}
+
 LlmCode
-llm_exec_backward(LlmExec *exec, float *const *grads, LlmError *err)
+llm_walk_back(LlmExec *exec, float *const *grads, LlmError *err)
 {
 	const LlmGraph *graph = &exec->model->graph;
 	Slot *target = &exec->slots[exec->target];
 	LlmCode code = LLM_OK;
 
-	if (!exec->keep || target->value.numel != 1 || target->buffer == NULL)
+	if (target->value.numel != 1)
 	{
 		llm_fail(err, LLM_INVALID, "gradients are those of one number: node \"%s\" has %zu",
 			graph->nodes[exec->target].name, target->value.numel);
 		return llm_hint(err, "A loss such as cross_entropy is one number.");
 	}
+	mark_wanted(exec);
+	if (!target->wanted)
+		return LLM_OK;
 	target->grad = llm_buffer_take(exec, 1, err);
 	if (target->grad == NULL)
 		return err->code;
@@ -422,4 +455,13 @@ llm_exec_backward(LlmExec *exec, float *const *grads, LlmError *err)
 		exec->slots[i].grad = NULL;
 	}
 	return code;
+}
+
+LlmCode
+llm_exec_backward(LlmExec *exec, float *const *grads, LlmError *err)
+{
+	if (!exec->keep || exec->slots[exec->target].buffer == NULL)
+		return llm_fail(err, LLM_INVALID, "node \"%s\": no run that kept its values is there to walk back",
+			exec->model->graph.nodes[exec->target].name);
+	return llm_walk_back(exec, grads, err);
 }

@@ -2,6 +2,7 @@
  * Running a plan: inputs are bound, nodes computed in order, buffers recycled once their last reader is done.
  */
 #include <string.h>
+#include <time.h>
 
 #include "engine/plan.h"
 #include "engine/pool.h"
@@ -139,6 +140,18 @@ let_go(LlmExec *exec, int node)
 
 	llm_buffer_drop(exec, slot->buffer);
 	slot->buffer = NULL;
+	llm_buffer_drop(exec, slot->scores);
+	llm_buffer_drop(exec, slot->probs);
+	slot->scores = slot->probs = NULL;
+}
+
+static double
+now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double) t.tv_sec * 1e6 + (double) t.tv_nsec / 1e3;
 }
 
 /* Nodes in order; a value goes once its last reader is done. */
@@ -151,11 +164,16 @@ run_nodes(LlmExec *exec, LlmError *err)
 	{
 		int index = graph->order[i];
 		const LlmNode *node = &graph->nodes[index];
+		double start = 0;
 		LlmCode code;
 
 		if (exec->slots[index].rows == ROWS_NONE || node->op == LLM_OP_INPUT || node->op == LLM_OP_PARAM)
 			continue;
+		if (exec->tracing)
+			start = now();
 		code = llm_run_op(exec, index, err);
+		if (exec->tracing)
+			exec->slots[index].microseconds = now() - start;
 		llm_exec_drop_scratch(exec);
 		if (code != LLM_OK)
 			return code;
@@ -222,7 +240,8 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 void
 llm_exec_train(LlmExec *exec, const LlmDropout *dropout)
 {
-	exec->keep = true;
+	exec->keep = exec->training = true;
+	exec->tracing = false;
 	exec->dropout = *dropout;
 	exec->past = 0;
 	exec->continues = false;

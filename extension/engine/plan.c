@@ -248,6 +248,8 @@ llm_exec_close(LlmExec *exec)
 		Slot *slot = &exec->slots[i];
 
 		llm_buffer_drop(exec, slot->buffer);
+		llm_buffer_drop(exec, slot->scores);
+		llm_buffer_drop(exec, slot->probs);
 		llm_exec_drop_cache(exec, i);
 	}
 	llm_exec_drop_scratch(exec);

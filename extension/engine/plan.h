@@ -1,4 +1,4 @@
-/* Inside of the executor: shared by plan.c, execute.c and run_op.c only. */
+/* Inside of the executor: shared by plan.c, execute.c, run_op.c, backprop*.c and tape.c only. */
 #ifndef LLM_PLAN_H
 #define LLM_PLAN_H
 
@@ -32,7 +32,11 @@ typedef struct Slot
 	LlmValue value;
 	Buffer *buffer; /* NULL: a parameter or an input */
 	LlmKvCache *cache;
-	Buffer *grad; /* of the value, while walking back */
+	Buffer *grad;           /* of the value, while walking back */
+	bool wanted;            /* it leads to a parameter, so gradients flow to it */
+	Buffer *scores, *probs; /* of attention in a traced run; both of the shape seen */
+	LlmValue seen;
+	double microseconds; /* what computing it took in a traced run */
 } Slot;
 
 struct LlmExec
@@ -41,7 +45,9 @@ struct LlmExec
 	const LlmAllocator *memory;
 	int target, capacity, past;
 	bool continues, last_only;
-	bool keep; /* every value stays for the way back, nothing is overwritten */
+	bool keep;     /* every value stays for the way back, nothing is overwritten */
+	bool training; /* dropout drops */
+	bool tracing;  /* attention keeps scores and probabilities, ops are timed */
 	LlmDropout dropout;
 	Slot *slots;
 	LlmSizes sizes;
@@ -55,6 +61,8 @@ extern void llm_exec_drop_scratch(LlmExec *exec);
 extern void llm_exec_drop_cache(LlmExec *exec, int node);
 /* The value of input i as the node needs it: all rows or the last one. */
 extern LlmCode llm_exec_input(LlmExec *exec, int node, int i, LlmValue *value, LlmError *err);
+/* The way back over the values in the slots, to grads as llm_tape_backward says (backprop.c). */
+extern LlmCode llm_walk_back(LlmExec *exec, float *const *grads, LlmError *err);
 /* Computes a node whose inputs are there (run_op.c). */
 extern LlmCode llm_run_op(LlmExec *exec, int node, LlmError *err);
 

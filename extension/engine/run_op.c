@@ -157,7 +157,7 @@ llm_dropout_of(const LlmExec *exec, int index, const char *key, LlmStream *strea
 {
 	const LlmNode *node = &exec->model->graph.nodes[index];
 
-	if (!exec->keep)
+	if (!exec->training)
 		return 0;
 	*stream = llm_stream(exec->dropout.seed, node->name, exec->dropout.step, exec->dropout.micro_batch);
 	return (float) llm_attr_number(node, key, exec->dropout.p);
@@ -242,20 +242,37 @@ llm_attention_of(const LlmExec *exec, int index, const LlmValue *qkv, LlmAttenti
 	a->head_mask = mask ? head_mask : NULL;
 }
 
+/* Room for what a traced run shows of attention. */
+static LlmCode
+open_shown(LlmExec *exec, int index, const LlmAttention *a, LlmError *err)
+{
+	Slot *slot = &exec->slots[index];
+	int keys = exec->past + a->T;
+
+	slot->seen = (LlmValue){.ndim = 4, .dims = {a->B, a->NH, a->queries, keys}};
+	slot->seen.numel = (size_t) a->B * a->NH * a->queries * keys;
+	slot->scores = llm_buffer_take(exec, slot->seen.numel, err);
+	slot->probs = slot->scores ? llm_buffer_take(exec, slot->seen.numel, err) : NULL;
+	return slot->probs ? LLM_OK : err->code;
+}
+
 static LlmCode
 run_attention(LlmExec *exec, int index, const LlmValue *qkv, LlmError *err)
 {
 	LlmAttention a;
 	float head_mask[LLM_MAX_HEADS];
+	Slot *slot = &exec->slots[index];
 	LlmCode code = make_result(exec, index, true, err);
 
 	llm_attention_of(exec, index, qkv, &a, head_mask);
 	if (code == LLM_OK)
 		code = open_cache(exec, index, &a, err);
+	if (code == LLM_OK && exec->tracing)
+		code = open_shown(exec, index, &a, err);
 	if (code != LLM_OK)
 		return code;
-	return llm_attention(
-		&a, qkv->floats, exec->slots[index].cache, result_of(exec, index), NULL, NULL, exec->memory, err);
+	return llm_attention(&a, qkv->floats, slot->cache, result_of(exec, index),
+		slot->scores ? slot->scores->data : NULL, slot->probs ? slot->probs->data : NULL, exec->memory, err);
 }
 
 static LlmCode
