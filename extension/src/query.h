@@ -13,7 +13,7 @@ typedef struct LlmQuery
 {
 	const char *text;
 	int nargs;
-	Oid types[9];
+	Oid types[12];
 	/* private */
 	SPIPlanPtr plan;
 	Oid extension;

@@ -6,11 +6,14 @@
 #include <math.h>
 
 #include "catalog/pg_type.h"
+#include "common/shortest_dec.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/snapmgr.h"
 
 #include "engine/gradients.h"
+#include "formats/crc32.h"
 #include "src/batch.h"
 #include "src/forward.h"
 #include "src/generate.h"
@@ -45,10 +48,11 @@ static LlmQuery read_moments = {
 	.nargs = 1,
 	.types = {TEXTOID}};
 static LlmQuery write_log = {
-	.text = "INSERT INTO %s.llm_train_log (model, step, lr, loss, grad_norm, tokens, seconds, rows, seed)"
-			" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-	.nargs = 9,
-	.types = {TEXTOID, INT8OID, FLOAT8OID, FLOAT4OID, FLOAT8OID, INT8OID, FLOAT8OID, INT8ARRAYOID, INT8OID}};
+	.text = "INSERT INTO %s.llm_train_log (model, step, lr, loss, grad_norm, tokens, seconds, rows, seed,"
+			" data_crc, recipe) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+	.nargs = 11,
+	.types = {TEXTOID, INT8OID, FLOAT8OID, FLOAT4OID, FLOAT8OID, INT8OID, FLOAT8OID, INT8ARRAYOID, INT8OID,
+		INT8OID, JSONBOID}};
 static LlmQuery write_data = {
 	.text = "UPDATE %s.llm_param SET data = $3 WHERE model = $1 AND name = $2", .nargs = 3};
 static LlmQuery write_m = {
@@ -201,8 +205,10 @@ TrainingStep(Training *tr, const Recipe *r, int64 nth, const int64 *ids)
 	LlmHyper hyper = r->hyper;
 	Step step = {0};
 	double total = 0;
+	LlmCrc32 crc;
 	LlmError err;
 
+	llm_crc32_init(&crc);
 	for (int i = 0; i < r->accumulation; i++)
 	{
 		Batch *b = BatchRead(ids + (Size) i * r->batch_size, r->batch_size, VocabularySize(tr->m));
@@ -222,7 +228,10 @@ TrainingStep(Training *tr, const Recipe *r, int64 nth, const int64 *ids)
 					errhint("The weights are as before this call. Try a smaller lr_max or a grad_clip.")));
 		total += loss;
 		step.tokens += b->scored;
+		llm_crc32_add(&crc, b->tokens, sizeof(int32) * (Size) b->B * b->T);
+		llm_crc32_add(&crc, b->targets, sizeof(int32) * (Size) b->B * b->T);
 	}
+	step.data_crc = crc.value;
 	step.loss = (float) (total / r->accumulation);
 	step.lr = hyper.lr = llm_lr_schedule(nth, r->warmup, r->n_steps, r->lr_max, r->min_lr);
 	LLM_CHECK(llm_trainer_update(tr->trainer, &hyper, tr->step + 1, r->accumulation, &step.norm, &err), &err);
@@ -230,10 +239,27 @@ TrainingStep(Training *tr, const Recipe *r, int64 nth, const int64 *ids)
 	return step;
 }
 
+/* What a step depends on besides weights, data, seed and learning rate; shortest digits that read back alike.
+ */
+static Datum
+RecipeJson(const Recipe *r)
+{
+	char *json =
+		psprintf("{\"batch_size\": %d, \"accumulation\": %d, \"beta1\": %s, \"beta2\": %s, \"eps\": %s, "
+				 "\"wd\": %s, \"grad_clip\": %s, \"dropout_p\": %s}",
+			r->batch_size, r->accumulation, double_to_shortest_decimal(r->hyper.beta1),
+			double_to_shortest_decimal(r->hyper.beta2), double_to_shortest_decimal(r->hyper.eps),
+			double_to_shortest_decimal(r->hyper.weight_decay),
+			r->hyper.clip > 0 ? double_to_shortest_decimal(r->hyper.clip) : "null",
+			double_to_shortest_decimal(r->dropout_p));
+
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
+}
+
 void
 TrainingLog(const Training *tr, const Recipe *r, const Step *step, const int64 *ids, int rows)
 {
-	Datum values[9], *elements = palloc(sizeof(Datum) * rows);
+	Datum values[11], *elements = palloc(sizeof(Datum) * rows);
 
 	for (int i = 0; i < rows; i++)
 		elements[i] = Int64GetDatum(ids[i]);
@@ -247,6 +273,8 @@ TrainingLog(const Training *tr, const Recipe *r, const Step *step, const int64 *
 	values[7] =
 		PointerGetDatum(construct_array(elements, rows, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	values[8] = Int64GetDatum((int64) r->seed);
+	values[9] = Int64GetDatum((int64) step->data_crc);
+	values[10] = RecipeJson(r);
 	SPI_connect();
 	LlmRun(&write_log, values, NULL, false, 0);
 	SPI_finish();

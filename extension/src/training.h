@@ -33,6 +33,7 @@ typedef struct Step
 	double lr, norm, seconds;
 	float loss;
 	int64 tokens;
+	uint32 data_crc; /* of the tokens and targets it saw */
 } Step;
 
 /* Locks the model, then loads its weights and moments into the current memory context. */
