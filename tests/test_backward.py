@@ -129,13 +129,13 @@ def test_clip_and_schedule(conn):
 @pytest.mark.parametrize(
     "query",
     [
-        "SELECT pg_llm_adamw_step('', '', '', '', 'NaN', 0.9, 0.999, 1e-8, 0, 1)",
-        "SELECT pg_llm_adamw_step('', '', '', '', 0.1, 1, 0.999, 1e-8, 0, 1)",
-        "SELECT pg_llm_adamw_step('', '', '', '', 0.1, 0.9, 0.999, 1e-8, 0, 0)",
-        "SELECT pg_llm_grad_clip('', 0)",
-        "SELECT pg_llm_softmax_backward('\\x00000000', '')",
-        "SELECT pg_llm_cross_entropy_backward('', 0)",
-        "SELECT pg_llm_layernorm_backward('\\x00000000', '\\x00000000', '', 1e-5)",
+        "SELECT pg_llm_adamw_step(''::bytea, '', '', '', 'NaN', 0.9, 0.999, 1e-8, 0, 1)",
+        "SELECT pg_llm_adamw_step(''::bytea, '', '', '', 0.1, 1, 0.999, 1e-8, 0, 1)",
+        "SELECT pg_llm_adamw_step(''::bytea, '', '', '', 0.1, 0.9, 0.999, 1e-8, 0, 0)",
+        "SELECT pg_llm_grad_clip(''::bytea, 0)",
+        "SELECT pg_llm_softmax_backward('\\x00000000'::bytea, '')",
+        "SELECT pg_llm_cross_entropy_backward(''::bytea, 0)",
+        "SELECT pg_llm_layernorm_backward('\\x00000000'::bytea, '\\x00000000', '', 1e-5)",
         "SELECT pg_llm_attention_backward('', '', '', '', '', '', 0, 0, 0)",
     ],
 )

@@ -39,8 +39,8 @@ typedef struct LlmAttentionGradients
 	float *dx, *dw_qkv, *db_qkv, *dw_o, *db_o;
 } LlmAttentionGradients;
 
-/* The gradients of the causal layer from dy (B,T,C); its forward is computed again. */
-extern LlmCode llm_attention_layer_backward(int B, int T, int C, int NH, const float *x,
+/* The gradients of the layer from dy (B,T,C); its forward is computed again. */
+extern LlmCode llm_attention_layer_backward(int B, int T, int C, int NH, bool causal, const float *x,
 	const LlmAttentionWeights *weights, const float *dy, const LlmAttentionGradients *to,
 	const LlmAllocator *memory, LlmError *err);
 

@@ -38,10 +38,11 @@ walk_back(const LlmAttention *a, const float *x, const LlmAttentionWeights *w, c
 }
 
 LlmCode
-llm_attention_layer_backward(int B, int T, int C, int NH, const float *x, const LlmAttentionWeights *weights,
-	const float *dy, const LlmAttentionGradients *to, const LlmAllocator *memory, LlmError *err)
+llm_attention_layer_backward(int B, int T, int C, int NH, bool causal, const float *x,
+	const LlmAttentionWeights *weights, const float *dy, const LlmAttentionGradients *to,
+	const LlmAllocator *memory, LlmError *err)
 {
-	LlmAttention a = {.B = B, .T = T, .NH = NH, .HS = C / NH, .causal = true, .queries = T};
+	LlmAttention a = {.B = B, .T = T, .NH = NH, .HS = C / NH, .causal = causal, .queries = T};
 	size_t n = (size_t) B * T * C, bytes = 8 * n * sizeof(float);
 	LlmKvCache cache;
 	LlmCode code;

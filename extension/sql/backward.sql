@@ -1,4 +1,51 @@
--- The gradients of the kernels and the optimizer over raw bytea buffers: training's arithmetic, one call at a time.
+-- The gradients of the kernels and the optimizer, over tensors and over raw bytea buffers: training's arithmetic, one call
+-- at a time. None of it is recorded: these are first derivatives, and the end of the chain.
+
+-- ---- over tensors ----
+
+CREATE FUNCTION pg_llm_matmul_backward(a tensor, b tensor, dc tensor, OUT da tensor, OUT db tensor)
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 1000;
+COMMENT ON FUNCTION pg_llm_matmul_backward(tensor, tensor, tensor) IS 'Gradients of a (...,M,K) @ b (...,K,N) from dc (...,M,N): da = dc @ b^T, db = a^T @ dc, summed where an operand was broadcast';
+CREATE FUNCTION pg_llm_add_backward(a tensor, b tensor, dc tensor, OUT da tensor, OUT db tensor)
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION pg_llm_add_backward(tensor, tensor, tensor) IS 'Gradients of a + b from dc: dc itself, summed over the axes along which a or b was broadcast';
+CREATE FUNCTION pg_llm_gelu_backward(x tensor, dy tensor, exact boolean DEFAULT false) RETURNS tensor
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION pg_llm_gelu_backward(tensor, tensor, boolean) IS 'dy times the slope of GELU at x, by tanh or exact, by erf: the shape of x';
+CREATE FUNCTION pg_llm_softmax_backward(y tensor, dy tensor, axis integer DEFAULT -1) RETURNS tensor
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION pg_llm_softmax_backward(tensor, tensor, integer) IS 'y (dy - sum(y dy)) for y = softmax(x) along an axis, by default the last: the shape of y';
+CREATE FUNCTION pg_llm_layernorm_backward(x tensor, dy tensor, gamma tensor, eps real DEFAULT 1e-5, OUT dx tensor, OUT dgamma tensor, OUT dbeta tensor)
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION pg_llm_layernorm_backward(tensor, tensor, tensor, real) IS 'Gradients of layernorm from dy (...,C): dx of the shape of x, dgamma and dbeta (C)';
+CREATE FUNCTION pg_llm_cross_entropy_backward(logits tensor, targets integer[]) RETURNS tensor
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION pg_llm_cross_entropy_backward(tensor, integer[]) IS '(softmax(logits) - one at the target) / rows with a target: logits (...,V), one target a row, rows of target -100 get 0';
+CREATE FUNCTION pg_llm_cross_entropy_backward(logits tensor, target integer) RETURNS tensor
+    AS 'MODULE_PATHNAME', 'pg_llm_cross_entropy_backward_row' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION pg_llm_cross_entropy_backward(tensor, integer) IS 'softmax(logits) minus one at the target, for one row of logits (V)';
+CREATE FUNCTION pg_llm_attention_backward(x tensor, w_qkv tensor, b_qkv tensor, w_o tensor, b_o tensor, grad_output tensor,
+    n_head integer, causal boolean DEFAULT true, OUT dx tensor, OUT dw_qkv tensor, OUT db_qkv tensor, OUT dw_o tensor, OUT db_o tensor)
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 1000;
+COMMENT ON FUNCTION pg_llm_attention_backward(tensor, tensor, tensor, tensor, tensor, tensor, integer, boolean) IS 'Gradients of pg_llm_attention from grad_output, (T,C) or (B,T,C) as x, in the shapes of x and the weights';
+CREATE FUNCTION pg_llm_embedding_backward(ids integer[], dy tensor, vocab integer) RETURNS tensor
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION pg_llm_embedding_backward(integer[], tensor, integer) IS 'Gradient (V,C) of the table from dy (...,C): row id is the sum of dy over the positions that hold id';
+CREATE FUNCTION pg_llm_dropout_backward(dy tensor, p real, training boolean, seed bigint) RETURNS tensor
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION pg_llm_dropout_backward(tensor, real, boolean, bigint) IS 'dy / (1 - p) where the forward with this seed let the element stay, else 0; the shape of dy';
+CREATE FUNCTION pg_llm_transpose_backward(dy tensor) RETURNS tensor
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION pg_llm_transpose_backward(tensor) IS 'The last two axes change back: (...,N,M) becomes (...,M,N)';
+CREATE FUNCTION pg_llm_adamw_step(weight tensor, grad tensor, m tensor, v tensor, lr double precision, beta1 double precision,
+    beta2 double precision, eps double precision, weight_decay double precision, step integer, OUT weight tensor, OUT m tensor, OUT v tensor)
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION pg_llm_adamw_step(tensor, tensor, tensor, tensor, double precision, double precision, double precision, double precision, double precision, integer) IS 'Weight and moments after one AdamW step (Loshchilov and Hutter, 2019), four tensors of one shape; step counts from 1';
+CREATE FUNCTION pg_llm_grad_clip(grad tensor, clip double precision) RETURNS tensor
+    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION pg_llm_grad_clip(tensor, double precision) IS 'The gradient scaled down to the length clip where it is longer; the shape of grad';
+
+-- ---- over bytea ----
 
 CREATE FUNCTION pg_llm_matmul_backward(a bytea, b bytea, dc bytea, m integer, k integer, n integer, OUT da bytea, OUT db bytea)
     AS 'MODULE_PATHNAME', 'bytea_matmul_backward' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 1000;

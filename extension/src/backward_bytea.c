@@ -137,7 +137,7 @@ bytea_attention_backward(PG_FUNCTION_ARGS)
 
 	CheckHeads(n_head, C);
 	LLM_CHECK(llm_attention_layer_backward(
-				  1, (int) T, (int) C, n_head, x, &weights, dy, &to, LlmContextAllocator(), &err),
+				  1, (int) T, (int) C, n_head, true, x, &weights, dy, &to, LlmContextAllocator(), &err),
 		&err);
 	return Row(fcinfo, out, 5);
 }
@@ -164,6 +164,21 @@ CheckHyperParameter(const char *name, double value, double least, double below)
 				errmsg("adamw: %s is %g; it must be at least %g and below %g", name, value, least, below)));
 }
 
+LlmAdamW
+AdamWArguments(const double number[5], int step)
+{
+	CheckHyperParameter("lr", number[0], 0, INFINITY);
+	CheckHyperParameter("beta1", number[1], 0, 1);
+	CheckHyperParameter("beta2", number[2], 0, 1);
+	CheckHyperParameter("eps", number[3], 0, INFINITY);
+	CheckHyperParameter("weight_decay", number[4], 0, INFINITY);
+	if (step < 1)
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("adamw: step is %d; it counts from 1", step),
+				errhint("The first step divides by 1 - beta^1, the n-th by 1 - beta^n.")));
+	return llm_adamw_numbers(number[0], number[1], number[2], number[3], number[4], step, 1);
+}
+
 /* (weight, m, v) after one step of AdamW; step counts from 1 */
 Datum
 bytea_adamw_step(PG_FUNCTION_ARGS)
@@ -172,7 +187,6 @@ bytea_adamw_step(PG_FUNCTION_ARGS)
 	const float *weight = ByteaFloats(fcinfo, 0, "weight", &n), *grad = ByteaMatrix(fcinfo, 1, "grad", 1, n);
 	const float *m = ByteaMatrix(fcinfo, 2, "m", 1, n), *v = ByteaMatrix(fcinfo, 3, "v", 1, n);
 	double number[5];
-	int step = PG_GETARG_INT32(9);
 	LlmAdamW h;
 	LlmError err;
 	float *to[3];
@@ -180,20 +194,26 @@ bytea_adamw_step(PG_FUNCTION_ARGS)
 
 	for (int i = 0; i < 5; i++)
 		number[i] = Meant(PG_GETARG_FLOAT4(4 + i));
-	CheckHyperParameter("lr", number[0], 0, INFINITY);
-	CheckHyperParameter("beta1", number[1], 0, 1);
-	CheckHyperParameter("beta2", number[2], 0, 1);
-	CheckHyperParameter("eps", number[3], 0, INFINITY);
-	CheckHyperParameter("weight_decay", number[4], 0, INFINITY);
-	if (step < 1)
-		ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("adamw: step is %d; it counts from 1", step)));
+	h = AdamWArguments(number, PG_GETARG_INT32(9));
 	memcpy(to[0], weight, n * sizeof(float));
 	memcpy(to[1], m, n * sizeof(float));
 	memcpy(to[2], v, n * sizeof(float));
-	h = llm_adamw_numbers(number[0], number[1], number[2], number[3], number[4], step, 1);
 	LLM_CHECK(llm_adamw(n, to[0], grad, to[1], to[2], &h, &err), &err);
 	return Row(fcinfo, out, 3);
+}
+
+void
+GradClip(int64 n, const float *x, double clip, float *out)
+{
+	double norm = sqrt(llm_kernels->sum_squares(n, x, 0));
+	float scale;
+	LlmError err;
+
+	if (!(clip > 0))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("grad_clip: clip is %g; it must be above 0", clip)));
+	scale = norm > clip ? (float) (clip / norm) : 1;
+	LLM_CHECK(llm_binary(LLM_MUL, 1, n, x, true, true, &scale, true, false, out, &err), &err);
 }
 
 /* The gradient, scaled down to the norm `clip` where it is longer */
@@ -202,16 +222,10 @@ bytea_grad_clip(PG_FUNCTION_ARGS)
 {
 	int64 n;
 	const float *x = ByteaFloats(fcinfo, 0, "grad", &n);
-	float clip = PG_GETARG_FLOAT4(1), scale, *y;
-	LlmError err;
-	double norm = sqrt(llm_kernels->sum_squares(n, x, 0));
+	float *y;
 	bytea *out = ByteaNew(1, n, &y);
 
-	if (!(clip > 0))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("grad_clip: clip is %g; it must be above 0", clip)));
-	scale = norm > clip ? (float) (clip / norm) : 1;
-	LLM_CHECK(llm_binary(LLM_MUL, 1, n, x, true, true, &scale, true, false, y, &err), &err);
+	GradClip(n, x, Meant(PG_GETARG_FLOAT4(1)), y);
 	return ByteaResult(out);
 }
 

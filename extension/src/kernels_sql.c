@@ -41,8 +41,7 @@ pg_llm_gelu(PG_FUNCTION_ARGS)
 	PG_RETURN_TENSOR(out);
 }
 
-/* t with axis and the last one exchanged; itself when they are the same. */
-static Tensor *
+Tensor *
 SwapWithLast(Tensor *t, int axis)
 {
 	int axes[LLM_MAX_DIMS], order[LLM_MAX_DIMS], dims[LLM_MAX_DIMS];
@@ -105,10 +104,24 @@ pg_llm_layernorm(PG_FUNCTION_ARGS)
 static Datum
 CrossEntropy(Tensor *logits, const int32 *targets, int64 rows)
 {
-	int V = logits->ndim > 0 ? logits->dims[logits->ndim - 1] : 0;
 	LlmError err = {0};
 	Tensor *mean = TensorNew(0, NULL);
 	float *losses;
+
+	CheckTargets(logits, targets, rows);
+	LlmReserve(rows * sizeof(float));
+	losses = MemoryContextAllocHuge(CurrentMemoryContext, Max(rows, 1) * sizeof(float));
+	LLM_CHECK(llm_cross_entropy(rows, logits->dims[logits->ndim - 1], TENSOR_DATA(logits), targets, losses,
+				  TENSOR_DATA(mean), &err),
+		&err);
+	TensorCanonicalize(mean);
+	PG_RETURN_TENSOR(mean);
+}
+
+void
+CheckTargets(const Tensor *logits, const int32 *targets, int64 rows)
+{
+	int V = logits->ndim > 0 ? logits->dims[logits->ndim - 1] : 0;
 
 	if (V == 0 || TensorNumel(logits) / V != rows)
 		ereport(ERROR,
@@ -119,12 +132,6 @@ CrossEntropy(Tensor *logits, const int32 *targets, int64 rows)
 					"The last axis of the logits is the vocabulary; each row before it needs one target.")));
 	for (int64 i = 0; i < rows; i++)
 		CheckTarget(targets[i], V, true);
-	LlmReserve(rows * sizeof(float));
-	losses = MemoryContextAllocHuge(CurrentMemoryContext, Max(rows, 1) * sizeof(float));
-	LLM_CHECK(
-		llm_cross_entropy(rows, V, TENSOR_DATA(logits), targets, losses, TENSOR_DATA(mean), &err), &err);
-	TensorCanonicalize(mean);
-	PG_RETURN_TENSOR(mean);
 }
 
 Datum

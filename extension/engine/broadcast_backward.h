@@ -1,0 +1,20 @@
+/*
+ * The gradients of broadcast.h: what was repeated in the forward is summed on the way back.
+ */
+#ifndef LLM_BROADCAST_BACKWARD_H
+#define LLM_BROADCAST_BACKWARD_H
+
+#include "common/base.h"
+
+/* to (shape dims) += terms (shape out_dims), summed over the axes along which to was repeated. */
+extern LlmCode llm_broadcast_sum_into(int out_ndim, const int *out_dims, const float *terms, int ndim,
+	const int *dims, float *to, LlmError *err);
+/*
+ * da (a's shape) and db (b's shape) += the gradients of a @ b from dc, whose shape llm_matmul_shape gave:
+ * da = dc @ b^T, db = a^T @ dc, over the batches in order. A 1-D a is a row, a 1-D b a column.
+ */
+extern LlmCode llm_broadcast_matmul_backward(int a_ndim, const int *a_dims, const float *a, int b_ndim,
+	const int *b_dims, const float *b, const float *dc, float *da, float *db, const LlmAllocator *memory,
+	LlmError *err);
+
+#endif
