@@ -61,23 +61,53 @@ open_gradient(Back *b, int i, bool write, Buffer **buffer, LlmError *err)
 	return *buffer ? (*buffer)->data : NULL;
 }
 
+/* The buffer joins the gradient of input i: that of a parameter, or of a value, which it becomes or replaces
+ * by the sum. */
 static LlmCode
 close_gradient(Back *b, int i, Buffer *buffer, LlmError *err)
 {
 	Slot *slot = &b->exec->slots[b->node->inputs[i]];
-	float *own = own_gradient(b, i), *to = own ? own : slot->grad ? slot->grad->data : NULL;
+	float *own = own_gradient(b, i);
+	const float *old = own ? own : slot->grad ? slot->grad->data : NULL;
 	size_t n = b->in[i].numel;
 	LlmCode code = LLM_OK;
 
 	if (buffer == NULL)
 		return LLM_OK;
-	if (to == NULL)
-	{
+	if (old)
+		code = llm_binary(
+			LLM_ADD, 1, n, old, true, true, buffer->data, true, true, own ? own : buffer->data, err);
+	llm_buffer_drop(b->exec, own ? buffer : slot->grad);
+	if (own == NULL)
 		slot->grad = buffer;
+	return code;
+}
+
+/* Input i's gradient is the node's own, number for number: while it is the only one they share the memory. */
+static LlmCode
+pass_gradient(Back *b, int i, LlmError *err)
+{
+	Slot *slot = &b->exec->slots[b->node->inputs[i]];
+	Buffer *mine = b->exec->slots[b->index].grad;
+	size_t n = b->in[i].numel;
+	Buffer *sum;
+	LlmCode code;
+
+	if (slot->grad == NULL)
+	{
+		slot->grad = mine;
+		mine->refs++;
 		return LLM_OK;
 	}
-	code = llm_binary(LLM_ADD, 1, n, to, true, true, buffer->data, true, true, to, err);
-	llm_buffer_drop(b->exec, buffer);
+	sum = slot->grad->refs == 1 ? slot->grad : llm_buffer_take(b->exec, n, err);
+	if (sum == NULL)
+		return err->code;
+	code = llm_binary(LLM_ADD, 1, n, slot->grad->data, true, true, mine->data, true, true, sum->data, err);
+	if (sum != slot->grad)
+	{
+		llm_buffer_drop(b->exec, slot->grad);
+		slot->grad = sum;
+	}
 	return code;
 }
 
@@ -155,6 +185,9 @@ give(Back *b, int i, const float *terms, LlmError *err)
 
 	if (!wants_gradient(b, i))
 		return LLM_OK;
+	if (b->in[i].numel == b->exec->slots[b->index].value.numel &&
+		terms == b->exec->slots[b->index].grad->data && own_gradient(b, i) == NULL)
+		return pass_gradient(b, i, err);
 	to = open_gradient(b, i, false, &buffer, err);
 	if (to == NULL)
 		return err->code;
@@ -283,16 +316,16 @@ dropout_dx(Back *b, float *dx, LlmError *err)
 	LlmStream stream;
 	float p = llm_dropout_of(b->exec, b->index, "p", &stream);
 
-	if (p > 0)
-		return llm_dropout(&stream, p, true, b->in[0].numel, b->dy, dx, err);
-	memcpy(dx, b->dy, b->in[0].numel * sizeof(float));
-	return LLM_OK;
+	return llm_dropout(&stream, p, true, b->in[0].numel, b->dy, dx, err);
 }
 
 static LlmCode
 back_dropout(Back *b, LlmError *err)
 {
-	return write_dx(b, dropout_dx, err);
+	LlmStream stream;
+
+	return llm_dropout_of(b->exec, b->index, "p", &stream) > 0 ? write_dx(b, dropout_dx, err)
+															   : give(b, 0, b->dy, err);
 }
 
 static LlmCode

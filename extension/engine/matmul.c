@@ -7,12 +7,15 @@
 #include "engine/ops.h"
 #include "engine/pool.h"
 
-/* Rows per task: a multiple of every register tile's height; packed, a block of them is 84 kB of stack. */
-#define ROWS 168
+/* Rows per task, at most and at least: multiples of every register tile's height (14, 6, 4, 1), so that no
+ * tile is cut; packed, the most are 84 kB of stack. */
+#define MOST_ROWS 168
+#define LEAST_ROWS 84
 
 typedef struct Product
 {
 	int M, N, K;
+	int rows; /* of a task */
 	int panels, group, groups;
 	const float *a;
 	size_t lda;
@@ -63,10 +66,10 @@ static void
 product_task(void *context, int task, int worker)
 {
 	const Product *p = context;
-	int row = task / p->groups * ROWS, first = task % p->groups * p->group;
+	int row = task / p->groups * p->rows, first = task % p->groups * p->group;
 	int last = first + p->group < p->panels ? first + p->group : p->panels;
-	int m = p->M - row < ROWS ? p->M - row : ROWS;
-	float rows[ROWS * LLM_BLOCK];
+	int m = p->M - row < p->rows ? p->M - row : p->rows;
+	float rows[MOST_ROWS * LLM_BLOCK];
 
 	if (p->M == 1 && !p->transpose_a && !p->accumulate)
 	{
@@ -91,7 +94,7 @@ product_task(void *context, int task, int worker)
 static LlmCode
 multiply(Product *p, LlmError *err)
 {
-	int row_blocks = parts(p->M, ROWS), wanted = llm_pool_threads() * 4;
+	int wanted = llm_pool_threads() * 4, row_blocks;
 	int64_t share;
 
 	if (p->M == 0 || p->N == 0)
@@ -103,6 +106,8 @@ multiply(Product *p, LlmError *err)
 		return LLM_OK;
 	}
 	/* few enough groups that packing the rows is cheap, enough that no thread waits for another */
+	p->rows = parts(p->M, MOST_ROWS) < wanted ? LEAST_ROWS : MOST_ROWS;
+	row_blocks = parts(p->M, p->rows);
 	p->panels = parts(p->N, LLM_PANEL);
 	share = (int64_t) p->panels * row_blocks / wanted;
 	p->group = share < 2 ? 2 : share > 24 ? 24 : (int) share & ~1;

@@ -137,7 +137,7 @@ softmax_backward(size_t n, size_t first, float scale, const float *y, const floa
 static void
 cross_entropy_backward(size_t V, const float *logits, size_t target, float scale, float *dlogits)
 {
-	float m = max(V, logits, NULL), t;
+	float m = largest(V, logits), t;
 	vf top = v_set(m), all, c = v_set(scale);
 	double total = 0;
 

@@ -88,30 +88,64 @@ tile_rows(int m, int kc, const float *a, const float *b, float *out, size_t ldo,
 	}
 }
 
-static void
-pack_rows(int m, int kc, const float *a, size_t lda, float *out)
+/*
+ * out [kc][rows] = a (rows,kc) transposed, rows <= LLM_MR, in squares of vectors; written column after
+ * column.
+ */
+INLINE void
+pack_tile(int rows, int kc, const float *a, size_t lda, float *out)
 {
-	for (int i0 = 0; i0 < m; i0 += LLM_MR)
+	for (int k = 0; k < kc; k += LLM_W)
 	{
-		int rows = m - i0 < LLM_MR ? m - i0 : LLM_MR;
-		const float *from = a + i0 * lda;
+		int n = kc - k < LLM_W ? kc - k : LLM_W;
 
-		for (int i = 0; i < rows; i++)
-			for (int k = 0; k < kc; k++)
-				out[(size_t) k * rows + i] = from[i * lda + k];
-		out += (size_t) rows * kc;
+		for (int i0 = 0; i0 < rows; i0 += LLM_W)
+		{
+			int m = rows - i0 < LLM_W ? rows - i0 : LLM_W;
+			vf x[LLM_W];
+
+#pragma GCC unroll 16
+			for (int i = 0; i < LLM_W; i++)
+				x[i] = i < m ? v_load_n(a + (i0 + i) * lda + k, n) : v_set(0);
+			v_transpose(x);
+#pragma GCC unroll 16
+			for (int j = 0; j < LLM_W; j++)
+				if (j < n)
+					v_store_n(out + (size_t) (k + j) * rows + i0, x[j], m);
+		}
 	}
 }
 
 static void
+pack_rows(int m, int kc, const float *a, size_t lda, float *out)
+{
+	for (; m >= LLM_MR; m -= LLM_MR, a += LLM_MR * lda, out += (size_t) LLM_MR * kc)
+		pack_tile(LLM_MR, kc, a, lda, out);
+	if (m > 0)
+		pack_tile(m, kc, a, lda, out);
+}
+
+/* Row by row of a, so that it is read in one stream however far its rows are apart. */
+static void
 pack_columns(int m, int kc, const float *a, size_t lda, float *out)
 {
-	for (int i0 = 0; i0 < m; i0 += LLM_MR)
+	for (int k = 0; k < kc; k++, a += lda)
 	{
-		int rows = m - i0 < LLM_MR ? m - i0 : LLM_MR;
+		int i = 0;
 
-		for (int k = 0; k < kc; k++, out += rows)
-			memcpy(out, a + k * lda + i0, rows * sizeof(float));
+		for (; i + LLM_MR <= m; i += LLM_MR)
+			for (int j = 0; j < LLM_MR; j += LLM_W)
+			{
+				int n = LLM_MR - j < LLM_W ? LLM_MR - j : LLM_W;
+
+				v_store_n(out + (size_t) i * kc + k * LLM_MR + j, v_load_n(a + i + j, n), n);
+			}
+		for (int j = i; j < m; j += LLM_W)
+		{
+			int n = m - j < LLM_W ? m - j : LLM_W;
+
+			v_store_n(out + (size_t) i * kc + k * (m - i) + j - i, v_load_n(a + j, n), n);
+		}
 	}
 }
 
@@ -188,17 +222,26 @@ pack_panel(int k, int n, const float *b, size_t ldb, float *panel)
 	}
 }
 
-/* Blocks of 16 rows keep the strided writes inside the first-level cache. */
 static void
 pack_panel_transposed(int k, int n, const float *bt, size_t ldb, float *panel)
 {
-	for (int i0 = 0; i0 < k; i0 += 16)
+	for (int i0 = 0; i0 < k; i0 += LLM_W)
 	{
-		int end = k - i0 < 16 ? k : i0 + 16;
+		int m = k - i0 < LLM_W ? k - i0 : LLM_W;
 
-		for (int j = 0; j < LLM_PANEL; j++)
-			for (int i = i0; i < end; i++)
-				panel[(size_t) i * LLM_PANEL + j] = j < n ? bt[j * ldb + i] : 0;
+		for (int j0 = 0; j0 < LLM_PANEL; j0 += LLM_W)
+		{
+			vf x[LLM_W];
+
+#pragma GCC unroll 16
+			for (int j = 0; j < LLM_W; j++)
+				x[j] = j0 + j < n ? v_load_n(bt + (j0 + j) * ldb + i0, m) : v_set(0);
+			v_transpose(x);
+#pragma GCC unroll 16
+			for (int i = 0; i < LLM_W; i++)
+				if (i < m)
+					v_store(panel + (size_t) (i0 + i) * LLM_PANEL + j0, x[i]);
+		}
 	}
 }
 

@@ -205,42 +205,46 @@ sum_rows(size_t m, size_t n, const float *x, size_t ldx, float *out)
 	}
 }
 
+/* The largest of n > 0 numbers, NaN where one is none; of +0 and -0 either. */
+static float
+largest(size_t n, const float *x)
+{
+	float lane[LLM_W];
+	vf m;
+
+	if (n < LLM_W)
+	{
+		float best = x[0];
+
+		for (size_t i = 1; i < n && best == best; i++)
+			best = x[i] > best || x[i] != x[i] ? x[i] : best;
+		return best;
+	}
+	m = v_load(x + n - LLM_W); /* overlaps the vectors before it */
+	if (v_any(v_isnan(m)))
+		return NAN;
+	for (size_t i = 0; i + LLM_W < n; i += LLM_W)
+	{
+		vf a = v_load(x + i);
+
+		if (v_any(v_isnan(a)))
+			return NAN;
+		m = v_max(a, m);
+	}
+	v_store(lane, m);
+	for (int half = LLM_W / 2; half > 0; half /= 2)
+		for (int l = 0; l < half; l++)
+			lane[l] = lane[l + half] > lane[l] ? lane[l + half] : lane[l];
+	return lane[0];
+}
+
+/* vectors find the value, the first equal element is the answer */
 static float
 max(size_t n, const float *x, size_t *index)
 {
-	float best = x[0];
+	float best = largest(n, x);
 	size_t at = 0;
 
-	/* vectors find the value, the first equal element is the answer; a NaN ends the search */
-	if (n >= 4 * LLM_W)
-	{
-		vf m = v_load(x);
-		vm nan = v_isnan(m);
-		size_t i = LLM_W;
-		float lane[LLM_W];
-
-		for (; i + LLM_W <= n && !v_any(nan); i += LLM_W)
-		{
-			vf a = v_load(x + i);
-
-			nan = v_isnan(a);
-			m = v_max(a, m);
-		}
-		if (!v_any(nan))
-		{
-			v_store(lane, m);
-			best = lane[0];
-			for (int l = 1; l < LLM_W; l++)
-				best = lane[l] > best ? lane[l] : best;
-			for (; i < n; i++)
-				best = x[i] > best || x[i] != x[i] ? x[i] : best;
-		}
-		else
-			best = NAN;
-	}
-	else
-		for (size_t i = 1; i < n && best == best; i++)
-			best = x[i] > best || x[i] != x[i] ? x[i] : best;
 	if (best != best)
 		while (x[at] == x[at])
 			at++;
@@ -267,7 +271,7 @@ softmax(size_t n, size_t first, float scale, const float *x, float *out)
 
 		v_store_n(out + i, v_load_n(x + i, r) * c, r);
 	}
-	m = max(n, out, NULL);
+	m = largest(n, out);
 	top = v_set(m);
 	for (size_t i = 0; i < n; i += LLM_W)
 	{
@@ -302,7 +306,7 @@ softmax(size_t n, size_t first, float scale, const float *x, float *out)
 static float
 cross_entropy(size_t V, const float *logits, size_t target)
 {
-	float m = max(V, logits, NULL), lane[LLM_W];
+	float m = largest(V, logits), lane[LLM_W];
 	vf top = v_set(m);
 	double total = 0;
 

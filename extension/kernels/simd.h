@@ -34,6 +34,7 @@ static inline bool v_any(vm m) { return m; }
 static inline vi v_bits(vf x) { vi i; memcpy(&i, &x, 4); return i; }
 static inline vf v_float(vi i) { vf x; memcpy(&x, &i, 4); return x; }
 static inline vi v_iset(uint32_t i) { return i; }
+static inline void v_transpose(vf *x) { (void) x; }
 
 #else
 
@@ -58,6 +59,36 @@ static inline vm v_lt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);
 static inline vm v_isnan(vf a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
 static inline vf v_select(vm m, vf a, vf b) { return _mm512_mask_blend_ps(m, b, a); }
 static inline bool v_any(vm m) { return m != 0; }
+
+/* Where x[i] and x[i + s] exchange the blocks of s lanes that lie off the diagonal. */
+static inline __attribute__((always_inline)) void
+v_exchange(vf *x, const int s)
+{
+	const __m512i j = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+	const __mmask16 off = _mm512_test_epi32_mask(j, _mm512_set1_epi32(s));
+	const __m512i low = _mm512_mask_add_epi32(j, off, j, _mm512_set1_epi32(16 - s));
+	const __m512i high = _mm512_mask_add_epi32(_mm512_add_epi32(j, _mm512_set1_epi32(s)), off, j, _mm512_set1_epi32(16));
+
+#pragma GCC unroll 16
+	for (int i = 0; i < 16; i++)
+		if ((i & s) == 0)
+		{
+			vf a = x[i], b = x[i + s];
+
+			x[i] = _mm512_permutex2var_ps(a, low, b);
+			x[i + s] = _mm512_permutex2var_ps(a, high, b);
+		}
+}
+
+/* x[i] lane j becomes x[j] lane i */
+static inline __attribute__((always_inline)) void
+v_transpose(vf *x)
+{
+	v_exchange(x, 8);
+	v_exchange(x, 4);
+	v_exchange(x, 2);
+	v_exchange(x, 1);
+}
 #else
 typedef __m256 vf;
 typedef __m256 vm;
@@ -81,6 +112,37 @@ static inline vm v_lt(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 static inline vm v_isnan(vf a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); }
 static inline vf v_select(vm m, vf a, vf b) { return _mm256_blendv_ps(b, a, m); }
 static inline bool v_any(vm m) { return _mm256_movemask_ps(m) != 0; }
+
+/* x[i] lane j becomes x[j] lane i: blocks of 4, 2 and 1 lanes off the diagonal are exchanged */
+static inline __attribute__((always_inline)) void
+v_transpose(vf *x)
+{
+#pragma GCC unroll 4
+	for (int i = 0; i < 4; i++)
+	{
+		vf a = x[i], b = x[i + 4];
+
+		x[i] = _mm256_permute2f128_ps(a, b, 0x20);
+		x[i + 4] = _mm256_permute2f128_ps(a, b, 0x31);
+	}
+#pragma GCC unroll 8
+	for (int i = 0; i < 8; i++)
+		if ((i & 2) == 0)
+		{
+			vf a = x[i], b = x[i + 2];
+
+			x[i] = _mm256_shuffle_ps(a, b, _MM_SHUFFLE(1, 0, 1, 0));
+			x[i + 2] = _mm256_shuffle_ps(a, b, _MM_SHUFFLE(3, 2, 3, 2));
+		}
+#pragma GCC unroll 8
+	for (int i = 0; i < 8; i += 2)
+	{
+		vf a = x[i], b = x[i + 1];
+
+		x[i] = _mm256_blend_ps(a, _mm256_moveldup_ps(b), 0xaa);
+		x[i + 1] = _mm256_blend_ps(_mm256_movehdup_ps(a), b, 0xaa);
+	}
+}
 #endif
 
 static inline vi v_bits(vf x) { return (vi) x; }
