@@ -14,16 +14,26 @@ __version__ = "0.1.0"
 _WHERE = {
     "KitError": "errors",
     "PGLLMClient": "client",
+    "activations": "frames",
+    "attention": "frames",
     "check": "exercises",
     "connect": "database",
+    "gradients": "frames",
     "load_model": "importer",
     "load_tokenizer": "ingest",
+    "params": "frames",
+    "plot_attention": "plots",
     "plot_bigrams": "plots",
+    "plot_gradients": "plots",
+    "plot_loss": "plots",
     "plot_losses": "plots",
     "plot_next_tokens": "plots",
     "plot_points": "plots",
+    "plot_tape": "tape_plot",
     "plot_tensor": "plots",
     "sql": "frames",
+    "tape": "frames",
+    "train_log": "frames",
 }
 
 __all__ = sorted([*_WHERE, "load_ipython_extension"])

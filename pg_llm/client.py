@@ -95,23 +95,39 @@ class PGLLMClient:
         arguments = self._arguments(locals())
         return self._frame(self._call("SELECT * FROM {}", "llm_next_tokens", arguments), arguments)
 
-    def params(self, model: str | None = None) -> frames.Frame:
-        """One row a parameter: name, shape, number of elements, mean and standard deviation."""
-        schema = self._schema()
-        query = sql.SQL(
-            "SELECT name, {0}.shape(data) AS shape, {0}.numel(data) AS numel, {0}.mean(data)::real AS mean, "
-            "sqrt({0}.var(data)::real) AS sd FROM {0}.llm_param "
-            "WHERE model = coalesce(%(model)s, {0}.llm_default_model()) ORDER BY name"
-        )
-        return self._frame(query.format(schema), {"model": model or self.model})
-
     def graph(self, model: str | None = None) -> frames.Frame:
         """One row a node of the architecture: name, op, inputs, attrs, shape."""
-        query = sql.SQL(
+        query = (
             "SELECT name, op, inputs, attrs, shape FROM {0}.llm_graph "
             "WHERE model = coalesce(%(model)s, {0}.llm_default_model()) ORDER BY id"
         )
-        return self._frame(query.format(self._schema()), {"model": model or self.model})
+        return frames.view(query, self._conn, model=model or self.model)
+
+    def params(self, model: str | None = None) -> frames.Frame:
+        """pg_llm.params of this client's model."""
+        return frames.params(model or self.model, conn=self._conn)
+
+    def train_log(self, model: str | None = None, run: int | None = None) -> frames.Frame:
+        """pg_llm.train_log of this client's model."""
+        return frames.train_log(model or self.model, run, conn=self._conn)
+
+    def gradients(self, model: str | None = None, run: int | None = None) -> frames.Frame:
+        """pg_llm.gradients of this client's model."""
+        return frames.gradients(model or self.model, run, conn=self._conn)
+
+    def tape(self, run: int | None = None) -> frames.Frame:
+        """pg_llm.tape over this client's connection."""
+        return frames.tape(run, conn=self._conn)
+
+    def attention(
+        self, run: int | None = None, layer: int | None = None, head: int | None = None
+    ) -> frames.Frame:
+        """pg_llm.attention over this client's connection."""
+        return frames.attention(run, layer, head, conn=self._conn)
+
+    def activations(self, run: int | None = None) -> frames.Frame:
+        """pg_llm.activations over this client's connection."""
+        return frames.activations(run, conn=self._conn)
 
     # -- the parts ----
 
@@ -152,13 +168,8 @@ class PGLLMClient:
         return sql.SQL(query).format(call)
 
     def _schema(self) -> sql.Identifier:
-        """The extension's schema: it need not be on the search path."""
-        query = "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'pg_llm'"
-        with self._cursor() as cursor:
-            row = cursor.execute(query).fetchone()
-        if row is None:
-            raise LookupError("this database has no extension pg_llm; run: CREATE EXTENSION pg_llm")
-        return sql.Identifier(row[0])
+        with session.connection(self._conn) as conn:
+            return frames.schema(conn)
 
 
 @contextlib.contextmanager

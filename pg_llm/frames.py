@@ -1,4 +1,4 @@
-"""Query results as pandas DataFrames that know how to show a tensor."""
+"""Query results as pandas DataFrames that know how to show a tensor, and what a run left behind as such."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import psycopg
 from psycopg import pq
+from psycopg import sql as composed
 from psycopg.rows import tuple_row
 
 from pg_llm import render, session, sqltext
@@ -53,6 +54,90 @@ def sql(query: str, /, *, conn: psycopg.Connection | None = None, **params) -> F
             if cursor.description:
                 result = frame(cursor)
     return result
+
+
+# -- views as frames: of the newest run of one's own where none is named ----
+
+_NEWEST = "coalesce(%(run)s, (SELECT max(run) FROM {0}.llm_run WHERE who = session_user))"
+_MODEL = "coalesce(%(model)s, {0}.llm_default_model())"
+
+
+def tape(run: int | None = None, *, conn: psycopg.Connection | None = None) -> Frame:
+    """One row an operation of a run, in the order of execution: id, op, name, inputs by name, shape, cost."""
+    return view(f"SELECT * FROM {{0}}.llm_tape_named WHERE run = {_NEWEST} ORDER BY id", conn, run=run)
+
+
+def attention(
+    run: int | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    *,
+    conn: psycopg.Connection | None = None,
+) -> Frame:
+    """One row a layer, head, query and key of a traced run, with their tokens and the attention weight."""
+    query = (
+        f"SELECT * FROM {{0}}.llm_attention_map WHERE run = {_NEWEST} "
+        "AND (%(layer)s::int IS NULL OR layer = %(layer)s) AND (%(head)s::int IS NULL OR head = %(head)s) "
+        "ORDER BY layer, head, query, key"
+    )
+    return view(query, conn, run=run, layer=layer, head=head)
+
+
+def activations(run: int | None = None, *, conn: psycopg.Connection | None = None) -> Frame:
+    """One row a tensor of a run: op, shape, mean, standard deviation, and the fraction that is exactly 0."""
+    return view(f"SELECT * FROM {{0}}.llm_activation WHERE run = {_NEWEST} ORDER BY id", conn, run=run)
+
+
+def gradients(
+    model: str | None = None, run: int | None = None, *, conn: psycopg.Connection | None = None
+) -> Frame:
+    """One row a parameter of a model: its gradient's norm, its own, their ratio, the largest element.
+
+    run: the tensors of that run instead, activations included.
+    """
+    if run is not None:
+        return view("SELECT * FROM {0}.llm_gradient WHERE run = %(run)s ORDER BY name", conn, run=run)
+    query = f"SELECT * FROM {{0}}.llm_param_gradient WHERE model = {_MODEL} ORDER BY name"
+    return view(query, conn, model=model)
+
+
+def params(model: str | None = None, *, conn: psycopg.Connection | None = None) -> Frame:
+    """One row a parameter: name, shape, number of elements, mean and standard deviation."""
+    query = (
+        "SELECT name, {0}.shape(data) AS shape, {0}.numel(data) AS numel, {0}.mean(data)::real AS mean, "
+        f"sqrt({{0}}.var(data)::real) AS sd FROM {{0}}.llm_param WHERE model = {_MODEL} ORDER BY name"
+    )
+    return view(query, conn, model=model)
+
+
+def train_log(
+    model: str | None = None, run: int | None = None, *, conn: psycopg.Connection | None = None
+) -> Frame:
+    """One row a training step: step, learning rate, loss (nats per token), gradient norm, tokens, seconds."""
+    query = (
+        "SELECT run, step, lr, loss, grad_norm, tokens, seconds FROM {0}.llm_train_log "
+        f"WHERE model = {_MODEL} AND (%(run)s::bigint IS NULL OR run = %(run)s) ORDER BY id"
+    )
+    return view(query, conn, model=model, run=run)
+
+
+def view(query: str, conn: psycopg.Connection | None = None, **params) -> Frame:
+    """A query as a frame; {0} in it is the extension's schema, which need not be on the search path."""
+    with session.connection(conn) as chosen, chosen.cursor(binary=True, row_factory=tuple_row) as cursor:
+        cursor.execute(composed.SQL(query).format(schema(chosen)), params)
+        return frame(cursor)
+
+
+def schema(conn: psycopg.Connection) -> composed.Identifier:
+    """Where the extension lives in a database."""
+    query = "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'pg_llm'"
+    row = conn.cursor(row_factory=tuple_row).execute(query).fetchone()
+    if row is None:
+        raise LookupError("this database has no extension pg_llm; run: CREATE EXTENSION pg_llm")
+    return composed.Identifier(row[0])
+
+
+# -- rows to columns ----
 
 
 def frame(cursor: psycopg.Cursor) -> Frame:

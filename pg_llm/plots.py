@@ -107,6 +107,105 @@ def plot_losses(frame: pd.DataFrame, lines: dict | None = None, title: str = "",
     ax.set_title(title, loc="left")
 
 
+def plot_attention(frame: pd.DataFrame, title: str = "", ax=None) -> None:
+    """Heat maps of who looks at whom, one for each (layer, head) in the frame: a row is a query, dark is 1.
+
+    frame: columns layer, head, query, query_token, key, key_token, weight of pg_llm.attention().
+    """
+    heads = list(frame.groupby(["layer", "head"]))
+    if not heads:
+        raise ValueError("plot_attention: the frame has no rows; llm_trace makes a run that has attention")
+    tokens = frame.drop_duplicates("query").sort_values("query")["query_token"].tolist()
+    few = len(heads) == 1
+    if not few and ax is not None:
+        raise ValueError(f"plot_attention: {len(heads)} heads do not fit one ax; choose a layer and a head")
+    if few:
+        side = min(8.0, 1.6 + 0.24 * len(tokens))
+        axes = [_axes(ax, side, side)]
+    else:
+        columns = min(4, len(heads))
+        rows = -(-len(heads) // columns)
+        _, grid = plt.subplots(
+            rows, columns, figsize=(2.3 * columns, 2.4 * rows), layout="constrained", squeeze=False
+        )
+        axes = grid.ravel()
+        for spare in axes[len(heads) :]:
+            spare.axis("off")
+    for ax, ((layer, head), part) in zip(axes, heads, strict=False):
+        matrix = np.full((len(tokens), len(tokens)), np.nan)
+        matrix[part["query"] - part["query"].min(), part["key"] - part["key"].min()] = part["weight"]
+        ax.imshow(matrix, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        _label(ax, [repr(t) for t in tokens] if few else [], [repr(t) for t in tokens] if few else [])
+        ax.tick_params(labelsize=8)
+        ax.set_title(
+            title if few and title else f"layer {layer}, head {head}", loc="left", fontsize=None if few else 9
+        )
+    if few:
+        axes[0].set_ylabel("query: who looks")
+        axes[0].set_xlabel("key: at whom")
+    elif title:
+        axes[0].figure.suptitle(title, x=0.01, ha="left")
+
+
+def plot_gradients(frame: pd.DataFrame, column: str = "norm", title: str = "", ax=None) -> None:
+    """Gradient norms from the embeddings up to the head: a line for each kind of matrix, on a log scale.
+
+    frame: pg_llm.gradients(); column: norm, weight_norm, ratio or largest.
+    """
+    parts = frame["name"].str.extract(r"^h\.(?P<layer>\d+)\.(?P<part>.+)$")
+    layers = sorted(parts["layer"].dropna().astype(int).unique())
+    ax = _axes(ax, 6.5, 4)
+    names = ["embedding", *map(str, layers), "head"]
+    matrices = (
+        parts["part"].notna() & frame["name"].str.endswith(".weight") & ~frame["name"].str.contains("ln_")
+    )
+    for k, (part, rows) in enumerate(frame[matrices].groupby(parts["part"])):
+        at = [1 + layers.index(int(i)) for i in parts["layer"][rows.index]]
+        order = np.argsort(at)
+        ax.plot(np.array(at)[order], rows[column].to_numpy()[order], marker="o", ms=4, color=f"C{k}",
+                label=str(part).removesuffix(".weight"))  # fmt: skip
+    for name, value in frame[parts["part"].isna()][["name", column]].itertuples(index=False):
+        x = 0 if name.startswith(("wte", "wpe")) else len(names) - 1
+        ax.plot([x], [value], marker="s", ms=5, ls="", color="#444")
+        ax.annotate(name, (x, value), (6 if x == 0 else -6, 0), textcoords="offset points", va="center",
+                    ha="left" if x == 0 else "right", fontsize=8, color="#444")  # fmt: skip
+    ax.set_yscale("log")
+    ax.set_xticks(range(len(names)), names)
+    ax.set_xlabel("layer")
+    ax.set_ylabel(f"{column} of the gradient" if column == "norm" else column)
+    if matrices.any():
+        ax.legend(frameon=False, fontsize=8)
+    ax.set_title(title, loc="left")
+
+
+def plot_loss(frame: pd.DataFrame, floor=None, title: str = "", ax=None) -> None:
+    """The loss of training, smoothed over the raw line, above the floor that no model can get below.
+
+    frame: columns step, loss of pg_llm.train_log(). floor: a row of llm_story_floor, or nats per token; with
+    a row the right-hand axis shows bits per character, which compare across vocabularies.
+    """
+    ax = _axes(ax, 6.5, 3.8)
+    ax.plot(frame["step"], frame["loss"], color=BLUE, lw=0.8, alpha=0.35)
+    smooth = frame["loss"].rolling(max(1, len(frame) // 40), min_periods=1).mean()
+    ax.plot(frame["step"], smooth, color=BLUE, lw=1.8)
+    row = floor.iloc[0] if isinstance(floor, pd.DataFrame) else floor
+    level = None if row is None else float(row if np.isscalar(row) else row["nats_per_token"])
+    if level is not None:
+        ax.axhline(level, color=GREY, lw=1, ls="--", zorder=0)
+        ax.annotate(f"floor {level:.3f}", (1, level), xycoords=("axes fraction", "data"), ha="right",
+                    xytext=(0, 3), textcoords="offset points", color="#555")  # fmt: skip
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("step")
+    ax.set_ylabel("loss (nats per token)")
+    if level is not None and not np.isscalar(row):
+        error = float(row["standard_error"])
+        ax.axhspan(level - 2 * error, level + 2 * error, color=GREY, alpha=0.25, lw=0, zorder=0)
+        bits = float(row["bits_per_character"]) / level
+        right = ax.secondary_yaxis("right", functions=(lambda y: y * bits, lambda y: y / bits))
+        right.set_ylabel("bits per character")
+    ax.set_title(title, loc="left")
+
+
 def _label(ax, rows, columns) -> None:
     for axis, labels in ((ax.yaxis, rows), (ax.xaxis, columns)):
         if labels is not None:

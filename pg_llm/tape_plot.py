@@ -1,0 +1,163 @@
+"""The tape as a picture: what was computed from what, inputs above, results below."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from pg_llm.plots import BLUE, GREY
+
+LONGEST = 26  # characters of a name in a box
+ROWS = 45  # more layers than these cannot be read
+COLUMN, ROW = 2.3, 0.66  # inches between boxes
+
+
+def plot_tape(frame: pd.DataFrame, title: str = "", ax=None) -> None:
+    """Boxes for operations (blue) and for what they only read (grey), with lines from inputs to results.
+
+    frame: columns op, name, inputs, shape of pg_llm.tape() or llm_tape_named; choose the rows of one block.
+    """
+    import matplotlib.pyplot as plt
+
+    graph = Layered(frame)
+    if not graph.depth:
+        raise ValueError("plot_tape: the frame has no rows; is the run's number right?")
+    if max(graph.depth.values()) >= ROWS:
+        raise ValueError(
+            f"plot_tape: {len(frame)} operations in {max(graph.depth.values()) + 1} layers make no readable "
+            "picture; choose a part of the tape, such as the rows whose name begins with h.0."
+        )
+    x = graph.places()
+    if ax is None:
+        wide = max(x.values()) - min(x.values()) + 1
+        size = (max(3.2, COLUMN * wide), ROW * (max(graph.depth.values()) + 1) + 0.4)
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    for path in graph.paths:
+        _line(ax, [(x[n], graph.depth[n]) for n in path])
+    for name in graph.depth:
+        if name in graph.label:
+            _box(ax, x[name], graph.depth[name], *graph.label[name], name in graph.made)
+    ax.set_xlim(min(x.values()) - 0.55, max(x.values()) + 0.55)
+    ax.set_ylim(max(graph.depth.values()) + 0.6, -0.6)
+    ax.axis("off")
+    ax.set_title(title, loc="left")
+
+
+class Layered:
+    """Every node below all that it reads; long lines bend around what stands between (Sugiyama et al., 1981).
+
+    depth: layer of each node, the bends of long lines included; paths: lines, as nodes from above to below.
+    """
+
+    def __init__(self, frame: pd.DataFrame):
+        rows = list(frame[["op", "name", "inputs", "shape"]].itertuples(index=False))
+        self.made, self.label, reads = {}, {}, {}
+        for n, (op, name, inputs, shape) in enumerate(rows):
+            name = name if isinstance(name, str) else None  # pandas may hold NaN for NULL
+            key = name if name and name not in reads else f"{name or op} #{n}"
+            # A name can be made twice; what reads it later reads the later one.
+            reads[key] = [self.made.get(i, i) for i in dict.fromkeys(inputs)]
+            self.made[name or key] = key
+            self.label[key] = (str(op), short(name) if name else "", _shape(shape))
+        self.made = set(reads)
+        for inputs in list(reads.values()):
+            for i in inputs:
+                if i not in reads:
+                    self.label[i] = ("", short(i), "")
+        self.depth = _depths(reads)
+        self.paths, self._above = [], {n: [] for n in self.depth}
+        for node, inputs in reads.items():
+            for i in inputs:
+                self._connect(i, node)
+
+    def _connect(self, above, below) -> None:
+        path = [above]
+        for layer in range(self.depth[above] + 1, self.depth[below]):
+            bend = (above, below, layer)
+            self.depth[bend], self._above[bend] = layer, [path[-1]]
+            path.append(bend)
+        self._above[below].append(path[-1])
+        self.paths.append([*path, below])
+
+    def places(self) -> dict:
+        """x of each node: near the middle of what it is connected to, a width apart within its layer."""
+        below = {n: [] for n in self.depth}
+        for node, above in self._above.items():
+            for a in above:
+                below[a].append(node)
+        layers = {}
+        for node, layer in self.depth.items():
+            layers.setdefault(layer, []).append(node)
+        x = {}
+        for layer in sorted(layers):
+            self._spread(layers[layer], x, self._above)
+        for sweep in range(8):
+            down = sweep % 2
+            for layer in sorted(layers, reverse=not down):
+                near = self._above if down else below
+                self._spread(layers[layer], x, near)
+        return x
+
+    def _width(self, node) -> float:
+        return 1.0 if node in self.label else 0.35
+
+    def _spread(self, nodes: list, x: dict, near: dict) -> None:
+        """Moves a layer's nodes to the mean of their neighbours, as far as their widths let them."""
+        want = {}
+        for n in nodes:
+            known = [(x[m], self._pull(m)) for m in near[n] if m in x]
+            pull = sum(p for _, p in known)
+            want[n] = sum(at * p for at, p in known) / pull if pull else x.get(n, 0.0)
+        order = sorted(nodes, key=lambda n: (want[n], x.get(n, 0.0)))
+        at, right = [], None
+        for n in order:
+            at.append(want[n] if right is None else max(want[n], right + self._width(n) / 2))
+            right = at[-1] + self._width(n) / 2
+        # What had to move right moves back as a whole, heavy nodes least.
+        off = sum((a - want[n]) * self._pull(n) for a, n in zip(at, order, strict=True))
+        off /= sum(self._pull(n) for n in order)
+        x.update({n: a - off for a, n in zip(at, order, strict=True)})
+
+    def _pull(self, node) -> float:
+        """Operations stand below one another; inputs and bends make room for them."""
+        return 1.0 if node in self.made else 0.05
+
+
+def _depths(reads: dict) -> dict:
+    """Layers from the inputs down; what is only read stands right above its first reader."""
+    depth = {}
+    for node, inputs in reads.items():  # a tape's rows come after what they read
+        depth[node] = 1 + max((depth.get(i, 0) for i in inputs), default=-1)
+    for node, inputs in reads.items():
+        for i in inputs:
+            if i not in reads:
+                depth[i] = min(depth.get(i, depth[node] - 1), depth[node] - 1)
+    return depth
+
+
+def _line(ax, points: list) -> None:
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    vertices, codes = [points[0]], [Path.MOVETO]
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        vertices += [(x0, (y0 + y1) / 2), (x1, (y0 + y1) / 2), (x1, y1)]
+        codes += [Path.CURVE4] * 3
+    ax.add_patch(PathPatch(Path(vertices, codes), facecolor="none", edgecolor=GREY, lw=1.1, zorder=1))
+
+
+def _box(ax, x: float, y: float, op: str, name: str, shape: str, made: bool) -> None:
+    lines = [op, f"{name if name != op else ''}  {shape}".strip()] if made else [name]
+    ax.text(
+        x, y, "\n".join(line for line in lines if line),
+        ha="center", va="center", fontsize=8.5, color="white" if made else "#333", linespacing=1.25, zorder=2,
+        bbox={"boxstyle": "round,pad=0.35", "fc": BLUE if made else "#e8edf2", "ec": "none"},
+    )  # fmt: skip
+
+
+def short(name: str) -> str:
+    """A name that fits into a box: its end says most."""
+    return name if len(name) <= LONGEST else "…" + name[-LONGEST + 1 :]
+
+
+def _shape(shape) -> str:
+    return f"({','.join(map(str, shape))})" if shape else ""

@@ -1,0 +1,133 @@
+"""The pictures of a run: what they draw, and what they say when they cannot."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+import pg_llm
+from pg_llm.tape_plot import Layered
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+COLUMNS = ["op", "name", "inputs", "shape"]
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def block(conn) -> pd.DataFrame:
+    """The rows of a GPT's first block, as llm_graph has them."""
+    conn.execute("SELECT llm_create_model('plots', 2, 4, 64, 128, 300)")
+    query = (
+        "SELECT op, name, inputs, shape FROM llm_graph WHERE model = 'plots' AND name LIKE 'h.0%' "
+        "AND op <> 'param' ORDER BY id"
+    )
+    return pg_llm.sql(query, conn=conn)
+
+
+def texts(ax) -> list[str]:
+    return [t.get_text() for t in ax.texts]
+
+
+def test_every_node_stands_below_what_it_reads_and_apart_from_its_neighbours(block):
+    graph = Layered(block)
+    x = graph.places()
+    for name, inputs in zip(block.name, block.inputs, strict=True):
+        assert all(graph.depth[i] < graph.depth[name] for i in inputs)
+    for path in graph.paths:
+        assert [graph.depth[n] for n in path] == list(range(graph.depth[path[0]], graph.depth[path[-1]] + 1))
+    for a in graph.label:
+        for b in graph.label:
+            if a < b and graph.depth[a] == graph.depth[b]:
+                assert abs(x[a] - x[b]) > 0.99, (a, b)
+    # the residual stream: from the block's input to its first addition, around everything between
+    assert any(
+        path[0] == "drop" and path[-1] == "h.0.attn.residual" and len(path) > 3 for path in graph.paths
+    )
+
+
+def test_the_tape_has_a_box_for_each_operation_and_input(block):
+    pg_llm.plot_tape(block, "one block")
+    seen = texts(plt.gca())
+    assert plt.gca().get_title("left") == "one block"
+    assert any("layernorm" in t and "h.0.ln_1" in t for t in seen) and "h.0.ln_1.weight" in seen
+    assert len(seen) == len(set(block.name) | {i for inputs in block.inputs for i in inputs})
+
+
+def test_a_name_made_twice_is_two_boxes():
+    rows = [("mul", "y", ["x", "x"], []), ("add", "y", ["y", "b"], []), ("neg", None, ["y"], [2])]
+    graph = Layered(pd.DataFrame(rows, columns=COLUMNS))
+    assert len(graph.made) == 3 and graph.depth["y"] == 1 and max(graph.depth.values()) == 3
+
+
+def test_a_tape_without_rows_or_with_too_many_says_so():
+    empty = pd.DataFrame(columns=COLUMNS)
+    with pytest.raises(ValueError, match="no rows"):
+        pg_llm.plot_tape(empty)
+    chain = [("neg", f"n{i}", [f"n{i - 1}"], []) for i in range(1, 80)]
+    with pytest.raises(ValueError, match="choose a part"):
+        pg_llm.plot_tape(pd.DataFrame(chain, columns=COLUMNS))
+
+
+def heads(layers: int, heads: int, T: int) -> pd.DataFrame:
+    rows = [
+        (layer, head, q, f"t{q}", k, f"t{k}", 1 / (q + 1))
+        for layer in range(layers)
+        for head in range(heads)
+        for q in range(T)
+        for k in range(q + 1)
+    ]
+    names = ["layer", "head", "query", "query_token", "key", "key_token", "weight"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def test_attention_is_a_map_for_each_head():
+    pg_llm.plot_attention(heads(1, 1, 5), "one head")
+    ax = plt.gca()
+    matrix = ax.images[0].get_array().filled(np.nan)
+    assert matrix.shape == (5, 5) and matrix[4, 0] == np.float64(0.2) and np.isnan(matrix[0, 4])
+    assert [t.get_text() for t in ax.get_yticklabels()] == [f"'t{i}'" for i in range(5)]
+    pg_llm.plot_attention(heads(2, 3, 4))
+    assert sum(bool(ax.images) for ax in plt.gcf().axes) == 6
+    with pytest.raises(ValueError, match="6 heads"):
+        pg_llm.plot_attention(heads(2, 3, 4), ax=ax)
+    with pytest.raises(ValueError, match="llm_trace"):
+        pg_llm.plot_attention(heads(0, 0, 0))
+
+
+def test_gradients_are_lines_over_the_layers():
+    names = [
+        f"h.{i}.{part}"
+        for i in (0, 1, 10, 2)
+        for part in ("attn.c_attn.weight", "mlp.c_fc.weight", "ln_1.bias")
+    ]
+    names += ["wte.weight", "ln_f.weight"]
+    frame = pd.DataFrame({"name": names, "norm": np.arange(1.0, len(names) + 1)})
+    pg_llm.plot_gradients(frame, title="norms")
+    ax = plt.gca()
+    assert ax.get_yscale() == "log"
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["embedding", "0", "1", "2", "10", "head"]
+    line = next(line for line in ax.lines if line.get_label() == "attn.c_attn")
+    assert list(line.get_xdata()) == [1, 2, 3, 4] and list(line.get_ydata()) == [1, 4, 10, 7]
+    assert texts(ax) == ["wte.weight", "ln_f.weight"]
+
+
+def test_the_loss_stands_above_its_floor():
+    log = pd.DataFrame({"step": range(1, 101), "loss": np.linspace(6, 1, 100)})
+    floor = pd.DataFrame({"nats_per_token": [0.8], "standard_error": [0.01], "bits_per_character": [0.25]})
+    pg_llm.plot_loss(log, floor, "training")
+    assert (
+        texts(plt.gca()) == ["floor 0.800"] and plt.gca().child_axes[0].get_ylabel() == "bits per character"
+    )
+    pg_llm.plot_loss(log, 0.8)
+    assert texts(plt.gca()) == ["floor 0.800"] and not plt.gca().child_axes
+    pg_llm.plot_loss(log)
+    assert not texts(plt.gca())
