@@ -173,8 +173,8 @@ def test_errors_leave_the_weights(conn, small):
         ("SELECT llm_train('small', 0, dataset => 'small')", "n_steps"),
         ("SELECT llm_train('small', 1, lr_max => 'NaN', dataset => 'small')", "lr_max"),
         ("SELECT llm_train('small', 1, dropout_p => 1, dataset => 'small')", "dropout_p"),
-        ("SELECT llm_train_step('small', -1)", "gone"),
-        ("SELECT llm_train_step('small', NULL)", "dataset"),
+        ("SELECT llm_train_step('small', -1)", "no row -1"),
+        ("SELECT llm_train_step('small', NULL)", "batch_id"),
         ("SELECT llm_train('small', 200, lr_max => 1e5, warmup => 0, dataset => 'small')", "step"),
     ):
         with pytest.raises(psycopg.Error, match=text):

@@ -14,11 +14,17 @@ store_bytes(const LlmTrainer *t)
 	return 3 * t->numel * sizeof(float);
 }
 
+static size_t
+trainer_bytes(int count)
+{
+	return sizeof(LlmTrainer) + count * (3 * sizeof(float *) + sizeof(int64_t) + sizeof(int));
+}
+
 LlmCode
 llm_trainer_open(LlmModel *model, int loss, const LlmAllocator *memory, LlmTrainer **trainer, LlmError *err)
 {
 	int count = model->graph.count;
-	size_t bytes = sizeof(LlmTrainer) + 3 * count * sizeof(float *);
+	size_t bytes = trainer_bytes(count);
 	LlmTrainer *t = memory->alloc(memory->context, bytes);
 	float *at;
 	LlmCode code;
@@ -32,8 +38,13 @@ llm_trainer_open(LlmModel *model, int loss, const LlmAllocator *memory, LlmTrain
 	t->grad = (float **) (t + 1);
 	t->m = t->grad + count;
 	t->v = t->m + count;
+	t->offset = (int64_t *) (t->v + count);
+	t->owner = (int *) (t->offset + count);
 	for (int i = 0; i < count; i++)
+	{
+		t->owner[i] = i;
 		t->numel += model->weights[i].numel;
+	}
 	t->store = memory->alloc(memory->context, store_bytes(t));
 	if (t->store == NULL)
 	{
@@ -67,8 +78,16 @@ llm_trainer_close(LlmTrainer *t)
 	llm_exec_close(t->exec);
 	if (t->store)
 		t->memory->release(t->memory->context, t->store, store_bytes(t));
-	t->memory->release(
-		t->memory->context, t, sizeof(LlmTrainer) + 3 * t->model->graph.count * sizeof(float *));
+	t->memory->release(t->memory->context, t, trainer_bytes(t->model->graph.count));
+}
+
+void
+llm_trainer_tie(LlmTrainer *t, int node, int owner)
+{
+	t->owner[node] = owner;
+	t->grad[node] = t->grad[owner];
+	t->m[node] = t->m[owner];
+	t->v[node] = t->v[owner];
 }
 
 LlmCode
@@ -93,7 +112,7 @@ global_norm(const LlmTrainer *t, double scale)
 	double total = 0;
 
 	for (int i = 0; i < t->model->graph.count; i++)
-		if (t->grad[i])
+		if (t->grad[i] && t->owner[i] == i)
 			total += llm_kernels->sum_squares(t->model->weights[i].numel, t->grad[i], 0);
 	return sqrt(total) * scale;
 }
@@ -117,11 +136,15 @@ llm_trainer_update(
 	{
 		LlmWeight *w = &t->model->weights[i];
 		double decay = t->model->graph.nodes[i].ndim >= 2 ? hyper->weight_decay : 0;
-		LlmAdamW h = llm_adamw_numbers(hyper->lr, hyper->beta1, hyper->beta2, hyper->eps, decay, step, scale);
+		LlmAdamW h = llm_adamw_numbers(
+			hyper->lr, hyper->beta1, hyper->beta2, hyper->eps, decay, step + t->offset[i], scale);
 
 		if (t->grad[i] == NULL)
 			continue;
-		code = llm_adamw(w->numel, w->plain, t->grad[i], t->m[i], t->v[i], &h, err);
+		if (t->owner[i] != i)
+			memcpy(w->plain, t->model->weights[t->owner[i]].plain, w->numel * sizeof(float));
+		else
+			code = llm_adamw(w->numel, w->plain, t->grad[i], t->m[i], t->v[i], &h, err);
 		if (code == LLM_OK)
 			code = llm_weight_repack(t->model, i, err);
 	}

@@ -14,6 +14,8 @@ typedef struct LlmTrainer
 	size_t numel;           /* of all parameters */
 	float *store;           /* gradients, then first, then second moments */
 	float **grad, **m, **v; /* per node, NULL where the node is no param */
+	int64_t *offset;        /* per node: its own count of steps less the model's; 0 */
+	int *owner;             /* per node: itself, or the earlier node whose parameter it shares */
 	LlmExec *exec;
 } LlmTrainer;
 
@@ -27,13 +29,15 @@ typedef struct LlmHyper
 extern LlmCode llm_trainer_open(
 	LlmModel *model, int loss, const LlmAllocator *memory, LlmTrainer **trainer, LlmError *err);
 extern void llm_trainer_close(LlmTrainer *trainer);
+/* node and the earlier `owner` are one parameter: their gradients add, and node follows owner's weights. */
+extern void llm_trainer_tie(LlmTrainer *trainer, int node, int owner);
 /* Forward and backward of one micro-batch; its gradient is added to those of the ones before. */
 extern LlmCode llm_trainer_gradients(LlmTrainer *trainer, const LlmInput *inputs, int n_inputs,
 	const LlmDropout *dropout, float *loss, LlmError *err);
 /*
  * One AdamW step with the mean of `micro_batches` gradients, then zero gradients. Matrices decay, vectors do
- * not, as in GPT-2. step counts from 1. norm gets the gradient's length before clipping. A norm that is no
- * number changes nothing and is an error.
+ * not, as in GPT-2. step counts from 1; a parameter whose own count differs has it in offset. norm gets the
+ * gradient's length before clipping. A norm that is no number changes nothing and is an error.
  */
 extern LlmCode llm_trainer_update(
 	LlmTrainer *trainer, const LlmHyper *hyper, int64_t step, int micro_batches, double *norm, LlmError *err);

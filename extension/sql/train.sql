@@ -43,11 +43,12 @@ CREATE TABLE llm_train_log (
     tokens    bigint NOT NULL,
     seconds   float8 NOT NULL,
     rows      bigint[] NOT NULL,
+    data_crc  bigint NOT NULL,
     seed      bigint NOT NULL,
     UNIQUE (run, step)
 );
 CREATE INDEX ON llm_train_log (model, step);
-COMMENT ON TABLE llm_train_log IS 'A training step: run, learning rate, loss in nats per token, gradient norm before clipping, tokens scored, seconds, ids of the llm_dataset rows, seed';
+COMMENT ON TABLE llm_train_log IS 'A training step: run, learning rate, loss in nats per token, gradient norm before clipping, tokens scored, seconds, ids of the llm_dataset rows and a checksum of what they held, seed; the other arguments are those of its run';
 SELECT pg_catalog.pg_extension_config_dump('llm_train_log', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('llm_train_log', 'id'), '');
 
@@ -136,3 +137,38 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION llm_train_begin(llm_train_run, bigint, boolean) IS
 'The run that a training call at this step of the model belongs to: with resume, the model''s newest run if its arguments are the same and it is not complete; else a new row of llm_train_run';
+
+CREATE FUNCTION llm_train_steps(plan llm_train_run, batch_id bigint, grad_workers int, notice_every bigint, wait boolean)
+    RETURNS real LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_train_steps(llm_train_run, bigint, int, bigint, boolean) IS
+'What llm_train and llm_train_step call once every argument is resolved: a run of n_steps, from its dataset or one row; returns the last loss';
+
+CREATE FUNCTION llm_train_step(model text, batch_id bigint, lr_max float8 DEFAULT NULL, beta1 float8 DEFAULT NULL,
+    beta2 float8 DEFAULT NULL, eps float8 DEFAULT NULL, wd float8 DEFAULT NULL, grad_clip float8 DEFAULT NULL,
+    dropout_p float8 DEFAULT NULL, seed bigint DEFAULT NULL, positions int[] DEFAULT NULL, grad_workers int DEFAULT NULL,
+    wait boolean DEFAULT false) RETURNS real LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    plan @extschema@.llm_train_run;
+BEGIN
+    plan := @extschema@.llm_train_plan($1, 1, NULL, NULL, NULL, NULL, $9, $4, $5, $6, $7, $3, 0, $8, 1, 1, NULL, $10, 0);
+    plan.dataset := NULL;
+    plan.min_lr := plan.lr_max;
+    plan.positions := $11;
+    RETURN @extschema@.llm_train_steps(plan, $2, $12, 0, $13);
+END $$;
+COMMENT ON FUNCTION llm_train_step(text, bigint, float8, float8, float8, float8, float8, float8, float8, bigint, int[], int, boolean) IS
+'One AdamW step at learning rate lr_max on one row of llm_dataset; returns its loss before the step. positions (T): NULL counts from 0';
+
+CREATE FUNCTION llm_train(model text, n_steps bigint, n_layer int DEFAULT NULL, n_head int DEFAULT NULL, d int DEFAULT NULL,
+    vocab int DEFAULT NULL, dropout_p float8 DEFAULT NULL, beta1 float8 DEFAULT NULL, beta2 float8 DEFAULT NULL,
+    eps float8 DEFAULT NULL, wd float8 DEFAULT NULL, lr_max float8 DEFAULT NULL, warmup bigint DEFAULT NULL,
+    grad_clip float8 DEFAULT NULL, grad_workers int DEFAULT NULL, prune_workers int DEFAULT NULL,
+    batch_size int DEFAULT NULL, accumulation int DEFAULT NULL, dataset text DEFAULT NULL, seed bigint DEFAULT NULL,
+    min_lr float8 DEFAULT NULL, trace boolean DEFAULT false, notice_every bigint DEFAULT NULL, wait boolean DEFAULT false)
+    RETURNS real LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN @extschema@.llm_train_steps(@extschema@.llm_train_plan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+        $17, $18, $19, $20, $21), NULL, $15, $23, $24);
+END $$;
+COMMENT ON FUNCTION llm_train(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8, bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, boolean) IS
+'Trains for n_steps more in one transaction and returns the last loss; what is left out comes from the model''s recipe, then from the kit''s defaults. wait: until another training of the model has ended';

@@ -4,10 +4,13 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 
 #include "kernels/random.h"
 #include "src/batch.h"
+#include "src/generate.h"
 #include "src/pg_llm.h"
 #include "src/query.h"
 
@@ -103,13 +106,71 @@ CheckTokens(const int32 *x, int n, int vocab, bool negative, const char *what, i
 					errhint("Was the dataset made with this model's tokenizer?")));
 }
 
+static void
+CheckLengths(const int *lengths, const int64 *ids, int n, const LoadedModel *m)
+{
+	LlmDim P = {1, "P"};
+	int64 most = llm_dim_value(&P, &m->model.graph.sizes);
+
+	if (most < 0 || llm_graph_find(&m->model.graph, "positions") < 0)
+		return;
+	for (int i = 0; i < n; i++)
+		if (lengths[i] > most)
+			ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					errmsg(
+						"row %lld of llm_dataset has %d tokens, more than the %lld positions of model \"%s\"",
+						(long long) ids[i], lengths[i], (long long) most, m->name),
+					errhint("llm_dataset_load(…, block_size => %lld) cuts texts into rows that fit.",
+						(long long) most)));
+}
+
+/* One row's arrays and their length, in SPI's memory. */
+static int
+ReadRow(int64 id, int vocab, const int32 **tokens, const int32 **targets)
+{
+	Datum value = Int64GetDatum(id);
+	int length, other;
+
+	LlmRun(&read_row, &value, NULL, true, 1);
+	if (SPI_processed == 0)
+		ereport(ERROR,
+			(errcode(ERRCODE_NO_DATA), errmsg("llm_dataset has no row %lld (any more)", (long long) id),
+				errhint("Rows that a training reads must stay until it has ended. Nothing since the last "
+						"commit is kept: the weights are as before.")));
+	*tokens = RowArray(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, id, &length);
+	*targets = RowArray(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, id, &other);
+	if (other != length)
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+						   errmsg("row %lld of llm_dataset has %d tokens and %d targets", (long long) id,
+							   length, other)));
+	CheckTokens(*tokens, length, vocab, false, "token", id);
+	CheckTokens(*targets, length, vocab, true, "target", id);
+	return length;
+}
+
+/* Shorter rows are filled up with what does not count. */
+static void
+Fill(Batch *b, int row, const int32 *tokens, const int32 *targets, int length)
+{
+	Size at = (Size) row * b->T;
+
+	for (int t = 0; t < b->T; t++)
+	{
+		b->tokens[at + t] = t < length ? tokens[t] : 0;
+		b->targets[at + t] = t < length ? targets[t] : -1;
+		b->scored += t < length && targets[t] >= 0;
+	}
+}
+
 Batch *
-BatchRead(const int64 *ids, int n, int vocab)
+BatchRead(const int64 *ids, int n, const LoadedModel *m, bool counted)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Batch *b = palloc0(sizeof(Batch));
 	const int32 **tokens, **targets;
-	int *lengths;
+	int vocab = VocabularySize(m), *lengths;
+	Size size;
 
 	SPI_connect();
 	tokens = palloc(sizeof(int32 *) * n);
@@ -118,36 +179,17 @@ BatchRead(const int64 *ids, int n, int vocab)
 	b->B = n;
 	for (int i = 0; i < n; i++)
 	{
-		Datum value = Int64GetDatum(ids[i]);
-		int other;
-
-		LlmRun(&read_row, &value, NULL, true, 1);
-		if (SPI_processed == 0)
-			ereport(ERROR,
-				(errcode(ERRCODE_NO_DATA), errmsg("row %lld of llm_dataset is gone", (long long) ids[i]),
-					errhint("Somebody deleted it during training; the weights are as before.")));
-		tokens[i] = RowArray(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, ids[i], &lengths[i]);
-		targets[i] = RowArray(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, ids[i], &other);
-		if (other != lengths[i])
-			ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-							   errmsg("row %lld of llm_dataset has %d tokens and %d targets",
-								   (long long) ids[i], lengths[i], other)));
-		CheckTokens(tokens[i], lengths[i], vocab, false, "token", ids[i]);
-		CheckTokens(targets[i], lengths[i], vocab, true, "target", ids[i]);
+		lengths[i] = ReadRow(ids[i], vocab, &tokens[i], &targets[i]);
 		b->T = Max(b->T, lengths[i]);
 	}
-	b->tokens = MemoryContextAllocZero(caller, sizeof(int32) * Max(1, (Size) n * b->T));
-	b->targets = MemoryContextAlloc(caller, sizeof(int32) * Max(1, (Size) n * b->T));
+	if (counted)
+		CheckLengths(lengths, ids, n, m);
+	size = sizeof(int32) * Max(1, (Size) n * b->T);
+	LlmReserve(2 * size);
+	b->tokens = MemoryContextAllocHuge(caller, size);
+	b->targets = MemoryContextAllocHuge(caller, size);
 	for (int i = 0; i < n; i++)
-		for (int t = 0; t < b->T; t++)
-		{
-			bool inside = t < lengths[i];
-
-			if (inside)
-				b->tokens[(Size) i * b->T + t] = tokens[i][t];
-			b->targets[(Size) i * b->T + t] = inside ? targets[i][t] : -1;
-			b->scored += inside && targets[i][t] >= 0;
-		}
+		Fill(b, i, tokens[i], targets[i], lengths[i]);
 	SPI_finish();
 	return b;
 }

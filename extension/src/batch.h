@@ -5,7 +5,7 @@
 #include "postgres.h"
 
 #include "engine/execute.h"
-#include "utils/array.h"
+#include "src/model_cache.h"
 
 typedef struct Dataset
 {
@@ -24,11 +24,14 @@ typedef struct Batch
 	int64 scored;            /* targets that count */
 } Batch;
 
-/* The ids of a dataset's rows, in the current memory context; ERROR where there are none. */
+/* The ids of a dataset's rows in order, in the current memory context; ERROR where there are none. */
 extern Dataset *DatasetOpen(const char *name, uint64 seed);
 /* Row numbers place … place + n - 1 of the endless sequence of epochs, each a fresh shuffle of all rows. */
 extern void DatasetPick(Dataset *d, int64 place, int n, int64 *ids);
-/* Rows by id, checked against the vocabulary; ERROR where one is gone. */
-extern Batch *BatchRead(const int64 *ids, int n, int vocab);
+/*
+ * Rows by id, by the active snapshot, checked against the model's vocabulary and (counted) its positions;
+ * ERROR where one is gone.
+ */
+extern Batch *BatchRead(const int64 *ids, int n, const LoadedModel *m, bool counted);
 
 #endif

@@ -6,39 +6,24 @@
 #include <math.h>
 
 #include "catalog/pg_type.h"
-#include "common/shortest_dec.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "engine/gradients.h"
 #include "formats/crc32.h"
-#include "src/batch.h"
 #include "src/forward.h"
 #include "src/generate.h"
 #include "src/pg_llm.h"
 #include "src/query.h"
 #include "src/tensor.h"
 #include "src/training.h"
+#include "src/training_lock.h"
 
-static LlmQuery take_lock = {
-	.text = "SELECT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('pg_llm ' || $1, 0))",
-	.nargs = 1,
-	.types = {TEXTOID}};
-static LlmQuery holder_of_lock = {
-	.text = "SELECT 'process ' || a.pid || ' of ' || a.usename FROM pg_catalog.pg_locks AS l"
-			" JOIN pg_catalog.pg_stat_activity AS a USING (pid) WHERE l.locktype = 'advisory' AND l.granted"
-			" AND (l.classid::bigint << 32 | l.objid::bigint) = pg_catalog.hashtextextended('pg_llm ' || $1, "
-			"0) LIMIT 1",
-	.nargs = 1,
-	.types = {TEXTOID}};
-static LlmQuery lock_params = {
-	.text = "SELECT count(*) FROM (SELECT FROM %s.llm_param AS p WHERE p.model = $1 OR (p.model, p.name) IN"
-			" (SELECT source_model, source_name FROM %s.llm_param_share WHERE target_model = $1)"
-			" ORDER BY p.model, p.name FOR NO KEY UPDATE OF p) AS locked",
-	.nargs = 1,
-	.types = {TEXTOID}};
 static LlmQuery read_moments = {
 	.text = "SELECT g.name, p.m, p.v, p.step, p.model, p.name FROM %s.llm_graph AS g"
 			" LEFT JOIN %s.llm_param_share AS s ON s.target_model = g.model AND s.target_name = g.name"
@@ -48,44 +33,11 @@ static LlmQuery read_moments = {
 	.nargs = 1,
 	.types = {TEXTOID}};
 static LlmQuery write_log = {
-	.text = "INSERT INTO %s.llm_train_log (model, step, lr, loss, grad_norm, tokens, seconds, rows, seed,"
-			" data_crc, recipe) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+	.text = "INSERT INTO %s.llm_train_log (run, model, step, lr, loss, grad_norm, tokens, seconds, rows, "
+			"seed, data_crc) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
 	.nargs = 11,
-	.types = {TEXTOID, INT8OID, FLOAT8OID, FLOAT4OID, FLOAT8OID, INT8OID, FLOAT8OID, INT8ARRAYOID, INT8OID,
-		INT8OID, JSONBOID}};
-static LlmQuery write_data = {
-	.text = "UPDATE %s.llm_param SET data = $3 WHERE model = $1 AND name = $2", .nargs = 3};
-static LlmQuery write_m = {
-	.text = "UPDATE %s.llm_param SET m = $3 WHERE model = $1 AND name = $2", .nargs = 3};
-static LlmQuery write_v = {
-	.text = "UPDATE %s.llm_param SET v = $3, step = $4 WHERE model = $1 AND name = $2", .nargs = 4};
-
-/* ---- locking ---- */
-
-/* One training at a time; a second one is told at once who holds the model. A hand UPDATE waits for the rows.
- */
-static void
-LockModel(const char *model)
-{
-	Datum value = CStringGetTextDatum(model);
-	bool null;
-
-	SPI_connect();
-	LlmRun(&take_lock, &value, NULL, false, 1);
-	if (!DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null)))
-	{
-		char *who;
-
-		LlmRun(&holder_of_lock, &value, NULL, false, 1);
-		who = SPI_processed == 1 ? LlmField(0, 1) : NULL;
-		ereport(
-			ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					   errmsg("model \"%s\" is being trained by %s", model, who ? who : "another session"),
-					   errhint("Wait until it has ended, or train a copy under another name.")));
-	}
-	LlmRun(&lock_params, &value, NULL, false, 1);
-	SPI_finish();
-}
+	.types = {INT8OID, TEXTOID, INT8OID, FLOAT8OID, FLOAT4OID, FLOAT8OID, INT8OID, FLOAT8OID, INT8ARRAYOID,
+		INT8OID, INT8OID}};
 
 /* ---- loading ---- */
 
@@ -106,9 +58,22 @@ TakeMoment(HeapTuple row, TupleDesc desc, int column, float *to, size_t numel)
 }
 
 static void
+LoadMoment(Training *tr, HeapTuple row, TupleDesc desc, int node)
+{
+	LlmTrainer *t = tr->trainer;
+	size_t numel = tr->m->model.weights[node].numel;
+	bool null;
+
+	TakeMoment(row, desc, 2, t->m[node], numel);
+	TakeMoment(row, desc, 3, t->v[node], numel);
+	t->offset[node] = DatumGetInt64(SPI_getbinval(row, desc, 4, &null));
+	tr->store_model[node] = MemoryContextStrdup(tr->context, LlmField(0, 5));
+	tr->store_name[node] = MemoryContextStrdup(tr->context, LlmField(0, 6));
+}
+
+static void
 LoadMoments(Training *tr)
 {
-	LlmGraph *graph = &tr->m->model.graph;
 	Datum value = CStringGetTextDatum(tr->m->name);
 	Portal portal;
 
@@ -117,89 +82,141 @@ LoadMoments(Training *tr)
 	for (SPI_cursor_fetch(portal, true, 1); SPI_processed > 0; SPI_cursor_fetch(portal, true, 1))
 	{
 		HeapTuple row = SPI_tuptable->vals[0];
-		TupleDesc desc = SPI_tuptable->tupdesc;
-		int node = llm_graph_find(graph, LlmField(0, 1));
-		bool null;
+		int node = llm_graph_find(&tr->m->model.graph, LlmField(0, 1));
 
 		if (node >= 0)
-		{
-			TakeMoment(row, desc, 2, tr->trainer->m[node], tr->m->model.weights[node].numel);
-			TakeMoment(row, desc, 3, tr->trainer->v[node], tr->m->model.weights[node].numel);
-			tr->step = Max(tr->step, DatumGetInt64(SPI_getbinval(row, desc, 4, &null)));
-			tr->store_model[node] = MemoryContextStrdup(tr->context, LlmField(0, 5));
-			tr->store_name[node] = MemoryContextStrdup(tr->context, LlmField(0, 6));
-		}
+			LoadMoment(tr, row, SPI_tuptable->tupdesc, node);
 		SPI_freetuptable(SPI_tuptable);
+		CHECK_FOR_INTERRUPTS();
 	}
 	SPI_cursor_close(portal);
 	SPI_finish();
 }
 
-Training *
-TrainingOpen(const char *model)
+/*
+ * The model's step is that of its own parameters, the highest (a part that was added later has fewer); where
+ * all are another model's, theirs. Each parameter keeps its own count for AdamW's bias correction.
+ */
+static void
+SetSteps(Training *tr)
 {
+	int64 *offset = tr->trainer->offset;
+	bool own = false;
+
+	for (int i = 0; i < tr->m->model.graph.count; i++)
+		if (tr->store_model[i])
+		{
+			bool mine = strcmp(tr->store_model[i], tr->m->name) == 0;
+
+			if (mine == own)
+				tr->step = Max(tr->step, offset[i]);
+			else if (mine)
+				tr->step = offset[i];
+			own |= mine;
+		}
+	for (int i = 0; i < tr->m->model.graph.count; i++)
+		offset[i] -= tr->store_model[i] ? tr->step : offset[i];
+}
+
+static bool
+SameStore(const Training *tr, int a, int b)
+{
+	return tr->store_name[a] && tr->store_name[b] && strcmp(tr->store_name[a], tr->store_name[b]) == 0 &&
+		   strcmp(tr->store_model[a], tr->store_model[b]) == 0;
+}
+
+/* Nodes of this graph that are one row of llm_param are one parameter. The first keeps the row. */
+static void
+TieShared(Training *tr)
+{
+	const LlmGraph *graph = &tr->m->model.graph;
+
+	for (int i = 0; i < graph->count; i++)
+	{
+		int first = 0;
+
+		if (tr->store_name[i] == NULL || (strcmp(tr->store_name[i], graph->nodes[i].name) == 0 &&
+											 strcmp(tr->store_model[i], tr->m->name) == 0))
+			continue;
+		while (!SameStore(tr, first, i))
+			first++;
+		for (int j = first + 1; j < graph->count; j++)
+			if (SameStore(tr, first, j))
+				llm_trainer_tie(tr->trainer, j, first);
+	}
+}
+
+Training *
+TrainingLoad(const char *model)
+{
+	MemoryContext context =
+		AllocSetContextCreate(CurrentMemoryContext, "pg_llm training", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
 	Training *tr = palloc0(sizeof(Training));
 	LlmError err;
 
-	tr->context = CurrentMemoryContext;
-	LockModel(model);
-	PushActiveSnapshot(GetLatestSnapshot()); /* what others committed before the locks were ours */
-	tr->m = ModelForTraining(model, tr->context);
+	tr->context = context;
+	tr->m = ModelForTraining(model, context);
 	LLM_CHECK(
-		llm_trainer_open(&tr->m->model, NodeOf(tr->m, "loss"), LlmContextAllocator(), &tr->trainer, &err),
+		llm_trainer_open(&tr->m->model, OutputOf(tr->m, "loss"), LlmContextAllocator(), &tr->trainer, &err),
 		&err);
 	tr->store_model = palloc0(sizeof(char *) * tr->m->model.graph.count);
 	tr->store_name = palloc0(sizeof(char *) * tr->m->model.graph.count);
 	LoadMoments(tr);
+	SetSteps(tr);
+	TieShared(tr);
+	MemoryContextSwitchTo(caller);
+	return tr;
+}
+
+Training *
+TrainingOpen(const char *model, bool wait)
+{
+	Training *tr;
+
+	TrainingLock(model, false, wait);
+	if (!TrainingLockRows(model, wait))
+		TrainingRowsHeld(model);
+	PushActiveSnapshot(GetLatestSnapshot()); /* what others committed before the locks were ours */
+	tr = TrainingLoad(model);
 	PopActiveSnapshot();
 	return tr;
 }
 
-/* ---- writing back ---- */
-
-static void
-WriteColumn(LlmQuery *query, Training *tr, int node, const float *from, int64 step)
-{
-	const LlmNode *n = &tr->m->model.graph.nodes[node];
-	int dims[LLM_MAX_DIMS];
-	Tensor *t;
-	Datum values[4];
-
-	for (int i = 0; i < n->ndim; i++)
-		dims[i] = (int) llm_dim_value(&n->shape[i], &tr->m->model.graph.sizes);
-	t = TensorNew(n->ndim, dims);
-	memcpy(TENSOR_DATA(t), from, TensorNumel(t) * sizeof(float));
-	TensorCanonicalize(t);
-	values[0] = CStringGetTextDatum(tr->store_model[node]);
-	values[1] = CStringGetTextDatum(tr->store_name[node]);
-	values[2] = PointerGetDatum(t);
-	values[3] = Int64GetDatum(step);
-	query->types[0] = query->types[1] = TEXTOID;
-	query->types[2] = LlmTensorType();
-	query->types[3] = INT8OID;
-	LlmRun(query, values, NULL, false, 0);
-	pfree(t);
-}
-
-/* One column per UPDATE: several large ones in a row would pass the 1 GB a row may have in memory. */
 void
-TrainingWrite(Training *tr)
+TrainingClose(Training *tr)
 {
-	SPI_connect();
-	for (int i = 0; i < tr->m->model.graph.count; i++)
-		if (tr->trainer->grad[i])
-		{
-			WriteColumn(&write_data, tr, i, tr->m->model.weights[i].plain, tr->step);
-			WriteColumn(&write_m, tr, i, tr->trainer->m[i], tr->step);
-			WriteColumn(&write_v, tr, i, tr->trainer->v[i], tr->step);
-		}
-	SPI_finish();
+	MemoryContextDelete(tr->context);
 }
 
 /* ---- steps ---- */
 
+static void
+CheckFinite(const Training *tr, float loss)
+{
+	if (!isfinite(loss))
+		ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+						   errmsg("the loss of model \"%s\" became %f at step %lld", tr->m->name, loss,
+							   (long long) tr->step + 1),
+						   errhint("Nothing since the last commit is kept: the weights are as before. Try a "
+								   "smaller lr_max, a longer warmup or a grad_clip.")));
+}
+
+static LlmInput
+Positions(const Recipe *r, int T)
+{
+	if (r->positions == NULL)
+		return PositionsInput(0, T);
+	if (r->n_positions != T)
+		ereport(
+			ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+					   errmsg("there are %d positions and %d tokens", r->n_positions, T),
+					   errhint("positions has one number for each token of the row; NULL counts from 0.")));
+	return (LlmInput){.name = "positions", .ndim = 1, .dims = {T}, .integers = r->positions};
+}
+
 Step
-TrainingStep(Training *tr, const Recipe *r, int64 nth, const int64 *ids)
+TrainingStep(Training *tr, const Recipe *r, const int64 *ids)
 {
 	LlmDropout dropout = {.p = (float) r->dropout_p, .seed = r->seed, .step = (uint32) (tr->step + 1)};
 	LlmHyper hyper = r->hyper;
@@ -211,21 +228,14 @@ TrainingStep(Training *tr, const Recipe *r, int64 nth, const int64 *ids)
 	llm_crc32_init(&crc);
 	for (int i = 0; i < r->accumulation; i++)
 	{
-		Batch *b = BatchRead(ids + (Size) i * r->batch_size, r->batch_size, VocabularySize(tr->m));
+		Batch *b = BatchRead(ids + (Size) i * r->batch_size, r->batch_size, tr->m, r->positions == NULL);
 		LlmInput in[3] = {{.name = "tokens", .ndim = 2, .dims = {b->B, b->T}, .integers = b->tokens},
-			{.name = "targets", .ndim = 2, .dims = {b->B, b->T}, .integers = b->targets}};
+			{.name = "targets", .ndim = 2, .dims = {b->B, b->T}, .integers = b->targets}, Positions(r, b->T)};
 		float loss;
 
-		CheckLength(tr->m, b->T);
-		in[2] = PositionsInput(0, b->T);
 		dropout.micro_batch = (uint32) i;
 		LLM_CHECK(llm_trainer_gradients(tr->trainer, in, 3, &dropout, &loss, &err), &err);
-		if (!isfinite(loss))
-			ereport(ERROR,
-				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-					errmsg("the loss of model \"%s\" became %f at step %lld", tr->m->name, loss,
-						(long long) tr->step + 1),
-					errhint("The weights are as before this call. Try a smaller lr_max or a grad_clip.")));
+		CheckFinite(tr, loss);
 		total += loss;
 		step.tokens += b->scored;
 		llm_crc32_add(&crc, b->tokens, sizeof(int32) * (Size) b->B * b->T);
@@ -233,49 +243,93 @@ TrainingStep(Training *tr, const Recipe *r, int64 nth, const int64 *ids)
 	}
 	step.data_crc = crc.value;
 	step.loss = (float) (total / r->accumulation);
-	step.lr = hyper.lr = llm_lr_schedule(nth, r->warmup, r->n_steps, r->lr_max, r->min_lr);
+	step.lr = hyper.lr =
+		llm_lr_schedule(tr->step + 1 - r->first_step, r->warmup, r->n_steps, r->lr_max, r->min_lr);
 	LLM_CHECK(llm_trainer_update(tr->trainer, &hyper, tr->step + 1, r->accumulation, &step.norm, &err), &err);
 	tr->step++;
 	return step;
 }
 
-/* What a step depends on besides weights, data, seed and learning rate; shortest digits that read back alike.
- */
-static Datum
-RecipeJson(const Recipe *r)
-{
-	char *json =
-		psprintf("{\"batch_size\": %d, \"accumulation\": %d, \"beta1\": %s, \"beta2\": %s, \"eps\": %s, "
-				 "\"wd\": %s, \"grad_clip\": %s, \"dropout_p\": %s}",
-			r->batch_size, r->accumulation, double_to_shortest_decimal(r->hyper.beta1),
-			double_to_shortest_decimal(r->hyper.beta2), double_to_shortest_decimal(r->hyper.eps),
-			double_to_shortest_decimal(r->hyper.weight_decay),
-			r->hyper.clip > 0 ? double_to_shortest_decimal(r->hyper.clip) : "null",
-			double_to_shortest_decimal(r->dropout_p));
-
-	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
-}
-
 void
-TrainingLog(const Training *tr, const Recipe *r, const Step *step, const int64 *ids, int rows)
+TrainingLog(const Training *tr, const Recipe *r, const Step *step, const int64 *ids)
 {
+	int rows = r->batch_size * r->accumulation;
 	Datum values[11], *elements = palloc(sizeof(Datum) * rows);
 
 	for (int i = 0; i < rows; i++)
 		elements[i] = Int64GetDatum(ids[i]);
-	values[0] = CStringGetTextDatum(tr->m->name);
-	values[1] = Int64GetDatum(tr->step);
-	values[2] = Float8GetDatum(step->lr);
-	values[3] = Float4GetDatum(step->loss);
-	values[4] = Float8GetDatum(step->norm);
-	values[5] = Int64GetDatum(step->tokens);
-	values[6] = Float8GetDatum(step->seconds);
-	values[7] =
+	values[0] = Int64GetDatum(r->run);
+	values[1] = CStringGetTextDatum(tr->m->name);
+	values[2] = Int64GetDatum(tr->step);
+	values[3] = Float8GetDatum(step->lr);
+	values[4] = Float4GetDatum(step->loss);
+	values[5] = Float8GetDatum(step->norm);
+	values[6] = Int64GetDatum(step->tokens);
+	values[7] = Float8GetDatum(step->seconds);
+	values[8] =
 		PointerGetDatum(construct_array(elements, rows, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	values[8] = Int64GetDatum((int64) r->seed);
-	values[9] = Int64GetDatum((int64) step->data_crc);
-	values[10] = RecipeJson(r);
+	values[9] = Int64GetDatum((int64) r->seed);
+	values[10] = Int64GetDatum((int64) step->data_crc);
 	SPI_connect();
 	LlmRun(&write_log, values, NULL, false, 0);
 	SPI_finish();
+}
+
+static Step
+OneStep(Training *tr, const TrainingPlan *plan)
+{
+	const Recipe *r = plan->recipe;
+	int rows = r->batch_size * r->accumulation;
+	instr_time start, end;
+	Step step;
+
+	INSTR_TIME_SET_CURRENT(start);
+	if (plan->data)
+		DatasetPick(plan->data, tr->step * rows, rows, plan->ids);
+	step = TrainingStep(tr, r, plan->ids);
+	INSTR_TIME_SET_CURRENT(end);
+	INSTR_TIME_SUBTRACT(end, start);
+	step.seconds = INSTR_TIME_GET_DOUBLE(end);
+	TrainingLog(tr, r, &step, plan->ids);
+	return step;
+}
+
+static void
+Tell(const Training *tr, const TrainingPlan *plan, const Step *step)
+{
+	int64 n = tr->step - plan->recipe->first_step, all = plan->recipe->n_steps;
+	int64 every = plan->notice_every < 0 ? Max(1, all / 10) : plan->notice_every;
+
+	if (every > 0 && (n % every == 0 || n == 1))
+		ereport(NOTICE, (errmsg("step %lld of %lld: loss %.4f, learning rate %.3g", (long long) n,
+							(long long) all, step->loss, step->lr)));
+}
+
+Step
+TrainingSteps(Training *tr, const TrainingPlan *plan)
+{
+	MemoryContext context =
+		AllocSetContextCreate(CurrentMemoryContext, "training step", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	int level = NewGUCNestLevel();
+	char threads[16];
+	Step step = {0};
+	int64 steps = 0;
+
+	snprintf(threads, sizeof(threads), "%d", plan->threads);
+	if (plan->threads > 0)
+		set_config_option(
+			"pg_llm.threads", threads, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	while (tr->step < plan->last && !(plan->enough && plan->enough(plan->context, steps)))
+	{
+		CHECK_FOR_INTERRUPTS();
+		step = OneStep(tr, plan);
+		Tell(tr, plan, &step);
+		MemoryContextReset(context);
+		steps++;
+	}
+	AtEOXact_GUC(true, level);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
+	return step;
 }

@@ -1,0 +1,24 @@
+/* Who trains a model: one session at a time, and no hand-made change in between. */
+#ifndef LLM_SRC_TRAINING_LOCK_H
+#define LLM_SRC_TRAINING_LOCK_H
+
+#include "postgres.h"
+
+/*
+ * The right to train a model, until the transaction ends, or (session) until TrainingUnlock, across
+ * transactions. Where another has it: ERROR that names it, or (wait) waits.
+ */
+extern void TrainingLock(const char *model, bool session, bool wait);
+/* Gives back a session's right; safe in the middle of an error. */
+extern void TrainingUnlock(const char *model);
+/*
+ * Locks what training writes: the model's version rows, then its parameters' rows, shared sources included.
+ * Where other transactions hold some of them: false (then some may be locked now), or (wait) waits.
+ */
+extern bool TrainingLockRows(const char *model, bool wait);
+/* The ERROR for that false. */
+extern void TrainingRowsHeld(const char *model) __attribute__((noreturn));
+/* Does another transaction wait for this one? */
+extern bool TrainingHasWaiters(void);
+
+#endif
