@@ -93,9 +93,9 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
                  ARRAY(SELECT dim::bigint
                        FROM jsonb_array_elements_text(tensor -> 'shape') WITH ORDINALITY AS d (dim, i) ORDER BY i) AS shape
           FROM jsonb_array_elements(tensors) WITH ORDINALITY AS t (tensor, ordinality)) AS named
-    WHERE name !~ '^h\.[0-9]+\.attn\.(bias|masked_bias)$'
+    WHERE name !~ '^h\.[0-9]+\.attn\.(bias|masked_bias)$' AND name !~ '^optimizer\.[mv]\.'
 $$;
-COMMENT ON FUNCTION llm_import_tensors(jsonb) IS 'A file''s tensors under GPT-2''s names: without the transformer. prefix and the causal masks that old checkpoints carry';
+COMMENT ON FUNCTION llm_import_tensors(jsonb) IS 'A file''s tensors under GPT-2''s names: without the transformer. prefix, the causal masks that old checkpoints carry, and the optimizer''s moments in our own';
 
 CREATE FUNCTION llm_import_list(items text[]) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -330,6 +330,26 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION llm_export_rows(text) IS 'A model''s parameters in graph order, whose rows hold them, and their shapes (NULL: no value)';
 
+CREATE FUNCTION llm_export_check(model text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    the_model CONSTANT text := $1;
+    missing text[] := ARRAY(SELECT r.name FROM @extschema@.llm_export_rows(the_model) AS r WHERE r.shape IS NULL);
+BEGIN
+    IF NOT EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = the_model) THEN
+        RAISE EXCEPTION 'there is no model "%"', the_model USING ERRCODE = 'undefined_object',
+            HINT = 'SELECT model FROM llm_model_config lists the models.';
+    ELSIF missing <> '{}' OR NOT EXISTS (SELECT FROM @extschema@.llm_export_rows(the_model)) THEN
+        RAISE EXCEPTION 'model "%" has no weights', the_model USING ERRCODE = 'undefined_object',
+            DETAIL = CASE WHEN missing <> '{}' THEN 'Without a value: ' || @extschema@.llm_import_list(missing)
+                          ELSE 'It has no parameters in llm_graph.' END,
+            HINT = 'Import a checkpoint, or give it random weights: SELECT llm_init_model(' || quote_literal(the_model) || ');';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION llm_export_check(text) IS 'Errors unless every parameter of a model has a value; names those without';
+
 CREATE FUNCTION llm_export_begin(model text)
 RETURNS TABLE (name text, owner_model text, owner_name text, shape int[], config text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -337,17 +357,8 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     the_model CONSTANT text := $1;
     the_config CONSTANT text := jsonb_pretty(@extschema@.llm_export_config(the_model));
-    missing text[] := ARRAY(SELECT r.name FROM @extschema@.llm_export_rows(the_model) AS r WHERE r.shape IS NULL);
 BEGIN
-    IF the_config IS NULL THEN
-        RAISE EXCEPTION 'there is no model "%"', the_model USING ERRCODE = 'undefined_object',
-            HINT = 'SELECT model FROM llm_model_config lists the models.';
-    ELSIF missing <> '{}' OR NOT EXISTS (SELECT FROM @extschema@.llm_export_rows(the_model)) THEN
-        RAISE EXCEPTION 'model "%" has no weights to export', the_model USING ERRCODE = 'undefined_object',
-            DETAIL = CASE WHEN missing <> '{}' THEN 'Without a value: ' || @extschema@.llm_import_list(missing)
-                          ELSE 'It has no parameters in llm_graph.' END,
-            HINT = 'Import a checkpoint, or give it random weights: SELECT llm_init_model(' || quote_literal(the_model) || ');';
-    END IF;
+    PERFORM @extschema@.llm_export_check(the_model);
     IF EXISTS (SELECT g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_graph AS g WHERE g.model = the_model
                EXCEPT SELECT t.name, t.op, t.inputs, t.attrs FROM @extschema@.llm_gpt2_graph(the_model) AS t)
         OR EXISTS (SELECT t.name, t.op, t.inputs, t.attrs FROM @extschema@.llm_gpt2_graph(the_model) AS t

@@ -18,6 +18,7 @@
 
 #include "engine/pool.h"
 #include "kernels/kernels.h"
+#include "src/checkpoint.h"
 #include "src/machine.h"
 #include "src/model_cache.h"
 #include "src/pg_llm.h"
@@ -98,6 +99,7 @@ _PG_init(void)
 	DefineCustomStringVariable("pg_llm.default_model", "The model that functions use when none is named.",
 		"Set it for a database: ALTER DATABASE name SET pg_llm.default_model = 'my_model'.",
 		&pg_llm_default_model, "gpt2-small", PGC_USERSET, 0, NULL, NULL, NULL);
+	CheckpointSettings();
 	MarkGUCPrefixReserved("pg_llm");
 }
 

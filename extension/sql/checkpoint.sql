@@ -1,0 +1,260 @@
+-- Checkpoints: a model's weights, moments and step, kept as a file of the server or as rows.
+
+CREATE SEQUENCE llm_checkpoint_id_seq;
+COMMENT ON SEQUENCE llm_checkpoint_id_seq IS 'Source of llm_checkpoint.id';
+
+CREATE TABLE llm_checkpoint (
+    id           bigint PRIMARY KEY DEFAULT nextval('llm_checkpoint_id_seq'),
+    model        text COLLATE "C" NOT NULL,
+    step         bigint NOT NULL,
+    at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+    note         text,
+    parameters   bigint NOT NULL,
+    bytes        bigint NOT NULL,
+    location     text NOT NULL,
+    format       text NOT NULL CHECK (format IN ('safetensors', 'npz', 'rows')),
+    sha256       text NOT NULL,
+    model_sha256 text NOT NULL,
+    log_id       bigint,
+    CHECK ((format = 'rows') = (location = 'database'))
+);
+ALTER SEQUENCE llm_checkpoint_id_seq OWNED BY llm_checkpoint.id;
+CREATE INDEX ON llm_checkpoint (model, step);
+COMMENT ON TABLE llm_checkpoint IS 'A snapshot of a model: weights, AdamW''s moments and step, as llm_checkpoint_save found them';
+COMMENT ON COLUMN llm_checkpoint.location IS 'Where it is: a file''s path on the server, or ''database'' for rows of llm_checkpoint_param (not named "where", which SQL reserves)';
+COMMENT ON COLUMN llm_checkpoint.sha256 IS 'SHA-256 of the file''s bytes; of rows: as llm_model_sha256, over all of them';
+COMMENT ON COLUMN llm_checkpoint.model_sha256 IS 'What llm_model_sha256 said of the model';
+COMMENT ON COLUMN llm_checkpoint.log_id IS 'The model''s last row in llm_train_log then: llm_replay continues after it; NULL: there was none';
+
+CREATE TABLE llm_checkpoint_model (
+    checkpoint bigint PRIMARY KEY REFERENCES llm_checkpoint ON UPDATE CASCADE ON DELETE CASCADE,
+    config     jsonb NOT NULL,
+    graph      jsonb NOT NULL,
+    steps      jsonb NOT NULL
+);
+COMMENT ON TABLE llm_checkpoint_model IS 'The architecture of a checkpoint''s model, so that it can be loaded where the model is gone';
+COMMENT ON COLUMN llm_checkpoint_model.config IS 'The row of llm_model_config';
+COMMENT ON COLUMN llm_checkpoint_model.graph IS 'The rows of llm_graph in their order: name, op, inputs, attrs, and the shape of each parameter';
+COMMENT ON COLUMN llm_checkpoint_model.steps IS 'Parameters whose step is not the checkpoint''s: {name: step}';
+
+-- One row a tensor: m and v beside data in one row would pass PostgreSQL's 1 GB a row three times as soon.
+CREATE TABLE llm_checkpoint_param (
+    checkpoint bigint NOT NULL REFERENCES llm_checkpoint ON UPDATE CASCADE ON DELETE CASCADE,
+    name       text COLLATE "C" NOT NULL,
+    data       tensor NOT NULL,
+    PRIMARY KEY (checkpoint, name)
+);
+COMMENT ON TABLE llm_checkpoint_param IS 'A tensor of a checkpoint in the database, named as in a checkpoint file: a parameter wte.weight, its moments optimizer.m.wte.weight and optimizer.v.wte.weight';
+
+SELECT pg_catalog.pg_extension_config_dump('llm_checkpoint', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_checkpoint_model', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_checkpoint_param', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_checkpoint_id_seq', '');
+
+CREATE FUNCTION llm_model_digest(model text) RETURNS text LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_model_digest(text) IS 'What llm_model_sha256 calls once it knows that the model has weights';
+
+CREATE FUNCTION llm_model_sha256(model text) RETURNS text LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM @extschema@.llm_export_check(model);
+    RETURN @extschema@.llm_model_digest(model);
+END $$;
+COMMENT ON FUNCTION llm_model_sha256(text) IS 'SHA-256 of a model''s parameters in the order of their names (by code point): of each the name in UTF-8, a zero byte, the shape as 50257,768, a zero byte, and the little-endian float32 elements';
+
+CREATE FUNCTION llm_checkpoint_tensors(model text)
+RETURNS TABLE (name text, owner_model text, owner_name text, part text, shape int[])
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT part.prefix || r.name, r.owner_model, r.owner_name, part.part, part.shape
+    FROM @extschema@.llm_export_rows($1) AS r
+    JOIN @extschema@.llm_param AS p ON p.model = r.owner_model AND p.name = r.owner_name,
+    LATERAL (VALUES ('', 'data', @extschema@.shape(p.data)), ('optimizer.m.', 'm', @extschema@.shape(p.m)),
+                    ('optimizer.v.', 'v', @extschema@.shape(p.v))) AS part (prefix, part, shape)
+    WHERE part.shape IS NOT NULL
+$$;
+COMMENT ON FUNCTION llm_checkpoint_tensors(text) IS 'What a checkpoint of a model holds: each tensor''s name, and the row and column of llm_param it comes from';
+
+CREATE FUNCTION llm_checkpoint_facts(model text, OUT step bigint, OUT log_id bigint, OUT parameters bigint,
+    OUT config jsonb, OUT graph jsonb, OUT steps jsonb, OUT file_config text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH param AS MATERIALIZED (
+        SELECT r.name, p.step, r.shape, @extschema@.numel(p.data) AS numel
+        FROM @extschema@.llm_export_rows($1) AS r
+        JOIN @extschema@.llm_param AS p ON p.model = r.owner_model AND p.name = r.owner_name
+    ), newest AS (SELECT coalesce(max(p.step), 0) AS step FROM param AS p)
+    SELECT newest.step,
+        (SELECT max(log.id) FROM @extschema@.llm_train_log AS log WHERE log.model = $1),
+        (SELECT coalesce(sum(p.numel), 0)::bigint FROM param AS p),
+        (SELECT to_jsonb(c) FROM @extschema@.llm_model_config AS c WHERE c.model = $1),
+        (SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object('name', g.name, 'op', g.op, 'inputs', g.inputs,
+                'attrs', g.attrs, 'shape', p.shape)) ORDER BY g.id, g.name)
+            FROM @extschema@.llm_graph AS g LEFT JOIN param AS p ON p.name = g.name AND g.op = 'param' WHERE g.model = $1),
+        (SELECT coalesce(jsonb_object_agg(p.name, p.step), '{}') FROM param AS p WHERE p.step <> newest.step),
+        jsonb_pretty(@extschema@.llm_export_config($1) || jsonb_build_object('pg_llm_checkpoint',
+            jsonb_build_object('format_version', 1, 'model', $1, 'step', newest.step)))
+    FROM newest
+$$;
+COMMENT ON FUNCTION llm_checkpoint_facts(text) IS 'What llm_checkpoint tells of a model besides its tensors, and the config.json of a checkpoint file';
+
+CREATE FUNCTION llm_checkpoint_write(id bigint, model text, format text, config text, OUT location text,
+    OUT bytes bigint, OUT sha256 text, OUT model_sha256 text) LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_checkpoint_write(bigint, text, text, text) IS 'Writes a model''s tensors as safetensors, npz or rows, and says where and what they hash to; what llm_checkpoint_save calls';
+
+CREATE FUNCTION llm_checkpoint_place(format text, location text) RETURNS text LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    in_file boolean := location = 'file';
+BEGIN
+    IF location NOT IN ('file', 'database') THEN
+        RAISE EXCEPTION 'location is "%", expected ''file'' or ''database''', left(location, 100)
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'The kit names files itself, below pg_llm.checkpoint_dir; pg_llm_export_safetensors(path, model) writes where you say.';
+    ELSIF format NOT IN ('safetensors', 'npz', 'rows') THEN
+        RAISE EXCEPTION 'format is "%", expected ''safetensors'' or ''npz''', left(format, 100)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Both hold the same tensors; transformers reads safetensors, NumPy reads npz.';
+    ELSIF (format = 'rows' AND in_file) OR (format <> 'rows' AND location = 'database') THEN
+        RAISE EXCEPTION 'a checkpoint of format "%" cannot have the location "%"', format, location
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'In the database a checkpoint is rows: leave the format out. Files are safetensors or npz.';
+    END IF;
+    in_file := coalesce(in_file, format <> 'rows',
+        pg_has_role(current_user, 'pg_write_server_files', 'USAGE') AND current_setting('pg_llm.checkpoint_dir', true) <> '');
+    RETURN CASE WHEN in_file THEN coalesce(format, 'safetensors') ELSE 'rows' END;
+END $$;
+COMMENT ON FUNCTION llm_checkpoint_place(text, text) IS 'The format a checkpoint gets: files where asked for, or where the role may write them and pg_llm.checkpoint_dir is set; else rows';
+
+CREATE FUNCTION llm_checkpoint_save(model text, note text DEFAULT NULL, format text DEFAULT NULL, location text DEFAULT NULL)
+RETURNS bigint LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    new_id bigint;
+    the_format CONSTANT text := @extschema@.llm_checkpoint_place($3, $4);
+    facts record;
+BEGIN
+    PERFORM @extschema@.llm_export_check($1);
+    new_id := nextval('@extschema@.llm_checkpoint_id_seq');
+    -- The row first: the rows of llm_checkpoint_param refer to it.
+    INSERT INTO @extschema@.llm_checkpoint (id, model, step, note, parameters, bytes, location, format, sha256, model_sha256)
+        VALUES (new_id, $1, 0, $2, 0, 0, CASE the_format WHEN 'rows' THEN 'database' ELSE '' END, the_format, '', '');
+    -- One statement, one snapshot: what the row says is true of the weights written.
+    SELECT * INTO STRICT facts FROM @extschema@.llm_checkpoint_facts($1) AS f,
+        LATERAL @extschema@.llm_checkpoint_write(new_id, $1, the_format, f.file_config) AS w;
+    UPDATE @extschema@.llm_checkpoint AS c SET step = facts.step, parameters = facts.parameters, bytes = facts.bytes,
+        location = facts.location, sha256 = facts.sha256, model_sha256 = facts.model_sha256, log_id = facts.log_id
+        WHERE c.id = new_id;
+    INSERT INTO @extschema@.llm_checkpoint_model (checkpoint, config, graph, steps)
+        VALUES (new_id, facts.config, facts.graph, facts.steps);
+    RETURN new_id;
+END $$;
+COMMENT ON FUNCTION llm_checkpoint_save(text, text, text, text) IS 'Keeps a model''s weights, moments and step, and returns the checkpoint''s id. format: safetensors or npz; location: file or database; by default a safetensors file where the role may write one and pg_llm.checkpoint_dir is set, else rows in the database. A rollback takes the file with it';
+
+CREATE FUNCTION llm_checkpoint_get(id bigint) RETURNS llm_checkpoint LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found_row @extschema@.llm_checkpoint;
+BEGIN
+    SELECT c.* INTO found_row FROM @extschema@.llm_checkpoint AS c WHERE c.id = $1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no checkpoint %', coalesce($1::text, 'NULL') USING ERRCODE = 'undefined_object',
+            HINT = 'SELECT id, model, step, at, note FROM llm_checkpoint ORDER BY id lists them.';
+    END IF;
+    RETURN found_row;
+END $$;
+COMMENT ON FUNCTION llm_checkpoint_get(bigint) IS 'A row of llm_checkpoint, or an error that says how to list them';
+
+-- The target must be able to hold the tensors: registered if it is new, else of the same parameters.
+CREATE FUNCTION llm_checkpoint_prepare(model text, id bigint) RETURNS void LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    saved @extschema@.llm_checkpoint_model;
+    source text;
+    differences text[];
+BEGIN
+    SELECT c.model, s.* INTO source, saved.checkpoint, saved.config, saved.graph, saved.steps
+        FROM @extschema@.llm_checkpoint AS c JOIN @extschema@.llm_checkpoint_model AS s ON s.checkpoint = c.id WHERE c.id = $2;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'checkpoint % has no row in llm_checkpoint_model', $2 USING ERRCODE = 'undefined_object';
+    END IF;
+    IF NOT EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = $1) THEN
+        INSERT INTO @extschema@.llm_model_config
+            SELECT n.* FROM jsonb_populate_record(NULL::@extschema@.llm_model_config, saved.config || jsonb_build_object('model', $1,
+                'tokenizer', coalesce(saved.config ->> 'tokenizer', CASE WHEN $1 <> source AND EXISTS (
+                    SELECT FROM @extschema@.llm_bpe_vocab AS v WHERE v.model = source) THEN source END))) AS n;
+    END IF;
+    IF NOT EXISTS (SELECT FROM @extschema@.llm_graph AS g WHERE g.model = $1) THEN
+        INSERT INTO @extschema@.llm_graph (model, name, op, inputs, attrs)
+            SELECT $1, n.node ->> 'name', n.node ->> 'op',
+                ARRAY(SELECT i.name FROM jsonb_array_elements_text(n.node -> 'inputs') WITH ORDINALITY AS i (name, place) ORDER BY place),
+                n.node -> 'attrs'
+            FROM jsonb_array_elements(saved.graph) WITH ORDINALITY AS n (node, place) ORDER BY n.place;
+    END IF;
+    SELECT array_agg(format('%s: checkpoint %s, model %s', coalesce(s.name, p.name), coalesce(s.shape, 'none'), coalesce(p.shape, 'none'))
+            ORDER BY coalesce(s.name, p.name)) INTO differences
+        FROM (SELECT n ->> 'name', translate(n ->> 'shape', '[] ', '()') FROM jsonb_array_elements(saved.graph) AS n
+              WHERE n ->> 'op' = 'param') AS s (name, shape)
+        FULL JOIN (SELECT name, translate(shape::text, '{}', '()') FROM @extschema@.llm_param_shapes($1)) AS p (name, shape)
+            ON p.name = s.name
+        WHERE s.shape IS DISTINCT FROM p.shape;
+    IF differences IS NOT NULL THEN
+        RAISE EXCEPTION 'checkpoint % is of model "%", whose parameters are not those of model "%"', $2, source, $1
+            USING ERRCODE = 'array_subscript_error', DETAIL = @extschema@.llm_import_list(differences),
+                  HINT = 'Load it under a name that is not taken: the model is then made as it was.';
+    END IF;
+    SELECT array_agg(coalesce(s.name, g.name) ORDER BY coalesce(s.name, g.name)) INTO differences
+        FROM (SELECT n ->> 'name', n -> 'op', n -> 'inputs', n -> 'attrs' FROM jsonb_array_elements(saved.graph) AS n)
+            AS s (name, op, inputs, attrs)
+        FULL JOIN (SELECT * FROM @extschema@.llm_graph AS own WHERE own.model = $1) AS g ON g.name = s.name
+        WHERE (s.op, s.inputs, s.attrs) IS DISTINCT FROM (to_jsonb(g.op), to_jsonb(g.inputs), g.attrs);
+    IF differences IS NOT NULL THEN
+        RAISE WARNING 'the graph of model "%" is not what it was when checkpoint % was saved: the same weights compute something else', $1, $2
+            USING DETAIL = 'Nodes that differ: ' || @extschema@.llm_import_list(differences);
+    END IF;
+END $$;
+COMMENT ON FUNCTION llm_checkpoint_prepare(text, bigint) IS 'Makes a model that a checkpoint can be loaded into, as it was when it was saved, or checks that the one there has its parameters';
+
+CREATE FUNCTION llm_checkpoint_read(id bigint, model text, location text, format text, sha256 text) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_checkpoint_read(bigint, text, text, text, text) IS 'Compares a checkpoint with its SHA-256 and writes its tensors into the rows of a model; what llm_checkpoint_load calls';
+
+CREATE FUNCTION llm_checkpoint_load(model text, id bigint) RETURNS bigint LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    saved CONSTANT @extschema@.llm_checkpoint := @extschema@.llm_checkpoint_get($2);
+    others text;
+BEGIN
+    IF $1 IS NULL OR $1 = '' THEN
+        RAISE EXCEPTION 'a model needs a name' USING ERRCODE = 'invalid_parameter_value',
+            HINT = format('To load it where it came from: SELECT llm_checkpoint_load(%L, %s);', saved.model, saved.id);
+    END IF;
+    PERFORM @extschema@.llm_checkpoint_prepare($1, $2);
+    INSERT INTO @extschema@.llm_param (model, name)
+        SELECT r.owner_model, r.owner_name FROM @extschema@.llm_export_rows($1) AS r
+        WHERE NOT EXISTS (SELECT FROM @extschema@.llm_param AS p WHERE p.model = r.owner_model AND p.name = r.owner_name);
+    PERFORM @extschema@.llm_checkpoint_read(saved.id, $1, saved.location, saved.format, saved.sha256);
+    UPDATE @extschema@.llm_param AS p SET step = coalesce((s.steps ->> r.name)::bigint, saved.step)
+        FROM @extschema@.llm_export_rows($1) AS r, @extschema@.llm_checkpoint_model AS s
+        WHERE s.checkpoint = saved.id AND p.model = r.owner_model AND p.name = r.owner_name;
+    SELECT string_agg(DISTINCT r.owner_model, ', ') INTO others FROM @extschema@.llm_export_rows($1) AS r WHERE r.owner_model <> $1;
+    IF others IS NOT NULL THEN
+        RAISE NOTICE 'parameters that model "%" shares were loaded into their source: %', $1, others;
+    END IF;
+    RETURN saved.step;
+END $$;
+COMMENT ON FUNCTION llm_checkpoint_load(text, bigint) IS 'Brings back a checkpoint''s weights, moments and step into a model (of its parameters, or a new name: it is then made), and returns the step; whatever is not what was saved is refused, and the model keeps its weights';
+
+CREATE FUNCTION llm_checkpoint_remove(id bigint, location text) RETURNS boolean LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_checkpoint_remove(bigint, text) IS 'Removes a checkpoint''s file when the transaction commits; false where this database did not make it';
+
+CREATE FUNCTION llm_checkpoint_delete(id bigint) RETURNS void LANGUAGE plpgsql VOLATILE
+    SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    saved CONSTANT @extschema@.llm_checkpoint := @extschema@.llm_checkpoint_get($1);
+BEGIN
+    IF saved.location <> 'database' AND NOT @extschema@.llm_checkpoint_remove(saved.id, saved.location) THEN
+        RAISE NOTICE 'the file "%" stays: it is not in this database''s folder below pg_llm.checkpoint_dir', saved.location;
+    END IF;
+    DELETE FROM @extschema@.llm_checkpoint AS c WHERE c.id = $1;
+END $$;
+COMMENT ON FUNCTION llm_checkpoint_delete(bigint) IS 'Forgets a checkpoint; its file goes when the transaction commits (a plain DELETE FROM llm_checkpoint leaves the file)';
