@@ -78,10 +78,12 @@ CREATE FUNCTION llm_checkpoint_facts(model text, OUT step bigint, OUT log_id big
     OUT config jsonb, OUT graph jsonb, OUT steps jsonb, OUT file_config text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH param AS MATERIALIZED (
-        SELECT r.name, p.step, r.shape, @extschema@.numel(p.data) AS numel
+        SELECT r.name, r.owner_model, p.step, r.shape, @extschema@.numel(p.data) AS numel
         FROM @extschema@.llm_export_rows($1) AS r
         JOIN @extschema@.llm_param AS p ON p.model = r.owner_model AND p.name = r.owner_name
-    ), newest AS (SELECT coalesce(max(p.step), 0) AS step FROM param AS p)
+    ), newest AS ( -- as training counts: its own parameters' steps, where it has any
+        SELECT coalesce(max(p.step) FILTER (WHERE p.owner_model = $1), max(p.step), 0) AS step FROM param AS p
+    )
     SELECT newest.step,
         (SELECT max(log.id) FROM @extschema@.llm_train_log AS log WHERE log.model = $1),
         (SELECT coalesce(sum(p.numel), 0)::bigint FROM param AS p),
@@ -162,20 +164,15 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION llm_checkpoint_get(bigint) IS 'A row of llm_checkpoint, or an error that says how to list them';
 
--- The target must be able to hold the tensors: registered if it is new, else of the same parameters.
-CREATE FUNCTION llm_checkpoint_prepare(model text, id bigint) RETURNS void LANGUAGE plpgsql VOLATILE
+CREATE FUNCTION llm_checkpoint_make(model text, id bigint) RETURNS void LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    saved @extschema@.llm_checkpoint_model;
     source text;
-    differences text[];
+    saved @extschema@.llm_checkpoint_model;
 BEGIN
-    SELECT c.model, s.* INTO source, saved.checkpoint, saved.config, saved.graph, saved.steps
-        FROM @extschema@.llm_checkpoint AS c JOIN @extschema@.llm_checkpoint_model AS s ON s.checkpoint = c.id WHERE c.id = $2;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'checkpoint % has no row in llm_checkpoint_model', $2 USING ERRCODE = 'undefined_object';
-    END IF;
+    SELECT s.* INTO saved FROM @extschema@.llm_checkpoint_model AS s WHERE s.checkpoint = $2;
+    SELECT c.model INTO source FROM @extschema@.llm_checkpoint AS c WHERE c.id = $2;
     IF NOT EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = $1) THEN
         INSERT INTO @extschema@.llm_model_config
             SELECT n.* FROM jsonb_populate_record(NULL::@extschema@.llm_model_config, saved.config || jsonb_build_object('model', $1,
@@ -188,6 +185,22 @@ BEGIN
                 ARRAY(SELECT i.name FROM jsonb_array_elements_text(n.node -> 'inputs') WITH ORDINALITY AS i (name, place) ORDER BY place),
                 n.node -> 'attrs'
             FROM jsonb_array_elements(saved.graph) WITH ORDINALITY AS n (node, place) ORDER BY n.place;
+    END IF;
+END $$;
+COMMENT ON FUNCTION llm_checkpoint_make(text, bigint) IS 'Makes the model of a checkpoint anew, under this name, where there is none';
+
+CREATE FUNCTION llm_checkpoint_check(model text, id bigint) RETURNS void LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    saved @extschema@.llm_checkpoint_model;
+    source text;
+    differences text[];
+BEGIN
+    SELECT c.model INTO source FROM @extschema@.llm_checkpoint AS c WHERE c.id = $2;
+    SELECT s.* INTO saved FROM @extschema@.llm_checkpoint_model AS s WHERE s.checkpoint = $2;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'checkpoint % has no row in llm_checkpoint_model', $2 USING ERRCODE = 'undefined_object';
     END IF;
     SELECT array_agg(format('%s: checkpoint %s, model %s', coalesce(s.name, p.name), coalesce(s.shape, 'none'), coalesce(p.shape, 'none'))
             ORDER BY coalesce(s.name, p.name)) INTO differences
@@ -211,7 +224,7 @@ BEGIN
             USING DETAIL = 'Nodes that differ: ' || @extschema@.llm_import_list(differences);
     END IF;
 END $$;
-COMMENT ON FUNCTION llm_checkpoint_prepare(text, bigint) IS 'Makes a model that a checkpoint can be loaded into, as it was when it was saved, or checks that the one there has its parameters';
+COMMENT ON FUNCTION llm_checkpoint_check(text, bigint) IS 'Errors unless a model has the parameters of a checkpoint, by name and shape; warns where the rest of its graph differs';
 
 CREATE FUNCTION llm_checkpoint_read(id bigint, model text, location text, format text, sha256 text) RETURNS bigint
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME';
@@ -228,7 +241,8 @@ BEGIN
         RAISE EXCEPTION 'a model needs a name' USING ERRCODE = 'invalid_parameter_value',
             HINT = format('To load it where it came from: SELECT llm_checkpoint_load(%L, %s);', saved.model, saved.id);
     END IF;
-    PERFORM @extschema@.llm_checkpoint_prepare($1, $2);
+    PERFORM @extschema@.llm_checkpoint_make($1, $2);
+    PERFORM @extschema@.llm_checkpoint_check($1, $2);
     INSERT INTO @extschema@.llm_param (model, name)
         SELECT r.owner_model, r.owner_name FROM @extschema@.llm_export_rows($1) AS r
         WHERE NOT EXISTS (SELECT FROM @extschema@.llm_param AS p WHERE p.model = r.owner_model AND p.name = r.owner_name);
@@ -258,3 +272,81 @@ BEGIN
     DELETE FROM @extschema@.llm_checkpoint AS c WHERE c.id = $1;
 END $$;
 COMMENT ON FUNCTION llm_checkpoint_delete(bigint) IS 'Forgets a checkpoint; its file goes when the transaction commits (a plain DELETE FROM llm_checkpoint leaves the file)';
+
+CREATE FUNCTION llm_replay_steps(model text, from_checkpoint bigint, log_ids bigint[], hashed bigint[])
+RETURNS TABLE (step bigint, loss real, logged real, matches boolean, model_sha256 text)
+LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_replay_steps(text, bigint, bigint[], bigint[]) IS 'Computes these steps of llm_train_log again from a checkpoint, in memory; the weights'' llm_model_sha256 after the steps in hashed';
+
+CREATE FUNCTION llm_replay_chain(model text, from_checkpoint bigint, to_step bigint) RETURNS bigint[] LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    saved CONSTANT @extschema@.llm_checkpoint := @extschema@.llm_checkpoint_get($2);
+    last_step CONSTANT bigint := coalesce($3, (SELECT log.step FROM @extschema@.llm_train_log AS log WHERE log.model = $1
+        AND log.id > coalesce(saved.log_id, 0) ORDER BY log.id DESC LIMIT 1));
+    ids bigint[];
+    first_step bigint;
+    gone text;
+BEGIN
+    IF last_step IS NULL THEN
+        RAISE EXCEPTION 'llm_train_log has no step of model "%" after checkpoint %', $1, $2 USING ERRCODE = '02000',
+            HINT = 'Replay computes logged steps again: train first, or choose an earlier checkpoint.';
+    ELSIF last_step <= saved.step THEN
+        RAISE EXCEPTION 'to_step is %, and checkpoint % is of step %', last_step, $2, saved.step
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Replay goes forward: choose a later step or an earlier checkpoint.';
+    END IF;
+    -- Back from the newest row of the last step: a model taken back to an earlier one has several rows a step.
+    WITH RECURSIVE chain AS (
+        (SELECT log.id, log.step FROM @extschema@.llm_train_log AS log
+            WHERE log.model = $1 AND log.step = last_step AND log.id > coalesce(saved.log_id, 0) ORDER BY log.id DESC LIMIT 1)
+        UNION ALL
+        SELECT before.id, before.step FROM chain, LATERAL (
+            SELECT log.id, log.step FROM @extschema@.llm_train_log AS log WHERE log.model = $1 AND log.step = chain.step - 1
+                AND log.id < chain.id AND log.id > coalesce(saved.log_id, 0) ORDER BY log.id DESC LIMIT 1) AS before
+        WHERE chain.step > saved.step + 1
+    )
+    SELECT array_agg(chain.id ORDER BY chain.step), coalesce(min(chain.step), last_step + 1) INTO ids, first_step FROM chain;
+    IF first_step <> saved.step + 1 THEN
+        RAISE EXCEPTION 'llm_train_log has no row for step % of model "%"', first_step - 1, $1 USING ERRCODE = '02000',
+            HINT = format('Steps %s to %s are needed after checkpoint %s.', saved.step + 1, last_step, $2);
+    END IF;
+    SELECT string_agg(format('step %s: row %s', missing.step, missing.id), ', ' ORDER BY missing.step, missing.id) INTO gone
+        FROM (SELECT DISTINCT log.step, r.id FROM @extschema@.llm_train_log AS log, unnest(log.rows) AS r (id)
+            WHERE log.id = ANY (ids) AND NOT EXISTS (SELECT FROM @extschema@.llm_dataset AS d WHERE d.id = r.id)
+            ORDER BY 1, 2 LIMIT 20) AS missing;
+    IF gone IS NOT NULL THEN
+        RAISE EXCEPTION 'rows of llm_dataset that these steps were trained on are gone' USING ERRCODE = '02000', DETAIL = gone,
+            HINT = 'Put them back with the same ids, or replay up to the step before (to_step).';
+    END IF;
+    RETURN ids;
+END $$;
+COMMENT ON FUNCTION llm_replay_chain(text, bigint, bigint) IS 'The rows of llm_train_log that lead from a checkpoint to a step, in order; errors where one of them, or a row it was trained on, is gone';
+
+CREATE FUNCTION llm_replay(model text, from_checkpoint bigint, to_step bigint DEFAULT NULL)
+RETURNS TABLE (step bigint, loss real, logged real, matches boolean, weights_match boolean, compared_with text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    ids CONSTANT bigint[] := @extschema@.llm_replay_chain($1, $2, $3);
+    now_at bigint;
+BEGIN
+    PERFORM @extschema@.llm_checkpoint_check($1, $2);
+    PERFORM @extschema@.llm_export_check($1);
+    SELECT f.step INTO now_at FROM @extschema@.llm_checkpoint_facts($1) AS f;
+    RETURN QUERY
+    WITH logged AS (SELECT log.id, log.step FROM @extschema@.llm_train_log AS log WHERE log.id = ANY (ids)),
+    known AS MATERIALIZED ( -- what the weights were after a step: a checkpoint's, and the model's own
+        SELECT l.step, c.model_sha256, 'checkpoint ' || c.id AS what FROM logged AS l JOIN @extschema@.llm_checkpoint AS c
+            ON c.log_id = l.id AND c.step = l.step
+        UNION ALL
+        SELECT l.step, @extschema@.llm_model_sha256($1), 'model ' || $1 FROM logged AS l WHERE l.step = now_at
+            AND l.id = (SELECT max(log.id) FROM @extschema@.llm_train_log AS log WHERE log.model = $1)
+    )
+    SELECT r.step, r.loss, r.logged, r.matches, k.matches, k.what
+    FROM @extschema@.llm_replay_steps($1, $2, ids, ARRAY(SELECT k.step FROM known AS k)) AS r
+    LEFT JOIN LATERAL (SELECT bool_and(known.model_sha256 = r.model_sha256) AS matches, string_agg(known.what, ', ' ORDER BY known.what) AS what
+        FROM known WHERE known.step = r.step) AS k ON true
+    ORDER BY r.step;
+END $$;
+COMMENT ON FUNCTION llm_replay(text, bigint, bigint) IS 'Computes a model''s training again from a checkpoint''s weights, the rows of llm_dataset, the seeds and llm_train_log, in memory, up to to_step (NULL: the newest one logged). matches: loss and gradient norm are the logged ones to the last bit; weights_match: so are the weights of compared_with, a later checkpoint or the model itself (NULL: there is nothing to compare with)';
