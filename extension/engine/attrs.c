@@ -26,7 +26,13 @@ static const struct
 	{"scale", LLM_ATTR_NUMBER, -1e30, 1e30, "a number, or null for 1/sqrt(HS)"},
 	{"head_mask", LLM_ATTR_LIST, 0, 0, "a list with one number per head"},
 	{"dropout", LLM_ATTR_NUMBER, 0, 0.999999, "a probability from 0 up to, not including, 1"},
-	{"p", LLM_ATTR_NUMBER, 0, 0.999999, "a probability from 0 up to, not including, 1"},
+	{"p", LLM_ATTR_NUMBER, 0, 1, "a probability from 0 to 1"},
+	{"axis", LLM_ATTR_NUMBER, -LLM_MAX_DIMS, LLM_MAX_DIMS - 1,
+		"an axis, counted from 0 or, the last, from -1"},
+	{"axes", LLM_ATTR_LIST, 0, 0, "a list with each axis once, such as [0, 2, 1, 3]"},
+	{"starts", LLM_ATTR_LIST, 0, 0, "a list of positions along the first axes, such as [0, 2]"},
+	{"stops", LLM_ATTR_LIST, 0, 0, "a list of positions along the first axes, null for the end"},
+	{"seed", LLM_ATTR_TEXT, 0, 0, "the text of a whole number from 0 to 18446744073709551615"},
 };
 
 const LlmAttr *
@@ -44,6 +50,28 @@ llm_attr_number(const LlmNode *node, const char *key, double otherwise)
 	const LlmAttr *attr = llm_attr(node, key);
 
 	return attr && (attr->kind == LLM_ATTR_NUMBER || attr->kind == LLM_ATTR_BOOL) ? attr->number : otherwise;
+}
+
+int
+llm_attr_integers(const LlmNode *node, const char *key, int *out)
+{
+	const LlmAttr *attr = llm_attr(node, key);
+
+	if (attr == NULL || attr->kind != LLM_ATTR_LIST || attr->count > LLM_MAX_DIMS)
+		return -1;
+	for (int i = 0; i < attr->count; i++)
+	{
+		const LlmAttr *item = &attr->items[i];
+
+		out[i] = LLM_TO_END;
+		if (item->kind == LLM_ATTR_NULL)
+			continue;
+		if (item->kind != LLM_ATTR_NUMBER || !(fabs(item->number) < INT32_MAX) ||
+			item->number != floor(item->number))
+			return -1;
+		out[i] = (int) item->number;
+	}
+	return attr->count;
 }
 
 LlmCode

@@ -121,8 +121,15 @@ LlmCode
 llm_broadcast_matmul(int a_ndim, const int *a_dims, const float *a, int b_ndim, const int *b_dims,
 	const float *b, float *out, const LlmAllocator *memory, LlmError *err)
 {
+	return llm_batched_matmul(a_ndim, a_dims, a, b_ndim, b_dims, b, false, out, memory, err);
+}
+
+LlmCode
+llm_batched_matmul(int a_ndim, const int *a_dims, const float *a, int b_ndim, const int *b_dims,
+	const float *b, bool transpose_b, float *out, const LlmAllocator *memory, LlmError *err)
+{
 	int K = a_dims[a_ndim - 1];
-	int M = a_ndim > 1 ? a_dims[a_ndim - 2] : 1, N = b_ndim > 1 ? b_dims[b_ndim - 1] : 1;
+	int M = a_ndim > 1 ? a_dims[a_ndim - 2] : 1, N = b_ndim > 1 ? b_dims[b_ndim - 1 - transpose_b] : 1;
 	int a_batch = a_ndim > 2 ? a_ndim - 2 : 0, b_batch = b_ndim > 2 ? b_ndim - 2 : 0;
 	int dims[LLM_MAX_DIMS], ndim;
 	int64_t a_strides[LLM_MAX_DIMS], b_strides[LLM_MAX_DIMS], batches = 1, b_matrices = 1;
@@ -136,7 +143,7 @@ llm_broadcast_matmul(int a_ndim, const int *a_dims, const float *a, int b_ndim, 
 		return code;
 	/* one b for every a: all rows of a make one product. The rows' results do not depend on one another. */
 	if (b_matrices == 1)
-		return llm_matmul((int) (batches * M), N, K, a, b, false, out, memory, err);
+		return llm_matmul((int) (batches * M), N, K, a, b, transpose_b, out, memory, err);
 	strides_of(ndim, a_batch, a_dims, a_strides);
 	strides_of(ndim, b_batch, b_dims, b_strides);
 	for (int64_t batch = 0; batch < batches && code == LLM_OK; batch++)
@@ -149,8 +156,8 @@ llm_broadcast_matmul(int a_ndim, const int *a_dims, const float *a, int b_ndim, 
 			b_at += index % dims[i] * b_strides[i];
 			index /= dims[i];
 		}
-		code =
-			llm_matmul(M, N, K, a + a_at * M * K, b + b_at * K * N, false, out + batch * M * N, memory, err);
+		code = llm_matmul(
+			M, N, K, a + a_at * M * K, b + b_at * K * N, transpose_b, out + batch * M * N, memory, err);
 	}
 	return code;
 }

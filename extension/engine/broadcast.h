@@ -37,5 +37,9 @@ extern LlmCode llm_broadcast_binary(LlmBinary op, int a_ndim, const int *a_dims,
 /* out = a @ b, shapes as llm_matmul_shape accepts them. */
 extern LlmCode llm_broadcast_matmul(int a_ndim, const int *a_dims, const float *a, int b_ndim,
 	const int *b_dims, const float *b, float *out, const LlmAllocator *memory, LlmError *err);
+/* The same where b is (…,N,K) when transpose_b. */
+extern LlmCode llm_batched_matmul(int a_ndim, const int *a_dims, const float *a, int b_ndim,
+	const int *b_dims, const float *b, bool transpose_b, float *out, const LlmAllocator *memory,
+	LlmError *err);
 
 #endif

@@ -7,92 +7,226 @@
 
 #include "engine/broadcast.h"
 #include "engine/gradients.h"
+#include "engine/pool.h"
+
+/* Elements per task. */
+#define GRAIN 16384
+
+/* ---- sums over repeated axes ---- */
+
+/* Axes of the terms, from the last to the first, with the terms' strides. */
+typedef struct Axes
+{
+	int n;
+	int64_t dims[LLM_MAX_DIMS], strides[LLM_MAX_DIMS];
+} Axes;
+
+typedef struct Sums
+{
+	Axes kept, summed;
+	int64_t count, each; /* sums, and terms of each */
+	int64_t per_task;
+	const float *terms;
+	float *to;
+} Sums;
+
+/* One element of `to`: its terms in their order, added up in float64, which no number of terms wears out. */
+static double
+sum_of(const Sums *s, int64_t at)
+{
+	int64_t index[LLM_MAX_DIMS] = {0}, length = s->summed.dims[0], stride = s->summed.strides[0];
+	double sum = 0;
+
+	for (int64_t done = 0; done < s->each; done += length)
+	{
+		const float *x = s->terms + at;
+
+		for (int i = 1; i < s->summed.n; i++)
+			x += index[i] * s->summed.strides[i];
+		for (int64_t j = 0; j < length; j++)
+			sum += x[j * stride];
+		for (int i = 1; i < s->summed.n && ++index[i] == s->summed.dims[i]; i++)
+			index[i] = 0;
+	}
+	return sum;
+}
+
+static void
+sums_task(void *context, int task, int worker)
+{
+	const Sums *s = context;
+	int64_t from = task * s->per_task, to = from + s->per_task;
+
+	for (int64_t k = from; k < to && k < s->count && !llm_pool_stopping(worker); k++)
+	{
+		int64_t rest = k, at = 0;
+
+		for (int i = 0; i < s->kept.n; i++)
+		{
+			at += rest % s->kept.dims[i] * s->kept.strides[i];
+			rest /= s->kept.dims[i];
+		}
+		s->to[k] += (float) sum_of(s, at);
+	}
+}
+
+static void
+add_axis(Axes *axes, int64_t length, int64_t stride)
+{
+	axes->dims[axes->n] = length;
+	axes->strides[axes->n++] = stride;
+}
+
+static LlmCode
+sum_axes(int out_ndim, const int *out_dims, const float *terms, int ndim, const int *dims, float *to,
+	LlmError *err)
+{
+	Sums s = {.count = 1, .each = 1, .terms = terms, .to = to};
+	int64_t stride = 1;
+
+	for (int i = 1; i <= out_ndim; i++)
+	{
+		int length = out_dims[out_ndim - i], own = i <= ndim ? dims[ndim - i] : 1;
+
+		if (length != own)
+		{
+			add_axis(&s.summed, length, stride);
+			s.each *= length;
+		}
+		else if (length != 1)
+		{
+			add_axis(&s.kept, length, stride);
+			s.count *= length;
+		}
+		stride *= length;
+	}
+	if (s.count == 0 || s.each == 0)
+		return LLM_OK;
+	s.per_task = s.each < GRAIN ? GRAIN / s.each : 1;
+	return llm_parallel((int) ((s.count + s.per_task - 1) / s.per_task), sums_task, &s, err);
+}
 
 LlmCode
 llm_broadcast_sum_into(int out_ndim, const int *out_dims, const float *terms, int ndim, const int *dims,
 	float *to, LlmError *err)
 {
-	size_t run = 1, numel = 1, out_numel = 1, index[LLM_MAX_DIMS] = {0};
-	int i;
+	size_t run = 1, numel = 1, out_numel = 1;
 
-	for (i = 0; i < ndim; i++)
+	for (int i = 0; i < ndim; i++)
 		numel *= dims[i];
-	for (i = 0; i < out_ndim; i++)
+	for (int i = 0; i < out_ndim; i++)
 		out_numel *= out_dims[i];
 	if (numel == out_numel)
 		return llm_binary(LLM_ADD, 1, out_numel, to, true, true, terms, true, true, to, err);
-	for (i = ndim - 1; i >= 0 && dims[i] == out_dims[out_ndim - ndim + i]; i--)
+	for (int i = ndim - 1; i >= 0 && dims[i] == out_dims[out_ndim - ndim + i]; i--)
 		run *= dims[i];
-	if (run == numel && run > 0) /* a bias, or positions: whole rows repeat */
+	if (run == numel && run > 1) /* a bias, or positions: whole rows repeat */
 		return llm_sum_rows_into(out_numel / run, run, terms, to, err);
-	for (size_t e = 0; e < out_numel; e++)
-	{
-		size_t at = 0;
+	return sum_axes(out_ndim, out_dims, terms, ndim, dims, to, err);
+}
 
-		for (i = 0; i < ndim; i++)
-			at = at * dims[i] + (dims[i] == 1 ? 0 : index[out_ndim - ndim + i]);
-		llm_kernels->binary(LLM_ADD, 1, to + at, 0, terms + e, 0, to + at);
-		for (i = out_ndim - 1; i >= 0 && ++index[i] == (size_t) out_dims[i]; i--)
-			index[i] = 0;
+/* ---- matrix products ---- */
+
+/* a @ b as the forward saw it: batches of products (M,K) @ (K,N). */
+typedef struct Products
+{
+	int M, N, K;
+	int ndim, dims[LLM_MAX_DIMS]; /* of the batches; none where one b serves all rows of a */
+	size_t batches, a_matrices;
+} Products;
+
+static LlmCode
+products_of(Products *p, int a_ndim, const int *a, int b_ndim, const int *b, bool transpose_b, LlmError *err)
+{
+	int a_batch = a_ndim > 2 ? a_ndim - 2 : 0, b_batch = b_ndim > 2 ? b_ndim - 2 : 0;
+	size_t b_matrices = 1;
+
+	*p = (Products){.K = a[a_ndim - 1], .batches = 1, .a_matrices = 1};
+	p->M = a_ndim > 1 ? a[a_ndim - 2] : 1;
+	p->N = b_ndim > 1 ? b[b_ndim - 1 - transpose_b] : 1;
+	if (llm_broadcast_shape("matmul", "@", a_batch, a, b_batch, b, &p->ndim, p->dims, err) != LLM_OK)
+		return err->code;
+	for (int i = 0; i < p->ndim; i++)
+		p->batches *= p->dims[i];
+	for (int i = 0; i < a_batch; i++)
+		p->a_matrices *= a[i];
+	for (int i = 0; i < b_batch; i++)
+		b_matrices *= b[i];
+	if (b_matrices == 1) /* the forward made one product of all rows, and so does the way back */
+	{
+		p->M *= (int) p->batches;
+		p->batches = p->a_matrices = 1;
+		p->ndim = 0;
 	}
 	return LLM_OK;
 }
 
-/* Which matrix of an operand batch `index` of the result reads: its leading axes, the repeated ones left out.
- */
+/* Which matrix of an operand batch `index` reads: its leading axes, the repeated ones left out. */
 static size_t
-matrix_of(size_t index, int ndim, const int *dims, int own_ndim, const int *own)
+matrix_of(const Products *p, size_t index, int own_ndim, const int *own)
 {
 	size_t at = 0, stride = 1;
 
-	for (int i = 1; i <= ndim; i++)
+	for (int i = 1; i <= p->ndim && i <= own_ndim - 2; i++)
 	{
-		if (i <= own_ndim && own[own_ndim - i] > 1)
-			at += index % dims[ndim - i] * stride;
-		if (i <= own_ndim)
-			stride *= own[own_ndim - i];
-		index /= dims[ndim - i];
+		if (own[own_ndim - 2 - i] > 1)
+			at += index % p->dims[p->ndim - i] * stride;
+		stride *= own[own_ndim - 2 - i];
+		index /= p->dims[p->ndim - i];
 	}
 	return at;
+}
+
+LlmCode
+llm_broadcast_matmul_da(int a_ndim, const int *a_dims, int b_ndim, const int *b_dims, const float *b,
+	bool transpose_b, const float *dc, float *da, const LlmAllocator *memory, LlmError *err)
+{
+	Products p;
+	LlmCode code = products_of(&p, a_ndim, a_dims, b_ndim, b_dims, transpose_b, err);
+	size_t size = (size_t) p.M * p.K, bytes = size * sizeof(float);
+	bool repeated = p.a_matrices != p.batches; /* several products add to one matrix of da */
+	float *part = NULL;
+
+	if (code != LLM_OK || size == 0)
+		return code;
+	if (repeated || p.N == 0)
+		memset(da, 0, p.a_matrices * bytes);
+	if (repeated && (part = memory->alloc(memory->context, bytes)) == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu MB of gradients", bytes >> 20);
+	for (size_t i = 0; code == LLM_OK && i < p.batches && p.N > 0; i++)
+	{
+		float *to = da + matrix_of(&p, i, a_ndim, a_dims) * size;
+
+		code = llm_matmul_dx(p.M, p.N, p.K, dc + i * p.M * p.N,
+			b + matrix_of(&p, i, b_ndim, b_dims) * p.K * p.N, transpose_b, repeated ? part : to, memory, err);
+		if (code == LLM_OK && repeated)
+			code = llm_binary(LLM_ADD, 1, size, to, true, true, part, true, true, to, err);
+	}
+	if (part)
+		memory->release(memory->context, part, bytes);
+	return code;
+}
+
+LlmCode
+llm_broadcast_matmul_db(int a_ndim, const int *a_dims, const float *a, int b_ndim, const int *b_dims,
+	bool transpose_b, const float *dc, float *db, const LlmAllocator *memory, LlmError *err)
+{
+	Products p;
+	LlmCode code = products_of(&p, a_ndim, a_dims, b_ndim, b_dims, transpose_b, err);
+
+	for (size_t i = 0; code == LLM_OK && i < p.batches; i++)
+		code = llm_matmul_dw(p.M, p.N, p.K, a + matrix_of(&p, i, a_ndim, a_dims) * p.M * p.K,
+			dc + i * p.M * p.N, transpose_b, db + matrix_of(&p, i, b_ndim, b_dims) * p.K * p.N, memory, err);
+	return code;
 }
 
 LlmCode
 llm_broadcast_matmul_backward(int a_ndim, const int *a_dims, const float *a, int b_ndim, const int *b_dims,
 	const float *b, const float *dc, float *da, float *db, const LlmAllocator *memory, LlmError *err)
 {
-	int K = a_dims[a_ndim - 1], a_batch = a_ndim > 2 ? a_ndim - 2 : 0, b_batch = b_ndim > 2 ? b_ndim - 2 : 0;
-	int M = a_ndim > 1 ? a_dims[a_ndim - 2] : 1, N = b_ndim > 1 ? b_dims[b_ndim - 1] : 1;
-	int dims[LLM_MAX_DIMS], ndim, rows;
-	size_t batches = 1, b_matrices = 1, bytes;
-	float *part;
-	LlmCode code = llm_broadcast_shape("matmul", "@", a_batch, a_dims, b_batch, b_dims, &ndim, dims, err);
+	LlmCode code = llm_broadcast_matmul_da(a_ndim, a_dims, b_ndim, b_dims, b, false, dc, da, memory, err);
 
-	for (int i = 0; i < ndim; i++)
-		batches *= dims[i];
-	for (int i = 0; i < b_batch; i++)
-		b_matrices *= b_dims[i];
-	if (code != LLM_OK || batches == 0 || M == 0 || N == 0 || K == 0)
-		return code;
-	/* one b for every a: the forward made one product of all rows, and so does the way back */
-	rows = b_matrices == 1 ? (int) (batches * M) : M;
-	batches = b_matrices == 1 ? 1 : batches;
-	bytes = (size_t) rows * K * sizeof(float);
-	part = memory->alloc(memory->context, bytes);
-	if (part == NULL)
-		return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu MB of gradients", bytes >> 20);
-	for (size_t i = 0; i < batches && code == LLM_OK; i++)
-	{
-		size_t a_at = matrix_of(i, ndim, dims, a_batch, a_dims) * rows * K;
-		size_t b_at = matrix_of(i, ndim, dims, b_batch, b_dims) * K * N;
-		const float *dc_i = dc + i * rows * N;
-
-		code = llm_matmul_dw(rows, N, K, a + a_at, dc_i, false, db + b_at, memory, err);
-		if (code == LLM_OK)
-			code = llm_matmul_dx(rows, N, K, dc_i, b + b_at, false, part, memory, err);
-		if (code == LLM_OK)
-			code = llm_binary(
-				LLM_ADD, 1, (size_t) rows * K, da + a_at, true, true, part, true, true, da + a_at, err);
-	}
-	memory->release(memory->context, part, bytes);
-	return code;
+	return code == LLM_OK
+			   ? llm_broadcast_matmul_db(a_ndim, a_dims, a, b_ndim, b_dims, false, dc, db, memory, err)
+			   : code;
 }

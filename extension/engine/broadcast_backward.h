@@ -10,9 +10,15 @@
 extern LlmCode llm_broadcast_sum_into(int out_ndim, const int *out_dims, const float *terms, int ndim,
 	const int *dims, float *to, LlmError *err);
 /*
- * da (a's shape) and db (b's shape) += the gradients of a @ b from dc, whose shape llm_matmul_shape gave:
- * da = dc @ b^T, db = a^T @ dc, over the batches in order. A 1-D a is a row, a 1-D b a column.
+ * The gradients of a @ b from dc, whose shape llm_matmul_shape gave: da = dc @ b^T is written, db += a^T @
+ * dc, over the batches in order. A 1-D a is a row, a 1-D b a column; b is (…,N,K) when transpose_b.
  */
+extern LlmCode llm_broadcast_matmul_da(int a_ndim, const int *a_dims, int b_ndim, const int *b_dims,
+	const float *b, bool transpose_b, const float *dc, float *da, const LlmAllocator *memory, LlmError *err);
+extern LlmCode llm_broadcast_matmul_db(int a_ndim, const int *a_dims, const float *a, int b_ndim,
+	const int *b_dims, bool transpose_b, const float *dc, float *db, const LlmAllocator *memory,
+	LlmError *err);
+/* Both, b (…,K,N). */
 extern LlmCode llm_broadcast_matmul_backward(int a_ndim, const int *a_dims, const float *a, int b_ndim,
 	const int *b_dims, const float *b, const float *dc, float *da, float *db, const LlmAllocator *memory,
 	LlmError *err);

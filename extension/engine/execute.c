@@ -95,7 +95,7 @@ llm_exec_input(LlmExec *exec, int node, int i, LlmValue *value, LlmError *err)
 	*value = from->value;
 	if (exec->slots[node].rows == ROWS_LAST && from->rows == ROWS_ALL && from->t_axis >= 0 &&
 		n->op != LLM_OP_ATTENTION && value->dims[from->t_axis] != 1)
-		return last_row(exec, i, from->t_axis, value, err);
+		return last_row(exec, i % 3, from->t_axis, value, err);
 	return LLM_OK;
 }
 

@@ -33,6 +33,20 @@ typedef enum LlmOp
 	LLM_OP_ATTENTION,
 	LLM_OP_DROPOUT,
 	LLM_OP_CROSS_ENTROPY,
+	LLM_OP_SUM,
+	LLM_OP_MEAN,
+	LLM_OP_MAX,
+	LLM_OP_MIN,
+	LLM_OP_VAR,
+	LLM_OP_NORM,
+	LLM_OP_RESHAPE,
+	LLM_OP_TRANSPOSE,
+	LLM_OP_SLICE,
+	LLM_OP_CONCAT,
+	LLM_OP_STACK,
+	LLM_OP_TOTAL,
+	LLM_OP_ONES_LIKE,
+	LLM_OP_ZEROS_LIKE,
 	LLM_OP_COUNT
 } LlmOp;
 
@@ -105,11 +119,18 @@ extern int llm_graph_find(const LlmGraph *graph, const char *name);
 /* The op of a name, or LLM_OP_COUNT. */
 extern LlmOp llm_op_find(const char *name);
 extern const char *llm_op_name(LlmOp op);
+/* How many inputs it takes; most INT32_MAX: any number. */
 extern void llm_op_arity(LlmOp op, int *least, int *most);
 
 /* NULL where it is not given, or given as null: both mean the default. */
 extern const LlmAttr *llm_attr(const LlmNode *node, const char *key);
 extern double llm_attr_number(const LlmNode *node, const char *key, double otherwise);
+/*
+ * The whole numbers of a list attribute, at most LLM_MAX_DIMS: how many, or -1 when it is not given or not
+ * such a list. A null stands for LLM_TO_END.
+ */
+#define LLM_TO_END INT32_MAX
+extern int llm_attr_integers(const LlmNode *node, const char *key, int *out);
 /* Are all attributes among the space-separated names, of their kind and in their range? (attrs.c) */
 extern LlmCode llm_attrs_check(const LlmNode *node, const char *names, LlmError *err);
 /* "node n: attribute key of op must be ..." */

@@ -5,18 +5,16 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/graph.h"
+#include "engine/infer.h"
 
-typedef LlmCode (*ShapeRule)(const LlmGraph *graph, LlmNode *node, LlmError *err);
-
-static const LlmNode *
-input(const LlmGraph *graph, const LlmNode *node, int i)
+const LlmNode *
+llm_infer_input(const LlmGraph *graph, const LlmNode *node, int i)
 {
 	return &graph->nodes[node->inputs[i]];
 }
 
-static bool
-same(const LlmGraph *graph, const LlmDim *a, const LlmDim *b)
+bool
+llm_dim_same(const LlmGraph *graph, const LlmDim *a, const LlmDim *b)
 {
 	int64_t x = llm_dim_value(a, &graph->sizes), y = llm_dim_value(b, &graph->sizes);
 
@@ -31,16 +29,40 @@ is_one(const LlmDim *d)
 	return d->name[0] == 0 && d->times == 1;
 }
 
-static void
-take_shape(LlmNode *node, const LlmNode *from)
+void
+llm_infer_take(LlmNode *node, const LlmNode *from)
 {
 	node->ndim = from->ndim;
 	memcpy(node->shape, from->shape, sizeof(node->shape));
 }
 
+LlmCode
+llm_infer_same(const LlmGraph *graph, LlmNode *node, LlmError *err)
+{
+	(void) err;
+	llm_infer_take(node, llm_infer_input(graph, node, 0));
+	return LLM_OK;
+}
+
+bool
+llm_infer_broadcast(
+	const LlmGraph *graph, int a_ndim, const LlmDim *a, int b_ndim, const LlmDim *b, int *ndim, LlmDim *out)
+{
+	*ndim = a_ndim > b_ndim ? a_ndim : b_ndim;
+	for (int i = 1; i <= *ndim; i++)
+	{
+		const LlmDim *x = i <= a_ndim ? &a[a_ndim - i] : NULL, *y = i <= b_ndim ? &b[b_ndim - i] : NULL;
+
+		if (x && y && !is_one(x) && !is_one(y) && !llm_dim_same(graph, x, y))
+			return false;
+		out[*ndim - i] = x == NULL || (y && is_one(x)) ? *y : *x;
+	}
+	return true;
+}
+
 /* "mlp.fc: matmul of (B,T,C) and (V,C): why" */
-static LlmCode
-refuse(const LlmNode *node, const LlmNode *a, const LlmNode *b, const char *why, LlmError *err)
+LlmCode
+llm_infer_refuse(const LlmNode *node, const LlmNode *a, const LlmNode *b, const char *why, LlmError *err)
 {
 	char x[160], y[160];
 
@@ -114,88 +136,14 @@ declared_param(const LlmGraph *graph, LlmNode *node, LlmError *err)
 }
 
 static LlmCode
-infer_embedding(const LlmGraph *graph, LlmNode *node, LlmError *err)
-{
-	const LlmNode *ids = input(graph, node, 0), *table = input(graph, node, 1);
-
-	if (!ids->integers)
-		return refuse(
-			node, ids, table, "the first input must be whole numbers (an input node of dtype int)", err);
-	if (table->ndim != 2)
-		return refuse(node, ids, table, "the table must have two dimensions", err);
-	if (ids->ndim == LLM_MAX_DIMS)
-		return refuse(node, ids, table, "too many dimensions", err);
-	take_shape(node, ids);
-	node->shape[node->ndim++] = table->shape[1];
-	return LLM_OK;
-}
-
-static LlmCode
-infer_matmul(const LlmGraph *graph, LlmNode *node, LlmError *err)
-{
-	const LlmNode *a = input(graph, node, 0), *b = input(graph, node, 1);
-	int transposed = llm_attr_number(node, "transpose_b", 0) != 0;
-	const LlmDim *inner, *outer;
-	char why[200], x[40], y[40];
-
-	if (a->ndim < 2 || b->ndim < 2)
-		return refuse(node, a, b, "both need at least two dimensions", err);
-	inner = &b->shape[b->ndim - 2 + transposed];
-	outer = &b->shape[b->ndim - 1 - transposed];
-	if (!same(graph, &a->shape[a->ndim - 1], inner))
-	{
-		llm_dim_print(&a->shape[a->ndim - 1], x, sizeof(x));
-		llm_dim_print(inner, y, sizeof(y));
-		snprintf(why, sizeof(why), "inner dimensions %s and %s differ", x, y);
-		refuse(node, a, b, why, err);
-		return llm_hint(err, transposed
-								 ? "transpose_b is on: the second input is read as (N,K)."
-								 : "The second input is (K,N); for (N,K) set the attribute transpose_b.");
-	}
-	if (b->ndim > 2)
-	{
-		bool fits = a->ndim == b->ndim;
-
-		for (int i = 0; fits && i < b->ndim - 2; i++)
-			fits = same(graph, &a->shape[i], &b->shape[i]);
-		if (!fits)
-			return refuse(node, a, b, "the leading dimensions differ", err);
-	}
-	take_shape(node, a);
-	node->shape[node->ndim - 1] = *outer;
-	return LLM_OK;
-}
-
-static LlmCode
 infer_binary(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
-	const LlmNode *a = input(graph, node, 0), *b = input(graph, node, 1);
-	const LlmNode *big = a->ndim >= b->ndim ? a : b, *small = big == a ? b : a;
-	int skip = big->ndim - small->ndim;
+	const LlmNode *a = llm_infer_input(graph, node, 0), *b = llm_infer_input(graph, node, 1);
 
-	take_shape(node, big);
-	for (int i = 0; i < small->ndim; i++)
-	{
-		const LlmDim *x = &big->shape[skip + i], *y = &small->shape[i];
-
-		if (is_one(x))
-			node->shape[skip + i] = *y;
-		else if (!is_one(y) && !same(graph, x, y))
-		{
-			refuse(node, a, b, "the shapes do not broadcast", err);
-			return llm_hint(
-				err, "Dimensions are matched from the right; each pair must be equal or one of them 1.");
-		}
-	}
-	return LLM_OK;
-}
-
-static LlmCode
-infer_same(const LlmGraph *graph, LlmNode *node, LlmError *err)
-{
-	(void) err;
-	take_shape(node, input(graph, node, 0));
-	return LLM_OK;
+	if (llm_infer_broadcast(graph, a->ndim, a->shape, b->ndim, b->shape, &node->ndim, node->shape))
+		return LLM_OK;
+	llm_infer_refuse(node, a, b, "the shapes do not broadcast", err);
+	return llm_hint(err, "Dimensions are matched from the right; each pair must be equal or one of them 1.");
 }
 
 static LlmCode
@@ -205,131 +153,65 @@ infer_gelu(const LlmGraph *graph, LlmNode *node, LlmError *err)
 
 	if (how && how->kind == LLM_ATTR_TEXT && strcmp(how->text, "tanh") && strcmp(how->text, "none"))
 		return llm_attr_refuse(node, "approximate", "\"tanh\" or \"none\" (the exact one, by erf)", err);
-	return infer_same(graph, node, err);
+	return llm_infer_same(graph, node, err);
 }
 
 static LlmCode
 infer_dropout(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
+	const LlmAttr *seed = llm_attr(node, "seed");
 	double p = llm_attr_number(node, "p", 0);
 
-	if (!(p >= 0 && p < 1))
+	if (seed && (seed->text == NULL || strspn(seed->text, "0123456789") != strlen(seed->text) ||
+					strlen(seed->text) - 1 >= 20))
+		return llm_attr_refuse(node, "seed", "the text of a whole number from 0 up", err);
+	if (!(p >= 0 && (p < 1 || seed)))
 		return llm_attr_refuse(node, "p", "a probability from 0 up to, not including, 1", err);
-	return infer_same(graph, node, err);
-}
-
-static LlmCode
-infer_softmax(const LlmGraph *graph, LlmNode *node, LlmError *err)
-{
-	if (input(graph, node, 0)->ndim == 0)
-		return refuse(node, input(graph, node, 0), NULL, "a scalar has no axis to normalise over", err);
-	return infer_same(graph, node, err);
-}
-
-static LlmCode
-infer_layernorm(const LlmGraph *graph, LlmNode *node, LlmError *err)
-{
-	const LlmNode *x = input(graph, node, 0);
-
-	if (!(llm_attr_number(node, "eps", 1e-5) >= 0))
-		return llm_attr_refuse(node, "eps", "a number >= 0", err);
-	for (int i = 1; i < 3; i++)
-	{
-		const LlmNode *w = input(graph, node, i);
-
-		if (x->ndim == 0 || w->ndim != 1 || !same(graph, &x->shape[x->ndim - 1], &w->shape[0]))
-			return refuse(node, x, w, "weight and bias must have the last dimension's size", err);
-	}
-	return infer_same(graph, node, err);
-}
-
-static LlmCode
-infer_attention(const LlmGraph *graph, LlmNode *node, LlmError *err)
-{
-	const LlmNode *x = input(graph, node, 0);
-	double heads = llm_attr_number(node, "n_head", 0), window = llm_attr_number(node, "window", 0);
-	const LlmAttr *mask = llm_attr(node, "head_mask");
-	LlmDim *last;
-	int64_t channels;
-
-	if (!(heads >= 1 && heads <= LLM_MAX_HEADS && heads == floor(heads)))
-		return llm_attr_refuse(node, "n_head", "a whole number of heads", err);
-	if (!(window >= 0 && window <= INT32_MAX && window == floor(window)))
-		return llm_attr_refuse(node, "window", "a whole number of keys, or null", err);
-	if (x->ndim != 3)
-		return refuse(
-			node, x, NULL, "the input must be (B,T,3*C): queries, keys and values side by side", err);
-	if (mask && mask->count != (int) heads)
-		return llm_attr_refuse(node, "head_mask", "a list with one number per head", err);
-	for (int i = 0; mask && i < mask->count; i++)
-		if (mask->items[i].kind != LLM_ATTR_NUMBER || !(fabs(mask->items[i].number) <= 1e30))
-			return llm_attr_refuse(node, "head_mask", "a list with one number per head", err);
-	take_shape(node, x);
-	last = &node->shape[2];
-	channels = llm_dim_value(last, &graph->sizes);
-	if (last->times % 3 == 0)
-		last->times /= 3;
-	else if (channels >= 0 && channels % 3 == 0)
-		*last = (LlmDim){.times = channels / 3};
-	else
-		return refuse(node, x, NULL, "the last dimension must be three times the model's width", err);
-	channels = llm_dim_value(last, &graph->sizes);
-	if (channels < 0 || channels % (int64_t) heads != 0)
-	{
-		char why[100];
-
-		if (channels < 0)
-			snprintf(why, sizeof(why), "the size of %s is not known", last->name);
-		else
-			snprintf(why, sizeof(why), "%lld channels do not divide into %d heads", (long long) channels,
-				(int) heads);
-		return refuse(node, x, NULL, why, err);
-	}
-	return LLM_OK;
-}
-
-static LlmCode
-infer_cross_entropy(const LlmGraph *graph, LlmNode *node, LlmError *err)
-{
-	const LlmNode *logits = input(graph, node, 0), *targets = input(graph, node, 1);
-	bool fits = targets->integers && logits->ndim == targets->ndim + 1;
-
-	for (int i = 0; fits && i < targets->ndim; i++)
-		fits = same(graph, &logits->shape[i], &targets->shape[i]);
-	if (!fits)
-		return refuse(
-			node, logits, targets, "targets must be whole numbers of the logits' shape without V", err);
-	node->ndim = 0;
-	return LLM_OK;
+	return llm_infer_same(graph, node, err);
 }
 
 static const struct
 {
 	const char *name;
-	int least, most;
+	int least, most;   /* inputs; INT32_MAX: any number */
 	const char *attrs; /* those it takes */
-	ShapeRule rule;
+	LlmShapeRule rule;
 } ops[LLM_OP_COUNT] = {
 	[LLM_OP_INPUT] = {"input", 0, 0, "shape dtype", declared},
 	[LLM_OP_PARAM] = {"param", 0, 0, "shape init std", declared_param},
-	[LLM_OP_EMBEDDING] = {"embedding", 2, 2, "", infer_embedding},
-	[LLM_OP_MATMUL] = {"matmul", 2, 2, "transpose_b", infer_matmul},
+	[LLM_OP_EMBEDDING] = {"embedding", 2, 2, "", llm_infer_embedding},
+	[LLM_OP_MATMUL] = {"matmul", 2, 2, "transpose_b", llm_infer_matmul},
 	[LLM_OP_ADD] = {"add", 2, 2, "", infer_binary},
 	[LLM_OP_SUB] = {"sub", 2, 2, "", infer_binary},
 	[LLM_OP_MUL] = {"mul", 2, 2, "", infer_binary},
 	[LLM_OP_DIV] = {"div", 2, 2, "", infer_binary},
-	[LLM_OP_NEG] = {"neg", 1, 1, "", infer_same},
-	[LLM_OP_EXP] = {"exp", 1, 1, "", infer_same},
-	[LLM_OP_LOG] = {"log", 1, 1, "", infer_same},
-	[LLM_OP_SQRT] = {"sqrt", 1, 1, "", infer_same},
-	[LLM_OP_TANH] = {"tanh", 1, 1, "", infer_same},
-	[LLM_OP_RELU] = {"relu", 1, 1, "", infer_same},
+	[LLM_OP_NEG] = {"neg", 1, 1, "", llm_infer_same},
+	[LLM_OP_EXP] = {"exp", 1, 1, "", llm_infer_same},
+	[LLM_OP_LOG] = {"log", 1, 1, "", llm_infer_same},
+	[LLM_OP_SQRT] = {"sqrt", 1, 1, "", llm_infer_same},
+	[LLM_OP_TANH] = {"tanh", 1, 1, "", llm_infer_same},
+	[LLM_OP_RELU] = {"relu", 1, 1, "", llm_infer_same},
 	[LLM_OP_GELU] = {"gelu", 1, 1, "approximate", infer_gelu},
-	[LLM_OP_SOFTMAX] = {"softmax", 1, 1, "", infer_softmax},
-	[LLM_OP_LAYERNORM] = {"layernorm", 3, 3, "eps", infer_layernorm},
-	[LLM_OP_ATTENTION] = {"attention", 1, 1, "n_head causal window scale head_mask dropout", infer_attention},
-	[LLM_OP_DROPOUT] = {"dropout", 1, 1, "p", infer_dropout},
-	[LLM_OP_CROSS_ENTROPY] = {"cross_entropy", 2, 2, "", infer_cross_entropy},
+	[LLM_OP_SOFTMAX] = {"softmax", 1, 1, "axis", llm_infer_softmax},
+	[LLM_OP_LAYERNORM] = {"layernorm", 3, 3, "eps", llm_infer_layernorm},
+	[LLM_OP_ATTENTION] = {"attention", 1, 1, "n_head causal window scale head_mask dropout",
+		llm_infer_attention},
+	[LLM_OP_DROPOUT] = {"dropout", 1, 1, "p seed", infer_dropout},
+	[LLM_OP_CROSS_ENTROPY] = {"cross_entropy", 2, 2, "", llm_infer_cross_entropy},
+	[LLM_OP_SUM] = {"sum", 1, 1, "axis", llm_infer_reduce},
+	[LLM_OP_MEAN] = {"mean", 1, 1, "axis", llm_infer_reduce},
+	[LLM_OP_MAX] = {"max", 1, 1, "axis", llm_infer_reduce},
+	[LLM_OP_MIN] = {"min", 1, 1, "axis", llm_infer_reduce},
+	[LLM_OP_VAR] = {"var", 1, 1, "axis", llm_infer_reduce},
+	[LLM_OP_NORM] = {"norm", 1, 1, "axis", llm_infer_reduce},
+	[LLM_OP_RESHAPE] = {"reshape", 1, 1, "shape", llm_infer_reshape},
+	[LLM_OP_TRANSPOSE] = {"transpose", 1, 1, "axes", llm_infer_transpose},
+	[LLM_OP_SLICE] = {"slice", 1, 1, "starts stops", llm_infer_slice},
+	[LLM_OP_CONCAT] = {"concat", 1, INT32_MAX, "axis", llm_infer_concat},
+	[LLM_OP_STACK] = {"stack", 1, INT32_MAX, "", llm_infer_stack},
+	[LLM_OP_TOTAL] = {"total", 1, INT32_MAX, "", llm_infer_total},
+	[LLM_OP_ONES_LIKE] = {"ones_like", 1, 1, "", llm_infer_same},
+	[LLM_OP_ZEROS_LIKE] = {"zeros_like", 1, 1, "", llm_infer_same},
 };
 
 LlmOp
@@ -359,14 +241,15 @@ LlmCode
 llm_infer(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
 	if (node->n_inputs < ops[node->op].least || node->n_inputs > ops[node->op].most)
-		return llm_fail(err, LLM_INVALID, "node \"%s\": %s takes %d inputs, not %d", node->name,
-			ops[node->op].name, ops[node->op].least, node->n_inputs);
+		return llm_fail(err, LLM_INVALID, "node \"%s\": %s takes %s%d input%s, not %d", node->name,
+			ops[node->op].name, ops[node->op].most == INT32_MAX ? "at least " : "", ops[node->op].least,
+			ops[node->op].least == 1 ? "" : "s", node->n_inputs);
 	if (llm_attrs_check(node, ops[node->op].attrs, err) != LLM_OK)
 		return err->code;
 	for (int i = 0; i < node->n_inputs; i++)
-		if (input(graph, node, i)->integers &&
+		if (llm_infer_input(graph, node, i)->integers &&
 			!((node->op == LLM_OP_EMBEDDING && i == 0) || (node->op == LLM_OP_CROSS_ENTROPY && i == 1)))
 			return llm_fail(err, LLM_SHAPE, "node \"%s\": %s cannot read whole numbers (\"%s\")", node->name,
-				ops[node->op].name, node->input_names[i]);
+				ops[node->op].name, llm_infer_input(graph, node, i)->name);
 	return ops[node->op].rule(graph, node, err);
 }

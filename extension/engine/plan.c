@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/plan.h"
+#include "engine/views.h"
 
 /* The axis named T; -1 none, -2 more than one or a multiple: rows are then no longer positions. */
 static int
@@ -15,6 +16,42 @@ t_axis(const LlmNode *node)
 		if (strcmp(node->shape[i].name, "T") == 0)
 			axis = axis == -1 && node->shape[i].times == 1 ? i : -2;
 	return axis;
+}
+
+/* Has an input as many axes after T as the node has? Then rows of the two belong together. */
+static bool
+lines_up(const LlmExec *exec, const LlmNode *node, int t, int i)
+{
+	const LlmNode *from = &exec->model->graph.nodes[node->inputs[i]];
+	int from_t = exec->slots[node->inputs[i]].t_axis;
+
+	return from_t == -1 || (from_t >= 0 && node->ndim - t == from->ndim - from_t);
+}
+
+/* Do the positions' rows of its input stay whole and in their places, when elements are moved or reduced? */
+static bool
+keeps_rows(const LlmExec *exec, const LlmNode *node, int t)
+{
+	const LlmNode *from = &exec->model->graph.nodes[node->inputs[0]];
+	int from_t = exec->slots[node->inputs[0]].t_axis;
+
+	if (from_t < 0)
+		return from_t == -1;
+	switch (node->op)
+	{
+		case LLM_OP_RESHAPE: /* what comes before T is cut the same way */
+			for (int i = 0; i < from_t && t == from_t; i++)
+				if (from->shape[i].times != node->shape[i].times ||
+					strcmp(from->shape[i].name, node->shape[i].name) != 0)
+					return false;
+			return t == from_t;
+		case LLM_OP_TRANSPOSE:
+			return t >= 0;
+		case LLM_OP_SLICE:
+			return t == from_t;
+		default: /* a reduction over another axis */
+			return llm_attr(node, "axis") && llm_axis_of(node, from->ndim, 0) != from_t;
+	}
 }
 
 /* Does a position's row of this node depend on the same position's rows of its inputs alone (attention
@@ -30,21 +67,36 @@ row_by_row(const LlmExec *exec, const LlmNode *node, const Slot *slot)
 		return false;
 	switch (node->op)
 	{
+		case LLM_OP_INPUT:
+		case LLM_OP_PARAM:
+			return true;
 		case LLM_OP_MATMUL:
 			return in[1]->t_axis == -1 && in[0]->t_axis < exec->model->graph.nodes[node->inputs[0]].ndim - 1;
 		case LLM_OP_EMBEDDING:
 			return in[1]->t_axis == -1;
 		case LLM_OP_SOFTMAX:
+			return slot->t_axis != llm_axis_of(node, node->ndim, -1);
 		case LLM_OP_LAYERNORM:
 			return slot->t_axis < node->ndim - 1;
 		case LLM_OP_ATTENTION:
-			return slot->t_axis == 1 && llm_attr_number(node, "causal", 1) != 0;
+			return slot->t_axis == node->ndim - 2 && llm_attr_number(node, "causal", 1) != 0;
 		case LLM_OP_CROSS_ENTROPY:
 			return false;
+		case LLM_OP_DROPOUT: /* a seed's mask counts elements from the first position */
+			return in[0]->t_axis == -1 || llm_attr(node, "seed") == NULL;
+		case LLM_OP_SUM:
+		case LLM_OP_MEAN:
+		case LLM_OP_MAX:
+		case LLM_OP_MIN:
+		case LLM_OP_VAR:
+		case LLM_OP_NORM:
+		case LLM_OP_RESHAPE:
+		case LLM_OP_TRANSPOSE:
+		case LLM_OP_SLICE:
+			return keeps_rows(exec, node, slot->t_axis);
 		default:
-			for (int i = 0; i < node->n_inputs && i < 2; i++)
-				if (in[i]->t_axis >= 0 && node->ndim - slot->t_axis !=
-											  exec->model->graph.nodes[node->inputs[i]].ndim - in[i]->t_axis)
+			for (int i = 0; i < node->n_inputs; i++)
+				if (!lines_up(exec, node, slot->t_axis, i))
 					return false;
 			return true;
 	}

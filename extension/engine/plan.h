@@ -66,6 +66,13 @@ extern LlmCode llm_walk_back(LlmExec *exec, float *const *grads, LlmError *err);
 /* Computes a node whose inputs are there (run_op.c). */
 extern LlmCode llm_run_op(LlmExec *exec, int node, LlmError *err);
 
+/* The same for an op that reduces, moves or joins elements, its result allocated (run_view.c). */
+extern LlmCode llm_run_view(LlmExec *exec, int node, const LlmValue *x, LlmError *err);
+/* to = from, a value of x's shape, with an axis and the last one exchanged. */
+extern LlmCode llm_swap_with_last(const LlmValue *x, int axis, const float *from, float *to, LlmError *err);
+/* Softmax over an axis that is not the last. */
+extern LlmCode llm_softmax_along(LlmExec *exec, const LlmValue *x, int axis, float *out, LlmError *err);
+
 /* The probability a node drops with in this run, by its attribute key or the run's own; and its stream. */
 extern float llm_dropout_of(const LlmExec *exec, int node, const char *key, LlmStream *stream);
 /* What a node's attributes say of attention over qkv; head_mask has room for LLM_MAX_HEADS. */

@@ -2,12 +2,13 @@
  * One node: its inputs' values and weights go to the op, the result to the node's slot.
  */
 #include <math.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/broadcast.h"
 #include "engine/layers.h"
 #include "engine/plan.h"
+#include "engine/views.h"
 
 /* The result's dimensions, from the inferred shape; T is 1 where only the last row is wanted. */
 static LlmCode
@@ -103,9 +104,8 @@ run_matmul(LlmExec *exec, int index, const LlmValue *a, const LlmValue *b, LlmEr
 	const LlmNode *node = &exec->model->graph.nodes[index];
 	const LlmWeight *w = &exec->model->weights[node->inputs[1]];
 	bool transposed = llm_attr_number(node, "transpose_b", 0) != 0;
-	int K = a->dims[a->ndim - 1], N = b->dims[b->ndim - 1 - transposed];
+	int K = a->dims[a->ndim - 1], N = b->ndim > 1 ? b->dims[b->ndim - 1 - transposed] : 1;
 	size_t rows = K ? a->numel / K : 0;
-	int M = (int) rows, batches = 1;
 	LlmCode code = make_result(exec, index, true, err);
 	float *out;
 
@@ -114,20 +114,10 @@ run_matmul(LlmExec *exec, int index, const LlmValue *a, const LlmValue *b, LlmEr
 	if (rows > INT32_MAX)
 		return llm_fail(err, LLM_LIMIT, "node \"%s\": %zu rows are too many at once", node->name, rows);
 	out = result_of(exec, index);
-	if (K == 0)
-	{
-		memset(out, 0, exec->slots[index].value.numel * sizeof(float));
-		return LLM_OK;
-	}
-	if (w->panels && w->transposed == transposed && b->ndim == 2)
-		return llm_matmul_packed(M, N, K, a->floats, K, w->panels, out, err);
-	for (int i = 0; i < b->ndim - 2; i++)
-		batches *= b->dims[i];
-	for (int i = 0; code == LLM_OK && i < batches; i++)
-		code = llm_matmul(M / batches, N, K, a->floats + (size_t) i * (M / batches) * K,
-			b->floats + (size_t) i * K * N, transposed, out + (size_t) i * (M / batches) * N, exec->memory,
-			err);
-	return code;
+	if (K > 0 && w->panels && w->transposed == transposed && b->ndim == 2)
+		return llm_matmul_packed((int) rows, N, K, a->floats, K, w->panels, out, err);
+	return llm_batched_matmul(
+		a->ndim, a->dims, a->floats, b->ndim, b->dims, b->floats, transposed, out, exec->memory, err);
 }
 
 static LlmCode
@@ -156,14 +146,20 @@ float
 llm_dropout_of(const LlmExec *exec, int index, const char *key, LlmStream *stream)
 {
 	const LlmNode *node = &exec->model->graph.nodes[index];
+	const LlmAttr *seed = llm_attr(node, "seed");
 
+	if (seed) /* the mask of pg_llm_dropout with that seed, in training and out of it */
+	{
+		*stream = llm_stream(strtoull(seed->text, NULL, 10), "dropout", 0, 0);
+		return (float) llm_attr_number(node, key, 0);
+	}
 	if (!exec->training)
 		return 0;
 	*stream = llm_stream(exec->dropout.seed, node->name, exec->dropout.step, exec->dropout.micro_batch);
 	return (float) llm_attr_number(node, key, exec->dropout.p);
 }
 
-/* Dropout drops in training only. */
+/* Dropout drops in training only, unless it has a seed of its own. */
 static LlmCode
 run_dropout(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 {
@@ -230,8 +226,9 @@ llm_attention_of(const LlmExec *exec, int index, const LlmValue *qkv, LlmAttenti
 	const LlmNode *node = &exec->model->graph.nodes[index];
 	const LlmAttr *mask = llm_attr(node, "head_mask");
 
-	*a = (LlmAttention){.B = qkv->dims[0], .T = qkv->dims[1], .NH = (int) llm_attr_number(node, "n_head", 1)};
-	a->HS = qkv->dims[2] / 3 / a->NH;
+	*a = (LlmAttention){.B = qkv->ndim == 3 ? qkv->dims[0] : 1, .T = qkv->dims[qkv->ndim - 2]};
+	a->NH = (int) llm_attr_number(node, "n_head", 1);
+	a->HS = qkv->dims[qkv->ndim - 1] / 3 / a->NH;
 	a->causal = llm_attr_number(node, "causal", 1) != 0;
 	a->window = (int) llm_attr_number(node, "window", 0);
 	a->scale = (float) llm_attr_number(node, "scale", a->HS ? 1 / sqrt(a->HS) : 1);
@@ -318,11 +315,13 @@ run_layernorm(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 static LlmCode
 run_softmax(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 {
-	int n = x->dims[x->ndim - 1];
+	int axis = llm_axis_of(&exec->model->graph.nodes[index], x->ndim, -1), n = x->dims[axis];
 	LlmCode code = make_result_over(exec, index, 0, x, err);
 
 	if (code != LLM_OK || n == 0)
 		return code;
+	if (axis != x->ndim - 1)
+		return llm_softmax_along(exec, x, axis, result_of(exec, index), err);
 	return llm_softmax(x->numel / n, n, 1, x->floats, result_of(exec, index), err);
 }
 
@@ -354,12 +353,14 @@ LlmCode
 llm_run_op(LlmExec *exec, int index, LlmError *err)
 {
 	const LlmNode *node = &exec->model->graph.nodes[index];
+	bool joins = node->op == LLM_OP_CONCAT || node->op == LLM_OP_STACK || node->op == LLM_OP_TOTAL;
 	LlmValue in[3] = {0};
+	LlmCode code;
 
-	for (int i = 0; i < node->n_inputs && i < 3; i++)
+	/* what joins any number of inputs takes them one by one */
+	for (int i = 0; i < node->n_inputs && !joins; i++)
 	{
-		LlmCode code = llm_exec_input(exec, index, i, &in[i], err);
-
+		code = llm_exec_input(exec, index, i, &in[i], err);
 		if (code != LLM_OK)
 			return code;
 	}
@@ -396,7 +397,7 @@ llm_run_op(LlmExec *exec, int index, LlmError *err)
 		case LLM_OP_CROSS_ENTROPY:
 			return run_cross_entropy(exec, index, &in[0], &in[1], err);
 		default:
-			return llm_fail(
-				err, LLM_INVALID, "node \"%s\": %s cannot be computed", node->name, llm_op_name(node->op));
+			code = make_result(exec, index, true, err);
+			return code == LLM_OK ? llm_run_view(exec, index, &in[0], err) : code;
 	}
 }

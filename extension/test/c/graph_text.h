@@ -1,7 +1,8 @@
 /*
  * Models in a few lines of text, for tests and the fuzzer. A line is a node as its row in llm_graph:
  *     name op input,input attribute=value …        ("-" for no inputs)
- * A value is a number (nan and inf too), true, false, null, a [list,of,values], or else a text.
+ * A value is a number (nan and inf too), true, false, null, a [list,of,values], or else a text; 'x is a text
+ * whatever x is.
  */
 #ifndef GRAPH_TEXT_H
 #define GRAPH_TEXT_H
@@ -40,7 +41,12 @@ tm_value(TestModel *m, const char *text, LlmAttr *attr)
 	char *word = tm_string(m, text, length), *rest;
 
 	attr->number = strtod(word, &rest);
-	if (*word && *rest == 0)
+	if (*word == '\'')
+	{
+		attr->kind = LLM_ATTR_TEXT;
+		attr->text = word + 1;
+	}
+	else if (*word && *rest == 0)
 		attr->kind = LLM_ATTR_NUMBER;
 	else if (strcmp(word, "true") == 0 || strcmp(word, "false") == 0)
 	{

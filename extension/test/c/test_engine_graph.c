@@ -78,6 +78,11 @@ shape_rules(void)
 	shape_is("y matmul x,x transpose_b=true\n", "(B,T,T)");
 	shape_is("k param - shape=[12,5]\ny matmul x,k transpose_b=null\n", "(B,T,5)"); /* C is 12 */
 	shape_is("k param - shape=[2*V,2*C]\nz param - shape=[24,V]\ny matmul k,z\n", "(2*V,V)");
+	shape_is("y matmul x,v\n", "(B,T)"); /* a 1-D operand is a column, or a row */
+	shape_is("y matmul v,w\n", "(F)");
+	shape_is("y matmul v,v\n", "()");
+	shape_is("q param - shape=[C,C]\ny matmul q,x transpose_b=true\n", "(B,C,T)");
+	shape_is("q input - shape=[B,1,T,C]\nk input - shape=[7,C,T]\ny matmul q,k\n", "(B,7,T,T)");
 	shape_is("y add x,v\n", "(B,T,C)");
 	shape_is("y sub v,x\n", "(B,T,C)");
 	shape_is("k input - shape=[T,1]\ny mul k,v\n", "(T,C)");
@@ -104,6 +109,78 @@ shape_rules(void)
 	shape_is("q input - shape=[B,T,F]\ny attention q n_head=2\n", "(B,T,8)"); /* F is 24 */
 	shape_is("y cross_entropy x,ids\n", "()");
 	shape_is("y cross_entropy v,s\ns input - shape=[] dtype=int\n", "()"); /* rows in any order */
+	shape_is("q input - shape=[T,3*C]\ny attention q n_head=3\n", "(T,C)");
+	shape_is("y softmax x axis=0\n", "(B,T,C)");
+	shape_is("y dropout x p=1 seed='18446744073709551615\n", "(B,T,C)");
+}
+
+/* What reduces, moves or joins elements. */
+static void
+view_rules(void)
+{
+	for (int op = LLM_OP_SUM; op <= LLM_OP_NORM; op++)
+	{
+		char line[64];
+
+		snprintf(line, sizeof(line), "y %s x\n", llm_op_name((LlmOp) op));
+		shape_is(line, "()");
+		snprintf(line, sizeof(line), "y %s x axis=-2\n", llm_op_name((LlmOp) op));
+		shape_is(line, "(B,C)");
+	}
+	shape_is("y reshape x shape=[B,T,3,4]\n", "(B,T,3,4)"); /* C is 12 */
+	shape_is("y reshape x shape=[T,-1,B]\n", "(T,12,B)");
+	shape_is("y reshape x shape=[-1,B]\n", "(12*T,B)");
+	shape_is("y reshape x shape=[2*B,T,6]\n", "(2*B,T,6)");
+	shape_is("y reshape w shape=[-1]\n", "(288)");
+	shape_is("s param - shape=[]\ny reshape s shape=[1,1]\n", "(1,1)");
+	shape_is("s param - shape=[1]\ny reshape s shape=[]\n", "()");
+	shape_is("e param - shape=[0,3]\ny reshape e shape=[3,-1]\n", "(3,0)");
+	shape_is("y transpose x\n", "(B,C,T)");
+	shape_is("y transpose v\n", "(C)");
+	shape_is("y transpose x axes=[2,0,-2]\n", "(C,B,T)");
+	shape_is("y slice x starts=[0,0,3] stops=[null,null,-2]\n", "(B,T,7)");
+	shape_is("y slice x starts=[1] stops=[3]\n", "(2,T,C)"); /* whether B has 3 shows when it runs */
+	shape_is("y slice x starts=[0,-3] stops=[null,-1]\n", "(B,2,C)");
+	shape_is("y slice x starts=[0,-1] stops=[null,null]\n", "(B,1,C)");
+	shape_is("y slice x starts=[] stops=[]\n", "(B,T,C)");
+	shape_is("y concat x,x\n", "(2*B,T,C)");
+	shape_is("u input - shape=[B,T,5]\ny concat x,u,x axis=-1\n", "(B,T,29)");
+	shape_is("y stack x,x,x\n", "(3,B,T,C)");
+	shape_is("y total x,x,x\n", "(B,T,C)");
+	shape_is("y ones_like w\n", "(C,F)");
+	shape_is("y zeros_like w\n", "(C,F)");
+
+	refused("y sum x axis=3\n", LLM_SHAPE, "\"y\";(B,T,C);no axis 3;from 0 to 2");
+	refused("y max x axis=-4\n", LLM_SHAPE, "no axis -4");
+	refused("y mean x axis=0.5\n", LLM_INVALID, "axis;whole number");
+	refused("s param - shape=[]\ny var s axis=0\n", LLM_SHAPE, "();no axis 0");
+	refused("y softmax x axis=3\n", LLM_SHAPE, "no axis 3");
+	refused("y reshape x shape=[B,T,5,3]\n", LLM_SHAPE, "(B,T,C);cannot become (B,T,5,3);as many elements");
+	refused("y reshape x shape=[12,-1]\n", LLM_SHAPE, "cannot become (12,-1)"); /* B times T has no name */
+	refused("y reshape x shape=[X,-1]\n", LLM_SHAPE, "cannot become (X,-1)");
+	refused("y reshape w shape=[7,-1]\n", LLM_SHAPE, "cannot become (7,-1)");
+	refused("y reshape w shape=[-1,-1]\n", LLM_INVALID, "shape;one of which may be -1");
+	refused("y reshape w shape=[-2,144]\n", LLM_INVALID, "shape");
+	refused("y reshape w\n", LLM_INVALID, "shape");
+	refused("y transpose x axes=[0,1]\n", LLM_SHAPE, "(B,T,C);each axis once");
+	refused("y transpose x axes=[0,1,1]\n", LLM_SHAPE, "each axis once");
+	refused("y transpose x axes=[0,1,3]\n", LLM_SHAPE, "each axis once");
+	refused("y slice x starts=[0,1] stops=[null,null]\n", LLM_SHAPE, "from 1 along axis 1;size of T");
+	refused("y slice x starts=[0,0,3] stops=[null,null,13]\n", LLM_SHAPE, "3 to 13 is not within axis 2");
+	refused("y slice x starts=[0,0,13] stops=[null,null,null]\n", LLM_SHAPE, "13 to the end");
+	refused("y slice x starts=[0,5] stops=[2,4]\n", LLM_SHAPE, "5 to 4 is not within axis 1;count from 0");
+	refused("y slice x starts=[0]\n", LLM_SHAPE, "starts and stops");
+	refused("y slice x starts=[0,0,0,0] stops=[1,1,1,1]\n", LLM_SHAPE, "starts and stops");
+	refused("y slice x starts=[null] stops=[1]\n", LLM_INVALID, "starts");
+	refused("y concat -\n", LLM_INVALID, "concat takes at least 1 input, not 0");
+	refused("y concat x,w\n", LLM_SHAPE, "(B,T,C) and w (C,F);joined axis");
+	refused("u input - shape=[B,5,C]\ny concat x,u axis=1\n", LLM_SHAPE, "(B,T,C) and u (B,5,C)");
+	refused("y stack x,w\n", LLM_SHAPE, "must be equal");
+	refused("y total v,s\ns param - shape=[]\n", LLM_SHAPE, "(C) and s ();must be equal");
+	refused("i input - shape=[1,1,1,1,1,1,1,1]\ny stack i\n", LLM_SHAPE, "no room");
+	refused("y sum ids\n", LLM_SHAPE, "sum cannot read whole numbers");
+	refused("y dropout x p=0.5 seed=-1\n", LLM_INVALID, "seed");
+	refused("y dropout x p=0.5 seed=7\n", LLM_INVALID, "seed"); /* a number, not a text */
 }
 
 static void
@@ -117,13 +194,12 @@ refusals(void)
 	refused("y input x shape=[B]\n", LLM_INVALID, "takes 0 inputs, not 1");
 	refused("y layernorm x,v\n", LLM_INVALID, "takes 3 inputs, not 2");
 
-	refused("y matmul x,v\n", LLM_SHAPE, "\"y\";(B,T,C);(C);two dimensions");
+	refused("s param - shape=[]\ny matmul x,s\n", LLM_SHAPE, "\"y\";(B,T,C);();scalar");
 	refused("y matmul w,w\n", LLM_SHAPE, "(C,F) and w (C,F);F and C differ;transpose_b");
 	refused("y matmul x,w transpose_b=true\n", LLM_SHAPE, "inner dimensions C and F differ;(N,K)");
 	refused("q input - shape=[2*B,T,C]\ny matmul x,q transpose_b=true\n", LLM_SHAPE,
 		"(2*B,T,C);leading dimensions");
 	refused("y matmul w,x transpose_b=true\n", LLM_SHAPE, "inner dimensions F and C differ");
-	refused("q param - shape=[C,C]\ny matmul q,x transpose_b=true\n", LLM_SHAPE, "leading dimensions differ");
 	refused("y add x,w\n", LLM_SHAPE, "(B,T,C) and w (C,F);do not broadcast;equal or one of them 1");
 	refused("t input - shape=[2*T]\nk input - shape=[T]\ny sub t,k\n", LLM_SHAPE, "(2*T) and k (T)");
 	refused("y add x,ids\n", LLM_SHAPE, "add cannot read whole numbers (\"ids\")");
@@ -161,7 +237,11 @@ hostile_attributes(void)
 		"y layernorm x,v,v eps=%s\n", "y attention x n_head=%s\n", "y attention x n_head=2 causal=%s\n",
 		"y attention x n_head=2 window=%s\n", "y attention x n_head=2 scale=%s\n",
 		"y attention x n_head=2 head_mask=%s\n", "y attention x n_head=2 head_mask=[1,%s]\n",
-		"y attention x n_head=2 dropout=%s\n", "y input - shape=[%s]\n", "y input - shape=[B,%s,3]\n"};
+		"y attention x n_head=2 dropout=%s\n", "y sum x axis=%s\n", "y softmax x axis=%s\n",
+		"y reshape x shape=%s\n", "y reshape x shape=[B,%s]\n", "y transpose x axes=%s\n",
+		"y transpose x axes=[0,1,%s]\n", "y slice x starts=%s stops=[1]\n",
+		"y slice x starts=[%s] stops=[1]\n", "y slice x starts=[0] stops=[%s]\n", "y concat x,x axis=%s\n",
+		"y dropout x p=0.5 seed=%s\n", "y input - shape=[%s]\n", "y input - shape=[B,%s,3]\n"};
 
 	for (size_t i = 0; i < sizeof(uses) / sizeof(*uses); i++)
 		for (size_t j = 0; j < sizeof(values) / sizeof(*values); j++)
@@ -292,6 +372,7 @@ main(void)
 	LlmError err;
 
 	shape_rules();
+	view_rules();
 	refusals();
 	hostile_attributes();
 	long_names();

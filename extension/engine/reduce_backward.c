@@ -1,0 +1,115 @@
+/*
+ * See reduce_backward.h. x (outer,n,inner): y and dy have one element for each run of n.
+ */
+#include "engine/reduce_backward.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/pool.h"
+
+/* Elements per task. */
+#define GRAIN 16384
+
+typedef struct Reduce
+{
+	LlmReduction kind;
+	int64_t outer, n, inner, per_task; /* rows of `inner` elements per task */
+	const float *x, *y, *dy, *mean;
+	float *dx;
+} Reduce;
+
+/* One row of inner elements: place i of each of its runs. */
+static void
+row_dx(const Reduce *r, int64_t row)
+{
+	int64_t at = row * r->inner, run = row / r->n * r->inner;
+	const float *x = r->x + at, *y = r->y + run, *dy = r->dy + run;
+	float *dx = r->dx + at, n = (float) r->n;
+
+	for (int64_t j = 0; j < r->inner; j++)
+		switch (r->kind)
+		{
+			case LLM_REDUCE_MEAN:
+				dx[j] = dy[j] / n;
+				break;
+			case LLM_REDUCE_VAR: /* of the mean of (x - mean)^2; the mean's own part cancels out */
+				dx[j] = (x[j] - r->mean[run + j]) * (2 * dy[j]) / n;
+				break;
+			case LLM_REDUCE_NORM:
+				dx[j] = y[j] == 0 ? 0 : dy[j] * (x[j] / y[j]);
+				break;
+			default:
+				dx[j] = dy[j];
+		}
+}
+
+static void
+rows_task(void *context, int task, int worker)
+{
+	const Reduce *r = context;
+	int64_t from = task * r->per_task, to = from + r->per_task;
+
+	(void) worker;
+	for (int64_t row = from; row < to && row < r->outer * r->n; row++)
+		row_dx(r, row);
+}
+
+/* Runs of one maximum or minimum each: dx is zeroed, its place found. */
+static void
+chosen_task(void *context, int task, int worker)
+{
+	const Reduce *r = context;
+	int64_t from = task * r->per_task, to = from + r->per_task;
+
+	for (int64_t run = from; run < to && run < r->outer * r->inner && !llm_pool_stopping(worker); run++)
+	{
+		int64_t at = run / r->inner * r->n * r->inner + run % r->inner, i = 0;
+		float y = r->y[run];
+
+		while (i < r->n - 1 && !(r->x[at] == y || (isnan(y) && isnan(r->x[at]))))
+		{
+			at += r->inner;
+			i++;
+		}
+		r->dx[at] = r->dy[run];
+	}
+}
+
+static LlmCode
+all_tasks(Reduce *r, int64_t count, int64_t each, LlmTask task, LlmError *err)
+{
+	r->per_task = each < GRAIN ? GRAIN / each : 1;
+	return llm_parallel((int) ((count + r->per_task - 1) / r->per_task), task, r, err);
+}
+
+LlmCode
+llm_reduce_backward(LlmReduction kind, int64_t outer, int64_t n, int64_t inner, const float *x,
+	const float *y, const float *dy, float *dx, const LlmAllocator *memory, LlmError *err)
+{
+	Reduce r = {.kind = kind, .outer = outer, .n = n, .inner = inner, .x = x, .y = y, .dy = dy, .dx = dx};
+	size_t bytes = (size_t) (outer * inner) * sizeof(float);
+	float *mean = NULL;
+	LlmCode code = LLM_OK;
+
+	if (outer * n * inner == 0)
+		return LLM_OK;
+	if (kind == LLM_REDUCE_MAX || kind == LLM_REDUCE_MIN)
+	{
+		memset(dx, 0, bytes * n);
+		return all_tasks(&r, outer * inner, n, chosen_task, err);
+	}
+	if (kind == LLM_REDUCE_VAR)
+	{
+		mean = memory->alloc(memory->context, bytes);
+		if (mean == NULL)
+			return llm_fail(err, LLM_NO_MEMORY, "var: no memory for %lld means", (long long) (outer * inner));
+		r.mean = mean;
+		code = llm_reduce(LLM_REDUCE_MEAN, outer, n, inner, x, mean, memory, err);
+	}
+	if (code == LLM_OK)
+		code = all_tasks(&r, outer * n, inner, rows_task, err);
+	if (mean)
+		memory->release(memory->context, mean, bytes);
+	return code;
+}
