@@ -67,10 +67,18 @@ llm_attention_shape(const LlmShape *x, const LlmShape weights[4], int NH, LlmErr
 	return LLM_OK;
 }
 
+static void
+show(float *to, const float *from, size_t n)
+{
+	if (to)
+		memcpy(to, from, n * sizeof(float));
+}
+
 /* The middle part, when the memory for queries, keys and values is there. */
 static LlmCode
-attend(int B, int T, int C, int NH, bool causal, const float *x, const LlmAttentionWeights *w, float *qkv,
-	LlmKvCache *cache, float *out, const LlmAllocator *memory, LlmError *err)
+attend(int B, int T, int C, int NH, bool causal, const float *x, const LlmAttentionWeights *w,
+	const LlmAttentionParts *parts, float *qkv, LlmKvCache *cache, float *out, const LlmAllocator *memory,
+	LlmError *err)
 {
 	LlmAttention a = {.B = B, .T = T, .NH = NH, .HS = C / NH, .causal = causal, .queries = T};
 	size_t rows = (size_t) B * T;
@@ -78,23 +86,28 @@ attend(int B, int T, int C, int NH, bool causal, const float *x, const LlmAttent
 
 	a.scale = (float) (1 / sqrt(a.HS));
 	code = llm_matmul((int) rows, 3 * C, C, x, w->w_qkv, false, qkv, memory, err);
+	show(parts->qkv_matmul, qkv, rows * 3 * C);
 	if (code == LLM_OK)
 		code = llm_binary(LLM_ADD, rows, 3 * C, qkv, true, true, w->b_qkv, false, true, qkv, err);
+	show(parts->qkv, qkv, rows * 3 * C);
 	if (code == LLM_OK)
-		code = llm_attention(&a, qkv, cache, out, NULL, NULL, memory, err);
+		code = llm_attention(&a, qkv, cache, out, parts->scores, parts->probs, memory, err);
+	show(parts->heads, out, rows * C);
 	/* the heads' results make room in out for the projection; qkv has been read */
 	if (code == LLM_OK)
 		memcpy(qkv, out, rows * C * sizeof(float));
 	if (code == LLM_OK)
 		code = llm_matmul((int) rows, C, C, qkv, w->w_o, false, out, memory, err);
+	show(parts->proj_matmul, out, rows * C);
 	if (code == LLM_OK)
 		code = llm_binary(LLM_ADD, rows, C, out, true, true, w->b_o, false, true, out, err);
 	return code;
 }
 
 LlmCode
-llm_attention_layer(int B, int T, int C, int NH, bool causal, const float *x,
-	const LlmAttentionWeights *weights, float *out, const LlmAllocator *memory, LlmError *err)
+llm_attention_layer_parts(int B, int T, int C, int NH, bool causal, const float *x,
+	const LlmAttentionWeights *weights, const LlmAttentionParts *parts, float *out,
+	const LlmAllocator *memory, LlmError *err)
 {
 	size_t size = (size_t) B * T * 3 * C * sizeof(float);
 	LlmKvCache cache;
@@ -110,11 +123,19 @@ llm_attention_layer(int B, int T, int C, int NH, bool causal, const float *x,
 	code = llm_kv_create(&cache, B, NH, C / NH, T, memory, err);
 	if (code == LLM_OK)
 	{
-		code = attend(B, T, C, NH, causal, x, weights, qkv, &cache, out, memory, err);
+		code = attend(B, T, C, NH, causal, x, weights, parts, qkv, &cache, out, memory, err);
 		llm_kv_free(&cache, memory);
 	}
 	memory->release(memory->context, qkv, size);
 	return code;
+}
+
+LlmCode
+llm_attention_layer(int B, int T, int C, int NH, bool causal, const float *x,
+	const LlmAttentionWeights *weights, float *out, const LlmAllocator *memory, LlmError *err)
+{
+	return llm_attention_layer_parts(
+		B, T, C, NH, causal, x, weights, &(LlmAttentionParts){.heads = NULL}, out, memory, err);
 }
 
 typedef struct Dropout

@@ -33,6 +33,20 @@ extern LlmCode llm_attention_shape(const LlmShape *x, const LlmShape weights[4],
 extern LlmCode llm_attention_layer(int B, int T, int C, int NH, bool causal, const float *x,
 	const LlmAttentionWeights *weights, float *out, const LlmAllocator *memory, LlmError *err);
 
+/* What the layer makes on its way, filled where not NULL: x @ w_qkv and the same with its bias (B,T,3*C); the
+ * heads' results and their projection without its bias (B,T,C); scores and probabilities (B,NH,T,T). */
+typedef struct LlmAttentionParts
+{
+	float *qkv_matmul, *qkv;
+	float *heads, *scores, *probs;
+	float *proj_matmul;
+} LlmAttentionParts;
+
+/* The same, to be looked at: the bits are the same. */
+extern LlmCode llm_attention_layer_parts(int B, int T, int C, int NH, bool causal, const float *x,
+	const LlmAttentionWeights *weights, const LlmAttentionParts *parts, float *out,
+	const LlmAllocator *memory, LlmError *err);
+
 /* Where the layer's gradients go: x's shape, then the weights' shapes; all are written. */
 typedef struct LlmAttentionGradients
 {

@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "engine/broadcast.h"
 #include "engine/plan.h"
 
 void
@@ -105,35 +106,133 @@ llm_exec_traced(const LlmExec *exec, int node, LlmTraced *out)
 	out->probs.floats = slot->probs->data;
 }
 
-LlmCode
-llm_tape_backward(const LlmGraph *graph, const LlmValue *values, int target, const LlmDropout *dropout,
+/* A leaf's shape, in numbers. */
+static void
+shape_of(LlmNode *node, const LlmValue *value)
+{
+	node->ndim = value->ndim;
+	for (int i = 0; i < value->ndim; i++)
+		node->shape[i] = (LlmDim){.times = value->dims[i]};
+}
+
+static LlmCode
+check_value(const LlmNode *node, const LlmValue *value, LlmError *err)
+{
+	char made[160];
+	bool fits = node->ndim == value->ndim;
+
+	for (int i = 0; fits && i < node->ndim; i++)
+		fits = node->shape[i].times == value->dims[i];
+	llm_shape_print(node->ndim, node->shape, made, sizeof(made));
+	if (!fits)
+		return llm_fail(err, LLM_SHAPE, "node \"%s\": its value has shape %s, its inputs make %s", node->name,
+			llm_shape_text(value->ndim, value->dims).s, made);
+	if (value->numel > 0 && value->floats == NULL && value->integers == NULL)
+		return llm_fail(err, LLM_MISSING, "node \"%s\" %s has no value", node->name, made);
+	return LLM_OK;
+}
+
+/* Ids and targets are places in memory: each must exist. */
+static LlmCode
+check_ids(const LlmNode *node, const LlmValue *values, LlmError *err)
+{
+	bool loss = node->op == LLM_OP_CROSS_ENTROPY;
+	const LlmValue *ids = &values[node->inputs[loss ? 1 : 0]], *other = &values[node->inputs[loss ? 0 : 1]];
+	int size = other->dims[loss ? other->ndim - 1 : 0];
+
+	for (size_t i = 0; i < ids->numel; i++)
+		if (ids->integers[i] >= size || (!loss && ids->integers[i] < 0))
+			return llm_fail(err, LLM_RANGE, "node \"%s\": %d at place %zu is outside the %d there are",
+				node->name, ids->integers[i], i + 1, size);
+	return LLM_OK;
+}
+
+/*
+ * A tape is rows that anybody may have changed: its operations pass the rules that a graph's nodes pass, from
+ * the shapes of the leaves' values on. `nodes` gets them with those shapes.
+ */
+static LlmCode
+check_tape(const LlmGraph *graph, const LlmValue *values, LlmNode *nodes, LlmError *err)
+{
+	LlmGraph own = {.count = graph->count, .nodes = nodes, .order = graph->order};
+
+	for (int i = 0; i < graph->count; i++)
+	{
+		nodes[i] = graph->nodes[i];
+		nodes[i].ndim = -1; /* not come to yet */
+		nodes[i].integers = values[i].integers != NULL;
+	}
+	for (int i = 0; i < graph->count; i++)
+	{
+		LlmNode *node = &nodes[graph->order[i]];
+		const LlmValue *value = &values[graph->order[i]];
+		LlmCode code = LLM_OK;
+
+		for (int j = 0; j < node->n_inputs; j++)
+			if (node->inputs[j] < 0 || node->inputs[j] >= graph->count || nodes[node->inputs[j]].ndim < 0)
+				return llm_fail(err, LLM_INVALID, "node \"%s\" comes before its input %d", node->name, j + 1);
+		if (node->op == LLM_OP_INPUT || node->op == LLM_OP_PARAM)
+			shape_of(node, value);
+		else
+			code = llm_infer(&own, node, err);
+		if (code == LLM_OK)
+			code = check_value(node, value, err);
+		if (code == LLM_OK && (node->op == LLM_OP_EMBEDDING || node->op == LLM_OP_CROSS_ENTROPY))
+			code = check_ids(node, values, err);
+		if (code != LLM_OK)
+			return code;
+	}
+	return LLM_OK;
+}
+
+/* The walk itself, as the executor does it over the values of a run. */
+static LlmCode
+walk(const LlmModel *model, const LlmValue *values, int target, const LlmDropout *dropout,
 	float *const *grads, const LlmAllocator *memory, LlmError *err)
 {
-	LlmModel model = {.graph = *graph};
+	int count = model->graph.count;
 	LlmExec *exec = memory->alloc(memory->context, sizeof(LlmExec));
 	LlmCode code;
 
 	if (exec == NULL)
-		return llm_fail(err, LLM_NO_MEMORY, "no memory to walk back over %d operations", graph->count);
-	*exec = (LlmExec){.model = &model, .memory = memory, .target = target, .keep = true};
+		return llm_fail(err, LLM_NO_MEMORY, "no memory to walk back over %d operations", count);
+	*exec = (LlmExec){.model = model, .memory = memory, .target = target, .keep = true};
 	if (dropout)
 	{
 		exec->training = true;
 		exec->dropout = *dropout;
 	}
-	exec->slots = memory->alloc(memory->context, graph->count * sizeof(Slot));
-	if (exec->slots == NULL)
+	exec->slots = memory->alloc(memory->context, count * sizeof(Slot));
+	if (exec->slots)
 	{
-		llm_exec_close(exec);
-		return llm_fail(err, LLM_NO_MEMORY, "no memory to walk back over %d operations", graph->count);
+		memset(exec->slots, 0, count * sizeof(Slot));
+		for (int i = 0; i < count; i++)
+		{
+			exec->slots[i].rows = ROWS_ALL;
+			exec->slots[i].value = values[i];
+		}
+		code = llm_walk_back(exec, grads, err);
 	}
-	memset(exec->slots, 0, graph->count * sizeof(Slot));
-	for (int i = 0; i < graph->count; i++)
-	{
-		exec->slots[i].rows = ROWS_ALL;
-		exec->slots[i].value = values[i];
-	}
-	code = llm_walk_back(exec, grads, err);
+	else
+		code = llm_fail(err, LLM_NO_MEMORY, "no memory to walk back over %d operations", count);
 	llm_exec_close(exec);
+	return code;
+}
+
+LlmCode
+llm_tape_backward(const LlmGraph *graph, const LlmValue *values, int target, const LlmDropout *dropout,
+	float *const *grads, const LlmAllocator *memory, LlmError *err)
+{
+	LlmModel model = {.graph = *graph};
+	size_t bytes = graph->count * sizeof(LlmNode);
+	LlmCode code;
+
+	model.graph.nodes = memory->alloc(memory->context, bytes);
+	if (model.graph.nodes == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "no memory to walk back over %d operations", graph->count);
+	code = check_tape(graph, values, model.graph.nodes, err);
+	if (code == LLM_OK)
+		code = walk(&model, values, target, dropout, grads, memory, err);
+	memory->release(memory->context, model.graph.nodes, bytes);
 	return code;
 }

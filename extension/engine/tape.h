@@ -40,7 +40,8 @@ extern void llm_op_cost(const LlmNode *node, const LlmValue *first, size_t read,
  * leaves and intermediate nodes alike. Branches that lead to no PARAM are not walked. dropout as the run had
  * it, NULL where nothing was dropped. Same rules, same bits as llm_exec_backward.
  *
- * Of a node only name, op, n_inputs, inputs, attrs are read: shapes are those of the values.
+ * Of a node only name, op, n_inputs, inputs, attrs are read: shapes are those of the values. Operations whose
+ * values do not fit one another are refused.
  */
 extern LlmCode llm_tape_backward(const LlmGraph *graph, const LlmValue *values, int target,
 	const LlmDropout *dropout, float *const *grads, const LlmAllocator *memory, LlmError *err);
