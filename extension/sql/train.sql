@@ -172,3 +172,28 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION llm_train(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8, bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, boolean) IS
 'Trains for n_steps more in one transaction and returns the last loss; what is left out comes from the model''s recipe, then from the kit''s defaults. wait: until another training of the model has ended';
+
+CREATE FUNCTION llm_train_lock(model text, wait boolean DEFAULT false) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_train_lock(text, boolean) IS
+'Takes the right to train a model until the transaction ends; an error that names who has it, or (wait) waits';
+
+-- No SET clause and no SECURITY DEFINER on either procedure: PostgreSQL forbids COMMIT within them.
+CREATE PROCEDURE llm_train_loop_steps(plan llm_train_run, commit_every bigint, grad_workers int, notice_every bigint,
+    wait boolean, resume boolean) LANGUAGE c AS 'MODULE_PATHNAME';
+COMMENT ON PROCEDURE llm_train_loop_steps(llm_train_run, bigint, int, bigint, boolean, boolean) IS
+'What llm_train_loop calls once every argument is resolved';
+
+CREATE PROCEDURE llm_train_loop(model text, n_steps bigint, n_layer int DEFAULT NULL, n_head int DEFAULT NULL,
+    d int DEFAULT NULL, vocab int DEFAULT NULL, dropout_p float8 DEFAULT NULL, beta1 float8 DEFAULT NULL,
+    beta2 float8 DEFAULT NULL, eps float8 DEFAULT NULL, wd float8 DEFAULT NULL, lr_max float8 DEFAULT NULL,
+    warmup bigint DEFAULT NULL, grad_clip float8 DEFAULT NULL, grad_workers int DEFAULT NULL, prune_workers int DEFAULT NULL,
+    batch_size int DEFAULT NULL, accumulation int DEFAULT NULL, dataset text DEFAULT NULL, seed bigint DEFAULT NULL,
+    min_lr float8 DEFAULT NULL, trace boolean DEFAULT false, commit_every bigint DEFAULT NULL,
+    notice_every bigint DEFAULT NULL, wait boolean DEFAULT false, resume boolean DEFAULT true) LANGUAGE plpgsql AS $$
+BEGIN
+    CALL @extschema@.llm_train_loop_steps(@extschema@.llm_train_plan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+        $14, $17, $18, $19, $20, $21), $23, $15, $24, $25, $26);
+END $$;
+COMMENT ON PROCEDURE llm_train_loop(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8, bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, bigint, boolean, boolean) IS
+'Trains as llm_train does, committing as it goes: every commit_every steps, or when computing has taken ten times as long as the last write. A run is n_steps long in all: called again with the same arguments while the model''s newest run is not complete, it goes on with that run to the same bits (resume => false begins anew); when it is complete, the call is another run of n_steps more';

@@ -25,7 +25,9 @@
 #include "src/training_lock.h"
 
 static LlmQuery read_moments = {
-	.text = "SELECT g.name, p.m, p.v, p.step, p.model, p.name FROM %s.llm_graph AS g"
+	.text = "SELECT g.name, p.m, p.v, p.step, p.model, p.name, p.model = g.model AND NOT EXISTS (SELECT FROM"
+			" %s.llm_param_share AS u WHERE (u.source_model, u.source_name) = (p.model, p.name)"
+			" AND u.target_model <> g.model) FROM %s.llm_graph AS g"
 			" LEFT JOIN %s.llm_param_share AS s ON s.target_model = g.model AND s.target_name = g.name"
 			" JOIN %s.llm_param AS p ON p.model = coalesce(s.source_model, g.model)"
 			" AND p.name = coalesce(s.source_name, g.name) WHERE g.model = $1 AND g.op = 'param' ORDER BY "
@@ -69,6 +71,7 @@ LoadMoment(Training *tr, HeapTuple row, TupleDesc desc, int node)
 	t->offset[node] = DatumGetInt64(SPI_getbinval(row, desc, 4, &null));
 	tr->store_model[node] = MemoryContextStrdup(tr->context, LlmField(0, 5));
 	tr->store_name[node] = MemoryContextStrdup(tr->context, LlmField(0, 6));
+	tr->own[node] = DatumGetBool(SPI_getbinval(row, desc, 7, &null));
 }
 
 static void
@@ -94,8 +97,8 @@ LoadMoments(Training *tr)
 }
 
 /*
- * The model's step is that of its own parameters, the highest (a part that was added later has fewer); where
- * all are another model's, theirs. Each parameter keeps its own count for AdamW's bias correction.
+ * The model's step is the highest of the parameters that it alone trains (a part that was added later has
+ * fewer); where there are none, of all. Each parameter keeps its own count for AdamW's bias correction.
  */
 static void
 SetSteps(Training *tr)
@@ -106,13 +109,11 @@ SetSteps(Training *tr)
 	for (int i = 0; i < tr->m->model.graph.count; i++)
 		if (tr->store_model[i])
 		{
-			bool mine = strcmp(tr->store_model[i], tr->m->name) == 0;
-
-			if (mine == own)
+			if (tr->own[i] == own)
 				tr->step = Max(tr->step, offset[i]);
-			else if (mine)
+			else if (tr->own[i])
 				tr->step = offset[i];
-			own |= mine;
+			own |= tr->own[i];
 		}
 	for (int i = 0; i < tr->m->model.graph.count; i++)
 		offset[i] -= tr->store_model[i] ? tr->step : offset[i];
@@ -162,6 +163,7 @@ TrainingLoad(const char *model)
 		&err);
 	tr->store_model = palloc0(sizeof(char *) * tr->m->model.graph.count);
 	tr->store_name = palloc0(sizeof(char *) * tr->m->model.graph.count);
+	tr->own = palloc0(sizeof(bool) * tr->m->model.graph.count);
 	LoadMoments(tr);
 	SetSteps(tr);
 	TieShared(tr);

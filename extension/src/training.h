@@ -17,6 +17,7 @@ typedef struct Training
 	LlmTrainer *trainer;
 	int64 step;                       /* of the model: how many it has behind it */
 	char **store_model, **store_name; /* per node: the llm_param row it lives in; NULL: no row of its own */
+	bool *own;                        /* per node: no other model's training changes it */
 } Training;
 
 /* What the log tells of a step. */

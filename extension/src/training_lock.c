@@ -19,6 +19,7 @@
 #include "utils/rel.h"
 #include "utils/relcache.h"
 
+#include "src/forward.h"
 #include "src/pg_llm.h"
 #include "src/query.h"
 #include "src/training_lock.h"
@@ -82,7 +83,7 @@ RefuseSecond(const char *model, int64 key)
 							   "name.")));
 }
 
-void
+int64
 TrainingLock(const char *model, bool session, bool wait)
 {
 	int64 key = LockKey(model);
@@ -95,12 +96,22 @@ TrainingLock(const char *model, bool session, bool wait)
 	else if (!DatumGetBool(session ? DirectFunctionCall1(pg_try_advisory_lock_int8, datum)
 								   : DirectFunctionCall1(pg_try_advisory_xact_lock_int8, datum)))
 		RefuseSecond(model, key);
+	return key;
 }
 
 void
-TrainingUnlock(const char *model)
+TrainingUnlock(int64 key)
 {
-	DirectFunctionCall1(pg_advisory_unlock_int8, Int64GetDatum(LockKey(model)));
+	DirectFunctionCall1(pg_advisory_unlock_int8, Int64GetDatum(key));
+}
+
+/* llm_train_lock(model, wait): for what must not happen while somebody trains. */
+PG_FUNCTION_INFO_V1(llm_train_lock);
+Datum
+llm_train_lock(PG_FUNCTION_ARGS)
+{
+	TrainingLock(NameArgument(fcinfo, 0, "model"), false, !PG_ARGISNULL(1) && PG_GETARG_BOOL(1));
+	PG_RETURN_VOID();
 }
 
 /* ---- rows ---- */

@@ -6,11 +6,11 @@
 
 /*
  * The right to train a model, until the transaction ends, or (session) until TrainingUnlock, across
- * transactions. Where another has it: ERROR that names it, or (wait) waits.
+ * transactions. Where another has it: ERROR that names it, or (wait) waits. Returns the advisory lock's key.
  */
-extern void TrainingLock(const char *model, bool session, bool wait);
+extern int64 TrainingLock(const char *model, bool session, bool wait);
 /* Gives back a session's right; safe in the middle of an error. */
-extern void TrainingUnlock(const char *model);
+extern void TrainingUnlock(int64 key);
 /*
  * Locks what training writes: the model's version rows, then its parameters' rows, shared sources included.
  * Where other transactions hold some of them: false (then some may be locked now), or (wait) waits.
