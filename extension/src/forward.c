@@ -12,6 +12,7 @@
 
 #include "src/forward.h"
 #include "src/pg_llm.h"
+#include "src/tape.h"
 
 char *
 TextArgument(FunctionCallInfo fcinfo, int n, const char *what)
@@ -175,18 +176,78 @@ PositionsArgument(FunctionCallInfo fcinfo, int n, const LoadedModel *m, int T)
 	return in;
 }
 
+int
+ForwardInputs(
+	FunctionCallInfo fcinfo, const LoadedModel *m, int tokens, int targets, int positions, LlmInput *in)
+{
+	int n = 0;
+
+	in[n++] = Batched(ArrayArgument(fcinfo, tokens, "tokens"));
+	if (targets >= 0)
+	{
+		in[n] = Batched(ArrayArgument(fcinfo, targets, "targets"));
+		if (in[0].dims[0] != in[n].dims[0] || in[0].dims[1] != in[n].dims[1])
+			ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+							   errmsg("tokens are %s, targets are %s; they must have the same shape",
+								   ShapeToString(2, in[0].dims), ShapeToString(2, in[n].dims)),
+							   errhint("The targets of a text are its own tokens, one place further on.")));
+		n++;
+	}
+	in[n++] = PositionsArgument(fcinfo, positions, m, in[0].dims[1]);
+	return n;
+}
+
+/* A forward that a learner asked for: with recording on it goes into the session's run. *number gets the
+ * value's number there, else 0. */
+static LlmValue
+RunForward(const LoadedModel *m, int node, const LlmInput *in, int n, int length, const char *kind,
+	Datum tokens, uint32 *number)
+{
+	LlmExec *exec;
+	LlmValue value;
+	LlmError err;
+
+	*number = 0;
+	if (!pg_llm_autograd)
+		return RunNode(m, node, false, in, n, length);
+	LLM_CHECK(llm_exec_open(&m->model, node, false, length, LlmContextAllocator(), &exec, &err), &err);
+	llm_exec_trace(exec);
+	LLM_CHECK(llm_exec_run(exec, in, n, &value, &err), &err);
+	*number = TapeWriteExec(TapeOpen(kind, m->name, tokens), m, exec, node);
+	return value;
+}
+
+/* The value as the tape knows it; without its batch it is another tensor, a reshape of it. */
+static Tensor *
+RecordedValue(const LlmValue *value, bool drop_batch, uint32 number)
+{
+	Tensor *t = TensorOfValue(value, drop_batch);
+	LlmAttr attr;
+
+	if (number == 0)
+		return t;
+	t->tape_run = TapeCurrent()->key;
+	t->tape_id = number;
+	if (t->ndim == value->ndim)
+		return t;
+	attr = TapeAttrInts("shape", t->ndim, t->dims);
+	TapeStart();
+	TapeRecordNumbers(t, "reshape", 1, &number, t, TensorNumel(t), 1, &attr);
+	return t;
+}
+
 PG_FUNCTION_INFO_V1(llm_logits);
 Datum
 llm_logits(PG_FUNCTION_ARGS)
 {
 	LlmInput tokens = ArrayArgument(fcinfo, 0, "tokens"), in[2];
 	LoadedModel *m = ModelOf(NameArgument(fcinfo, 1, "model"), CurrentMemoryContext);
-	LlmValue value;
+	int n = ForwardInputs(fcinfo, m, 0, -1, 2, in);
+	uint32 number;
+	LlmValue value =
+		RunForward(m, OutputOf(m, "logits"), in, n, in[0].dims[1], "logits", PG_GETARG_DATUM(0), &number);
 
-	in[0] = Batched(tokens);
-	in[1] = PositionsArgument(fcinfo, 2, m, in[0].dims[1]);
-	value = RunNode(m, OutputOf(m, "logits"), false, in, 2, in[0].dims[1]);
-	PG_RETURN_TENSOR(TensorOfValue(&value, tokens.ndim == 1));
+	PG_RETURN_TENSOR(RecordedValue(&value, tokens.ndim == 1, number));
 }
 
 PG_FUNCTION_INFO_V1(llm_loss);
@@ -195,17 +256,11 @@ llm_loss(PG_FUNCTION_ARGS)
 {
 	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
 	LlmInput in[3];
-	LlmValue value;
+	int n = ForwardInputs(fcinfo, m, 1, 2, 3, in);
+	uint32 number;
+	LlmValue value =
+		RunForward(m, OutputOf(m, "loss"), in, n, in[0].dims[1], "loss", PG_GETARG_DATUM(1), &number);
 
-	in[0] = Batched(ArrayArgument(fcinfo, 1, "tokens"));
-	in[1] = Batched(ArrayArgument(fcinfo, 2, "targets"));
-	if (in[0].dims[0] != in[1].dims[0] || in[0].dims[1] != in[1].dims[1])
-		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-						   errmsg("tokens are %s, targets are %s; they must have the same shape",
-							   ShapeToString(2, in[0].dims), ShapeToString(2, in[1].dims)),
-						   errhint("The targets of a text are its own tokens, one place further on.")));
-	in[2] = PositionsArgument(fcinfo, 3, m, in[0].dims[1]);
-	value = RunNode(m, OutputOf(m, "loss"), false, in, 3, in[0].dims[1]);
 	if (value.numel != 1)
 		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 						   errmsg("the node \"loss\" of model \"%s\" is %s, not one number", m->name,
@@ -308,6 +363,24 @@ EvalInputs(const LoadedModel *m, Jsonb *inputs, LlmInput *in, int *T)
 	return n;
 }
 
+/* llm_eval's tokens for llm_run, (B,T); 0 where it was given none */
+static Datum
+TokensArray(const LlmInput *in, int n)
+{
+	for (int i = 0; i < n && pg_llm_autograd; i++)
+		if (strcmp(in[i].name, "tokens") == 0 && in[i].integers && in[i].ndim == 2)
+		{
+			int64 count = (int64) in[i].dims[0] * in[i].dims[1];
+			Datum *tokens = palloc(sizeof(Datum) * Max(1, count));
+
+			for (int64 j = 0; j < count; j++)
+				tokens[j] = Int32GetDatum(in[i].integers[j]);
+			return PointerGetDatum(construct_md_array(tokens, NULL, 2, (int *) in[i].dims, (int[]){1, 1},
+				INT4OID, sizeof(int32), true, TYPALIGN_INT));
+		}
+	return (Datum) 0;
+}
+
 PG_FUNCTION_INFO_V1(llm_eval);
 Datum
 llm_eval(PG_FUNCTION_ARGS)
@@ -316,6 +389,7 @@ llm_eval(PG_FUNCTION_ARGS)
 	int node = NodeOf(m, NameArgument(fcinfo, 1, "node")), n = 0, T = 0;
 	Jsonb *inputs = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
 	LlmInput *in = NULL;
+	uint32 number;
 	LlmValue result;
 
 	if (inputs && JB_ROOT_IS_OBJECT(inputs))
@@ -326,6 +400,6 @@ llm_eval(PG_FUNCTION_ARGS)
 	else if (m->model.graph.nodes[node].op != LLM_OP_PARAM) /* a parameter needs none */
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("inputs must be a JSON object"),
 						   errhint("Write {\"tokens\": [[1, 2, 3]]}.")));
-	result = RunNode(m, node, false, in, n, Max(1, T));
-	PG_RETURN_TENSOR(TensorOfValue(&result, false));
+	result = RunForward(m, node, in, n, Max(1, T), "eval", TokensArray(in, n), &number);
+	PG_RETURN_TENSOR(RecordedValue(&result, false, number));
 }

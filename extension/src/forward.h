@@ -18,6 +18,12 @@ extern char *TextArgument(FunctionCallInfo fcinfo, int n, const char *what);
 extern char *NameArgument(FunctionCallInfo fcinfo, int n, const char *what);
 /* An int[] argument: one or two dimensions, no NULLs, at least one element. what names it in errors. */
 extern LlmInput IntegerInput(const char *what, Datum array);
+/*
+ * The inputs of a text from SQL arguments: tokens, targets (argument -1: none) of the same shape, positions.
+ * Returns how many.
+ */
+extern int ForwardInputs(
+	FunctionCallInfo fcinfo, const LoadedModel *m, int tokens, int targets, int positions, LlmInput *in);
 /* Index of a node by name; ERROR with a hint where the graph has none. */
 extern int NodeOf(const LoadedModel *m, const char *node);
 /* The same for a node the callers rely on ("logits", "loss"), which must be computed. */

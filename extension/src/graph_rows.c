@@ -69,8 +69,8 @@ ReadScalar(const JsonbValue *value, LlmAttr *attr, const char *node)
 }
 
 /* {"a": 1, "b": [1, "x"]} */
-static void
-ReadAttrs(Jsonb *attrs, LlmNode *node)
+void
+GraphReadAttrs(Jsonb *attrs, LlmNode *node)
 {
 	JsonbIterator *it = JsonbIteratorInit(&attrs->root);
 	JsonbValue value;
@@ -135,7 +135,7 @@ ReadNode(HeapTuple row, TupleDesc desc, LlmNode *node)
 						   errmsg("node \"%s\": there is no operation \"%s\"", node->name, op),
 						   errhint("SELECT op, formula FROM llm_op lists them.")));
 	ReadInputs(DatumGetArrayTypeP(SPI_getbinval(row, desc, 3, &null)), node);
-	ReadAttrs(DatumGetJsonbP(SPI_getbinval(row, desc, 4, &null)), node);
+	GraphReadAttrs(DatumGetJsonbP(SPI_getbinval(row, desc, 4, &null)), node);
 }
 
 static void

@@ -15,6 +15,7 @@
 #include "engine/ops.h"
 #include "src/kernels_sql.h"
 #include "src/pg_llm.h"
+#include "src/tape.h"
 #include "src/tensor.h"
 
 PG_FUNCTION_INFO_V1(pg_llm_gelu);
@@ -33,11 +34,16 @@ pg_llm_gelu(PG_FUNCTION_ARGS)
 {
 	Tensor *x = PG_GETARG_TENSOR(0);
 	LlmUnary f = PG_GETARG_BOOL(1) ? LLM_GELU_ERF : LLM_GELU_TANH;
+	LlmAttr exact = {.key = "approximate", .kind = LLM_ATTR_TEXT, .text = "none"};
 	LlmError err = {0};
 	Tensor *out = TensorNew(x->ndim, x->dims);
 
+	if (pg_llm_autograd)
+		TapeStart();
 	LLM_CHECK(llm_unary(f, TensorNumel(x), TENSOR_DATA(x), TENSOR_DATA(out), &err), &err);
 	TensorCanonicalize(out);
+	if (pg_llm_autograd)
+		TapeRecord(out, "gelu", 1, &x, f == LLM_GELU_ERF, &exact);
 	PG_RETURN_TENSOR(out);
 }
 
@@ -61,12 +67,14 @@ SwapWithLast(Tensor *t, int axis)
 Datum
 pg_llm_softmax(PG_FUNCTION_ARGS)
 {
-	Tensor *x = PG_GETARG_TENSOR(0);
+	Tensor *given = PG_GETARG_TENSOR(0), *x = given;
 	LlmError err = {0};
 	int axis;
 	int64 n;
 	Tensor *out;
 
+	if (pg_llm_autograd)
+		TapeStart();
 	LLM_CHECK(llm_axis("softmax", x->ndim, x->dims, PG_GETARG_INT32(1), &axis, &err), &err);
 	x = SwapWithLast(x, axis);
 	n = x->dims[x->ndim - 1];
@@ -75,6 +83,12 @@ pg_llm_softmax(PG_FUNCTION_ARGS)
 		LLM_CHECK(llm_softmax(TensorNumel(x) / n, n, 1.0f, TENSOR_DATA(x), TENSOR_DATA(out), &err), &err);
 	out = SwapWithLast(out, axis);
 	TensorCanonicalize(out);
+	if (pg_llm_autograd)
+	{
+		LlmAttr attr = TapeAttr("axis", axis);
+
+		TapeRecord(out, "softmax", 1, &given, axis < given->ndim - 1, &attr);
+	}
 	PG_RETURN_TENSOR(out);
 }
 
@@ -88,6 +102,8 @@ pg_llm_layernorm(PG_FUNCTION_ARGS)
 	int C;
 	Tensor *out;
 
+	if (pg_llm_autograd)
+		TapeStart();
 	LLM_CHECK(
 		llm_layernorm_shape(x->ndim, x->dims, gamma->ndim, gamma->dims, beta->ndim, beta->dims, &err), &err);
 	C = x->dims[x->ndim - 1];
@@ -97,6 +113,12 @@ pg_llm_layernorm(PG_FUNCTION_ARGS)
 					  PG_GETARG_FLOAT4(3), TENSOR_DATA(out), &err),
 			&err);
 	TensorCanonicalize(out);
+	if (pg_llm_autograd)
+	{
+		LlmAttr attr = TapeAttrFloat("eps", PG_GETARG_FLOAT4(3));
+
+		TapeRecord(out, "layernorm", 3, (Tensor *[]){x, gamma, beta}, 1, &attr);
+	}
 	PG_RETURN_TENSOR(out);
 }
 
@@ -109,12 +131,21 @@ CrossEntropy(Tensor *logits, const int32 *targets, int64 rows)
 	float *losses;
 
 	CheckTargets(logits, targets, rows);
+	if (pg_llm_autograd)
+		TapeStart();
 	LlmReserve(rows * sizeof(float));
 	losses = MemoryContextAllocHuge(CurrentMemoryContext, Max(rows, 1) * sizeof(float));
 	LLM_CHECK(llm_cross_entropy(rows, logits->dims[logits->ndim - 1], TENSOR_DATA(logits), targets, losses,
 				  TENSOR_DATA(mean), &err),
 		&err);
 	TensorCanonicalize(mean);
+	if (pg_llm_autograd)
+	{
+		uint32 numbers[2] = {
+			TapeNumber(logits), TapeIntegers("targets", logits->ndim - 1, logits->dims, targets)};
+
+		TapeRecordNumbers(mean, "cross_entropy", 2, numbers, logits, TensorNumel(logits) + rows, 0, NULL);
+	}
 	PG_RETURN_TENSOR(mean);
 }
 
@@ -169,6 +200,8 @@ pg_llm_attention(PG_FUNCTION_ARGS)
 		memcpy(shape[i].dims, in[i]->dims, sizeof(int) * in[i]->ndim);
 	}
 	LLM_CHECK(llm_attention_shape(&shape[0], shape + 1, n_head, &err), &err);
+	if (pg_llm_autograd)
+		PG_RETURN_TENSOR(TapeAttentionLayer(in, n_head, PG_GETARG_BOOL(6)));
 	batch = in[0]->ndim == 3 ? in[0]->dims[0] : 1;
 	T = in[0]->dims[in[0]->ndim - 2];
 	C = in[0]->dims[in[0]->ndim - 1];
@@ -207,6 +240,8 @@ pg_llm_embedding(PG_FUNCTION_ARGS)
 		dims[i] = ARR_NDIM(array) ? ARR_DIMS(array)[i] : 0;
 	dims[ndim] = C;
 	out = TensorNew(ndim + 1, dims);
+	if (pg_llm_autograd)
+		TapeStart();
 	if (n > table->dims[0] / 16)
 	{
 		table = DatumGetTensor(datum);
@@ -216,6 +251,12 @@ pg_llm_embedding(PG_FUNCTION_ARGS)
 	{
 		CHECK_FOR_INTERRUPTS();
 		CopyTensorElements(datum, table, (int64) ids[i] * C, C, TENSOR_DATA(out) + i * C);
+	}
+	if (pg_llm_autograd && TapeKnown(table)) /* rows of a constant are one, and the table need not be read */
+	{
+		uint32 numbers[2] = {TapeIntegers("ids", ndim, dims, ids), TapeKnown(table)};
+
+		TapeRecordNumbers(out, "embedding", 2, numbers, out, TensorNumel(out), 0, NULL);
 	}
 	PG_RETURN_TENSOR(out);
 }
@@ -239,16 +280,32 @@ pg_llm_dropout(PG_FUNCTION_ARGS)
 	Tensor *x, *out;
 	LlmStream stream;
 	LlmError err = {0};
+	uint64 seed;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
 		PG_RETURN_NULL();
 	x = PG_GETARG_TENSOR(0);
 	out = TensorNew(x->ndim, x->dims);
-	stream = llm_stream(SeedArgument(fcinfo, 3), "dropout", 0, 0);
+	seed = SeedArgument(fcinfo, 3);
+	stream = llm_stream(seed, "dropout", 0, 0);
+	if (pg_llm_autograd)
+		TapeStart();
 	LLM_CHECK(llm_dropout(&stream, PG_GETARG_FLOAT4(1), PG_GETARG_BOOL(2), TensorNumel(x), TENSOR_DATA(x),
 				  TENSOR_DATA(out), &err),
 		&err);
 	TensorCanonicalize(out);
+	if (pg_llm_autograd && PG_GETARG_BOOL(2))
+	{
+		LlmAttr attrs[2] = {TapeAttrFloat("p", PG_GETARG_FLOAT4(1)),
+			{.key = "seed", .kind = LLM_ATTR_TEXT, .text = psprintf("%llu", (unsigned long long) seed)}};
+
+		TapeRecord(out, "dropout", 1, &x, 2, attrs);
+	}
+	else if (TapeKnown(x)) /* it is x itself */
+	{
+		out->tape_run = x->tape_run;
+		out->tape_id = x->tape_id;
+	}
 	PG_RETURN_TENSOR(out);
 }
 

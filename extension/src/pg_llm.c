@@ -22,6 +22,7 @@
 #include "src/machine.h"
 #include "src/model_cache.h"
 #include "src/pg_llm.h"
+#include "src/tape.h"
 
 PG_MODULE_MAGIC;
 
@@ -99,6 +100,7 @@ _PG_init(void)
 	DefineCustomStringVariable("pg_llm.default_model", "The model that functions use when none is named.",
 		"Set it for a database: ALTER DATABASE name SET pg_llm.default_model = 'my_model'.",
 		&pg_llm_default_model, "gpt2-small", PGC_USERSET, 0, NULL, NULL, NULL);
+	TapeInit();
 	CheckpointSettings();
 	MarkGUCPrefixReserved("pg_llm");
 }

@@ -60,14 +60,26 @@ LlmRun(LlmQuery *query, Datum *values, const char *nulls, bool read_only, long l
 	AtEOXact_GUC(true, level);
 }
 
-Portal
-LlmOpen(LlmQuery *query, Datum *values)
+static Portal
+Open(LlmQuery *query, Datum *values, bool read_only)
 {
 	int level = SafePath();
-	Portal portal = SPI_cursor_open(NULL, LlmPlan(query), values, NULL, true);
+	Portal portal = SPI_cursor_open(NULL, LlmPlan(query), values, NULL, read_only);
 
 	AtEOXact_GUC(true, level);
 	return portal;
+}
+
+Portal
+LlmOpen(LlmQuery *query, Datum *values)
+{
+	return Open(query, values, true);
+}
+
+Portal
+LlmOpenLatest(LlmQuery *query, Datum *values)
+{
+	return Open(query, values, false);
 }
 
 char *

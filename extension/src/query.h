@@ -26,6 +26,8 @@ extern SPIPlanPtr LlmPlan(LlmQuery *query);
 extern void LlmRun(LlmQuery *query, Datum *values, const char *nulls, bool read_only, long limit);
 /* A cursor over its rows, by the statement's own snapshot. */
 extern Portal LlmOpen(LlmQuery *query, Datum *values);
+/* A cursor over its rows, by a new snapshot: it sees what this statement has written so far. */
+extern Portal LlmOpenLatest(LlmQuery *query, Datum *values);
 /* Column of a row of SPI_tuptable: NULL gives NULL, else palloc'd text in the caller's context. */
 extern char *LlmField(uint64 row, int column);
 

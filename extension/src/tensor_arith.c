@@ -6,6 +6,7 @@
 #include "engine/broadcast.h"
 #include "engine/ops.h"
 #include "src/pg_llm.h"
+#include "src/tape.h"
 #include "src/tensor.h"
 
 static Tensor *
@@ -16,12 +17,16 @@ Binary(LlmBinary op, const char *name, const char *sign, Tensor *a, Tensor *b)
 	int ndim;
 	Tensor *out;
 
+	if (pg_llm_autograd)
+		TapeStart();
 	LLM_CHECK(llm_broadcast_shape(name, sign, a->ndim, a->dims, b->ndim, b->dims, &ndim, dims, &err), &err);
 	out = TensorNew(ndim, dims);
 	LLM_CHECK(llm_broadcast_binary(op, a->ndim, a->dims, TENSOR_DATA(a), b->ndim, b->dims, TENSOR_DATA(b),
 				  TENSOR_DATA(out), &err),
 		&err);
 	TensorCanonicalize(out);
+	if (pg_llm_autograd)
+		TapeRecord(out, name, 2, (Tensor *[]){a, b}, 0, NULL);
 	return out;
 }
 
@@ -52,13 +57,17 @@ BINARY(mul, LLM_MUL, "*")
 BINARY(div, LLM_DIV, "/")
 
 static Tensor *
-Unary(LlmUnary f, Tensor *x)
+Unary(LlmUnary f, const char *name, Tensor *x)
 {
 	LlmError err = {0};
 	Tensor *out = TensorNew(x->ndim, x->dims);
 
+	if (pg_llm_autograd)
+		TapeStart();
 	LLM_CHECK(llm_unary(f, TensorNumel(x), TENSOR_DATA(x), TENSOR_DATA(out), &err), &err);
 	TensorCanonicalize(out);
+	if (pg_llm_autograd)
+		TapeRecord(out, name, 1, &x, 0, NULL);
 	return out;
 }
 
@@ -66,7 +75,7 @@ Unary(LlmUnary f, Tensor *x)
 	PG_FUNCTION_INFO_V1(tensor_##name);                                                                      \
 	Datum tensor_##name(PG_FUNCTION_ARGS)                                                                    \
 	{                                                                                                        \
-		PG_RETURN_TENSOR(Unary(f, PG_GETARG_TENSOR(0)));                                                     \
+		PG_RETURN_TENSOR(Unary(f, #name, PG_GETARG_TENSOR(0)));                                              \
 	}
 
 UNARY(neg, LLM_NEG)
@@ -89,11 +98,15 @@ tensor_matmul(PG_FUNCTION_ARGS)
 	int ndim;
 	Tensor *out;
 
+	if (pg_llm_autograd)
+		TapeStart();
 	LLM_CHECK(llm_matmul_shape("matmul", a->ndim, a->dims, b->ndim, b->dims, &ndim, dims, &err), &err);
 	out = TensorNew(ndim, dims);
 	LLM_CHECK(llm_broadcast_matmul(a->ndim, a->dims, TENSOR_DATA(a), b->ndim, b->dims, TENSOR_DATA(b),
 				  TENSOR_DATA(out), LlmContextAllocator(), &err),
 		&err);
 	TensorCanonicalize(out);
+	if (pg_llm_autograd)
+		TapeRecord(out, "matmul", 2, (Tensor *[]){a, b}, 0, NULL);
 	PG_RETURN_TENSOR(out);
 }

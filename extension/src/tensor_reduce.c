@@ -6,15 +6,16 @@
 #include "engine/broadcast.h"
 #include "engine/reduce.h"
 #include "src/pg_llm.h"
+#include "src/tape.h"
 #include "src/tensor.h"
 
 static Datum
-Reduce(FunctionCallInfo fcinfo, LlmReduction kind, const char *name)
+Reduce(FunctionCallInfo fcinfo, LlmReduction kind, const char *name, const char *op)
 {
 	Tensor *t;
 	LlmError err = {0};
 	int dims[LLM_MAX_DIMS];
-	int axis;
+	int axis = -1;
 	int ndim = 0;
 	int64 outer = 1, n, inner = 1;
 	Tensor *out;
@@ -22,6 +23,8 @@ Reduce(FunctionCallInfo fcinfo, LlmReduction kind, const char *name)
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
 	t = PG_GETARG_TENSOR(0);
+	if (pg_llm_autograd)
+		TapeStart();
 	n = TensorNumel(t);
 	if (!PG_ARGISNULL(1))
 	{
@@ -43,20 +46,26 @@ Reduce(FunctionCallInfo fcinfo, LlmReduction kind, const char *name)
 		llm_reduce(kind, outer, n, inner, TENSOR_DATA(t), TENSOR_DATA(out), LlmContextAllocator(), &err),
 		&err);
 	TensorCanonicalize(out);
+	if (pg_llm_autograd && op) /* an index has no gradient */
+	{
+		LlmAttr attr = TapeAttr("axis", axis);
+
+		TapeRecord(out, op, 1, &t, axis >= 0, &attr);
+	}
 	PG_RETURN_TENSOR(out);
 }
 
-#define REDUCTION(name, kind, called)                                                                        \
+#define REDUCTION(name, kind, called, op)                                                                    \
 	PG_FUNCTION_INFO_V1(tensor_##name);                                                                      \
 	Datum tensor_##name(PG_FUNCTION_ARGS)                                                                    \
 	{                                                                                                        \
-		return Reduce(fcinfo, kind, called);                                                                 \
+		return Reduce(fcinfo, kind, called, op);                                                             \
 	}
 
-REDUCTION(sum, LLM_REDUCE_SUM, "tensor_sum")
-REDUCTION(mean, LLM_REDUCE_MEAN, "mean")
-REDUCTION(var, LLM_REDUCE_VAR, "var")
-REDUCTION(norm, LLM_REDUCE_NORM, "norm")
-REDUCTION(max, LLM_REDUCE_MAX, "tensor_max")
-REDUCTION(min, LLM_REDUCE_MIN, "tensor_min")
-REDUCTION(argmax, LLM_REDUCE_ARGMAX, "argmax")
+REDUCTION(sum, LLM_REDUCE_SUM, "tensor_sum", "sum")
+REDUCTION(mean, LLM_REDUCE_MEAN, "mean", "mean")
+REDUCTION(var, LLM_REDUCE_VAR, "var", "var")
+REDUCTION(norm, LLM_REDUCE_NORM, "norm", "norm")
+REDUCTION(max, LLM_REDUCE_MAX, "tensor_max", "max")
+REDUCTION(min, LLM_REDUCE_MIN, "tensor_min", "min")
+REDUCTION(argmax, LLM_REDUCE_ARGMAX, "argmax", NULL)

@@ -9,6 +9,7 @@
 #include "engine/broadcast.h"
 #include "engine/layout.h"
 #include "src/pg_llm.h"
+#include "src/tape.h"
 #include "src/tensor.h"
 
 PG_FUNCTION_INFO_V1(tensor_shape);
@@ -56,6 +57,13 @@ tensor_reshape(PG_FUNCTION_ARGS)
 	LLM_CHECK(llm_reshape_shape(t->ndim, t->dims, ndim, dims, &err), &err);
 	out = TensorNew(ndim, dims);
 	memcpy(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
+	if (pg_llm_autograd)
+	{
+		LlmAttr attr = TapeAttrInts("shape", ndim, dims);
+
+		TapeStart();
+		TapeRecord(out, "reshape", 1, &t, 1, &attr);
+	}
 	PG_RETURN_TENSOR(out);
 }
 
@@ -72,12 +80,37 @@ tensor_transpose(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
 	t = PG_GETARG_TENSOR(0);
+	if (pg_llm_autograd)
+		TapeStart();
 	if (all)
 		n = IntsFromArray(PG_GETARG_DATUM(1), "a list of axes", axes);
 	LLM_CHECK(llm_permute_shape(t->ndim, t->dims, n, all ? axes : NULL, order, dims, &err), &err);
 	out = TensorNew(t->ndim, dims);
 	LLM_CHECK(llm_permute(t->ndim, t->dims, order, TENSOR_DATA(t), TENSOR_DATA(out), &err), &err);
+	if (pg_llm_autograd)
+	{
+		LlmAttr attr = TapeAttrInts("axes", t->ndim, order);
+
+		TapeRecord(out, "transpose", 1, &t, all, &attr);
+	}
 	PG_RETURN_TENSOR(out);
+}
+
+/*
+ * A part of a tensor that the tape knows is recorded; a part of another is a constant as that is, and the
+ * rest of it need not be read.
+ */
+static void
+RecordSlice(Tensor *out, const Tensor *whole, int n, const int *starts, const int *stops)
+{
+	uint32 number = TapeKnown(whole);
+	LlmAttr attrs[2];
+
+	if (number == 0)
+		return;
+	attrs[0] = TapeAttrInts("starts", n, starts);
+	attrs[1] = TapeAttrInts("stops", n, stops);
+	TapeRecordNumbers(out, "slice", 1, &number, whole, TensorNumel(out), 2, attrs);
 }
 
 /* The elements between starts and stops. Of a stored value only the rows of the first axis between them are
@@ -90,9 +123,14 @@ Slice(Datum datum, int n, int *starts, int *stops)
 	int dims[LLM_MAX_DIMS], rows_dims[LLM_MAX_DIMS];
 	int64 row = 1;
 	const float *x;
+	int from[LLM_MAX_DIMS], to[LLM_MAX_DIMS];
 	Tensor *out;
 
+	if (pg_llm_autograd)
+		TapeStart();
 	LLM_CHECK(llm_slice_shape(header->ndim, header->dims, n, starts, stops, dims, &err), &err);
+	memcpy(from, starts, sizeof(int) * n);
+	memcpy(to, stops, sizeof(int) * n);
 	out = TensorNew(header->ndim, dims);
 	memcpy(rows_dims, header->dims, sizeof(int) * header->ndim);
 	if (n > 0)
@@ -106,6 +144,8 @@ Slice(Datum datum, int n, int *starts, int *stops)
 	else
 		x = DatumGetTensorElements(datum, header, 0, TensorNumel(header));
 	LLM_CHECK(llm_slice(header->ndim, rows_dims, n, starts, stops, x, TENSOR_DATA(out), &err), &err);
+	if (pg_llm_autograd)
+		RecordSlice(out, header, n, from, to);
 	return out;
 }
 
@@ -135,6 +175,18 @@ tensor_slice_axes(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR), errmsg("slice: %d starts but %d stops", n, m),
 						   errhint("Give one start and one stop for each of the first axes.")));
 	PG_RETURN_TENSOR(Slice(PG_GETARG_DATUM(0), n, starts, stops));
+}
+
+static void
+RecordConcat(Tensor *out, int n, const Datum *parts, int axis)
+{
+	LlmAttr attr = TapeAttr("axis", axis);
+	Tensor **tensors = palloc(sizeof(Tensor *) * n);
+
+	TapeStart();
+	for (int i = 0; i < n; i++)
+		tensors[i] = DatumGetTensor(parts[i]);
+	TapeRecord(out, "concat", n, tensors, 1, &attr);
 }
 
 Datum
@@ -177,6 +229,8 @@ tensor_concat(PG_FUNCTION_ARGS)
 		llm_concat_copy(outer, dims[axis], inner, at, t->dims[axis], TENSOR_DATA(t), TENSOR_DATA(out));
 		at += t->dims[axis];
 	}
+	if (pg_llm_autograd)
+		RecordConcat(out, n, parts, axis);
 	PG_RETURN_TENSOR(out);
 }
 

@@ -1,0 +1,436 @@
+/*
+ * From rows of the tape to a graph with values. Rows may have been changed by hand: nothing is believed
+ * before ids, operations and shapes were seen to fit.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+
+#include "src/autograd.h"
+#include "src/graph_rows.h"
+#include "src/pg_llm.h"
+#include "src/query.h"
+#include "src/tape.h"
+
+/* Operations that no leaf leads to are left out: their results are constants. */
+static LlmQuery read_ops = {
+	.text = "SELECT t.id, t.op, t.inputs, t.outputs, coalesce(t.extra -> 'attrs', '{}'), t.extra ? 'backprop'"
+			" FROM %s.llm_tape AS t JOIN %s.llm_tensor_rt AS r USING (id) WHERE t.run = $1 AND t.id <= $2"
+			" AND r.requires_grad ORDER BY t.id",
+	.nargs = 2,
+	.types = {INT8OID, INT8OID}};
+static LlmQuery read_tensors = {
+	.text = "SELECT r.id, r.name, coalesce(r.data, p.data), r.requires_grad, m.model,"
+			" r.data IS NULL AND m.version IS DISTINCT FROM %s.llm_tensor_version(p.data),"
+			" CASE WHEN NOT m.accumulated THEN r.grad END"
+			" FROM %s.llm_tensor_rt AS r LEFT JOIN %s.llm_tensor_map AS m USING (id)"
+			" LEFT JOIN %s.llm_param_share AS s"
+			" ON r.data IS NULL AND s.target_model = m.model AND s.target_name = m.name"
+			" LEFT JOIN %s.llm_param AS p ON r.data IS NULL AND p.model = coalesce(s.source_model, m.model)"
+			" AND p.name = coalesce(s.source_name, m.name) WHERE r.run = $1 AND r.id <= $2 ORDER BY r.id",
+	.nargs = 2,
+	.types = {INT8OID, INT8OID}};
+
+/* While a walk is read. */
+typedef struct Reading
+{
+	Walk *walk;
+	MemoryContext context; /* of the walk: SPI's own goes sooner */
+	int numbers;           /* the target's number */
+	int *row;              /* by number: the row of the operation that made it, or -1 */
+	int *shown;            /* by number: the row that made it as a further result, or -1 */
+	int *node;             /* by number: its node, or -1 where it is not needed */
+	bool *integers;        /* by number: read as ids or targets */
+} Reading;
+
+static void
+Broken(int64 id, const char *what)
+{
+	ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("row %lld of the tape %s", (long long) id, what),
+					   errhint("Rows of llm_tape and llm_tensor_rt belong together; record the run again.")));
+}
+
+static int
+NumberOf(const Reading *r, int64 id)
+{
+	int64 number = id - r->walk->run * TAPE_RUN_SIZE;
+
+	return number >= 1 && number <= r->numbers ? (int) number : -1;
+}
+
+static int64 *
+IdArray(Datum datum, int *n)
+{
+	ArrayType *array = DatumGetArrayTypeP(datum);
+
+	*n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+	return array_contains_nulls(array) ? NULL : (int64 *) ARR_DATA_PTR(array);
+}
+
+/* ---- which tensors are needed ---- */
+
+static void
+IndexRows(Reading *r)
+{
+	TupleDesc desc = SPI_tuptable->tupdesc;
+	bool null;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		int64 id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], desc, 1, &null));
+		int n, number = NumberOf(r, id);
+		int64 *outputs = IdArray(SPI_getbinval(SPI_tuptable->vals[i], desc, 4, &null), &n);
+
+		if (number < 0 || outputs == NULL)
+			Broken(id, "has ids that are not its run's");
+		r->row[number] = (int) i;
+		for (int j = 0; j < n; j++)
+			if (NumberOf(r, outputs[j]) > 0 && outputs[j] != id)
+				r->shown[NumberOf(r, outputs[j])] = (int) i;
+		if (id == r->walk->target)
+			r->walk->again = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], desc, 6, &null));
+	}
+}
+
+/* Ids come before those that are made from them, so that one sweep down finds all that lead to the target. */
+static int
+MarkNeeded(Reading *r)
+{
+	TupleDesc desc = SPI_tuptable->tupdesc;
+	int count = 0;
+	bool null;
+
+	r->node[r->numbers] = 0;
+	for (int number = r->numbers; number >= 1; number--)
+	{
+		HeapTuple row;
+		int64 id = r->walk->run * TAPE_RUN_SIZE + number, *inputs;
+		int n;
+		char *op;
+
+		if (r->node[number] < 0)
+			continue;
+		count++;
+		if (r->row[number] < 0)
+		{
+			if (r->shown[number] >= 0)
+				ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+								   errmsg("no gradient flows through tensor %lld", (long long) id),
+								   errdetail("It shows what an operation did inside; the operation's value "
+											 "is its first output."),
+								   errhint("SELECT op, outputs FROM llm_tape WHERE %lld = ANY (outputs).",
+									   (long long) id)));
+			continue;
+		}
+		row = SPI_tuptable->vals[r->row[number]];
+		op = SPI_getvalue(row, desc, 2);
+		inputs = IdArray(SPI_getbinval(row, desc, 3, &null), &n);
+		for (int i = 0; inputs && i < n; i++)
+		{
+			int input = NumberOf(r, inputs[i]);
+
+			if (input < 0 || input >= number)
+				Broken(id, "reads a tensor that was not made before it");
+			r->node[input] = 0;
+			r->integers[input] |=
+				(strcmp(op, "embedding") == 0 && i == 0) || (strcmp(op, "cross_entropy") == 0 && i == 1);
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	return count;
+}
+
+/* ---- nodes ---- */
+
+static LlmAttr
+DimensionList(const Tensor *t)
+{
+	return TapeAttrInts("shape", t->ndim, t->dims);
+}
+
+static void
+MakeOp(Reading *r, LlmNode *node, HeapTuple row, TupleDesc desc)
+{
+	bool null;
+	char *op = SPI_getvalue(row, desc, 2);
+	int64 *inputs;
+
+	node->op = llm_op_find(op);
+	if (node->op == LLM_OP_COUNT || node->op == LLM_OP_INPUT || node->op == LLM_OP_PARAM)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						   errmsg("row %s of the tape: there is no operation \"%s\"", node->name, op),
+						   errhint("SELECT op, formula FROM llm_op lists them.")));
+	inputs = IdArray(SPI_getbinval(row, desc, 3, &null), &node->n_inputs);
+	if (inputs == NULL)
+		Broken(pg_strtoint64(node->name), "reads NULL");
+	node->input_names = palloc(sizeof(char *) * Max(1, node->n_inputs));
+	node->inputs = palloc(sizeof(int) * Max(1, node->n_inputs));
+	for (int i = 0; i < node->n_inputs; i++)
+		node->input_names[i] = psprintf("%lld", (long long) inputs[i]);
+	GraphReadAttrs(DatumGetJsonbP(SPI_getbinval(row, desc, 5, &null)), node);
+}
+
+static void
+MakeNodes(Reading *r, int count)
+{
+	Walk *w = r->walk;
+	int n = 0;
+
+	w->graph.count = count;
+	w->graph.nodes = palloc0(sizeof(LlmNode) * count);
+	w->graph.order = palloc(sizeof(int) * count);
+	w->graph.by_name = palloc(sizeof(int) * count);
+	w->ids = palloc(sizeof(int64) * count);
+	w->values = palloc0(sizeof(LlmValue) * count);
+	w->wanted = palloc0(sizeof(bool) * count);
+	w->grads = palloc0(sizeof(float *) * count);
+	w->names = palloc0(sizeof(char *) * count);
+	w->models = palloc0(sizeof(char *) * count);
+	w->waiting = palloc0(sizeof(Tensor *) * count);
+	for (int number = 1; number <= r->numbers; number++)
+	{
+		if (r->node[number] < 0)
+			continue;
+		r->node[number] = n;
+		w->ids[n] = w->run * TAPE_RUN_SIZE + number;
+		w->graph.nodes[n].name = psprintf("%lld", (long long) w->ids[n]);
+		if (r->row[number] >= 0)
+			MakeOp(r, &w->graph.nodes[n], SPI_tuptable->vals[r->row[number]], SPI_tuptable->tupdesc);
+		n++;
+	}
+}
+
+static void
+ReadOps(Reading *r)
+{
+	Datum values[2] = {Int64GetDatum(r->walk->run), Int64GetDatum(r->walk->target)};
+	MemoryContext spi;
+	int count;
+
+	LlmRun(&read_ops, values, NULL, false, 0);
+	spi = MemoryContextSwitchTo(r->context);
+	r->row = palloc(sizeof(int) * (r->numbers + 1));
+	r->shown = palloc(sizeof(int) * (r->numbers + 1));
+	r->node = palloc(sizeof(int) * (r->numbers + 1));
+	r->integers = palloc0(sizeof(bool) * (r->numbers + 1));
+	memset(r->row, -1, sizeof(int) * (r->numbers + 1));
+	memset(r->shown, -1, sizeof(int) * (r->numbers + 1));
+	memset(r->node, -1, sizeof(int) * (r->numbers + 1));
+	IndexRows(r);
+	count = MarkNeeded(r);
+	if (count > LLM_MAX_NODES)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						   errmsg("%d tensors lead to tensor %lld; gradients walk back over at most %d",
+							   count, (long long) r->walk->target, LLM_MAX_NODES),
+						   errhint("Work on larger tensors, or walk back more often.")));
+	MakeNodes(r, count);
+	MemoryContextSwitchTo(spi);
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* ---- values ---- */
+
+static void
+MakeValue(Reading *r, int node, int number, const Tensor *t)
+{
+	LlmValue *v = &r->walk->values[node];
+
+	v->ndim = t->ndim;
+	memcpy(v->dims, t->dims, sizeof(int) * t->ndim);
+	v->numel = TensorNumel(t);
+	v->floats = TENSOR_DATA(t);
+	if (r->integers[number])
+	{
+		int32_t *integers = palloc(sizeof(int32_t) * Max(1, v->numel));
+
+		for (size_t i = 0; i < v->numel; i++)
+			integers[i] = v->floats[i] >= -16777216.0f && v->floats[i] <= 16777216.0f ? (int32_t) v->floats[i]
+																					  : INT_MAX;
+		v->integers = integers;
+	}
+}
+
+static void
+MakeLeaf(Reading *r, LlmNode *node, int number, const Tensor *t, bool requires_grad)
+{
+	node->op = requires_grad && !r->integers[number] ? LLM_OP_PARAM : LLM_OP_INPUT;
+	node->attrs = palloc0(sizeof(LlmAttr) * 2);
+	node->attrs[node->n_attrs++] = DimensionList(t);
+	if (r->integers[number])
+		node->attrs[node->n_attrs++] = (LlmAttr){.key = "dtype", .kind = LLM_ATTR_TEXT, .text = "int"};
+}
+
+static char *
+Column(HeapTuple row, TupleDesc desc, int column)
+{
+	bool null;
+	Datum value = SPI_getbinval(row, desc, column, &null);
+
+	return null ? NULL : TextDatumGetCString(value);
+}
+
+/* A copy that outlives the row. */
+static Tensor *
+CopyTensor(Datum datum)
+{
+	Tensor *t = DatumGetTensor(datum), *out;
+
+	if ((Pointer) t != DatumGetPointer(datum))
+		return t;
+	out = TensorNew(t->ndim, t->dims);
+	memcpy(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
+	return out;
+}
+
+static void
+TakeTensor(Reading *r, HeapTuple row, TupleDesc desc)
+{
+	Walk *w = r->walk;
+	bool null;
+	int64 id = DatumGetInt64(SPI_getbinval(row, desc, 1, &null));
+	int number = NumberOf(r, id), node = number > 0 ? r->node[number] : -1;
+	Datum data;
+	Tensor *t;
+
+	if (node < 0)
+		return;
+	w->names[node] = Column(row, desc, 2);
+	w->models[node] = Column(row, desc, 5);
+	if (DatumGetBool(SPI_getbinval(row, desc, 6, &null)) && w->models[node])
+		ereport(
+			ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					   errmsg("parameter \"%s\" of model \"%s\" has changed since run %lld", w->names[node],
+						   w->models[node], (long long) w->run),
+					   errhint("Gradients belong to the weights that made the loss: run the forward again, "
+							   "then llm_backprop.")));
+	data = SPI_getbinval(row, desc, 3, &null);
+	if (null)
+		Broken(id, "has a tensor without data");
+	t = CopyTensor(data);
+	MakeValue(r, node, number, t);
+	if (r->row[number] < 0)
+		MakeLeaf(r, &w->graph.nodes[node], number, t, DatumGetBool(SPI_getbinval(row, desc, 4, &null)));
+	data = SPI_getbinval(row, desc, 7, &null);
+	if (!null)
+		w->waiting[node] = CopyTensor(data);
+}
+
+static void
+ReadTensors(Reading *r)
+{
+	Datum values[2] = {Int64GetDatum(r->walk->run), Int64GetDatum(r->walk->target)};
+	Portal portal = LlmOpenLatest(&read_tensors, values);
+
+	for (;;)
+	{
+		MemoryContext spi;
+
+		SPI_cursor_fetch(portal, true, 50);
+		if (SPI_processed == 0)
+			break;
+		spi = MemoryContextSwitchTo(r->context);
+		for (uint64 i = 0; i < SPI_processed; i++)
+			TakeTensor(r, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+		MemoryContextSwitchTo(spi);
+		SPI_freetuptable(SPI_tuptable);
+		CHECK_FOR_INTERRUPTS();
+	}
+	SPI_cursor_close(portal);
+}
+
+/* ---- does it fit? ---- */
+
+/* Ids within the table, targets within the vocabulary: the rules for gradients rely on it. */
+static void
+CheckIntegers(const Walk *w, const LlmNode *node)
+{
+	const LlmValue *ids = NULL;
+	int size = 0;
+
+	if (node->op == LLM_OP_EMBEDDING)
+	{
+		ids = &w->values[node->inputs[0]];
+		size = w->values[node->inputs[1]].dims[0];
+	}
+	else if (node->op == LLM_OP_CROSS_ENTROPY)
+	{
+		const LlmValue *logits = &w->values[node->inputs[0]];
+
+		ids = &w->values[node->inputs[1]];
+		size = logits->dims[logits->ndim - 1];
+	}
+	for (size_t i = 0; ids && i < ids->numel; i++)
+		if (ids->integers[i] >= size || (ids->integers[i] < 0 && node->op == LLM_OP_EMBEDDING))
+			Broken(pg_strtoint64(node->name), "has ids beyond its table");
+}
+
+static void
+CheckFits(Walk *w)
+{
+	LlmGraph *g = &w->graph;
+	LlmError err;
+
+	for (int i = 0; i < g->count; i++)
+		if (w->values[i].floats == NULL)
+			Broken(w->ids[i], "has no row in llm_tensor_rt");
+	LLM_CHECK(llm_graph_check(g, &err), &err);
+	for (int i = 0; i < g->count; i++)
+	{
+		const LlmNode *node = &g->nodes[i];
+		bool fits = node->ndim == w->values[i].ndim;
+
+		for (int j = 0; fits && j < node->ndim; j++)
+			fits = llm_dim_value(&node->shape[j], &g->sizes) == w->values[i].dims[j];
+		if (!fits)
+			Broken(w->ids[i], psprintf("has a tensor of shape %s, which its operation does not make",
+								  ShapeToString(w->values[i].ndim, w->values[i].dims)));
+		CheckIntegers(w, node);
+	}
+}
+
+static void
+MarkWanted(Walk *w)
+{
+	for (int i = 0; i < w->graph.count; i++)
+	{
+		int index = w->graph.order[i];
+		const LlmNode *node = &w->graph.nodes[index];
+
+		w->wanted[index] = node->op == LLM_OP_PARAM;
+		for (int j = 0; j < node->n_inputs; j++)
+			w->wanted[index] |= w->wanted[node->inputs[j]];
+	}
+}
+
+Walk *
+WalkRead(int64 run, int64 target)
+{
+	Reading r = {.walk = palloc0(sizeof(Walk)), .context = CurrentMemoryContext};
+	const LlmValue *loss;
+
+	r.walk->run = run;
+	r.walk->target = target;
+	r.numbers = (int) (target - run * TAPE_RUN_SIZE);
+	SPI_connect();
+	ReadOps(&r);
+	ReadTensors(&r);
+	SPI_finish();
+	CheckFits(r.walk);
+	MarkWanted(r.walk);
+	loss = &r.walk->values[r.walk->graph.count - 1];
+	if (!r.walk->wanted[r.walk->graph.count - 1])
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("no leaf leads to tensor %lld: it is a constant", (long long) target),
+						   errhint("Mark what to differentiate by: llm_var(w, 'w').")));
+	if (loss->numel != 1)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("gradients are those of one number; this tensor has shape %s",
+							   ShapeToString(loss->ndim, loss->dims)),
+						   errhint("mean(t) and tensor_sum(t) make one number of a tensor.")));
+	return r.walk;
+}
