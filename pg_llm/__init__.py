@@ -28,6 +28,7 @@ _WHERE = {
     "plot_loss": "plots",
     "plot_losses": "plots",
     "plot_next_tokens": "plots",
+    "plot_paths": "plots",
     "plot_points": "plots",
     "plot_tape": "tape_plot",
     "plot_tensor": "plots",

@@ -206,6 +206,26 @@ def plot_loss(frame: pd.DataFrame, floor=None, title: str = "", ax=None) -> None
     ax.set_title(title, loc="left")
 
 
+def plot_paths(frame: pd.DataFrame, height, title: str = "", ax=None) -> None:
+    """Ways down a valley: columns label, x, y, in the order of steps; height(x, y) gives contour lines."""
+    label, x, y = frame.columns[:3]
+    ax = _axes(ax, 6.5, 3.8)
+    sides = []
+    for values in (frame[x], frame[y]):
+        low, high = values.min(), values.max()
+        sides.append(np.linspace(low - 0.1 * (high - low), high + 0.1 * (high - low), 200))
+    grid = height(*np.meshgrid(*sides))
+    ax.contour(
+        *sides, grid, levels=np.quantile(grid, np.linspace(0.02, 0.98, 12)), colors=GREY, linewidths=0.6
+    )
+    for k, (name, path) in enumerate(frame.groupby(label, sort=False)):
+        ax.plot(path[x], path[y], marker="o", ms=2.5, lw=1.2, color=f"C{k}", label=str(name))
+    ax.set_xlabel(str(x))
+    ax.set_ylabel(str(y))
+    ax.legend(frameon=False, fontsize=8)
+    ax.set_title(title, loc="left")
+
+
 def _label(ax, rows, columns) -> None:
     for axis, labels in ((ax.yaxis, rows), (ax.xaxis, columns)):
         if labels is not None:

@@ -131,3 +131,9 @@ def test_the_loss_stands_above_its_floor():
     assert texts(plt.gca()) == ["floor 0.800"] and not plt.gca().child_axes
     pg_llm.plot_loss(log)
     assert not texts(plt.gca())
+
+
+def test_paths_are_drawn_over_lines_of_equal_height():
+    frame = pd.DataFrame({"method": ["a"] * 3 + ["b"] * 3, "x": [8, 7, 6] * 2, "y": [1, -1, 0.5] * 2})
+    pg_llm.plot_paths(frame, lambda x, y: x**2 + 100 * y**2, "a valley")
+    assert [line.get_label() for line in plt.gca().lines] == ["a", "b"] and plt.gca().collections
