@@ -223,6 +223,44 @@ def prepare_dataset(dsn, tokenizer, inputs, dataset, block_size, overlap, valida
         click.echo(f"tokenizer {tokenizer} has no end token: documents follow one another without one")
 
 
+@cli.command()
+@click.option("--layers", type=click.Choice(["4", "2", "1"]), default="4", show_default=True)
+@click.option("--output", default=".", show_default=True, help="Folder for weights, tokenizer and log.")
+@click.option("--check", is_flag=True, help="Fail unless the files are the shipped ones, to the last bit.")
+@click.option("--steps", type=click.IntRange(1), help="Fewer steps than the recipe's, to try it out.")
+@click.option("--fresh", is_flag=True, help="Begin anew where an unfinished run could go on.")
+@click.option("--load", is_flag=True, help="Train nothing: load the shipped models into the kit's database.")
+def classroom(layers, output, check, steps, fresh, load):
+    """Train the classroom model from nothing, as it was trained for the kit: half an hour or more.
+
+    It goes on where it was interrupted. What is made has the same bytes on every machine.
+
+    \b
+    Example: pg-llm classroom --layers 1 --check --output /tmp/again
+    Example: pg-llm classroom --load
+    """
+    from pathlib import Path
+
+    from pg_llm import classroom as models
+
+    if load:
+        from pg_llm.database import connect
+
+        with connect() as conn:
+            click.echo(f"loaded: {', '.join(models.load(conn)) or 'nothing, no models are shipped'}")
+        return
+    from pg_llm.classroom.train import train
+
+    made = train(int(layers), Path(output), steps=steps, fresh=fresh, say=click.echo)
+    known, different = models.sums(), []
+    for name, digest in made.items():
+        same = known.get(name) == digest
+        different += [] if same else [name]
+        click.echo(f"{digest}  {name}  {'as shipped' if same else 'not the shipped one'}")
+    if check and different:
+        raise KitError(f"{', '.join(different)}: not the files that the kit ships")
+
+
 @cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments):

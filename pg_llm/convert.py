@@ -29,7 +29,7 @@ def convert(source: str | Path, output: str | Path) -> None:
     Errors: CheckpointError. Example: convert("gpt2", "gpt2.npz")
     """
     output = Path(output).expanduser()
-    writers = {".npz": _write_npz, ".safetensors": _write_safetensors}
+    writers = {".npz": _write_npz, ".safetensors": write_safetensors}
     if output.suffix not in writers:
         raise CheckpointError(f"{output}: the name must end in .npz or .safetensors")
     with open_checkpoint(source) as checkpoint:
@@ -76,7 +76,8 @@ def _write_npz(file, tensors: list[tuple[str, Tensor]], config: str | None, bar)
             archive.writestr(zipfile.ZipInfo(CONFIG), config)
 
 
-def _write_safetensors(file, tensors: list[tuple[str, Tensor]], config: str | None, bar) -> None:
+def write_safetensors(file, tensors: list[tuple[str, Tensor]], config: str | None, bar) -> None:
+    """The whole file, float32, tensors in the order given; bar.update(bytes) is told of each piece."""
     # transformers reads no file that does not say which framework's layout it has.
     header: dict = {"__metadata__": {"format": "pt"} | ({CONFIG: config} if config is not None else {})}
     at = 0

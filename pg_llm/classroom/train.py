@@ -1,0 +1,236 @@
+"""Makes a classroom model from nothing but its recipe: tokenizer, stories, training, files.
+
+Everything happens in a database of its own, in statements that a notebook could run; each stage is committed,
+so that a run that was interrupted goes on where it was, to the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psycopg
+from psycopg import sql
+
+from pg_llm import classroom
+from pg_llm.access import maintenance, open_database
+from pg_llm.checkpoint import Tensor
+from pg_llm.convert import write_safetensors
+from pg_llm.errors import KitError
+from pg_llm.tensors import register
+
+DATASET = "classroom"
+# Stories written in one transaction, seconds between two looks at the log, steps in a row of the csv.
+PIECE, LOOK, WINDOW = 10_000, 2.0, 50
+
+
+def train(
+    layers: int,
+    folder: Path,
+    *,
+    database: str | None = None,
+    steps: int | None = None,
+    fresh: bool = False,
+    say: Callable[[str], None] = print,
+) -> dict[str, str]:
+    """Trains the classroom model of so many layers and writes its files; returns their SHA-256 by name.
+
+    steps: fewer than the recipe's, to try it out; fresh: an unfinished run of before is thrown away.
+    Example: train(1, Path("."), steps=20)
+    """
+    recipe, model = classroom.recipe(), classroom.model_name(layers)
+    recipe["steps"] = min(steps or recipe["steps"], recipe["steps"])
+    database = database or f"train_{model}".replace("-", "_")
+    with _workshop(database, fresh) as conn:
+        say(f"database {database}: {_begin(conn, recipe, model, layers)}")
+        _tell_stories(conn, recipe)
+        with _progress(database, model, recipe["steps"]):
+            _run(conn, recipe, model)
+        return export(conn, recipe, model, folder)
+
+
+def export(conn: psycopg.Connection, recipe: dict, model: str, folder: Path) -> dict[str, str]:
+    """Writes weights, tokenizer and log of a trained model; the same bytes whenever the weights are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_weights(conn, model, folder / f"{model}.safetensors")
+    _write_tokenizer(conn, folder)
+    _write_log(conn, model, folder / f"{model}.csv")
+    names = [f"{model}.safetensors", f"{model}.csv", "vocab.json", "merges.txt"]
+    return {name: classroom.sha256(folder / name) for name in names}
+
+
+# -- stages ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _workshop(database: str, fresh: bool) -> Iterator[psycopg.Connection]:
+    """A connection to a database with nothing but the extension in it: no weights to begin with."""
+    name = sql.Identifier(database)
+    with maintenance() as conn:
+        if fresh:
+            conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+        if not conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone():
+            conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(name))
+    with contextlib.closing(open_database(database)) as conn:
+        conn.execute("CREATE EXTENSION IF NOT EXISTS pg_llm")
+        register(conn)
+        yield conn
+
+
+def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int) -> str:
+    """Tokenizer and random weights, unless they are there; says where the run stands."""
+    sizes, tokenizer = recipe["model"], recipe["tokenizer"]
+    step = conn.execute("SELECT max(step) FROM llm_param WHERE model = %s", [model]).fetchone()[0]
+    if step is not None:
+        found = conn.execute("SELECT recipe FROM llm_model_config WHERE model = %s", [model]).fetchone()[0]
+        if found != recipe["train"]:
+            raise KitError("an unfinished run of another recipe is there; --fresh throws it away")
+        return f"goes on after step {step} of {recipe['steps']}"
+    with conn.transaction():
+        count = conn.execute(
+            "SELECT llm_bpe_train(%s, %s, %s, truncate => true)",
+            [tokenizer["corpus"], tokenizer["vocab_size"], classroom.TOKENIZER],
+        ).fetchone()[0]
+        if count != sizes["vocab"]:
+            raise KitError(f"the stories gave {count} tokens, the recipe says {sizes['vocab']}")
+        eos = conn.execute("SELECT llm_end_token(%s)", [classroom.TOKENIZER]).fetchone()[0]
+        dimensions = [layers, sizes["n_head"], sizes["d_model"], sizes["n_positions"], sizes["vocab"]]
+        conn.execute(
+            "SELECT llm_create_model(%s, %s, %s, %s, %s, %s, tokenizer => %s, options => %s::jsonb)",
+            [model, *dimensions, classroom.TOKENIZER, json.dumps({"eos_token_id": eos})],
+        )
+        conn.execute(
+            "UPDATE llm_model_config SET recipe = %s::jsonb WHERE model = %s",
+            [json.dumps(recipe["train"]), model],
+        )
+        conn.execute(
+            "UPDATE llm_graph SET attrs = attrs || jsonb_build_object('std', (attrs ->> 'std')::float8 * %s) "
+            "WHERE model = %s AND op = 'param' AND attrs ? 'std'",
+            [sizes["init_scale"], model],
+        )
+        numbers = conn.execute("SELECT llm_init_model(%s, %s)", [model, sizes["seed"]]).fetchone()[0]
+    return f"{count} tokens learned, {numbers} random numbers, {recipe['steps']} steps to go"
+
+
+def _tell_stories(conn: psycopg.Connection, recipe: dict) -> None:
+    """A story for each place in each batch: none is seen twice."""
+    from tqdm.auto import tqdm
+
+    want = recipe["steps"] * recipe["train"]["batch_size"]
+    have = conn.execute("SELECT count(*) FROM llm_dataset WHERE dataset = %s", [DATASET]).fetchone()[0]
+    with tqdm(total=want, initial=have, unit=" stories", delay=2, leave=False) as bar:
+        while have < want:
+            n = min(PIECE, want - have)
+            seed = recipe["stories_from"] + have
+            conn.execute("SELECT llm_story_dataset(%s, %s, %s, %s)", [DATASET, seed, n, classroom.TOKENIZER])
+            have += n
+            bar.update(n)
+    conn.execute("VACUUM (ANALYZE) llm_dataset")
+
+
+def _run(conn: psycopg.Connection, recipe: dict, model: str) -> None:
+    if (
+        conn.execute("SELECT max(step) FROM llm_param WHERE model = %s", [model]).fetchone()[0]
+        < recipe["steps"]
+    ):
+        conn.execute("CALL llm_train_loop(%s, %s)", [model, recipe["steps"]])
+
+
+@contextlib.contextmanager
+def _progress(database: str, model: str, steps: int) -> Iterator[None]:
+    """A bar over the steps that are committed, from a second connection."""
+    from tqdm.auto import tqdm
+
+    done = threading.Event()
+    query = "SELECT step, loss FROM llm_train_log WHERE model = %s ORDER BY step DESC LIMIT 1"
+
+    def watch():
+        with contextlib.closing(open_database(database)) as conn, tqdm(total=steps, unit=" steps") as bar:
+            while not done.wait(LOOK):
+                step, loss = conn.execute(query, [model]).fetchone() or (0, float("nan"))
+                bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+                bar.update(step - bar.n)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+# -- files -------------------------------------------------------------------------------
+
+
+def _write_weights(conn: psycopg.Connection, model: str, path: Path) -> None:
+    rows = conn.execute(
+        "SELECT name, data FROM llm_param JOIN llm_graph USING (model, name) WHERE model = %s ORDER BY id",
+        [model],
+    ).fetchall()
+    tensors = [(name, Tensor(name, "F32", data.shape, lambda data=data: data)) for name, data in rows]
+    config = json.dumps(_config(conn, model), indent=1)
+    with path.open("wb") as file:
+        write_safetensors(file, tensors, config, _NoBar())
+
+
+class _NoBar:
+    def update(self, n: int) -> None:
+        """A few megabytes need no bar."""
+
+
+def _config(conn: psycopg.Connection, model: str) -> dict:
+    """config.json as transformers and pg_llm.load_model read it."""
+    query = "SELECT n_layer, n_head, d_model, n_positions, vocab, llm_end_token(model) FROM llm_model_config"
+    layers, heads, d, positions, vocab, eos = conn.execute(query + " WHERE model = %s", [model]).fetchone()
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "n_layer": layers,
+        "n_head": heads,
+        "n_embd": d,
+        "n_positions": positions,
+        "vocab_size": vocab,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": True,
+        "bos_token_id": eos,
+        "eos_token_id": eos,
+        "tokenizer": classroom.TOKENIZER,
+    }
+
+
+def _write_tokenizer(conn: psycopg.Connection, folder: Path) -> None:
+    """GPT-2's two files."""
+    own = [classroom.TOKENIZER]
+    vocab = conn.execute(
+        "SELECT token, token_id FROM llm_bpe_vocab WHERE model = %s ORDER BY token_id", own
+    ).fetchall()
+    merges = conn.execute(
+        "SELECT left_token, right_token FROM llm_bpe_merges WHERE model = %s ORDER BY rank", own
+    ).fetchall()
+    text = json.dumps(dict(vocab), ensure_ascii=False, indent=0)
+    (folder / "vocab.json").write_text(text + "\n", "utf-8")
+    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def _write_log(conn: psycopg.Connection, model: str, path: Path) -> None:
+    """Means over windows of steps; tokens are counted from the beginning. Seconds are left out."""
+    rows = conn.execute(
+        "SELECT step, lr, loss, grad_norm, tokens FROM llm_train_log WHERE model = %s ORDER BY step", [model]
+    ).fetchall()
+    with path.open("w", newline="", encoding="ascii") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["step", "tokens", "lr", "loss", "grad_norm"])
+        total = 0
+        for start in range(0, len(rows), WINDOW):
+            step, lr, loss, norm, tokens = zip(*rows[start : start + WINDOW], strict=True)
+            total += sum(tokens)
+            means = f"{np.mean(loss):.5f}", f"{np.mean(norm):.5f}"
+            writer.writerow([step[-1], total, f"{lr[-1]:.4g}", *means])
