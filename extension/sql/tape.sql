@@ -37,7 +37,7 @@ CREATE UNLOGGED TABLE llm_tape (
 CREATE INDEX ON llm_tape (run);
 COMMENT ON TABLE llm_tape IS 'An operation executed: what it is in llm_op, the graph node it computed, ids of the tensors read and made; unlogged and not dumped';
 COMMENT ON COLUMN llm_tape.id IS 'run * 1000000 + n; also the id of the first tensor it made';
-COMMENT ON COLUMN llm_tape.extra IS 'attrs: as in llm_graph; flops, bytes, microseconds; of attention tokens: the id of the tokens it reads';
+COMMENT ON COLUMN llm_tape.extra IS 'attrs: as in llm_graph; flops, bytes, microseconds; of attention model and tokens: whose tokens it reads and their id';
 
 CREATE UNLOGGED TABLE llm_tensor_rt (
     id            bigint PRIMARY KEY,

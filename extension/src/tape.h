@@ -81,7 +81,8 @@ typedef struct TapeOp
 	const LlmNode *attrs; /* its attributes; NULL: none */
 	int64 flops, bytes;
 	double microseconds;
-	int64 tokens; /* id of the tokens that attention reads; 0: not told */
+	const char *model; /* of attention: whose tokens it reads, and their id; NULL, 0: not told */
+	int64 tokens;
 } TapeOp;
 
 /* The next number; ERROR when a run is full. */

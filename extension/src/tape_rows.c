@@ -242,7 +242,10 @@ Extra(const TapeOp *op)
 	if (op->attrs && op->attrs->n_attrs > 0)
 		appendStringInfoChar(&out, '}');
 	if (op->tokens)
-		appendStringInfo(&out, ",\"tokens\":%lld", (long long) op->tokens);
+	{
+		appendStringInfo(&out, ",\"tokens\":%lld,\"model\":", (long long) op->tokens);
+		escape_json(&out, op->model);
+	}
 	appendStringInfoChar(&out, '}');
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(out.data));
 }

@@ -114,7 +114,10 @@ WriteNode(Trace *trace, int index)
 	row.bytes = traced.bytes;
 	row.microseconds = traced.microseconds;
 	if (node->op == LLM_OP_ATTENTION && tokens >= 0 && trace->numbers[tokens])
+	{
 		row.tokens = TapeId(trace->run, trace->numbers[tokens]);
+		row.model = trace->m->name;
+	}
 	TapeWriteOp(trace->run, &row);
 	return number;
 }

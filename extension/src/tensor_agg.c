@@ -8,6 +8,7 @@
 
 #include "engine/broadcast.h"
 #include "src/pg_llm.h"
+#include "src/tape.h"
 #include "src/tensor.h"
 
 PG_FUNCTION_INFO_V1(tensor_sum_step);
@@ -25,6 +26,10 @@ typedef struct State
 	int dims[LLM_MAX_DIMS]; /* of each row */
 	Tensor *value;          /* the sum, or the rows stacked so far */
 	Size room;              /* bytes allocated for value */
+	uint32 tape_run;        /* the rows' numbers on the tape, of the run with this key; 0: none */
+	uint32 *numbers;
+	int64 recorded; /* as many as rows, unless recording was switched on in between */
+	Size numbers_room;
 } State;
 
 /* Running state of an aggregate; a new one at its first row. */
@@ -63,6 +68,41 @@ CheckRow(State *state, const char *name, const Tensor *t)
 					   errhint("WHERE shape(t) = ... picks rows of one shape.")));
 }
 
+/* With recording on, the result will be one operation that reads every row. */
+static void
+RecordRow(State *state, const Tensor *t)
+{
+	uint32 number = TapeNumber(t);
+
+	if (state->recorded == 0)
+		state->tape_run = TapeCurrent()->key;
+	else if (state->tape_run != TapeCurrent()->key)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						   errmsg("the recorded run ended while rows were being aggregated"),
+						   errhint("Call llm_backward on the aggregate, not inside of it.")));
+	if (state->recorded >= (int64) state->numbers_room)
+	{
+		state->numbers_room = Max(64, state->numbers_room * 2);
+		state->numbers = state->numbers ? repalloc(state->numbers, state->numbers_room * sizeof(uint32))
+										: MemoryContextAlloc(state->context, 64 * sizeof(uint32));
+	}
+	state->numbers[state->recorded++] = number;
+}
+
+/* out becomes the op's result where every row is on the tape of the run that is still open. */
+static Tensor *
+RecordResult(const State *state, Tensor *out, const char *op)
+{
+	out->tape_run = out->tape_id = 0;
+	if (!pg_llm_autograd || state->recorded != state->rows || TapeCurrent() == NULL ||
+		TapeCurrent()->key != state->tape_run)
+		return out;
+	TapeStart();
+	TapeRecordNumbers(out, op, (int) state->rows, state->numbers, out,
+		state->rows * TensorNumel(out) / (strcmp(op, "stack") == 0 ? state->rows : 1), 0, NULL);
+	return out;
+}
+
 Datum
 tensor_sum_step(PG_FUNCTION_ARGS)
 {
@@ -74,6 +114,8 @@ tensor_sum_step(PG_FUNCTION_ARGS)
 		PG_RETURN_POINTER(state);
 	t = PG_GETARG_TENSOR(1);
 	CheckRow(state, "sum", t);
+	if (pg_llm_autograd)
+		RecordRow(state, t);
 	if (state->rows == 1)
 	{
 		MemoryContext old = MemoryContextSwitchTo(state->context);
@@ -91,15 +133,15 @@ tensor_sum_step(PG_FUNCTION_ARGS)
 
 /* A window's frame goes on growing after its result is out: that needs a copy. */
 static Datum
-Result(FunctionCallInfo fcinfo, Tensor *t)
+Result(FunctionCallInfo fcinfo, const State *state, const char *op)
 {
-	Tensor *out;
+	Tensor *t = state->value, *out;
 
 	if (AggCheckCallContext(fcinfo, NULL) == AGG_CONTEXT_AGGREGATE)
-		PG_RETURN_TENSOR(t);
+		PG_RETURN_TENSOR(RecordResult(state, t, op));
 	out = TensorNew(t->ndim, t->dims);
 	memcpy(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
-	PG_RETURN_TENSOR(out);
+	PG_RETURN_TENSOR(RecordResult(state, out, op));
 }
 
 Datum
@@ -110,7 +152,7 @@ tensor_sum_final(PG_FUNCTION_ARGS)
 	if (state == NULL || state->rows == 0)
 		PG_RETURN_NULL();
 	TensorCanonicalize(state->value);
-	return Result(fcinfo, state->value);
+	return Result(fcinfo, state, "total");
 }
 
 Datum
@@ -128,6 +170,12 @@ tensor_avg_final(PG_FUNCTION_ARGS)
 				  TENSOR_DATA(rows), TENSOR_DATA(out), &err),
 		&err);
 	TensorCanonicalize(out);
+	if (pg_llm_autograd && state->recorded > 0)
+	{
+		TensorCanonicalize(state->value);
+		RecordResult(state, state->value, "total");
+		TapeRecord(out, "div", 2, (Tensor *[]){state->value, rows}, 0, NULL);
+	}
 	PG_RETURN_TENSOR(out);
 }
 
@@ -177,6 +225,8 @@ tensor_stack_step(PG_FUNCTION_ARGS)
 		PG_RETURN_POINTER(state);
 	t = PG_GETARG_TENSOR(1);
 	CheckRow(state, "stack", t);
+	if (pg_llm_autograd)
+		RecordRow(state, t);
 	row = TensorNumel(t) * sizeof(float);
 	GrowStack(state, row);
 	memcpy((char *) TENSOR_DATA(state->value) + (state->rows - 1) * row, TENSOR_DATA(t), row);
@@ -193,5 +243,5 @@ tensor_stack_final(PG_FUNCTION_ARGS)
 	state->value->dims[0] = (int) state->rows;
 	SET_VARSIZE(state->value,
 		TENSOR_HEADER_SIZE(state->ndim + 1) + TensorDataSize(state->ndim + 1, state->value->dims));
-	return Result(fcinfo, state->value);
+	return Result(fcinfo, state, "stack");
 }
