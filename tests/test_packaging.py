@@ -102,6 +102,7 @@ def test_the_wheel_holds_the_compiled_extension_and_the_notebooks(wheel):
     assert "pg_llm/_extension/share/extension/pg_llm--0.1.sql" in names
     assert "pg_llm_client/__init__.py" in names
     ours = {f"pg_llm/{p.relative_to(REPO).as_posix()}" for p in (REPO / "notebooks").glob("*.ipynb")}
+    ours |= {p.relative_to(REPO).as_posix() for p in (REPO / "pg_llm" / "classroom").glob("*.*")}
     assert ours <= set(names)
     assert not [
         name for name in names if name.startswith(("tests", "pg_llm/alias")) or name.endswith((".c", ".o"))
@@ -152,6 +153,7 @@ def test_the_source_distribution_can_be_built_from(checkout, tmp_path):
     sources = {
         n for n in tracked() if n.startswith("extension/") and n.endswith((".c", ".h", ".sql", "Makefile"))
     }
+    sources |= {n for n in tracked() if n.startswith("pg_llm/classroom/")}
     assert {n for n in sources if (REPO / n).exists()} <= names
     assert {"pyproject.toml", "README.md", "LICENSE", "pg_llm/alias/__init__.py"} <= names
 
