@@ -1,0 +1,234 @@
+/*
+ * Every gradient rule against differences of the formulas in float64, over shapes that are odd, broadcast,
+ * empty, one number; the same bits on every instruction set and number of threads, and over a tape of the
+ * same values.
+ */
+#include "gradient_case.h"
+
+static void
+elementwise_rules(void)
+{
+	each("neg;exp;tanh;relu;gelu", "x param - shape=[3,5]\ny % x\n");
+	each("neg;exp;tanh;relu;gelu", "x param - shape=[]\ny % x\n");
+	each("log;sqrt;exp", "p param - shape=[17]\ny % p\n");
+	each("tanh;none", "x param - shape=[2,9]\nx3 add x,x\ny gelu x3 approximate=%\n");
+	each("exp;gelu", "x param - shape=[0,4]\ny % x\n");
+	for (const char *ops = "add;sub;mul;div"; *ops; ops += strcspn(ops, ";") + (strchr(ops, ';') != NULL))
+	{
+		static const char *const shapes[][2] = {{"2,3,4", "2,3,4"}, {"2,3,4", "4"}, {"2,3,4", "3,1"},
+			{"2,1,4", "3,1"}, {"1", "2,3"}, {"", "2,3"}, {"2,3", ""}, {"2,3,1", "2,1,5"}, {"0,3", "3"},
+			{"0,3", "1"}, {"3", "0,3"}, {"70,3", "70,1"}, {"1,7", "300,7"}, {"2,1,3,1", "4,1,5"}, {"", ""}};
+
+		for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
+		{
+			char text[300];
+
+			snprintf(text, sizeof(text), "x param - shape=[%s]\np param - shape=[%s]\ny %.*s x,p\n",
+				shapes[i][0], shapes[i][1], (int) strcspn(ops, ";"), ops);
+			rule(text);
+			snprintf(text, sizeof(text),
+				"x param - shape=[%s]\np param - shape=[%s]\na neg x\nb neg p\ny %.*s a,b\n", shapes[i][0],
+				shapes[i][1], (int) strcspn(ops, ";"), ops); /* gradients of values, not of leaves */
+			rule(text);
+			snprintf(text, sizeof(text), "x param - shape=[%s]\np input - shape=[%s]\ny %.*s x,p\n",
+				shapes[i][0], shapes[i][1], (int) strcspn(ops, ";"), ops);
+			rule(text);
+		}
+	}
+	each("add;sub;mul;div", "p param - shape=[3]\ny % p,p\n");
+}
+
+static void
+matmul_rules(void)
+{
+	static const char *const shapes[][3] = {{"3,4", "4,5", ""}, {"3,4", "5,4", "t"}, {"4", "4,3", ""},
+		{"4", "3,4", "t"}, {"2,3,4", "4", ""}, {"4", "4", ""}, {"2,3,4", "4,5", ""}, {"2,3,4", "5,4", "t"},
+		{"2,3,4", "2,4,5", ""}, {"2,3,4", "2,5,4", "t"}, {"2,1,3,4", "5,4,2", ""}, {"2,1,3,4", "5,2,4", "t"},
+		{"5,4", "3,4,2", ""}, {"5,4", "3,2,4", "t"}, {"1,3,4", "2,4,5", ""}, {"2,3,4", "1,4,5", ""},
+		{"3,2,3,4", "2,4,5", ""}, {"4", "2,4,3", ""}, {"2,3,0", "0,5", ""}, {"0,4", "4,5", ""},
+		{"3,4", "4,0", ""}, {"0,3,4", "0,4,2", ""}, {"3,4", "0,4,2", ""}, {"140,3", "3,2", ""},
+		{"2,150", "150,33", ""}, {"1,1", "1,1", ""}};
+
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
+		for (int leaf = 0; leaf < 3; leaf++)
+		{
+			char text[300];
+
+			snprintf(text, sizeof(text),
+				"a %s - shape=[%s]\nb %s - shape=[%s]\ny matmul a,b transpose_b=%s\n",
+				leaf == 1 ? "input" : "param", shapes[i][0], leaf == 2 ? "input" : "param", shapes[i][1],
+				*shapes[i][2] ? "true" : "false");
+			rule(text);
+		}
+	rule("a param - shape=[4,3]\ny matmul a,a transpose_b=true\n");
+	rule("a param - shape=[4,4]\ny matmul a,a\n");
+}
+
+static void
+layer_rules(void)
+{
+	each("7;3,5;2,3,4;1,1;0,3;3,0", "x param - shape=[%]\ny softmax x\n");
+	each("0;1;2;-2", "x param - shape=[3,4,5]\ny softmax x axis=%\n");
+	rule("x param - shape=[1,4]\ny softmax x axis=0\n");
+	rule("x param - shape=[0,4]\ny softmax x axis=0\n");
+	each("3,5;5;2,3,5;0,5",
+		"x param - shape=[%]\ng param - shape=[5]\nb param - shape=[5]\ny layernorm x,g,b\n");
+	rule("x param - shape=[4,1]\ng param - shape=[1]\nb param - shape=[1]\ny layernorm x,g,b eps=0.5\n");
+	rule("x input - shape=[140,3]\ng param - shape=[3]\nb param - shape=[3]\ny layernorm x,g,b eps=0.1\n");
+	rule("x param - shape=[2,3]\ng input - shape=[3]\nb input - shape=[3]\ny layernorm x,g,b\n");
+	each("n_head=3;n_head=1;n_head=6;n_head=2 causal=false;n_head=2 window=2;n_head=3 window=3 causal=false;"
+		 "n_head=3 head_mask=[1,0,-0.5];n_head=2 scale=-0.3",
+		"x param - shape=[2,5,18]\ny attention x %\n");
+	rule("x param - shape=[7,12]\ny attention x n_head=2\n");
+	rule("x param - shape=[0,12]\ny attention x n_head=2\n");
+	rule("x param - shape=[131,6]\ny attention x n_head=2\n");
+	each("0.3;0;1", "x param - shape=[5,7]\ny dropout x p=% seed='12345678901234567890\n");
+	rule("x param - shape=[4]\ny dropout x p=0.5\n"); /* nothing is dropped out of training */
+	rule("x param - shape=[4,7]\nt input - shape=[4] dtype=int\ny cross_entropy x,t\n");
+	rule("x param - shape=[2,3,5]\nt input - shape=[2,3] dtype=int\ny cross_entropy x,t\n");
+	rule("x param - shape=[5]\ni input - shape=[] dtype=int\ny cross_entropy x,i\n");
+	rule("x param - shape=[0,5]\ni input - shape=[0] dtype=int\ny cross_entropy x,i\n");
+	rule("i input - shape=[2,4] dtype=int\nw param - shape=[3,5]\ny embedding i,w\n");
+	rule("i input - shape=[] dtype=int\nw param - shape=[3,70]\ny embedding i,w\n");
+	rule("i input - shape=[0] dtype=int\nw param - shape=[3,5]\ny embedding i,w\n");
+}
+
+static void
+view_rules(void)
+{
+	static const char reduce[] = "sum;mean;max;min;var;norm";
+
+	each(reduce, "x param - shape=[3,4,5]\ny % x\n");
+	each(reduce, "x param - shape=[3,4,5]\ny % x axis=0\n");
+	each(reduce, "x param - shape=[3,4,5]\ny % x axis=1\n");
+	each(reduce, "x param - shape=[3,4,5]\ny % x axis=-1\n");
+	each(reduce, "p param - shape=[]\ny % p\n");
+	each(reduce, "p param - shape=[1,3]\ny % p axis=0\n");
+	each(reduce, "x param - shape=[0,3]\ny % x axis=1\n");
+	each("sum;norm", "x param - shape=[0,3]\ny % x axis=0\n");
+	each("sum;mean;var;max", "x param - shape=[5000]\ny % x\n");
+	each("mean;min", "x param - shape=[70,300]\ny % x axis=0\n");
+	each("12;3,4;-1,2;2,2,3,1;4,-1", "x param - shape=[2,6]\ny reshape x shape=[%]\n");
+	rule("x param - shape=[]\ny reshape x shape=[1,1]\n");
+	rule("x param - shape=[0,2]\ny reshape x shape=[5,0]\n");
+	each(";axes=[0,1,2];axes=[2,0,1];axes=[1,-1,0]", "x param - shape=[2,3,4]\ny transpose x %\n");
+	rule("x param - shape=[3]\ny transpose x\n");
+	rule("x param - shape=[]\ny transpose x\n");
+	rule("x param - shape=[3,0]\ny transpose x\n");
+	each("[1] stops=[3];[0,1] stops=[null,3];[0,0,2] stops=[4,3,4];[-2,0,-3] stops=[-1,1,null];[2] "
+		 "stops=[2];[] "
+		 "stops=[]",
+		"x param - shape=[4,3,5]\ny slice x starts=%\n");
+	rule("x param - shape=[7]\ny slice x starts=[2] stops=[5]\n");
+	rule("x param - shape=[]\ny slice x starts=[] stops=[]\n");
+	each("0;1;-1",
+		"x param - shape=[2,3,2]\nz param - shape=[2,3,2]\nk input - shape=[2,3,2]\ny concat x,k,z axis=%\n");
+	rule("x param - shape=[2,3]\nz param - shape=[4,3]\ny concat x,z,x\n");
+	rule("x param - shape=[3]\nk input - shape=[3]\ny stack x,k,x,x,x\n");
+	rule("x param - shape=[]\ny stack x\n");
+	rule("x param - shape=[2,3]\nz param - shape=[2,3]\ny total x,z,x\n");
+	rule("x param - shape=[2,3]\ny total x\n");
+	each("ones_like;zeros_like", "x param - shape=[2,3]\nz % x\ny add x,z\n");
+	each("ones_like;zeros_like", "x param - shape=[2,3]\ny % x\n");
+}
+
+/* What learners write: each reads a value several times. */
+static void
+expressions(void)
+{
+	rule("x param - shape=[4,6]\nm0 mean x axis=1\nm reshape m0 shape=[4,1]\nd sub x,m\nv0 var x axis=1\n"
+		 "v reshape v0 shape=[4,1]\ne input - shape=[]\npe mul e,e\nve add v,pe\ns sqrt ve\ny div d,s\n");
+	rule("x input - shape=[5,4]\nw param - shape=[4,3]\nb param - shape=[3]\nt input - shape=[5,3]\nh matmul "
+		 "x,w\n"
+		 "z add h,b\nd sub z,t\nq mul d,d\ny mean q\n");
+	rule("x param - shape=[5,4]\nwq param - shape=[4,4]\nwk param - shape=[4,4]\nwv param - shape=[4,4]\n"
+		 "q0 matmul x,wq\nk0 matmul x,wk\nv0 matmul x,wv\nq1 reshape q0 shape=[5,2,2]\nk1 reshape k0 "
+		 "shape=[5,2,2]\nv1 reshape v0 shape=[5,2,2]\nq transpose q1 axes=[1,0,2]\nk transpose k1 "
+		 "axes=[1,2,0]\n"
+		 "v transpose v1 axes=[1,0,2]\ns matmul q,k\np softmax s\no matmul p,v\no1 transpose o axes=[1,0,2]\n"
+		 "y reshape o1 shape=[5,4]\n");
+	rule("x param - shape=[3]\na exp x\nb mul a,a\nc add a,b\nd tanh c\ny mul d,a\n");
+	rule("x param - shape=[4]\na reshape x shape=[2,2]\nb reshape x shape=[4]\nc reshape a shape=[4]\nd add "
+		 "c,b\n"
+		 "e total d,x,c\ny mul e,b\n");
+	rule("x param - shape=[6]\na slice x starts=[0] stops=[4]\nb slice x starts=[2] stops=[6]\ny mul a,b\n");
+}
+
+/* The gradient of equals goes to the first of them; that of a norm of zeros is zero. */
+static void
+ties(void)
+{
+	static const float x[6] = {2, 5, 5, -1, -1, 5};
+	static const float want[][6] = {{0, 1, 0, 0, 0, 0}, {0, 0, 0, 1, 0, 0}};
+	float zeros[6] = {0};
+
+	for (int i = 0; i < 3; i++)
+	{
+		Case c;
+		float **grads;
+
+		open_case(&c, i == 0   ? "x param - shape=[6]\ny max x\n"
+					  : i == 1 ? "x param - shape=[6]\ny min x\n"
+							   : "x param - shape=[6]\ny norm x\n");
+		memcpy(c.m.model.weights[0].plain, i == 2 ? zeros : x, sizeof(x));
+		c.inputs[2][0] = 1;
+		grads = engine_gradients(&c, NULL);
+		CHECK(memcmp(grads[0], i == 2 ? zeros : want[i], sizeof(x)) == 0);
+		odd_free(grads[0]);
+		free(grads);
+		close_case(&c);
+	}
+}
+
+/* Whichever allocation fails, on the way there or back, all memory is given back. */
+static void
+memory_runs_out(void)
+{
+	Case c;
+	LlmCode code = LLM_NO_MEMORY;
+
+	open_case(&c, "x param - shape=[3,4]\nw param - shape=[2,4,5]\ng param - shape=[5]\nm matmul x,w\n"
+				  "l layernorm m,g,g\ns softmax l axis=1\nv var s axis=0\nd div v,g\nt transpose d\n"
+				  "c concat t,t axis=1\nr slice c starts=[1] stops=[4]\nq reshape r shape=[3,6]\n"
+				  "h attention q n_head=2\nk stack h,h\ny mul k,k\n");
+	for (long after = 0; code != LLM_OK; after++)
+	{
+		TestMemory counted;
+		LlmAllocator memory = test_allocator(&counted);
+		float *grads[32] = {0};
+		LlmExec *exec = NULL;
+		LlmValue result;
+		LlmError err;
+
+		CHECK(c.m.model.graph.count <= 32);
+		for (int i = 0; i < 3; i++)
+			grads[i] = calloc(c.m.model.weights[i].numel, sizeof(float));
+		counted.fail_after = after;
+		code = llm_exec_open(&c.m.model, c.loss, false, 0, &memory, &exec, &err);
+		if (code == LLM_OK)
+		{
+			llm_exec_trace(exec);
+			code = llm_exec_run(exec, c.in, c.n_in, &result, &err);
+		}
+		if (code == LLM_OK)
+			code = llm_exec_backward(exec, grads, &err);
+		llm_exec_close(exec);
+		CHECK(counted.held == 0 && (code == LLM_OK || code == LLM_NO_MEMORY));
+		for (int i = 0; i < 3; i++)
+			free(grads[i]);
+	}
+	close_case(&c);
+}
+
+int
+main(void)
+{
+	elementwise_rules();
+	matmul_rules();
+	layer_rules();
+	view_rules();
+	expressions();
+	ties();
+	memory_runs_out();
+	return 0;
+}
