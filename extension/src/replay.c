@@ -190,6 +190,20 @@ HashWeights(const Training *tr)
 	return DigestEnd(digest);
 }
 
+/* The first ids of its rows, for a message. */
+static char *
+RowList(const Logged *logged)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < Min(logged->n_ids, 20); i++)
+		appendStringInfo(&text, i > 0 ? ", %lld" : "%lld", (long long) logged->ids[i]);
+	if (logged->n_ids > 20)
+		appendStringInfoString(&text, ", …");
+	return text.data;
+}
+
 static Step
 OneStep(Training *tr, const Recipe *r, const Logged *logged)
 {
@@ -203,14 +217,15 @@ OneStep(Training *tr, const Recipe *r, const Logged *logged)
 					   errhint("Rows of llm_train_log or llm_train_run were changed.")));
 	step = TrainingStep(tr, r, logged->ids);
 	if (step.data_crc != logged->data_crc)
-		ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				errmsg("step %lld cannot be replayed: rows of llm_dataset have changed since",
-					(long long) logged->step),
-				errdetail("The checksum of its tokens and targets is %u, logged is %u.", step.data_crc,
-					logged->data_crc),
-				errhint("SELECT rows FROM llm_train_log names them; to_step => %lld replays up to there.",
-					(long long) logged->step - 1)));
+		ereport(
+			ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					   errmsg("step %lld cannot be replayed: rows of llm_dataset have changed since",
+						   (long long) logged->step),
+					   errdetail("It was trained on rows %s; the checksum of their tokens and targets is %u, "
+								 "logged is %u.",
+						   RowList(logged), step.data_crc, logged->data_crc),
+					   errhint("Put back what they held, or replay up to the step before: to_step => %lld.",
+						   (long long) logged->step - 1)));
 	return step;
 }
 
