@@ -63,6 +63,29 @@ write_attrs(Bytes *b, char *out, LlmOp op)
 			return sprintf(out, "%s", PICK(b, "", "eps=0", "eps=1e30", "eps=nan", "eps=1e-5"));
 		case LLM_OP_DROPOUT:
 			return sprintf(out, "%s", PICK(b, "", "p=0.5", "p=1", "q=1"));
+		case LLM_OP_SUM:
+		case LLM_OP_MEAN:
+		case LLM_OP_MAX:
+		case LLM_OP_MIN:
+		case LLM_OP_VAR:
+		case LLM_OP_NORM:
+		case LLM_OP_SOFTMAX:
+		case LLM_OP_CONCAT:
+			return sprintf(
+				out, "%s", PICK(b, "", "axis=-1", "axis=0", "axis=1", "axis=-2", "axis=2", "axis=nan"));
+		case LLM_OP_RESHAPE:
+			return sprintf(out, "%s",
+				PICK(b, "shape=[B,T,-1]", "shape=[B,T,2,-1]", "shape=[-1]", "shape=[T,-1]", "shape=[B,-1,T]",
+					"shape=[2,-1]", "shape=[T,C]", "shape=[B,T,C,1]", "shape=[]", "shape=[T,B,C]"));
+		case LLM_OP_TRANSPOSE:
+			return sprintf(out, "%s",
+				PICK(b, "", "axes=[0,1]", "axes=[1,0]", "axes=[1,0,2]", "axes=[2,-2,0]", "axes=[0,2,1,3]",
+					"axes=[]"));
+		case LLM_OP_SLICE:
+			return sprintf(out, "starts=%s",
+				PICK(b, "[0,0,1] stops=[null,null,3]", "[0] stops=[1]", "[] stops=[]",
+					"[0,0,-2] stops=[null,null,null]", "[0,-1] stops=[null,null]", "[0,1] stops=[null,3]",
+					"[-1] stops=[null]", "[0,0,0,1] stops=[null,null,null,2]"));
 		case LLM_OP_ATTENTION:
 			return sprintf(out, "n_head=%s %s %s %s %s",
 				PICK(b, "2", "1", "3", "6", "0", "4096", "1e9", "nan"),
@@ -119,6 +142,7 @@ write_graph(Bytes *b, char *text)
 		char *out;
 
 		llm_op_arity(op, &least, &most);
+		least += most == INT32_MAX ? (int) pick(b, 5) : 0;
 		for (int tries = 0; tries == 0 || (tries < 12 && b->at < b->end && stubborn && !fits(text)); tries++)
 		{
 			out = end + sprintf(end, "n%u %s ", i, llm_op_name(op));

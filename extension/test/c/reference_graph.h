@@ -5,27 +5,7 @@
 #ifndef REFERENCE_GRAPH_H
 #define REFERENCE_GRAPH_H
 
-#include "engine/execute.h"
-#include "reference.h"
-
-typedef struct RefValue
-{
-	int ndim, dims[LLM_MAX_DIMS];
-	size_t numel;
-	float *floats;
-	const int32_t *integers;
-} RefValue;
-
-static inline RefValue
-ref_value(int ndim, const int *dims)
-{
-	RefValue v = {.ndim = ndim, .numel = 1};
-
-	for (int i = 0; i < ndim; i++)
-		v.numel *= v.dims[i] = dims[i];
-	v.floats = malloc(v.numel * sizeof(float) + 1);
-	return v;
-}
+#include "reference_view.h"
 
 /* The element of v that belongs to the element at `place` of a result of out's shape. */
 static inline float
@@ -63,19 +43,41 @@ ref_broadcast(LlmBinary op, const RefValue *x, const RefValue *y)
 	return out;
 }
 
+/* Which matrix of an operand the batch `index` of the result reads; a repeated axis counts as 0. */
+static inline size_t
+ref_matrix(const RefValue *v, const RefValue *batches, size_t index)
+{
+	int at[LLM_MAX_DIMS], own[LLM_MAX_DIMS];
+	RefValue lead = *v;
+
+	lead.ndim = v->ndim > 2 ? v->ndim - 2 : 0;
+	ref_index(batches, index, at);
+	for (int i = 0; i < lead.ndim; i++)
+		own[i] = v->dims[i] == 1 ? 0 : at[batches->ndim - lead.ndim + i];
+	return ref_place(&lead, own);
+}
+
 static inline RefValue
 ref_product(const RefValue *a, const RefValue *b, bool transposed)
 {
-	int K = a->dims[a->ndim - 1], N = b->dims[b->ndim - 1 - transposed], M = a->dims[a->ndim - 2],
-		dims[LLM_MAX_DIMS];
-	RefValue out;
+	int K = a->dims[a->ndim - 1], N = b->ndim > 1 ? b->dims[b->ndim - 1 - transposed] : 1;
+	int M = a->ndim > 1 ? a->dims[a->ndim - 2] : 1, dims[LLM_MAX_DIMS], ndim = 0;
+	RefValue out, batches = {.numel = 1};
 
-	memcpy(dims, a->dims, sizeof(dims));
-	dims[a->ndim - 1] = N;
-	out = ref_value(a->ndim, dims);
-	for (size_t at = 0, i = 0; at < out.numel; at += (size_t) M * N, i++)
-		ref_matmul(M, N, K, a->floats + i * M * K, b->floats + (b->ndim > 2 ? i * K * N : 0), transposed,
-			out.floats + at);
+	for (int i = (a->ndim > b->ndim ? a->ndim : b->ndim) - 1; i > 1; i--)
+	{
+		int x = i < a->ndim ? a->dims[a->ndim - 1 - i] : 1, y = i < b->ndim ? b->dims[b->ndim - 1 - i] : 1;
+
+		batches.numel *= batches.dims[batches.ndim++] = dims[ndim++] = x == 1 ? y : x;
+	}
+	if (a->ndim > 1)
+		dims[ndim++] = M;
+	if (b->ndim > 1)
+		dims[ndim++] = N;
+	out = ref_value(ndim, dims);
+	for (size_t i = 0; i < batches.numel; i++)
+		ref_matmul(M, N, K, a->floats + ref_matrix(a, &batches, i) * M * K,
+			b->floats + ref_matrix(b, &batches, i) * K * N, transposed, out.floats + i * M * N);
 	return out;
 }
 
@@ -83,9 +85,10 @@ static inline RefValue
 ref_attend(const LlmNode *node, const RefValue *x)
 {
 	const LlmAttr *mask = llm_attr(node, "head_mask");
-	int B = x->dims[0], T = x->dims[1], C = x->dims[2] / 3, NH = (int) llm_attr_number(node, "n_head", 0);
+	int B = x->ndim == 3 ? x->dims[0] : 1, T = x->dims[x->ndim - 2], C = x->dims[x->ndim - 1] / 3;
+	int NH = (int) llm_attr_number(node, "n_head", 0);
 	float *head_mask = mask && mask->count ? malloc(NH * sizeof(float)) : NULL;
-	RefValue out = ref_value(3, (int[]){B, T, C});
+	RefValue out = ref_value(x->ndim, x->ndim == 3 ? (int[]){B, T, C} : (int[]){T, C});
 
 	for (int h = 0; head_mask && h < NH; h++)
 		head_mask[h] = (float) mask->items[h].number;
@@ -120,13 +123,20 @@ ref_loss(const RefValue *logits, const RefValue *targets)
 /* One node from the values of its inputs. An id that does not exist, which the executor refuses, counts as
  * zeros. */
 static inline RefValue
-ref_node(const LlmNode *node, const RefValue *in[3])
+ref_node(const LlmNode *node, const RefValue *values, const LlmSizes *sizes)
 {
+	const RefValue *in[3] = {0};
 	const LlmAttr *how = llm_attr(node, "approximate");
 	LlmUnary f = LLM_NEG;
 	RefValue out;
 	int dims[LLM_MAX_DIMS], n;
 
+	for (int j = 0; j < node->n_inputs && j < 3; j++)
+		in[j] = &values[node->inputs[j]];
+	if (node->op >= LLM_OP_SUM)
+		return ref_view(node, values, sizes);
+	if (node->op == LLM_OP_SOFTMAX)
+		return ref_softmax_along(node, in[0]);
 	switch (node->op)
 	{
 		case LLM_OP_EMBEDDING:
@@ -155,14 +165,11 @@ ref_node(const LlmNode *node, const RefValue *in[3])
 	}
 	out = ref_value(in[0]->ndim, in[0]->dims);
 	n = out.ndim ? out.dims[out.ndim - 1] : 1;
-	if (node->op == LLM_OP_SOFTMAX || node->op == LLM_OP_LAYERNORM)
+	if (node->op == LLM_OP_LAYERNORM)
 	{
 		for (size_t i = 0; n > 0 && i < out.numel / n; i++)
-			if (node->op == LLM_OP_SOFTMAX)
-				ref_softmax(n, 0, 1, in[0]->floats + i * n, out.floats + i * n);
-			else
-				ref_layernorm(n, in[0]->floats + i * n, in[1]->floats, in[2]->floats,
-					(float) llm_attr_number(node, "eps", 1e-5), out.floats + i * n);
+			ref_layernorm(n, in[0]->floats + i * n, in[1]->floats, in[2]->floats,
+				(float) llm_attr_number(node, "eps", 1e-5), out.floats + i * n);
 		return out;
 	}
 	if (node->op == LLM_OP_DROPOUT)
@@ -200,6 +207,7 @@ ref_needed(const LlmGraph *g, int target)
 static inline RefValue *
 ref_graph(const LlmGraph *g, int target, float *const *weights, const LlmInput *inputs, int n_inputs)
 {
+	LlmSizes known = g->sizes, *sizes = &known; /* what the inputs' names stand for */
 	RefValue *values = calloc(g->count + 1, sizeof(RefValue));
 	bool *needed = ref_needed(g, target);
 
@@ -207,13 +215,10 @@ ref_graph(const LlmGraph *g, int target, float *const *weights, const LlmInput *
 	{
 		int index = g->order[i];
 		const LlmNode *node = &g->nodes[index];
-		const RefValue *in[3] = {0};
 		int dims[LLM_MAX_DIMS];
 
 		if (!needed[index])
 			continue;
-		for (int j = 0; j < node->n_inputs && j < 3; j++)
-			in[j] = &values[node->inputs[j]];
 		for (int j = 0; j < node->ndim; j++)
 			dims[j] = (int) llm_dim_value(&node->shape[j], &g->sizes);
 		if (node->op == LLM_OP_PARAM)
@@ -227,12 +232,16 @@ ref_graph(const LlmGraph *g, int target, float *const *weights, const LlmInput *
 				if (strcmp(inputs[k].name, node->name) != 0)
 					continue;
 				values[index] = ref_value(inputs[k].ndim, inputs[k].dims);
+				for (int j = 0; j < node->ndim; j++)
+					if (llm_dim_value(&node->shape[j], sizes) < 0)
+						llm_sizes_set(
+							sizes, node->shape[j].name, inputs[k].dims[j] / (int) node->shape[j].times);
 				if (inputs[k].floats)
 					memcpy(values[index].floats, inputs[k].floats, values[index].numel * sizeof(float));
 				values[index].integers = inputs[k].integers;
 			}
 		else
-			values[index] = ref_node(node, in);
+			values[index] = ref_node(node, values, sizes);
 	}
 	free(needed);
 	return values;
