@@ -30,22 +30,58 @@ def state(conn, model):
     return {row[0]: row[1:] for row in conn.execute(query, (model,)).fetchall()}
 
 
+def rate(n, total, warmup, highest, lowest):
+    """The schedule as it is meant: a line up, then half a cosine down to the floor."""
+    if n < warmup:
+        return highest * n / warmup
+    return lowest + (highest - lowest) * (1 + np.cos(np.pi * (n - warmup) / (total - warmup))) / 2
+
+
+def pytorch(options):
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)  # tensors this small wait for threads longer than they compute
+    model = random_gpt2((*SIZE[:5], options)).float().double()  # numbers that float32 holds
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return torch, model
+
+
+def adamw(torch, model, wd, betas=(0.9, 0.95)):
+    """GPT-2's decay groups: matrices decay, vectors do not."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": wd},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0, betas=betas, eps=1e-8)
+
+
+def pytorch_step(torch, model, optimizer, batches, lr, clip):
+    """One step over micro-batches (n, B, T + 1): mean loss, and the gradient's norm before clipping."""
+    optimizer.zero_grad()
+    total = 0
+    for batch in batches:
+        out = model(batch[:, :-1]).logits
+        micro = torch.nn.functional.cross_entropy(out.reshape(-1, SIZE[4]), batch[:, 1:].reshape(-1))
+        (micro / len(batches)).backward()
+        total += micro.item() / len(batches)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip).item()
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    return total, norm
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"tie_word_embeddings": False, "activation_function": "gelu"}], ids=str
 )
 def test_steps_equal_pytorch(conn, tmp_path, tokens, options):
     """Batches, accumulation, clipping, decay groups, schedule: losses, weights and moments of eight steps."""
-    torch = pytest.importorskip("torch")
-    model = random_gpt2((*SIZE[:5], options)).double()
-    model.save_pretrained(tmp_path, safe_serialization=True)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.float().double()
+    torch, model = pytorch(options)
     name = f"train_{len(options)}"
     model.float().save_pretrained(tmp_path)
-    model.double().train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    model.double()
     pg_llm.load_model(conn, tmp_path, name)
     ids = fill(conn, name, tokens)
     (loss,) = conn.execute(
@@ -57,26 +93,13 @@ def test_steps_equal_pytorch(conn, tmp_path, tokens, options):
         "SELECT step, lr, loss, grad_norm, rows FROM llm_train_log WHERE model = %s ORDER BY step", (name,)
     ).fetchall()
     assert [row[0] for row in log] == list(range(1, 9)) and log[-1][2] == loss
-    decay = [p for p in model.parameters() if p.ndim >= 2]
-    groups = [
-        {"params": decay, "weight_decay": 0.1},
-        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=0, betas=(0.9, 0.95), eps=1e-8)
-    for _, lr, loss, norm, rows in log:
+    optimizer = adamw(torch, model, 0.1)
+    for step, lr, loss, norm, rows in log:
+        assert lr == pytest.approx(rate(step, 8, 2, 1e-3, 1e-4), rel=1e-12)
         batches = torch.tensor(tokens[[ids.index(r) for r in rows]]).reshape(2, 2, T + 1)
-        optimizer.zero_grad()
-        total = 0
-        for batch in batches:
-            out = model(batch[:, :-1]).logits
-            micro = torch.nn.functional.cross_entropy(out.reshape(-1, SIZE[4]), batch[:, 1:].reshape(-1))
-            (micro / 2).backward()
-            total += micro.item() / 2
+        total, length = pytorch_step(torch, model, optimizer, batches, lr, 1)
         assert loss == pytest.approx(total, rel=2e-5)
-        assert norm == pytest.approx(torch.nn.utils.clip_grad_norm_(model.parameters(), 1).item(), rel=2e-4)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
+        assert norm == pytest.approx(length, rel=2e-4)
     ours = state(conn, name)
     for long_name, parameter in model.named_parameters():
         data, m, v, step = ours[long_name.removeprefix("transformer.")]
@@ -92,6 +115,44 @@ def test_steps_equal_pytorch(conn, tmp_path, tokens, options):
         scale = max(theirs["exp_avg"].abs().max().item(), 1e-12)
         assert np.abs(m - theirs["exp_avg"].numpy()).max() <= 1e-3 * scale, long_name
         assert np.allclose(v, theirs["exp_avg_sq"].numpy(), rtol=0, atol=1e-3 * scale**2 + 1e-9), long_name
+
+
+def test_a_hundred_steps_follow_pytorch(conn, tmp_path, tokens):
+    """Losses of 100 steps to 1e-4, without dropout, against PyTorch in float64."""
+    torch, model = pytorch({})
+    model.float().save_pretrained(tmp_path)
+    model.double()
+    pg_llm.load_model(conn, tmp_path, "hundred")
+    ids = fill(conn, "hundred", tokens)
+    conn.execute(
+        "SELECT llm_train('hundred', 100, lr_max => 1e-3, warmup => 10, min_lr => 1e-5, wd => 0.1,"
+        " beta2 => 0.95, grad_clip => 1, dropout_p => 0, batch_size => 3)"
+    )
+    log = "SELECT lr, loss, rows FROM llm_train_log WHERE model = 'hundred' ORDER BY step"
+    optimizer = adamw(torch, model, 0.1)
+    worst = 0
+    for lr, loss, rows in conn.execute(log).fetchall():
+        batches = torch.tensor(tokens[[ids.index(r) for r in rows]])[None]
+        worst = max(worst, abs(pytorch_step(torch, model, optimizer, batches, lr, 1)[0] - loss))
+    assert worst <= 1e-4
+
+
+def test_each_step_as_torch_adamw(conn):
+    """A parameter alone: every step's weight and moments, from the gradients the kernel is given."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(8)
+    w = rng.standard_normal(50).astype("f4")
+    theirs = torch.nn.Parameter(torch.tensor(w))
+    optimizer = torch.optim.AdamW([theirs], lr=3e-3, betas=(0.8, 0.99), eps=1e-6, weight_decay=0.2)
+    m = v = np.zeros(50, "f4")
+    for step in range(1, 30):
+        gradient = (rng.standard_normal(50) * 10.0 ** rng.integers(-4, 4)).astype("f4")
+        theirs.grad = torch.tensor(gradient)
+        optimizer.step()
+        query = "SELECT (s).weight, (s).m, (s).v FROM (SELECT pg_llm_adamw_step(%s::tensor, %s, %s, %s, 3e-3,"
+        query += " 0.8, 0.99, 1e-6, 0.2, %s) AS s) AS one"
+        w, m, v = conn.execute(query, (w, gradient, m, v, step)).fetchone()
+        assert np.allclose(w, theirs.detach().numpy(), rtol=2e-6, atol=1e-7)
 
 
 @pytest.fixture
@@ -144,16 +205,32 @@ def test_seed_decides_dropout_and_order(conn, small):
     assert len({run(0, 1), run(0.1, 1), run(0.1, 2)}) == 3
 
 
+def everything(conn):
+    """Weights, moments, steps, log, runs and version."""
+    log = conn.execute("SELECT * FROM llm_train_log WHERE model = 'small' ORDER BY id").fetchall()
+    runs = conn.execute("SELECT * FROM llm_train_run WHERE model = 'small' ORDER BY run").fetchall()
+    version = conn.execute("SELECT version FROM llm_model_version WHERE model = 'small'").fetchone()
+    return bits(conn), log, runs, version
+
+
 def test_rollback_undoes_a_step(conn, small):
+    """SAVEPOINT, one step, ROLLBACK TO: as before, bit for bit; and the step again gives the same."""
     conn.execute(TRAIN.format(0.1, 1), (3,))
-    before = bits(conn)
+    before = everything(conn)
+    logits = "SELECT llm_logits(ARRAY[1, 2, 3], 'small')"
+    of_before = conn.execute(logits).fetchone()[0].tobytes()
+    step = "SELECT llm_train_step('small', (SELECT min(id) FROM llm_dataset))"
     with conn.transaction():
-        with pytest.raises(ZeroDivisionError), conn.transaction():
-            conn.execute("SELECT llm_train_step('small', (SELECT min(id) FROM llm_dataset))")
-            assert bits(conn) != before
-            raise ZeroDivisionError
-        assert bits(conn) == before
-    assert conn.execute("SELECT max(step) FROM llm_train_log WHERE model = 'small'").fetchone()[0] == 3
+        after = []
+        for _ in range(2):
+            conn.execute("SAVEPOINT one")
+            conn.execute(step)
+            after.append((bits(conn), conn.execute(logits).fetchone()[0].tobytes()))
+            conn.execute("ROLLBACK TO one")
+            assert everything(conn) == before
+            assert conn.execute(logits).fetchone()[0].tobytes() == of_before
+        assert after[0] == after[1] and after[0][0] != before[0] and after[0][1] != of_before
+    assert everything(conn) == before
 
 
 def test_second_training_is_told_who_trains(conn, connect, small):
@@ -162,32 +239,6 @@ def test_second_training_is_told_who_trains(conn, connect, small):
         conn.execute(TRAIN.format(0, 1), (1,))
         with pytest.raises(psycopg.errors.LockNotAvailable, match=f"process {conn.info.backend_pid}"):
             other.execute(TRAIN.format(0, 1), (1,))
-
-
-def test_errors_leave_the_weights(conn, small):
-    before = bits(conn)
-    for query, text in (
-        ("SELECT llm_train('nobody', 1)", "no model"),
-        ("SELECT llm_train('small', 1, n_layer => 5)", "n_layer 1"),
-        ("SELECT llm_train('small', 1, dataset => 'none')", "no rows"),
-        ("SELECT llm_train('small', 0, dataset => 'small')", "n_steps"),
-        ("SELECT llm_train('small', 1, lr_max => 'NaN', dataset => 'small')", "lr_max"),
-        ("SELECT llm_train('small', 1, dropout_p => 1, dataset => 'small')", "dropout_p"),
-        ("SELECT llm_train_step('small', -1)", "no row -1"),
-        ("SELECT llm_train_step('small', NULL)", "batch_id"),
-        ("SELECT llm_train('small', 200, lr_max => 1e5, warmup => 0, dataset => 'small')", "step"),
-    ):
-        with pytest.raises(psycopg.Error, match=text):
-            conn.execute(query)
-        assert bits(conn) == before
-    conn.execute("INSERT INTO llm_dataset (dataset, tokens, target) VALUES ('bad', '{1,5000}', '{5000,1}')")
-    with pytest.raises(psycopg.Error, match="5000"):
-        conn.execute("SELECT llm_train('small', 1, dataset => 'bad')")
-    long = list(range(17))
-    conn.execute("INSERT INTO llm_dataset (dataset, tokens, target) VALUES ('long', %s, %s)", (long, long))
-    with pytest.raises(psycopg.Error, match="positions"):
-        conn.execute("SELECT llm_train('small', 1, dataset => 'long')")
-    assert bits(conn) == before
 
 
 def test_dropout_gradient_is_the_slope(conn, small):

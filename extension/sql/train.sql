@@ -143,21 +143,50 @@ CREATE FUNCTION llm_train_steps(plan llm_train_run, batch_id bigint, grad_worker
 COMMENT ON FUNCTION llm_train_steps(llm_train_run, bigint, int, bigint, boolean) IS
 'What llm_train and llm_train_step call once every argument is resolved: a run of n_steps, from its dataset or one row; returns the last loss';
 
+CREATE FUNCTION llm_train_trace(model text) RETURNS bigint LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    last record;
+    longest int;
+    tokens int[];
+    targets int[];
+BEGIN
+    SELECT l.step, l.rows[1:r.batch_size] AS ids, r.positions INTO last FROM @extschema@.llm_train_log AS l
+        JOIN @extschema@.llm_train_run AS r USING (run) WHERE l.model = $1 ORDER BY l.id DESC LIMIT 1;
+    SELECT max(cardinality(d.tokens)) INTO longest FROM @extschema@.llm_dataset AS d WHERE d.id = ANY (last.ids);
+    -- shorter rows end in token 0 with target -1, which does not count
+    SELECT array_agg(d.tokens || array_fill(0, ARRAY[longest - cardinality(d.tokens)]) ORDER BY row.place),
+        array_agg(d.target || array_fill(-1, ARRAY[longest - cardinality(d.tokens)]) ORDER BY row.place) INTO tokens, targets
+        FROM unnest(last.ids) WITH ORDINALITY AS row (id, place) JOIN @extschema@.llm_dataset AS d USING (id);
+    RETURN @extschema@.llm_trace($1, tokens, targets, last.positions);
+END $$;
+COMMENT ON FUNCTION llm_train_trace(text) IS
+'Records the forward of a model over the rows of its last training step (of the first micro-batch), with the weights that it has now and without dropout; returns the run';
+
 CREATE FUNCTION llm_train_step(model text, batch_id bigint, lr_max float8 DEFAULT NULL, beta1 float8 DEFAULT NULL,
     beta2 float8 DEFAULT NULL, eps float8 DEFAULT NULL, wd float8 DEFAULT NULL, grad_clip float8 DEFAULT NULL,
     dropout_p float8 DEFAULT NULL, seed bigint DEFAULT NULL, positions int[] DEFAULT NULL, grad_workers int DEFAULT NULL,
-    wait boolean DEFAULT false) RETURNS real LANGUAGE plpgsql VOLATILE AS $$
+    prune_workers int DEFAULT NULL, trace boolean DEFAULT false, wait boolean DEFAULT false)
+    RETURNS real LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     plan @extschema@.llm_train_run;
+    loss real;
 BEGIN
+    IF $13 IS NOT NULL THEN
+        PERFORM @extschema@.llm_prune_autograd_state($13);
+    END IF;
     plan := @extschema@.llm_train_plan($1, 1, NULL, NULL, NULL, NULL, $9, $4, $5, $6, $7, $3, 0, $8, 1, 1, NULL, $10, 0);
     plan.dataset := NULL;
     plan.min_lr := plan.lr_max;
     plan.positions := $11;
-    RETURN @extschema@.llm_train_steps(plan, $2, $12, 0, $13);
+    loss := @extschema@.llm_train_steps(plan, $2, $12, 0, $15);
+    IF $14 THEN
+        PERFORM @extschema@.llm_train_trace($1);
+    END IF;
+    RETURN loss;
 END $$;
-COMMENT ON FUNCTION llm_train_step(text, bigint, float8, float8, float8, float8, float8, float8, float8, bigint, int[], int, boolean) IS
-'One AdamW step at learning rate lr_max on one row of llm_dataset; returns its loss before the step. positions (T): NULL counts from 0';
+COMMENT ON FUNCTION llm_train_step(text, bigint, float8, float8, float8, float8, float8, float8, float8, bigint, int[], int, int, boolean, boolean) IS
+'One AdamW step at learning rate lr_max on one row of llm_dataset; returns its loss before the step. positions (T): NULL counts from 0; grad_workers, prune_workers, trace and wait as for llm_train';
 
 CREATE FUNCTION llm_train(model text, n_steps bigint, n_layer int DEFAULT NULL, n_head int DEFAULT NULL, d int DEFAULT NULL,
     vocab int DEFAULT NULL, dropout_p float8 DEFAULT NULL, beta1 float8 DEFAULT NULL, beta2 float8 DEFAULT NULL,
@@ -166,12 +195,21 @@ CREATE FUNCTION llm_train(model text, n_steps bigint, n_layer int DEFAULT NULL, 
     batch_size int DEFAULT NULL, accumulation int DEFAULT NULL, dataset text DEFAULT NULL, seed bigint DEFAULT NULL,
     min_lr float8 DEFAULT NULL, trace boolean DEFAULT false, notice_every bigint DEFAULT NULL, wait boolean DEFAULT false)
     RETURNS real LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    loss real;
 BEGIN
-    RETURN @extschema@.llm_train_steps(@extschema@.llm_train_plan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+    IF $16 IS NOT NULL THEN
+        PERFORM @extschema@.llm_prune_autograd_state($16);
+    END IF;
+    loss := @extschema@.llm_train_steps(@extschema@.llm_train_plan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
         $17, $18, $19, $20, $21), NULL, $15, $23, $24);
+    IF $22 THEN
+        PERFORM @extschema@.llm_train_trace($1);
+    END IF;
+    RETURN loss;
 END $$;
 COMMENT ON FUNCTION llm_train(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8, bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, boolean) IS
-'Trains for n_steps more in one transaction and returns the last loss; what is left out comes from the model''s recipe, then from the kit''s defaults. wait: until another training of the model has ended';
+'Trains for n_steps more in one transaction and returns the last loss; what is left out comes from the model''s recipe, then from the kit''s defaults. grad_workers: threads; prune_workers: prunes finished runs of the tape first, with so many threads; trace: records the last step''s forward as a run; notice_every: steps between NOTICEs (NULL: a tenth of them, 0: none); wait: until another training of the model has ended';
 
 CREATE FUNCTION llm_train_lock(model text, wait boolean DEFAULT false) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
@@ -192,8 +230,48 @@ CREATE PROCEDURE llm_train_loop(model text, n_steps bigint, n_layer int DEFAULT 
     min_lr float8 DEFAULT NULL, trace boolean DEFAULT false, commit_every bigint DEFAULT NULL,
     notice_every bigint DEFAULT NULL, wait boolean DEFAULT false, resume boolean DEFAULT true) LANGUAGE plpgsql AS $$
 BEGIN
+    IF $16 IS NOT NULL THEN
+        PERFORM @extschema@.llm_prune_autograd_state($16);
+    END IF;
     CALL @extschema@.llm_train_loop_steps(@extschema@.llm_train_plan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
         $14, $17, $18, $19, $20, $21), $23, $15, $24, $25, $26);
+    IF $22 THEN
+        PERFORM @extschema@.llm_train_trace($1);
+    END IF;
 END $$;
 COMMENT ON PROCEDURE llm_train_loop(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8, bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, bigint, boolean, boolean) IS
 'Trains as llm_train does, committing as it goes: every commit_every steps, or when computing has taken ten times as long as the last write. A run is n_steps long in all: called again with the same arguments while the model''s newest run is not complete, it goes on with that run to the same bits (resume => false begins anew); when it is complete, the call is another run of n_steps more';
+
+CREATE FUNCTION llm_dataset_loss(model text, dataset text, max_rows bigint DEFAULT NULL, OUT loss float8, OUT tokens bigint)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_dataset_loss(text, text, bigint) IS
+'A model''s mean loss in nats per token over the first max_rows rows of a dataset (NULL: all), and how many tokens that is';
+
+CREATE FUNCTION llm_dataset_characters(model text, dataset text, max_rows bigint DEFAULT NULL) RETURNS bigint
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH lengths AS (
+        SELECT v.token_id, CASE WHEN v.rank IS NULL AND v.token LIKE '<|%|>' THEN 0 ELSE
+            (SELECT count(*) FROM generate_series(0, length(v.bytes) - 1) AS i WHERE get_byte(v.bytes, i) & 192 <> 128) END AS n
+        FROM @extschema@.llm_bpe_vocab AS v
+        WHERE v.model = coalesce((SELECT c.tokenizer FROM @extschema@.llm_model_config AS c WHERE c.model = $1), $1)
+    ),
+    rows AS (
+        SELECT d.target FROM @extschema@.llm_dataset AS d WHERE d.dataset = $2 ORDER BY d.id LIMIT $3
+    )
+    SELECT sum(n)::bigint FROM rows, unnest(rows.target) AS t (token_id) JOIN lengths USING (token_id)
+$$;
+COMMENT ON FUNCTION llm_dataset_characters(text, text, bigint) IS
+'Characters of text that the targets of a dataset''s first max_rows rows (NULL: all) stand for; special tokens have none. NULL where the model has no tokenizer';
+
+CREATE FUNCTION llm_perplexity(model text, dataset text, max_rows bigint DEFAULT NULL, OUT loss float8, OUT perplexity float8,
+    OUT tokens bigint, OUT bits_per_character float8) LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    SELECT l.loss, l.tokens INTO loss, tokens FROM @extschema@.llm_dataset_loss($1, $2, $3) AS l;
+    -- beyond 709 nats, which only broken weights give, a float8 ends
+    perplexity := CASE WHEN loss < 709 THEN exp(loss) WHEN loss = 'NaN' THEN loss ELSE 'Infinity' END;
+    bits_per_character := loss * tokens / ln(2::float8)
+        / nullif(@extschema@.llm_dataset_characters($1, $2, $3), 0);
+END $$;
+COMMENT ON FUNCTION llm_perplexity(text, text, bigint) IS
+'How well a model predicts the first max_rows rows of a dataset (NULL: all): loss in nats per token, perplexity e^loss, tokens scored, and bits per character, which compares across vocabularies (NULL where the model has no tokenizer)';
