@@ -12,6 +12,7 @@
 #include "nodes/parsenodes.h"
 #include "portability/instr_time.h"
 #include "storage/latch.h"
+#include "storage/pmsignal.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/wait_event.h"
@@ -147,6 +148,8 @@ OneTransaction(Loop *loop)
 {
 	bool waited_for, begun = loop->tr != NULL;
 
+	if (!PostmasterIsAlive()) /* nobody would end this session otherwise: it never waits for its client */
+		ereport(FATAL, (errcode(ERRCODE_ADMIN_SHUTDOWN), errmsg("the server's first process has died")));
 	LockAll(loop);
 	PushActiveSnapshot(GetLatestSnapshot()); /* what others committed before the locks were ours */
 	LoadIfMoved(loop);
