@@ -169,10 +169,10 @@ run_nodes(LlmExec *exec, LlmError *err)
 
 		if (exec->slots[index].rows == ROWS_NONE || node->op == LLM_OP_INPUT || node->op == LLM_OP_PARAM)
 			continue;
-		if (exec->tracing)
+		if (exec->timing)
 			start = now();
 		code = llm_run_op(exec, index, err);
-		if (exec->tracing)
+		if (exec->timing)
 			exec->slots[index].microseconds = now() - start;
 		llm_exec_drop_scratch(exec);
 		if (code != LLM_OK)

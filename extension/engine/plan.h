@@ -36,7 +36,7 @@ typedef struct Slot
 	bool wanted;            /* it leads to a parameter, so gradients flow to it */
 	Buffer *scores, *probs; /* of attention in a traced run; both of the shape seen */
 	LlmValue seen;
-	double microseconds; /* what computing it took in a traced run */
+	double microseconds; /* what computing it took, in a timed run */
 } Slot;
 
 struct LlmExec
@@ -47,7 +47,8 @@ struct LlmExec
 	bool continues, last_only;
 	bool keep;     /* every value stays for the way back, nothing is overwritten */
 	bool training; /* dropout drops */
-	bool tracing;  /* attention keeps scores and probabilities, ops are timed */
+	bool tracing;  /* attention keeps scores and probabilities */
+	bool timing;   /* each op's time is taken */
 	LlmDropout dropout;
 	Slot *slots;
 	LlmSizes sizes;

@@ -13,21 +13,22 @@ llm_exec_trace(LlmExec *exec)
 {
 	llm_exec_train(exec, &(LlmDropout){.p = 0});
 	exec->training = false;
-	exec->tracing = true;
+	exec->tracing = exec->timing = true;
 }
 
-/* Pairs of query and key that attention looks at, per head. */
-static int64_t
-pairs(const LlmNode *node, int64_t T)
+int64_t
+llm_attention_pairs(const LlmNode *node, int64_t queries, int64_t keys)
 {
-	int64_t window = (int64_t) llm_attr_number(node, "window", 0), seen = 0;
+	int64_t window = (int64_t) llm_attr_number(node, "window", 0), before = keys - queries;
 
-	if (window == 0 || window > T)
-		window = T;
+	if (window == 0 || window > keys)
+		window = keys;
 	if (llm_attr_number(node, "causal", 1) == 0) /* the window then ends at the query, what follows is seen */
-		return T * T - (T - window) * (T - window + 1) / 2;
-	seen = window * (window + 1) / 2;
-	return seen + (T - window) * window;
+		return queries * keys - (keys - window) * (keys - window + 1) / 2;
+	if (before >= window)
+		return queries * window;
+	/* queries at places below the window see one key more each, the others all of it */
+	return (window * (window + 1) - before * (before + 1)) / 2 + (keys - window) * window;
 }
 
 /* Operations per element of the value, as the usual formulas count them. */
@@ -70,8 +71,8 @@ llm_op_cost(const LlmNode *node, const LlmValue *first, size_t read, const LlmVa
 			break;
 		case LLM_OP_ATTENTION: /* q k^T and p v, and the softmax between them */
 			T = x->ndim < 2 ? 0 : x->dims[x->ndim - 2];
-			*flops = T == 0 ? 0 : pairs(node, T) * 4 * ((int64_t) value->numel / T);
-			*flops += pairs(node, T) * 4 * (int64_t) llm_attr_number(node, "n_head", 1) *
+			*flops = T == 0 ? 0 : llm_attention_pairs(node, T, T) * 4 * ((int64_t) value->numel / T);
+			*flops += llm_attention_pairs(node, T, T) * 4 * (int64_t) llm_attr_number(node, "n_head", 1) *
 					  (x->ndim > 2 ? x->dims[0] : 1);
 			break;
 		case LLM_OP_CROSS_ENTROPY:

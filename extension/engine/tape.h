@@ -33,6 +33,10 @@ extern void llm_exec_traced(const LlmExec *exec, int node, LlmTraced *out);
 extern void llm_op_cost(const LlmNode *node, const LlmValue *first, size_t read, const LlmValue *value,
 	int64_t *flops, int64_t *bytes);
 
+/* Pairs of query and key that a head of an attention node looks at: the last `queries` of `keys` positions.
+ */
+extern int64_t llm_attention_pairs(const LlmNode *node, int64_t queries, int64_t keys);
+
 /*
  * The way back over values computed before: nodes in graph->order, each node's value given (leaves:
  * LLM_OP_PARAM = wants a gradient, LLM_OP_INPUT = constant; ids and targets as integers). grads[node]: NULL,

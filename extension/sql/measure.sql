@@ -7,3 +7,13 @@ COMMENT ON FUNCTION llm_measure_peak() IS 'The machine''s float32 multiply-add p
 CREATE FUNCTION llm_measure_matmul(m int, k int, n int, repeats int DEFAULT 5) RETURNS float8
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'llm_measure_matmul_sql';
 COMMENT ON FUNCTION llm_measure_matmul(int, int, int, int) IS 'GFLOP/s of (m,k) @ (k,n) with packed weights, the best of so many repeats';
+
+CREATE FUNCTION llm_matmul_rung(a tensor, b tensor, rung text) RETURNS tensor
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_matmul_rung(tensor, tensor, text) IS '(m,k) @ (k,n) by a rung of the ladder of kernels: naive, blocked, packed, vector or threads; each adds in the same order, so all give the bits of @';
+
+CREATE FUNCTION llm_kernel_ladder(m int DEFAULT 256, k int DEFAULT 768, n int DEFAULT 768, OUT step int, OUT rung text,
+    OUT milliseconds float8, OUT gflops float8, OUT of_peak float8, OUT same_bits boolean, OUT idea text)
+    RETURNS SETOF record LANGUAGE c VOLATILE STRICT ROWS 5 AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_kernel_ladder(int, int, int) IS
+'A product (m,k) @ (k,n) of random numbers by each rung of the ladder, from three loops to all cores: its time, the fraction of the machine''s multiply-add peak, whether its result has the first rung''s bits, and what it does that the one before does not';

@@ -10,6 +10,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "src/explain.h"
 #include "src/generate.h"
 #include "src/kernels_sql.h"
 #include "src/pg_llm.h"
@@ -131,10 +132,12 @@ GenerationOpen(const char *model, const char *prompt, const int *most, int eos)
 
 	g->context = CurrentMemoryContext;
 	g->m = ModelOf(model, g->context);
+	ExplainMark(EXPLAIN_LOADING);
 	g->bpe = TokenizerPin(model, g->context);
 	g->eos = eos;
 	node = OutputOf(g->m, "logits");
 	EncodePrompt(g, prompt);
+	ExplainMark(EXPLAIN_TOKENIZER);
 	g->most = Room(g, most);
 	LlmReserve(sizeof(int32) * (Size) g->most);
 	ids = palloc(sizeof(int32) * (Size) Max(g->most, g->prompt));
@@ -142,6 +145,7 @@ GenerationOpen(const char *model, const char *prompt, const int *most, int eos)
 	g->ids = ids;
 	g->complete = g->count >= g->most;
 	LLM_CHECK(llm_exec_open(&g->m->model, node, true, g->most, LlmContextAllocator(), &g->exec, &err), &err);
+	ExplainMark(EXPLAIN_PLANNING);
 	return g;
 }
 
@@ -199,7 +203,9 @@ GenerationLogits(Generation *g, int *V)
 	LlmError err;
 
 	in[1] = PositionsInput(first, T);
+	ExplainBeforeRun(g->exec);
 	LLM_CHECK(llm_exec_run(g->exec, in, 2, &value, &err), &err);
+	ExplainRun(g->exec, &g->m->model, T);
 	pfree((void *) in[1].integers);
 	return LastLogits(g, &value, 1, 0, V);
 }
@@ -222,6 +228,7 @@ GenerationStep(Generation *g)
 	if (id != g->eos)
 		AppendToken(g->bpe, id, &g->bytes);
 	g->complete = id == g->eos || g->count == g->most;
+	ExplainMark(EXPLAIN_SAMPLING);
 	return true;
 }
 
@@ -235,6 +242,7 @@ GenerationFromArguments(FunctionCallInfo fcinfo)
 	Generation *g;
 	LlmError err;
 
+	ExplainMark(EXPLAIN_STATEMENT);
 	how.temperature = PG_ARGISNULL(2) ? 1 : PG_GETARG_FLOAT8(2);
 	how.topk = PG_ARGISNULL(3) ? 0 : PG_GETARG_INT32(3);
 	how.topp = PG_ARGISNULL(4) ? 1 : PG_GETARG_FLOAT8(4);

@@ -7,7 +7,33 @@
 
 #include "engine/measure.h"
 #include "engine/pool.h"
+#include "src/measure.h"
 #include "src/pg_llm.h"
+
+const MachinePeak *
+SessionPeak(void)
+{
+	static MachinePeak peak;
+	LlmError err;
+	LlmCode code;
+
+	if (peak.kernels == llm_kernels && peak.threads == llm_pool_threads() && peak.flops > 0)
+		return &peak;
+	peak = (MachinePeak){.threads = llm_pool_threads()};
+	code = llm_measure_peak(3, LlmSessionAllocator(), &peak.flops, &peak.bytes, &err);
+	if (code == LLM_NO_MEMORY)
+	{
+		peak.flops = peak.bytes = 0;
+		ereport(
+			NOTICE, (errmsg("the machine's peak is not known: %s", err.message),
+						errhint("Fractions of it are NULL. The superuser can raise pg_llm.memory_limit.")));
+	}
+	else if (code != LLM_OK)
+		LlmRaise(&err);
+	else
+		peak.kernels = llm_kernels; /* an error above leaves it to be measured again */
+	return &peak;
+}
 
 PG_FUNCTION_INFO_V1(llm_measure_peak_sql);
 Datum
