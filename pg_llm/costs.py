@@ -1,0 +1,98 @@
+"""Where the time goes, op by op, and how far each op is from what the machine could do at most."""
+
+from __future__ import annotations
+
+import pandas as pd
+import psycopg
+
+from pg_llm.frames import Frame, view
+from pg_llm.plots import BLUE, GREY, _axes
+
+COLORS = {"prefill": BLUE, "decode": "#c8622a"}
+SEEN, NAMED = 0.002, 0.03  # share of the phase's time from which an op is drawn, and named
+
+
+def explain(
+    prompt: str = "Once upon a time",
+    model: str | None = None,
+    by: str = "part",
+    repeats: int = 3,
+    *,
+    conn: psycopg.Connection | None = None,
+) -> Frame:
+    """One row an op of prefill and of a decode step, and what the statement takes around them.
+
+    Columns phase, op, node, calls, microseconds, share, flops, bytes, gflops, of_peak, of_bandwidth.
+    by: op (one row a kind), part (one row for all layers) or node. Errors: psycopg.Error.
+    Example: pg_llm.explain("The capital of France is", by="op")
+    """
+    query = (
+        "SELECT * FROM {0}.llm_explain(coalesce(%(model)s, {0}.llm_default_model()), %(prompt)s, %(by)s, "
+        "%(repeats)s::int)"
+    )
+    return view(query, conn, model=model, prompt=prompt, by=by, repeats=repeats)
+
+
+def roof(frame: pd.DataFrame) -> tuple[float, float]:
+    """The peak (GFLOP/s) and bandwidth (GB/s) that the fractions in a result of explain divide by."""
+    rows = frame[(frame["gflops"] > 0) & (frame["of_peak"] > 0) & (frame["of_bandwidth"] > 0)]
+    if rows.empty:
+        raise ValueError(
+            "plot_roofline: no row tells the machine's peak; explain gives them where pg_llm.memory_limit "
+            "leaves room to measure it"
+        )
+    best = rows.loc[rows["of_peak"].idxmax()]
+    peak = best["gflops"] / best["of_peak"]
+    best = rows.loc[rows["of_bandwidth"].idxmax()]
+    return peak, best["bytes"] / best["microseconds"] / 1e3 / best["of_bandwidth"]
+
+
+def plot_roofline(frame: pd.DataFrame, title: str = "", ax=None) -> None:
+    """Speed over arithmetic intensity (operations a byte), below the roof of memory and multiply-add peak.
+
+    frame: pg_llm.explain(); a point is an op, its area the time spent. Points above the slope read from the
+    cache instead of memory. Errors: ValueError where the frame does not tell the peak.
+    """
+    peak, bandwidth = roof(frame)
+    timed = frame[frame["phase"].isin(COLORS) & (frame["flops"] > 0)]
+    part = timed["microseconds"] / timed.groupby("phase")["microseconds"].transform("sum")
+    rows = timed[part >= SEEN].assign(part=part, intensity=timed["flops"] / timed["bytes"])
+    ax = _axes(ax, 7, 4.6)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    low, high = min(rows["intensity"].min() / 2, 0.05), max(2 * rows["intensity"].max(), 8 * peak / bandwidth)
+    corner = peak / bandwidth
+    ax.plot([low, corner, high], [low * bandwidth, peak, peak], color="#444", lw=1.5)
+    ax.axvline(corner, color=GREY, lw=0.8, ls=":", zorder=0)
+    for phase, color in COLORS.items():
+        points = rows[rows["phase"] == phase]
+        if len(points):
+            ax.scatter(points["intensity"], points["gflops"], s=15 + 700 * points["part"], color=color,
+                       alpha=0.55, lw=0, label=phase, zorder=3)  # fmt: skip
+    ax.set_xlim(low, high)
+    ax.set_ylim(min(rows["gflops"].min(), low * bandwidth) / 1.5, max(rows["gflops"].max(), peak) * 2)
+    _name(ax, rows[rows["part"] >= NAMED])
+    style = {"textcoords": "offset points", "color": "#444", "fontsize": 9}
+    ax.annotate(f"peak {peak:.0f} GFLOP/s", (high, peak), (0, 4), ha="right", **style)
+    ax.annotate(f"memory {bandwidth:.0f} GB/s", (low, low * bandwidth), (14, 0), **style)
+    ax.set_xlabel("operations for each byte moved")
+    ax.set_ylabel("GFLOP/s")
+    ax.legend(frameon=False, fontsize=9, loc="lower right", markerscale=0.5)
+    ax.set_title(title, loc="left")
+
+
+def _name(ax, rows: pd.DataFrame) -> None:
+    """Names right of their points, pushed down where they would stand on one another."""
+    names = rows["node"].where(rows["node"].notna(), rows["op"]).astype(str).str.replace("h.*.", "")
+    places = ax.transData.transform(rows[["intensity", "gflops"]].to_numpy(float)) * 72 / ax.figure.dpi
+    taken: list[tuple[float, float]] = []
+    for name, (x, y), row in sorted(
+        zip(names, places, rows.itertuples(), strict=True), key=lambda item: -item[1][1]
+    ):
+        at = y
+        while any(abs(x - other) < 90 and abs(at - line) < 9 for other, line in taken):
+            at -= 3
+        taken.append((x, at))
+        ax.annotate(
+            name, (row.intensity, row.gflops), (9, at - y - 3), textcoords="offset points", fontsize=8
+        )
