@@ -59,8 +59,9 @@ def prepare(conn: psycopg.Connection) -> None:
 
 
 def _fill(conn: psycopg.Connection) -> None:
-    """What every database of the kit starts with, beside the extension: GPT-2's tokenizer."""
-    from pg_llm import ingest
+    """What every database of the kit starts with: GPT-2's tokenizer and the classroom models."""
+    from pg_llm import classroom, ingest
 
     vocab, merges = ingest.gpt2_files()
     ingest.load_tokenizer(conn, vocab, merges, "gpt2")
+    classroom.load(conn)

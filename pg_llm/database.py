@@ -18,7 +18,7 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from pg_llm import template
+from pg_llm import classroom, template
 from pg_llm.access import DEFAULT, dsn, maintenance, open_database, prepare
 from pg_llm.errors import KitError
 from pg_llm.template import current_build
@@ -98,8 +98,7 @@ def create_database(database: str, owner_pid: int | None = None) -> None:
         except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
             return
         template.write_note(conn, database, {**note, **({"pid": owner_pid} if owner_pid else {})})
-        # A database's settings are not copied with its template.
-        _preload(conn, database)
+        _settings(conn, database)
         # Of a server's many learners each has databases of one's own.
         conn.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name))
 
@@ -142,11 +141,16 @@ def build_of(database: str) -> str | None:
         return template.read_note(conn, database).get(template.build_key())
 
 
-def _preload(conn: psycopg.Connection, database: str) -> None:
+def _settings(conn: psycopg.Connection, database: str) -> None:
+    """The settings of a database, which are not copied with its template."""
+    change = sql.SQL("ALTER DATABASE {} SET").format(sql.Identifier(database))
     # Only a superuser may; elsewhere the library is loaded by the first call into it.
     with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
-        command = sql.SQL("ALTER DATABASE {} SET session_preload_libraries = 'pg_llm'")
-        conn.execute(command.format(sql.Identifier(database)))
+        conn.execute(change + sql.SQL(" session_preload_libraries = 'pg_llm'"))
+    if classroom.shipped():
+        with contextlib.closing(open_database(database)) as inside:
+            inside.execute("SELECT tensor '1'")  # loads the library: a name it knows anybody may set
+            inside.execute(change + sql.SQL(" pg_llm.default_model = {}").format(classroom.DEFAULT))
 
 
 # -- fresh databases go when their maker has gone ----------------------------------------

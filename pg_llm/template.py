@@ -1,7 +1,7 @@
-"""The template: a database with the extension and GPT-2's tokenizer that new databases are copies of.
+"""The template: a database with the extension, GPT-2's tokenizer and the classroom models, to be copied.
 
-It is rebuilt when the extension is another build than the one that made it. What made a database is written
-on it, as its comment.
+It is rebuilt when the extension is another build than the one that made it, or the shipped models are others.
+What made a database is written on it, as its comment.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import psycopg
 from psycopg import sql
 
+from pg_llm import classroom
 from pg_llm.access import dsn, maintenance, open_database, prepare
 from pg_llm.errors import KitError
 
@@ -26,16 +27,16 @@ def build_key() -> str:
 
 def ensure(conn: psycopg.Connection) -> dict:
     """Builds the template unless this build's is there; returns its note."""
-    build, key = current_build(), build_key()
+    made_of = {build_key(): current_build(), "classroom": classroom.digest()}
     note = read_note(conn, TEMPLATE)
-    if note.get(key) == build:
+    if made_of.items() <= note.items():
         return note
     conn.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
     try:
         note = read_note(conn, TEMPLATE)
-        if note.get(key) != build:
+        if not made_of.items() <= note.items():
             with explained(conn):
-                note = _build(conn, {key: build})
+                note = _build(conn, made_of)
     finally:
         if not conn.closed:
             conn.execute("SELECT pg_advisory_unlock(%s)", [LOCK_KEY])

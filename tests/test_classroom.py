@@ -294,7 +294,7 @@ def test_no_held_out_story_was_trained_on(taught):
     stories = recipe["steps"] * recipe["train"]["batch_size"]
     told = taught.execute(
         "SELECT count(*) FROM (SELECT (llm_story(i)).text FROM generate_series(%s, %s) AS i "
-        "INTERSECT SELECT (llm_story(i)).text FROM generate_series(%s, -1) AS i) AS both",
+        "INTERSECT SELECT (llm_story(i)).text FROM generate_series(%s, -1) AS i) AS common",
         [recipe["stories_from"], recipe["stories_from"] + stories - 1, HELD_OUT[0]],
     ).fetchone()[0]
     assert told == 0

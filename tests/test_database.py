@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 import pg_llm
+from pg_llm import classroom, programs, template
 from pg_llm import database as databases
-from pg_llm import programs, template
 from pg_llm.access import maintenance as connect_for_maintenance
 from pg_llm.access import open_database
 from pg_llm.errors import KitError
@@ -67,6 +67,7 @@ def test_a_new_build_rebuilds_the_template(server, maintenance, monkeypatch, dro
     databases.create_template()
     assert template.read_note(maintenance, template.TEMPLATE) == {
         "build": programs.build_hash(),
+        "classroom": classroom.digest(),
         "version": "0.1",
     }
 
@@ -88,7 +89,7 @@ def test_many_at_once(server, dropped):
         thread.start()
     for thread in threads:
         thread.join()
-    assert answers == [4] * 13
+    assert answers == [4 + len(classroom.shipped())] * 13
 
 
 def test_fresh_databases_go_with_their_maker(server, maintenance):

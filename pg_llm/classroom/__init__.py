@@ -51,6 +51,11 @@ def sums() -> dict[str, str]:
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
 
+def digest() -> str:
+    """Twelve hex digits that name the shipped models."""
+    return hashlib.sha256(json.dumps(sums()).encode()).hexdigest()[:12]
+
+
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -51,10 +51,10 @@ def train(
         _tell_stories(conn, recipe)
         with _progress(database, model, recipe["steps"]):
             _run(conn, recipe, model)
-        return export(conn, recipe, model, folder)
+        return export(conn, model, folder)
 
 
-def export(conn: psycopg.Connection, recipe: dict, model: str, folder: Path) -> dict[str, str]:
+def export(conn: psycopg.Connection, model: str, folder: Path) -> dict[str, str]:
     """Writes weights, tokenizer and log of a trained model; the same bytes whenever the weights are."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(conn, model, folder / f"{model}.safetensors")
@@ -85,7 +85,7 @@ def _workshop(database: str, fresh: bool) -> Iterator[psycopg.Connection]:
 def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int) -> str:
     """Tokenizer and random weights, unless they are there; says where the run stands."""
     sizes, tokenizer = recipe["model"], recipe["tokenizer"]
-    step = conn.execute("SELECT max(step) FROM llm_param WHERE model = %s", [model]).fetchone()[0]
+    step = _step(conn, model)
     if step is not None:
         found = conn.execute("SELECT recipe FROM llm_model_config WHERE model = %s", [model]).fetchone()[0]
         if found != recipe["train"]:
@@ -134,11 +134,13 @@ def _tell_stories(conn: psycopg.Connection, recipe: dict) -> None:
 
 
 def _run(conn: psycopg.Connection, recipe: dict, model: str) -> None:
-    if (
-        conn.execute("SELECT max(step) FROM llm_param WHERE model = %s", [model]).fetchone()[0]
-        < recipe["steps"]
-    ):
+    """The training itself; the loop counts on from the model's own step."""
+    if _step(conn, model) < recipe["steps"]:
         conn.execute("CALL llm_train_loop(%s, %s)", [model, recipe["steps"]])
+
+
+def _step(conn: psycopg.Connection, model: str) -> int | None:
+    return conn.execute("SELECT max(step) FROM llm_param WHERE model = %s", [model]).fetchone()[0]
 
 
 @contextlib.contextmanager
@@ -151,7 +153,9 @@ def _progress(database: str, model: str, steps: int) -> Iterator[None]:
 
     def watch():
         with contextlib.closing(open_database(database)) as conn, tqdm(total=steps, unit=" steps") as bar:
-            while not done.wait(LOOK):
+            over = False
+            while not over:
+                over = done.wait(LOOK)
                 step, loss = conn.execute(query, [model]).fetchone() or (0, float("nan"))
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
                 bar.update(step - bar.n)
