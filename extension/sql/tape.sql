@@ -23,7 +23,7 @@ CREATE UNLOGGED TABLE llm_run (
 CREATE INDEX ON llm_run (pid) WHERE open;
 COMMENT ON TABLE llm_run IS 'One recorded run: the model and tokens it began with, who, when; unlogged and not dumped, like its tape';
 COMMENT ON COLUMN llm_run.key IS 'A random number that the values of this run carry: a value with another key is a constant';
-COMMENT ON COLUMN llm_run.open IS 'Whether the session pid goes on recording into it; a session that ended has left it true';
+COMMENT ON COLUMN llm_run.open IS 'Whether the session pid goes on recording into it; it stays true where a session ended, or switched off by SET';
 
 CREATE UNLOGGED TABLE llm_tape (
     id      bigint PRIMARY KEY,

@@ -313,6 +313,8 @@ TakeTensor(Reading *r, HeapTuple row, TupleDesc desc)
 		Broken(id, "has a tensor without data");
 	t = CopyTensor(data);
 	MakeValue(r, node, number, t);
+	if (r->row[number] < 0 && w->names[node] == NULL && DatumGetBool(SPI_getbinval(row, desc, 4, &null)))
+		Broken(id, "is missing: no operation made this tensor, and it is no leaf");
 	if (r->row[number] < 0)
 		MakeLeaf(r, &w->graph.nodes[node], number, t, DatumGetBool(SPI_getbinval(row, desc, 4, &null)));
 	data = SPI_getbinval(row, desc, 7, &null);
@@ -424,9 +426,12 @@ WalkRead(int64 run, int64 target)
 	MarkWanted(r.walk);
 	loss = &r.walk->values[r.walk->graph.count - 1];
 	if (!r.walk->wanted[r.walk->graph.count - 1])
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("no leaf leads to tensor %lld: it is a constant", (long long) target),
-						   errhint("Mark what to differentiate by: llm_var(w, 'w').")));
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("no leaf leads to tensor %lld: it is a constant", (long long) target),
+				errhint(
+					"Mark what to differentiate by: llm_var(w, 'w'). What was recorded before a backward, "
+					"a rollback or switching off is a constant in the next run.")));
 	if (loss->numel != 1)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						   errmsg("gradients are those of one number; this tensor has shape %s",

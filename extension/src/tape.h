@@ -97,6 +97,8 @@ extern void TapeWriteMap(
 extern void TapeWriteRun(TapeRun *run, const char *kind, const char *model, Datum tokens, bool open);
 extern void TapeWriteClosed(int64 run);
 extern bool TapeWanted(const TapeRun *run, uint32 number);
+/* What is made from this tensor is recorded as leading to a leaf. */
+extern void TapeWant(TapeRun *run, uint32 number);
 
 /* ---- leaves (tape_leaf.c) ---- */
 

@@ -137,6 +137,12 @@ NoteWanted(TapeRun *run, uint32 number, bool wanted)
 		run->wanted[number / 8] &= ~(1 << number % 8);
 }
 
+void
+TapeWant(TapeRun *run, uint32 number)
+{
+	NoteWanted(run, number, true);
+}
+
 /* ---- rows ---- */
 
 static Datum

@@ -73,6 +73,9 @@ TapeWriteHeads(TapeRun *run, const char *name, uint32 first, const LlmTraced *tr
 	outputs[(*n)++] = WriteValue(run, psprintf("%s.probs", name), &traced->probs, false);
 	for (int i = 0; i < NH; i++)
 		outputs[(*n)++] = WriteHead(run, name, &traced->value, NH, i);
+	/* Not leaves themselves, but a loss made from them is no constant: llm_backward refuses it. */
+	for (int i = 1; i < *n && TapeWanted(run, first); i++)
+		TapeWant(run, outputs[i]);
 	return outputs;
 }
 
