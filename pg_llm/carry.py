@@ -15,18 +15,38 @@ from pg_llm.programs import server_package
 # Raised by triggers when the other tables are filled.
 DERIVED = {"llm_model_version"}
 
+# Tables whose rows belong to a model: the column that names it, or the checkpoint they are part of.
 MODEL_TABLES = """
-    SELECT n.nspname, c.relname, a.attname
+    WITH RECURSIVE tables AS (
+        SELECT c.oid, n.nspname, c.relname, a.attname
+        FROM pg_extension e
+        JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+            AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'
+        JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'r' AND c.relpersistence = 'p'
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped
+            AND a.attname IN ('model', 'target_model', 'checkpoint')
+        WHERE e.extname = 'pg_llm'
+    ), levels AS (
+        SELECT oid, 0 AS level FROM tables
+        UNION
+        SELECT f.conrelid, levels.level + 1 FROM pg_constraint f JOIN levels ON f.confrelid = levels.oid
+        WHERE f.contype = 'f' AND f.conrelid <> f.confrelid AND levels.level < 10
+    )
+    SELECT t.nspname, t.relname, t.attname FROM tables t JOIN levels l USING (oid)
+    GROUP BY t.nspname, t.relname, t.attname
+    -- What others refer to first; of the rest a model's graph.
+    ORDER BY max(l.level), t.relname <> 'llm_graph', t.relname
+"""
+
+SEQUENCES = """
+    SELECT n.nspname, c.relname
     FROM pg_extension e
     JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
         AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'
-    JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'r' AND c.relpersistence = 'p'
+    JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S'
     JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped
-        AND a.attname IN ('model', 'target_model')
     WHERE e.extname = 'pg_llm'
-    -- A model's row first, then its graph, then the rest.
-    ORDER BY c.relname <> 'llm_model_config', c.relname <> 'llm_graph', c.relname
 """
 
 LEARNER = "learner"
@@ -39,9 +59,25 @@ def carry_over(old: psycopg.Connection, new: psycopg.Connection) -> None:
         for schema, table, column in old.execute(MODEL_TABLES).fetchall():
             if table not in DERIVED:
                 mine = sql.SQL("WHERE {} LIKE 'my\\_%'").format(sql.Identifier(column))
+                if column == "checkpoint":
+                    checkpoints = sql.Identifier(schema, "llm_checkpoint")
+                    mine = sql.SQL(
+                        "WHERE checkpoint IN (SELECT id FROM {} WHERE model LIKE 'my\\_%')"
+                    ).format(checkpoints)
                 _copy(old, new, sql.Identifier(schema, table), mine)
+        _advance_sequences(old, new)
     if old.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [LEARNER]).fetchone():
         _copy_schema(old, new)
+
+
+def _advance_sequences(old: psycopg.Connection, new: psycopg.Connection) -> None:
+    """The rows kept their numbers: new ones must be beyond them."""
+    for schema, name in old.execute(SEQUENCES).fetchall():
+        sequence = sql.Identifier(schema, name)
+        (last,) = old.execute(sql.SQL("SELECT last_value FROM {}").format(sequence)).fetchone()
+        if new.execute("SELECT to_regclass(%s)", [sequence.as_string(new)]).fetchone()[0]:
+            advance = "SELECT setval(%s::regclass, greatest(%s::bigint, last_value)) FROM {}"
+            new.execute(sql.SQL(advance).format(sequence), [sequence.as_string(new), last])
 
 
 def _copy_schema(old: psycopg.Connection, new: psycopg.Connection) -> None:

@@ -7,12 +7,16 @@ import subprocess
 import threading
 import time
 
+import numpy as np
 import psycopg
 import pytest
 import test_checkpoint
+from small import make
 from test_checkpoint import TRAIN, bits, load, location, row, save, sha256
+from test_train import fill
 
 import pg_llm
+from pg_llm import database as databases
 from pg_llm import programs
 
 folder = test_checkpoint.folder
@@ -291,3 +295,28 @@ def test_dump_and_restore(m, server, folder):
             other.execute("SELECT llm_checkpoint_delete(%s)", [id])
         assert save(other, "rows") > file
     assert location(m, file).exists()
+
+
+@pytest.mark.slow
+def test_a_reset_keeps_checkpoints_of_ones_own_models(server):
+    """%pg_llm reset carries over my_* models with their versions and their training; new ids are beyond."""
+    databases.drop_database("carried")
+    try:
+        with pg_llm.connect("carried") as conn:
+            conn.execute("SET pg_llm.checkpoint_dir = ''")
+            make(conn, "my_model")
+            fill(conn, "letters", np.random.default_rng(3).integers(0, 26, (6, 9)))
+            conn.execute(TRAIN, ("my_model", 1))
+            id = save(conn, "rows", "my_model")
+            before = bits(conn, "my_model")
+            conn.execute(TRAIN, ("my_model", 2))
+        databases.reset("carried")
+        with pg_llm.connect("carried") as conn:
+            conn.execute("SET pg_llm.checkpoint_dir = ''")
+            load(conn, id, "my_model")
+            assert bits(conn, "my_model") == before
+            fill(conn, "letters", np.random.default_rng(3).integers(0, 26, (6, 9)))
+            conn.execute(TRAIN, ("my_model", 3))
+            assert save(conn, "rows", "my_model") > id
+    finally:
+        databases.drop_database("carried")
