@@ -107,7 +107,9 @@ DECLARE
     logged bigint;
 BEGIN
     plan.first_step := $2;
-    plan.dataset_rows := (SELECT count(*) FROM @extschema@.llm_dataset AS data WHERE data.dataset = plan.dataset);
+    IF plan.dataset IS NOT NULL THEN
+        SELECT count(*) INTO plan.dataset_rows FROM @extschema@.llm_dataset AS data WHERE data.dataset = plan.dataset;
+    END IF;
     SELECT r.* INTO last FROM @extschema@.llm_train_run AS r WHERE r.model = plan.model ORDER BY r.run DESC LIMIT 1;
     IF $3 AND last.run IS NOT NULL AND $2 > last.first_step AND $2 < last.first_step + last.n_steps
         AND to_jsonb(last) - mine = to_jsonb(plan) - mine THEN

@@ -57,11 +57,11 @@ llm_train_steps(PG_FUNCTION_ARGS)
 	plan.notice_every = NoticeArgument(fcinfo, 3);
 	plan.ids = palloc(sizeof(int64) * r->batch_size * r->accumulation);
 	tr = TrainingOpen(r->model, !PG_ARGISNULL(4) && PG_GETARG_BOOL(4));
-	RecipeBegin(r, PG_GETARG_DATUM(0), tr->step, false);
 	if (r->dataset)
 		plan.data = DatasetOpen(r->dataset, r->seed);
 	else
 		plan.ids[0] = PG_GETARG_INT64(1);
+	RecipeBegin(r, PG_GETARG_DATUM(0), tr->step, false);
 	plan.last = tr->step + r->n_steps;
 	step = TrainingSteps(tr, &plan);
 	TrainingWrite(tr);
