@@ -170,6 +170,19 @@ static const LlmRule rules[LLM_OP_COUNT] = {
 	[LLM_OP_TOTAL] = llm_back_total,
 };
 
+bool
+llm_rule_reads_inputs(LlmOp op)
+{
+	return op != LLM_OP_ADD && op != LLM_OP_SUB && op != LLM_OP_NEG;
+}
+
+bool
+llm_rule_reads_result(LlmOp op)
+{
+	return op != LLM_OP_EMBEDDING && op != LLM_OP_MATMUL && op != LLM_OP_ADD && op != LLM_OP_SUB &&
+		   op != LLM_OP_MUL && op != LLM_OP_NEG && op != LLM_OP_LAYERNORM && op != LLM_OP_ATTENTION;
+}
+
 /* ---- the walk ---- */
 
 static LlmCode

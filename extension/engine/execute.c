@@ -238,6 +238,15 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 }
 
 void
+llm_exec_release(LlmExec *exec)
+{
+	for (int i = 0; i < exec->model->graph.count; i++)
+		let_go(exec, i);
+	llm_exec_drop_scratch(exec);
+	llm_buffers_release(exec);
+}
+
+void
 llm_exec_train(LlmExec *exec, const LlmDropout *dropout)
 {
 	exec->keep = exec->training = true;

@@ -46,6 +46,8 @@ extern int llm_exec_length(const LlmExec *exec);
 /* Sequence i of the batch becomes what sequence rows[i] was (beam search). After an error only close is left.
  */
 extern LlmCode llm_exec_reorder(LlmExec *exec, const int *rows, int B, LlmError *err);
+/* Gives back the memory of values and gradients that the next run would use again. */
+extern void llm_exec_release(LlmExec *exec);
 extern void llm_exec_close(LlmExec *exec);
 
 /* Dropout in training: masks depend on (seed, step, micro_batch, node, element) alone. p 0 drops nothing. */

@@ -259,6 +259,13 @@ llm_buffer_take(LlmExec *exec, size_t floats, LlmError *err)
 }
 
 void
+llm_buffers_release(LlmExec *exec)
+{
+	while (exec->free_buffers)
+		release_free(exec, &exec->free_buffers);
+}
+
+void
 llm_buffer_drop(LlmExec *exec, Buffer *buffer)
 {
 	if (buffer && --buffer->refs == 0)
@@ -305,8 +312,7 @@ llm_exec_close(LlmExec *exec)
 		llm_exec_drop_cache(exec, i);
 	}
 	llm_exec_drop_scratch(exec);
-	while (exec->free_buffers)
-		release_free(exec, &exec->free_buffers);
+	llm_buffers_release(exec);
 	if (exec->slots)
 		exec->memory->release(exec->memory->context, exec->slots, exec->model->graph.count * sizeof(Slot));
 	exec->memory->release(exec->memory->context, exec, sizeof(LlmExec));

@@ -45,9 +45,9 @@ struct LlmExec
 	const LlmAllocator *memory;
 	int target, capacity, past;
 	bool continues, last_only;
-	bool keep;     /* every value stays for the way back, nothing is overwritten */
+	bool keep;     /* every value that the way back reads stays */
 	bool training; /* dropout drops */
-	bool tracing;  /* attention keeps scores and probabilities */
+	bool tracing;  /* every value stays, attention keeps scores and probabilities */
 	bool timing;   /* each op's time is taken */
 	LlmDropout dropout;
 	Slot *slots;
@@ -58,12 +58,17 @@ struct LlmExec
 
 extern Buffer *llm_buffer_take(LlmExec *exec, size_t floats, LlmError *err);
 extern void llm_buffer_drop(LlmExec *exec, Buffer *buffer);
+/* Free ones go back to the allocator. */
+extern void llm_buffers_release(LlmExec *exec);
 extern void llm_exec_drop_scratch(LlmExec *exec);
 extern void llm_exec_drop_cache(LlmExec *exec, int node);
 /* The value of input i as the node needs it: all rows or the last one. */
 extern LlmCode llm_exec_input(LlmExec *exec, int node, int i, LlmValue *value, LlmError *err);
 /* The way back over the values in the slots, to grads as llm_tape_backward says (backprop.c). */
 extern LlmCode llm_walk_back(LlmExec *exec, float *const *grads, LlmError *err);
+/* Does an op's rule read the values of the node's inputs, or the node's own? */
+extern bool llm_rule_reads_inputs(LlmOp op);
+extern bool llm_rule_reads_result(LlmOp op);
 /* Computes a node whose inputs are there (run_op.c). */
 extern LlmCode llm_run_op(LlmExec *exec, int node, LlmError *err);
 

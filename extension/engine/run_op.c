@@ -40,7 +40,24 @@ make_result(LlmExec *exec, int index, bool allocate, LlmError *err)
 	return LLM_OK;
 }
 
-/* The result takes over input i's memory when nobody else reads it; else it gets memory of its own. */
+/* Is input i's memory free to hold the result? Nobody may read the old value again, on the way back neither.
+ */
+static bool
+may_overwrite(const LlmExec *exec, int index, int i, const LlmValue *input)
+{
+	const LlmNode *node = &exec->model->graph.nodes[index];
+	const Slot *from = &exec->slots[node->inputs[i]];
+
+	if (from->buffer == NULL || from->waiting != 1 || from->buffer->refs != 1 ||
+		input->floats != from->buffer->data || input->numel != exec->slots[index].value.numel)
+		return false;
+	if (!exec->keep)
+		return true;
+	return !exec->tracing && from->readers == 1 && !llm_rule_reads_inputs(node->op) &&
+		   !llm_rule_reads_result(exec->model->graph.nodes[node->inputs[i]].op);
+}
+
+/* The result takes over input i's memory where it may; else it gets memory of its own. */
 static LlmCode
 make_result_over(LlmExec *exec, int index, int i, const LlmValue *input, LlmError *err)
 {
@@ -49,8 +66,7 @@ make_result_over(LlmExec *exec, int index, int i, const LlmValue *input, LlmErro
 
 	if (code != LLM_OK)
 		return code;
-	if (exec->keep || from->buffer == NULL || from->waiting != 1 || from->buffer->refs != 1 ||
-		input->floats != from->buffer->data || input->numel != slot->value.numel)
+	if (!may_overwrite(exec, index, i, input))
 		return make_result(exec, index, true, err);
 	from->buffer->refs++;
 	slot->buffer = from->buffer;

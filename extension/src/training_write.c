@@ -89,6 +89,7 @@ TrainingWrite(Training *tr)
 	MemoryContext context =
 		AllocSetContextCreate(CurrentMemoryContext, "training write", ALLOCSET_DEFAULT_SIZES);
 
+	llm_exec_release(tr->trainer->exec); /* rows are written by copies of the largest tensors */
 	SPI_connect();
 	for (int i = 0; i < tr->m->model.graph.count; i++)
 		if (tr->trainer->grad[i] && tr->trainer->owner[i] == i)
