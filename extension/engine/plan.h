@@ -72,7 +72,11 @@ extern bool llm_rule_reads_result(LlmOp op);
 /* Computes a node whose inputs are there (run_op.c). */
 extern LlmCode llm_run_op(LlmExec *exec, int node, LlmError *err);
 
-/* The same for an op that reduces, moves or joins elements, its result allocated (run_view.c). */
+/* Memory for a node's result, of the inferred shape; T is 1 where only the last row is wanted. */
+extern LlmCode llm_run_result(LlmExec *exec, int node, LlmError *err);
+/* Attention of a node (run_attention.c). */
+extern LlmCode llm_run_attention(LlmExec *exec, int node, const LlmValue *qkv, LlmError *err);
+/* An op that reduces, moves or joins elements; its result is allocated (run_view.c). */
 extern LlmCode llm_run_view(LlmExec *exec, int node, const LlmValue *x, LlmError *err);
 /* to = from, a value of x's shape, with an axis and the last one exchanged. */
 extern LlmCode llm_swap_with_last(const LlmValue *x, int axis, const float *from, float *to, LlmError *err);

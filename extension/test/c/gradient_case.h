@@ -125,8 +125,8 @@ close_case(Case *c)
 	tm_free(&c->m);
 }
 
-/* Gradients of a run, and of a tape of the run's values: the same bits. Every node's values are left in
- * `value`.
+/* Gradients of a traced run, of a tape of the run's values, and of training: the same bits. Every node's
+ * values are left in `value`.
  */
 static inline float **
 engine_gradients(Case *c, float **values)
@@ -167,6 +167,16 @@ engine_gradients(Case *c, float **values)
 		if (grads[i])
 		{
 			CHECK(memcmp(grads[i], taped[i], seen[i].numel * sizeof(float)) == 0);
+			memset(taped[i], 0, seen[i].numel * sizeof(float));
+		}
+	/* training keeps less; what it drops is another matter */
+	llm_exec_train(exec, &(LlmDropout){.p = 0});
+	CHECK_OK(llm_exec_run(exec, c->in, c->n_in, &result, &err), err);
+	CHECK_OK(llm_exec_backward(exec, taped, &err), err);
+	for (int i = 0; i < g->count; i++)
+		if (grads[i])
+		{
+			CHECK(strstr(what, "dropout") || memcmp(grads[i], taped[i], seen[i].numel * sizeof(float)) == 0);
 			odd_free(taped[i]);
 		}
 	llm_exec_close(exec);

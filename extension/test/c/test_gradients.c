@@ -147,6 +147,10 @@ expressions(void)
 		 "axes=[1,2,0]\n"
 		 "v transpose v1 axes=[1,0,2]\ns matmul q,k\np softmax s\no matmul p,v\no1 transpose o axes=[1,0,2]\n"
 		 "y reshape o1 shape=[5,4]\n");
+	rule(
+		"x param - shape=[2,3]\nw param - shape=[3]\na add x,w\nb neg a\nc sub b,x\nd exp c\ne add d,c\nf "
+		"add e,w\n"
+		"g relu f\nh neg g\nm mul h,x\nn sub m,w\ns softmax n\nt add s,w\nu add t,t\nv div u,t\ny add v,w\n");
 	rule("x param - shape=[3]\na exp x\nb mul a,a\nc add a,b\nd tanh c\ny mul d,a\n");
 	rule("x param - shape=[4]\na reshape x shape=[2,2]\nb reshape x shape=[4]\nc reshape a shape=[4]\nd add "
 		 "c,b\n"
