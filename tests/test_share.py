@@ -222,3 +222,20 @@ def test_dump_and_restore_keep_shares(models):
         for r in rows:
             copy.write_row(r)
     assert shares(models) == {"b.wte.weight": "a.wte.weight"}
+
+
+def test_one_trainer_of_a_shared_source(models, connect):
+    """Whoever shares parameters with a model in training is told who trains that."""
+    share(models, "a", "wte.weight", "b", "wte.weight")
+    share(models, "a", "wpe.weight", "c", "wpe.weight")
+    other = connect()
+    with other.transaction():
+        train(other, "b", 1)
+        for model in ("a", "b", "c"):
+            with pytest.raises(psycopg.errors.LockNotAvailable, match="being trained by process"):
+                train(models, model, 1)
+        with pytest.raises(psycopg.errors.LockNotAvailable, match='"c" shares parameters of model "a"'):
+            models.execute("CALL llm_train_loop('c', 1)")
+        train(models, "tied", 1)
+    train(models, "c", 1)
+    assert models.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)

@@ -260,3 +260,23 @@ def test_dropout_gradient_is_the_slope(conn, small):
                 losses.append(conn.execute(query, (0,)).fetchone()[0])
         slope = (losses[0] - losses[1]) / 2e-3
         assert slope == pytest.approx(float((gradient * direction).sum()), rel=0.02, abs=1e-3), name
+
+
+def test_names_and_order_of_arguments(conn):
+    """The contract: positional order, defaults from there on, the same for the loop."""
+    order = (
+        "model n_steps n_layer n_head d vocab dropout_p beta1 beta2 eps wd lr_max warmup grad_clip"
+        " grad_workers prune_workers batch_size accumulation dataset seed min_lr trace"
+    ).split()
+    query = "SELECT proargnames, pronargdefaults, prokind, provolatile, proparallel FROM pg_proc"
+    query += " WHERE proname = %s"
+    for name, more, kind in (
+        ("llm_train", ["notice_every", "wait"], b"f"),
+        ("llm_train_loop", ["commit_every", "notice_every", "wait", "resume"], b"p"),
+    ):
+        names, defaults, is_kind, volatile, parallel = conn.execute(query, (name,)).fetchone()
+        assert names == order + more and defaults == len(names) - 2
+        assert (is_kind, volatile, parallel) in ((kind, b"v", b"u"), (kind.decode(), "v", "u"))
+    names, defaults, *_ = conn.execute(query, ("llm_train_step",)).fetchone()
+    assert names[:2] == ["model", "batch_id"] and defaults == len(names) - 2
+    assert {"lr_max", "beta1", "beta2", "eps", "wd", "grad_clip", "dropout_p", "positions"} <= set(names)

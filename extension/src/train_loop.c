@@ -217,12 +217,15 @@ Datum
 llm_train_loop_steps(PG_FUNCTION_ARGS)
 {
 	Loop *volatile loop;
-	volatile int64 key;
+	TrainingKeys *volatile keys;
+	MemoryContext caller;
 
 	RefuseBlock(fcinfo);
 	loop = LoopOf(fcinfo);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	key = TrainingLock(loop->r->model, true, loop->wait);
+	caller = MemoryContextSwitchTo(loop->context);
+	keys = TrainingLock(loop->r->model, true, loop->wait);
+	MemoryContextSwitchTo(caller);
 	PG_TRY();
 	{
 		while (OneTransaction(loop))
@@ -230,7 +233,7 @@ llm_train_loop_steps(PG_FUNCTION_ARGS)
 	}
 	PG_FINALLY();
 	{
-		TrainingUnlock(key);
+		TrainingUnlock(keys);
 	}
 	PG_END_TRY();
 	MemoryContextDelete(loop->context);

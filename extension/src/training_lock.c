@@ -24,6 +24,13 @@
 #include "src/query.h"
 #include "src/training_lock.h"
 
+/* in one order, so that two that wait cannot wait for one another */
+static LlmQuery models_to_lock = {
+	.text =
+		"SELECT $1 COLLATE \"C\" UNION SELECT source_model FROM %s.llm_param_share WHERE target_model = $1"
+		" ORDER BY 1",
+	.nargs = 1,
+	.types = {TEXTOID}};
 static LlmQuery holder_of_lock = {
 	.text = "SELECT 'process ' || a.pid || ' of ' || a.usename FROM pg_catalog.pg_locks AS l"
 			" JOIN pg_catalog.pg_stat_activity AS a USING (pid) WHERE l.locktype = 'advisory' AND l.granted"
@@ -69,24 +76,26 @@ LockKey(const char *model)
 }
 
 static void
-RefuseSecond(const char *model, int64 key)
+RefuseSecond(const char *model, const char *locked, int64 key)
 {
 	Datum value = Int64GetDatum(key);
+	bool shared = strcmp(model, locked) != 0;
 	char *who;
 
 	SPI_connect();
-	LlmRun(&holder_of_lock, &value, NULL, true, 1);
-	who = SPI_processed == 1 ? LlmField(0, 1) : NULL;
-	ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					   errmsg("model \"%s\" is being trained by %s", model, who ? who : "another session"),
-					   errhint("Wait until it has ended (wait => true does), or train a copy under another "
-							   "name.")));
+	LlmRun(&holder_of_lock, &value, NULL, false, 1);
+	who = SPI_processed == 1 ? LlmField(0, 1) : "another session";
+	ereport(ERROR,
+		(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			shared ? errmsg("model \"%s\" shares parameters of model \"%s\", which is being trained by %s",
+						 model, locked, who)
+				   : errmsg("model \"%s\" is being trained by %s", model, who),
+			errhint("Wait until it has ended (wait => true does), or train a copy under another name.")));
 }
 
-int64
-TrainingLock(const char *model, bool session, bool wait)
+static void
+TakeLock(const char *model, const char *locked, int64 key, bool session, bool wait)
 {
-	int64 key = LockKey(model);
 	Datum datum = Int64GetDatum(key);
 
 	if (wait && session)
@@ -95,14 +104,59 @@ TrainingLock(const char *model, bool session, bool wait)
 		DirectFunctionCall1(pg_advisory_xact_lock_int8, datum);
 	else if (!DatumGetBool(session ? DirectFunctionCall1(pg_try_advisory_lock_int8, datum)
 								   : DirectFunctionCall1(pg_try_advisory_xact_lock_int8, datum)))
-		RefuseSecond(model, key);
-	return key;
+		RefuseSecond(model, locked, key);
+}
+
+/* Names of the model and of those it shares with; palloc'd in the caller's context. */
+static char **
+ModelsToLock(const char *model, int *count)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Datum value = CStringGetTextDatum(model);
+	char **names;
+
+	SPI_connect();
+	LlmRun(&models_to_lock, &value, NULL, false, 0);
+	*count = (int) SPI_processed;
+	names = MemoryContextAlloc(caller, sizeof(char *) * *count);
+	for (int i = 0; i < *count; i++)
+		names[i] = MemoryContextStrdup(caller, LlmField(i, 1));
+	SPI_finish();
+	return names;
+}
+
+/* A session's locks outlive errors: those taken before one that fails are given back here. */
+TrainingKeys *
+TrainingLock(const char *model, bool session, bool wait)
+{
+	int count;
+	char **names = ModelsToLock(model, &count);
+	TrainingKeys *volatile taken = palloc0(offsetof(TrainingKeys, keys) + sizeof(int64) * count);
+
+	PG_TRY();
+	{
+		for (int i = 0; i < count; i++)
+		{
+			taken->keys[i] = LockKey(names[i]);
+			TakeLock(model, names[i], taken->keys[i], session, wait);
+			taken->count++;
+		}
+	}
+	PG_CATCH();
+	{
+		if (session)
+			TrainingUnlock(taken);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return taken;
 }
 
 void
-TrainingUnlock(int64 key)
+TrainingUnlock(const TrainingKeys *taken)
 {
-	DirectFunctionCall1(pg_advisory_unlock_int8, Int64GetDatum(key));
+	for (int i = 0; i < taken->count; i++)
+		DirectFunctionCall1(pg_advisory_unlock_int8, Int64GetDatum(taken->keys[i]));
 }
 
 /* llm_train_lock(model, wait): for what must not happen while somebody trains. */
@@ -171,10 +225,12 @@ TrainingLockRows(const char *model, bool wait)
 void
 TrainingRowsHeld(const char *model)
 {
-	ereport(
-		ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-				   errmsg("another transaction has changed rows of model \"%s\" and has not ended", model),
-				   errhint("Try again when it has committed or rolled back; wait => true waits for it.")));
+	ereport(ERROR,
+		(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			errmsg("another transaction has changed rows of model \"%s\" and has not ended", model),
+			errhint(
+				"Try again when it has committed or rolled back; wait => true waits for it. Where there is "
+				"none, a row security policy keeps this role from changing some rows.")));
 }
 
 bool

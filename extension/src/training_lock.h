@@ -5,12 +5,18 @@
 #include "postgres.h"
 
 /*
- * The right to train a model, until the transaction ends, or (session) until TrainingUnlock, across
- * transactions. Where another has it: ERROR that names it, or (wait) waits. Returns the advisory lock's key.
+ * The right to train a model, and those whose parameters it shares, until the transaction ends, or (session)
+ * until TrainingUnlock, across transactions. Where another has it: ERROR that names it, or (wait) waits.
+ * Returns the keys of the advisory locks, in the current memory context.
  */
-extern int64 TrainingLock(const char *model, bool session, bool wait);
+typedef struct TrainingKeys
+{
+	int count;
+	int64 keys[FLEXIBLE_ARRAY_MEMBER];
+} TrainingKeys;
+extern TrainingKeys *TrainingLock(const char *model, bool session, bool wait);
 /* Gives back a session's right; safe in the middle of an error. */
-extern void TrainingUnlock(int64 key);
+extern void TrainingUnlock(const TrainingKeys *keys);
 /*
  * Locks what training writes: the model's version rows, then its parameters' rows, shared sources included.
  * Where other transactions hold some of them: false (then some may be locked now), or (wait) waits.
