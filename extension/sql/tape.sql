@@ -65,7 +65,7 @@ CREATE UNLOGGED TABLE llm_tensor_map (
 );
 CREATE INDEX ON llm_tensor_map (run);
 COMMENT ON TABLE llm_tensor_map IS 'Which parameter of llm_param the tensor id is, or which row of it; unlogged and not dumped';
-COMMENT ON COLUMN llm_tensor_map.accumulated IS 'Whether llm_accumulate_grads has added its gradient to llm_param.grad';
+COMMENT ON COLUMN llm_tensor_map.accumulated IS 'false: its gradient, if it has one, waits for llm_accumulate_grads to add it to llm_param.grad';
 COMMENT ON COLUMN llm_tensor_map.version IS 'Tells the value that the parameter had from later ones (llm_tensor_version)';
 
 -- ---- recording ----
@@ -121,7 +121,7 @@ COMMENT ON VIEW llm_tensor IS 'The parameters that the session materialised, by 
 
 CREATE FUNCTION llm_backward(loss tensor, OUT name text, OUT grad tensor) RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_backward(tensor) IS 'Gradients of one recorded number with respect to every named leaf that leads to it; closes the run';
+COMMENT ON FUNCTION llm_backward(tensor) IS 'Gradients of one recorded number with respect to every named leaf that leads to it, handed out, not accumulated; closes the run';
 
 CREATE FUNCTION llm_backprop(tape_id bigint, model text) RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_backprop(bigint, text) IS 'Walks the tape back from the number that operation tape_id made to the model''s parameters and writes llm_tensor_rt.grad; returns how many tensors got one';
@@ -165,6 +165,11 @@ BEGIN
         UPDATE @extschema@.llm_tensor_map AS m SET accumulated = true WHERE m.id = item.id;
         n := n + 1;
     END LOOP;
+    -- walked back again, they count again
+    UPDATE @extschema@.llm_tape AS t SET extra = extra - 'backprop' FROM @extschema@.llm_run AS run
+        WHERE n > 0 AND t.run = run.run AND @extschema@.llm_own_run(run.pid, run.started) AND extra ? 'backprop'
+        AND NOT EXISTS (SELECT FROM @extschema@.llm_tensor_map AS m JOIN @extschema@.llm_tensor_rt AS r ON r.id = m.id
+            WHERE m.run = run.run AND NOT m.accumulated AND r.grad IS NOT NULL);
     PERFORM set_config('pg_llm.threads', threads, false);
     IF n = 0 THEN
         RAISE NOTICE 'no gradient of model "%" is waiting', $1

@@ -31,9 +31,9 @@ static LlmQuery write_grad = {.text = "UPDATE %s.llm_tensor_rt SET grad = $2 WHE
 	.nargs = 2,
 	.types = {INT8OID, InvalidOid}};
 static LlmQuery write_waiting = {
-	.text = "UPDATE %s.llm_tensor_map SET accumulated = false WHERE id = $1 AND accumulated",
-	.nargs = 1,
-	.types = {INT8OID}};
+	.text = "UPDATE %s.llm_tensor_map SET accumulated = $2 WHERE id = $1 AND accumulated <> $2",
+	.nargs = 2,
+	.types = {INT8OID, BOOLOID}};
 static LlmQuery write_done = {
 	.text = "UPDATE %s.llm_tape SET extra = extra || '{\"backprop\": true}' WHERE id = $1",
 	.nargs = 1,
@@ -77,18 +77,19 @@ GradientOf(const Walk *w, int node)
 }
 
 /*
- * A parameter's gradients of several numbers add up until llm_accumulate_grads has taken them; the same
- * number again adds nothing. Every other tensor holds the gradient of the number last walked back from.
+ * llm_backprop: a parameter's gradients of several numbers add up until llm_accumulate_grads has taken them;
+ * the same number again adds nothing. Every other tensor holds the gradient of the number last walked back
+ * from. llm_backward hands its gradients out: it leaves those that wait alone and adds none.
  */
 static void
-WriteGradient(Walk *w, int node)
+WriteGradient(Walk *w, int node, bool wait)
 {
 	Tensor *t = GradientOf(w, node);
 	const Tensor *waiting = w->waiting[node];
 	LlmError err;
 	Datum values[2] = {Int64GetDatum(w->ids[node]), PointerGetDatum(t)};
 
-	if (waiting && w->again)
+	if (waiting && (w->again || !wait))
 		return;
 	if (waiting && TensorNumel(waiting) == TensorNumel(t))
 		LLM_CHECK(llm_binary(LLM_ADD, 1, TensorNumel(t), TENSOR_DATA(waiting), true, true, TENSOR_DATA(t),
@@ -96,13 +97,14 @@ WriteGradient(Walk *w, int node)
 			&err);
 	write_grad.types[1] = LlmTensorType();
 	LlmRun(&write_grad, values, NULL, false, 0);
+	values[1] = BoolGetDatum(!wait);
 	if (w->models[node])
 		LlmRun(&write_waiting, values, NULL, false, 0);
 	pfree(t);
 }
 
 int64
-WalkWrite(Walk *w)
+WalkWrite(Walk *w, bool wait)
 {
 	Datum target = Int64GetDatum(w->target);
 	int64 n = 0;
@@ -112,10 +114,11 @@ WalkWrite(Walk *w)
 		if (w->wanted[i])
 		{
 			CHECK_FOR_INTERRUPTS();
-			WriteGradient(w, i);
+			WriteGradient(w, i, wait);
 			n++;
 		}
-	LlmRun(&write_done, &target, NULL, false, 0);
+	if (wait)
+		LlmRun(&write_done, &target, NULL, false, 0);
 	SPI_finish();
 	return n;
 }
@@ -203,7 +206,7 @@ llm_backward(PG_FUNCTION_ARGS)
 		NotRecorded();
 	w = WalkRead(run, run * TAPE_RUN_SIZE + loss->tape_id);
 	WalkBack(w);
-	WalkWrite(w);
+	WalkWrite(w, false);
 	TapeClose(run);
 	for (int i = 0; i < w->graph.count; i++)
 		if (w->graph.nodes[i].op == LLM_OP_PARAM)
@@ -248,7 +251,7 @@ llm_backprop(PG_FUNCTION_ARGS)
 				other ? errhint("llm_backprop(%lld, '%s') walks it back.", (long long) id, other)
 					  : errhint("llm_backward(loss) gives the gradients of what llm_var names.")));
 	WalkBack(w);
-	n = WalkWrite(w);
+	n = WalkWrite(w, true);
 	if (w->again)
 		ereport(
 			NOTICE, (errmsg("operation %lld was walked back before", (long long) id),

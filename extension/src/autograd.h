@@ -27,7 +27,8 @@ typedef struct Walk
 extern Walk *WalkRead(int64 run, int64 target);
 /* Fills grads. */
 extern void WalkBack(Walk *walk);
-/* Writes llm_tensor_rt.grad of everything wanted; returns how many. */
-extern int64 WalkWrite(Walk *walk);
+/* Writes llm_tensor_rt.grad of everything wanted; returns how many. wait: gradients of parameters wait for
+ * llm_accumulate_grads. */
+extern int64 WalkWrite(Walk *walk, bool wait);
 
 #endif

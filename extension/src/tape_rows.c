@@ -276,7 +276,8 @@ TensorVersion(Datum datum)
 {
 	struct varlena *v = (struct varlena *) DatumGetPointer(datum);
 
-	if (VARATT_IS_EXTERNAL_ONDISK(v))
+	/* A large value is always stored apart, and stays where it is until it changes. */
+	if (VARATT_IS_EXTERNAL_ONDISK(v) && toast_raw_datum_size(datum) > 8192)
 	{
 		struct varatt_external pointer;
 
