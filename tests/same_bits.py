@@ -1,4 +1,4 @@
-"""What tests/test_same_bits.py computes: every kernel, a model's weights, forwards and generations, hashed.
+"""What tests/test_same_bits.py computes: kernels, gradients, a model's weights, forwards and texts, hashed.
 
 A hash is the SHA-256 of a value's shape and of its little-endian elements as NumPy holds them: how a server
 prints does not matter. Every setting, thread count, cached or not, and PostgreSQL version must give it.
@@ -78,6 +78,33 @@ KERNELS = {
     "FROM generate_series(1, 100) AS i)",
 }
 
+
+def var(name: str, shape: str, seed: int) -> str:
+    return f"llm_var(randn(ARRAY[{shape}], {seed}), '{name}')"
+
+
+def const(shape: str, seed: int) -> str:
+    return f"randn(ARRAY[{shape}], {seed})"
+
+
+# Scalars of which gradients are hashed: rules that sum, broadcast, move and choose, over odd sizes.
+GRADIENTS = {
+    "products": f"mean(pg_llm_softmax(({const('3, 1, 5, 129', 1)} @ {var('w', '2, 129, 33', 2)})"
+    f" + {var('b', '33', 3)}, 2) * {const('3, 2, 5, 33', 4)})",
+    "elements": f"tensor_sum(exp({var('a', '37, 1, 11', 1)} * 0.3) / (1.5 + tanh({var('b', '5, 1', 2)}))"
+    f" - pg_llm_gelu({var('c', '11', 3)}))",
+    "norms": f"norm(pg_llm_layernorm({var('x', '300, 77', 1)}, {var('g', '77', 2)}, {var('b', '77', 3)})"
+    f" - relu({var('r', '300, 1', 4)}))",
+    "reductions": f"mean(var({var('x', '70, 130', 1)}, 0) * tensor_max({var('y', '70, 130', 2)}, 0)"
+    f" + norm({var('x', '70, 130', 1)}, 0))",
+    "views": f"tensor_sum(concat(ARRAY[slice({var('x', '9, 40', 1)}, ARRAY[2, 3], ARRAY[-1, 30]),"
+    f" transpose(reshape({var('y', '3, 54', 2)}, ARRAY[27, 6]))], 0) * {const('12, 27', 3)})",
+    "attention": f"tensor_sum(pg_llm_attention({var('x', '2, 140, 30', 1)}, {var('w', '30, 90', 2)},"
+    f" {var('b', '90', 3)}, {var('o', '30, 30', 4)}, {var('p', '30', 5)}, 3) * {const('2, 140, 30', 6)})",
+    "loss": f"pg_llm_cross_entropy(pg_llm_dropout(pg_llm_embedding(ARRAY[[3, 0], [9, 9]],"
+    f" {var('e', '10, 333', 1)}), 0.1, true, 7), ARRAY[[5, -100], [0, 332]])",
+}
+
 # Two models of every kind of activation and head; 257 tokens: the bytes and an end.
 MODELS = {
     "bits": (2, 3, 48, 150, 257, None, "bits", "{}"),
@@ -139,6 +166,28 @@ def kernel(conn, expression: str) -> str:
     return digest(np.frombuffer(value, "<f4") if kind == "bytea" else np.asarray(value, "<f8"))
 
 
+def gradients(conn, expression: str) -> str:
+    """The hash of a scalar's gradients with respect to its variables, by name."""
+    conn.execute("SET pg_llm.autograd = on")
+    query = f"SELECT shape(grad), grad::bytea FROM llm_backward({expression}) ORDER BY name"
+    rows = conn.execute(query, binary=True).fetchall()
+    conn.execute("RESET pg_llm.autograd")
+    return digest(*[np.frombuffer(raw, "<f4").reshape(shape) for shape, raw in rows])
+
+
+def model_gradients(conn, model: str) -> str:
+    """The hash of a model's gradients after a trace and the walk back over it."""
+    batch = [[TEXT[i : i + 65] for i in range(start, start + 3)] for start in (0, 1)]
+    (run,) = conn.execute("SELECT llm_trace(%s, %s::int[], %s::int[])", (model, *batch)).fetchone()
+    (loss,) = conn.execute("SELECT max(id) FROM llm_tape WHERE run = %s", (run,)).fetchone()
+    conn.execute("SELECT llm_zero_grad(%s)", (model,))
+    conn.execute("SELECT llm_backprop(%s, %s)", (loss, model))
+    conn.execute("SELECT llm_accumulate_grads(%s)", (model,))
+    rows = "SELECT shape(grad), grad::bytea FROM llm_param WHERE model = %s ORDER BY name"
+    found = conn.execute(rows, (model,), binary=True).fetchall()
+    return digest(*[np.frombuffer(raw, "<f4").reshape(shape) for shape, raw in found])
+
+
 def logits(conn, model: str, tokens: list[int]) -> np.ndarray:
     return tensor(conn, "llm_logits(%(tokens)s::int[], %(model)s)", tokens=tokens, model=model)
 
@@ -160,7 +209,9 @@ def uncached(conn, model: str, tokens: list[int], n: int) -> list[int]:
 def all_hashes(conn) -> dict[str, str]:
     """Every hash under the settings that conn has now."""
     hashes = {f"kernel {name}": kernel(conn, expression) for name, expression in KERNELS.items()}
+    hashes |= {f"gradients of {name}": gradients(conn, expression) for name, expression in GRADIENTS.items()}
     for model in MODELS:
+        hashes[f"{model} gradients"] = model_gradients(conn, model)
         weights = "SELECT name FROM llm_param WHERE model = %s ORDER BY name"
         names = [row[0] for row in conn.execute(weights, (model,))]
         data = "(SELECT data FROM llm_param WHERE model = %(model)s AND name = %(name)s)"
