@@ -218,24 +218,26 @@ llm_train_loop_steps(PG_FUNCTION_ARGS)
 {
 	Loop *volatile loop;
 	TrainingKeys *volatile keys;
-	MemoryContext caller;
+	MemoryContext caller, each;
 
 	RefuseBlock(fcinfo);
 	loop = LoopOf(fcinfo);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	caller = MemoryContextSwitchTo(loop->context);
 	keys = TrainingLock(loop->r->model, true, loop->wait);
-	MemoryContextSwitchTo(caller);
+	each = AllocSetContextCreate(loop->context, "pg_llm loop's transaction", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(each);
 	PG_TRY();
 	{
 		while (OneTransaction(loop))
-			;
+			MemoryContextReset(each);
 	}
 	PG_FINALLY();
 	{
 		TrainingUnlock(keys);
 	}
 	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(loop->context);
 	SPI_finish();
 	PG_RETURN_VOID();
