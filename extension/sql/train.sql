@@ -25,6 +25,7 @@ CREATE TABLE llm_train_run (
 );
 CREATE INDEX ON llm_train_run (model, run);
 COMMENT ON TABLE llm_train_run IS 'A training run: every argument as it was resolved, so that its steps can be continued and computed again';
+COMMENT ON SEQUENCE llm_train_run_run_seq IS 'Source of llm_train_run.run';
 COMMENT ON COLUMN llm_train_run.dataset IS 'Where its rows come from; NULL: single rows, by llm_train_step';
 COMMENT ON COLUMN llm_train_run.dataset_rows IS 'How many rows the dataset had when the run began; with others the order of rows is another';
 COMMENT ON COLUMN llm_train_run.first_step IS 'The model''s step before the run: step first_step + i is the i-th of the schedule';
