@@ -121,11 +121,15 @@ check_value(const LlmNode *node, const LlmValue *value, LlmError *err)
 {
 	char made[160];
 	bool fits = node->ndim == value->ndim;
+	size_t numel = 1;
 
 	for (int i = 0; fits && i < node->ndim; i++)
+	{
 		fits = node->shape[i].times == value->dims[i];
+		numel *= value->dims[i];
+	}
 	llm_shape_print(node->ndim, node->shape, made, sizeof(made));
-	if (!fits)
+	if (!fits || numel != value->numel)
 		return llm_fail(err, LLM_SHAPE, "node \"%s\": its value has shape %s, its inputs make %s", node->name,
 			llm_shape_text(value->ndim, value->dims).s, made);
 	if (value->numel > 0 && value->floats == NULL && value->integers == NULL)
