@@ -34,6 +34,7 @@ _WHERE = {
     "plot_roofline": "costs",
     "plot_tape": "tape_plot",
     "plot_tensor": "plots",
+    "practice_model": "practice",
     "sql": "frames",
     "tape": "frames",
     "train_log": "frames",

@@ -175,4 +175,162 @@ EXERCISES: dict[str, Exercise] = {
             (lambda value: 0 < float(value) < 1, "the other way round: the table divided by the matrix."),
         ),
     ),
+    "04.1": Exercise(
+        equals(276),
+        "23 * 24 / 2: nearly half of the work never has to be done.",
+        ((equals(529), "that is every pair; a token sees itself and earlier ones only: j <= i."),),
+    ),
+    "04.2": Exercise(
+        close(math.exp(2) / (math.exp(2) + math.e + 1)),
+        "Two thirds: each point of score is worth a factor of e.",
+        (
+            (close(2 / 3, 1e-4), "not the share of the score: softmax raises e to each score first."),
+            (lambda value: len(str(value)) > 12, "one number: the first element alone."),
+        ),
+    ),
+    "04.3": Exercise(
+        lambda value: list(value) == [19, 22, 43, 50],
+        "Every layer of a model is this join, done fast.",
+        (
+            (
+                lambda value: list(value) == [23, 31, 34, 46],
+                "the columns of a meet the rows of b: a.j = b.i.",
+            ),
+            (lambda value: len(value) != 4, "four rows: GROUP BY a.i, b.j."),
+            (lambda value: sorted(value) == [19, 22, 43, 50], "in the order of a.i and b.j."),
+        ),
+    ),
+    "04.4": Exercise(
+        equals(True),
+        "The same: to attention, what came before is a bag of tokens. Positions must be told in another way.",
+        ((equals(False), "compare the last token alone, and with ~=: the sums are added in another order."),),
+    ),
+    "07.1": Exercise(
+        equals(12),
+        "Three paths with slope 4 each; on paper it is 3x².",
+        ((equals(4), "that is the gradient of x * x; one factor more."), (equals(8), "that is the value.")),
+    ),
+    "07.2": Exercise(
+        equals(6),
+        "5 through the product and 1 directly.",
+        (
+            (equals(5), "that is the way through the product; there is a second one."),
+            (equals(2), "that is the gradient of y; take the row with name = 'x'."),
+            (lambda value: isinstance(value, list), "one number: add WHERE name = 'x'."),
+        ),
+    ),
+    "07.3": Exercise(
+        close(0.1739887),
+        "Stuck: one bend cannot keep two corners of a square apart from the other two.",
+        (
+            (
+                lambda value: float(value) < 0.01,
+                "that is the large network; give w1 and w2 their new shapes first.",
+            ),
+            (lambda value: isinstance(value, list), "one number: the loss of step 200."),
+        ),
+    ),
+    "07.4": Exercise(
+        equals(38),
+        "Thirty-eight operations, one behind the other: that is why it is called deep.",
+        (
+            (equals(37), "count the loss itself, too."),
+            (lambda value: value < 10, "the shortest way is the tied head; take the max of the depths."),
+        ),
+    ),
+    "08.1": Exercise(
+        equals(909952),
+        "Nine hundred thousand answers to *what if*, from one walk.",
+        (
+            (equals(52), "that is the number of tensors; sum up their elements with numel."),
+            (lambda value: value > 909952, "other models count too; keep the rows WHERE model = :model."),
+        ),
+    ),
+    "08.2": Exercise(
+        equals(20),
+        "The text has 108 tokens: the model has learned nothing about the last 20 positions from it.",
+        (
+            (equals(108), "those are the positions that were used."),
+            (equals(128), "that is every row; keep those whose largest value is 0."),
+            (equals(2560), "those are single numbers; group them by i."),
+        ),
+    ),
+    "08.3": Exercise(
+        lambda value: abs(float(value)) < 1e-4,
+        "Zero: what one token's probability gains, the others lose.",
+        ((lambda value: float(value) > 1e-4, "sum along the vocabulary, the last axis, which is 2."),),
+    ),
+    "08.4": Exercise(
+        close(2),
+        "Twice: the same text, the same gradient, added. That is how many texts share one step.",
+        (
+            (close(1), "once: bring both walks home before you look, and begin with llm_zero_grad."),
+            (close(3), "thrice: begin with llm_zero_grad."),
+            (close(0.5), "the other way round: after two walks, divided by after one."),
+        ),
+    ),
+    "09.1": Exercise(
+        close(0.02),
+        "Beyond it each step leaps further up the other side.",
+        ((close(0.01), "there it lands on the floor in one step; it still shrinks beyond that."),),
+    ),
+    "09.2": Exercise(
+        close(0.05),
+        "The learning rate itself: how large a gradient is does not matter, only its sign.",
+        ((close(0.000005), "that is gradient descent; Adam divides by the gradient's size."),),
+    ),
+    "09.3": Exercise(
+        lambda value: 276_000 <= float(value) <= 278_500,
+        "Decay is patient; without it nothing would ever be forgotten.",
+        (
+            (
+                lambda value: 2500 < float(value) < 3000,
+                "the decay is 0.01, and the learning rate comes on top of it.",
+            ),
+        ),
+    ),
+    "09.4": Exercise(
+        close(0.1331865),
+        "All of them by the same number, so that the direction stays what it was.",
+        (
+            (close(3.7541), "that is the length of all gradients; divide the limit by it."),
+            (lambda value: float(value) > 1, "the other way round: the limit divided by the length."),
+            (close(0.5 / 2.149361), "that is wte.weight alone; sum over all the rows of my_adam."),
+        ),
+    ),
+    "09.5": Exercise(
+        close(-0.1545391),
+        "It hardly leaves its place: m cancels, v does not. Adam moves most where gradients agree.",
+        (
+            (close(-1), "that is the weight whose gradient is always 1; let the sign alternate."),
+            (close(0.1545391), "the first gradient is 1, not -1."),
+        ),
+    ),
+    "10.1": Exercise(
+        close(math.exp(0.83), 1e-2),
+        "Between two and three words: stories are mostly determined, and the rest is luck.",
+        ((close(0.83), "that is the loss; raise e to it."),),
+    ),
+    "10.2": Exercise(
+        close(math.log(783), 2e-3),
+        "Random weights know nothing, and this is what knowing nothing costs.",
+        ((lambda value: float(value) > 100, "that is the number of tokens; take its logarithm."),),
+    ),
+    "10.3": Exercise(
+        lambda value: 20 <= value <= 150,
+        "A few dozen steps: grammar is what repeats most, so it is learned first.",
+        (
+            (lambda value: value > 150, "the first one: take the min of step."),
+            (lambda value: value < 2, "that is a loss; the number of the step is asked for."),
+        ),
+    ),
+    "10.4": Exercise(
+        equals("choice"),
+        "A little at each of nine thousand tokens outweighs all that is missed in songs.",
+        (
+            (equals("song"), "a song's token misses much, but there are few: multiply by tokens."),
+            (equals("syntax"), "there are most of those, but they miss nothing: tokens * (loss - floor)."),
+            (lambda value: isinstance(value, list), "return one row with one column: LIMIT 1."),
+        ),
+    ),
 }

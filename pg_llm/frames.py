@@ -78,7 +78,7 @@ def attention(
     query = (
         f"SELECT * FROM {{0}}.llm_attention_map WHERE run = {_NEWEST} "
         "AND (%(layer)s::int IS NULL OR layer = %(layer)s) AND (%(head)s::int IS NULL OR head = %(head)s) "
-        "ORDER BY layer, head, query, key"
+        "ORDER BY batch, layer, head, query, key"
     )
     return view(query, conn, run=run, layer=layer, head=head)
 

@@ -110,8 +110,11 @@ def plot_losses(frame: pd.DataFrame, lines: dict | None = None, title: str = "",
 def plot_attention(frame: pd.DataFrame, title: str = "", ax=None) -> None:
     """Heat maps of who looks at whom, one for each (layer, head) in the frame: a row is a query, dark is 1.
 
-    frame: columns layer, head, query, query_token, key, key_token, weight of pg_llm.attention().
+    frame: columns layer, head, query, query_token, key, key_token, weight of pg_llm.attention(); of a batch
+    the first text is drawn.
     """
+    if "batch" in frame and len(frame):
+        frame = frame[frame["batch"] == frame["batch"].iloc[0]]
     heads = list(frame.groupby(["layer", "head"]))
     if not heads:
         raise ValueError("plot_attention: the frame has no rows; llm_trace makes a run that has attention")
@@ -164,10 +167,14 @@ def plot_gradients(frame: pd.DataFrame, column: str = "norm", title: str = "", a
         order = np.argsort(at)
         ax.plot(np.array(at)[order], rows[column].to_numpy()[order], marker="o", ms=4, color=f"C{k}",
                 label=str(part).removesuffix(".weight"))  # fmt: skip
-    for name, value in frame[parts["part"].isna()][["name", column]].itertuples(index=False):
+    others = frame[parts["part"].isna()].sort_values(column)[["name", column]]
+    below = {}  # the last label at the left and at the right
+    for name, value in others.itertuples(index=False):
         x = 0 if name.startswith(("wte", "wpe")) else len(names) - 1
+        lift = 7 if value < 1.3 * below.get(x, 0) else 0
+        below[x] = value
         ax.plot([x], [value], marker="s", ms=5, ls="", color="#444")
-        ax.annotate(name, (x, value), (6 if x == 0 else -6, 0), textcoords="offset points", va="center",
+        ax.annotate(name, (x, value), (6 if x == 0 else -6, lift), textcoords="offset points", va="center",
                     ha="left" if x == 0 else "right", fontsize=8, color="#444")  # fmt: skip
     ax.set_yscale("log")
     ax.set_xticks(range(len(names)), names)
@@ -186,7 +193,7 @@ def plot_loss(frame: pd.DataFrame, floor=None, title: str = "", ax=None) -> None
     """
     ax = _axes(ax, 6.5, 3.8)
     ax.plot(frame["step"], frame["loss"], color=BLUE, lw=0.8, alpha=0.35)
-    smooth = frame["loss"].rolling(max(1, len(frame) // 40), min_periods=1).mean()
+    smooth = frame["loss"].rolling(max(1, len(frame) // 40), min_periods=1, center=True).mean()
     ax.plot(frame["step"], smooth, color=BLUE, lw=1.8)
     row = floor.iloc[0] if isinstance(floor, pd.DataFrame) else floor
     level = None if row is None else float(row if np.isscalar(row) else row["nats_per_token"])

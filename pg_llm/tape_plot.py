@@ -11,10 +11,11 @@ ROWS = 45  # more layers than these cannot be read
 COLUMN, ROW = 2.3, 0.66  # inches between boxes
 
 
-def plot_tape(frame: pd.DataFrame, title: str = "", ax=None) -> None:
+def plot_tape(frame: pd.DataFrame, title: str = "", notes: dict | None = None, ax=None) -> None:
     """Boxes for operations (blue) and for what they only read (grey), with lines from inputs to results.
 
     frame: columns op, name, inputs, shape of pg_llm.tape() or llm_tape_named; choose the rows of one block.
+    notes: a line to add to the box of a name.
     """
     import matplotlib.pyplot as plt
 
@@ -35,7 +36,8 @@ def plot_tape(frame: pd.DataFrame, title: str = "", ax=None) -> None:
         _line(ax, [(x[n], graph.depth[n]) for n in path])
     for name in graph.depth:
         if name in graph.label:
-            _box(ax, x[name], graph.depth[name], *graph.label[name], name in graph.made)
+            note = (notes or {}).get(name, "")
+            _box(ax, x[name], graph.depth[name], *graph.label[name], note, name in graph.made)
     ax.set_xlim(min(x.values()) - 0.55, max(x.values()) + 0.55)
     ax.set_ylim(max(graph.depth.values()) + 0.6, -0.6)
     ax.axis("off")
@@ -57,7 +59,8 @@ class Layered:
             # A name can be made twice; what reads it later reads the later one.
             reads[key] = [self.made.get(i, i) for i in dict.fromkeys(inputs)]
             self.made[name or key] = key
-            self.label[key] = (str(op), short(name) if name else "", _shape(shape))
+            own = name is not None and not name.startswith(f"{op} ")  # the views call the third sum "add 3"
+            self.label[key] = (str(op), short(name) if own else "", _shape(shape))
         self.made = set(reads)
         for inputs in list(reads.values()):
             for i in inputs:
@@ -145,8 +148,8 @@ def _line(ax, points: list) -> None:
     ax.add_patch(PathPatch(Path(vertices, codes), facecolor="none", edgecolor=GREY, lw=1.1, zorder=1))
 
 
-def _box(ax, x: float, y: float, op: str, name: str, shape: str, made: bool) -> None:
-    lines = [op, f"{name if name != op else ''}  {shape}".strip()] if made else [name]
+def _box(ax, x: float, y: float, op: str, name: str, shape: str, note: str, made: bool) -> None:
+    lines = [op, f"{name if name != op else ''}  {shape}".strip(), note] if made else [name, note]
     ax.text(
         x, y, "\n".join(line for line in lines if line),
         ha="center", va="center", fontsize=8.5, color="white" if made else "#333", linespacing=1.25, zorder=2,
