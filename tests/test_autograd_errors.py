@@ -220,7 +220,7 @@ def test_rows_changed_by_hand_do_no_harm(on):
             pytest.fail(statement)
         except psycopg.Error as problem:
             error = problem
-        assert error.sqlstate[:2] != "XX" or error.sqlstate == "XX001", (statement, error)
+        assert error.sqlstate[:2] != "XX", (statement, error)
         on.execute("DROP TABLE hurt")
 
 

@@ -51,7 +51,8 @@ typedef struct Reading
 static void
 Broken(int64 id, const char *what)
 {
-	ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("row %lld of the tape %s", (long long) id, what),
+	ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					   errmsg("row %lld of the tape %s", (long long) id, what),
 					   errhint("Rows of llm_tape and llm_tensor_rt belong together; record the run again.")));
 }
 

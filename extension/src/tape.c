@@ -168,8 +168,14 @@ TapeNumber(const Tensor *t)
 
 	if (number == 0)
 	{
+		instr_time before, after;
+
+		INSTR_TIME_SET_CURRENT(before);
 		number = TapeNext(run);
 		TapeWriteTensor(run, number, NULL, t->ndim, t->dims, t, false);
+		INSTR_TIME_SET_CURRENT(after);
+		INSTR_TIME_SUBTRACT(after, before);
+		INSTR_TIME_ADD(started, after); /* writing is no part of the operation */
 	}
 	return number;
 }

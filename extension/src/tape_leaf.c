@@ -63,28 +63,43 @@ Stamped(const Tensor *t, int ndim, const int *dims, const TapeRun *run, uint32 n
 	return out;
 }
 
+/* How a value differs from that of the leaf of its name; NULL: it does not. */
+static char *
+Difference(const Tensor *old, const Tensor *new)
+{
+	int64 n = TensorNumel(new);
+
+	if (old->ndim != new->ndim || memcmp(old->dims, new->dims, sizeof(int) * new->ndim) != 0)
+		return psprintf("shape %s there, shape %s here", TensorShape(old), TensorShape(new));
+	for (int64 i = 0; i < n; i++)
+		if (memcmp(&TENSOR_DATA(old)[i], &TENSOR_DATA(new)[i], sizeof(float)) != 0)
+			return psprintf("element %lld is %.9g there, %.9g here", (long long) i + 1, TENSOR_DATA(old)[i],
+				TENSOR_DATA(new)[i]);
+	return NULL;
+}
+
 /*
  * The leaf that the last query found, which must have this very value; 0 where it found none. Inside of SPI.
  */
 static uint32
 FoundLeaf(const TapeRun *run, const Tensor *t, const char *name)
 {
-	Tensor *old;
+	char *difference;
 	bool null;
 	int64 id;
 
 	if (SPI_processed == 0)
 		return 0;
 	id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
-	old = DatumGetTensor(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null));
-	if (old->ndim != t->ndim || memcmp(old->dims, t->dims, sizeof(int) * t->ndim) != 0 ||
-		memcmp(TENSOR_DATA(old), TENSOR_DATA(t), TensorNumel(t) * sizeof(float)) != 0)
-		ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				errmsg("the leaf \"%s\" of run %lld has another value: shape %s there, shape %s here", name,
-					(long long) run->run, TensorShape(old), TensorShape(t)),
-				errhint("Within a run a name stands for one value. llm_backward ends a run, and so does "
-						"UPDATE llm_autograd_mode SET flag = false.")));
+	difference =
+		Difference(DatumGetTensor(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null)), t);
+	if (difference)
+		ereport(
+			ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					   errmsg("the leaf \"%s\" of run %lld has another value: %s", name, (long long) run->run,
+						   difference),
+					   errhint("Within a run a name stands for one value. llm_backward ends a run, and so "
+							   "does UPDATE llm_autograd_mode SET flag = false.")));
 	return (uint32) (id - run->run * TAPE_RUN_SIZE);
 }
 
