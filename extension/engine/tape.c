@@ -137,6 +137,18 @@ check_value(const LlmNode *node, const LlmValue *value, LlmError *err)
 	return LLM_OK;
 }
 
+/* A reshape may name dimensions that were known when it ran: as many elements are all it needs. */
+static LlmCode
+check_reshape(LlmNode *node, const LlmValue *values, const LlmValue *value, LlmError *err)
+{
+	if (node->n_inputs != 1 || values[node->inputs[0]].numel != value->numel)
+		return llm_fail(err, LLM_SHAPE,
+			"node \"%s\": a reshape has one input, of as many elements as it has, %zu", node->name,
+			value->numel);
+	shape_of(node, value);
+	return LLM_OK;
+}
+
 /* Ids and targets are places in memory: each must exist. */
 static LlmCode
 check_ids(const LlmNode *node, const LlmValue *values, LlmError *err)
@@ -178,6 +190,8 @@ check_tape(const LlmGraph *graph, const LlmValue *values, LlmNode *nodes, LlmErr
 				return llm_fail(err, LLM_INVALID, "node \"%s\" comes before its input %d", node->name, j + 1);
 		if (node->op == LLM_OP_INPUT || node->op == LLM_OP_PARAM)
 			shape_of(node, value);
+		else if (node->op == LLM_OP_RESHAPE)
+			code = check_reshape(node, values, value, err);
 		else
 			code = llm_infer(&own, node, err);
 		if (code == LLM_OK)

@@ -234,6 +234,51 @@ branches_case(void)
 	tm_free(&m);
 }
 
+/* Names of dimensions have no numbers on a tape: a traced model that reshapes by them is walked all the same.
+ */
+static void
+named_dimensions(void)
+{
+	float x[24] = {1, 2, 3}, *grads[6] = {0};
+	LlmInput in = {.name = "x", .ndim = 3, .dims = {2, 3, 4}, .floats = x};
+	LlmValue values[6], result;
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
+	LlmExec *exec;
+	LlmError err;
+	TestModel m;
+
+	tm_parse(&m,
+		"x input - shape=[B,T,C]\nw param - shape=[C]\na mul x,w\nr reshape a shape=[B,2,T,-1]\n"
+		"t transpose r\ns sum t\n",
+		4, 1, 1, 1);
+	CHECK_OK(llm_graph_check(&m.model.graph, &err), err);
+	m.model.training = true;
+	tm_weights(&m, 1, 1);
+	CHECK_OK(llm_exec_open(&m.model, 5, false, 0, &memory, &exec, &err), err);
+	llm_exec_trace(exec);
+	CHECK_OK(llm_exec_run(exec, &in, 1, &result, &err), err);
+	for (int i = 0; i < 6; i++)
+	{
+		LlmTraced t;
+
+		llm_exec_traced(exec, i, &t);
+		values[i] = t.value;
+		grads[i] = calloc(t.value.numel, sizeof(float));
+	}
+	CHECK_OK(llm_tape_backward(&m.model.graph, values, 5, NULL, grads, &memory, &err), err);
+	CHECK(grads[1][0] == 1 && grads[1][1] == 2 && grads[1][2] == 3 && grads[1][3] == 0 && grads[3][7] == 1);
+	values[3].dims[0] = 1;
+	values[3].numel = 12;
+	CHECK_FAILS(llm_tape_backward(&m.model.graph, values, 5, NULL, grads, &memory, &err), LLM_SHAPE,
+		"as many elements as it has, 12", err);
+	for (int i = 0; i < 6; i++)
+		free(grads[i]);
+	llm_exec_close(exec);
+	CHECK(counted.held == 0);
+	tm_free(&m);
+}
+
 /* One change to a good tape: the walk refuses it, with these words. */
 typedef struct Edit
 {
@@ -339,6 +384,7 @@ main(void)
 	trace_case(true);
 	backward_case();
 	branches_case();
+	named_dimensions();
 	edited_tape();
 	return 0;
 }

@@ -1,0 +1,259 @@
+/*
+ * A fuzzer's bytes become a graph of a few nodes (ops, inputs, attributes, shapes) and inputs for it.
+ */
+#ifndef RANDOM_GRAPH_H
+#define RANDOM_GRAPH_H
+
+#include "graph_text.h"
+
+#define MAX_INPUTS 12
+
+typedef struct Bytes
+{
+	const uint8_t *at, *end;
+} Bytes;
+
+static inline unsigned
+pick(Bytes *b, unsigned n) /* 0 … n-1; 0 when the bytes are used up */
+{
+	return b->at < b->end ? *b->at++ % n : 0;
+}
+
+#define PICK(b, ...)                                                                                         \
+	(((const char *const[]){                                                                                 \
+		__VA_ARGS__})[pick(b, sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *))])
+
+static inline size_t
+write_dims(Bytes *b, char *out, const char *const *names, unsigned n_names)
+{
+	size_t at = sprintf(out, "shape=[");
+	unsigned n = pick(b, 32);
+
+	n = n < 4 ? n : n < 30 ? 2 + n % 2 : n % 9;
+	for (unsigned i = 0; i < n; i++)
+		at += sprintf(out + at, "%s%s", i ? "," : "", names[pick(b, n_names)]);
+	return at + sprintf(out + at, "]");
+}
+
+static inline size_t
+write_attrs(Bytes *b, char *out, LlmOp op)
+{
+	static const char *const dims[] = {"B", "T", "C", "T", "B", "3*C", "V", "1", "2", "F", "6", "0", "2*T",
+		"X", "4*X", "2147483647", "99999*C", "7*7", "-1", "nan"};
+	static const char *const sizes[] = {"C", "V", "3*C", "F", "C", "1", "6", "2", "2*F", "0", "T", "nan"};
+	size_t at = 0;
+
+	switch (op)
+	{
+		case LLM_OP_INPUT:
+			at = write_dims(b, out, dims, pick(b, 8) ? 10 : 20);
+			return at + sprintf(out + at, "%s",
+							PICK(b, "", " dtype=int", " dtype=float", " dtype=int", "", " dtype=2"));
+		case LLM_OP_PARAM:
+			return write_dims(b, out, sizes, pick(b, 8) ? 8 : 12);
+		case LLM_OP_MATMUL:
+			return sprintf(
+				out, "%s", PICK(b, "", "transpose_b=true", "transpose_b=false", "transpose_b=null"));
+		case LLM_OP_GELU:
+			return sprintf(
+				out, "%s", PICK(b, "", "approximate=none", "approximate=tanh", "approximate=null"));
+		case LLM_OP_LAYERNORM:
+			return sprintf(out, "%s", PICK(b, "", "eps=0", "eps=1e30", "eps=nan", "eps=1e-5"));
+		case LLM_OP_DROPOUT:
+			return sprintf(out, "%s", PICK(b, "", "p=0.5", "p=1", "q=1"));
+		case LLM_OP_SUM:
+		case LLM_OP_MEAN:
+		case LLM_OP_MAX:
+		case LLM_OP_MIN:
+		case LLM_OP_VAR:
+		case LLM_OP_NORM:
+		case LLM_OP_SOFTMAX:
+		case LLM_OP_CONCAT:
+			return sprintf(
+				out, "%s", PICK(b, "", "axis=-1", "axis=0", "axis=1", "axis=-2", "axis=2", "axis=nan"));
+		case LLM_OP_RESHAPE:
+			return sprintf(out, "%s",
+				PICK(b, "shape=[B,T,-1]", "shape=[B,T,2,-1]", "shape=[-1]", "shape=[T,-1]", "shape=[B,-1,T]",
+					"shape=[2,-1]", "shape=[T,C]", "shape=[B,T,C,1]", "shape=[]", "shape=[T,B,C]"));
+		case LLM_OP_TRANSPOSE:
+			return sprintf(out, "%s",
+				PICK(b, "", "axes=[0,1]", "axes=[1,0]", "axes=[1,0,2]", "axes=[2,-2,0]", "axes=[0,2,1,3]",
+					"axes=[]"));
+		case LLM_OP_SLICE:
+			return sprintf(out, "starts=%s",
+				PICK(b, "[0,0,1] stops=[null,null,3]", "[0] stops=[1]", "[] stops=[]",
+					"[0,0,-2] stops=[null,null,null]", "[0,-1] stops=[null,null]", "[0,1] stops=[null,3]",
+					"[-1] stops=[null]", "[0,0,0,1] stops=[null,null,null,2]"));
+		case LLM_OP_ATTENTION:
+			return sprintf(out, "n_head=%s %s %s %s %s",
+				PICK(b, "2", "1", "3", "6", "0", "4096", "1e9", "nan"),
+				PICK(b, "", "causal=false", "causal=true", "causal=null"),
+				PICK(b, "", "window=1", "window=3", "window=40", "window=2147483647", "window=0"),
+				PICK(b, "", "scale=-2", "scale=0", "scale=1e30", "scale=null", "scale=nan"),
+				PICK(b, "", "head_mask=[1,0]", "head_mask=[0.5]", "head_mask=[1,1,-1]", "head_mask=null",
+					"head_mask=[]"));
+		default:
+			out[0] = 0;
+			return 0;
+	}
+}
+
+/* The usual beginnings, so that embeddings, layernorms and attention find what they need. */
+static const char *const preludes[] = {"",
+	"n0 input - shape=[B,T] dtype=int\nn1 param - shape=[V,C]\nn2 embedding n0,n1\nn3 param - "
+	"shape=[C,3*C]\nn4 param - "
+	"shape=[C]\n",
+	"n0 input - shape=[B,T,C]\nn1 param - shape=[C,3*C]\nn2 matmul n0,n1\nn3 attention n2 n_head=2\nn4 input "
+	"- shape=[B,T] "
+	"dtype=int\n",
+	"n0 input - shape=[B,T,3*C]\nn1 input - shape=[T,C]\nn2 input - shape=[B,T] dtype=int\nn3 param - "
+	"shape=[C]\nn4 param "
+	"- shape=[V,C]\n"};
+
+static inline bool
+fits(const char *text)
+{
+	TestModel m;
+	LlmError err;
+	bool ok;
+
+	tm_parse(&m, text, 6, 9, 20, 12);
+	ok = llm_graph_check(&m.model.graph, &err) == LLM_OK;
+	tm_free(&m);
+	return ok;
+}
+
+/* Lines of text. A node that does not fit is mostly tried again with other inputs, so that many graphs pass.
+ */
+static inline void
+write_graph(Bytes *b, char *text)
+{
+	unsigned prelude = pick(b, 4), first = prelude ? 5 : 0, n = first + 1 + pick(b, 9),
+			 stubborn = pick(b, 16);
+	char *end = text + sprintf(text, "%s", preludes[prelude]);
+
+	for (unsigned i = first; i < n; i++)
+	{
+		LlmOp op =
+			i < 3 && pick(b, 8) ? (pick(b, 3) ? LLM_OP_INPUT : LLM_OP_PARAM) : (LlmOp) pick(b, LLM_OP_COUNT);
+		int least, most;
+		char *out;
+
+		llm_op_arity(op, &least, &most);
+		least += most == INT32_MAX ? (int) pick(b, 5) : 0;
+		for (int tries = 0; tries == 0 || (tries < 12 && b->at < b->end && stubborn && !fits(text)); tries++)
+		{
+			out = end + sprintf(end, "n%u %s ", i, llm_op_name(op));
+			if (least == 0)
+				out += sprintf(out, "-");
+			for (int j = 0; j < least; j++)
+				out += sprintf(
+					out, "%sn%u", j ? "," : "", stubborn || pick(b, 8) ? pick(b, i ? i : 1) : pick(b, n + 1));
+			out += sprintf(out, " ");
+			out += write_attrs(b, out, op);
+			out += sprintf(out, "\n");
+		}
+		if (stubborn && !fits(text)) /* left out: a number stands in, so that the names go on */
+			out = end + sprintf(end, "n%u param - shape=[%s]\n", i, PICK(b, "", "1", "C", "C,C"));
+		end = out;
+	}
+}
+
+/* ---- inputs ---- */
+
+typedef struct Inputs
+{
+	int n;
+	LlmInput in[MAX_INPUTS];
+	int t_axis[MAX_INPUTS]; /* of the dimension T, or -1 */
+	void *data[MAX_INPUTS];
+} Inputs;
+
+static inline size_t
+count(int ndim, const int *dims)
+{
+	size_t n = 1;
+
+	for (int i = 0; i < ndim; i++)
+		n *= dims[i];
+	return n;
+}
+
+/* Values for every input node, of the sizes that the names stand for; false when they would be too large. */
+static inline bool
+make_inputs(Bytes *b, const LlmGraph *g, Inputs *inputs)
+{
+	static const int lengths[] = {3, 1, 2, 5, 0, 45, 7, 130};
+	LlmSizes sizes = g->sizes;
+	uint64_t state = pick(b, 256);
+
+	llm_sizes_set(&sizes, "B", (int[]){2, 1, 0, 3}[pick(b, 4)]);
+	llm_sizes_set(&sizes, "T", lengths[pick(b, 8)]);
+	llm_sizes_set(&sizes, "X", 2);
+	for (int i = 0; i < g->count; i++)
+	{
+		const LlmNode *node = &g->nodes[i];
+		LlmInput *in = &inputs->in[inputs->n];
+		size_t n = 1;
+
+		if (node->op != LLM_OP_INPUT)
+			continue;
+		*in = (LlmInput){.name = node->name, .ndim = node->ndim};
+		inputs->t_axis[inputs->n] = -1;
+		for (int d = 0; d < node->ndim; d++)
+		{
+			int64_t size = llm_dim_value(&node->shape[d], &sizes);
+
+			if (size < 0 || size > 1000)
+				return false;
+			in->dims[d] = (int) size;
+			if (strcmp(node->shape[d].name, "T") == 0 && node->shape[d].times == 1)
+				inputs->t_axis[inputs->n] = d;
+		}
+		n = count(in->ndim, in->dims);
+		if (n > 3000)
+			return false;
+		inputs->data[inputs->n++] = malloc(n * 4 + 4);
+		if (node->integers)
+			in->integers = in->floats ? NULL : inputs->data[inputs->n - 1];
+		else
+			in->floats = inputs->data[inputs->n - 1];
+		for (size_t j = 0; j < n; j++)
+			if (node->integers)
+				((int32_t *) inputs->data[inputs->n - 1])[j] =
+					pick(b, 100) == 99 ? -7 : (int) (test_random(&state) % 6);
+			else
+				((float *) inputs->data[inputs->n - 1])[j] = test_uniform(&state) * 2;
+	}
+	return true;
+}
+
+static inline void
+free_inputs(Inputs *inputs)
+{
+	for (int i = 0; i < inputs->n; i++)
+		free(inputs->data[i]);
+}
+
+/* Is every value small enough to be computed many times a second? Names that have no number yet stand for
+ * 140. */
+static inline bool
+is_small(const LlmGraph *g)
+{
+	for (int i = 0; i < g->count; i++)
+	{
+		int64_t numel = 1;
+
+		for (int d = 0; d < g->nodes[i].ndim; d++)
+		{
+			int64_t length = llm_dim_value(&g->nodes[i].shape[d], &g->sizes);
+
+			numel *= length < 0 ? 140 : length;
+			if (numel < 0 || numel > 4000000)
+				return false;
+		}
+	}
+	return true;
+}
+
+#endif
