@@ -65,35 +65,53 @@ matrix_of(const LlmModel *model, int node)
 	return model->weights[node].transposed ? (Matrix){columns, rows} : (Matrix){rows, columns};
 }
 
-LlmCode
-llm_weight_load(LlmModel *model, int node, const float *data, const LlmAllocator *memory, LlmError *err)
+static Uses
+lay_out(LlmModel *model, int node)
 {
-	const LlmNode *n = &model->graph.nodes[node];
 	LlmWeight *w = &model->weights[node];
 	Uses u = uses_of(&model->graph, node);
-	int64_t numel = llm_param_numel(&model->graph, node);
 
 	u.plain |= model->training;
-	*w = (LlmWeight){.numel = numel, .transposed = u.panels_transposed};
+	*w = (LlmWeight){.numel = llm_param_numel(&model->graph, node), .transposed = u.panels_transposed};
 	if (u.plain)
-	{
-		w->plain_bytes = numel * sizeof(float);
-		w->plain = memory->alloc(memory->context, w->plain_bytes);
-	}
+		w->plain_bytes = w->numel * sizeof(float);
 	if (u.panels || u.panels_transposed)
 	{
 		Matrix matrix = matrix_of(model, node);
 
 		w->panels_bytes = llm_packed_floats(matrix.K, matrix.N) * sizeof(float);
-		w->panels = memory->alloc(memory->context, w->panels_bytes);
-		if (w->panels && llm_pack(matrix.K, matrix.N, data, w->transposed, w->panels, err) != LLM_OK)
-			return err->code;
 	}
-	if ((u.plain && !w->plain) || ((u.panels || u.panels_transposed) && !w->panels))
-		return llm_fail(
-			err, LLM_NO_MEMORY, "no memory for parameter \"%s\" (%lld elements)", n->name, (long long) numel);
+	return u;
+}
+
+void
+llm_weight_layout(LlmModel *model, int node)
+{
+	lay_out(model, node);
+}
+
+LlmCode
+llm_weight_load(LlmModel *model, int node, const float *data, const LlmAllocator *memory, LlmError *err)
+{
+	LlmWeight *w = &model->weights[node];
+	Uses u = lay_out(model, node);
+	bool packed = u.panels || u.panels_transposed;
+
+	if (u.plain)
+		w->plain = memory->alloc(memory->context, w->plain_bytes);
+	if (packed)
+		w->panels = memory->alloc(memory->context, w->panels_bytes);
+	if ((u.plain && !w->plain) || (packed && !w->panels))
+		return llm_fail(err, LLM_NO_MEMORY, "no memory for parameter \"%s\" (%lld elements)",
+			model->graph.nodes[node].name, (long long) w->numel);
 	if (w->plain)
 		memcpy(w->plain, data, w->plain_bytes);
+	if (w->panels)
+	{
+		Matrix matrix = matrix_of(model, node);
+
+		return llm_pack(matrix.K, matrix.N, data, w->transposed, w->panels, err);
+	}
 	return LLM_OK;
 }
 

@@ -23,7 +23,9 @@ typedef struct LlmModel
 	bool training;      /* every weight is kept plain too: what an optimizer changes and gradients read */
 } LlmModel;
 
-/* Copies a parameter's data (row-major, the node's shape) into the layouts its uses need. */
+/* Sets everything of a parameter's weight but the pointers: which layouts its uses need, and their sizes. */
+extern void llm_weight_layout(LlmModel *model, int node);
+/* Copies a parameter's data (row-major, the node's shape) into those layouts. */
 extern LlmCode llm_weight_load(
 	LlmModel *model, int node, const float *data, const LlmAllocator *memory, LlmError *err);
 /* Makes the panels again from the plain weight, which was changed. */

@@ -5,31 +5,18 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
-#include "executor/spi.h"
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
-#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rls.h"
 
 #include "src/graph_rows.h"
 #include "src/model_cache.h"
+#include "src/model_load.h"
 #include "src/pg_llm.h"
-#include "src/query.h"
-#include "src/tensor.h"
+#include "src/shared_weights.h"
 #include "src/version.h"
-
-static LlmQuery read_params = {
-	.text = "SELECT g.name, p.data FROM %s.llm_graph AS g"
-			" LEFT JOIN %s.llm_param_share AS s ON s.target_model = g.model AND s.target_name = g.name"
-			" LEFT JOIN %s.llm_param AS p ON p.model = coalesce(s.source_model, g.model)"
-			" AND p.name = coalesce(s.source_name, g.name) WHERE g.model = $1 AND g.op = 'param' ORDER BY "
-			"g.id, g.name",
-	.nargs = 1,
-	.types = {TEXTOID}};
 
 static LoadedModel *models = NULL;
 static uint64 clock_of_uses = 0;
@@ -37,8 +24,11 @@ static uint64 clock_of_uses = 0;
 static void
 ModelFree(LoadedModel *m)
 {
-	for (int i = 0; m->model.weights && i < m->model.graph.count; i++)
-		llm_weight_free(&m->model, i, LlmSessionAllocator());
+	if (m->shared.map)
+		SharedRelease(&m->shared);
+	else
+		for (int i = 0; m->model.weights && i < m->model.graph.count; i++)
+			llm_weight_free(&m->model, i, LlmSessionAllocator());
 	MemoryContextDelete(m->context);
 }
 
@@ -62,93 +52,22 @@ ModelEvict(void)
 	LoadedModel *oldest = NULL;
 
 	for (LoadedModel *m = models; m; m = m->next)
-		if (m->pins == 0 && (oldest == NULL || m->used < oldest->used))
+		if (m->pins == 0 && m->shared.map == NULL && (oldest == NULL || m->used < oldest->used))
 			oldest = m;
 	if (oldest)
 		ModelForget(oldest);
 	return oldest != NULL;
 }
 
-/* ---- loading ---- */
+static const char *const tables[] = {"llm_model_config", "llm_graph", "llm_param", "llm_param_share"};
 
-static void
-CheckParam(const LlmGraph *graph, int index, const Tensor *t, const char *model)
+/* The copy that all sessions share; false where this one is to have its own. */
+static bool
+MapWeights(LoadedModel *m)
 {
-	const LlmNode *node = &graph->nodes[index];
-	bool fits = t->ndim == node->ndim;
-	int dims[LLM_MAX_DIMS];
-	char want[256];
-
-	for (int i = 0; i < node->ndim; i++)
-	{
-		dims[i] = (int) llm_dim_value(&node->shape[i], &graph->sizes);
-		fits = fits && dims[i] == t->dims[i];
-	}
-	if (fits)
-		return;
-	llm_shape_print(node->ndim, node->shape, want, sizeof(want));
-	ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-					   errmsg("model \"%s\": parameter \"%s\" is %s, the graph wants %s = %s", model,
-						   node->name, TensorShape(t), want, ShapeToString(node->ndim, dims)),
-					   errhint("SELECT * FROM llm_param_shapes('%s') lists the shapes.", model)));
-}
-
-static void
-LoadParam(LoadedModel *m, HeapTuple row, TupleDesc desc, StringInfo missing, int *missing_count)
-{
-	bool null_name, null_data;
-	char *name = TextDatumGetCString(SPI_getbinval(row, desc, 1, &null_name));
-	Datum data = SPI_getbinval(row, desc, 2, &null_data);
-	int index = llm_graph_find(&m->model.graph, name);
-	Tensor *t;
-	LlmError err;
-
-	if (index < 0)
-		return;
-	if (null_data)
-	{
-		if (++*missing_count <= 5)
-			appendStringInfo(missing, "%s\"%s\"", missing->len ? ", " : "", name);
-		return;
-	}
-	t = DatumGetTensor(data);
-	CheckParam(&m->model.graph, index, t, m->name);
-	LLM_CHECK(llm_weight_load(&m->model, index, TENSOR_DATA(t), LlmSessionAllocator(), &err), &err);
-	if ((Pointer) t != DatumGetPointer(data))
-		pfree(t);
-	pfree(name);
-}
-
-static void
-LoadParams(LoadedModel *m)
-{
-	Datum value = CStringGetTextDatum(m->name);
-	StringInfoData missing;
-	int missing_count = 0;
-	Portal portal;
-
-	initStringInfo(&missing);
-	SPI_connect();
-	portal = LlmOpen(&read_params, &value);
-	for (;;)
-	{
-		SPI_cursor_fetch(portal, true, 1);
-		if (SPI_processed == 0)
-			break;
-		LoadParam(m, SPI_tuptable->vals[0], SPI_tuptable->tupdesc, &missing, &missing_count);
-		SPI_freetuptable(SPI_tuptable);
-		CHECK_FOR_INTERRUPTS();
-	}
-	SPI_cursor_close(portal);
-	if (missing_count > 0)
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-						   errmsg("model \"%s\" has no weights for %d of its parameters: %s%s", m->name,
-							   missing_count, missing.data, missing_count > 5 ? ", …" : ""),
-						   errhint("llm_init_model('%s', seed) gives it random weights; "
-								   "pg_llm_import_safetensors(path, '%s') or pg_llm.load_model(conn, folder, "
-								   "'%s') trained ones.",
-							   m->name, m->name, m->name)));
-	SPI_finish();
+	m->changing = LlmChanging();
+	return SharedMayRead(tables, lengthof(tables)) &&
+		   SharedWeights(&m->model, m->name, m->version, &m->shared);
 }
 
 static LoadedModel *
@@ -175,7 +94,8 @@ ModelLoad(const char *name, int64 version, bool training)
 						name)));
 		m->model.weights = palloc0(sizeof(LlmWeight) * m->model.graph.count);
 		MemoryContextSwitchTo(caller);
-		LoadParams(m);
+		if (training || !MapWeights(m))
+			ModelLoadWeights(&m->model, name, NULL, NULL);
 	}
 	PG_CATCH();
 	{
@@ -197,8 +117,8 @@ ModelLoad(const char *name, int64 version, bool training)
 static bool
 MayUse(const LoadedModel *m)
 {
-	static const char *const tables[] = {"llm_model_config", "llm_graph", "llm_param", "llm_param_share"};
-
+	if (m->shared.map)
+		return pg_llm_share_weights && SharedMayRead(tables, lengthof(tables));
 	for (int i = 0; i < lengthof(tables); i++)
 	{
 		Oid table = get_relname_relid(tables[i], LlmNamespace());
@@ -209,6 +129,13 @@ MayUse(const LoadedModel *m)
 			return false;
 	}
 	return true;
+}
+
+/* Is it a private copy only because the transaction that committed this version needed one? */
+static bool
+Shareable(const LoadedModel *m)
+{
+	return m->changing && !LlmChanging() && pg_llm_share_weights;
 }
 
 static void
@@ -240,7 +167,7 @@ ModelOf(const char *name, MemoryContext pin)
 
 	while (m && strcmp(m->name, name) != 0)
 		m = m->next;
-	if (m && (version == 0 || m->version != version || m->epoch != LlmEpoch() || !MayUse(m)))
+	if (m && (version == 0 || m->version != version || m->epoch != LlmEpoch() || Shareable(m) || !MayUse(m)))
 	{
 		ModelForget(m);
 		m = NULL;

@@ -1,10 +1,11 @@
-/* The session's copies of models: graph checked, weights packed. */
+/* The session's models: graph checked, weights packed, shared with other sessions where possible. */
 #ifndef LLM_SRC_MODEL_CACHE_H
 #define LLM_SRC_MODEL_CACHE_H
 
 #include "postgres.h"
 
 #include "engine/model.h"
+#include "src/shared_copy.h"
 
 typedef struct LoadedModel
 {
@@ -16,7 +17,9 @@ typedef struct LoadedModel
 	uint64 used; /* for giving up the one unused longest */
 	int pins;
 	bool outdated; /* no longer in the list; the last pin frees it */
+	bool changing; /* private, made in the transaction that changed it */
 	MemoryContext context;
+	SharedCopy shared; /* where the weights lie, unless they are this session's own */
 	LlmModel model;
 } LoadedModel;
 
@@ -27,7 +30,7 @@ typedef struct LoadedModel
 extern LoadedModel *ModelOf(const char *name, MemoryContext pin);
 /* A copy of one's own whose weights may be changed; gone with `pin`. */
 extern LoadedModel *ModelForTraining(const char *name, MemoryContext pin);
-/* Gives up the copy unused longest; false when all are in use. */
+/* Gives up the private copy unused longest; false when all are in use. */
 extern bool ModelEvict(void);
 
 #endif

@@ -30,6 +30,7 @@ int pg_llm_display_limit = 0;
 int pg_llm_memory_limit_mb = 0;
 int pg_llm_threads = 0;
 int pg_llm_isa = -1;
+bool pg_llm_share_weights = true;
 static char *pg_llm_default_model;
 
 static const struct config_enum_entry isa_options[] = {{"auto", -1, false}, {"scalar", LLM_ISA_SCALAR, false},
@@ -89,8 +90,11 @@ _PG_init(void)
 		"0 shows every element. A summary cannot be read back.", &pg_llm_display_limit, 0, 0, INT_MAX,
 		PGC_USERSET, 0, DisplayLimitCheck, NULL, NULL);
 	DefineCustomIntVariable("pg_llm.memory_limit", "Memory one session may hold for tensors and models.",
-		"The default is half of the machine's or control group's memory.", &pg_llm_memory_limit_mb,
-		MachineMemoryMB() / 2, 16, INT_MAX, PGC_SUSET, GUC_UNIT_MB, NULL, NULL, NULL);
+		"The default is half of the machine's or control group's memory. Copies shared by all sessions do "
+		"not "
+		"count.",
+		&pg_llm_memory_limit_mb, MachineMemoryMB() / 2, 16, INT_MAX, PGC_SUSET, GUC_UNIT_MB, NULL, NULL,
+		NULL);
 	DefineCustomIntVariable("pg_llm.threads", "Threads the kernels use.",
 		"0 takes as many as this process may run at once. The result does not depend on it.", &pg_llm_threads,
 		0, 0, 1024, PGC_USERSET, 0, NULL, ThreadsAssign, NULL);
@@ -100,6 +104,9 @@ _PG_init(void)
 	DefineCustomStringVariable("pg_llm.default_model", "The model that functions use when none is named.",
 		"Set it for a database: ALTER DATABASE name SET pg_llm.default_model = 'my_model'.",
 		&pg_llm_default_model, "gpt2-small", PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("pg_llm.share_weights", "Uses one copy of a model in memory for all sessions.",
+		"Off: this session keeps copies of its own. The result does not depend on it.", &pg_llm_share_weights,
+		true, PGC_USERSET, 0, NULL, NULL, NULL);
 	TapeInit();
 	CheckpointSettings();
 	MarkGUCPrefixReserved("pg_llm");

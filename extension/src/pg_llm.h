@@ -13,6 +13,7 @@ extern int pg_llm_display_limit;   /* elements shown in full; 0 = all */
 extern int pg_llm_memory_limit_mb; /* what one session may hold */
 extern int pg_llm_threads;         /* 0 = as many as this process may use */
 extern int pg_llm_isa;             /* LlmIsa */
+extern bool pg_llm_share_weights;  /* one copy of a model for all sessions */
 
 /* Raises err as an ERROR with its SQLSTATE, detail and hint. */
 extern void LlmRaise(const LlmError *err) __attribute__((noreturn));

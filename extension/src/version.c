@@ -15,6 +15,7 @@
 #include "src/change.h"
 #include "src/pg_llm.h"
 #include "src/query.h"
+#include "src/shared_copy.h"
 #include "src/version.h"
 
 static LlmQuery read_version = {
@@ -26,12 +27,13 @@ static LlmQuery raise_version = {
 		"INSERT INTO %s.llm_model_version AS v (model, version)"
 		" SELECT m, pg_catalog.nextval('%s.llm_version_seq'::pg_catalog.regclass) FROM (SELECT $1 AS m UNION"
 		" SELECT target_model FROM %s.llm_param_share WHERE source_model = $1 ORDER BY 1) AS models"
-		" ON CONFLICT (model) DO UPDATE SET version = EXCLUDED.version",
+		" ON CONFLICT (model) DO UPDATE SET version = EXCLUDED.version RETURNING model, version",
 	.nargs = 1,
 	.types = {TEXTOID}};
 
 static LlmQuery raise_all = {.text = "UPDATE %s.llm_model_version SET version = "
-									 "pg_catalog.nextval('%s.llm_version_seq'::pg_catalog.regclass)"};
+									 "pg_catalog.nextval('%s.llm_version_seq'::pg_catalog.regclass)"
+									 " RETURNING model, version"};
 
 int64
 LlmModelVersion(const char *model)
@@ -124,6 +126,12 @@ NoteChange(void)
 }
 
 bool
+LlmChanging(void)
+{
+	return changing;
+}
+
+bool
 ChangeFirst(int what, const char *model)
 {
 	Seen *s;
@@ -176,6 +184,19 @@ ChangedModel(TriggerData *trigger, HeapTuple tuple, const char *column)
 }
 
 static void
+Raise(LlmQuery *query, Datum *values)
+{
+	bool null;
+
+	SPI_connect();
+	LlmRun(query, values, NULL, false, 0);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		SharedOutdate(LlmField(i, 1),
+			DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &null)));
+	SPI_finish();
+}
+
+static void
 Touch(const char *model)
 {
 	Datum value;
@@ -183,9 +204,7 @@ Touch(const char *model)
 	if (model == NULL || !ChangeFirst(CHANGE_VERSION, model))
 		return;
 	value = CStringGetTextDatum(model);
-	SPI_connect();
-	LlmRun(&raise_version, &value, NULL, false, 0);
-	SPI_finish();
+	Raise(&raise_version, &value);
 }
 
 /* AFTER each row: raises the version of the model in the column named by the trigger's argument ("model"). */
@@ -199,9 +218,7 @@ llm_touch_version(PG_FUNCTION_ARGS)
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 	{
 		NoteChange();
-		SPI_connect();
-		LlmRun(&raise_all, NULL, NULL, false, 0);
-		SPI_finish();
+		Raise(&raise_all, NULL);
 		return PointerGetDatum(NULL);
 	}
 	column = trigger->tg_trigger->tgnargs > 0 ? trigger->tg_trigger->tgargs[0] : "model";

@@ -11,5 +11,7 @@ extern int64 LlmModelVersion(const char *model);
  * command was changing rows may hold what no version names; it is good for the epoch it was made in alone.
  */
 extern uint64 LlmEpoch(void);
+/* Has this transaction written to a table that models read? */
+extern bool LlmChanging(void);
 
 #endif
