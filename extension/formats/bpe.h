@@ -4,7 +4,8 @@
  *   text --pattern--> pieces --bytes--> symbols --merges, lowest rank first--> tokens --> ids
  *
  * Reading order: bpe_scan.c (pieces), bpe_merge.c (merges), bpe_encode.c (the two together, and the word
- * cache), bpe_vocab.c (building the tables they use), bpe_files.c (vocab.json and merges.txt).
+ * cache), bpe_vocab.c (building the tables they use), bpe_files.c (vocab.json and merges.txt), bpe_image.c
+ * (the tables as one block that processes can share).
  *
  * A token has an id, the bytes it stands for, and a text form in which each byte is one printable character
  * (a space is 'Ġ'), so that merges can be written down. Inside, tokens are numbered 0, 1, … in the order of
@@ -37,6 +38,15 @@ extern LlmCode llm_bpe_add_token(LlmBpe *bpe, int32_t id, const char *text, size
 extern LlmCode llm_bpe_add_merge(LlmBpe *bpe, int32_t rank, const char *left, size_t left_size,
 	const char *right, size_t right_size, LlmError *err);
 extern LlmCode llm_bpe_finish(LlmBpe *bpe, LlmError *err);
+
+/* ---- a finished tokenizer as one block of memory, good at any address that is a multiple of 64 ---- */
+
+/* Changes whenever such blocks do. */
+extern uint64_t llm_bpe_image_layout(void);
+extern size_t llm_bpe_image_size(const LlmBpe *bpe);
+extern void llm_bpe_image(const LlmBpe *bpe, void *out);
+/* The tokenizer of a block, which is only read and must stay until llm_bpe_free. NULL: no memory. */
+extern LlmBpe *llm_bpe_of_image(const LlmAllocator *allocator, const void *block, LlmError *err);
 
 /* ---- encoding ---- */
 

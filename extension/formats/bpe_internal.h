@@ -76,10 +76,15 @@ struct LlmBpe
 	BpeArray specials; /* symbols of the special tokens */
 	BpeArray scratch;
 
+	bool borrowed; /* all but the words lies in a block that somebody else keeps (bpe_image.c) */
+
 	/* While building. */
 	uint32_t *text_table; /* hash of text forms to symbol */
 	unsigned text_bits;
 };
+
+/* The word cache, empty; false: no memory. */
+extern bool llm_bpe_new_words(LlmBpe *bpe, LlmError *err);
 
 /* Makes room for size bytes in all; contents are kept. False: no memory. */
 extern bool llm_bpe_reserve(const LlmAllocator *allocator, BpeArray *array, size_t size);

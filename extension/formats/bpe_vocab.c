@@ -16,6 +16,15 @@ no_memory(const LlmBpe *bpe, LlmError *err)
 	return llm_hint(err, "Raise pg_llm.memory_limit.");
 }
 
+bool
+llm_bpe_new_words(LlmBpe *bpe, LlmError *err)
+{
+	bpe->words = llm_bpe_new_table(bpe, BPE_WORD_BITS + 1, sizeof(BpeWord), 0);
+	if (bpe->words == NULL)
+		no_memory(bpe, err);
+	return bpe->words != NULL;
+}
+
 LlmBpe *
 llm_bpe_new(const LlmAllocator *allocator, const char *name, LlmError *err)
 {
@@ -37,14 +46,17 @@ llm_bpe_free(LlmBpe *bpe)
 {
 	if (bpe == NULL)
 		return;
-	llm_bpe_release(bpe->allocator, &bpe->token_array);
-	llm_bpe_release(bpe->allocator, &bpe->text);
-	llm_bpe_release(bpe->allocator, &bpe->bytes);
-	llm_bpe_release(bpe->allocator, &bpe->specials);
-	llm_bpe_release(bpe->allocator, &bpe->scratch);
-	llm_bpe_release_table(bpe, bpe->pairs, bpe->pair_bits, sizeof(BpePair));
-	llm_bpe_release_table(bpe, bpe->chars, bpe->char_bits, sizeof(BpeChar));
-	llm_bpe_release_table(bpe, bpe->text_table, bpe->text_bits, sizeof(uint32_t));
+	if (!bpe->borrowed)
+	{
+		llm_bpe_release(bpe->allocator, &bpe->token_array);
+		llm_bpe_release(bpe->allocator, &bpe->text);
+		llm_bpe_release(bpe->allocator, &bpe->bytes);
+		llm_bpe_release(bpe->allocator, &bpe->specials);
+		llm_bpe_release(bpe->allocator, &bpe->scratch);
+		llm_bpe_release_table(bpe, bpe->pairs, bpe->pair_bits, sizeof(BpePair));
+		llm_bpe_release_table(bpe, bpe->chars, bpe->char_bits, sizeof(BpeChar));
+		llm_bpe_release_table(bpe, bpe->text_table, bpe->text_bits, sizeof(uint32_t));
+	}
 	llm_bpe_release_table(bpe, bpe->words, BPE_WORD_BITS + 1, sizeof(BpeWord));
 	bpe->allocator->release(bpe->allocator->context, bpe, sizeof(LlmBpe));
 }
@@ -281,10 +293,9 @@ llm_bpe_finish(LlmBpe *bpe, LlmError *err)
 	}
 	for (int i = 0; i < 256; i++)
 		every_byte &= bpe->byte_symbol[i] != LLM_BPE_NONE;
-	if ((!every_byte && !index_characters(bpe)) || (bpe->pairs == NULL && !grow_pairs(bpe)) ||
-		(bpe->words = llm_bpe_new_table(bpe, BPE_WORD_BITS + 1, sizeof(BpeWord), 0)) == NULL)
+	if ((!every_byte && !index_characters(bpe)) || (bpe->pairs == NULL && !grow_pairs(bpe)))
 		return no_memory(bpe, err);
-	return LLM_OK;
+	return llm_bpe_new_words(bpe, err) ? LLM_OK : err->code;
 }
 
 const char *

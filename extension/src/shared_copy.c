@@ -40,8 +40,8 @@ static const char magic[8] = "pg_llm\1";
 struct SharedFile
 {
 	int fd;
-	Size start; /* of the data */
-	int error;  /* errno of the write that failed */
+	Size start, end; /* of the data */
+	int error;       /* errno of the write that failed */
 };
 
 typedef enum Found
@@ -76,27 +76,30 @@ MapOpen(const SharedKey *key, int fd, Size size, SharedCopy *copy)
 {
 	struct stat status;
 	const Head *head;
-	Size length = strlen(key->identity);
+	Size length = strlen(key->identity), all;
 	char *map;
 
 	if (flock(fd, LOCK_SH | LOCK_NB) != 0)
 		return errno == EWOULDBLOCK ? BUSY : FAILED;
-	if (fstat(fd, &status) != 0 || (Size) status.st_size != size)
+	if (fstat(fd, &status) != 0)
 		return FAILED;
 	if (status.st_nlink == 0)
 		return ABSENT;
-	map = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+	all = status.st_size;
+	if (all < HeadSize(key) + size)
+		return FAILED;
+	map = mmap(NULL, all, PROT_READ, MAP_SHARED, fd, 0);
 	if (map == MAP_FAILED)
 		return FAILED;
 	head = (const Head *) map;
-	if (memcmp(head->magic, magic, sizeof(magic)) != 0 || head->size != size || head->identity != length ||
+	if (memcmp(head->magic, magic, sizeof(magic)) != 0 || head->size != all || head->identity != length ||
 		memcmp(map + sizeof(Head), key->identity, length) != 0)
 	{
-		munmap(map, size);
+		munmap(map, all);
 		return FAILED;
 	}
 	futimens(fd, NULL); /* used just now, for SharedSweep */
-	*copy = (SharedCopy){fd, map, size, map + HeadSize(key)};
+	*copy = (SharedCopy){fd, map, all, map + HeadSize(key)};
 	return FOUND;
 }
 
@@ -128,19 +131,20 @@ SharedWrite(SharedFile *file, Size at, const void *data, Size size)
 {
 	const char *from = data;
 	off_t to = file->start + at;
+	int code = 0;
+
+	file->end = Max(file->end, to + size);
 
 #ifdef HAVE_POSIX_FALLOCATE
-	int code;
-
 	do
 		code = posix_fallocate(file->fd, to, size);
 	while (code == EINTR);
+#endif
 	if (code != 0)
 	{
 		file->error = code;
 		return false;
 	}
-#endif
 	while (size > 0)
 	{
 		ssize_t done;
@@ -199,17 +203,18 @@ BeginFile(const SharedKey *key, const char *path, int *fd)
 static bool
 FillFile(const SharedKey *key, int fd, Size size, SharedFill fill, void *context)
 {
-	SharedFile file = {fd, 0, ENOSPC};
-	Size length = strlen(key->identity), total = HeadSize(key) + size;
-	Head head = {.size = total, .identity = length};
+	SharedFile file = {fd, HeadSize(key), HeadSize(key), ENOSPC};
+	Size length = strlen(key->identity);
+	Head head = {.identity = length};
 
-	memcpy(head.magic, magic, sizeof(magic));
-	if (HasRoom(fd, total) && SharedWrite(&file, 0, &head, sizeof(head)) &&
-		SharedWrite(&file, sizeof(head), key->identity, length))
+	if (HasRoom(fd, HeadSize(key) + size) && fill(&file, context))
 	{
-		file.start = HeadSize(key);
-		if (fill(&file, context))
-			return ftruncate(fd, total) == 0;
+		memcpy(head.magic, magic, sizeof(magic));
+		head.size = Max(file.end, HeadSize(key) + size);
+		file.start = 0;
+		if (ftruncate(fd, head.size) == 0 && SharedWrite(&file, 0, &head, sizeof(head)) &&
+			SharedWrite(&file, sizeof(head), key->identity, length))
+			return true;
 	}
 	errno = file.error;
 	return false;
@@ -292,7 +297,7 @@ SharedGet(const SharedKey *key, Size size, SharedFill fill, void *context, Share
 
 	for (;;)
 	{
-		Found found = MapFile(key, HeadSize(key) + size, copy);
+		Found found = MapFile(key, size, copy);
 
 		if (made) /* also where it is outdated by now */
 			SharedSweep();

@@ -75,8 +75,9 @@ typedef bool (*SharedFill)(SharedFile *file, void *context);
 extern bool SharedWrite(SharedFile *file, Size at, const void *data, Size size);
 
 /*
- * Maps the copy of this key with `size` bytes of data; made now if there is none, or waited for while another
- * session makes it. False: there is none and none could be made, so the caller keeps private memory.
+ * Maps the copy of this key; made now if there is none, or waited for while another session makes it. size:
+ * of the data where it is known before they are written, else 0. False: there is none and none could be made,
+ * so the caller keeps private memory.
  */
 extern bool SharedGet(const SharedKey *key, Size size, SharedFill fill, void *context, SharedCopy *copy);
 extern void SharedRelease(SharedCopy *copy);

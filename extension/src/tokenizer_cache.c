@@ -1,5 +1,5 @@
 /*
- * The session's compiled tokenizers. A copy is valid exactly when its version is the one that the statement's
+ * The session's tokenizers. A copy is valid exactly when its version is the one that the statement's
  * own snapshot sees, so uncommitted and rolled-back changes and REPEATABLE READ need nothing further.
  */
 #include "postgres.h"
@@ -12,14 +12,14 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rls.h"
 #include "utils/snapmgr.h"
 
 #include "src/pg_llm.h"
 #include "src/query.h"
 #include "src/tokenizer.h"
+#include "src/tokenizer_compile.h"
 #include "src/version.h"
-
-#define FETCH 4096 /* rows read between two looks at interrupts */
 
 typedef struct Tokenizer
 {
@@ -27,7 +27,10 @@ typedef struct Tokenizer
 	char *name;
 	int64 version;
 	uint64 epoch;
+	Oid user; /* who read the rows: row security may hide some from others */
 	LlmBpe *bpe;
+	SharedCopy shared; /* where its tables lie, unless they are this session's own */
+	bool changing;     /* private, made in the transaction that changed it */
 	int pins;
 	bool outdated; /* out of the list; the last pin frees it */
 } Tokenizer;
@@ -80,13 +83,15 @@ CurrentMark(void)
 	return mark;
 }
 
-/* ---- compiling ---- */
+/* ---- the list ---- */
 
 static void
 TokenizerFree(Tokenizer *tokenizer)
 {
 	llm_bpe_free(tokenizer->bpe);
-	pfree(tokenizer->name);
+	SharedRelease(&tokenizer->shared);
+	if (tokenizer->name)
+		pfree(tokenizer->name);
 	pfree(tokenizer);
 }
 
@@ -105,102 +110,17 @@ TokenizerForget(Tokenizer *tokenizer)
 		TokenizerFree(tokenizer);
 }
 
-static LlmQuery read_tokens = {.text = "SELECT token_id, token, bytes FROM %s.llm_bpe_vocab WHERE model = $1",
-	.nargs = 1,
-	.types = {TEXTOID}};
-static LlmQuery read_merges = {
-	.text = "SELECT rank, left_token, right_token FROM %s.llm_bpe_merges WHERE model = $1",
-	.nargs = 1,
-	.types = {TEXTOID}};
 static LlmQuery read_name = {
 	.text = "SELECT tokenizer FROM %s.llm_model_config WHERE model = $1", .nargs = 1, .types = {TEXTOID}};
 
-static Portal
-OpenRows(LlmQuery *query, const char *name)
-{
-	Datum value = CStringGetTextDatum(name);
-
-	return LlmOpen(query, &value);
-}
-
-/* Column n of a row; SPI owns the memory. Columns are NOT NULL. */
-static struct varlena *
-RowText(uint64 row, int n)
-{
-	bool null;
-	Datum value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n, &null);
-
-	return null ? cstring_to_text("") : PG_DETOAST_DATUM_PACKED(value);
-}
-
-static int32
-RowInt(uint64 row, int n)
-{
-	bool null;
-
-	return DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n, &null));
-}
-
-typedef LlmCode (*AddRow)(LlmBpe *bpe, int32_t number, const char *first, size_t first_size,
-	const char *second, size_t second_size, LlmError *err);
-
-/* Hands each row (a number and two texts) to the tokenizer. */
-static void
-AddRows(LlmBpe *bpe, const char *name, LlmQuery *query, AddRow add)
-{
-	Portal rows = OpenRows(query, name);
-	LlmError err;
-
-	for (;;)
-	{
-		SPI_cursor_fetch(rows, true, FETCH);
-		if (SPI_processed == 0)
-			break;
-		for (uint64 i = 0; i < SPI_processed; i++)
-		{
-			struct varlena *first = RowText(i, 2), *second = RowText(i, 3);
-
-			LLM_CHECK(add(bpe, RowInt(i, 1), VARDATA_ANY(first), VARSIZE_ANY_EXHDR(first),
-						  VARDATA_ANY(second), VARSIZE_ANY_EXHDR(second), &err),
-				&err);
-		}
-		SPI_freetuptable(SPI_tuptable);
-	}
-	SPI_cursor_close(rows);
-}
-
-static LlmBpe *
-TokenizerCompile(const char *name)
-{
-	LlmError err;
-	LlmBpe *bpe = llm_bpe_new(LlmSessionAllocator(), name, &err);
-
-	if (bpe == NULL)
-		LlmRaise(&err);
-	PG_TRY();
-	{
-		AddRows(bpe, name, &read_tokens, llm_bpe_add_token);
-		if (llm_bpe_count(bpe) > 0)
-			AddRows(bpe, name, &read_merges, llm_bpe_add_merge);
-		LLM_CHECK(llm_bpe_finish(bpe, &err), &err);
-	}
-	PG_CATCH();
-	{
-		llm_bpe_free(bpe);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	return bpe;
-}
-
 /* ---- finding ---- */
+
+static const char *const tables[] = {"llm_bpe_vocab", "llm_bpe_merges"};
 
 /* Cached copies do not go through the executor, so the rights to the rows are looked at here. */
 static void
 CheckRights(void)
 {
-	static const char *const tables[] = {"llm_bpe_vocab", "llm_bpe_merges"};
-
 	for (int i = 0; i < lengthof(tables); i++)
 	{
 		Oid table = get_relname_relid(tables[i], LlmNamespace());
@@ -211,6 +131,18 @@ CheckRights(void)
 		if (pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
 			aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, tables[i]);
 	}
+}
+
+/* Is it what this role would read from the rows itself? */
+static bool
+MayUse(const Tokenizer *tokenizer)
+{
+	if (tokenizer->shared.map)
+		return pg_llm_share_weights && SharedMayRead(tables, lengthof(tables));
+	for (int i = 0; i < lengthof(tables) && tokenizer->user != GetUserId(); i++)
+		if (check_enable_rls(get_relname_relid(tables[i], LlmNamespace()), InvalidOid, true) != RLS_NONE)
+			return false;
+	return !(tokenizer->changing && !LlmChanging() && pg_llm_share_weights);
 }
 
 /* The model's tokenizer by its config, else the name itself. In the caller's SPI memory. */
@@ -260,30 +192,48 @@ MakeRoom(void)
 }
 
 static Tokenizer *
+TokenizerLoad(const char *model, const char *name, int64 version)
+{
+	Tokenizer *tokenizer = MemoryContextAllocZero(TopMemoryContext, sizeof(Tokenizer));
+
+	PG_TRY();
+	{
+		tokenizer->name = MemoryContextStrdup(TopMemoryContext, name);
+		tokenizer->version = version;
+		tokenizer->epoch = LlmEpoch();
+		tokenizer->user = GetUserId();
+		tokenizer->changing = LlmChanging();
+		if (SharedMayRead(tables, lengthof(tables)))
+			tokenizer->bpe = TokenizerShared(name, version, &tokenizer->shared);
+		if (tokenizer->bpe == NULL)
+			tokenizer->bpe = TokenizerCompile(name);
+		if (llm_bpe_count(tokenizer->bpe) == 0)
+			RaiseNoTokenizer(model, name);
+	}
+	PG_CATCH();
+	{
+		TokenizerFree(tokenizer);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return tokenizer;
+}
+
+static Tokenizer *
 TokenizerByName(const char *model, const char *name)
 {
 	int64 version = LlmModelVersion(name);
 	Tokenizer *tokenizer = tokenizers;
-	LlmBpe *bpe;
 
 	while (tokenizer != NULL && strcmp(tokenizer->name, name) != 0)
 		tokenizer = tokenizer->next;
-	if (tokenizer != NULL && tokenizer->version == version && version != 0 && tokenizer->epoch == LlmEpoch())
+	if (tokenizer != NULL && tokenizer->version == version && version != 0 &&
+		tokenizer->epoch == LlmEpoch() && MayUse(tokenizer))
 		return tokenizer;
 	if (tokenizer != NULL)
 		TokenizerForget(tokenizer);
 	MakeRoom();
-	bpe = TokenizerCompile(name);
-	if (llm_bpe_count(bpe) == 0)
-	{
-		llm_bpe_free(bpe);
-		RaiseNoTokenizer(model, name);
-	}
-	tokenizer = MemoryContextAllocZero(TopMemoryContext, sizeof(Tokenizer));
-	tokenizer->name = MemoryContextStrdup(TopMemoryContext, name);
-	tokenizer->version = version;
-	tokenizer->epoch = LlmEpoch();
-	tokenizer->bpe = bpe;
+	tokenizer = TokenizerLoad(model, name, version);
 	tokenizer->next = tokenizers;
 	tokenizers = tokenizer;
 	return tokenizer;

@@ -359,6 +359,58 @@ test_rows(void)
 	llm_bpe_free(bpe);
 }
 
+/* A block of the tables, moved elsewhere and read-only, is the same tokenizer. */
+static void
+check_image(LlmBpe *bpe, const char *text, size_t size, bool special)
+{
+	size_t bytes = llm_bpe_image_size(bpe), done;
+	char *block = aligned_alloc(64, bytes), decoded[2][1000 + LLM_BPE_SLACK];
+	LlmBpeIds ids[2] = {{.allocator = &allocator}, {.allocator = &allocator}};
+	LlmBpe *copy;
+
+	llm_bpe_image(bpe, block);
+	CHECK((copy = llm_bpe_of_image(&allocator, block, &err)) != NULL);
+	CHECK(strcmp(llm_bpe_name(copy), llm_bpe_name(bpe)) == 0 && llm_bpe_count(copy) == llm_bpe_count(bpe));
+	for (size_t i = 0; i < llm_bpe_count(bpe); i++)
+	{
+		LlmBpeToken a = llm_bpe_token(bpe, i), b = llm_bpe_token(copy, i);
+		uint32_t symbol;
+
+		CHECK(a.id == b.id && a.size == b.size && a.text_size == b.text_size && a.special == b.special);
+		CHECK(memcmp(a.bytes, b.bytes, a.size) == 0 && memcmp(a.text, b.text, a.text_size) == 0);
+		CHECK(llm_bpe_find(copy, a.id, &symbol) && symbol == i);
+	}
+	check_against_plain(copy, text, size);
+	CHECK_OK(llm_bpe_encode(bpe, text, size, special, &ids[0], NULL, &err), err);
+	CHECK_OK(llm_bpe_encode(copy, text, size, special, &ids[1], NULL, &err), err);
+	CHECK(ids[0].count == ids[1].count);
+	CHECK(size == 0 || memcmp(ids[0].ids, ids[1].ids, ids[0].count * sizeof(int32_t)) == 0);
+	CHECK(llm_bpe_decode(bpe, ids[0].ids, ids[0].count, decoded[0], &done) == size);
+	CHECK(llm_bpe_decode(copy, ids[1].ids, ids[1].count, decoded[1], &done) == size);
+	CHECK(memcmp(decoded[0], text, size) == 0 && memcmp(decoded[1], text, size) == 0);
+	llm_bpe_ids_free(&ids[0]);
+	llm_bpe_ids_free(&ids[1]);
+	llm_bpe_free(copy);
+	free(block);
+	llm_bpe_free(bpe);
+}
+
+static void
+test_image(void)
+{
+	char text[1000];
+
+	for (size_t i = 0; i < sizeof(text); i++)
+		text[i] = "aabcabdcae"[i * i % 10];
+	CHECK(llm_bpe_image_layout() != 0);
+	check_image(toy_bpe(&allocator, 2, 200, &err), text, sizeof(text), false);
+	check_image(toy_bpe(&allocator, 3, 400, &err), text, sizeof(text), false);
+	check_image(from_json("{\"<\":1,\"|\":2,\">\":3,\"e\":4,\"<|e|>\":9}"), "e<|e|>e<", 8, true);
+	check_image(from_json("{\"\xc3\xa9\": 5, \"a\": 7, \" \": 0}"), "a \xc3\xa9", 4, false);
+	check_image(from_json("{}"), "", 0, true);
+	CHECK(memory.held == 0);
+}
+
 /* Every allocation fails once: an error each time, and nothing is kept. */
 static void
 test_no_memory(void)
@@ -398,6 +450,7 @@ main(void)
 	test_characters();
 	test_stop();
 	test_rows();
+	test_image();
 	test_no_memory();
 	CHECK(memory.held == 0);
 	return 0;

@@ -1,0 +1,124 @@
+/*
+ * A finished tokenizer as one block of memory: its tables one behind the other, each found by its distance
+ * from the block's start. What encoding writes, the word cache, is each user's own.
+ */
+#include "formats/bpe_internal.h"
+
+#include <string.h>
+
+#define ALIGN(size) (((size) + 63) & ~(size_t) 63)
+
+typedef enum Part
+{
+	TOKENS,
+	PAIRS,
+	CHARS,
+	TEXT,
+	BYTES,
+	SPECIALS,
+	PARTS
+} Part;
+
+typedef struct BpeImage
+{
+	char name[sizeof(((LlmBpe *) NULL)->name)];
+	uint64_t token_count, pair_count, pair_bits, char_bits;
+	uint32_t byte_symbol[256];
+	struct
+	{
+		uint64_t at, size; /* size 0: none */
+	} parts[PARTS];
+} BpeImage;
+
+static BpeImage
+image_of(const LlmBpe *bpe)
+{
+	size_t sizes[PARTS] = {[TOKENS] = bpe->token_count * sizeof(BpeToken),
+		[PAIRS] = sizeof(BpePair) << bpe->pair_bits,
+		[CHARS] = bpe->chars ? sizeof(BpeChar) << bpe->char_bits : 0,
+		[TEXT] = bpe->text.size,
+		[BYTES] = bpe->bytes.size,
+		[SPECIALS] = bpe->specials.size};
+	BpeImage image = {.token_count = bpe->token_count,
+		.pair_count = bpe->pair_count,
+		.pair_bits = bpe->pair_bits,
+		.char_bits = bpe->char_bits};
+	uint64_t at = ALIGN(sizeof(image));
+
+	memcpy(image.name, bpe->name, sizeof(image.name));
+	memcpy(image.byte_symbol, bpe->byte_symbol, sizeof(image.byte_symbol));
+	for (int i = 0; i < PARTS; i++)
+	{
+		image.parts[i].at = at;
+		image.parts[i].size = sizes[i];
+		at += ALIGN(sizes[i] + LLM_BPE_SLACK); /* decoding reads beyond a token's end */
+	}
+	return image;
+}
+
+uint64_t
+llm_bpe_image_layout(void)
+{
+	uint64_t facts[] = {1, sizeof(BpeImage), sizeof(BpeToken), sizeof(BpePair), sizeof(BpeChar),
+		llm_bpe_pair_place(UINT64_C(1) << 32 | 2, 30), LLM_BPE_SLACK};
+
+	return llm_bpe_hash((const char *) facts, sizeof(facts));
+}
+
+size_t
+llm_bpe_image_size(const LlmBpe *bpe)
+{
+	BpeImage image = image_of(bpe);
+
+	return image.parts[PARTS - 1].at + ALIGN(image.parts[PARTS - 1].size + LLM_BPE_SLACK);
+}
+
+void
+llm_bpe_image(const LlmBpe *bpe, void *out)
+{
+	const void *data[PARTS] = {[TOKENS] = bpe->tokens,
+		[PAIRS] = bpe->pairs,
+		[CHARS] = bpe->chars,
+		[TEXT] = bpe->text.data,
+		[BYTES] = bpe->bytes.data,
+		[SPECIALS] = bpe->specials.data};
+	BpeImage image = image_of(bpe);
+
+	memset(out, 0, llm_bpe_image_size(bpe));
+	memcpy(out, &image, sizeof(image));
+	for (int i = 0; i < PARTS; i++)
+		if (image.parts[i].size > 0)
+			memcpy((char *) out + image.parts[i].at, data[i], image.parts[i].size);
+}
+
+LlmBpe *
+llm_bpe_of_image(const LlmAllocator *allocator, const void *block, LlmError *err)
+{
+	const BpeImage *image = block;
+	LlmBpe *bpe = llm_bpe_new(allocator, "", err);
+	char *data[PARTS];
+
+	if (bpe == NULL)
+		return NULL;
+	for (int i = 0; i < PARTS; i++)
+		data[i] = (char *) block + image->parts[i].at;
+	bpe->borrowed = true;
+	memcpy(bpe->name, image->name, sizeof(bpe->name));
+	memcpy(bpe->byte_symbol, image->byte_symbol, sizeof(bpe->byte_symbol));
+	bpe->token_count = image->token_count;
+	bpe->pair_count = image->pair_count;
+	bpe->pair_bits = (unsigned) image->pair_bits;
+	bpe->char_bits = (unsigned) image->char_bits;
+	bpe->tokens = (BpeToken *) data[TOKENS];
+	bpe->pairs = (BpePair *) data[PAIRS];
+	bpe->chars = image->parts[CHARS].size > 0 ? (BpeChar *) data[CHARS] : NULL;
+	bpe->text = (BpeArray){data[TEXT], image->parts[TEXT].size, 0};
+	bpe->bytes = (BpeArray){data[BYTES], image->parts[BYTES].size, 0};
+	bpe->specials = (BpeArray){data[SPECIALS], image->parts[SPECIALS].size, 0};
+	if (!llm_bpe_new_words(bpe, err))
+	{
+		llm_bpe_free(bpe);
+		return NULL;
+	}
+	return bpe;
+}
