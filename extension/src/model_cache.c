@@ -65,7 +65,7 @@ static const char *const tables[] = {"llm_model_config", "llm_graph", "llm_param
 static bool
 MapWeights(LoadedModel *m)
 {
-	m->changing = LlmChanging();
+	m->alone = LlmChanging() || !pg_llm_share_weights;
 	return SharedMayRead(tables, lengthof(tables)) &&
 		   SharedWeights(&m->model, m->name, m->version, &m->shared);
 }
@@ -131,11 +131,11 @@ MayUse(const LoadedModel *m)
 	return true;
 }
 
-/* Is it a private copy only because the transaction that committed this version needed one? */
+/* Is it a private copy for a reason that no longer holds? */
 static bool
 Shareable(const LoadedModel *m)
 {
-	return m->changing && !LlmChanging() && pg_llm_share_weights;
+	return m->alone && !LlmChanging() && pg_llm_share_weights;
 }
 
 static void

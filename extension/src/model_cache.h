@@ -17,7 +17,7 @@ typedef struct LoadedModel
 	uint64 used; /* for giving up the one unused longest */
 	int pins;
 	bool outdated; /* no longer in the list; the last pin frees it */
-	bool changing; /* private, made in the transaction that changed it */
+	bool alone;    /* private by the setting, or made in the transaction that changed it */
 	MemoryContext context;
 	SharedCopy shared; /* where the weights lie, unless they are this session's own */
 	LlmModel model;

@@ -30,7 +30,7 @@ typedef struct Tokenizer
 	Oid user; /* who read the rows: row security may hide some from others */
 	LlmBpe *bpe;
 	SharedCopy shared; /* where its tables lie, unless they are this session's own */
-	bool changing;     /* private, made in the transaction that changed it */
+	bool alone;        /* private by the setting, or made in the transaction that changed it */
 	int pins;
 	bool outdated; /* out of the list; the last pin frees it */
 } Tokenizer;
@@ -142,7 +142,7 @@ MayUse(const Tokenizer *tokenizer)
 	for (int i = 0; i < lengthof(tables) && tokenizer->user != GetUserId(); i++)
 		if (check_enable_rls(get_relname_relid(tables[i], LlmNamespace()), InvalidOid, true) != RLS_NONE)
 			return false;
-	return !(tokenizer->changing && !LlmChanging() && pg_llm_share_weights);
+	return !(tokenizer->alone && !LlmChanging() && pg_llm_share_weights);
 }
 
 /* The model's tokenizer by its config, else the name itself. In the caller's SPI memory. */
@@ -202,7 +202,7 @@ TokenizerLoad(const char *model, const char *name, int64 version)
 		tokenizer->version = version;
 		tokenizer->epoch = LlmEpoch();
 		tokenizer->user = GetUserId();
-		tokenizer->changing = LlmChanging();
+		tokenizer->alone = LlmChanging() || !pg_llm_share_weights;
 		if (SharedMayRead(tables, lengthof(tables)))
 			tokenizer->bpe = TokenizerShared(name, version, &tokenizer->shared);
 		if (tokenizer->bpe == NULL)
