@@ -60,7 +60,7 @@ def m(conn):
     """The connection, with a new model "m"."""
     conn.execute("DELETE FROM llm_model_config WHERE model IN ('m', 'other', 'third')")
     conn.execute("DELETE FROM llm_bpe_vocab WHERE model IN ('m', 'other')")
-    make(conn, "m", d_model=32)
+    make(conn, "m", d_model=128)
     assert files(conn) == []
     return conn
 
@@ -86,6 +86,12 @@ def test_one_copy_for_all_sessions(m, connect):
         assert len(mapped(session)) == 2 and set(mapped(session).values()) == {"r--s"}
         assert {os.stat(path).st_ino for path in mapped(session)} == inodes
     assert not [f for f in folder_of(m).iterdir() if f.name.endswith(".new")]
+
+
+def test_small_models_stay_private(m):
+    m.execute("SELECT llm_create_model('other', 1, 1, 32, 16, 26), llm_init_model('other', 1)")
+    assert bits(m, "other") == private(m, "other")
+    assert files(m) == [] and mapped(m) == {}
 
 
 def test_every_instruction_set_reads_the_same_copy(m, connect):
@@ -234,7 +240,7 @@ def test_an_old_snapshot_makes_no_copy_for_others(m, connect):
 
 def test_parameters_of_another_model(m, connect):
     """A copy follows the models whose parameters it uses."""
-    m.execute("SELECT llm_create_model('other', 2, 2, 32, 16, 26)")
+    m.execute("SELECT llm_create_model('other', 2, 2, 128, 16, 26)")
     m.execute(
         "INSERT INTO llm_param_share SELECT 'other', name, 'm', name FROM llm_graph "
         "WHERE model = 'other' AND op = 'param'"
@@ -280,7 +286,7 @@ def test_extension_created_anew(server):
         results = set()
         for seed in (1, 2, 3):
             conn.execute("DROP EXTENSION pg_llm CASCADE; CREATE EXTENSION pg_llm")
-            make(conn, "m", seed=seed)
+            make(conn, "m", d_model=128, seed=seed)
             seen = conn.execute(SEEN, [TOKENS]).fetchone()
             results.add(seen)
             assert len(files(conn)) == 1
@@ -426,7 +432,7 @@ def test_a_model_that_ends(m, connect):
     other.execute("COMMIT")
     with pytest.raises(psycopg.errors.UndefinedObject):
         bits(other)
-    m.execute("SELECT llm_create_model('m', 2, 2, 32, 16, 26), llm_init_model('m', 2)")
+    m.execute("SELECT llm_create_model('m', 2, 2, 128, 16, 26), llm_init_model('m', 2)")
     bits(m)
     m.execute("BEGIN; TRUNCATE llm_param")
     assert len(files(m, "m")) == 1
@@ -435,7 +441,7 @@ def test_a_model_that_ends(m, connect):
 
 
 def test_copies_that_nobody_uses_for_an_hour(m, connect):
-    make(m, "other", d_model=32)
+    make(m, "other", d_model=128)
     user = connect()
     bits(user)
     bits(m)
@@ -445,7 +451,7 @@ def test_copies_that_nobody_uses_for_an_hour(m, connect):
     for name in files(m):
         os.utime(folder_of(m) / name, (ago, ago))
     third = connect()
-    m.execute("SELECT llm_create_model('third', 1, 1, 32, 16, 26), llm_init_model('third', 1)")
+    m.execute("SELECT llm_create_model('third', 2, 2, 128, 16, 26), llm_init_model('third', 1)")
     process = Path(f"/proc/{m.info.backend_pid}")
     m.close()
     assert wait_until(lambda: not process.exists())  # and its locks are gone with it

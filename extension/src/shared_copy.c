@@ -131,20 +131,8 @@ SharedWrite(SharedFile *file, Size at, const void *data, Size size)
 {
 	const char *from = data;
 	off_t to = file->start + at;
-	int code = 0;
 
 	file->end = Max(file->end, to + size);
-
-#ifdef HAVE_POSIX_FALLOCATE
-	do
-		code = posix_fallocate(file->fd, to, size);
-	while (code == EINTR);
-#endif
-	if (code != 0)
-	{
-		file->error = code;
-		return false;
-	}
 	while (size > 0)
 	{
 		ssize_t done;
@@ -165,13 +153,25 @@ SharedWrite(SharedFile *file, Size at, const void *data, Size size)
 	return true;
 }
 
-/* Half of what is free stays so: a database whose log finds no room stops. */
-static bool
-HasRoom(int fd, Size size)
+/*
+ * Reserves the file's size, so that a full disk is found out before the work is done, and half of what is
+ * free stays so: a server whose log finds no room stops. (No page is ever written through a mapping, where a
+ * full disk would end the session.) An errno; 0: done.
+ */
+static int
+Reserve(int fd, Size size)
 {
 	struct statvfs disk;
+	int code = 0;
 
-	return fstatvfs(fd, &disk) != 0 || (uint64) disk.f_bavail * disk.f_frsize / 2 >= size;
+	if (fstatvfs(fd, &disk) == 0 && (uint64) disk.f_bavail * disk.f_frsize / 2 < size)
+		return ENOSPC;
+#ifdef HAVE_POSIX_FALLOCATE
+	do
+		code = posix_fallocate(fd, 0, size);
+	while (code == EINTR);
+#endif
+	return code;
 }
 
 /* The file to make, open and locked by this session alone. */
@@ -203,11 +203,12 @@ BeginFile(const SharedKey *key, const char *path, int *fd)
 static bool
 FillFile(const SharedKey *key, int fd, Size size, SharedFill fill, void *context)
 {
-	SharedFile file = {fd, HeadSize(key), HeadSize(key), ENOSPC};
+	SharedFile file = {fd, HeadSize(key), HeadSize(key)};
 	Size length = strlen(key->identity);
 	Head head = {.identity = length};
 
-	if (HasRoom(fd, HeadSize(key) + size) && fill(&file, context))
+	file.error = Reserve(fd, HeadSize(key) + size);
+	if (file.error == 0 && fill(&file, context))
 	{
 		memcpy(head.magic, magic, sizeof(magic));
 		head.size = Max(file.end, HeadSize(key) + size);

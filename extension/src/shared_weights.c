@@ -9,6 +9,9 @@
 #include "src/pg_llm.h"
 #include "src/shared_weights.h"
 
+/* Smaller models are loaded in the time that making a file takes. */
+#define LEAST ((Size) 1 << 20)
+
 /* Where a node's two forms begin, from the start of the data. */
 typedef struct Place
 {
@@ -124,7 +127,7 @@ SharedWeights(LlmModel *model, const char *name, int64 version, SharedCopy *copy
 	places = palloc0(sizeof(Place) * model->graph.count);
 	size = Arrange(model, places);
 	filling = (Filling){name, model, places};
-	shared = size > 0 && SharedGet(&key, size, Fill, &filling, copy);
+	shared = size >= LEAST && SharedGet(&key, size, Fill, &filling, copy);
 	if (shared)
 		Point(model, places, copy->data);
 	else
