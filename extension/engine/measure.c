@@ -2,7 +2,7 @@
 
 #include <time.h>
 
-#include "engine/ops.h"
+#include "engine/gradients.h"
 #include "engine/pool.h"
 #include "kernels/random.h"
 
@@ -79,31 +79,51 @@ llm_measure_peak(int repeats, const LlmAllocator *memory, double *flops, double 
 	return code;
 }
 
-LlmCode
-llm_measure_matmul(
-	int M, int K, int N, int repeats, const LlmAllocator *memory, double *seconds, LlmError *err)
+/* The matrices of a product, as large as the largest of the three wants them. */
+typedef struct Matrices
 {
-	size_t a_floats = (size_t) M * K, b_floats = llm_packed_floats(K, N), out_floats = (size_t) M * N;
-	size_t bytes = (a_floats + b_floats + out_floats) * sizeof(float);
-	float *a = memory->alloc(memory->context, bytes), *panels, *out;
+	float *x, *w, *y, *panels;
+} Matrices;
+
+static LlmCode
+multiply(
+	LlmProduct product, int M, int K, int N, const Matrices *m, const LlmAllocator *memory, LlmError *err)
+{
+	switch (product)
+	{
+		case LLM_PRODUCT_DX:
+			return llm_matmul_dx(M, N, K, m->y, m->w, false, m->x, memory, err);
+		case LLM_PRODUCT_DW:
+			return llm_matmul_dw(M, N, K, m->x, m->y, false, m->w, memory, err);
+		default:
+			return llm_matmul_packed(M, N, K, m->x, K, m->panels, m->y, err);
+	}
+}
+
+LlmCode
+llm_measure_matmul(LlmProduct product, int M, int K, int N, int repeats, const LlmAllocator *memory,
+	double *seconds, LlmError *err)
+{
+	size_t x = (size_t) M * K, w = (size_t) K * N, y = (size_t) M * N, panels = llm_packed_floats(K, N);
+	size_t bytes = (x + w + y + panels) * sizeof(float);
+	float *all = memory->alloc(memory->context, bytes);
+	Matrices m = {all, all + x, all + x + w, all + x + w + y};
 	LlmStream stream = llm_stream(0, "measure", 0, 0);
 	LlmCode code = LLM_OK;
 
-	if (a == NULL)
+	if (all == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "no memory for matrices of %zu MB", bytes >> 20);
-	panels = a + a_floats;
-	out = panels + b_floats;
-	for (size_t i = 0; i < a_floats + b_floats; i++) /* plain numbers, no denormals */
-		a[i] = (float) llm_uniform(&stream, i % 65536) - 0.5f;
+	for (size_t i = 0; i < bytes / sizeof(float); i++) /* plain numbers, no denormals */
+		all[i] = (float) llm_uniform(&stream, i % 65536) - 0.5f;
 	*seconds = 1e30;
 	for (int r = 0; code == LLM_OK && r < repeats; r++)
 	{
 		double start = now();
 
-		code = llm_matmul_packed(M, N, K, a, K, panels, out, err);
+		code = multiply(product, M, K, N, &m, memory, err);
 		if (now() - start < *seconds)
 			*seconds = now() - start;
 	}
-	memory->release(memory->context, a, bytes);
+	memory->release(memory->context, all, bytes);
 	return code;
 }

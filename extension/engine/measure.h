@@ -8,8 +8,16 @@
 /* Best of `repeats`, all threads: floating-point operations and bytes read per second. */
 extern LlmCode llm_measure_peak(
 	int repeats, const LlmAllocator *memory, double *flops, double *bytes, LlmError *err);
-/* Best seconds of out (M,N) = a (M,K) @ panels (K,N), the panels packed before. */
-extern LlmCode llm_measure_matmul(
-	int M, int K, int N, int repeats, const LlmAllocator *memory, double *seconds, LlmError *err);
+/* The products of a layer y (M,N) = x (M,K) @ w (K,N), as the executor has them. */
+typedef enum LlmProduct
+{
+	LLM_PRODUCT_FORWARD, /* y, w packed before */
+	LLM_PRODUCT_DX,      /* dx = dy @ w^T */
+	LLM_PRODUCT_DW       /* dw += x^T @ dy */
+} LlmProduct;
+
+/* Best seconds of a product; each takes 2*M*K*N operations. */
+extern LlmCode llm_measure_matmul(LlmProduct product, int M, int K, int N, int repeats,
+	const LlmAllocator *memory, double *seconds, LlmError *err);
 
 #endif

@@ -4,9 +4,9 @@ CREATE FUNCTION llm_measure_peak(OUT threads int, OUT fma_gflops float8, OUT rea
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'llm_measure_peak_sql';
 COMMENT ON FUNCTION llm_measure_peak() IS 'The machine''s float32 multiply-add peak in GFLOP/s and its memory read bandwidth in GB/s, with the session''s threads and instruction set';
 
-CREATE FUNCTION llm_measure_matmul(m int, k int, n int, repeats int DEFAULT 5) RETURNS float8
+CREATE FUNCTION llm_measure_matmul(m int, k int, n int, repeats int DEFAULT 5, product text DEFAULT 'forward') RETURNS float8
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'llm_measure_matmul_sql';
-COMMENT ON FUNCTION llm_measure_matmul(int, int, int, int) IS 'GFLOP/s of (m,k) @ (k,n) with packed weights, the best of so many repeats';
+COMMENT ON FUNCTION llm_measure_matmul(int, int, int, int, text) IS 'GFLOP/s of (m,k) @ (k,n) with packed weights, or of its gradients dx (m,k) and dw (k,n) as training computes them: the best of so many repeats';
 
 CREATE FUNCTION llm_matmul_rung(a tensor, b tensor, rung text) RETURNS tensor
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';

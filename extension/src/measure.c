@@ -4,6 +4,7 @@
 #include "postgres.h"
 
 #include "funcapi.h"
+#include "utils/builtins.h"
 
 #include "engine/measure.h"
 #include "engine/pool.h"
@@ -54,11 +55,25 @@ llm_measure_peak_sql(PG_FUNCTION_ARGS)
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
 }
 
+static LlmProduct
+ProductArgument(text *name)
+{
+	static const char *const names[] = {"forward", "dx", "dw"};
+	char *given = text_to_cstring(name);
+
+	for (int i = 0; i < lengthof(names); i++)
+		if (strcmp(given, names[i]) == 0)
+			return (LlmProduct) i;
+	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("there is no such product to measure"),
+					   errhint("forward is x @ w, dx and dw are its two gradients.")));
+}
+
 PG_FUNCTION_INFO_V1(llm_measure_matmul_sql);
 Datum
 llm_measure_matmul_sql(PG_FUNCTION_ARGS)
 {
 	int M = PG_GETARG_INT32(0), K = PG_GETARG_INT32(1), N = PG_GETARG_INT32(2), repeats = PG_GETARG_INT32(3);
+	LlmProduct product = ProductArgument(PG_GETARG_TEXT_PP(4));
 	double seconds;
 	LlmError err;
 
@@ -67,6 +82,6 @@ llm_measure_matmul_sql(PG_FUNCTION_ARGS)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg(
 					"m, k, n and repeats must be 1 or more, the matrices together at most 10^9 elements")));
-	LLM_CHECK(llm_measure_matmul(M, K, N, repeats, LlmContextAllocator(), &seconds, &err), &err);
+	LLM_CHECK(llm_measure_matmul(product, M, K, N, repeats, LlmContextAllocator(), &seconds, &err), &err);
 	PG_RETURN_FLOAT8(2.0 * M * K * N / seconds / 1e9);
 }
