@@ -264,7 +264,7 @@ def classroom(layers, output, check, steps, fresh, load):
 @cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments):
-    """Measure the kit, side by side with PyTorch where it is installed.
+    """Measure the kit, side by side with PyTorch, OpenVINO and llama.cpp where they are installed.
 
     \b
     Example: pg-llm bench

@@ -1,14 +1,18 @@
-"""The machine's peak and the matmul kernel as a fraction of it, beside PyTorch and NumPy."""
+"""The machine's peak, and the matrix product as a fraction of it: forward, and both its gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pg_llm.bench.report import Row
-from pg_llm.bench.timing import in_turn, summary
+import numpy as np
+
+from pg_llm.bench.kit import Kit
+from pg_llm.bench.peers import installed
+from pg_llm.bench.report import OURS, Row, row
+from pg_llm.bench.timing import seconds
 
 # (M, K, N) of GPT-2 small: qkv, feed-forward in and out, a short prompt, one token and its logits
-SHAPES = [
+FORWARD = [
     (512, 768, 2304),
     (1024, 768, 3072),
     (1024, 3072, 768),
@@ -16,41 +20,53 @@ SHAPES = [
     (1, 768, 3072),
     (1, 768, 50257),
 ]
+PRODUCTS = {"forward": "x @ w", "dx": "dy @ w^T", "dw": "x^T @ dy"}
+BACKWARD = [(256, 768, 3072), (1024, 768, 3072), (1024, 3072, 768)]
 
 
-def rows(conn, repeats: int) -> Iterator[Row]:
-    peaks = [conn.execute("SELECT * FROM llm_measure_peak()").fetchone() for _ in range(max(2, repeats // 2))]
-    threads, gflops, read = peaks[0][0], max(p[1] for p in peaks), max(p[2] for p in peaks)
+def peak(kit: Kit) -> Iterator[Row]:
+    threads, gflops, read = kit.machine
     yield Row(f"multiply-add peak, {threads} threads", "GFLOP/s", gflops)
     yield Row("memory read", "GB/s", read)
-    for m, k, n in SHAPES:
-        yield matmul(conn, repeats, m, k, n, gflops, read)
 
 
-def matmul(conn, repeats: int, m: int, k: int, n: int, gflops: float, read: float) -> Row:
-    speeds = []
-
-    def ours():
-        query = "SELECT llm_measure_matmul(%s, %s, %s, 5)"
-        speeds.append(conn.execute(query, (m, k, n)).fetchone()[0])
-
-    peer, theirs = peer_matmul(m, k, n)
-    times = in_turn(repeats, ours, theirs)
-    middle, spread = summary(speeds[1:])
-    if m == 1:
-        share = f"{4 * k * n / (2 * k * n / middle) / read:.0%} of the read bandwidth"
-    else:
-        share = f"{middle / gflops:.0%} of peak"
-    row = Row(f"matmul {m} x {k} x {n}, {share}", "GFLOP/s", middle, spread, peer)
-    if times[1]:
-        row.theirs = 2 * m * k * n / times[1][0] / 1e9
-    return row
+def forward(kit: Kit) -> Iterator[Row]:
+    for m, k, n in FORWARD[3:5] if kit.quick else FORWARD:
+        target = "" if m == 1 else "75 % of peak" if m < 512 else "85 % of peak"
+        yield product(kit, m, k, n, "forward", target)
 
 
-def peer_matmul(m: int, k: int, n: int):
-    try:
+def backward(kit: Kit) -> Iterator[Row]:
+    for m, k, n in BACKWARD[:1] if kit.quick else BACKWARD:
+        for form in ("dx", "dw"):
+            yield product(kit, m, k, n, form, "78 % of peak")
+
+
+def product(kit: Kit, m: int, k: int, n: int, form: str, target: str) -> Row:
+    """GFLOP/s of x (m,k) @ w (k,n), dx = dy @ w^T or dw = x^T @ dy; each the best of five."""
+    query = "SELECT llm_measure_matmul(%s, %s, %s, 5, %s)"
+    measures = {OURS: lambda: kit.one(query, (m, k, n, form))}
+    for name, multiply in rivals(kit, m, k, n, form).items():
+        measures[name] = lambda f=multiply: 2e-9 * m * k * n / min(seconds(f) for _ in range(5))
+    figures, bound = kit.beside("read_gb_s" if m == 1 else "fma_gflops", measures)
+    # one row reads each weight for two operations: memory is the bound
+    bound, of = (bound / 2, "read bandwidth") if m == 1 else (bound, "peak")
+    name = f"matmul {PRODUCTS[form]}, {m} x {k} x {n}"
+    return row(name, "GFLOP/s", figures, bound=bound, bound_name=of, target=target)
+
+
+def rivals(kit: Kit, m: int, k: int, n: int, form: str) -> dict:
+    """The same product in NumPy (its BLAS) and PyTorch."""
+    if not kit.with_peers:
+        return {}
+    random = np.random.default_rng(0)
+    x, w, dy = (random.random(s, np.float32) - 0.5 for s in ((m, k), (k, n), (m, n)))
+    a, b = {"forward": (x, w), "dx": (dy, w.T), "dw": (x.T, dy)}[form]
+    found = {"NumPy": lambda: np.matmul(a, b)}
+    if installed("torch"):
         import torch
-    except ImportError:
-        return "", None
-    a, b = torch.rand(m, k), torch.rand(k, n)
-    return "PyTorch", lambda: torch.mm(a, b)
+
+        torch.set_num_threads(kit.threads)
+        s, t = torch.from_numpy(a), torch.from_numpy(b)
+        found["PyTorch"] = lambda: torch.mm(s, t)
+    return found

@@ -1,42 +1,87 @@
-"""The table of `pg-llm bench`: runs the sections, prints text or JSON."""
+"""What a figure is, and the table of them."""
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from datetime import date
+from dataclasses import asdict, dataclass, field
 
-import click
+from pg_llm.bench.timing import Figure
+
+OURS = "pg_llm"
 
 
 @dataclass
 class Row:
-    """One figure: ours and, where a peer is installed, theirs. ratio above 1 means we are ahead."""
+    """One figure: ours, the peers', and what the machine would allow (bound, in the same unit)."""
 
     name: str
     unit: str
     ours: float
     spread: float = 0.0  # half of the interquartile range, as a fraction of the median
-    peer: str = ""
-    theirs: float | None = None
+    peers: dict[str, list[float]] = field(default_factory=dict)  # name -> median, spread
+    bound: float | None = None
+    bound_name: str = ""
+    target: str = ""
     smaller_is_better: bool = False
 
     @property
-    def ratio(self) -> float | None:
-        if not self.theirs:
-            return None
-        return self.theirs / self.ours if self.smaller_is_better else self.ours / self.theirs
+    def of_bound(self) -> float | None:
+        """The fraction of what the machine would allow."""
+        return self.ours / self.bound if self.bound else None
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """How many times faster than each peer."""
+        ours = self.ours
+        return {
+            name: (theirs / ours if self.smaller_is_better else ours / theirs)
+            for name, (theirs, _) in self.peers.items()
+        }
+
+    def as_json(self) -> dict:
+        """Everything, with fractions and ratios; four digits are more than the spread allows."""
+        found = asdict(self)
+        found["of_bound"] = self.of_bound
+        found["ratios"] = self.ratios
+        return _rounded({key: value for key, value in found.items() if value not in (None, "", {}, False)})
 
 
-Section = Callable[[object, int], Iterator[Row]]
+def row(name: str, unit: str, figures: dict[str, Figure], **more) -> Row:
+    """A row of figures by name, of which OURS is ours."""
+    ours = figures[OURS]
+    peers = {peer: [*figure] for peer, figure in figures.items() if peer != OURS}
+    return Row(name, unit, ours.value, ours.spread, peers, **more)
 
 
-def sections() -> dict[str, Section]:
-    from pg_llm.bench import machine, model, tokenizer
+def rates(name: str, unit: str, amount: float, times: dict[str, Figure], **more) -> Row:
+    """A row of amount a second, from the seconds that each took."""
+    return row(name, unit, {who: figure.rate(amount) for who, figure in times.items()}, **more)
 
-    return {"machine": machine.rows, "tokenizer": tokenizer.rows, "model": model.rows}
+
+def line(row: Row) -> str:
+    """The row as text: name, ours and spread, fraction of the bound, peers and how often faster we are."""
+    parts = [
+        f"{row.name:46}",
+        f"{number(row.ours):>8} {row.unit:9}",
+        f"{row.spread:5.0%}" if row.spread else " " * 5,
+    ]
+    if row.of_bound:
+        parts.append(f"{row.of_bound:4.0%} of {row.bound_name}")
+    ratios = row.ratios
+    parts += [f"{name} {number(value)} (x{ratios[name]:.2f})" for name, (value, _) in row.peers.items()]
+    if row.target:
+        parts.append(f"[target {row.target}]")
+    return "  ".join(parts).rstrip()
+
+
+def number(value: float) -> str:
+    """Three digits, no exponent.
+
+    >>> number(1398.2), number(0.0123), number(21.04)
+    ('1398', '0.0123', '21')
+    """
+    text = f"{value:.3g}"
+    return f"{value:.0f}" if "e" in text else text
 
 
 def cpu_name() -> str:
@@ -47,36 +92,11 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def line(row: Row) -> str:
-    ours = f"{row.ours:10.3g} {row.unit:8}" + (f" ±{row.spread:4.0%}" if row.spread else "      ")
-    if row.theirs is None:
-        return f"{row.name:44} {ours}" + (f"  ({row.peer})" if row.peer else "")
-    return f"{row.name:44} {ours}  {row.peer} {row.theirs:.3g}, ratio {row.ratio:.2f}"
-
-
-@click.command()
-@click.option("--only", multiple=True, help="machine, tokenizer or model; may be given more than once.")
-@click.option("--repeats", default=5, show_default=True, help="Runs of each figure.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def main(only: tuple[str, ...], repeats: int, as_json: bool) -> None:
-    """Measure the kit on this machine.
-
-    Example: pg-llm bench --only machine --repeats 3
-    """
-    import pg_llm
-
-    known = sections()
-    wrong = set(only) - set(known)
-    if wrong:
-        raise click.BadParameter(f"{', '.join(sorted(wrong))}: choose from {', '.join(known)}")
-    report = {"date": date.today().isoformat(), "cpu": cpu_name(), "rows": []}
-    if not as_json:
-        click.echo(f"{report['cpu']}, {report['date']}")
-    with pg_llm.connect(fresh=True) as conn:
-        for name in only or known:
-            for row in known[name](conn, repeats):
-                report["rows"].append(asdict(row) | {"ratio": row.ratio})
-                if not as_json:
-                    click.echo(line(row))
-    if as_json:
-        click.echo(json.dumps(report, indent=1))
+def _rounded(value):
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return value

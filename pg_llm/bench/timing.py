@@ -5,6 +5,23 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+
+class Figure(NamedTuple):
+    """A median, and half of the interquartile range as a fraction of it."""
+
+    value: float
+    spread: float = 0.0
+
+    def times(self, factor: float) -> Figure:
+        """The same in another unit."""
+        return Figure(self.value * factor, self.spread)
+
+    def rate(self, amount: float) -> Figure:
+        """How much of amount in a second, if this is the seconds it takes."""
+        return Figure(amount / self.value, self.spread)
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -13,22 +30,30 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def in_turn(repeats: int, *actions: Callable[[], object] | None) -> list[tuple[float, float] | None]:
-    """(median seconds, spread) of each action; each runs once before it counts. None stays None."""
-    for action in actions:
-        if action:
-            action()
-    times = [[seconds(action) if action else 0.0 for action in actions] for _ in range(repeats)]
-    return [
-        summary(list(column)) if action else None
-        for action, column in zip(actions, zip(*times, strict=True), strict=True)
-    ]
+def in_turn(repeats: int, actions: dict[str, Callable[[], object]]) -> dict[str, Figure]:
+    """Seconds that each action takes; each runs once before it counts, then all of them in turn."""
+    return values_in_turn(repeats, {name: partial(seconds, action) for name, action in actions.items()})
 
 
-def summary(values: list[float]) -> tuple[float, float]:
-    """Median, and half the interquartile range as a fraction of it."""
+def values_in_turn(repeats: int, measures: dict[str, Callable[[], float]]) -> dict[str, Figure]:
+    """The same for what tells its own figure."""
+    for measure in measures.values():
+        measure()
+    found: dict[str, list[float]] = {name: [] for name in measures}
+    for _ in range(repeats):
+        for name, measure in measures.items():
+            found[name].append(measure())
+    return {name: summary(values) for name, values in found.items()}
+
+
+def summary(values: list[float]) -> Figure:
+    """Median and spread of some values.
+
+    >>> summary([1.0, 2.0, 3.0, 4.0, 5.0])
+    Figure(value=3.0, spread=0.3333333333333333)
+    """
     middle = statistics.median(values)
     if len(values) < 2:
-        return middle, 0.0
+        return Figure(middle)
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return middle, (high - low) / 2 / middle if middle else 0.0
+    return Figure(middle, (high - low) / 2 / middle if middle else 0.0)

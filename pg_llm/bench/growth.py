@@ -1,0 +1,46 @@
+"""How the cost grows: with tokens, layers, width and sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+from pg_llm.bench.kit import Kit
+from pg_llm.bench.peers import Shape
+from pg_llm.bench.report import OURS, Row, row
+from pg_llm.bench.serving import Crowd
+from pg_llm.bench.timing import in_turn
+
+MODEL = "bench-growth"
+BASE = Shape(4, 4, 256, 1024, 8192)
+T = 256
+
+
+def growth(kit: Kit) -> Iterator[Row]:
+    """Milliseconds of a prefill as one dimension of the model grows; tokens/s of sessions together."""
+    few = slice(2) if kit.quick else slice(None)
+    tokenizer = kit.byte_tokenizer(MODEL)
+    kit.make_model(MODEL, BASE)
+    for tokens in (64, 128, 256, 512, 1024)[few]:
+        yield prefill(kit, "tokens", tokens, tokens)
+    for layers in (1, 2, 4, 8, 16)[few]:
+        kit.make_model(MODEL, replace(BASE, n_layer=layers))
+        yield prefill(kit, "layers", layers, T)
+    for width in (64, 128, 256, 512, 1024)[few]:
+        kit.make_model(MODEL, replace(BASE, d_model=width))
+        yield prefill(kit, "width", width, T)
+    kit.make_model(MODEL, BASE, tokenizer)
+    for count in (1, 2, 4, 8, 16)[few]:
+        crowd = Crowd(kit, MODEL, count)
+        yield Row(f"growth with sessions, {count}", "tokens/s", crowd.run(kit.long / 10)[0])
+        crowd.close()
+    kit.drop_model(MODEL)
+
+
+def prefill(kit: Kit, what: str, size: int, tokens: int) -> Row:
+    query = "SELECT numel(llm_logits(%s::int[], %s))"
+    ids = [i % BASE.vocab for i in range(tokens)]
+    times = in_turn(kit.repeats, {OURS: partial(kit.one, query, (ids, MODEL))})
+    figures = {OURS: times[OURS].times(1e3)}
+    return row(f"growth with {what}, {size}", "ms", figures, smaller_is_better=True)

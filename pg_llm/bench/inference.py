@@ -1,0 +1,77 @@
+"""Prefill and decode of a GPT-2-small shape, beside every peer; what a user waits for on the first token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from pg_llm.bench.kit import Kit
+from pg_llm.bench.peers import agree
+from pg_llm.bench.report import OURS, Row, rates, row
+from pg_llm.bench.timing import seconds, summary
+
+# of the logits' standard deviation: peers round their intermediates differently
+TOLERANCE = 0.01
+
+
+def prefill(kit: Kit) -> Iterator[Row]:
+    """Tokens a second of a prompt, with the logits of the last position and of all."""
+    T = 128 if kit.quick else 512
+    (hello,) = kit.one("SELECT llm_encode(' hello', 'gpt2')")
+    tokens, words = [hello] * T, " hello" * T
+    ours = np.asarray(kit.one("SELECT llm_logits(%s::int[], %s)", (tokens, kit.model)))[-1]
+    rivals = list(kit.peers("openvino", "llama", "torch"))
+    for peer in rivals:
+        agree(ours, peer, tokens, TOLERANCE)
+    queries = {
+        "last": ("SELECT token_id FROM llm_next_tokens(%s, 1, %s)", words),
+        "all": ("SELECT numel(llm_logits(%s::int[], %s))", tokens),
+    }
+    for which, (query, text) in queries.items():
+        actions = {OURS: partial(kit.one, query, (text, kit.model))}
+        actions |= {peer.name: partial(peer.prefill, tokens, which == "all") for peer in rivals}
+        times, peak = kit.beside("fma_gflops", {name: partial(seconds, a) for name, a in actions.items()})
+        yield rates(
+            f"prefill of {T} tokens, {which} logits", "tokens/s", T, times,
+            bound=peak / prefill_gflop(kit, T, which == "all"), bound_name="peak",
+            target="1.0 x OpenVINO",
+        )  # fmt: skip
+
+
+def prefill_gflop(kit: Kit, T: int, every: bool) -> float:
+    """Multiplications and additions of a token on average, in 10^9."""
+    s = kit.shape
+    weights = kit.matmul_weights() if every else kit.matmul_weights() - s.vocab * s.d_model * (1 - 1 / T)
+    attention = s.n_layer * 4 * s.d_model * (T + 1) / 2
+    return (2 * weights + attention) / 1e9
+
+
+def decode(kit: Kit) -> Iterator[Row]:
+    """Tokens a second, one after the other, float32."""
+    n = 16 if kit.quick else 64
+    tokens = kit.one("SELECT llm_encode('Hello', 'gpt2')")
+    query = "SELECT llm_generate('Hello', %s, 0, model => %s, eos => -1)"
+    actions = {OURS: partial(kit.one, query, (n, kit.model))}
+    actions |= {peer.name: partial(peer.decode, tokens, n) for peer in kit.peers("llama", "torch")}
+    times, read = kit.beside("read_gb_s", {name: partial(seconds, a) for name, a in actions.items()})
+    yield rates(
+        f"decode, {n} tokens, float32", "tokens/s", n, times,
+        bound=read * 1e9 / (4 * kit.matmul_weights()), bound_name="read bandwidth",
+        target="88 % of it, 1.15 x llama.cpp",
+    )  # fmt: skip
+
+
+def first_token(kit: Kit) -> Iterator[Row]:
+    """From the connection attempt to the first token in a new session; another session has the weights."""
+    query = "SELECT * FROM llm_next_tokens('Hello', 1, %s)"
+    kit.one(query, (kit.model,))
+
+    def once():
+        with kit.connect() as session:
+            session.execute(query, (kit.model,)).fetchall()
+
+    times = summary([seconds(once) for _ in range(kit.repeats)])
+    name = "first token in a new session"
+    yield row(name, "s", {OURS: times}, smaller_is_better=True, target="0.2 s")

@@ -1,0 +1,88 @@
+"""What goes to disk: a checkpoint imported, and a trace written to the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import pg_llm
+from pg_llm.bench.kit import Kit
+from pg_llm.bench.report import OURS, Row, row
+from pg_llm.bench.serving import classroom_model
+from pg_llm.bench.timing import in_turn, values_in_turn
+
+NEW = "bench-import"
+
+
+def imports(kit: Kit) -> Iterator[Row]:
+    """Seconds of an import over the connection and by the server, and of writing as much TOAST."""
+    path = kit.folder / "model.safetensors"
+    write_safetensors(path, kit.weights)
+    size = path.stat().st_size / 1e6
+    kit.conn.execute("CREATE TABLE bench_toast (data bytea STORAGE EXTERNAL)")
+
+    def fill():
+        kit.conn.execute(
+            "INSERT INTO bench_toast SELECT data::bytea FROM llm_param WHERE model = %s", (kit.model,)
+        )
+
+    def by_server():
+        kit.conn.execute("SELECT pg_llm_import_safetensors(%s, %s)", (str(path), NEW))
+
+    def measured(action, clean):
+        from pg_llm.bench.timing import seconds
+
+        clean()
+        kit.conn.execute("CHECKPOINT")
+        return seconds(action)
+
+    def forget():
+        kit.drop_model(NEW)
+
+    empty = partial(kit.conn.execute, "TRUNCATE bench_toast")
+    over_connection = partial(pg_llm.load_model, kit.conn, path, NEW, progress=False)
+    measures = {
+        "as many bytes as TOAST": partial(measured, fill, empty),
+        "connection": partial(measured, over_connection, forget),
+    }
+    if kit.is_local() and kit.one("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
+        measures["server"] = partial(measured, by_server, forget)
+    figures = values_in_turn(2 if kit.quick else kit.repeats, measures)
+    toast = figures.pop("as many bytes as TOAST")
+    for how, figure in figures.items():
+        yield row(
+            f"import of {size:.0f} MB, by the {how}", "s", {OURS: figure, "plain bytea": toast},
+            smaller_is_better=True, target="1.5 x plain bytea's",
+        )  # fmt: skip
+    forget()
+    kit.conn.execute("DROP TABLE bench_toast")
+
+
+def traces(kit: Kit) -> Iterator[Row]:
+    """Milliseconds of a trace of 128 tokens, written to llm_tape and llm_tensor_rt."""
+    query = "SELECT llm_trace(%s, %s::int[])"
+    tokens = [i % 256 for i in range(128)]
+    times = in_turn(kit.repeats, {OURS: partial(kit.one, query, (classroom_model(kit), tokens))})
+    kit.conn.execute("SELECT llm_prune_autograd_state()")
+    yield row(
+        "trace of the classroom model, 128 tokens", "ms", {OURS: times[OURS].times(1e3)},
+        smaller_is_better=True, target="100 ms",
+    )  # fmt: skip
+
+
+def write_safetensors(path, weights) -> None:
+    """A checkpoint file: a JSON header of names, types, shapes and places, then the numbers."""
+    import json
+    import struct
+
+    header, at = {}, 0
+    for name, data in weights.items():
+        header[name] = {"dtype": "F32", "shape": list(data.shape), "data_offsets": [at, at + data.nbytes]}
+        at += data.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for data in weights.values():
+            file.write(memoryview(data).cast("B"))
+    path.chmod(0o644)
