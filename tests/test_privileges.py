@@ -227,14 +227,15 @@ def test_namesakes_have_no_effect(evil, path):
 
 
 def test_what_public_may_do(conn):
-    """PUBLIC reads the operations and the versions, and nothing else of the kit's relations."""
+    """PUBLIC reads the operations and the versions and switches its own session's recording; no more."""
     rows = conn.execute(
         """SELECT c.relname, a.privilege_type FROM pg_class c
         JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
         JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_llm',
-        aclexplode(c.relacl) AS a WHERE a.grantee = 0 ORDER BY 1"""
+        aclexplode(c.relacl) AS a WHERE a.grantee = 0 ORDER BY 1, 2"""
     ).fetchall()
-    assert rows == [("llm_model_version", "SELECT"), ("llm_op", "SELECT")]
+    switch = [("llm_autograd_mode", right) for right in ("DELETE", "INSERT", "SELECT", "UPDATE")]
+    assert rows == [*switch, ("llm_model_version", "SELECT"), ("llm_op", "SELECT")]
     definer = conn.execute(
         """SELECT p.proname, p.proconfig FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass
         AND d.objid = p.oid AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid

@@ -543,3 +543,29 @@ def test_the_tape_is_unlogged_and_not_dumped(conn):
         assert persistence == "u" and "not dumped" in comment, name
     dumped = "SELECT count(*) FROM pg_extension WHERE 'llm_tape'::regclass = ANY (extconfig)"
     assert conn.execute(dumped).fetchone()[0] == 0
+
+
+CONTRACT = {
+    "llm_trace": ["model text", "tokens integer[]", "targets integer[]", "positions integer[]"],
+    "llm_var": ["t tensor", "name text"],
+    "llm_backward": ["loss tensor"],
+    "llm_backprop": ["tape_id bigint", "model text"],
+    "llm_materialize_params": ["model text"],
+    "llm_accumulate_grads": ["model text", "workers integer"],
+    "llm_prune_autograd_state": ["workers integer"],
+    "pg_llm_autograd_map_param": [
+        "model text", "name text", "token_id integer", "tensor tensor", "dims integer[]",
+    ],
+}  # fmt: skip
+
+
+def test_functions_of_the_contract(conn):
+    """Names and order of arguments; nothing that records may be folded, or run in a parallel worker."""
+    for name, arguments in CONTRACT.items():
+        given, flags = conn.execute(
+            "SELECT pg_get_function_identity_arguments(oid), provolatile::text || proparallel::text FROM pg_proc "
+            "WHERE proname = %s AND pronamespace = 'public'::regnamespace",
+            (name,),
+        ).fetchone()
+        assert [a for a in given.split(", ") if not a.startswith("OUT ")] == arguments, name
+        assert flags == "vu", name
