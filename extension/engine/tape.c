@@ -37,7 +37,15 @@ per_element(const LlmNode *node)
 {
 	switch (node->op)
 	{
-		case LLM_OP_EMBEDDING:
+		case LLM_OP_EMBEDDING: /* elements that only move */
+		case LLM_OP_DROPOUT:
+		case LLM_OP_RESHAPE:
+		case LLM_OP_TRANSPOSE:
+		case LLM_OP_SLICE:
+		case LLM_OP_CONCAT:
+		case LLM_OP_STACK:
+		case LLM_OP_ONES_LIKE:
+		case LLM_OP_ZEROS_LIKE:
 			return 0;
 		case LLM_OP_GELU:
 			return 10; /* a cubic, a tanh, a product */
@@ -77,6 +85,21 @@ llm_op_cost(const LlmNode *node, const LlmValue *first, size_t read, const LlmVa
 			break;
 		case LLM_OP_CROSS_ENTROPY:
 			*flops = 4 * (int64_t) x->numel;
+			break;
+		case LLM_OP_SUM:
+		case LLM_OP_MEAN:
+		case LLM_OP_MAX:
+		case LLM_OP_MIN:
+			*flops = (int64_t) x->numel;
+			break;
+		case LLM_OP_VAR: /* the mean first; then, as for a norm, squares added up */
+			*flops = 4 * (int64_t) x->numel;
+			break;
+		case LLM_OP_NORM:
+			*flops = 2 * (int64_t) x->numel;
+			break;
+		case LLM_OP_TOTAL:
+			*flops = (int64_t) (read - value->numel);
 			break;
 		default:
 			*flops = per_element(node) * (int64_t) value->numel;

@@ -314,6 +314,13 @@ TakeTensor(Reading *r, HeapTuple row, TupleDesc desc)
 		Broken(id, "has a tensor without data");
 	t = CopyTensor(data);
 	MakeValue(r, node, number, t);
+	if (w->graph.nodes[node].op == LLM_OP_RESHAPE && r->row[number] >= 0)
+	{
+		/* a model's names of dimensions stood for numbers when it ran */
+		w->graph.nodes[node].attrs = palloc(sizeof(LlmAttr));
+		w->graph.nodes[node].attrs[0] = DimensionList(t);
+		w->graph.nodes[node].n_attrs = 1;
+	}
 	if (r->row[number] < 0 && w->names[node] == NULL && DatumGetBool(SPI_getbinval(row, desc, 4, &null)))
 		Broken(id, "is missing: no operation made this tensor, and it is no leaf");
 	if (r->row[number] < 0)
