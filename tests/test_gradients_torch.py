@@ -20,6 +20,30 @@ MODELS = {
 }
 
 
+# Rows that put another norm in the place of ln_f: the root mean square, its halves of channels exchanged.
+OTHER_NORM = """
+    INSERT INTO llm_graph (model, name, op, inputs, attrs) VALUES
+        ('other', 'square', 'mul', '{h.1,h.1}', '{}'),
+        ('other', 'mean', 'mean', '{square}', '{"axis": -1}'),
+        ('other', 'root', 'sqrt', '{mean}', '{}'),
+        ('other', 'column', 'reshape', '{root}', '{"shape": ["B", "T", 1]}'),
+        ('other', 'unit', 'div', '{h.1,column}', '{}'),
+        ('other', 'first', 'slice', '{unit}', '{"starts": [0, 0, 0], "stops": [null, null, 10]}'),
+        ('other', 'second', 'slice', '{unit}', '{"starts": [0, 0, -10], "stops": [null, null, null]}'),
+        ('other', 'turned', 'concat', '{second,first}', '{"axis": 2}')
+"""
+
+
+class OtherNorm(torch.nn.Module):
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x):
+        unit = x / (x * x).mean(-1, keepdim=True).sqrt()
+        return torch.cat([unit[..., 10:], unit[..., :10]], -1) * self.weight
+
+
 def make(name: str):
     """A GPT-2 of PyTorch's in float32, whose weights are large enough to matter; its tokens and targets."""
     (vocab, positions, channels, layers, width, heads, texts, length), options = MODELS[name]
@@ -91,3 +115,24 @@ def test_gradients_of_every_parameter(conn, tmp_path):
             mine += error**2
             other += np.linalg.norm(single[parameter] - truth) ** 2
     assert mine <= other
+
+
+def test_gradients_of_a_graph_changed_by_rows(conn, tmp_path):
+    """Another architecture, written as rows, is differentiated and trained as PyTorch does it."""
+    model, tokens, targets = make("batch")
+    model.save_pretrained(tmp_path)
+    pg_llm.load_model(conn, tmp_path, "other")
+    model.transformer.ln_f = OtherNorm(model.transformer.ln_f.weight)
+    with conn.transaction():
+        conn.execute("SET CONSTRAINTS ALL DEFERRED")
+        conn.execute(OTHER_NORM)
+        conn.execute("DELETE FROM llm_graph WHERE model = 'other' AND name = 'ln_f.bias'")
+        conn.execute(
+            "UPDATE llm_graph SET op = 'mul', inputs = '{turned,ln_f.weight}', attrs = '{}'"
+            " WHERE model = 'other' AND name = 'ln_f'"
+        )
+    exact_loss, exact = theirs(model.double(), tokens, targets)
+    loss, grads = ours(conn, "other", tokens, targets)
+    assert abs(loss - exact_loss) <= 1e-5
+    for parameter, truth in exact.items():
+        assert np.linalg.norm(grads[parameter] - truth) <= 1e-5 * np.linalg.norm(truth), parameter
