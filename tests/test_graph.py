@@ -113,7 +113,7 @@ def test_a_residual_over_the_whole_model(edit, conn):
 REFUSED = [  # statement, SQLSTATE, what the message must name
     ("SET op = 'gelo' WHERE op = 'gelu'", "42704", ['"h.0.mlp.act"', '"gelo"']),
     ("SET inputs = '{h.9}' WHERE name = 'h.0.mlp.act'", "42704", ['"h.0.mlp.act"', '"h.9"']),
-    ("SET inputs = '{}' WHERE op = 'gelu'", "22023", ['"h.0.mlp.act"', "gelu takes 1 inputs, not 0"]),
+    ("SET inputs = '{}' WHERE op = 'gelu'", "22023", ['"h.0.mlp.act"', "gelu takes 1 input, not 0"]),
     ("SET inputs = '{NULL}' WHERE op = 'gelu'", "22004", ['"h.0.mlp.act"', "input 1 is NULL"]),
     (
         "SET inputs[2] = 'wte.weight' WHERE name = 'h.0.mlp.c_fc.matmul'",
