@@ -25,6 +25,10 @@ typedef struct Walk
 /* Reads all that the gradients of tensor `target` need. ERROR where nothing leads from a leaf to it, or it is
  * not one number, or rows are missing or do not fit. */
 extern Walk *WalkRead(int64 run, int64 target);
+/* Does the graph fit its values? Then fills `wanted`. */
+extern void WalkCheck(Walk *walk);
+/* ERROR: row id of the tape is not what was recorded; what says how. */
+extern void WalkBroken(int64 id, const char *what) __attribute__((noreturn));
 /* Fills grads. */
 extern void WalkBack(Walk *walk);
 /* Writes llm_tensor_rt.grad of everything wanted; returns how many. wait: gradients of parameters wait for

@@ -48,14 +48,6 @@ typedef struct Reading
 	bool *integers;        /* by number: read as ids or targets */
 } Reading;
 
-static void
-Broken(int64 id, const char *what)
-{
-	ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					   errmsg("row %lld of the tape %s", (long long) id, what),
-					   errhint("Rows of llm_tape and llm_tensor_rt belong together; record the run again.")));
-}
-
 static int
 NumberOf(const Reading *r, int64 id)
 {
@@ -88,7 +80,7 @@ IndexRows(Reading *r)
 		int64 *outputs = IdArray(SPI_getbinval(SPI_tuptable->vals[i], desc, 4, &null), &n);
 
 		if (number < 0 || outputs == NULL)
-			Broken(id, "has ids that are not its run's");
+			WalkBroken(id, "has ids that are not its run's");
 		r->row[number] = (int) i;
 		for (int j = 0; j < n; j++)
 			if (NumberOf(r, outputs[j]) > 0 && outputs[j] != id)
@@ -96,6 +88,17 @@ IndexRows(Reading *r)
 		if (id == r->walk->target)
 			r->walk->again = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], desc, 6, &null));
 	}
+}
+
+static void
+ShownOnly(int64 id)
+{
+	ereport(
+		ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				   errmsg("no gradient flows through tensor %lld", (long long) id),
+				   errdetail("It shows what an operation did inside; the operation's value is its first "
+							 "output."),
+				   errhint("SELECT op, outputs FROM llm_tape WHERE %lld = ANY (outputs).", (long long) id)));
 }
 
 /* Ids come before those that are made from them, so that one sweep down finds all that lead to the target. */
@@ -120,12 +123,7 @@ MarkNeeded(Reading *r)
 		if (r->row[number] < 0)
 		{
 			if (r->shown[number] >= 0)
-				ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-								   errmsg("no gradient flows through tensor %lld", (long long) id),
-								   errdetail("It shows what an operation did inside; the operation's value "
-											 "is its first output."),
-								   errhint("SELECT op, outputs FROM llm_tape WHERE %lld = ANY (outputs).",
-									   (long long) id)));
+				ShownOnly(id);
 			continue;
 		}
 		row = SPI_tuptable->vals[r->row[number]];
@@ -136,7 +134,7 @@ MarkNeeded(Reading *r)
 			int input = NumberOf(r, inputs[i]);
 
 			if (input < 0 || input >= number)
-				Broken(id, "reads a tensor that was not made before it");
+				WalkBroken(id, "reads a tensor that was not made before it");
 			r->node[input] = 0;
 			r->integers[input] |=
 				(strcmp(op, "embedding") == 0 && i == 0) || (strcmp(op, "cross_entropy") == 0 && i == 1);
@@ -168,7 +166,7 @@ MakeOp(Reading *r, LlmNode *node, HeapTuple row, TupleDesc desc)
 						   errhint("SELECT op, formula FROM llm_op lists them.")));
 	inputs = IdArray(SPI_getbinval(row, desc, 3, &null), &node->n_inputs);
 	if (inputs == NULL)
-		Broken(pg_strtoint64(node->name), "reads NULL");
+		WalkBroken(pg_strtoint64(node->name), "reads NULL");
 	node->input_names = palloc(sizeof(char *) * Max(1, node->n_inputs));
 	node->inputs = palloc(sizeof(int) * Max(1, node->n_inputs));
 	for (int i = 0; i < node->n_inputs; i++)
@@ -311,7 +309,7 @@ TakeTensor(Reading *r, HeapTuple row, TupleDesc desc)
 							   "then llm_backprop.")));
 	data = SPI_getbinval(row, desc, 3, &null);
 	if (null)
-		Broken(id, "has a tensor without data");
+		WalkBroken(id, "has a tensor without data");
 	t = CopyTensor(data);
 	MakeValue(r, node, number, t);
 	if (w->graph.nodes[node].op == LLM_OP_RESHAPE && r->row[number] >= 0)
@@ -322,7 +320,7 @@ TakeTensor(Reading *r, HeapTuple row, TupleDesc desc)
 		w->graph.nodes[node].n_attrs = 1;
 	}
 	if (r->row[number] < 0 && w->names[node] == NULL && DatumGetBool(SPI_getbinval(row, desc, 4, &null)))
-		Broken(id, "is missing: no operation made this tensor, and it is no leaf");
+		WalkBroken(id, "is missing: no operation made this tensor, and it is no leaf");
 	if (r->row[number] < 0)
 		MakeLeaf(r, &w->graph.nodes[node], number, t, DatumGetBool(SPI_getbinval(row, desc, 4, &null)));
 	data = SPI_getbinval(row, desc, 7, &null);
@@ -353,70 +351,6 @@ ReadTensors(Reading *r)
 	SPI_cursor_close(portal);
 }
 
-/* ---- does it fit? ---- */
-
-/* Ids within the table, targets within the vocabulary: the rules for gradients rely on it. */
-static void
-CheckIntegers(const Walk *w, const LlmNode *node)
-{
-	const LlmValue *ids = NULL;
-	int size = 0;
-
-	if (node->op == LLM_OP_EMBEDDING)
-	{
-		ids = &w->values[node->inputs[0]];
-		size = w->values[node->inputs[1]].dims[0];
-	}
-	else if (node->op == LLM_OP_CROSS_ENTROPY)
-	{
-		const LlmValue *logits = &w->values[node->inputs[0]];
-
-		ids = &w->values[node->inputs[1]];
-		size = logits->dims[logits->ndim - 1];
-	}
-	for (size_t i = 0; ids && i < ids->numel; i++)
-		if (ids->integers[i] >= size || (ids->integers[i] < 0 && node->op == LLM_OP_EMBEDDING))
-			Broken(pg_strtoint64(node->name), "has ids beyond its table");
-}
-
-static void
-CheckFits(Walk *w)
-{
-	LlmGraph *g = &w->graph;
-	LlmError err;
-
-	for (int i = 0; i < g->count; i++)
-		if (w->values[i].floats == NULL)
-			Broken(w->ids[i], "has no row in llm_tensor_rt");
-	LLM_CHECK(llm_graph_check(g, &err), &err);
-	for (int i = 0; i < g->count; i++)
-	{
-		const LlmNode *node = &g->nodes[i];
-		bool fits = node->ndim == w->values[i].ndim;
-
-		for (int j = 0; fits && j < node->ndim; j++)
-			fits = llm_dim_value(&node->shape[j], &g->sizes) == w->values[i].dims[j];
-		if (!fits)
-			Broken(w->ids[i], psprintf("has a tensor of shape %s, which its operation does not make",
-								  ShapeToString(w->values[i].ndim, w->values[i].dims)));
-		CheckIntegers(w, node);
-	}
-}
-
-static void
-MarkWanted(Walk *w)
-{
-	for (int i = 0; i < w->graph.count; i++)
-	{
-		int index = w->graph.order[i];
-		const LlmNode *node = &w->graph.nodes[index];
-
-		w->wanted[index] = node->op == LLM_OP_PARAM;
-		for (int j = 0; j < node->n_inputs; j++)
-			w->wanted[index] |= w->wanted[node->inputs[j]];
-	}
-}
-
 Walk *
 WalkRead(int64 run, int64 target)
 {
@@ -430,8 +364,7 @@ WalkRead(int64 run, int64 target)
 	ReadOps(&r);
 	ReadTensors(&r);
 	SPI_finish();
-	CheckFits(r.walk);
-	MarkWanted(r.walk);
+	WalkCheck(r.walk);
 	loss = &r.walk->values[r.walk->graph.count - 1];
 	if (!r.walk->wanted[r.walk->graph.count - 1])
 		ereport(ERROR,

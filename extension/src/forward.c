@@ -197,45 +197,6 @@ ForwardInputs(
 	return n;
 }
 
-/* A forward that a learner asked for: with recording on it goes into the session's run. *number gets the
- * value's number there, else 0. */
-static LlmValue
-RunForward(const LoadedModel *m, int node, const LlmInput *in, int n, int length, const char *kind,
-	Datum tokens, uint32 *number)
-{
-	LlmExec *exec;
-	LlmValue value;
-	LlmError err;
-
-	*number = 0;
-	if (!pg_llm_autograd)
-		return RunNode(m, node, false, in, n, length);
-	LLM_CHECK(llm_exec_open(&m->model, node, false, length, LlmContextAllocator(), &exec, &err), &err);
-	llm_exec_trace(exec);
-	LLM_CHECK(llm_exec_run(exec, in, n, &value, &err), &err);
-	*number = TapeWriteExec(TapeOpen(kind, m->name, tokens), m, exec, node);
-	return value;
-}
-
-/* The value as the tape knows it; without its batch it is another tensor, a reshape of it. */
-static Tensor *
-RecordedValue(const LlmValue *value, bool drop_batch, uint32 number)
-{
-	Tensor *t = TensorOfValue(value, drop_batch);
-	LlmAttr attr;
-
-	if (number == 0)
-		return t;
-	t->tape_run = TapeCurrent()->key;
-	t->tape_id = number;
-	if (t->ndim == value->ndim)
-		return t;
-	attr = TapeAttrInts("shape", t->ndim, t->dims);
-	TapeStart();
-	TapeRecordNumbers(t, "reshape", 1, &number, t, TensorNumel(t), 1, &attr);
-	return t;
-}
-
 PG_FUNCTION_INFO_V1(llm_logits);
 Datum
 llm_logits(PG_FUNCTION_ARGS)
@@ -245,9 +206,9 @@ llm_logits(PG_FUNCTION_ARGS)
 	int n = ForwardInputs(fcinfo, m, 0, -1, 2, in);
 	uint32 number;
 	LlmValue value =
-		RunForward(m, OutputOf(m, "logits"), in, n, in[0].dims[1], "logits", PG_GETARG_DATUM(0), &number);
+		TapeForward(m, OutputOf(m, "logits"), in, n, in[0].dims[1], "logits", PG_GETARG_DATUM(0), &number);
 
-	PG_RETURN_TENSOR(RecordedValue(&value, tokens.ndim == 1, number));
+	PG_RETURN_TENSOR(TapeForwardValue(&value, tokens.ndim == 1, number));
 }
 
 PG_FUNCTION_INFO_V1(llm_loss);
@@ -259,7 +220,7 @@ llm_loss(PG_FUNCTION_ARGS)
 	int n = ForwardInputs(fcinfo, m, 1, 2, 3, in);
 	uint32 number;
 	LlmValue value =
-		RunForward(m, OutputOf(m, "loss"), in, n, in[0].dims[1], "loss", PG_GETARG_DATUM(1), &number);
+		TapeForward(m, OutputOf(m, "loss"), in, n, in[0].dims[1], "loss", PG_GETARG_DATUM(1), &number);
 
 	if (value.numel != 1)
 		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
@@ -400,6 +361,6 @@ llm_eval(PG_FUNCTION_ARGS)
 	else if (m->model.graph.nodes[node].op != LLM_OP_PARAM) /* a parameter needs none */
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("inputs must be a JSON object"),
 						   errhint("Write {\"tokens\": [[1, 2, 3]]}.")));
-	result = RunForward(m, node, in, n, Max(1, T), "eval", TokensArray(in, n), &number);
-	PG_RETURN_TENSOR(RecordedValue(&result, false, number));
+	result = TapeForward(m, node, in, n, Max(1, T), "eval", TokensArray(in, n), &number);
+	PG_RETURN_TENSOR(TapeForwardValue(&result, false, number));
 }

@@ -71,11 +71,31 @@ Words(FunctionCallInfo fcinfo, int n, int64 positions, bool **nulls)
 	return count == positions ? words : NULL;
 }
 
+/* One batch's head, p (T,K), as rows; words as Words gave them. */
+static void
+PutRows(ReturnSetInfo *to, int b, int T, int K, const float *p, bool causal, const Datum *words,
+	const bool *no_word)
+{
+	for (int q = 0; q < T; q++)
+		for (int k = 0; k < (causal ? Min(q + 1, K) : K); k++)
+		{
+			int64 at_q = (int64) b * T + q, at_k = (int64) b * T + k;
+			bool nulls[6] = {0};
+			Datum values[6] = {Int32GetDatum(b), Int32GetDatum(q), (Datum) 0, Int32GetDatum(k), (Datum) 0,
+				Float4GetDatum(p[(int64) q * K + k])};
+
+			nulls[2] = words == NULL || no_word[at_q];
+			nulls[4] = words == NULL || K != T || no_word[at_k];
+			values[2] = nulls[2] ? (Datum) 0 : words[at_q];
+			values[4] = nulls[4] ? (Datum) 0 : words[at_k];
+			tuplestore_putvalues(to->setResult, to->setDesc, values, nulls);
+		}
+}
+
 PG_FUNCTION_INFO_V1(llm_attention_rows);
 Datum
 llm_attention_rows(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	Tensor *header;
 	int NH, T, K, head;
 	bool causal = PG_ARGISNULL(2) || PG_GETARG_BOOL(2), *no_word = NULL;
@@ -96,25 +116,10 @@ llm_attention_rows(PG_FUNCTION_ARGS)
 	words = Words(fcinfo, 3, (int64) header->dims[0] * T, &no_word);
 	for (int b = 0; b < header->dims[0]; b++)
 	{
-		const float *p = DatumGetTensorElements(
-			PG_GETARG_DATUM(0), header, ((int64) b * NH + head) * T * K, (int64) T * K);
+		int64 first = ((int64) b * NH + head) * T * K;
 
-		for (int64 i = 0; i < (int64) T * K; i++)
-		{
-			int q = (int) (i / K), k = (int) (i % K);
-			int64 at_q = (int64) b * T + q, at_k = (int64) b * T + k;
-			Datum values[6] = {Int32GetDatum(b), Int32GetDatum(q), (Datum) 0, Int32GetDatum(k), (Datum) 0,
-				Float4GetDatum(p[i])};
-			bool nulls[6] = {0};
-
-			if (causal && k > q)
-				continue;
-			nulls[2] = words == NULL || no_word[at_q];
-			nulls[4] = words == NULL || K != T || no_word[at_k];
-			values[2] = nulls[2] ? (Datum) 0 : words[at_q];
-			values[4] = nulls[4] ? (Datum) 0 : words[at_k];
-			tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-		}
+		PutRows((ReturnSetInfo *) fcinfo->resultinfo, b, T, K,
+			DatumGetTensorElements(PG_GETARG_DATUM(0), header, first, (int64) T * K), causal, words, no_word);
 		CHECK_FOR_INTERRUPTS();
 	}
 	return (Datum) 0;

@@ -141,7 +141,43 @@ TapeWriteExec(TapeRun *run, const LoadedModel *m, const LlmExec *exec, int targe
 	return trace.numbers[target];
 }
 
-/* ---- llm_trace ---- */
+/* ---- forwards in SQL ---- */
+
+LlmValue
+TapeForward(const LoadedModel *m, int node, const LlmInput *in, int n, int length, const char *kind,
+	Datum tokens, uint32 *number)
+{
+	LlmExec *exec;
+	LlmValue value;
+	LlmError err;
+
+	*number = 0;
+	if (!pg_llm_autograd)
+		return RunNode(m, node, false, in, n, length);
+	LLM_CHECK(llm_exec_open(&m->model, node, false, length, LlmContextAllocator(), &exec, &err), &err);
+	llm_exec_trace(exec);
+	LLM_CHECK(llm_exec_run(exec, in, n, &value, &err), &err);
+	*number = TapeWriteExec(TapeOpen(kind, m->name, tokens), m, exec, node);
+	return value;
+}
+
+Tensor *
+TapeForwardValue(const LlmValue *value, bool drop_batch, uint32 number)
+{
+	Tensor *t = TensorOfValue(value, drop_batch);
+	LlmAttr attr;
+
+	if (number == 0)
+		return t;
+	t->tape_run = TapeCurrent()->key;
+	t->tape_id = number;
+	if (t->ndim == value->ndim)
+		return t;
+	attr = TapeAttrInts("shape", t->ndim, t->dims);
+	TapeStart();
+	TapeRecordNumbers(t, "reshape", 1, &number, t, TensorNumel(t), 1, &attr);
+	return t;
+}
 
 PG_FUNCTION_INFO_V1(llm_trace);
 Datum
