@@ -563,8 +563,8 @@ def test_functions_of_the_contract(conn):
     """Names and order of arguments; nothing that records may be folded, or run in a parallel worker."""
     for name, arguments in CONTRACT.items():
         given, flags = conn.execute(
-            "SELECT pg_get_function_identity_arguments(oid), provolatile::text || proparallel::text FROM pg_proc "
-            "WHERE proname = %s AND pronamespace = 'public'::regnamespace",
+            "SELECT pg_get_function_identity_arguments(oid), provolatile::text || proparallel::text "
+            "FROM pg_proc WHERE proname = %s AND pronamespace = 'public'::regnamespace",
             (name,),
         ).fetchone()
         assert [a for a in given.split(", ") if not a.startswith("OUT ")] == arguments, name
