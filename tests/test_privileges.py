@@ -242,4 +242,4 @@ def test_what_public_may_do(conn):
         AND e.extname = 'pg_llm' WHERE p.prosecdef ORDER BY 1"""
     ).fetchall()
     safe = ["search_path=pg_catalog, pg_temp"]
-    assert definer == [("llm_check_graph", safe), ("llm_touch_version", safe)]
+    assert definer == [("llm_check_graph", safe), ("llm_check_share", safe), ("llm_touch_version", safe)]

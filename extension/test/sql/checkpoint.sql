@@ -1,6 +1,7 @@
 -- Checkpoints in the database, the hash of a model, replay: the same on every server.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS pg_llm;
+DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
+CREATE EXTENSION pg_llm;
 \set SHOW_CONTEXT never
 
 SELECT llm_create_model('c', 1, 2, 8, 8, 10), llm_init_model('c', 7);

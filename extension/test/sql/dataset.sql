@@ -1,6 +1,7 @@
 -- Data in SQL: a tokenizer learned from a query's texts, texts as rows to train on.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS pg_llm;
+DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
+CREATE EXTENSION pg_llm;
 RESET client_min_messages;
 \set VERBOSITY default
 

@@ -1,6 +1,7 @@
 -- Generation: greedy, sampled, as a stream, in beams; the next tokens; one choice.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS pg_llm;
+DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
+CREATE EXTENSION pg_llm;
 RESET client_min_messages;
 \set SHOW_CONTEXT never
 

@@ -1,6 +1,7 @@
 -- Architectures as rows: GPT-2's graph, inferred shapes, edits, and what a graph is refused for.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS pg_llm;
+DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
+CREATE EXTENSION pg_llm;
 RESET client_min_messages;
 \set SHOW_CONTEXT never
 

@@ -1,6 +1,7 @@
 -- Checkpoints in and out: what SQL decides about a file, and a way through both formats by path.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS pg_llm;
+DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
+CREATE EXTENSION pg_llm;
 RESET client_min_messages;
 \set SHOW_CONTEXT never
 

@@ -1,6 +1,7 @@
 -- Models: dimensions, random weights, logits, loss, any node; what they are refused for.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS pg_llm;
+DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
+CREATE EXTENSION pg_llm;
 RESET client_min_messages;
 \set SHOW_CONTEXT never
 

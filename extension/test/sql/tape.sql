@@ -1,6 +1,7 @@
 -- The tape: operations, values and gradients as rows; switches, leaves, errors.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS pg_llm;
+DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
+CREATE EXTENSION pg_llm;
 SELECT llm_prune_autograd_state() IS NOT NULL AS pruned;
 ALTER SEQUENCE llm_run_seq RESTART;
 RESET client_min_messages;

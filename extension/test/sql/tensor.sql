@@ -1,6 +1,7 @@
 -- The type tensor: text form, declared shapes, casts, summaries.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS pg_llm;
+DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
+CREATE EXTENSION pg_llm;
 RESET client_min_messages;
 
 -- What a query is refused with: SQLSTATE, message, hint.

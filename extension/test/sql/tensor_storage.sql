@@ -1,6 +1,7 @@
 -- Large values: what is read of them, memory limit, cancelling.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS pg_llm;
+DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
+CREATE EXTENSION pg_llm;
 RESET client_min_messages;
 CREATE TABLE stored (id int, t tensor);
 INSERT INTO stored VALUES (1, randn(ARRAY[2000,256], 1)), (2, randn(ARRAY[2000,256], 2));

@@ -1,6 +1,7 @@
 -- The tokenizer, with small vocabularies made here: files, rows, errors, versions.
 SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS pg_llm;
+DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
+CREATE EXTENSION pg_llm;
 RESET client_min_messages;
 \set VERBOSITY default
 
