@@ -24,11 +24,10 @@ def made(database):
     import pg_llm
 
     with pg_llm.connect(database) as conn:
-        conn.execute(
-            "SELECT llm_bpe_train(%s, 2048, 'stories')",
-            ["SELECT (llm_story(i)).text FROM generate_series(0, 9999) AS i"],
-        )
-        conn.execute("SELECT llm_create_model('random', 2, 3, 24, 128, 783, tokenizer => 'stories')")
+        corpus = classroom.recipe()["tokenizer"]["corpus"]
+        vocab = conn.execute("SELECT llm_bpe_train(%s, 2048, 'stories')", [corpus]).fetchone()[0]
+        assert vocab == classroom.recipe()["model"]["vocab"]
+        conn.execute("SELECT llm_create_model('random', 2, 3, 24, 128, %s, tokenizer => 'stories')", [vocab])
         conn.execute("UPDATE llm_graph SET attrs = attrs || '{\"std\": 0.5}' WHERE attrs ? 'std'")
         conn.execute("SELECT llm_init_model('random', 1)")
         yield conn
@@ -166,7 +165,7 @@ def test_every_story_has_its_answers_earlier(made):
 )
 def test_bad_questions_are_answered(made, call, told):
     with made.transaction(force_rollback=True):
-        for name, sizes in {"short": "16, 783", "few": "128, 700", "pieces": "128, 50257"}.items():
+        for name, sizes in {"short": "16, 791", "few": "128, 700", "pieces": "128, 50257"}.items():
             tokenizer = "gpt2" if name == "pieces" else "stories"
             made.execute(f"SELECT llm_create_model('{name}', 1, 1, 4, {sizes}, tokenizer => '{tokenizer}')")
             made.execute("SELECT llm_init_model(%s)", [name])

@@ -11,22 +11,32 @@
 enum
 {
 	MOST_CLAUSES = 2, /* of scenery before anything happens: they move all positions */
-	SCENES = 3,       /* each a move and a question */
-	ASK_WHERE = 6,    /* against a question for who has a thing */
+	ASK_WHERE = 2,    /* after a move, against a question for who has a thing */
 	ASK_WHO = 4,
-	WHERE_PERSON = 2, /* each of two persons, against their things */
-	WHERE_THING = 2,
-	GIVES = 3, /* the first gift of a story, once its holder is named */
+	WHERE_PERSON = 1, /* each of two persons, against their things */
+	WHERE_THING = 4,
+	ASK_MORE = 18,   /* of the other kind, against 9 for a move */
+	ASK_ANOTHER = 3, /* thing, against */
+	ASK_AGAIN = 1,   /* the same */
+	GIVES = 3,       /* the first gift of a story, once its holder is named */
 	KEEPS = 1,
 	SHORTEST_SONG = 6,
 	LONGEST_SONG = 8
 };
 
-/* The longest story: scenery, two persons, a song, scenes (one with a gift), the song again, an ending. */
-_Static_assert(3 + 5 * MOST_CLAUSES + 1 + 2 * 11 + 5 + LONGEST_SONG + (7 * SCENES - 1) + 12 * SCENES + 4 + 6 +
-					   LONGEST_SONG + 4 <=
-				   LLM_STORY_TOKENS,
-	"a story must fit its tokens");
+/* Tokens of the longest of each; what happens goes on as long as there is room for the song again and an end.
+ */
+enum
+{
+	OPENING = 3 + 5 * MOST_CLAUSES + 1 + 2 * 11 + 5 + LONGEST_SONG,
+	MOVE = 7,
+	WHERE = 12,
+	WHO = 9,
+	GIFT = 7,
+	CLOSE = 6 + LONGEST_SONG + 4,
+	MOST_EVENTS = 12
+};
+_Static_assert(OPENING + MOVE + WHERE + CLOSE <= LLM_STORY_TOKENS, "a story must fit its tokens");
 
 /* All are indices into the lists of words.h. */
 typedef struct Person
@@ -45,6 +55,7 @@ typedef struct Plot
 	Teller *t;
 	Person person[2];
 	Thing thing[2];
+	int asked[2]; /* the thing of the last question for who, for where; -1: none yet */
 	bool gift_made;
 	int song[LONGEST_SONG];
 	int song_words;
@@ -102,6 +113,13 @@ either(Teller *t, const char *yes, int yes_weight, const char *no, int no_weight
 	return story_take(t, LLM_STORY_CHOICE);
 }
 
+/* Depends on the position alone, so that it is easily learned. */
+static bool
+room_for(const Plot *p, int tokens)
+{
+	return p->t->story->count + tokens + CLOSE <= LLM_STORY_TOKENS;
+}
+
 /* ---- the beginning ---- */
 
 /* It was May and the wind was cold and the lake was calm. */
@@ -112,7 +130,7 @@ scenery(Teller *t)
 
 	say(t, "It was");
 	ONE_OF(t, SEASONS);
-	for (int left = MOST_CLAUSES; either(t, " and", left, ".", 1); left--)
+	for (int left = MOST_CLAUSES; either(t, " and", left, ".", 2); left--)
 	{
 		say(t, " the");
 		noun = one_of(t, SCENERY, 0, COUNT(SCENERY), noun, -1);
@@ -163,14 +181,15 @@ surname(Plot *p, int i)
 	recall(p->t, SURNAMES[p->person[i].surname], LLM_STORY_SURNAME_COPY);
 }
 
+/* Rather not the one that was asked for in the same way before. */
 static int
-one_thing(Plot *p)
+one_thing(Plot *p, int *asked)
 {
 	int i;
 
 	for (i = 0; i < 2; i++)
-		offer(p->t, ADJECTIVES[p->thing[i].adjective], 1, i);
-	i = story_take(p->t, LLM_STORY_CHOICE);
+		offer(p->t, ADJECTIVES[p->thing[i].adjective], i == *asked ? ASK_AGAIN : ASK_ANOTHER, i);
+	*asked = i = story_take(p->t, LLM_STORY_CHOICE);
 	recall(p->t, THINGS[p->thing[i].noun], LLM_STORY_OBJECT_COPY);
 	return i;
 }
@@ -232,21 +251,31 @@ sing_on(Plot *p)
 
 /* Then Anna ran to the barn. Somewhere new: not where either of them is. */
 static void
-move(Plot *p, int scene)
+move(Plot *p, int who)
 {
 	Teller *t = p->t;
-	int who;
 
-	for (int i = 0; i < 2; i++)
-		offer(t, NAMES[p->person[i].name], 3, i);
-	for (int i = 0; scene > 0 && i < COUNT(SOON); i++)
-		offer(t, SOON[i], 2, 2);
-	if ((who = story_take(t, LLM_STORY_CHOICE)) == 2)
-		who = one_person(p);
 	ONE_OF(t, VERBS);
 	say(t, " to the");
 	p->person[who].place = one_of(t, PLACES, 0, COUNT(PLACES), p->person[0].place, p->person[1].place);
 	say(t, ".");
+}
+
+/* Who moves; or -1: nobody, there is another question first. */
+static int
+next(Plot *p, bool first, bool may_move, const char *question)
+{
+	Teller *t = p->t;
+	int who;
+
+	for (int i = 0; may_move && i < 2; i++)
+		offer(t, NAMES[p->person[i].name], 3, i);
+	for (int i = 0; may_move && !first && i < COUNT(SOON); i++)
+		offer(t, SOON[i], 1, 2);
+	if (question)
+		offer(t, question, ASK_MORE, -1);
+	who = story_take(t, LLM_STORY_CHOICE);
+	return who == 2 ? one_person(p) : who;
 }
 
 /* Where was Anna Bell? She was in the barn.   Where was the red kite? It was in the barn. */
@@ -269,7 +298,7 @@ ask_where(Plot *p)
 	}
 	else
 	{
-		who = p->thing[one_thing(p)].holder;
+		who = p->thing[one_thing(p, &p->asked[1])].holder;
 		say(t, "? It");
 		kind = LLM_STORY_WHERE_BY_HOLDER;
 	}
@@ -286,12 +315,12 @@ ask_who(Plot *p)
 	int thing, holder;
 
 	say(t, " had the");
-	thing = one_thing(p);
+	thing = one_thing(p, &p->asked[0]);
 	holder = p->thing[thing].holder;
 	say(t, "?");
 	recall(t, NAMES[p->person[holder].name], LLM_STORY_WHO);
 	say(t, " did");
-	if (!either(t, ",", p->gift_made ? 0 : GIVES, ".", KEEPS))
+	if (!either(t, ",", !p->gift_made && room_for(p, GIFT + 1) ? GIVES : 0, ".", KEEPS))
 		return;
 	say(t, " and");
 	recall(t, is_girl(p, holder) ? " she" : " he", LLM_STORY_PRONOUN);
@@ -300,6 +329,32 @@ ask_who(Plot *p)
 	say(t, ".");
 	p->thing[thing].holder = 1 - holder;
 	p->gift_made = true;
+}
+
+/* Somebody moves and questions follow, of the two kinds in turn, so that none is asked twice in a row. */
+static void
+scenes(Plot *p)
+{
+	bool where = false;
+
+	for (int i = 0; i < MOST_EVENTS; i++)
+	{
+		bool may_move = i == 0 || room_for(p, MOVE + WHO);
+		bool may_ask = i > 0 && room_for(p, where ? WHO : WHERE);
+		int who;
+
+		if (!may_move && !may_ask)
+			break;
+		who = next(p, i == 0, may_move, may_ask ? (where ? " Who" : " Where") : NULL);
+		if (who >= 0)
+			move(p, who);
+		where =
+			who < 0 ? !where : either(p->t, " Where", room_for(p, WHERE) ? ASK_WHERE : 0, " Who", ASK_WHO);
+		if (where)
+			ask_where(p);
+		else
+			ask_who(p);
+	}
 }
 
 /* ---- the whole ---- */
@@ -319,20 +374,13 @@ end(Teller *t)
 void
 story_plot(Teller *t)
 {
-	Plot plot = {.t = t}, *p = &plot;
+	Plot plot = {.t = t, .asked = {-1, -1}}, *p = &plot;
 
 	scenery(t);
 	introduce(p, 0);
 	introduce(p, 1);
 	sing(p);
-	for (int scene = 0; scene < SCENES; scene++)
-	{
-		move(p, scene);
-		if (either(t, " Where", ASK_WHERE, " Who", ASK_WHO))
-			ask_where(p);
-		else
-			ask_who(p);
-	}
+	scenes(p);
 	sing_on(p);
 	end(t);
 }
