@@ -80,6 +80,27 @@ def test_dump_and_restore_keep_every_weight(postgres, home):
             assert again == before["logits"]
 
 
+def test_weights_in_memory_once(postgres):
+    """Two sessions map one file, and another one after an update."""
+    with postgres.connect() as conn:
+        conn.execute("CREATE DATABASE shared")
+    md5 = "SELECT md5(llm_logits(ARRAY[1, 2, 3], 'm')::bytea)"
+    copies = "SELECT count(*) FROM pg_ls_tmpdir() WHERE name LIKE 'pgsql_tmp_pg_llm.%.m%'"
+    with postgres.connect("shared") as one, postgres.connect("shared") as two:
+        one.execute("CREATE EXTENSION pg_llm")
+        one.execute("SELECT llm_create_model('m', 2, 2, 128, 16, 30), llm_init_model('m', 1)")
+        results = set()
+        for _ in range(3):
+            (result,) = one.execute(md5).fetchone()
+            assert one.execute(copies).fetchone() == (1,)
+            assert two.execute(md5).fetchone() == (result,)
+            maps = [Path(f"/proc/{c.info.backend_pid}/maps").read_text() for c in (one, two)]
+            assert all(m.count("pgsql_tmp_pg_llm") == 1 and "(deleted)" not in m for m in maps)
+            one.execute("UPDATE llm_param SET data = data + data WHERE name = 'wte.weight'")
+            results.add(result)
+        assert len(results) == 3 and one.execute(copies).fetchone() == (0,)
+
+
 def fill(conn):
     """A small model of every kind of row, a user's table of tensors beside them."""
     conn.execute("SELECT llm_create_model('mine', 2, 2, 8, 16, 30)")

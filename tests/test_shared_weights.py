@@ -474,12 +474,28 @@ def test_a_long_session_keeps_nothing(m):
     assert after[0] <= before[0] and after[1] <= before[1] + 20
     assert len(mapped(m)) == 1 and len(files(m)) == 1
     for _ in range(20):  # weights that are missing: the file begun is taken back
-        with m.transaction(force_rollback=True):
-            pass
         m.execute("UPDATE llm_param SET data = NULL WHERE model = 'm' AND name = 'ln_f.bias'")
         with pytest.raises(psycopg.errors.UndefinedObject):
             bits(m)
     assert files(m) == [] and len(os.listdir(f"/proc/{pid}/fd")) <= before[0]
+
+
+def test_a_session_of_many_models(m):
+    names = [f"many{i}" for i in range(36)]
+    m.execute("SELECT llm_init_model('m', 1)")
+    m.execute("BEGIN")
+    for name in names:
+        m.execute("SELECT llm_create_model(%s, 2, 2, 128, 16, 26)", [name])
+        m.execute(
+            "INSERT INTO llm_param_share SELECT %s, name, 'm', name FROM llm_param WHERE model = 'm'", [name]
+        )
+    m.execute("COMMIT")
+    expected = bits(m)
+    for name in names:
+        assert bits(m, name) == expected
+    assert len(mapped(m)) == 32 and len(files(m)) == 37
+    m.execute("DELETE FROM llm_model_config WHERE model LIKE 'many%'")
+    assert len(files(m)) == 1
 
 
 # ---- servers that stop, disks that are full ----
@@ -582,6 +598,28 @@ def test_a_maker_that_is_stuck(open_session):
     assert outcome == [expected] and len(mapped(maker)) == 1
     canceled.execute("RESET statement_timeout")
     assert md5(canceled) == expected and mapped(canceled).keys() == mapped(maker).keys()
+
+
+@pytest.mark.slow
+def test_a_maker_that_is_canceled(open_session):
+    """Who waited for it takes over."""
+    maker, other, admin = open_session(), open_session(), open_session()
+    expected = md5(admin)
+    admin.execute("UPDATE llm_param SET step = step WHERE model = 'm'")
+    thread, outcome = stop_maker(maker)
+    results = []
+    waiting = threading.Thread(target=lambda: results.append(md5(other)))
+    waiting.start()
+    event = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
+    pid = other.info.backend_pid
+    waits = wait_until(lambda: admin.execute(event, [pid]).fetchone() == ("Extension",))
+    admin.execute("SELECT pg_cancel_backend(%s)", [maker.info.backend_pid])
+    os.kill(maker.info.backend_pid, signal.SIGCONT)
+    run_out = [t.join(60) for t in (thread, waiting)]
+    assert waits and run_out == [None, None] and results == [expected]
+    assert isinstance(outcome[0], psycopg.errors.QueryCanceled)
+    assert len(mapped(other)) == 1 and not list(folder_of(other).glob("*.new"))
+    assert md5(maker) == expected and mapped(maker).keys() == mapped(other).keys()
 
 
 @pytest.mark.slow

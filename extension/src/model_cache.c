@@ -46,17 +46,38 @@ ModelForget(LoadedModel *m)
 		ModelFree(m);
 }
 
-bool
-ModelEvict(void)
+/* So many mapped copies, each with a file held open, are kept by a session. */
+#define MAPPED_MAX 32
+
+/* Gives up the one unused longest of the private or of the mapped ones. */
+static bool
+Evict(bool mapped)
 {
 	LoadedModel *oldest = NULL;
 
 	for (LoadedModel *m = models; m; m = m->next)
-		if (m->pins == 0 && m->shared.map == NULL && (oldest == NULL || m->used < oldest->used))
+		if (m->pins == 0 && (m->shared.map != NULL) == mapped && (oldest == NULL || m->used < oldest->used))
 			oldest = m;
 	if (oldest)
 		ModelForget(oldest);
 	return oldest != NULL;
+}
+
+bool
+ModelEvict(void)
+{
+	return Evict(false);
+}
+
+static void
+MakeRoom(void)
+{
+	int mapped = 0;
+
+	for (const LoadedModel *m = models; m; m = m->next)
+		mapped += m->shared.map != NULL;
+	if (mapped >= MAPPED_MAX)
+		Evict(true);
 }
 
 static const char *const tables[] = {"llm_model_config", "llm_graph", "llm_param", "llm_param_share"};
@@ -174,6 +195,7 @@ ModelOf(const char *name, MemoryContext pin)
 	}
 	if (m == NULL)
 	{
+		MakeRoom();
 		m = ModelLoad(name, version, false);
 		m->next = models;
 		models = m;
