@@ -307,3 +307,27 @@ def test_null_gives_null_and_nothing_is_recorded(conn):
         "SELECT DISTINCT provolatile, proparallel FROM pg_proc WHERE proname ~ '^pg_llm_.*_backward$'"
     ).fetchall()
     assert marks == [("i", "s")]
+
+
+def test_the_same_bits_on_every_instruction_set_and_number_of_threads(conn):
+    at, dout = attention_arguments(2, 70, 36), normal(9, 2, 70, 36)
+    a, b, dc = normal(1, 2, 45, 300), normal(2, 3, 1, 300, 70), normal(3, 3, 2, 45, 70)
+    calls = [
+        ("pg_llm_matmul_backward(%b::tensor, %b, %b)", (a, b, dc)),
+        ("pg_llm_attention_backward(%b, %b, %b, %b, %b, %b::tensor, 3, false)", (*at, dout)),
+        ("pg_llm_layernorm_backward(%b::tensor, %b, %b)", (at[0], dout, normal(4, 36))),
+        ("pg_llm_add_backward(%b::tensor, %b, %b)", (at[0], normal(5, 2, 1, 36), dout)),
+    ]
+    levels = conn.execute("SELECT unnest(enumvals) FROM pg_settings WHERE name = 'pg_llm.isa'").fetchall()
+    results = set()
+    for (isa,) in levels:
+        try:
+            conn.execute(f"SET pg_llm.isa = {isa}")
+        except psycopg.Error:  # this machine cannot run it
+            continue
+        for threads in (1, 2):
+            conn.execute(f"SET pg_llm.threads = {threads}")
+            rows = [row(conn, f"SELECT * FROM {call}", *arguments) for call, arguments in calls]
+            results.add(tuple(part for values in rows for part in bytes_of(values)))
+    conn.execute("RESET pg_llm.threads; RESET pg_llm.isa")
+    assert len(results) == 1
