@@ -35,6 +35,10 @@ def test_another_postgres_gives_the_saved_outputs(elsewhere, path, tmp_path, mon
 def test_another_instruction_set_gives_the_saved_outputs(server, path, isa, tmp_path, monkeypatch):
     monkeypatch.setenv("PGOPTIONS", f"-c pg_llm.isa={isa} -c pg_llm.threads=1")
     import pg_llm
+    from pg_llm import classroom
+
+    if isa == "scalar" and path.name.startswith(("10_",) if classroom.shipped() else ("04_", "08_", "10_")):
+        pytest.skip("plain C needs ten minutes to train its model; test_replay trains on every level")
 
     try:
         with pg_llm.connect() as conn:
