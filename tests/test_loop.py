@@ -54,6 +54,8 @@ def background(connect):
 
     yield Statement
     for thread in threads:
+        if thread.is_alive():  # a test that failed leaves its statement running
+            thread.conn.cancel()
         thread.join(30)
         assert not thread.is_alive()
 
@@ -178,11 +180,11 @@ def test_taken_back_to_an_earlier_step(small):
 
 def test_others_see_the_log_grow_and_cancel_keeps_what_was_committed(small, background):
     training = background(CALL, (1000000, 3))
-    seen = []
-    for n in (1, 10, 30):
-        until(small, committed(n))
-        seen.append(steps(small))
-    assert seen[0] < seen[1] < seen[2] and all(n % 3 == 0 for n in seen)
+    seen = 0
+    for _ in range(4):
+        until(small, committed(seen + 1))
+        seen = steps(small)
+        assert seen % 3 == 0
     small.execute("SELECT pg_cancel_backend(%s)", (training.pid,))
     training.join(30)
     assert isinstance(training.error, psycopg.errors.QueryCanceled)
@@ -199,7 +201,7 @@ def test_others_see_the_log_grow_and_cancel_keeps_what_was_committed(small, back
 
 
 def test_a_timeout_keeps_what_was_committed(small):
-    small.execute("SET statement_timeout = 1000")
+    small.execute("SET statement_timeout = 3000")
     with pytest.raises(psycopg.errors.QueryCanceled):
         small.execute(CALL, (1000000, 1))
     small.execute("RESET statement_timeout")
