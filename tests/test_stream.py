@@ -202,7 +202,7 @@ def test_every_way_to_ask(m):
 # ---- stopping ----
 
 LONG = {
-    "prefill": f"SELECT llm_generate('{'ab' * 999}', 1, model => 'slow')",
+    "prefill": f"SELECT llm_generate('{'ab' * 999}', 1, model => 'slow') FROM generate_series(1, 30)",
     "logits of a batch": "SELECT shape(llm_logits(array_fill(1, ARRAY[20, 2000]), 'slow'))",
     "decode": "SELECT llm_generate('ab', 1990, model => 'slow', eos => NULL)",
     "stream": "SELECT count(*) FROM llm_generate_stream('ab', 1990, model => 'slow', eos => NULL)",
