@@ -7,13 +7,13 @@
 #include <math.h>
 
 #include "common/shortest_dec.h"
-#include "funcapi.h"
 
 #include "engine/gradients.h"
 #include "engine/layers.h"
 #include "src/kernels_bytea.h"
 #include "src/kernels_sql.h"
 #include "src/pg_llm.h"
+#include "src/query.h"
 
 PG_FUNCTION_INFO_V1(bytea_matmul_backward);
 PG_FUNCTION_INFO_V1(bytea_gelu_backward);
@@ -29,15 +29,11 @@ PG_FUNCTION_INFO_V1(pg_llm_lr_schedule);
 static Datum
 Row(FunctionCallInfo fcinfo, bytea **buffers, int n)
 {
-	TupleDesc desc;
 	Datum values[8];
-	bool nulls[8] = {0};
 
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "the function must return a row type");
 	for (int i = 0; i < n; i++)
 		values[i] = ByteaResult(buffers[i]);
-	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+	return LlmRowResult(fcinfo, values, NULL);
 }
 
 /* (da, db) of a (m,k) @ b (k,n) from dc (m,n) */

@@ -4,7 +4,6 @@
  */
 #include "postgres.h"
 
-#include "funcapi.h"
 #include "utils/array.h"
 
 #include "engine/broadcast.h"
@@ -14,6 +13,7 @@
 #include "engine/layout.h"
 #include "src/kernels_sql.h"
 #include "src/pg_llm.h"
+#include "src/query.h"
 #include "src/tensor.h"
 
 PG_FUNCTION_INFO_V1(pg_llm_matmul_backward);
@@ -34,18 +34,14 @@ PG_FUNCTION_INFO_V1(pg_llm_grad_clip);
 static Datum
 Row(FunctionCallInfo fcinfo, Tensor **tensors, int n)
 {
-	TupleDesc desc;
 	Datum values[8];
-	bool nulls[8] = {0};
 
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "the function must return a row type");
 	for (int i = 0; i < n; i++)
 	{
 		TensorCanonicalize(tensors[i]);
 		values[i] = PointerGetDatum(tensors[i]);
 	}
-	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+	return LlmRowResult(fcinfo, values, NULL);
 }
 
 /* ERROR unless t has this shape, which is that of `of`. */

@@ -45,8 +45,5 @@ extern Saved *SavedOpen(int64 id, const char *location, const char *format, cons
 /* The tensor of this name in the current memory context; NULL: there is none. */
 extern Tensor *SavedTensor(Saved *saved, const char *name);
 extern void SavedClose(Saved *saved);
-/* The first column of SPI_tuptable's only row as a tensor of its own; the result is freed. NULL: no row, or
- * NULL. */
-extern Tensor *SavedResult(void);
 
 #endif

@@ -26,12 +26,6 @@ struct Saved
 	LlmTensorFile file;
 };
 
-static char *
-ToUtf8(const char *text)
-{
-	return pg_server_to_any((char *) text, (int) strlen(text), PG_UTF8);
-}
-
 /* ---- is it what was saved? ---- */
 
 static char *
@@ -81,7 +75,7 @@ RowsDigest(Saved *saved)
 	for (uint64 i = 0; i < count; i++)
 	{
 		names[i].name = LlmField(i, 1);
-		names[i].utf8 = ToUtf8(names[i].name);
+		names[i].utf8 = LlmUtf8(names[i].name);
 	}
 	SPI_freetuptable(SPI_tuptable);
 	qsort(names, count, sizeof(SavedName), ByName);
@@ -154,28 +148,10 @@ SavedOpen(int64 id, const char *location, const char *format, const char *sha256
 	return saved;
 }
 
-Tensor *
-SavedResult(void)
-{
-	Tensor *tensor = NULL;
-	bool null = true;
-
-	if (SPI_processed == 1)
-	{
-		Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null);
-
-		tensor = null ? NULL : DatumGetTensor(value);
-		if (!null && (void *) tensor == DatumGetPointer(value)) /* not a copy: it would go with the result */
-			tensor = memcpy(palloc(VARSIZE(tensor)), tensor, VARSIZE(tensor));
-	}
-	SPI_freetuptable(SPI_tuptable);
-	return tensor;
-}
-
 static Tensor *
 FromFile(Saved *saved, const char *name)
 {
-	const LlmTensorEntry *entry = llm_tensor_find(&saved->file, ToUtf8(name));
+	const LlmTensorEntry *entry = llm_tensor_find(&saved->file, LlmUtf8(name));
 	int dims[LLM_MAX_DIMS];
 	Tensor *tensor;
 	LlmError err;
@@ -204,7 +180,7 @@ SavedTensor(Saved *saved, const char *name)
 	if (saved->in_file)
 		return FromFile(saved, name);
 	LlmRun(&read, args, NULL, true, 1);
-	return SavedResult();
+	return LlmTensorField();
 }
 
 void

@@ -8,7 +8,6 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -257,12 +256,8 @@ llm_dataset_load(PG_FUNCTION_ARGS)
 	Loading l = ReadArguments(fcinfo);
 	MemoryContext row =
 		AllocSetContextCreate(CurrentMemoryContext, "llm_dataset_load row", ALLOCSET_DEFAULT_SIZES);
-	TupleDesc result;
 	Datum values[4];
-	bool nulls[4] = {false};
 
-	if (get_call_result_type(fcinfo, NULL, &result) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "llm_dataset_load returns a row");
 	l.bpe = TokenizerPin(l.model, CurrentMemoryContext);
 	l.ids = palloc(1);
 	SPI_connect();
@@ -279,5 +274,5 @@ llm_dataset_load(PG_FUNCTION_ARGS)
 	values[1] = Int64GetDatum(l.tokens);
 	values[2] = Int64GetDatum(l.rows);
 	values[3] = Int64GetDatum(l.held_out);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(result), values, nulls)));
+	return LlmRowResult(fcinfo, values, NULL);
 }

@@ -7,7 +7,6 @@
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -82,15 +81,11 @@ Import(FunctionCallInfo fcinfo, const CheckpointFormat *format)
 	MemoryContext outer = CurrentMemoryContext;
 	Checkpoint checkpoint;
 	ImportRow *rows;
-	TupleDesc desc;
 	Datum result[2];
-	bool nulls[2] = {false, false};
 	int64 parameters = 0;
 	int count;
 	char *path, *model;
 
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "pg_llm: the import functions return (tensors, parameters)");
 	ServerFileAllow(false);
 	path = ServerFilePath(PG_ARGISNULL(0) ? (Datum) 0 : PG_GETARG_DATUM(0), PG_ARGISNULL(0));
 	model = PG_ARGISNULL(1) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(1));
@@ -110,7 +105,7 @@ Import(FunctionCallInfo fcinfo, const CheckpointFormat *format)
 	SPI_finish();
 	result[0] = Int32GetDatum(count);
 	result[1] = Int64GetDatum(parameters);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), result, nulls)));
+	return LlmRowResult(fcinfo, result, NULL);
 }
 
 Datum

@@ -3,13 +3,13 @@
  */
 #include "postgres.h"
 
-#include "funcapi.h"
 #include "utils/builtins.h"
 
 #include "engine/measure.h"
 #include "engine/pool.h"
 #include "src/measure.h"
 #include "src/pg_llm.h"
+#include "src/query.h"
 
 const MachinePeak *
 SessionPeak(void)
@@ -40,19 +40,15 @@ PG_FUNCTION_INFO_V1(llm_measure_peak_sql);
 Datum
 llm_measure_peak_sql(PG_FUNCTION_ARGS)
 {
-	TupleDesc desc;
 	double flops, bytes;
 	Datum values[3];
-	bool nulls[3] = {0};
 	LlmError err;
 
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "llm_measure_peak must return a row type");
 	LLM_CHECK(llm_measure_peak(5, LlmContextAllocator(), &flops, &bytes, &err), &err);
 	values[0] = Int32GetDatum(llm_pool_threads());
 	values[1] = Float8GetDatum(flops / 1e9);
 	values[2] = Float8GetDatum(bytes / 1e9);
-	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+	return LlmRowResult(fcinfo, values, NULL);
 }
 
 static LlmProduct

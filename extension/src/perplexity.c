@@ -6,12 +6,12 @@
 #include <math.h>
 
 #include "fmgr.h"
-#include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
 #include "src/batch.h"
 #include "src/forward.h"
+#include "src/query.h"
 
 /* Tokens read at once: more are no faster, and their logits take memory. */
 #define TOKENS_AT_ONCE 1024
@@ -55,8 +55,6 @@ llm_dataset_loss(PG_FUNCTION_ARGS)
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	int at_once = RowsAtOnce(m);
 	double total = 0;
-	TupleDesc desc;
-	bool nulls[2] = {false, false};
 
 	if (rows < 1)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -71,7 +69,6 @@ llm_dataset_loss(PG_FUNCTION_ARGS)
 	if (tokens == 0)
 		ereport(ERROR, (errcode(ERRCODE_NO_DATA), errmsg("dataset \"%s\" has no target that counts", d->name),
 						   errhint("Negative targets are left out of the loss.")));
-	get_call_result_type(fcinfo, NULL, &desc);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
-		(Datum[]){Float8GetDatum(total / (double) tokens), Int64GetDatum(tokens)}, nulls)));
+	return LlmRowResult(
+		fcinfo, (Datum[]){Float8GetDatum(total / (double) tokens), Int64GetDatum(tokens)}, NULL);
 }

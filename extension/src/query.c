@@ -1,6 +1,9 @@
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "funcapi.h"
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "utils/guc.h"
 
 #include "src/pg_llm.h"
@@ -86,4 +89,40 @@ char *
 LlmField(uint64 row, int column)
 {
 	return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
+}
+
+Tensor *
+LlmTensorField(void)
+{
+	Tensor *tensor = NULL;
+	bool null = true;
+
+	if (SPI_processed == 1)
+	{
+		Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null);
+
+		tensor = null ? NULL : DatumGetTensor(value);
+		if (!null && (void *) tensor == DatumGetPointer(value)) /* not a copy: it would go with the result */
+			tensor = memcpy(palloc(VARSIZE(tensor)), tensor, VARSIZE(tensor));
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return tensor;
+}
+
+char *
+LlmUtf8(const char *text)
+{
+	return pg_server_to_any((char *) text, (int) strlen(text), PG_UTF8);
+}
+
+Datum
+LlmRowResult(FunctionCallInfo fcinfo, Datum *values, bool *nulls)
+{
+	TupleDesc desc;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "pg_llm: function %u must return a row type", fcinfo->flinfo->fn_oid);
+	if (nulls == NULL)
+		nulls = palloc0(sizeof(bool) * desc->natts);
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
 }

@@ -8,6 +8,9 @@
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "fmgr.h"
+
+#include "src/tensor.h"
 
 typedef struct LlmQuery
 {
@@ -30,5 +33,12 @@ extern Portal LlmOpen(LlmQuery *query, Datum *values);
 extern Portal LlmOpenLatest(LlmQuery *query, Datum *values);
 /* Column of a row of SPI_tuptable: NULL gives NULL, else palloc'd text in the caller's context. */
 extern char *LlmField(uint64 row, int column);
+/* The first column of SPI_tuptable's only row as a tensor of its own; the result is freed. NULL: no row, or
+ * NULL. */
+extern Tensor *LlmTensorField(void);
+/* Text of the server's encoding in UTF-8, as files hold it. */
+extern char *LlmUtf8(const char *text);
+/* A function's row result; nulls NULL: no column is. */
+extern Datum LlmRowResult(FunctionCallInfo fcinfo, Datum *values, bool *nulls);
 
 #endif

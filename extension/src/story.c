@@ -11,18 +11,8 @@
 #endif
 
 #include "src/pg_llm.h"
+#include "src/query.h"
 #include "stories/story.h"
-
-static Datum
-Row(FunctionCallInfo fcinfo, Datum *values)
-{
-	TupleDesc desc;
-	bool nulls[3] = {0};
-
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "a story's function must return a row type");
-	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
-}
 
 PG_FUNCTION_INFO_V1(llm_story_sql);
 Datum
@@ -43,7 +33,7 @@ llm_story_sql(PG_FUNCTION_ARGS)
 		memcpy(VARDATA(result) + size, story.token[i].text, story.token[i].size);
 	values[0] = PointerGetDatum(result);
 	values[1] = Float8GetDatum(story.logprob);
-	return Row(fcinfo, values);
+	return LlmRowResult(fcinfo, values, NULL);
 }
 
 static void
@@ -129,5 +119,5 @@ llm_story_floor_sql(PG_FUNCTION_ARGS)
 	values[0] = Float8GetDatum(nats);
 	values[1] = Float8GetDatum(standard_error);
 	values[2] = Float8GetDatum(bits);
-	return Row(fcinfo, values);
+	return LlmRowResult(fcinfo, values, NULL);
 }

@@ -15,6 +15,7 @@
 
 #include "engine/reduce.h"
 #include "src/pg_llm.h"
+#include "src/query.h"
 #include "src/tensor.h"
 
 static float
@@ -36,11 +37,8 @@ llm_tensor_stats(PG_FUNCTION_ARGS)
 	const float *x = TENSOR_DATA(t);
 	int64 n = TensorNumel(t), zeros = 0;
 	float largest = 0;
-	TupleDesc desc;
 	Datum values[6];
 
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "llm_tensor_stats returns a row");
 	for (int64 i = 0; i < n; i++)
 	{
 		float size = fabsf(x[i]);
@@ -55,7 +53,7 @@ llm_tensor_stats(PG_FUNCTION_ARGS)
 	values[3] = Float4GetDatum(Reduced(LLM_REDUCE_NORM, t));
 	values[4] = Float4GetDatum(largest);
 	values[5] = Float8GetDatum(n ? (double) zeros / (double) n : NAN);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, (bool[6]){0})));
+	return LlmRowResult(fcinfo, values, NULL);
 }
 
 /* The token texts of an argument, as many as there are positions; NULL otherwise. */
