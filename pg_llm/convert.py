@@ -7,6 +7,7 @@ import os
 import zipfile
 from pathlib import Path
 
+import numpy as np
 from numpy.lib import format as npy
 
 from pg_llm.checkpoint import (
@@ -74,6 +75,15 @@ def _write_npz(file, tensors: list[tuple[str, Tensor]], config: str | None, bar)
                 _write_values(member, tensor, bar)
         if config is not None:
             archive.writestr(zipfile.ZipInfo(CONFIG), config)
+
+
+def save_safetensors(path: Path, arrays: dict[str, np.ndarray], config: str | None = None) -> None:
+    """Writes arrays that are in memory, as float32, in the order given; config is config.json's text."""
+    tensors = [
+        (name, Tensor(name, "F32", data.shape, lambda data=data: data)) for name, data in arrays.items()
+    ]
+    with path.open("wb") as file:
+        write_safetensors(file, tensors, config, progress_bar([], path.name, show=False))
 
 
 def write_safetensors(file, tensors: list[tuple[str, Tensor]], config: str | None, bar) -> None:

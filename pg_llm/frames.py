@@ -104,8 +104,8 @@ def gradients(
 def params(model: str | None = None, *, conn: psycopg.Connection | None = None) -> Frame:
     """One row a parameter: name, shape, number of elements, mean and standard deviation."""
     query = (
-        "SELECT name, {0}.shape(data) AS shape, {0}.numel(data) AS numel, {0}.mean(data)::real AS mean, "
-        f"sqrt({{0}}.var(data)::real) AS sd FROM {{0}}.llm_param WHERE model = {_MODEL} ORDER BY name"
+        "SELECT name, {0}.shape(data) AS shape, numel, mean, sd FROM {0}.llm_param, "
+        f"{{0}}.llm_tensor_stats(data) WHERE model = {_MODEL} ORDER BY name"
     )
     return view(query, conn, model=model)
 

@@ -9,7 +9,8 @@ import pg_llm
 from pg_llm.bench.kit import Kit
 from pg_llm.bench.report import OURS, Row, row
 from pg_llm.bench.serving import classroom_model
-from pg_llm.bench.timing import in_turn, values_in_turn
+from pg_llm.bench.timing import in_turn, seconds, values_in_turn
+from pg_llm.convert import save_safetensors
 
 NEW = "bench-import"
 
@@ -17,7 +18,8 @@ NEW = "bench-import"
 def imports(kit: Kit) -> Iterator[Row]:
     """Seconds of an import over the connection and by the server, and of writing as much TOAST."""
     path = kit.folder / "model.safetensors"
-    write_safetensors(path, kit.weights)
+    save_safetensors(path, kit.weights)
+    path.chmod(0o644)  # the server may run as another user
     size = path.stat().st_size / 1e6
     kit.conn.execute("CREATE TABLE bench_toast (data bytea STORAGE EXTERNAL)")
 
@@ -30,8 +32,6 @@ def imports(kit: Kit) -> Iterator[Row]:
         kit.conn.execute("SELECT pg_llm_import_safetensors(%s, %s)", (str(path), NEW))
 
     def measured(action, clean):
-        from pg_llm.bench.timing import seconds
-
         clean()
         kit.conn.execute("CHECKPOINT")
         return seconds(action)
@@ -68,21 +68,3 @@ def traces(kit: Kit) -> Iterator[Row]:
         "trace of the classroom model, 128 tokens", "ms", {OURS: times[OURS].times(1e3)},
         smaller_is_better=True, target="100 ms",
     )  # fmt: skip
-
-
-def write_safetensors(path, weights) -> None:
-    """A checkpoint file: a JSON header of names, types, shapes and places, then the numbers."""
-    import json
-    import struct
-
-    header, at = {}, 0
-    for name, data in weights.items():
-        header[name] = {"dtype": "F32", "shape": list(data.shape), "data_offsets": [at, at + data.nbytes]}
-        at += data.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for data in weights.values():
-            file.write(memoryview(data).cast("B"))
-    path.chmod(0o644)

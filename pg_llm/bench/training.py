@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+from pg_llm import classroom
 from pg_llm.bench.kit import Kit, anonymous
 from pg_llm.bench.peers import Shape, installed
 from pg_llm.bench.report import OURS, Row, row
 from pg_llm.bench.timing import Figure, summary
 
 MODEL = "bench-training"
-CLASSROOM = Shape(4, 4, 128, 128, 783)
+CLASSROOM = Shape(4, *(classroom.recipe()["model"][k] for k in ("n_head", "d_model", "n_positions", "vocab")))
 TINY = Shape(4, 4, 128, 64, 512)
 
 

@@ -19,8 +19,7 @@ from psycopg import sql
 
 from pg_llm import classroom
 from pg_llm.access import maintenance, open_database
-from pg_llm.checkpoint import Tensor
-from pg_llm.convert import write_safetensors
+from pg_llm.convert import save_safetensors
 from pg_llm.errors import KitError
 from pg_llm.tensors import register
 
@@ -177,36 +176,8 @@ def _write_weights(conn: psycopg.Connection, model: str, path: Path) -> None:
         "SELECT name, data FROM llm_param JOIN llm_graph USING (model, name) WHERE model = %s ORDER BY id",
         [model],
     ).fetchall()
-    tensors = [(name, Tensor(name, "F32", data.shape, lambda data=data: data)) for name, data in rows]
-    config = json.dumps(_config(conn, model), indent=1)
-    with path.open("wb") as file:
-        write_safetensors(file, tensors, config, _NoBar())
-
-
-class _NoBar:
-    def update(self, n: int) -> None:
-        """A few megabytes need no bar."""
-
-
-def _config(conn: psycopg.Connection, model: str) -> dict:
-    """config.json as transformers and pg_llm.load_model read it."""
-    query = "SELECT n_layer, n_head, d_model, n_positions, vocab, llm_end_token(model) FROM llm_model_config"
-    layers, heads, d, positions, vocab, eos = conn.execute(query + " WHERE model = %s", [model]).fetchone()
-    return {
-        "model_type": "gpt2",
-        "architectures": ["GPT2LMHeadModel"],
-        "n_layer": layers,
-        "n_head": heads,
-        "n_embd": d,
-        "n_positions": positions,
-        "vocab_size": vocab,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "tie_word_embeddings": True,
-        "bos_token_id": eos,
-        "eos_token_id": eos,
-        "tokenizer": classroom.TOKENIZER,
-    }
+    config = conn.execute("SELECT llm_export_config(%s)::text", [model]).fetchone()[0]
+    save_safetensors(path, dict(rows), config)
 
 
 def _write_tokenizer(conn: psycopg.Connection, folder: Path) -> None:
