@@ -20,7 +20,7 @@ from pg_llm.server import Server
 
 pytestmark = pytest.mark.slow
 
-N = 120
+N = 400
 CALL = (
     "CALL llm_train_loop(%s, %s, dataset => 'd', lr_max => 0.01, warmup => 5, batch_size => 2, seed => 3,"
     " dropout_p => 0.1, notice_every => 0, commit_every => %s)"
@@ -142,13 +142,16 @@ def test_killed_and_resumed_to_the_same_bits(folder):
         prepare(conn)
     steps = [0]
     for victims, commit_every in ((everything, 1), (only_backend, 4), (only_postmaster, 1), (everything, 3)):
+        if steps[-1] == N:
+            break
         live = Server(folder).start()
         train_and_kill(live, commit_every, rng.uniform(0, 0.1), victims)
         with open_again(folder) as conn:
             steps.append(check(conn))
     assert steps == sorted(steps) and 0 < steps[-1]
     with open_again(folder) as conn:
-        conn.execute(CALL, ("crashed", N, None))
+        if steps[-1] < N:
+            conn.execute(CALL, ("crashed", N, None))
         assert check(conn) == N
         runs = "SELECT count(*) FROM llm_train_run WHERE model = 'crashed'"
-        assert conn.execute(runs).fetchone()[0] == 1 or N in steps
+        assert conn.execute(runs).fetchone()[0] == 1

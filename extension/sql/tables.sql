@@ -74,7 +74,8 @@ CREATE TABLE llm_param (
     step  bigint NOT NULL DEFAULT 0 CHECK (step >= 0),
     PRIMARY KEY (model, name),
     FOREIGN KEY (model) REFERENCES llm_model_config ON UPDATE CASCADE ON DELETE CASCADE
-);
+) -- A training loop rewrites every row each second: vacuum must not be throttled.
+WITH (autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE llm_param IS 'A parameter: its value, gradient and AdamW moments; weights live here and nowhere else';
 
 CREATE TABLE llm_param_share (

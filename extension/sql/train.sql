@@ -243,7 +243,7 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON PROCEDURE llm_train_loop(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8, bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, bigint, boolean, boolean) IS
-'Trains as llm_train does, committing as it goes: every commit_every steps, or when computing has taken ten times as long as the last write. A run is n_steps long in all: called again with the same arguments while the model''s newest run is not complete, it goes on with that run to the same bits (resume => false begins anew); when it is complete, the call is another run of n_steps more';
+'Trains as llm_train does, committing as it goes: every commit_every steps, or each second or more, when computing has taken ten times as long as the last write. A run is n_steps long in all: called again with the same arguments while the model''s newest run is not complete, it goes on with that run to the same bits (resume => false begins anew); when it is complete, the call is another run of n_steps more';
 
 CREATE FUNCTION llm_dataset_loss(model text, dataset text, max_rows bigint DEFAULT NULL, OUT loss float8, OUT tokens bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';

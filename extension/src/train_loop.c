@@ -22,8 +22,13 @@
 #include "src/training_lock.h"
 #include "src/version.h"
 
-/* Computing takes at least this many times as long as writing. */
+/*
+ * Computing takes at least this many times as long as writing; and each write leaves the weights of before as dead
+ * rows, so that vacuum, which PostgreSQL throttles, must have time to follow: a small model committed ten times a
+ * second would fill the disk.
+ */
 #define COMPUTE_PER_WRITE 10
+#define COMMIT_SECONDS 1.0
 #define PAUSE_MS 50
 
 typedef struct Loop
@@ -57,7 +62,7 @@ TimeToCommit(void *context, int64 steps)
 
 	if (loop->commit_every > 0)
 		return steps >= loop->commit_every;
-	return steps > 0 && SecondsSince(loop->committed) >= COMPUTE_PER_WRITE * loop->write_seconds;
+	return steps > 0 && SecondsSince(loop->committed) >= Max(COMMIT_SECONDS, COMPUTE_PER_WRITE * loop->write_seconds);
 }
 
 static void
