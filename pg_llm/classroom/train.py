@@ -109,8 +109,8 @@ def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int) -> s
         )
         conn.execute(
             "UPDATE llm_graph SET attrs = attrs || jsonb_build_object('std', (attrs ->> 'std')::float8 * %s) "
-            "WHERE model = %s AND op = 'param' AND attrs ? 'std'",
-            [sizes["init_scale"], model],
+            "WHERE model = %s AND name IN ('wte.weight', 'wpe.weight')",
+            [sizes["embedding_scale"], model],
         )
         numbers = conn.execute("SELECT llm_init_model(%s, %s)", [model, sizes["seed"]]).fetchone()[0]
     return f"{count} tokens learned, {numbers} random numbers, {recipe['steps']} steps to go"
