@@ -200,6 +200,18 @@ def test_others_see_the_log_grow_and_cancel_keeps_what_was_committed(small, back
     assert bits(small) == last
 
 
+def test_vacuum_hears_of_dead_rows_while_it_runs(small, background):
+    """Else the weights of thousands of steps would fill the disk before the call ends."""
+    dead = (
+        "SELECT n_dead_tup FROM pg_stat_all_tables WHERE relid ="
+        " (SELECT reltoastrelid FROM pg_class WHERE oid = 'llm_param'::regclass)"
+    )
+    training = background(CALL, (1000000, 3))
+    until(small, f"SELECT ({dead}) > 1000")
+    small.execute("SELECT pg_cancel_backend(%s)", (training.pid,))
+    training.join(30)
+
+
 def test_a_timeout_keeps_what_was_committed(small):
     small.execute("SET statement_timeout = 3000")
     with pytest.raises(psycopg.errors.QueryCanceled):

@@ -10,6 +10,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "pgstat.h"
 #include "portability/instr_time.h"
 #include "storage/latch.h"
 #include "storage/pmsignal.h"
@@ -23,9 +24,9 @@
 #include "src/version.h"
 
 /*
- * Computing takes at least this many times as long as writing; and each write leaves the weights of before as dead
- * rows, so that vacuum, which PostgreSQL throttles, must have time to follow: a small model committed ten times a
- * second would fill the disk.
+ * Computing takes at least this many times as long as writing; and each write leaves the weights of before as
+ * dead rows, so that vacuum, which PostgreSQL throttles, must have time to follow: a small model committed
+ * ten times a second would fill the disk.
  */
 #define COMPUTE_PER_WRITE 10
 #define COMMIT_SECONDS 1.0
@@ -62,7 +63,8 @@ TimeToCommit(void *context, int64 steps)
 
 	if (loop->commit_every > 0)
 		return steps >= loop->commit_every;
-	return steps > 0 && SecondsSince(loop->committed) >= Max(COMMIT_SECONDS, COMPUTE_PER_WRITE * loop->write_seconds);
+	return steps > 0 &&
+		   SecondsSince(loop->committed) >= Max(COMMIT_SECONDS, COMPUTE_PER_WRITE * loop->write_seconds);
 }
 
 static void
@@ -147,6 +149,18 @@ Write(Loop *loop)
 	PopActiveSnapshot();
 }
 
+/*
+ * Autovacuum hears of dead rows when a session has nothing to do, which this one will not have for hours.
+ * (Servers built with assertions want the call between transactions, where no extension gets a turn.)
+ */
+static void
+ReportDeadRows(void)
+{
+#ifndef USE_ASSERT_CHECKING
+	pgstat_report_stat(false);
+#endif
+}
+
 /* Some steps, written and committed. False when the run is complete. */
 static bool
 OneTransaction(Loop *loop)
@@ -166,6 +180,7 @@ OneTransaction(Loop *loop)
 	PopActiveSnapshot();
 	waited_for = TrainingHasWaiters();
 	SPI_commit();
+	ReportDeadRows();
 	if (waited_for)
 		Pause(); /* else the rows would be locked again before those who waited wake up */
 	return loop->tr->step < loop->plan.last;
