@@ -185,6 +185,16 @@ llm_rule_reads_result(LlmOp op)
 
 /* ---- the walk ---- */
 
+/* Logits that their loss took in chunks: what is left to do is to hand on the gradient that it made. */
+static LlmCode
+back_chunks(Back *b, Slot *slot, LlmError *err)
+{
+	Buffer *dx = slot->dx;
+
+	slot->dx = NULL;
+	return dx ? llm_back_close(b, 0, dx, LLM_OK, err) : LLM_OK;
+}
+
 static LlmCode
 back_node(LlmExec *exec, float *const *grads, int index, LlmError *err)
 {
@@ -192,6 +202,8 @@ back_node(LlmExec *exec, float *const *grads, int index, LlmError *err)
 	Slot *slot = &exec->slots[index];
 	LlmCode code = LLM_OK;
 
+	if (slot->in_chunks)
+		return back_chunks(&b, slot, err);
 	if (slot->grad == NULL)
 		return LLM_OK;
 	if (grads[index]) /* every reader has been: it is complete */
@@ -208,8 +220,8 @@ back_node(LlmExec *exec, float *const *grads, int index, LlmError *err)
 }
 
 /* Gradients flow to what leads to a parameter. */
-static void
-mark_wanted(LlmExec *exec)
+void
+llm_mark_wanted(LlmExec *exec)
 {
 	const LlmGraph *graph = &exec->model->graph;
 
@@ -237,7 +249,7 @@ llm_walk_back(LlmExec *exec, float *const *grads, LlmError *err)
 			graph->nodes[exec->target].name, target->value.numel);
 		return llm_hint(err, "A loss such as cross_entropy is one number.");
 	}
-	mark_wanted(exec);
+	llm_mark_wanted(exec);
 	if (!target->wanted)
 		return LLM_OK;
 	target->grad = llm_buffer_take(exec, 1, err);
@@ -245,8 +257,18 @@ llm_walk_back(LlmExec *exec, float *const *grads, LlmError *err)
 		return err->code;
 	target->grad->data[0] = 1;
 	for (int i = graph->count - 1; code == LLM_OK && i >= 0; i--)
-		if (exec->slots[graph->order[i]].rows != ROWS_NONE)
-			code = back_node(exec, grads, graph->order[i], err);
+	{
+		Slot *slot = &exec->slots[graph->order[i]];
+
+		if (slot->rows == ROWS_NONE)
+			continue;
+		code = back_node(exec, grads, graph->order[i], err);
+		if (!exec->tracing) /* its readers' rules and its own have been */
+		{
+			llm_buffer_drop(exec, slot->buffer);
+			slot->buffer = NULL;
+		}
+	}
 	for (int i = 0; i < graph->count; i++) /* left over after an error */
 	{
 		llm_buffer_drop(exec, exec->slots[i].grad);
@@ -260,6 +282,9 @@ llm_exec_backward(LlmExec *exec, float *const *grads, LlmError *err)
 {
 	if (!exec->keep || exec->slots[exec->target].buffer == NULL)
 		return llm_fail(err, LLM_INVALID, "node \"%s\": no run that kept its values is there to walk back",
+			exec->model->graph.nodes[exec->target].name);
+	if (exec->grads && exec->grads != grads)
+		return llm_fail(err, LLM_INVALID, "node \"%s\": its gradients were to go to other arrays",
 			exec->model->graph.nodes[exec->target].name);
 	return llm_walk_back(exec, grads, err);
 }

@@ -142,7 +142,8 @@ let_go(LlmExec *exec, int node)
 	slot->buffer = NULL;
 	llm_buffer_drop(exec, slot->scores);
 	llm_buffer_drop(exec, slot->probs);
-	slot->scores = slot->probs = NULL;
+	llm_buffer_drop(exec, slot->dx);
+	slot->scores = slot->probs = slot->dx = NULL;
 }
 
 static double
@@ -152,6 +153,23 @@ now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (double) t.tv_sec * 1e6 + (double) t.tv_nsec / 1e3;
+}
+
+/* A node has read its inputs: those that nobody else waits for go. Logits in chunks read theirs with the
+ * loss.
+ */
+static void
+done_reading(LlmExec *exec, const LlmNode *node)
+{
+	for (int i = 0; i < node->n_inputs; i++)
+	{
+		int input = node->inputs[i];
+
+		if (exec->slots[input].in_chunks)
+			done_reading(exec, &exec->model->graph.nodes[input]);
+		if (--exec->slots[input].waiting == 0 && !exec->keep)
+			let_go(exec, input);
+	}
 }
 
 /* Nodes in order; a value goes once its last reader is done. */
@@ -171,15 +189,14 @@ run_nodes(LlmExec *exec, LlmError *err)
 			continue;
 		if (exec->timing)
 			start = now();
-		code = llm_run_op(exec, index, err);
+		code = exec->slots[index].in_chunks ? llm_run_shape(exec, index, err) : llm_run_op(exec, index, err);
 		if (exec->timing)
 			exec->slots[index].microseconds = now() - start;
 		llm_exec_drop_scratch(exec);
 		if (code != LLM_OK)
 			return code;
-		for (int j = 0; j < node->n_inputs; j++)
-			if (--exec->slots[node->inputs[j]].waiting == 0 && !exec->keep)
-				let_go(exec, node->inputs[j]);
+		if (!exec->slots[index].in_chunks)
+			done_reading(exec, node);
 	}
 	return LLM_OK;
 }
@@ -223,7 +240,10 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 	if (code == LLM_OK && exec->last_only && length == 0)
 		code = llm_fail(err, LLM_SHAPE, "a text of no tokens has no last one");
 	if (code == LLM_OK)
+	{
+		llm_plan_losses(exec);
 		code = run_nodes(exec, err);
+	}
 	if (code == LLM_OK)
 		code = finish(exec, result, err);
 	if (code == LLM_OK)
@@ -247,10 +267,11 @@ llm_exec_release(LlmExec *exec)
 }
 
 void
-llm_exec_train(LlmExec *exec, const LlmDropout *dropout)
+llm_exec_train(LlmExec *exec, const LlmDropout *dropout, float *const *grads)
 {
 	exec->keep = exec->training = true;
 	exec->tracing = false;
+	exec->grads = grads;
 	exec->dropout = *dropout;
 	exec->past = 0;
 	exec->continues = false;

@@ -58,11 +58,16 @@ typedef struct LlmDropout
 	uint32_t step, micro_batch;
 } LlmDropout;
 
-/* From now on runs keep every value, for llm_exec_backward, and drop as told. */
-extern void llm_exec_train(LlmExec *exec, const LlmDropout *dropout);
+/*
+ * From now on runs keep what llm_exec_backward needs, and drop as told. grads: the arrays that it will be
+ * given, or NULL; where they are known, a loss over large logits never holds them all, and adds to grads in
+ * the run already. After an error in a run or on the way back grads are then not to be used.
+ */
+extern void llm_exec_train(LlmExec *exec, const LlmDropout *dropout, float *const *grads);
 /*
  * Gradients of the target, a single number, of the run before: grads[node] (one array per parameter, NULL for
- * other nodes) gains them.
+ * other nodes) gains them. The values of a run that was not
+ * traced are used up by it.
  */
 extern LlmCode llm_exec_backward(LlmExec *exec, float *const *grads, LlmError *err);
 

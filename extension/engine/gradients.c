@@ -203,16 +203,23 @@ cross_entropy_task(void *context, int task, int worker)
 				w->n, w->x + row * w->n, w->ids[row], w->number, w->dx + row * w->n);
 }
 
+float
+llm_cross_entropy_scale(size_t rows, const int32_t *targets, float dloss)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < rows; i++)
+		count += targets[i] >= 0;
+	return count ? (float) ((double) dloss / count) : 0;
+}
+
 LlmCode
 llm_cross_entropy_backward(size_t rows, int V, const float *logits, const int32_t *targets, float dloss,
 	float *dlogits, LlmError *err)
 {
 	Work w = {.m = rows, .n = V, .x = logits, .ids = targets, .dx = dlogits};
-	size_t count = 0;
 
-	for (size_t i = 0; i < rows; i++)
-		count += targets[i] >= 0;
-	w.number = count ? (float) ((double) dloss / count) : 0;
+	w.number = llm_cross_entropy_scale(rows, targets, dloss);
 	return each_row(&w, cross_entropy_task, err);
 }
 

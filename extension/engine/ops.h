@@ -40,6 +40,10 @@ extern LlmCode llm_softmax(size_t rows, size_t n, float scale, const float *x, f
  */
 extern LlmCode llm_cross_entropy(size_t rows, int V, const float *logits, const int32_t *targets,
 	float *losses, float *mean, LlmError *err);
+/* Its two halves: each row's loss, and their mean. */
+extern LlmCode llm_cross_entropy_rows(
+	size_t rows, int V, const float *logits, const int32_t *targets, float *losses, LlmError *err);
+extern float llm_cross_entropy_mean(size_t rows, const int32_t *targets, const float *losses);
 
 /* Keys and values of one attention node, packed as matmul wants them. */
 typedef struct LlmKvCache

@@ -1,4 +1,4 @@
-/* Inside of the executor: shared by plan.c, execute.c, run_op.c, backprop*.c and tape.c only. */
+/* Inside of the executor: shared by plan.c, execute.c, run_op.c, run_*.c, backprop*.c and tape.c only. */
 #ifndef LLM_PLAN_H
 #define LLM_PLAN_H
 
@@ -34,6 +34,8 @@ typedef struct Slot
 	LlmKvCache *cache;
 	Buffer *grad;           /* of the value, while walking back */
 	bool wanted;            /* it leads to a parameter, so gradients flow to it */
+	bool in_chunks;         /* logits that are never whole in this run: their loss makes them, rows by rows */
+	Buffer *dx;             /* of such logits: the gradient of what they are made of, for the way back */
 	Buffer *scores, *probs; /* of attention in a traced run; both of the shape seen */
 	LlmValue seen;
 	double microseconds; /* what computing it took, in a timed run */
@@ -50,6 +52,7 @@ struct LlmExec
 	bool tracing;  /* every value stays, attention keeps scores and probabilities */
 	bool timing;   /* each op's time is taken */
 	LlmDropout dropout;
+	float *const *grads; /* what the way back will add to; NULL: not known before the run */
 	Slot *slots;
 	LlmSizes sizes;
 	Buffer *free_buffers;
@@ -72,6 +75,14 @@ extern bool llm_rule_reads_result(LlmOp op);
 /* Computes a node whose inputs are there (run_op.c). */
 extern LlmCode llm_run_op(LlmExec *exec, int node, LlmError *err);
 
+/* Marks the slots that gradients flow to (backprop.c). */
+extern void llm_mark_wanted(LlmExec *exec);
+/* Marks the logits that this run leaves to their loss; the loss of a node, such or not (run_loss.c). */
+extern void llm_plan_losses(LlmExec *exec);
+extern LlmCode llm_run_loss(LlmExec *exec, int node, LlmError *err);
+
+/* A node's dimensions, without memory for it. */
+extern LlmCode llm_run_shape(LlmExec *exec, int node, LlmError *err);
 /* Memory for a node's result, of the inferred shape; T is 1 where only the last row is wanted. */
 extern LlmCode llm_run_result(LlmExec *exec, int node, LlmError *err);
 /* Attention of a node (run_attention.c). */

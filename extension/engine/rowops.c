@@ -156,15 +156,30 @@ cross_entropy_task(void *context, int task, int worker)
 }
 
 LlmCode
-llm_cross_entropy(size_t rows, int V, const float *logits, const int32_t *targets, float *losses, float *mean,
-	LlmError *err)
+llm_cross_entropy_rows(
+	size_t rows, int V, const float *logits, const int32_t *targets, float *losses, LlmError *err)
 {
 	Rows r = {.rows = rows, .n = V, .x = logits, .targets = targets, .out = losses};
-	LlmCode code = each_row(&r, cross_entropy_task, err);
+
+	return each_row(&r, cross_entropy_task, err);
+}
+
+float
+llm_cross_entropy_mean(size_t rows, const int32_t *targets, const float *losses)
+{
 	size_t count = 0;
 
 	for (size_t i = 0; i < rows; i++)
 		count += targets[i] >= 0;
-	*mean = count ? (float) (llm_kernels->sum(rows, losses) / count) : 0;
+	return count ? (float) (llm_kernels->sum(rows, losses) / count) : 0;
+}
+
+LlmCode
+llm_cross_entropy(size_t rows, int V, const float *logits, const int32_t *targets, float *losses, float *mean,
+	LlmError *err)
+{
+	LlmCode code = llm_cross_entropy_rows(rows, V, logits, targets, losses, err);
+
+	*mean = llm_cross_entropy_mean(rows, targets, losses);
 	return code;
 }

@@ -40,6 +40,12 @@ make_result(LlmExec *exec, int index, bool allocate, LlmError *err)
 }
 
 LlmCode
+llm_run_shape(LlmExec *exec, int index, LlmError *err)
+{
+	return make_result(exec, index, false, err);
+}
+
+LlmCode
 llm_run_result(LlmExec *exec, int index, LlmError *err)
 {
 	return make_result(exec, index, true, err);
@@ -211,32 +217,6 @@ run_dropout(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 }
 
 static LlmCode
-run_cross_entropy(LlmExec *exec, int index, const LlmValue *logits, const LlmValue *targets, LlmError *err)
-{
-	const LlmNode *node = &exec->model->graph.nodes[index];
-	int V = logits->dims[logits->ndim - 1];
-	LlmCode code = make_result(exec, index, true, err);
-	Buffer *losses;
-
-	if (code != LLM_OK)
-		return code;
-	for (size_t i = 0; i < targets->numel; i++)
-		if (targets->integers[i] >= V)
-		{
-			llm_fail(err, LLM_RANGE, "node \"%s\": target %d at place %zu is outside the vocabulary of %d",
-				node->name, targets->integers[i], i + 1, V);
-			return llm_hint(err, "Targets run from 0 to %d; a negative one is left out of the loss.", V - 1);
-		}
-	losses = llm_buffer_take(exec, targets->numel, err);
-	if (losses == NULL)
-		return err->code;
-	code = llm_cross_entropy(
-		targets->numel, V, logits->floats, targets->integers, losses->data, result_of(exec, index), err);
-	llm_buffer_drop(exec, losses);
-	return code;
-}
-
-static LlmCode
 run_layernorm(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 {
 	const LlmNode *node = &exec->model->graph.nodes[index];
@@ -333,7 +313,7 @@ llm_run_op(LlmExec *exec, int index, LlmError *err)
 		case LLM_OP_DROPOUT:
 			return run_dropout(exec, index, &in[0], err);
 		case LLM_OP_CROSS_ENTROPY:
-			return run_cross_entropy(exec, index, &in[0], &in[1], err);
+			return llm_run_loss(exec, index, err);
 		default:
 			code = make_result(exec, index, true, err);
 			return code == LLM_OK ? llm_run_view(exec, index, &in[0], err) : code;

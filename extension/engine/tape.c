@@ -11,7 +11,7 @@
 void
 llm_exec_trace(LlmExec *exec)
 {
-	llm_exec_train(exec, &(LlmDropout){.p = 0});
+	llm_exec_train(exec, &(LlmDropout){.p = 0}, NULL);
 	exec->training = false;
 	exec->tracing = exec->timing = true;
 }

@@ -48,9 +48,10 @@ llm_trainer_open(LlmModel *model, int loss, const LlmAllocator *memory, LlmTrain
 	t->store = memory->alloc(memory->context, store_bytes(t));
 	if (t->store == NULL)
 	{
+		code =
+			llm_fail(err, LLM_NO_MEMORY, "no memory for gradients and moments of %zu parameters", t->numel);
 		llm_trainer_close(t);
-		return llm_fail(
-			err, LLM_NO_MEMORY, "no memory for gradients and moments of %zu parameters", t->numel);
+		return code;
 	}
 	memset(t->store, 0, store_bytes(t));
 	at = t->store;
@@ -97,12 +98,16 @@ llm_trainer_gradients(LlmTrainer *t, const LlmInput *inputs, int n_inputs, const
 	LlmValue value;
 	LlmCode code;
 
-	llm_exec_train(t->exec, dropout);
+	llm_exec_train(t->exec, dropout, t->grad);
 	code = llm_exec_run(t->exec, inputs, n_inputs, &value, err);
-	if (code != LLM_OK)
-		return code;
-	*loss = value.floats[0];
-	return llm_exec_backward(t->exec, t->grad, err);
+	if (code == LLM_OK)
+	{
+		*loss = value.floats[0];
+		code = llm_exec_backward(t->exec, t->grad, err);
+	}
+	if (code != LLM_OK) /* some parts of this micro-batch's may have been added */
+		memset(t->store, 0, t->numel * sizeof(float));
+	return code;
 }
 
 /* Tensors in graph order, each summed in float64. */

@@ -31,7 +31,10 @@ extern LlmCode llm_trainer_open(
 extern void llm_trainer_close(LlmTrainer *trainer);
 /* node and the earlier `owner` are one parameter: their gradients add, and node follows owner's weights. */
 extern void llm_trainer_tie(LlmTrainer *trainer, int node, int owner);
-/* Forward and backward of one micro-batch; its gradient is added to those of the ones before. */
+/*
+ * Forward and backward of one micro-batch; its gradient is added to those of the ones before. After an error
+ * all of them are zero: the step begins anew.
+ */
 extern LlmCode llm_trainer_gradients(LlmTrainer *trainer, const LlmInput *inputs, int n_inputs,
 	const LlmDropout *dropout, float *loss, LlmError *err);
 /*

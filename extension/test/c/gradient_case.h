@@ -170,7 +170,7 @@ engine_gradients(Case *c, float **values)
 			memset(taped[i], 0, seen[i].numel * sizeof(float));
 		}
 	/* training keeps less; what it drops is another matter */
-	llm_exec_train(exec, &(LlmDropout){.p = 0});
+	llm_exec_train(exec, &(LlmDropout){.p = 0}, taped);
 	CHECK_OK(llm_exec_run(exec, c->in, c->n_in, &result, &err), err);
 	CHECK_OK(llm_exec_backward(exec, taped, &err), err);
 	for (int i = 0; i < g->count; i++)

@@ -1,0 +1,195 @@
+/*
+ * The loss of a node. Logits are often the largest value of a run: a number for each position and each token
+ * of the vocabulary. Where nobody but the loss reads them, some rows at a time are enough: their losses, and
+ * in training their gradients, which go on at once to what the logits were made of, so that nothing is
+ * computed twice. The rows are the blocks in which a weight's gradient is summed, so no bit depends on it.
+ */
+#include <string.h>
+
+#include "engine/gradients.h"
+#include "engine/plan.h"
+#include "engine/pool.h"
+
+/* Elements per task: short rows go together. */
+#define GRAIN 4096
+
+/* ---- which logits ---- */
+
+/*
+ * Logits are x @ a packed weight, for their loss alone. In training the loss is what gradients are of: its
+ * own is then 1, and as all else that runs leads to the logits, their parts come first to every gradient, as
+ * they do in the run itself.
+ */
+static bool
+in_chunks(const LlmExec *exec, int loss)
+{
+	const LlmGraph *graph = &exec->model->graph;
+	int logits = graph->nodes[loss].inputs[0], weight;
+	const LlmNode *node = &graph->nodes[logits];
+	const LlmWeight *w;
+
+	if (node->op != LLM_OP_MATMUL || exec->slots[logits].readers != 1 || exec->tracing || exec->timing)
+		return false;
+	weight = node->inputs[1];
+	w = &exec->model->weights[weight];
+	if (w->panels_bytes == 0 || w->transposed != (llm_attr_number(node, "transpose_b", 0) != 0))
+		return false;
+	if (!exec->keep)
+		return true;
+	return loss == exec->target && exec->grads && exec->grads[weight] && w->plain && !exec->grads[loss] &&
+		   !exec->grads[logits];
+}
+
+void
+llm_plan_losses(LlmExec *exec)
+{
+	const LlmGraph *graph = &exec->model->graph;
+
+	for (int i = 0; i < graph->count; i++)
+		exec->slots[i].in_chunks = false;
+	for (int i = 0; i < graph->count; i++)
+		if (graph->nodes[i].op == LLM_OP_CROSS_ENTROPY && exec->slots[i].rows != ROWS_NONE)
+			exec->slots[graph->nodes[i].inputs[0]].in_chunks = in_chunks(exec, i);
+}
+
+/* ---- one chunk ---- */
+
+typedef struct Loss
+{
+	LlmExec *exec;
+	const LlmWeight *w;
+	int V, C;
+	const float *x;         /* (rows,C) */
+	const int32_t *targets; /* (rows) */
+	float *losses;          /* (rows) */
+	float *logits;          /* (a chunk,V); in training its gradient comes to the same place */
+	float *dw;              /* of the weight; NULL: no gradients are wanted */
+	float *dx;              /* (rows,C); NULL: nobody wants it */
+	float scale;            /* of a row's gradient */
+	size_t first, rows;     /* of the chunk */
+	size_t per_task;
+} Loss;
+
+static void
+rows_task(void *context, int task, int worker)
+{
+	const Loss *l = context;
+	size_t end = (task + 1) * l->per_task;
+
+	(void) worker;
+	for (size_t i = task * l->per_task; i < end && i < l->rows; i++)
+	{
+		float *row = l->logits + i * l->V;
+		int target = l->targets[l->first + i];
+
+		l->losses[l->first + i] = target < 0 ? 0 : llm_kernels->cross_entropy(l->V, row, target);
+		if (l->dw && target < 0)
+			memset(row, 0, l->V * sizeof(float));
+		else if (l->dw)
+			llm_kernels->cross_entropy_backward(l->V, row, target, l->scale, row);
+	}
+}
+
+static LlmCode
+one_chunk(Loss *l, LlmError *err)
+{
+	const LlmAllocator *memory = l->exec->memory;
+	const float *x = l->x + l->first * l->C;
+	int rows = (int) l->rows;
+	LlmCode code = llm_matmul_packed(rows, l->V, l->C, x, l->C, l->w->panels, l->logits, err);
+
+	l->per_task = l->V < GRAIN ? GRAIN / l->V : 1;
+	if (code == LLM_OK)
+		code = llm_parallel((int) ((l->rows + l->per_task - 1) / l->per_task), rows_task, l, err);
+	if (code == LLM_OK && l->dw)
+		code = llm_matmul_dw(rows, l->V, l->C, x, l->logits, l->w->transposed, l->dw, memory, err);
+	if (code == LLM_OK && l->dx)
+		code = llm_matmul_dx(
+			rows, l->V, l->C, l->logits, l->w->plain, l->w->transposed, l->dx + l->first * l->C, memory, err);
+	return code;
+}
+
+/* ---- all of them ---- */
+
+/* Chunk by chunk; x's gradient stays with the logits until the way back comes there. */
+static LlmCode
+all_chunks(LlmExec *exec, int logits, const LlmValue *targets, float *losses, LlmError *err)
+{
+	const LlmNode *node = &exec->model->graph.nodes[logits];
+	const LlmValue *x = &exec->slots[node->inputs[0]].value, *value = &exec->slots[logits].value;
+	size_t n = targets->numel, most = n < LLM_BLOCK ? n : LLM_BLOCK;
+	Loss l = {.exec = exec,
+		.w = &exec->model->weights[node->inputs[1]],
+		.V = value->dims[value->ndim - 1],
+		.C = x->dims[x->ndim - 1],
+		.x = x->floats,
+		.targets = targets->integers,
+		.losses = losses};
+	Buffer *buffer = llm_buffer_take(exec, most * l.V, err);
+	LlmCode code = buffer ? LLM_OK : err->code;
+
+	if (code == LLM_OK && exec->keep)
+	{
+		l.dw = exec->grads[node->inputs[1]];
+		l.scale = llm_cross_entropy_scale(n, targets->integers, 1);
+		llm_mark_wanted(exec);
+		if (exec->slots[node->inputs[0]].wanted)
+		{
+			exec->slots[logits].dx = llm_buffer_take(exec, x->numel, err);
+			code = exec->slots[logits].dx ? LLM_OK : err->code;
+		}
+	}
+	if (code == LLM_OK && exec->slots[logits].dx)
+		l.dx = exec->slots[logits].dx->data;
+	if (code == LLM_OK)
+		l.logits = buffer->data;
+	for (; code == LLM_OK && l.first < n; l.first += LLM_BLOCK)
+	{
+		l.rows = n - l.first < LLM_BLOCK ? n - l.first : LLM_BLOCK;
+		code = one_chunk(&l, err);
+	}
+	llm_buffer_drop(exec, buffer);
+	return code;
+}
+
+static LlmCode
+check_targets(const LlmNode *node, const LlmValue *targets, int V, LlmError *err)
+{
+	for (size_t i = 0; i < targets->numel; i++)
+		if (targets->integers[i] >= V)
+		{
+			llm_fail(err, LLM_RANGE, "node \"%s\": target %d at place %zu is outside the vocabulary of %d",
+				node->name, targets->integers[i], i + 1, V);
+			return llm_hint(err, "Targets run from 0 to %d; a negative one is left out of the loss.", V - 1);
+		}
+	return LLM_OK;
+}
+
+LlmCode
+llm_run_loss(LlmExec *exec, int index, LlmError *err)
+{
+	const LlmNode *node = &exec->model->graph.nodes[index];
+	const Slot *logits = &exec->slots[node->inputs[0]];
+	const LlmValue *targets = &exec->slots[node->inputs[1]].value;
+	int V = logits->value.dims[logits->value.ndim - 1];
+	LlmCode code = llm_run_result(exec, index, err);
+	Buffer *losses;
+
+	if (code == LLM_OK)
+		code = check_targets(node, targets, V, err);
+	if (code != LLM_OK)
+		return code;
+	losses = llm_buffer_take(exec, targets->numel, err);
+	if (losses == NULL)
+		return err->code;
+	if (logits->in_chunks)
+		code = all_chunks(exec, node->inputs[0], targets, losses->data, err);
+	else
+		code = llm_cross_entropy_rows(
+			targets->numel, V, logits->value.floats, targets->integers, losses->data, err);
+	if (code == LLM_OK)
+		*exec->slots[index].buffer->data =
+			llm_cross_entropy_mean(targets->numel, targets->integers, losses->data);
+	llm_buffer_drop(exec, losses);
+	return code;
+}
