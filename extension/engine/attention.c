@@ -8,17 +8,20 @@
 #include "engine/ops.h"
 #include "engine/pool.h"
 
-/* Queries per task: a multiple of the register tiles' heights would be 42; their scores stay in the
- * second-level cache. */
-#define QUERIES 42
+/* Queries that meet the keys together: a multiple of the register tiles' heights (14, 6); their scores stay
+ * in the second-level cache. */
+#define STRIP 42
+
+int llm_attention_chunk = LLM_BLOCK;
 
 typedef struct Run
 {
 	const LlmAttention *a;
 	const LlmKvCache *cache;
 	const float *qkv;
-	int past, keys, chunks, width; /* width: floats of one row of scores, whole panels */
-	float *scratch;                /* per worker QUERIES * width */
+	int past, keys, width; /* width: floats of one row of scores, whole panels */
+	int queries, chunks;   /* of a task, whole strips; tasks of a head */
+	float *scratch;        /* per worker queries * width */
 	float *out, *scores, *probs;
 } Run;
 
@@ -128,7 +131,7 @@ static void
 score_rows(const Run *r, int head, int m, const float *q, int keys, float *s, int worker)
 {
 	int HS = r->a->HS, ldq = 3 * r->a->NH * HS;
-	float rows[QUERIES * LLM_BLOCK];
+	float rows[STRIP * LLM_BLOCK];
 
 	for (int k = 0; k < HS; k += LLM_BLOCK)
 	{
@@ -149,7 +152,7 @@ weigh_rows(const Run *r, int head, int m, int position, const float *p, float *o
 {
 	int HS = r->a->HS, capacity = r->cache->capacity, whole = 0;
 	const float *v = values_of(r->cache, head);
-	float rows[QUERIES * LLM_BLOCK];
+	float rows[STRIP * LLM_BLOCK];
 
 	if (r->a->window == 0)
 		whole = last_key(r, position) / LLM_BLOCK * LLM_BLOCK;
@@ -186,16 +189,13 @@ show_row(float *to, const float *from, int first, int last, int keys, float unse
 		to[k] = k < first || k >= last ? unseen : from[k] * scale;
 }
 
+/* m queries of a head from `query` on; s: room for their scores */
 static void
-attend_task(void *context, int task, int worker)
+attend_strip(const Run *r, int head, int query, int m, float *s, int worker)
 {
-	const Run *r = context;
 	const LlmAttention *a = r->a;
-	int head = task / r->chunks, query = task % r->chunks * QUERIES;
-	int m = a->queries - query < QUERIES ? a->queries - query : QUERIES;
 	int skipped = a->T - a->queries, position = r->past + skipped + query, C = a->NH * a->HS;
 	int b = head / a->NH, h = head % a->NH, keys = last_key(r, position + m - 1);
-	float *s = r->scratch + (size_t) worker * QUERIES * r->width;
 	const float *q = r->qkv + ((size_t) b * a->T + skipped + query) * 3 * C + (size_t) h * a->HS;
 	float *out = r->out + ((size_t) b * a->queries + query) * C + (size_t) h * a->HS;
 
@@ -222,6 +222,28 @@ attend_task(void *context, int task, int worker)
 				LLM_MUL, a->HS, out + (size_t) row * C, 1, a->head_mask + h, 0, out + (size_t) row * C);
 }
 
+static void
+attend_task(void *context, int task, int worker)
+{
+	const Run *r = context;
+	int head = task / r->chunks, first = task % r->chunks * r->queries;
+	int end = first + r->queries < r->a->queries ? first + r->queries : r->a->queries;
+	float *s = r->scratch + (size_t) worker * r->queries * r->width;
+
+	for (int query = first; query < end && !llm_pool_stopping(worker); query += STRIP)
+		attend_strip(r, head, query, end - query < STRIP ? end - query : STRIP,
+			s + (size_t) (query - first) * r->width, worker);
+}
+
+/* Whole strips, as many as a chunk has room for and the work needs. */
+static int
+queries_of_task(const LlmAttention *a)
+{
+	int strips = llm_attention_chunk / STRIP, needed = (a->queries + STRIP - 1) / STRIP;
+
+	return (strips < needed ? strips : needed) * STRIP;
+}
+
 LlmCode
 llm_attention(const LlmAttention *a, const float *qkv, LlmKvCache *cache, float *out, float *scores,
 	float *probs, const LlmAllocator *memory, LlmError *err)
@@ -241,11 +263,12 @@ llm_attention(const LlmAttention *a, const float *qkv, LlmKvCache *cache, float 
 		return LLM_OK;
 	r.keys = r.past + a->T;
 	r.width = panels(r.keys) * LLM_PANEL;
-	r.chunks = (a->queries + QUERIES - 1) / QUERIES;
+	r.queries = queries_of_task(a);
+	r.chunks = (a->queries + r.queries - 1) / r.queries;
 	tasks = (int64_t) a->B * a->NH * r.chunks;
 	if (tasks > INT32_MAX)
 		return llm_fail(err, LLM_LIMIT, "attention: %d texts of %d heads are too many at once", a->B, a->NH);
-	bytes = (size_t) llm_pool_threads() * QUERIES * r.width * sizeof(float);
+	bytes = (size_t) llm_pool_threads() * r.queries * r.width * sizeof(float);
 	r.scratch = memory->alloc(memory->context, bytes);
 	if (r.scratch == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "attention: no memory for the scores of %d positions", r.keys);

@@ -1,7 +1,7 @@
 /*
- * Gradients of attention, head by head: probabilities are made again for 128 queries at a time, then
- * dV += P^T dY, dS = P (dY V^T - rowsum), dQ = dS K scale, dK += dS^T Q scale. Parallel over heads only, so
- * the order of additions over queries is fixed.
+ * Gradients of attention, head by head: probabilities are made again for a chunk of queries at a time, then,
+ * in blocks of 128 queries whatever the chunk, dV += P^T dY, dS = P (dY V^T - rowsum), dQ = dS K scale, dK +=
+ * dS^T Q scale. Parallel over heads only, so the order of additions over queries is fixed.
  */
 #include <string.h>
 
@@ -14,6 +14,7 @@ typedef struct Backward
 	const float *qkv, *dy;
 	float *dqkv;
 	int width; /* floats of one row of scores: whole panels of T */
+	int chunk; /* rows of scores held at once: whole blocks */
 	size_t scratch_floats;
 	float *scratch;
 } Backward;
@@ -24,7 +25,7 @@ typedef struct Head
 	float *kt, *vt; /* panels of K^T and V^T: [T/32][HS][32] */
 	float *k;       /* panels of K: [HS/32][T][32] */
 	float *q, *dy;  /* panels of a block of queries and of its gradient: [HS/32][128][32] */
-	float *p, *ds;  /* (128,width) */
+	float *p, *ds;  /* (chunk,width) */
 	float *dk, *dv; /* (T,HS) */
 	float *rows;    /* packed rows of a product: room for T rows of one block */
 } Head;
@@ -40,7 +41,7 @@ take(float *base, size_t *at, size_t floats)
 }
 
 static size_t
-lay_out(Head *h, int T, int HS, int width, float *base)
+lay_out(Head *h, int T, int HS, int width, int chunk, float *base)
 {
 	size_t at = 0;
 
@@ -49,8 +50,8 @@ lay_out(Head *h, int T, int HS, int width, float *base)
 	h->k = take(base, &at, llm_packed_floats(T, HS));
 	h->q = take(base, &at, llm_packed_floats(LLM_BLOCK, HS));
 	h->dy = take(base, &at, llm_packed_floats(LLM_BLOCK, HS));
-	h->p = take(base, &at, (size_t) LLM_BLOCK * width);
-	h->ds = take(base, &at, (size_t) LLM_BLOCK * width);
+	h->p = take(base, &at, (size_t) chunk * width);
+	h->ds = take(base, &at, (size_t) chunk * width);
 	h->dk = take(base, &at, (size_t) T * HS);
 	h->dv = take(base, &at, (size_t) T * HS);
 	h->rows = take(base, &at, (size_t) (T > LLM_BLOCK ? T : LLM_BLOCK) * LLM_BLOCK);
@@ -90,21 +91,46 @@ product(int m, int n, int k, const float *a, size_t lda, bool columns, const flo
 	}
 }
 
-/* p and ds of m queries from `query` on, over the first `keys` keys; unseen keys get 0. */
-static void
-probabilities(
-	const Backward *w, Head *h, int head, int m, int query, int keys, const float *q, const float *dy, int C)
+/* A block of at most 128 queries of a head. */
+typedef struct Block
+{
+	int m, query, keys;  /* queries, the first of them, the keys that the last one sees */
+	const float *q, *dy; /* rows 3*C and C apart */
+	float *dq, *p, *ds;  /* rows 3*C and width apart */
+} Block;
+
+static Block
+block_of(const Backward *w, const Head *h, int task, int query, int first)
 {
 	const LlmAttention *a = w->a;
+	int C = a->NH * a->HS, b = task / a->NH, head = task % a->NH;
+	size_t row = (size_t) b * a->T + query, at = (size_t) head * a->HS;
+	Block k = {.m = a->T - query < LLM_BLOCK ? a->T - query : LLM_BLOCK, .query = query};
 
-	product(m, keys, a->HS, q, 3 * C, false, h->kt, h->p, w->width, false, h->rows);
-	product(m, keys, a->HS, dy, C, false, h->vt, h->ds, w->width, false, h->rows);
-	for (int i = 0; i < m; i++)
+	k.keys = a->causal ? query + k.m : a->T;
+	k.q = w->qkv + row * 3 * C + at;
+	k.dy = w->dy + row * C + at;
+	k.dq = w->dqkv + row * 3 * C + at;
+	k.p = h->p + (size_t) (query - first) * w->width;
+	k.ds = h->ds + (size_t) (query - first) * w->width;
+	return k;
+}
+
+/* p and ds of a block over the keys that it sees; unseen ones get 0. */
+static void
+probabilities(const Backward *w, const Head *h, int task, const Block *k)
+{
+	const LlmAttention *a = w->a;
+	int C = a->NH * a->HS;
+
+	product(k->m, k->keys, a->HS, k->q, 3 * C, false, h->kt, k->p, w->width, false, h->rows);
+	product(k->m, k->keys, a->HS, k->dy, C, false, h->vt, k->ds, w->width, false, h->rows);
+	for (int i = 0; i < k->m; i++)
 	{
-		int last = a->causal ? query + i + 1 : a->T;
-		int first = a->window && query + i + 1 > a->window ? query + i + 1 - a->window : 0;
-		uint64_t row = ((uint64_t) head * a->T + query + i) * a->T; /* of the stream's elements */
-		float *p = h->p + (size_t) i * w->width, *ds = h->ds + (size_t) i * w->width;
+		int at = k->query + i, last = a->causal ? at + 1 : a->T;
+		int first = a->window && at + 1 > a->window ? at + 1 - a->window : 0;
+		uint64_t row = ((uint64_t) task * a->T + at) * a->T; /* of the stream's elements */
+		float *p = k->p + (size_t) i * w->width, *ds = k->ds + (size_t) i * w->width;
 
 		llm_kernels->softmax(last - first, first, a->scale, p + first, p + first);
 		if (a->dropout > 0)
@@ -114,8 +140,38 @@ probabilities(
 			llm_drop(&a->stream, a->dropout, row + first, last - first, p + first, p + first);
 		memset(p, 0, first * sizeof(float));
 		memset(ds, 0, first * sizeof(float));
-		memset(p + last, 0, (keys - last) * sizeof(float));
-		memset(ds + last, 0, (keys - last) * sizeof(float));
+		memset(p + last, 0, (k->keys - last) * sizeof(float));
+		memset(ds + last, 0, (k->keys - last) * sizeof(float));
+	}
+	if (a->head_mask)
+	{
+		const float *mask = &a->head_mask[task % a->NH];
+
+		llm_kernels->binary(LLM_MUL, (size_t) k->m * w->width, k->p, 1, mask, 0, k->p);
+		llm_kernels->binary(LLM_MUL, (size_t) k->m * w->width, k->ds, 1, mask, 0, k->ds);
+	}
+}
+
+/* dv and dk gain the block's part, its dq is written. */
+static void
+products(const Backward *w, const Head *h, const Block *k)
+{
+	int T = w->a->T, HS = w->a->HS, C = w->a->NH * HS;
+
+	pack_all(k->m, HS, k->q, 3 * C, false, h->q);
+	pack_all(k->m, HS, k->dy, C, false, h->dy);
+	product(k->keys, HS, k->m, k->p, w->width, true, h->dy, h->dv, HS, true, h->rows);
+	product(k->keys, HS, k->m, k->ds, w->width, true, h->q, h->dk, HS, true, h->rows);
+	/* K's panels are T rows long, of which this product reads the first `keys` */
+	for (int k0 = 0; k0 < k->keys; k0 += LLM_BLOCK)
+	{
+		int kc = k->keys - k0 < LLM_BLOCK ? k->keys - k0 : LLM_BLOCK;
+
+		llm_kernels->pack_rows(k->m, kc, k->ds + k0, w->width, h->rows);
+		for (int j = 0; j < HS; j += LLM_PANEL)
+			llm_kernels->matmul_block(k->m, kc, h->rows,
+				h->k + ((size_t) (j / LLM_PANEL) * T + k0) * LLM_PANEL, k->dq + j, 3 * C,
+				HS - j < LLM_PANEL ? HS - j : LLM_PANEL, k0 == 0);
 	}
 }
 
@@ -124,50 +180,39 @@ head_task(void *context, int task, int worker)
 {
 	const Backward *w = context;
 	const LlmAttention *a = w->a;
-	int T = a->T, HS = a->HS, C = a->NH * HS, b = task / a->NH, head = task % a->NH;
-	const float *q = w->qkv + (size_t) b * T * 3 * C + (size_t) head * HS, *k = q + C, *v = k + C;
-	const float *dy = w->dy + (size_t) b * T * C + (size_t) head * HS;
-	float *dq = w->dqkv + (q - w->qkv);
+	int T = a->T, HS = a->HS, C = a->NH * HS;
+	size_t at = (size_t) (task / a->NH) * T * 3 * C + (size_t) (task % a->NH) * HS;
+	const float *k = w->qkv + at + C, *v = k + C;
+	float *dk = w->dqkv + at + C;
 	Head h;
 
-	lay_out(&h, T, HS, w->width, w->scratch + worker * w->scratch_floats);
+	lay_out(&h, T, HS, w->width, w->chunk, w->scratch + worker * w->scratch_floats);
 	pack_all(HS, T, k, 3 * C, true, h.kt);
 	pack_all(HS, T, v, 3 * C, true, h.vt);
 	pack_all(T, HS, k, 3 * C, false, h.k);
 	memset(h.dk, 0, (size_t) T * HS * sizeof(float));
 	memset(h.dv, 0, (size_t) T * HS * sizeof(float));
-	for (int query = 0; query < T && !llm_pool_stopping(worker); query += LLM_BLOCK)
+	for (int first = 0; first < T; first += w->chunk)
 	{
-		int m = T - query < LLM_BLOCK ? T - query : LLM_BLOCK, keys = a->causal ? query + m : T;
-		const float *qs = q + (size_t) query * 3 * C, *dys = dy + (size_t) query * C;
-		float mask = a->head_mask ? a->head_mask[head] : 1;
+		int end = T - first < w->chunk ? T : first + w->chunk;
 
-		probabilities(w, &h, task, m, query, keys, qs, dys, C);
-		if (a->head_mask)
+		for (int query = first; query < end && !llm_pool_stopping(worker); query += LLM_BLOCK)
 		{
-			llm_kernels->binary(LLM_MUL, (size_t) m * w->width, h.p, 1, &mask, 0, h.p);
-			llm_kernels->binary(LLM_MUL, (size_t) m * w->width, h.ds, 1, &mask, 0, h.ds);
+			Block block = block_of(w, &h, task, query, first);
+
+			probabilities(w, &h, task, &block);
 		}
-		pack_all(m, HS, qs, 3 * C, false, h.q);
-		pack_all(m, HS, dys, C, false, h.dy);
-		product(keys, HS, m, h.p, w->width, true, h.dy, h.dv, HS, true, h.rows);
-		product(keys, HS, m, h.ds, w->width, true, h.q, h.dk, HS, true, h.rows);
-		/* K's panels are T rows long, of which this product reads the first `keys` */
-		for (int k0 = 0; k0 < keys; k0 += LLM_BLOCK)
+		for (int query = first; query < end && !llm_pool_stopping(worker); query += LLM_BLOCK)
 		{
-			int kc = keys - k0 < LLM_BLOCK ? keys - k0 : LLM_BLOCK;
+			Block block = block_of(w, &h, task, query, first);
 
-			llm_kernels->pack_rows(m, kc, h.ds + k0, w->width, h.rows);
-			for (int j = 0; j < HS; j += LLM_PANEL)
-				llm_kernels->matmul_block(m, kc, h.rows,
-					h.k + ((size_t) (j / LLM_PANEL) * T + k0) * LLM_PANEL, dq + (size_t) query * 3 * C + j,
-					3 * C, HS - j < LLM_PANEL ? HS - j : LLM_PANEL, k0 == 0);
+			products(w, &h, &block);
 		}
 	}
-	for (int t = 0; t < T; t++)
+	for (int t = 0; t < T; t++, dk += 3 * C)
 	{
-		memcpy(dq + (size_t) t * 3 * C + C, h.dk + (size_t) t * HS, HS * sizeof(float));
-		memcpy(dq + (size_t) t * 3 * C + 2 * C, h.dv + (size_t) t * HS, HS * sizeof(float));
+		memcpy(dk, h.dk + (size_t) t * HS, HS * sizeof(float));
+		memcpy(dk + C, h.dv + (size_t) t * HS, HS * sizeof(float));
 	}
 }
 
@@ -183,7 +228,9 @@ llm_attention_backward(const LlmAttention *a, const float *qkv, const float *dy,
 	if (a->B == 0 || a->T == 0 || a->NH == 0 || a->HS == 0)
 		return LLM_OK;
 	w.width = (a->T + LLM_PANEL - 1) / LLM_PANEL * LLM_PANEL;
-	w.scratch_floats = lay_out(&h, a->T, a->HS, w.width, NULL);
+	w.chunk =
+		a->T < llm_attention_chunk ? (a->T + LLM_BLOCK - 1) / LLM_BLOCK * LLM_BLOCK : llm_attention_chunk;
+	w.scratch_floats = lay_out(&h, a->T, a->HS, w.width, w.chunk, NULL);
 	bytes = w.scratch_floats * llm_pool_threads() * sizeof(float);
 	w.scratch = memory->alloc(memory->context, bytes);
 	if (w.scratch == NULL)

@@ -263,6 +263,7 @@ llm_exec_release(LlmExec *exec)
 	for (int i = 0; i < exec->model->graph.count; i++)
 		let_go(exec, i);
 	llm_exec_drop_scratch(exec);
+	llm_exec_drop_spare(exec);
 	llm_buffers_release(exec);
 }
 

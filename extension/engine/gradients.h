@@ -33,8 +33,8 @@ extern LlmCode llm_embedding_backward(
 	size_t rows, int C, const int32_t *ids, const float *dy, float *dtable, LlmError *err);
 
 /*
- * dqkv (B,T,3*C) from dy (B,T,C) and the forward's qkv. Probabilities are computed again, 128 queries at a
- * time, so that no more than that many rows per head are ever held. head_mask as in the forward.
+ * dqkv (B,T,3*C) from dy (B,T,C) and the forward's qkv. Probabilities are computed again, a chunk of
+ * queries at a time, so that no more than that many rows per head are ever held. head_mask as in the forward.
  */
 extern LlmCode llm_attention_backward(const LlmAttention *a, const float *qkv, const float *dy, float *dqkv,
 	const LlmAllocator *memory, LlmError *err);

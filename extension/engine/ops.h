@@ -62,6 +62,12 @@ extern void llm_kv_free(LlmKvCache *cache, const LlmAllocator *memory);
 /* Sequence from_row of one cache becomes sequence to_row of another of the same capacity. */
 extern void llm_kv_copy_row(LlmKvCache *to, int to_row, const LlmKvCache *from, int from_row);
 
+/*
+ * Queries whose scores a head's work holds at once, on the way there and back; a multiple of LLM_BLOCK, set
+ * by the glue. No result depends on it.
+ */
+extern int llm_attention_chunk;
+
 typedef struct LlmAttention
 {
 	int B, T, NH, HS; /* T new positions after cache->length earlier ones; capacity must have room for them */

@@ -312,6 +312,7 @@ llm_exec_close(LlmExec *exec)
 		llm_exec_drop_cache(exec, i);
 	}
 	llm_exec_drop_scratch(exec);
+	llm_exec_drop_spare(exec);
 	llm_buffers_release(exec);
 	if (exec->slots)
 		exec->memory->release(exec->memory->context, exec->slots, exec->model->graph.count * sizeof(Slot));

@@ -54,6 +54,7 @@ struct LlmExec
 	LlmDropout dropout;
 	float *const *grads; /* what the way back will add to; NULL: not known before the run */
 	Slot *slots;
+	LlmKvCache *spare_cache; /* of the last attention, where runs do not continue */
 	LlmSizes sizes;
 	Buffer *free_buffers;
 	Buffer *scratch[3]; /* gathered last rows of the inputs of the node being computed */
@@ -85,8 +86,9 @@ extern LlmCode llm_run_loss(LlmExec *exec, int node, LlmError *err);
 extern LlmCode llm_run_shape(LlmExec *exec, int node, LlmError *err);
 /* Memory for a node's result, of the inferred shape; T is 1 where only the last row is wanted. */
 extern LlmCode llm_run_result(LlmExec *exec, int node, LlmError *err);
-/* Attention of a node (run_attention.c). */
+/* Attention of a node (run_attention.c); and an end to the memory that it keeps for the next one. */
 extern LlmCode llm_run_attention(LlmExec *exec, int node, const LlmValue *qkv, LlmError *err);
+extern void llm_exec_drop_spare(LlmExec *exec);
 /* An op that reduces, moves or joins elements; its result is allocated (run_view.c). */
 extern LlmCode llm_run_view(LlmExec *exec, int node, const LlmValue *x, LlmError *err);
 /* to = from, a value of x's shape, with an axis and the last one exchanged. */

@@ -1,9 +1,26 @@
 /*
- * Attention as a node: its keys and values are kept for the positions to come.
+ * Attention as a node: its keys and values are kept for the positions to come; where there can be none, the
+ * next node takes over their memory.
  */
 #include <math.h>
 
 #include "engine/plan.h"
+
+void
+llm_exec_drop_spare(LlmExec *exec)
+{
+	if (exec->spare_cache == NULL)
+		return;
+	llm_kv_free(exec->spare_cache, exec->memory);
+	exec->memory->release(exec->memory->context, exec->spare_cache, sizeof(LlmKvCache));
+	exec->spare_cache = NULL;
+}
+
+static bool
+same_sizes(const LlmKvCache *cache, const LlmAttention *a)
+{
+	return cache->B == a->B && cache->NH == a->NH && cache->HS == a->HS && cache->capacity >= a->T;
+}
 
 /* The node's keys and values: room for the plan's capacity, or for a longer first text. */
 static LlmCode
@@ -16,6 +33,11 @@ open_cache(LlmExec *exec, int index, const LlmAttention *a, LlmError *err)
 	/* a run that starts over may bring another batch or a longer text */
 	if (slot->cache && exec->past == 0 && (slot->cache->B != a->B || slot->cache->capacity < a->T))
 		llm_exec_drop_cache(exec, index);
+	if (slot->cache == NULL && exec->spare_cache && same_sizes(exec->spare_cache, a))
+	{
+		slot->cache = exec->spare_cache;
+		exec->spare_cache = NULL;
+	}
 	if (slot->cache == NULL)
 	{
 		slot->cache = exec->memory->alloc(exec->memory->context, sizeof(LlmKvCache));
@@ -84,6 +106,13 @@ llm_run_attention(LlmExec *exec, int index, const LlmValue *qkv, LlmError *err)
 		code = open_shown(exec, index, &a, err);
 	if (code != LLM_OK)
 		return code;
-	return llm_attention(&a, qkv->floats, slot->cache, slot->buffer->data,
+	code = llm_attention(&a, qkv->floats, slot->cache, slot->buffer->data,
 		slot->scores ? slot->scores->data : NULL, slot->probs ? slot->probs->data : NULL, exec->memory, err);
+	if (!exec->continues && !exec->timing)
+	{
+		llm_exec_drop_spare(exec);
+		exec->spare_cache = slot->cache;
+		slot->cache = NULL;
+	}
+	return code;
 }

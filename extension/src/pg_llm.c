@@ -16,6 +16,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
+#include "engine/ops.h"
 #include "engine/pool.h"
 #include "kernels/kernels.h"
 #include "src/checkpoint.h"
@@ -66,6 +67,18 @@ ThreadsAssign(int newval, void *extra)
 	llm_pool_configure(newval ? newval : MachineThreads(), StopWanted);
 }
 
+/* Blocks of so many queries are what gradients are summed in. */
+static bool
+AttentionChunkCheck(int *newval, void **extra, GucSource source)
+{
+	if (*newval % LLM_BLOCK == 0)
+		return true;
+	GUC_check_errdetail("It must be a multiple of %d.", LLM_BLOCK);
+	GUC_check_errhint("%d and %d are its neighbours that are.", *newval / LLM_BLOCK * LLM_BLOCK,
+		(*newval / LLM_BLOCK + 1) * LLM_BLOCK);
+	return false;
+}
+
 /*
  * Only for the session that asks: pg_dump reads tensors through their text form, so a limit stored with a
  * database, a role or the server would put summaries where a backup needs the weights.
@@ -101,6 +114,10 @@ _PG_init(void)
 	DefineCustomEnumVariable("pg_llm.isa", "Instruction set the kernels use.",
 		"For tests: every level gives the same bits.", &pg_llm_isa, -1, isa_options, PGC_USERSET, 0, IsaCheck,
 		IsaAssign, NULL);
+	DefineCustomIntVariable("pg_llm.attention_chunk",
+		"Queries of a head whose scores attention holds at once.",
+		"A multiple of 128. More of them take more memory; the result does not depend on it.",
+		&llm_attention_chunk, LLM_BLOCK, LLM_BLOCK, 1 << 20, PGC_USERSET, 0, AttentionChunkCheck, NULL, NULL);
 	DefineCustomStringVariable("pg_llm.default_model", "The model that functions use when none is named.",
 		"Set it for a database: ALTER DATABASE name SET pg_llm.default_model = 'my_model'.",
 		&pg_llm_default_model, "gpt2-small", PGC_USERSET, 0, NULL, NULL, NULL);
