@@ -7,11 +7,30 @@
 #include "engine/broadcast_backward.h"
 #include "engine/gradients.h"
 
+/* x (M,K) @ a weight (K,N) that is kept in panels only, and so is its gradient; else NULL. */
+static const LlmWeight *
+packed_weight(const Back *b, int *M, int *N, int *K)
+{
+	const LlmModel *model = b->exec->model;
+	const LlmValue *x = &b->in[0];
+
+	if (b->in[1].floats || model->weights == NULL)
+		return NULL;
+	*K = x->dims[x->ndim - 1];
+	*N = b->out->dims[b->out->ndim - 1];
+	*M = *K ? (int) (x->numel / *K) : 0;
+	return &model->weights[b->node->inputs[1]];
+}
+
 static LlmCode
 matmul_dx(Back *b, float *dx, LlmError *err)
 {
 	const LlmValue *x = &b->in[0], *w = &b->in[1];
+	int M, N, K;
+	const LlmWeight *packed = packed_weight(b, &M, &N, &K);
 
+	if (packed)
+		return llm_matmul_dx_panels(M, N, K, b->dy, packed->panels, dx, b->exec->memory, err);
 	return llm_broadcast_matmul_da(x->ndim, x->dims, w->ndim, w->dims, w->floats,
 		llm_attr_number(b->node, "transpose_b", 0) != 0, b->dy, dx, b->exec->memory, err);
 }
@@ -23,8 +42,16 @@ llm_back_matmul(Back *b, LlmError *err)
 	Buffer *buffer;
 	LlmCode code;
 	float *dw;
+	int M, N, K;
 
-	if (llm_back_wants(b, 1))
+	if (packed_weight(b, &M, &N, &K))
+	{
+		dw = b->grads[b->node->inputs[1]];
+		if (dw &&
+			(code = llm_matmul_dw_panels(M, N, K, x->floats, b->dy, dw, b->exec->memory, err)) != LLM_OK)
+			return code;
+	}
+	else if (llm_back_wants(b, 1))
 	{
 		dw = llm_back_open(b, 1, false, &buffer, err);
 		if (dw == NULL)

@@ -15,6 +15,14 @@ llm_back_embedding(Back *b, LlmError *err)
 
 	if (!llm_back_wants(b, 1))
 		return LLM_OK;
+	if (b->in[1].floats == NULL &&
+		b->exec->model->weights) /* a weight in panels only, and so is its gradient */
+	{
+		table = b->grads[b->node->inputs[1]];
+		return table ? llm_embedding_backward_panels(
+						   b->in[0].numel, b->in[1].dims[1], b->in[0].integers, b->dy, table, err)
+					 : LLM_OK;
+	}
 	table = llm_back_open(b, 1, false, &buffer, err);
 	if (table == NULL)
 		return err->code;

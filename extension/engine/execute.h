@@ -65,8 +65,8 @@ typedef struct LlmDropout
  */
 extern void llm_exec_train(LlmExec *exec, const LlmDropout *dropout, float *const *grads);
 /*
- * Gradients of the target, a single number, of the run before: grads[node] (one array per parameter, NULL for
- * other nodes) gains them. The values of a run that was not
+ * Gradients of the target, a single number, of the run before: grads[node] (one array per parameter, laid out
+ * as its weight is, see model.h; NULL for other nodes) gains them. The values of a run that was not
  * traced are used up by it.
  */
 extern LlmCode llm_exec_backward(LlmExec *exec, float *const *grads, LlmError *err);

@@ -42,38 +42,6 @@ each_stripe(Work *w, LlmTask task, LlmError *err)
 	return llm_parallel((int) ((w->n + STRIPE - 1) / STRIPE), task, w, err);
 }
 
-/* ---- matmul ---- */
-
-LlmCode
-llm_matmul_dx(int M, int N, int K, const float *dy, const float *w, bool transposed, float *dx,
-	const LlmAllocator *memory, LlmError *err)
-{
-	/* w^T (N,K): w (K,N) is its transpose, w (N,K) is it already */
-	return llm_matmul(M, K, N, dy, w, !transposed, dx, memory, err);
-}
-
-LlmCode
-llm_matmul_dw(int M, int N, int K, const float *x, const float *dy, bool transposed, float *dw,
-	const LlmAllocator *memory, LlmError *err)
-{
-	const float *rows = transposed ? dy : x, *columns = transposed ? x : dy;
-	int out_rows = transposed ? N : K, out_columns = transposed ? K : N;
-	size_t bytes = llm_packed_floats(M, out_columns) * sizeof(float);
-	float *panels;
-	LlmCode code;
-
-	if (bytes == 0 || out_rows == 0)
-		return LLM_OK;
-	panels = memory->alloc(memory->context, bytes);
-	if (panels == NULL)
-		return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu MB of packed gradients", bytes >> 20);
-	code = llm_pack(M, out_columns, columns, false, panels, err);
-	if (code == LLM_OK)
-		code = llm_matmul_columns(out_rows, out_columns, M, rows, out_rows, panels, dw, err);
-	memory->release(memory->context, panels, bytes);
-	return code;
-}
-
 /* ---- rows ---- */
 
 static void
@@ -244,6 +212,31 @@ llm_embedding_backward(size_t rows, int C, const int32_t *ids, const float *dy, 
 	Work w = {.m = rows, .n = C, .ids = ids, .dy = dy, .a = dtable};
 
 	return each_stripe(&w, embedding_task, err);
+}
+
+static void
+embedding_panels_task(void *context, int task, int worker)
+{
+	Work *w = context;
+	size_t from = (size_t) task * STRIPE, to = from + STRIPE < w->n ? from + STRIPE : w->n;
+
+	(void) worker;
+	for (size_t i = 0; i < w->m; i++)
+	{
+		float *column = w->a + (size_t) (w->ids[i] / LLM_PANEL) * w->n * LLM_PANEL + w->ids[i] % LLM_PANEL;
+
+		for (size_t c = from; c < to; c++)
+			column[c * LLM_PANEL] += w->dy[i * w->n + c];
+	}
+}
+
+LlmCode
+llm_embedding_backward_panels(
+	size_t rows, int C, const int32_t *ids, const float *dy, float *panels, LlmError *err)
+{
+	Work w = {.m = rows, .n = C, .ids = ids, .dy = dy, .a = panels};
+
+	return each_stripe(&w, embedding_panels_task, err);
 }
 
 /* ---- optimizer ---- */

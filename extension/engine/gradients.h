@@ -10,8 +10,14 @@
 /* y (M,N) = x (M,K) @ w: dx (M,K) = dy @ w^T; w is (K,N), or (N,K) when transposed. */
 extern LlmCode llm_matmul_dx(int M, int N, int K, const float *dy, const float *w, bool transposed, float *dx,
 	const LlmAllocator *memory, LlmError *err);
+/* The same from w's panels. */
+extern LlmCode llm_matmul_dx_panels(int M, int N, int K, const float *dy, const float *panels, float *dx,
+	const LlmAllocator *memory, LlmError *err);
 /* dw += x^T @ dy, (K,N); transposed: dw (N,K) += dy^T @ x. Blocks of 128 of the M rows, in order. */
 extern LlmCode llm_matmul_dw(int M, int N, int K, const float *x, const float *dy, bool transposed, float *dw,
+	const LlmAllocator *memory, LlmError *err);
+/* The same for dw in panels of the (K,N) matrix; their unused columns stay as they are. */
+extern LlmCode llm_matmul_dw_panels(int M, int N, int K, const float *x, const float *dy, float *panels,
 	const LlmAllocator *memory, LlmError *err);
 
 /* db (n) += sum over m rows of dy (m,n), blocks of 128 rows in order. */
@@ -31,6 +37,9 @@ extern float llm_cross_entropy_scale(size_t rows, const int32_t *targets, float 
 /* dtable (V,C) += dy rows by their ids, ascending positions; ids were checked in the forward. */
 extern LlmCode llm_embedding_backward(
 	size_t rows, int C, const int32_t *ids, const float *dy, float *dtable, LlmError *err);
+/* The same for dtable in panels of the transposed (C,V). */
+extern LlmCode llm_embedding_backward_panels(
+	size_t rows, int C, const int32_t *ids, const float *dy, float *panels, LlmError *err);
 
 /*
  * dqkv (B,T,3*C) from dy (B,T,C) and the forward's qkv. Probabilities are computed again, a chunk of

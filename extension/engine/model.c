@@ -71,7 +71,6 @@ lay_out(LlmModel *model, int node)
 	LlmWeight *w = &model->weights[node];
 	Uses u = uses_of(&model->graph, node);
 
-	u.plain |= model->training;
 	*w = (LlmWeight){.numel = llm_param_numel(&model->graph, node), .transposed = u.panels_transposed};
 	if (u.plain)
 		w->plain_bytes = w->numel * sizeof(float);
@@ -121,10 +120,86 @@ llm_weight_repack(LlmModel *model, int node, LlmError *err)
 	LlmWeight *w = &model->weights[node];
 	Matrix matrix;
 
-	if (w->panels == NULL)
+	if (w->panels == NULL || w->plain == NULL)
 		return LLM_OK;
 	matrix = matrix_of(model, node);
 	return llm_pack(matrix.K, matrix.N, w->plain, w->transposed, w->panels, err);
+}
+
+/* ---- numbers laid out as a weight is ---- */
+
+size_t
+llm_weight_floats(const LlmWeight *w)
+{
+	return (w->plain ? w->plain_bytes : w->panels_bytes) / sizeof(float);
+}
+
+float *
+llm_weight_numbers(const LlmWeight *w)
+{
+	return w->plain ? w->plain : w->panels;
+}
+
+LlmCode
+llm_weight_arrange(const LlmModel *model, int node, const float *data, float *to, LlmError *err)
+{
+	const LlmWeight *w = &model->weights[node];
+	Matrix matrix;
+
+	if (w->plain)
+	{
+		memcpy(to, data, w->plain_bytes);
+		return LLM_OK;
+	}
+	matrix = matrix_of(model, node);
+	return llm_pack(matrix.K, matrix.N, data, w->transposed, to, err);
+}
+
+LlmCode
+llm_weight_unpack(const LlmModel *model, int node, const float *from, float *out, LlmError *err)
+{
+	const LlmWeight *w = &model->weights[node];
+	Matrix matrix;
+
+	if (w->plain)
+	{
+		memcpy(out, from, w->plain_bytes);
+		return LLM_OK;
+	}
+	matrix = matrix_of(model, node);
+	return llm_panels_read(matrix.K, matrix.N, from, w->transposed, out, err);
+}
+
+LlmCode
+llm_weight_sum_squares(
+	const LlmModel *model, int node, const float *x, double *total, const LlmAllocator *memory, LlmError *err)
+{
+	const LlmWeight *w = &model->weights[node];
+	Matrix matrix;
+
+	if (w->plain)
+		return llm_sum_squares(w->numel, x, total, memory, err);
+	matrix = matrix_of(model, node);
+	return llm_sum_squares_panels(matrix.K, matrix.N, x, w->transposed, total, memory, err);
+}
+
+LlmCode
+llm_weight_flatten(LlmModel *model, int node, const LlmAllocator *memory, LlmError *err)
+{
+	LlmWeight *w = &model->weights[node];
+	float *plain;
+	LlmCode code;
+
+	if (w->plain)
+		return LLM_OK;
+	plain = memory->alloc(memory->context, w->numel * sizeof(float));
+	if (plain == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "no memory for parameter \"%s\" (%lld elements)",
+			model->graph.nodes[node].name, (long long) w->numel);
+	code = llm_weight_unpack(model, node, w->panels, plain, err);
+	w->plain = plain;
+	w->plain_bytes = w->numel * sizeof(float);
+	return code;
 }
 
 void

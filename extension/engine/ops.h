@@ -18,11 +18,26 @@ extern void llm_unpack(int K, int N, const float *panels, bool transposed, float
 /* out (M,N) = a (M,K) @ panels (K,N); rows of a are lda apart. */
 extern LlmCode llm_matmul_packed(
 	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err);
+/* out += a @ panels: with `out` of the first rows of a (K,N) matrix, a number of LLM_BLOCK, its whole
+ * product. */
+extern LlmCode llm_matmul_add(
+	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err);
 /* out (M,N) += a^T @ panels for a (K,M), rows lda apart: the gradient of a weight, summed over K rows. */
 extern LlmCode llm_matmul_columns(
 	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err);
 /* out (M,N) = a (M,K) @ b (K,N), or @ b (N,K) transposed; panels are made on the way. */
 extern LlmCode llm_matmul(int M, int N, int K, const float *a, const float *b, bool transpose_b, float *out,
+	const LlmAllocator *memory, LlmError *err);
+
+/* b (K,N), or (N,K) when transposed, from its panels. */
+extern LlmCode llm_panels_read(int K, int N, const float *panels, bool transposed, float *b, LlmError *err);
+/*
+ * Sum of squares of n numbers, and of the b that panels hold, in b's order: the bits are those of the kernel
+ * over all of it.
+ */
+extern LlmCode llm_sum_squares(
+	size_t n, const float *x, double *total, const LlmAllocator *memory, LlmError *err);
+extern LlmCode llm_sum_squares_panels(int K, int N, const float *panels, bool transposed, double *total,
 	const LlmAllocator *memory, LlmError *err);
 
 extern LlmCode llm_unary(LlmUnary f, size_t n, const float *x, float *out, LlmError *err);

@@ -36,7 +36,7 @@ in_chunks(const LlmExec *exec, int loss)
 		return false;
 	if (!exec->keep)
 		return true;
-	return loss == exec->target && exec->grads && exec->grads[weight] && w->plain && !exec->grads[loss] &&
+	return loss == exec->target && exec->grads && exec->grads[weight] && !exec->grads[loss] &&
 		   !exec->grads[logits];
 }
 
@@ -101,11 +101,13 @@ one_chunk(Loss *l, LlmError *err)
 	l->per_task = l->V < GRAIN ? GRAIN / l->V : 1;
 	if (code == LLM_OK)
 		code = llm_parallel((int) ((l->rows + l->per_task - 1) / l->per_task), rows_task, l, err);
-	if (code == LLM_OK && l->dw)
+	if (code == LLM_OK && l->dw && l->w->plain)
 		code = llm_matmul_dw(rows, l->V, l->C, x, l->logits, l->w->transposed, l->dw, memory, err);
+	else if (code == LLM_OK && l->dw)
+		code = llm_matmul_dw_panels(rows, l->V, l->C, x, l->logits, l->dw, memory, err);
 	if (code == LLM_OK && l->dx)
-		code = llm_matmul_dx(
-			rows, l->V, l->C, l->logits, l->w->plain, l->w->transposed, l->dx + l->first * l->C, memory, err);
+		code = llm_matmul_dx_panels(
+			rows, l->V, l->C, l->logits, l->w->panels, l->dx + l->first * l->C, memory, err);
 	return code;
 }
 

@@ -11,7 +11,7 @@
 static size_t
 store_bytes(const LlmTrainer *t)
 {
-	return 3 * t->numel * sizeof(float);
+	return 3 * t->floats * sizeof(float);
 }
 
 static size_t
@@ -20,13 +20,28 @@ trainer_bytes(int count)
 	return sizeof(LlmTrainer) + count * (3 * sizeof(float *) + sizeof(int64_t) + sizeof(int));
 }
 
+/* Of each parameter its gradient, of each its first moments, of each its second, in graph order. */
+static void
+lay_out(LlmTrainer *t)
+{
+	float *at = t->store;
+
+	for (int i = 0; i < t->model->graph.count; i++)
+		if (t->model->graph.nodes[i].op == LLM_OP_PARAM)
+		{
+			t->grad[i] = at;
+			t->m[i] = at + t->floats;
+			t->v[i] = at + 2 * t->floats;
+			at += llm_weight_floats(&t->model->weights[i]);
+		}
+}
+
 LlmCode
 llm_trainer_open(LlmModel *model, int loss, const LlmAllocator *memory, LlmTrainer **trainer, LlmError *err)
 {
 	int count = model->graph.count;
 	size_t bytes = trainer_bytes(count);
 	LlmTrainer *t = memory->alloc(memory->context, bytes);
-	float *at;
 	LlmCode code;
 
 	*trainer = NULL;
@@ -43,26 +58,18 @@ llm_trainer_open(LlmModel *model, int loss, const LlmAllocator *memory, LlmTrain
 	for (int i = 0; i < count; i++)
 	{
 		t->owner[i] = i;
-		t->numel += model->weights[i].numel;
+		t->floats += llm_weight_floats(&model->weights[i]);
 	}
 	t->store = memory->alloc(memory->context, store_bytes(t));
 	if (t->store == NULL)
 	{
 		code =
-			llm_fail(err, LLM_NO_MEMORY, "no memory for gradients and moments of %zu parameters", t->numel);
+			llm_fail(err, LLM_NO_MEMORY, "no memory for gradients and moments of %zu parameters", t->floats);
 		llm_trainer_close(t);
 		return code;
 	}
 	memset(t->store, 0, store_bytes(t));
-	at = t->store;
-	for (int i = 0; i < count; i++)
-		if (model->graph.nodes[i].op == LLM_OP_PARAM)
-		{
-			t->grad[i] = at;
-			t->m[i] = at + t->numel;
-			t->v[i] = at + 2 * t->numel;
-			at += model->weights[i].numel;
-		}
+	lay_out(t);
 	code = llm_exec_open(model, loss, false, 0, memory, &t->exec, err);
 	if (code != LLM_OK)
 		llm_trainer_close(t);
@@ -82,13 +89,52 @@ llm_trainer_close(LlmTrainer *t)
 	t->memory->release(t->memory->context, t, trainer_bytes(t->model->graph.count));
 }
 
-void
-llm_trainer_tie(LlmTrainer *t, int node, int owner)
+/* Weights, gradients and moments of a node become plain: they then fit those of any other node. */
+static LlmCode
+flatten(LlmTrainer *t, int node, const LlmAllocator *weights, LlmError *err)
 {
+	LlmWeight *w = &t->model->weights[node];
+	float *from[3] = {t->grad[node], t->m[node], t->v[node]};
+	size_t bytes = w->numel * sizeof(float);
+	float *plain;
+	LlmCode code = LLM_OK;
+
+	if (w->plain)
+		return LLM_OK;
+	plain = t->memory->alloc(t->memory->context, bytes);
+	if (plain == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "no memory to share parameter \"%s\" (%zu elements)",
+			t->model->graph.nodes[node].name, w->numel);
+	for (int i = 0; i < 3 && code == LLM_OK; i++)
+	{
+		code = llm_weight_unpack(t->model, node, from[i], plain, err);
+		if (code == LLM_OK)
+			memcpy(from[i], plain, bytes);
+	}
+	t->memory->release(t->memory->context, plain, bytes);
+	return code == LLM_OK ? llm_weight_flatten(t->model, node, weights, err) : code;
+}
+
+LlmCode
+llm_trainer_tie(LlmTrainer *t, int node, int owner, const LlmAllocator *weights, LlmError *err)
+{
+	LlmCode code = flatten(t, owner, weights, err);
+
+	if (code == LLM_OK)
+		code = flatten(t, node, weights, err);
+	if (code != LLM_OK)
+		return code;
 	t->owner[node] = owner;
 	t->grad[node] = t->grad[owner];
 	t->m[node] = t->m[owner];
 	t->v[node] = t->v[owner];
+	return LLM_OK;
+}
+
+static void
+zero_gradients(LlmTrainer *t)
+{
+	memset(t->store, 0, t->floats * sizeof(float));
 }
 
 LlmCode
@@ -106,20 +152,49 @@ llm_trainer_gradients(LlmTrainer *t, const LlmInput *inputs, int n_inputs, const
 		code = llm_exec_backward(t->exec, t->grad, err);
 	}
 	if (code != LLM_OK) /* some parts of this micro-batch's may have been added */
-		memset(t->store, 0, t->numel * sizeof(float));
+		zero_gradients(t);
 	return code;
 }
 
 /* Tensors in graph order, each summed in float64. */
-static double
-global_norm(const LlmTrainer *t, double scale)
+static LlmCode
+global_norm(const LlmTrainer *t, double scale, double *norm, LlmError *err)
 {
-	double total = 0;
+	double total = 0, sum;
+	LlmCode code = LLM_OK;
 
-	for (int i = 0; i < t->model->graph.count; i++)
+	for (int i = 0; code == LLM_OK && i < t->model->graph.count; i++)
 		if (t->grad[i] && t->owner[i] == i)
-			total += llm_kernels->sum_squares(t->model->weights[i].numel, t->grad[i], 0);
-	return sqrt(total) * scale;
+		{
+			code = llm_weight_sum_squares(t->model, i, t->grad[i], &sum, t->memory, err);
+			total += sum;
+		}
+	*norm = sqrt(total) * scale;
+	return code;
+}
+
+/* The owner has had its step already. */
+static LlmCode
+follow(LlmTrainer *t, int node, LlmError *err)
+{
+	LlmWeight *w = &t->model->weights[node];
+
+	memcpy(w->plain, t->model->weights[t->owner[node]].plain, w->plain_bytes);
+	return llm_weight_repack(t->model, node, err);
+}
+
+/* One pass over weight, gradient and moments, wherever they are: they lie alike. */
+static LlmCode
+step_node(LlmTrainer *t, int node, const LlmHyper *hyper, int64_t step, double scale, LlmError *err)
+{
+	LlmWeight *w = &t->model->weights[node];
+	double decay = t->model->graph.nodes[node].ndim >= 2 ? hyper->weight_decay : 0;
+	LlmAdamW h = llm_adamw_numbers(
+		hyper->lr, hyper->beta1, hyper->beta2, hyper->eps, decay, step + t->offset[node], scale);
+	LlmCode code = llm_adamw(
+		llm_weight_floats(w), llm_weight_numbers(w), t->grad[node], t->m[node], t->v[node], &h, err);
+
+	return code == LLM_OK ? llm_weight_repack(t->model, node, err) : code;
 }
 
 LlmCode
@@ -127,9 +202,10 @@ llm_trainer_update(
 	LlmTrainer *t, const LlmHyper *hyper, int64_t step, int micro_batches, double *norm, LlmError *err)
 {
 	double scale = 1.0 / micro_batches;
-	LlmCode code = LLM_OK;
+	LlmCode code = global_norm(t, scale, norm, err);
 
-	*norm = global_norm(t, scale);
+	if (code != LLM_OK)
+		return code;
 	if (!isfinite(*norm))
 	{
 		llm_fail(err, LLM_RANGE, "the gradient's norm is %f", *norm);
@@ -138,22 +214,9 @@ llm_trainer_update(
 	if (hyper->clip > 0 && *norm > hyper->clip)
 		scale *= hyper->clip / *norm;
 	for (int i = 0; code == LLM_OK && i < t->model->graph.count; i++)
-	{
-		LlmWeight *w = &t->model->weights[i];
-		double decay = t->model->graph.nodes[i].ndim >= 2 ? hyper->weight_decay : 0;
-		LlmAdamW h = llm_adamw_numbers(
-			hyper->lr, hyper->beta1, hyper->beta2, hyper->eps, decay, step + t->offset[i], scale);
-
-		if (t->grad[i] == NULL)
-			continue;
-		if (t->owner[i] != i)
-			memcpy(w->plain, t->model->weights[t->owner[i]].plain, w->numel * sizeof(float));
-		else
-			code = llm_adamw(w->numel, w->plain, t->grad[i], t->m[i], t->v[i], &h, err);
-		if (code == LLM_OK)
-			code = llm_weight_repack(t->model, i, err);
-	}
+		if (t->grad[i])
+			code = t->owner[i] == i ? step_node(t, i, hyper, step, scale, err) : follow(t, i, err);
 	if (code == LLM_OK)
-		memset(t->store, 0, t->numel * sizeof(float));
+		zero_gradients(t);
 	return code;
 }

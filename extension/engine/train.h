@@ -11,11 +11,12 @@ typedef struct LlmTrainer
 {
 	LlmModel *model; /* its weights change; they must have been loaded with model->training set */
 	const LlmAllocator *memory;
-	size_t numel;           /* of all parameters */
-	float *store;           /* gradients, then first, then second moments */
-	float **grad, **m, **v; /* per node, NULL where the node is no param */
-	int64_t *offset;        /* per node: its own count of steps less the model's; 0 */
-	int *owner;             /* per node: itself, or the earlier node whose parameter it shares */
+	size_t floats; /* of all parameters, as they are laid out */
+	float *store;  /* gradients, then first, then second moments */
+	float **grad, **m,
+		**v;         /* per node, laid out as its weight is (model.h); NULL where the node is no param */
+	int64_t *offset; /* per node: its own count of steps less the model's; 0 */
+	int *owner;      /* per node: itself, or the earlier node whose parameter it shares */
 	LlmExec *exec;
 } LlmTrainer;
 
@@ -29,8 +30,12 @@ typedef struct LlmHyper
 extern LlmCode llm_trainer_open(
 	LlmModel *model, int loss, const LlmAllocator *memory, LlmTrainer **trainer, LlmError *err);
 extern void llm_trainer_close(LlmTrainer *trainer);
-/* node and the earlier `owner` are one parameter: their gradients add, and node follows owner's weights. */
-extern void llm_trainer_tie(LlmTrainer *trainer, int node, int owner);
+/*
+ * node and the earlier `owner` are one parameter: their gradients add, and node follows owner's weights. All
+ * of theirs is plain from now on. weights: what the model's own were loaded with.
+ */
+extern LlmCode llm_trainer_tie(
+	LlmTrainer *trainer, int node, int owner, const LlmAllocator *weights, LlmError *err);
 /*
  * Forward and backward of one micro-batch; its gradient is added to those of the ones before. After an error
  * all of them are zero: the step begins anew.

@@ -21,8 +21,6 @@ extern Digest *DigestBegin(void);
 extern void DigestAdd(Digest *digest, const void *bytes, Size size);
 /* Name in UTF-8, zero byte, "2,3", zero byte, little-endian elements: what llm_model_sha256 is made of. */
 extern void DigestTensor(Digest *digest, const char *utf8_name, const Tensor *tensor);
-extern void DigestValues(
-	Digest *digest, const char *utf8_name, int ndim, const int *dims, const float *values);
 /* 64 hexadecimal digits; the digest is gone. */
 extern char *DigestEnd(Digest *digest);
 

@@ -38,27 +38,21 @@ DigestAdd(Digest *digest, const void *bytes, Size size)
 }
 
 void
-DigestValues(Digest *digest, const char *utf8_name, int ndim, const int *dims, const float *values)
+DigestTensor(Digest *digest, const char *utf8_name, const Tensor *tensor)
 {
 	StringInfoData shape;
 	Size size = sizeof(float);
 
 	initStringInfo(&shape);
-	for (int i = 0; i < ndim; i++)
+	for (int i = 0; i < tensor->ndim; i++)
 	{
-		appendStringInfo(&shape, i > 0 ? ",%d" : "%d", dims[i]);
-		size *= (Size) dims[i];
+		appendStringInfo(&shape, i > 0 ? ",%d" : "%d", tensor->dims[i]);
+		size *= (Size) tensor->dims[i];
 	}
 	DigestAdd(digest, utf8_name, strlen(utf8_name) + 1);
 	DigestAdd(digest, shape.data, shape.len + 1);
-	DigestAdd(digest, values, size);
+	DigestAdd(digest, TENSOR_DATA(tensor), size);
 	pfree(shape.data);
-}
-
-void
-DigestTensor(Digest *digest, const char *utf8_name, const Tensor *tensor)
-{
-	DigestValues(digest, utf8_name, tensor->ndim, tensor->dims, TENSOR_DATA(tensor));
 }
 
 char *

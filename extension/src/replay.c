@@ -32,21 +32,23 @@ typedef struct Logged
 
 /* ---- the checkpoint's weights, moments and step ---- */
 
+/* to: laid out as the node's weight is */
 static void
-TakeValues(Saved *saved, const char *name, float *to, size_t numel, bool needed)
+TakeValues(Saved *saved, const char *name, const LlmModel *model, int node, float *to, bool needed)
 {
+	const LlmWeight *w = &model->weights[node];
 	Tensor *t = to ? SavedTensor(saved, name) : NULL;
+	LlmError err;
 
 	if (t == NULL && needed)
 		ereport(
 			ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("the checkpoint has no tensor \"%s\"", name)));
 	if (to == NULL)
 		return;
-	if (t == NULL ||
-		(size_t) TensorNumel(t) != numel) /* moments of another shape start anew, as in training */
-		memset(to, 0, numel * sizeof(float));
+	if (t == NULL || (size_t) TensorNumel(t) != w->numel) /* moments of another shape start anew */
+		memset(to, 0, llm_weight_floats(w) * sizeof(float));
 	else
-		memcpy(to, TENSOR_DATA(t), numel * sizeof(float));
+		LLM_CHECK(llm_weight_arrange(model, node, TENSOR_DATA(t), to, &err), &err);
 	if (t)
 		pfree(t);
 }
@@ -96,14 +98,13 @@ TakeCheckpoint(Training *tr, int64 id)
 	for (int i = 0; i < model->graph.count; i++)
 	{
 		const char *name = model->graph.nodes[i].name;
-		size_t numel = model->weights[i].numel;
 
 		if (model->graph.nodes[i].op != LLM_OP_PARAM)
 			continue;
 		CHECK_FOR_INTERRUPTS();
-		TakeValues(saved, name, model->weights[i].plain, numel, true);
-		TakeValues(saved, psprintf(SAVED_M "%s", name), tr->trainer->m[i], numel, false);
-		TakeValues(saved, psprintf(SAVED_V "%s", name), tr->trainer->v[i], numel, false);
+		TakeValues(saved, name, model, i, llm_weight_numbers(&model->weights[i]), true);
+		TakeValues(saved, psprintf(SAVED_M "%s", name), model, i, tr->trainer->m[i], false);
+		TakeValues(saved, psprintf(SAVED_V "%s", name), model, i, tr->trainer->v[i], false);
 		LLM_CHECK(llm_weight_repack(model, i, &err), &err);
 	}
 	SavedClose(saved);
@@ -182,10 +183,17 @@ HashWeights(const Training *tr)
 	{
 		const LlmNode *node = &graph->nodes[weights[i].node];
 		int dims[LLM_MAX_DIMS];
+		Tensor *t;
+		LlmError err;
 
 		for (int d = 0; d < node->ndim; d++)
 			dims[d] = (int) llm_dim_value(&node->shape[d], &graph->sizes);
-		DigestValues(digest, weights[i].utf8, node->ndim, dims, tr->m->model.weights[weights[i].node].plain);
+		t = TensorNew(node->ndim, dims);
+		LLM_CHECK(llm_weight_unpack(&tr->m->model, weights[i].node,
+					  llm_weight_numbers(&tr->m->model.weights[weights[i].node]), TENSOR_DATA(t), &err),
+			&err);
+		DigestTensor(digest, weights[i].utf8, t);
+		pfree(t);
 	}
 	return DigestEnd(digest);
 }

@@ -44,17 +44,19 @@ static LlmQuery write_log = {
 /* ---- loading ---- */
 
 static void
-TakeMoment(HeapTuple row, TupleDesc desc, int column, float *to, size_t numel)
+TakeMoment(Training *tr, HeapTuple row, TupleDesc desc, int column, int node, float *to)
 {
+	const LlmModel *model = &tr->m->model;
 	bool null;
 	Datum datum = SPI_getbinval(row, desc, column, &null);
 	Tensor *t;
+	LlmError err;
 
 	if (null)
 		return;
 	t = DatumGetTensor(datum);
-	if ((size_t) TensorNumel(t) == numel) /* another shape is of another architecture: start anew */
-		memcpy(to, TENSOR_DATA(t), numel * sizeof(float));
+	if ((size_t) TensorNumel(t) == model->weights[node].numel) /* another shape: start anew */
+		LLM_CHECK(llm_weight_arrange(model, node, TENSOR_DATA(t), to, &err), &err);
 	if ((Pointer) t != DatumGetPointer(datum))
 		pfree(t);
 }
@@ -63,11 +65,10 @@ static void
 LoadMoment(Training *tr, HeapTuple row, TupleDesc desc, int node)
 {
 	LlmTrainer *t = tr->trainer;
-	size_t numel = tr->m->model.weights[node].numel;
 	bool null;
 
-	TakeMoment(row, desc, 2, t->m[node], numel);
-	TakeMoment(row, desc, 3, t->v[node], numel);
+	TakeMoment(tr, row, desc, 2, node, t->m[node]);
+	TakeMoment(tr, row, desc, 3, node, t->v[node]);
 	t->offset[node] = DatumGetInt64(SPI_getbinval(row, desc, 4, &null));
 	tr->store_model[node] = MemoryContextStrdup(tr->context, LlmField(0, 5));
 	tr->store_name[node] = MemoryContextStrdup(tr->context, LlmField(0, 6));
@@ -131,6 +132,7 @@ static void
 TieShared(Training *tr)
 {
 	const LlmGraph *graph = &tr->m->model.graph;
+	LlmError err;
 
 	for (int i = 0; i < graph->count; i++)
 	{
@@ -143,7 +145,7 @@ TieShared(Training *tr)
 			first++;
 		for (int j = first + 1; j < graph->count; j++)
 			if (SameStore(tr, first, j))
-				llm_trainer_tie(tr->trainer, j, first);
+				LLM_CHECK(llm_trainer_tie(tr->trainer, j, first, LlmSessionAllocator(), &err), &err);
 	}
 }
 

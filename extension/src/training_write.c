@@ -33,11 +33,12 @@ ValueOf(const Training *tr, int node, const float *from)
 	const LlmNode *n = &tr->m->model.graph.nodes[node];
 	int dims[LLM_MAX_DIMS];
 	Tensor *t;
+	LlmError err;
 
 	for (int i = 0; i < n->ndim; i++)
 		dims[i] = (int) llm_dim_value(&n->shape[i], &tr->m->model.graph.sizes);
 	t = TensorNew(n->ndim, dims);
-	memcpy(TENSOR_DATA(t), from, TensorNumel(t) * sizeof(float));
+	LLM_CHECK(llm_weight_unpack(&tr->m->model, node, from, TENSOR_DATA(t), &err), &err);
 	TensorCanonicalize(t);
 	return PointerGetDatum(t);
 }
@@ -59,7 +60,7 @@ Write(LlmQuery *query, Datum *values, int tensors)
 static void
 WriteNode(Training *tr, int node)
 {
-	const float *data = tr->m->model.weights[node].plain;
+	const float *data = llm_weight_numbers(&tr->m->model.weights[node]);
 	const LlmTrainer *t = tr->trainer;
 	Datum values[6] = {CStringGetTextDatum(tr->store_model[node]), CStringGetTextDatum(tr->store_name[node])};
 	Datum step = Int64GetDatum(tr->step + t->offset[node]);

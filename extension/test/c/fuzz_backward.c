@@ -119,6 +119,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 		m.model.training = true;
 		tm_weights(&m, 3, 1);
+		tm_flatten(&m);
 		llm_set_isa((LlmIsa) pick(&b, LLM_ISA_COUNT));
 		llm_pool_configure(1 + pick(&b, 3), NULL);
 		CHECK_OK(llm_exec_open(&m.model, m.model.graph.count - 1, false, 0, &memory, &exec, &err), err);

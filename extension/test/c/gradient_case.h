@@ -108,6 +108,7 @@ open_case(Case *c, const char *lines)
 		}
 		free(v.x);
 	}
+	tm_flatten(&c->m); /* a tape knows no panels */
 }
 
 static inline void

@@ -162,6 +162,17 @@ tm_weights(TestModel *m, uint64_t seed, float size)
 	return plain;
 }
 
+/* Every weight is kept plain too, and so are gradients. */
+static inline void
+tm_flatten(TestModel *m)
+{
+	LlmError err;
+
+	for (int i = 0; i < m->model.graph.count; i++)
+		if (m->model.graph.nodes[i].op == LLM_OP_PARAM)
+			CHECK_OK(llm_weight_flatten(&m->model, i, &m->memory, &err), err);
+}
+
 /* Nodes of a GPT-2 of L layers, as llm_gpt2_graph writes them. */
 static inline char *
 gpt2_text(int L, const char *attention, const char *act, const char *act_attrs)

@@ -30,7 +30,7 @@ typedef struct Setup
 } Setup;
 
 static void
-open_setup(Setup *s, const char *head, const char *rest)
+open_setup(Setup *s, const char *head, const char *rest, bool flat)
 {
 	char text[2000];
 	LlmGraph *g = &s->m.model.graph;
@@ -41,6 +41,8 @@ open_setup(Setup *s, const char *head, const char *rest)
 	CHECK_OK(llm_graph_check(g, &err), err);
 	s->m.model.training = true;
 	tm_weights(&s->m, 5, 0.3f);
+	if (flat)
+		tm_flatten(&s->m);
 	s->loss = llm_graph_find(g, *rest ? "result" : "loss");
 	s->logits = llm_graph_find(g, "logits");
 	s->numel = 0;
@@ -90,13 +92,9 @@ gradients(const Setup *s, Text *texts, int n, Way way, TestMemory *counted)
 	LlmExec *exec;
 	LlmError err;
 
-	memset(at, 0, s->numel * sizeof(float));
 	for (int i = 0; i < g->count; i++)
 		if (g->nodes[i].op == LLM_OP_PARAM)
-		{
-			grads[i] = at;
-			at += s->m.model.weights[i].numel;
-		}
+			grads[i] = calloc(llm_weight_floats(&s->m.model.weights[i]), sizeof(float));
 	CHECK_OK(llm_exec_open(&s->m.model, s->loss, false, 0, &memory, &exec, &err), err);
 	for (int i = 0; i < n; i++)
 	{
@@ -117,6 +115,13 @@ gradients(const Setup *s, Text *texts, int n, Way way, TestMemory *counted)
 	}
 	llm_exec_close(exec);
 	CHECK(counted->held == 0);
+	for (int i = 0; i < g->count; i++)
+		if (grads[i])
+		{
+			CHECK_OK(llm_weight_unpack(&s->m.model, i, grads[i], at, &err), err);
+			at += s->m.model.weights[i].numel;
+			free(grads[i]);
+		}
 	free(grads);
 	return out;
 }
@@ -144,24 +149,28 @@ forward(const Setup *s, Text *text, float want, const float *first)
 static void
 same_bits(const char *what, const char *head, Text *texts, int n)
 {
-	Setup s;
+	Setup s, flat;
 	float *first = NULL;
 
-	open_setup(&s, head, "");
+	open_setup(&s, head, "", false);
+	open_setup(&flat, head, "", true);
 	EACH_LEVEL(isa, threads)
 	{
 		TestMemory memory;
-		float *want = gradients(&s, texts, n, WHOLE, &memory);
+		float *want = gradients(&flat, texts, n, WHOLE, &memory);
 
 		if (first == NULL)
-			first = gradients(&s, texts, n, TRACED, &memory);
+			first = gradients(&flat, texts, n, TRACED, &memory);
+		check_bits(what, n + s.numel, first, gradients(&flat, texts, n, CHUNKS, &memory));
 		check_bits(what, n + s.numel, first, gradients(&s, texts, n, CHUNKS, &memory));
+		check_bits(what, n + s.numel, first, gradients(&s, texts, n, WHOLE, &memory));
 		for (int i = 0; i < n; i++)
 			forward(&s, &texts[i], want[i], &first[i]);
 		check_bits(what, n + s.numel, first, want);
 	}
 	odd_free(first);
 	tm_free(&s.m);
+	tm_free(&flat.m);
 }
 
 static void
@@ -210,7 +219,7 @@ not_numbers(void)
 		LlmError err;
 
 		make_text(&text, 1, 200, 3, 4);
-		open_setup(&s, untied, "");
+		open_setup(&s, untied, "", true);
 		for (int node = 0; node < s.m.model.graph.count; node++)
 			if (strcmp(s.m.model.graph.nodes[node].name, "head") == 0)
 			{
@@ -245,7 +254,7 @@ left_whole(void)
 		LlmTraced logits;
 		LlmError err;
 
-		open_setup(&s, tied, rest[i]);
+		open_setup(&s, tied, rest[i], true);
 		CHECK(s.m.model.graph.count <= 20);
 		for (int node = 0; node < s.m.model.graph.count; node++)
 			if (s.m.model.weights[node].numel)
@@ -276,7 +285,7 @@ takes_a_chunk(void)
 	size_t logits = 512 * V * sizeof(float);
 
 	make_text(&text, 1, 512, 0, 6);
-	open_setup(&s, tied, "");
+	open_setup(&s, tied, "", false);
 	llm_pool_configure(2, NULL);
 	odd_free(gradients(&s, &text, 1, WHOLE, &whole));
 	odd_free(gradients(&s, &text, 1, CHUNKS, &chunks));
@@ -330,7 +339,7 @@ failures_leave_no_trace(void)
 		bool first = polls < 0;
 		LlmCode code;
 
-		open_setup(&s, tied, "");
+		open_setup(&s, tied, "", false);
 		CHECK_OK(llm_trainer_open(&s.m.model, s.loss, &memory, &t, &err), err);
 		if (!first)
 		{
@@ -351,13 +360,14 @@ failures_leave_no_trace(void)
 			CHECK(bits_of(loss) == bits_of(want));
 			for (int i = 0, j = 0; i < s.m.model.graph.count; i++)
 			{
-				size_t bytes = s.m.model.weights[i].numel * sizeof(float);
+				const LlmWeight *w = &s.m.model.weights[i];
+				size_t bytes = llm_weight_floats(w) * sizeof(float);
 
 				if (bytes == 0)
 					continue;
 				if (first)
-					weights[j] = memcpy(malloc(bytes), s.m.model.weights[i].plain, bytes);
-				CHECK(memcmp(weights[j++], s.m.model.weights[i].plain, bytes) == 0);
+					weights[j] = memcpy(malloc(bytes), llm_weight_numbers(w), bytes);
+				CHECK(memcmp(weights[j++], llm_weight_numbers(w), bytes) == 0);
 			}
 		}
 		llm_trainer_close(t);
@@ -377,7 +387,7 @@ memory_runs_out(void)
 	Setup s;
 
 	make_text(&text, 2, 100, 4, 8);
-	open_setup(&s, untied, "");
+	open_setup(&s, untied, "", false);
 	for (long after = 0; code != LLM_OK; after++)
 	{
 		TestMemory counted;

@@ -33,6 +33,8 @@ open_case(Case *c, const char *attention, bool training)
 	CHECK_OK(llm_graph_check(&c->m.model.graph, &err), err);
 	c->m.model.training = training;
 	c->plain = tm_weights(&c->m, 3, 0.5f);
+	if (training) /* a tape knows no panels */
+		tm_flatten(&c->m);
 	for (int i = 0; i < B * T; i++)
 	{
 		c->tokens[i] = test_random(&state) % V;
