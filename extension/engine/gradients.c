@@ -20,7 +20,7 @@ typedef struct Work
 	const float *x, *y, *dy, *gamma;
 	const int32_t *ids;
 	const LlmAdamW *h;
-	float *dx, *a, *b, *stats;
+	float *dx, *a, *b, *stats, *zero;
 } Work;
 
 /* rows of a task */
@@ -249,12 +249,22 @@ adamw_task(void *context, int task, int worker)
 
 	(void) worker;
 	llm_kernels->adamw(n, w->dx + at, w->dy + at, w->a + at, w->b + at, w->h);
+	if (w->zero) /* the gradient, while it is in the cache */
+		memset(w->zero + at, 0, n * sizeof(float));
 }
 
 LlmCode
 llm_adamw(size_t n, float *weight, const float *g, float *m, float *v, const LlmAdamW *h, LlmError *err)
 {
 	Work w = {.n = n, .dx = weight, .dy = g, .a = m, .b = v, .h = h};
+
+	return llm_parallel((int) ((n + GRAIN - 1) / GRAIN), adamw_task, &w, err);
+}
+
+LlmCode
+llm_adamw_and_zero(size_t n, float *weight, float *g, float *m, float *v, const LlmAdamW *h, LlmError *err)
+{
+	Work w = {.n = n, .dx = weight, .dy = g, .a = m, .b = v, .h = h, .zero = g};
 
 	return llm_parallel((int) ((n + GRAIN - 1) / GRAIN), adamw_task, &w, err);
 }

@@ -51,6 +51,9 @@ extern LlmCode llm_attention_backward(const LlmAttention *a, const float *qkv, c
 /* One AdamW step of n elements. */
 extern LlmCode llm_adamw(
 	size_t n, float *w, const float *g, float *m, float *v, const LlmAdamW *h, LlmError *err);
+/* The same; then g is zero. */
+extern LlmCode llm_adamw_and_zero(
+	size_t n, float *w, float *g, float *m, float *v, const LlmAdamW *h, LlmError *err);
 /* The scalars of a step, from float64 hyper-parameters; step counts from 1. */
 extern LlmAdamW llm_adamw_numbers(
 	double lr, double beta1, double beta2, double eps, double weight_decay, int64_t step, double grad_scale);

@@ -2,7 +2,8 @@
  * The loss of a node. Logits are often the largest value of a run: a number for each position and each token
  * of the vocabulary. Where nobody but the loss reads them, some rows at a time are enough: their losses, and
  * in training their gradients, which go on at once to what the logits were made of, so that nothing is
- * computed twice. The rows are the blocks in which a weight's gradient is summed, so no bit depends on it.
+ * computed twice. The rows are whole blocks of those in which a weight's gradient is summed, so that no bit
+ * depends on it.
  */
 #include <string.h>
 
@@ -10,6 +11,11 @@
 #include "engine/plan.h"
 #include "engine/pool.h"
 
+/*
+ * Rows of a chunk: whole blocks. Each chunk reads the weight twice and its gradient once: with two blocks
+ * they are worth it.
+ */
+#define ROWS (2 * LLM_BLOCK)
 /* Elements per task: short rows go together. */
 #define GRAIN 4096
 
@@ -119,7 +125,7 @@ all_chunks(LlmExec *exec, int logits, const LlmValue *targets, float *losses, Ll
 {
 	const LlmNode *node = &exec->model->graph.nodes[logits];
 	const LlmValue *x = &exec->slots[node->inputs[0]].value, *value = &exec->slots[logits].value;
-	size_t n = targets->numel, most = n < LLM_BLOCK ? n : LLM_BLOCK;
+	size_t n = targets->numel, most = n < ROWS ? n : ROWS;
 	Loss l = {.exec = exec,
 		.w = &exec->model->weights[node->inputs[1]],
 		.V = value->dims[value->ndim - 1],
@@ -145,9 +151,9 @@ all_chunks(LlmExec *exec, int logits, const LlmValue *targets, float *losses, Ll
 		l.dx = exec->slots[logits].dx->data;
 	if (code == LLM_OK)
 		l.logits = buffer->data;
-	for (; code == LLM_OK && l.first < n; l.first += LLM_BLOCK)
+	for (; code == LLM_OK && l.first < n; l.first += ROWS)
 	{
-		l.rows = n - l.first < LLM_BLOCK ? n - l.first : LLM_BLOCK;
+		l.rows = n - l.first < ROWS ? n - l.first : ROWS;
 		code = one_chunk(&l, err);
 	}
 	llm_buffer_drop(exec, buffer);

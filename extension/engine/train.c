@@ -191,7 +191,7 @@ step_node(LlmTrainer *t, int node, const LlmHyper *hyper, int64_t step, double s
 	double decay = t->model->graph.nodes[node].ndim >= 2 ? hyper->weight_decay : 0;
 	LlmAdamW h = llm_adamw_numbers(
 		hyper->lr, hyper->beta1, hyper->beta2, hyper->eps, decay, step + t->offset[node], scale);
-	LlmCode code = llm_adamw(
+	LlmCode code = llm_adamw_and_zero(
 		llm_weight_floats(w), llm_weight_numbers(w), t->grad[node], t->m[node], t->v[node], &h, err);
 
 	return code == LLM_OK ? llm_weight_repack(t->model, node, err) : code;
@@ -216,7 +216,5 @@ llm_trainer_update(
 	for (int i = 0; code == LLM_OK && i < t->model->graph.count; i++)
 		if (t->grad[i])
 			code = t->owner[i] == i ? step_node(t, i, hyper, step, scale, err) : follow(t, i, err);
-	if (code == LLM_OK)
-		zero_gradients(t);
 	return code;
 }

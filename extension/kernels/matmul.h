@@ -30,7 +30,11 @@ tile(int m, int kc, const float *a, const float *b, float *out, size_t ldo, bool
 
 	for (int i = 0; i < m; i++)
 		for (int j = 0; j < LLM_PV; j++)
+		{
+			if (j * LLM_W % 16 == 0) /* a line of the cache: it comes while the chains run */
+				__builtin_prefetch(out + i * ldo + j * LLM_W, 1);
 			acc[i][j] = v_set(0);
+		}
 	for (int k = 0; k < kc; k++)
 	{
 		vf x[LLM_PV];

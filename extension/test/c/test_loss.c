@@ -275,7 +275,7 @@ left_whole(void)
 
 /* ---- memory and errors ---- */
 
-/* 512 rows: whole logits and their gradients take eight times what a chunk of both takes. */
+/* 512 rows: whole logits and their gradients take four times what a chunk of both takes. */
 static void
 takes_a_chunk(void)
 {
@@ -289,7 +289,7 @@ takes_a_chunk(void)
 	llm_pool_configure(2, NULL);
 	odd_free(gradients(&s, &text, 1, WHOLE, &whole));
 	odd_free(gradients(&s, &text, 1, CHUNKS, &chunks));
-	CHECK(whole.peak - chunks.peak > logits * 3 / 2);
+	CHECK(whole.peak - chunks.peak > logits * 4 / 3);
 	tm_free(&s.m);
 }
 
