@@ -218,6 +218,7 @@ SessionAlloc(void *context, size_t size)
 		return NULL;
 	if (posix_memalign(&block, 64, size ? size : 1) != 0)
 		return NULL;
+	MachineHugePages(block, size);
 	session_bytes += size;
 	return block;
 }

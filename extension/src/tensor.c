@@ -12,6 +12,7 @@
 #include "utils/memutils.h"
 
 #include "kernels/kernels.h"
+#include "src/machine.h"
 #include "src/pg_llm.h"
 #include "src/tensor.h"
 
@@ -125,6 +126,7 @@ TensorNew(int ndim, const int *dims)
 
 	LlmReserve(size);
 	t = palloc(size);
+	MachineHugePages(t, size);
 	memset(t, 0, TENSOR_HEADER_SIZE(ndim));
 	SET_VARSIZE(t, size);
 	t->format = TENSOR_FORMAT;
