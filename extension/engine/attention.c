@@ -44,8 +44,7 @@ values_of(const LlmKvCache *c, int head)
 }
 
 LlmCode
-llm_kv_create(
-	LlmKvCache *cache, int B, int NH, int HS, int capacity, const LlmAllocator *memory, LlmError *err)
+llm_kv_shape(LlmKvCache *cache, int B, int NH, int HS, int capacity, LlmError *err)
 {
 	size_t head = (size_t) LLM_PANEL * sizeof(float), k, v;
 
@@ -53,10 +52,22 @@ llm_kv_create(
 	if (__builtin_mul_overflow(head * panels(capacity), (size_t) HS, &k) ||
 		__builtin_mul_overflow(head * panels(HS), (size_t) capacity, &v) ||
 		__builtin_mul_overflow((size_t) B * NH, k, &cache->k_bytes) ||
-		__builtin_mul_overflow((size_t) B * NH, v, &cache->v_bytes))
+		__builtin_mul_overflow((size_t) B * NH, v, &cache->v_bytes) ||
+		cache->k_bytes > SIZE_MAX - cache->v_bytes)
 		return llm_fail(err, LLM_LIMIT,
 			"attention: keys and values of %d texts, %d heads and %d positions are too large", B, NH,
 			capacity);
+	return LLM_OK;
+}
+
+LlmCode
+llm_kv_create(
+	LlmKvCache *cache, int B, int NH, int HS, int capacity, const LlmAllocator *memory, LlmError *err)
+{
+	LlmCode code = llm_kv_shape(cache, B, NH, HS, capacity, err);
+
+	if (code != LLM_OK)
+		return code;
 	cache->k = memory->alloc(memory->context, cache->k_bytes);
 	cache->v = cache->k ? memory->alloc(memory->context, cache->v_bytes) : NULL;
 	if (cache->v == NULL)
@@ -65,9 +76,6 @@ llm_kv_create(
 		return llm_fail(
 			err, LLM_NO_MEMORY, "attention: no memory for keys and values of %d positions", capacity);
 	}
-	/* the unused columns of the last panels are multiplied too, and thrown away: they must be numbers */
-	memset(cache->k, 0, cache->k_bytes);
-	memset(cache->v, 0, cache->v_bytes);
 	return LLM_OK;
 }
 
@@ -84,10 +92,33 @@ llm_kv_free(LlmKvCache *cache, const LlmAllocator *memory)
 void
 llm_kv_copy_row(LlmKvCache *to, int to_row, const LlmKvCache *from, int from_row)
 {
-	size_t k = from->k_bytes / from->B, v = from->v_bytes / from->B;
+	size_t k = (size_t) panels(from->length) * from->HS * LLM_PANEL * sizeof(float);
+	size_t v = (size_t) from->length * LLM_PANEL * sizeof(float);
 
-	memcpy((char *) to->k + to_row * k, (const char *) from->k + from_row * k, k);
-	memcpy((char *) to->v + to_row * v, (const char *) from->v + from_row * v, v);
+	for (int h = 0; h < from->NH; h++)
+	{
+		float *values = values_of(to, to_row * to->NH + h);
+		const float *old = values_of(from, from_row * from->NH + h);
+
+		memcpy(keys_of(to, to_row * to->NH + h), keys_of(from, from_row * from->NH + h), k);
+		for (size_t i = 0; i < (size_t) panels(from->HS) * from->capacity; i += from->capacity)
+			memcpy(values + i * LLM_PANEL, old + i * LLM_PANEL, v);
+	}
+}
+
+/* Keys from position `at` on go to the columns of a panel that follow those filled already. */
+static void
+append_keys(int n, int HS, const float *keys, size_t ldk, int at, float *panel)
+{
+	int column = at % LLM_PANEL;
+
+	/* the columns that are left are multiplied too, and thrown away: they must be numbers */
+	if (column == 0)
+		llm_kernels->pack_panel_transposed(HS, n, keys, ldk, panel);
+	else
+		for (int t = 0; t < n; t++, keys += ldk)
+			for (int i = 0; i < HS; i++)
+				panel[(size_t) i * LLM_PANEL + column + t] = keys[i];
 }
 
 /* One head of one sequence: its new keys and values go to the cache. */
@@ -96,21 +127,20 @@ append_task(void *context, int head, int worker)
 {
 	const Run *r = context;
 	int HS = r->a->HS, C = r->a->NH * HS, T = r->a->T;
-	const float *from = r->qkv + (size_t) (head / r->a->NH) * T * 3 * C + (size_t) (head % r->a->NH) * HS;
-	float *k = keys_of(r->cache, head), *v = values_of(r->cache, head);
+	const float *q = r->qkv + (size_t) (head / r->a->NH) * T * 3 * C + (size_t) (head % r->a->NH) * HS;
+	float *k = keys_of(r->cache, head), *v = values_of(r->cache, head) + (size_t) r->past * LLM_PANEL;
 
 	(void) worker;
-	for (int t = 0; t < T; t++, from += 3 * C)
+	for (int t = 0, n; t < T; t += n)
 	{
-		int at = r->past + t;
-		float *column = k + (size_t) (at / LLM_PANEL) * HS * LLM_PANEL + at % LLM_PANEL;
+		int at = r->past + t, room = LLM_PANEL - at % LLM_PANEL;
 
-		for (int i = 0; i < HS; i++)
-			column[(size_t) i * LLM_PANEL] = from[C + i];
-		for (int i = 0; i < HS; i += LLM_PANEL)
-			memcpy(v + ((size_t) (i / LLM_PANEL) * r->cache->capacity + at) * LLM_PANEL, from + 2 * C + i,
-				(HS - i < LLM_PANEL ? HS - i : LLM_PANEL) * sizeof(float));
+		n = T - t < room ? T - t : room;
+		append_keys(
+			n, HS, q + (size_t) t * 3 * C + C, 3 * C, at, k + (size_t) (at / LLM_PANEL) * HS * LLM_PANEL);
 	}
+	for (int i = 0; i < HS; i += LLM_PANEL, v += (size_t) r->cache->capacity * LLM_PANEL)
+		llm_kernels->pack_panel(T, HS - i < LLM_PANEL ? HS - i : LLM_PANEL, q + 2 * C + i, 3 * C, v);
 }
 
 /* Keys a query at an absolute position sees: [first, last). */
@@ -145,38 +175,94 @@ score_rows(const Run *r, int head, int m, const float *q, int keys, float *s, in
 	}
 }
 
-/* out (m,HS) = p @ v, each row over its own keys: whole blocks for all rows at once, the ragged rest row by
- * row */
-static void
-weigh_rows(const Run *r, int head, int m, int position, const float *p, float *out, size_t ldo, int worker)
+/* m queries of a head and their weighted sums. */
+typedef struct Strip
 {
-	int HS = r->a->HS, capacity = r->cache->capacity, whole = 0;
-	const float *v = values_of(r->cache, head);
+	int m, position; /* the first one's */
+	const float *p;  /* (m,width): probabilities */
+	const float *v;  /* panels of values */
+	float *out;      /* (m,HS), rows ldo apart */
+	size_t ldo;
+} Strip;
+
+/* How the rows from `row` on meet a block's keys. */
+typedef enum Meet
+{
+	MEET_ALIKE,   /* each sees all kc */
+	MEET_TRIANGLE /* a tile: the last sees all kc, each before it one less */
+} Meet;
+
+/* out (+)= p @ v over the keys k … k + kc - 1 */
+static void
+weigh_block(const Run *r, const Strip *s, int row, int m, int k, int kc, Meet meet, bool first)
+{
+	int HS = r->a->HS;
 	float rows[STRIP * LLM_BLOCK];
 
-	if (r->a->window == 0)
-		whole = last_key(r, position) / LLM_BLOCK * LLM_BLOCK;
-	for (int k = 0; k < whole && !llm_pool_stopping(worker); k += LLM_BLOCK)
+	llm_kernels->pack_rows(m, kc, s->p + (size_t) row * r->width + k, r->width, rows);
+	for (int i = 0; i < HS; i += LLM_PANEL)
 	{
-		llm_kernels->pack_rows(m, LLM_BLOCK, p + k, r->width, rows);
-		for (int i = 0; i < HS; i += LLM_PANEL)
-			llm_kernels->matmul_block(m, LLM_BLOCK, rows,
-				v + ((size_t) (i / LLM_PANEL) * capacity + k) * LLM_PANEL, out + i, ldo,
-				HS - i < LLM_PANEL ? HS - i : LLM_PANEL, k == 0);
-	}
-	for (int row = 0; row < m; row++)
-	{
-		int first = first_key(r->a, position + row), last = last_key(r, position + row);
+		const float *panel = s->v + ((size_t) (i / LLM_PANEL) * r->cache->capacity + k) * LLM_PANEL;
+		float *out = s->out + row * s->ldo + i;
+		int n = HS - i < LLM_PANEL ? HS - i : LLM_PANEL;
 
-		for (int k = first > whole ? first : whole, end; k < last; k = end)
+		if (meet == MEET_TRIANGLE)
+			llm_kernels->matmul_triangle(kc, rows, panel, out, s->ldo, n, first);
+		else
+			llm_kernels->matmul_block(m, kc, rows, panel, out, s->ldo, n, first);
+	}
+}
+
+/* The rows that see some keys of block k, but not all. Returns the first of those that do. */
+static int
+weigh_ragged(const Run *r, const Strip *s, int k)
+{
+	int seen = s->position + 1 - k; /* by the first row; each after it one more */
+	int row = seen < 1 ? 1 - seen : 0, end = LLM_BLOCK - seen < s->m ? LLM_BLOCK - seen : s->m;
+	int tile = llm_kernels->tile_rows;
+
+	for (; row + tile <= end; row += tile)
+		weigh_block(r, s, row, tile, k, seen + row + tile - 1, MEET_TRIANGLE, k == 0);
+	for (; row < end; row++)
+		weigh_block(r, s, row, 1, k, seen + row, MEET_ALIKE, k == 0);
+	return row;
+}
+
+/* Each row over the keys of its own window. */
+static void
+weigh_windows(const Run *r, const Strip *s)
+{
+	for (int row = 0; row < s->m; row++)
+	{
+		int first = first_key(r->a, s->position + row), last = last_key(r, s->position + row);
+
+		for (int k = first, end; k < last; k = end)
 		{
 			end = (k / LLM_BLOCK + 1) * LLM_BLOCK;
 			end = end < last ? end : last;
-			for (int i = 0; i < HS; i += LLM_PANEL)
-				llm_kernels->matmul_block(1, end - k, p + (size_t) row * r->width + k,
-					v + ((size_t) (i / LLM_PANEL) * capacity + k) * LLM_PANEL, out + row * ldo + i, ldo,
-					HS - i < LLM_PANEL ? HS - i : LLM_PANEL, k == first);
+			weigh_block(r, s, row, 1, k, end - k, MEET_ALIKE, k == first);
 		}
+	}
+}
+
+/* Each row over its own keys, in blocks of keys for all rows together. */
+static void
+weigh_rows(const Run *r, const Strip *s, int worker)
+{
+	int keys = last_key(r, s->position + s->m - 1);
+
+	if (r->a->window)
+	{
+		weigh_windows(r, s);
+		return;
+	}
+	for (int k = 0; k < keys && !llm_pool_stopping(worker); k += LLM_BLOCK)
+	{
+		int row = r->a->causal ? weigh_ragged(r, s, k) : 0;
+
+		if (row < s->m)
+			weigh_block(
+				r, s, row, s->m - row, k, keys - k < LLM_BLOCK ? keys - k : LLM_BLOCK, MEET_ALIKE, k == 0);
 	}
 }
 
@@ -215,7 +301,7 @@ attend_strip(const Run *r, int head, int query, int m, float *s, int worker)
 			llm_drop(&a->stream, a->dropout, ((uint64_t) head * r->keys + position + row) * r->keys + first,
 				last - first, x + first, x + first);
 	}
-	weigh_rows(r, head, m, position, s, out, C, worker);
+	weigh_rows(r, &(Strip){m, position, s, values_of(r->cache, head), out, C}, worker);
 	if (a->head_mask)
 		for (int row = 0; row < m; row++)
 			llm_kernels->binary(

@@ -173,14 +173,15 @@ static const LlmRule rules[LLM_OP_COUNT] = {
 bool
 llm_rule_reads_inputs(LlmOp op)
 {
-	return op != LLM_OP_ADD && op != LLM_OP_SUB && op != LLM_OP_NEG;
+	return op != LLM_OP_ADD && op != LLM_OP_SUB && op != LLM_OP_NEG && op != LLM_OP_DROPOUT;
 }
 
 bool
 llm_rule_reads_result(LlmOp op)
 {
 	return op != LLM_OP_EMBEDDING && op != LLM_OP_MATMUL && op != LLM_OP_ADD && op != LLM_OP_SUB &&
-		   op != LLM_OP_MUL && op != LLM_OP_NEG && op != LLM_OP_LAYERNORM && op != LLM_OP_ATTENTION;
+		   op != LLM_OP_MUL && op != LLM_OP_NEG && op != LLM_OP_LAYERNORM && op != LLM_OP_ATTENTION &&
+		   op != LLM_OP_DROPOUT;
 }
 
 /* ---- the walk ---- */

@@ -53,9 +53,10 @@ bind_input(LlmExec *exec, int index, const LlmInput *inputs, int n_inputs, LlmEr
 
 /* The last position of a value with earlier ones. */
 static LlmCode
-last_row(LlmExec *exec, int input, int axis, LlmValue *value, LlmError *err)
+last_row(LlmExec *exec, int axis, LlmValue *value, LlmError *err)
 {
 	size_t outer = 1, inner = 1, T = value->dims[axis];
+	Buffer *rows;
 
 	for (int i = 0; i < axis; i++)
 		outer *= value->dims[i];
@@ -71,18 +72,18 @@ last_row(LlmExec *exec, int input, int axis, LlmValue *value, LlmError *err)
 			value->integers += (T - 1) * inner;
 		return LLM_OK;
 	}
-	exec->scratch[input] = llm_buffer_take(exec, outer * inner, err);
-	if (exec->scratch[input] == NULL)
+	rows = llm_scratch_take(exec, outer * inner, err);
+	if (rows == NULL)
 		return err->code;
 	for (size_t i = 0; i < outer; i++)
-		memcpy(exec->scratch[input]->data + i * inner,
+		memcpy(rows->data + i * inner,
 			value->integers ? (const void *) (value->integers + (i * T + T - 1) * inner)
 							: (const void *) (value->floats + (i * T + T - 1) * inner),
 			inner * sizeof(float));
 	if (value->integers)
-		value->integers = (const int32_t *) exec->scratch[input]->data;
+		value->integers = (const int32_t *) rows->data;
 	else
-		value->floats = exec->scratch[input]->data;
+		value->floats = rows->data;
 	return LLM_OK;
 }
 
@@ -95,7 +96,7 @@ llm_exec_input(LlmExec *exec, int node, int i, LlmValue *value, LlmError *err)
 	*value = from->value;
 	if (exec->slots[node].rows == ROWS_LAST && from->rows == ROWS_ALL && from->t_axis >= 0 &&
 		n->op != LLM_OP_ATTENTION && value->dims[from->t_axis] != 1)
-		return last_row(exec, i % 3, from->t_axis, value, err);
+		return last_row(exec, from->t_axis, value, err);
 	return LLM_OK;
 }
 
@@ -172,6 +173,27 @@ done_reading(LlmExec *exec, const LlmNode *node)
 	}
 }
 
+/* The node, or all of the chain that ends with it, has read its inputs. */
+static void
+done_with(LlmExec *exec, int index)
+{
+	int at = exec->slots[index].head ? exec->slots[index].head - 1 : index;
+
+	for (; at != index; at = exec->slots[at].then - 1)
+		done_reading(exec, &exec->model->graph.nodes[at]);
+	done_reading(exec, &exec->model->graph.nodes[index]);
+}
+
+static LlmCode
+run_node(LlmExec *exec, int index, LlmError *err)
+{
+	const Slot *slot = &exec->slots[index];
+
+	if (slot->in_chunks)
+		return llm_run_shape(exec, index, err);
+	return slot->head ? llm_run_chain(exec, index, err) : llm_run_op(exec, index, err);
+}
+
 /* Nodes in order; a value goes once its last reader is done. */
 static LlmCode
 run_nodes(LlmExec *exec, LlmError *err)
@@ -187,16 +209,18 @@ run_nodes(LlmExec *exec, LlmError *err)
 
 		if (exec->slots[index].rows == ROWS_NONE || node->op == LLM_OP_INPUT || node->op == LLM_OP_PARAM)
 			continue;
+		if (exec->slots[index].then) /* goes with the last of its chain */
+			continue;
 		if (exec->timing)
 			start = now();
-		code = exec->slots[index].in_chunks ? llm_run_shape(exec, index, err) : llm_run_op(exec, index, err);
+		code = run_node(exec, index, err);
 		if (exec->timing)
 			exec->slots[index].microseconds = now() - start;
 		llm_exec_drop_scratch(exec);
 		if (code != LLM_OK)
 			return code;
 		if (!exec->slots[index].in_chunks)
-			done_reading(exec, node);
+			done_with(exec, index);
 	}
 	return LLM_OK;
 }
@@ -209,18 +233,20 @@ finish(LlmExec *exec, LlmValue *result, LlmError *err)
 	int axis = target->t_axis;
 
 	*result = target->value;
-	if (target->buffer)
-		llm_kernels->canonicalize(result->numel, target->buffer->data);
+	if (target->buffer && !exec->canonical &&
+		llm_canonicalize(result->numel, target->buffer->data, err) != LLM_OK)
+		return err->code;
 	if (result->floats == NULL && result->integers == NULL) /* a parameter that is kept packed */
 	{
-		exec->scratch[0] = llm_buffer_take(exec, result->numel, err);
-		if (exec->scratch[0] == NULL)
+		Buffer *plain = llm_scratch_take(exec, result->numel, err);
+
+		if (plain == NULL)
 			return err->code;
-		llm_weight_read(exec->model, exec->target, exec->scratch[0]->data);
-		result->floats = exec->scratch[0]->data;
+		llm_weight_read(exec->model, exec->target, plain->data);
+		result->floats = plain->data;
 	}
 	if (exec->last_only && axis >= 0 && result->dims[axis] != 1)
-		return last_row(exec, 0, axis, result, err);
+		return last_row(exec, axis, result, err);
 	return LLM_OK;
 }
 
@@ -242,13 +268,14 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 	if (code == LLM_OK)
 	{
 		llm_plan_losses(exec);
+		llm_plan_chains(exec);
 		code = run_nodes(exec, err);
 	}
 	if (code == LLM_OK)
 		code = finish(exec, result, err);
 	if (code == LLM_OK)
 	{
-		if (exec->continues && length > 0)
+		if (exec->continues && exec->capacity > 0 && length > 0)
 			exec->past += (int) length;
 		return LLM_OK;
 	}
@@ -263,18 +290,24 @@ llm_exec_release(LlmExec *exec)
 	for (int i = 0; i < exec->model->graph.count; i++)
 		let_go(exec, i);
 	llm_exec_drop_scratch(exec);
-	llm_exec_drop_spare(exec);
 	llm_buffers_release(exec);
+}
+
+void
+llm_exec_place(LlmExec *exec, LlmPlace place, void *context)
+{
+	exec->place = place;
+	exec->place_context = context;
 }
 
 void
 llm_exec_train(LlmExec *exec, const LlmDropout *dropout, float *const *grads)
 {
 	exec->keep = exec->training = true;
-	exec->tracing = false;
+	exec->tracing = exec->timing = false;
 	exec->grads = grads;
 	exec->dropout = *dropout;
-	exec->past = 0;
+	exec->past = exec->capacity = 0;
 	exec->continues = false;
 }
 

@@ -30,7 +30,7 @@ typedef struct LlmExec LlmExec;
 /*
  * Plans the computation of `target`. last_only: only the last position's row of it is wanted (where it has
  * the dimension T), and rows that nobody reads are not computed. capacity: positions the key/value caches
- * have room for. The model must outlive the run.
+ * have room for; 0: no run continues another, and no keys are kept. The model must outlive the run.
  */
 extern LlmCode llm_exec_open(const LlmModel *model, int target, bool last_only, int capacity,
 	const LlmAllocator *memory, LlmExec **exec, LlmError *err);
@@ -40,6 +40,13 @@ extern LlmCode llm_exec_open(const LlmModel *model, int target, bool last_only, 
  */
 extern LlmCode llm_exec_run(
 	LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *result, LlmError *err);
+/*
+ * Where the target's value is to be written: memory of the caller for as many floats as the shape has, NULL
+ * where there is none. It is asked for when a run comes to the target. Values that are views of others stay
+ * where they are; the result says where.
+ */
+typedef float *(*LlmPlace)(void *context, const LlmValue *shape);
+extern void llm_exec_place(LlmExec *exec, LlmPlace place, void *context);
 /* May later runs continue, position by position? Else each must start over with the whole text. */
 extern bool llm_exec_continues(const LlmExec *exec);
 extern int llm_exec_length(const LlmExec *exec);

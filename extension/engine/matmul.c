@@ -15,12 +15,14 @@
 typedef struct Product
 {
 	int M, N, K;
-	int rows; /* of a task */
-	int panels, group, groups;
+	int rows, row_blocks; /* of a task, and of how many such blocks all rows are */
+	int panels, group;    /* all of them, those of a task */
 	const float *a;
 	size_t lda;
 	bool transpose_a, accumulate;
 	const float *b;
+	const LlmStep *steps; /* what follows once a block is complete */
+	int n_steps;
 	float *out;
 } Product;
 
@@ -45,6 +47,17 @@ columns(const Product *p, int panel)
 	return left < LLM_PANEL ? left : LLM_PANEL;
 }
 
+/* Rows `row` on of a panel are complete, and in the cache yet. */
+static void
+take_steps(const Product *p, int row, int m, int panel, int n)
+{
+	size_t column = (size_t) panel * LLM_PANEL;
+
+	if (p->n_steps > 0)
+		llm_kernels->steps(
+			p->steps, p->n_steps, row, column, m, n, p->out + (size_t) row * p->N + column, p->N);
+}
+
 static void
 one_row(const Product *p, int first, int last, int worker)
 {
@@ -59,6 +72,7 @@ one_row(const Product *p, int first, int last, int worker)
 			llm_kernels->matvec_block(p->K - k < LLM_BLOCK ? p->K - k : LLM_BLOCK, p->a + k,
 				b + (size_t) k * LLM_PANEL, (size_t) p->K * LLM_PANEL, pair, sums, k == 0);
 		memcpy(p->out + (size_t) panel * LLM_PANEL, sums, n * sizeof(float));
+		take_steps(p, 0, 1, panel, n);
 	}
 }
 
@@ -66,7 +80,8 @@ static void
 product_task(void *context, int task, int worker)
 {
 	const Product *p = context;
-	int row = task / p->groups * p->rows, first = task % p->groups * p->group;
+	/* tasks that follow one another share their panels: they come from memory once */
+	int row = task % p->row_blocks * p->rows, first = task / p->row_blocks * p->group;
 	int last = first + p->group < p->panels ? first + p->group : p->panels;
 	int m = p->M - row < p->rows ? p->M - row : p->rows;
 	float rows[MOST_ROWS * LLM_BLOCK];
@@ -85,16 +100,20 @@ product_task(void *context, int task, int worker)
 		else
 			llm_kernels->pack_rows(m, kc, p->a + row * p->lda + k, p->lda, rows);
 		for (int panel = first; panel < last && !llm_pool_stopping(worker); panel++)
+		{
 			llm_kernels->matmul_block(m, kc, rows, p->b + ((size_t) panel * p->K + k) * LLM_PANEL,
 				p->out + (size_t) row * p->N + (size_t) panel * LLM_PANEL, p->N, columns(p, panel),
 				k == 0 && !p->accumulate);
+			if (k + kc == p->K)
+				take_steps(p, row, m, panel, columns(p, panel));
+		}
 	}
 }
 
 static LlmCode
 multiply(Product *p, LlmError *err)
 {
-	int wanted = llm_pool_threads() * 4, row_blocks;
+	int wanted = llm_pool_threads() * 4;
 	int64_t share;
 
 	if (p->M == 0 || p->N == 0)
@@ -103,23 +122,38 @@ multiply(Product *p, LlmError *err)
 	{
 		if (!p->accumulate)
 			memset(p->out, 0, (size_t) p->M * p->N * sizeof(float));
+		llm_kernels->steps(p->steps, p->n_steps, 0, 0, p->M, p->N, p->out, p->N);
 		return LLM_OK;
 	}
 	/* few enough groups that packing the rows is cheap, enough that no thread waits for another */
 	p->rows = parts(p->M, MOST_ROWS) < wanted ? LEAST_ROWS : MOST_ROWS;
-	row_blocks = parts(p->M, p->rows);
+	p->row_blocks = parts(p->M, p->rows);
 	p->panels = parts(p->N, LLM_PANEL);
-	share = (int64_t) p->panels * row_blocks / wanted;
+	share = (int64_t) p->panels * p->row_blocks / wanted;
 	p->group = share < 2 ? 2 : share > 24 ? 24 : (int) share & ~1;
-	p->groups = parts(p->panels, p->group);
-	return llm_parallel(row_blocks * p->groups, product_task, p, err);
+	return llm_parallel(p->row_blocks * parts(p->panels, p->group), product_task, p, err);
 }
 
 LlmCode
 llm_matmul_packed(
 	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err)
 {
-	Product p = {.M = M, .N = N, .K = K, .a = a, .lda = lda, .b = panels, .out = out};
+	return llm_matmul_steps(M, N, K, a, lda, panels, 0, NULL, out, err);
+}
+
+LlmCode
+llm_matmul_steps(int M, int N, int K, const float *a, size_t lda, const float *panels, int n_steps,
+	const LlmStep *steps, float *out, LlmError *err)
+{
+	Product p = {.M = M,
+		.N = N,
+		.K = K,
+		.a = a,
+		.lda = lda,
+		.b = panels,
+		.steps = steps,
+		.n_steps = n_steps,
+		.out = out};
 
 	return multiply(&p, err);
 }
@@ -145,8 +179,14 @@ LlmCode
 llm_matmul_add(
 	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err)
 {
-	Product p = {
-		.M = M, .N = N, .K = K, .a = a, .lda = lda, .b = (const void *) panels, .out = out, .accumulate = true};
+	Product p = {.M = M,
+		.N = N,
+		.K = K,
+		.a = a,
+		.lda = lda,
+		.b = (const void *) panels,
+		.out = out,
+		.accumulate = true};
 
 	return multiply(&p, err);
 }

@@ -18,6 +18,9 @@ extern void llm_unpack(int K, int N, const float *panels, bool transposed, float
 /* out (M,N) = a (M,K) @ panels (K,N); rows of a are lda apart. */
 extern LlmCode llm_matmul_packed(
 	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err);
+/* The same, each element taking the steps before it is handed on; other of a step as (M,N) says. */
+extern LlmCode llm_matmul_steps(int M, int N, int K, const float *a, size_t lda, const float *panels,
+	int n_steps, const LlmStep *steps, float *out, LlmError *err);
 /* out += a @ panels: with `out` of the first rows of a (K,N) matrix, a number of LLM_BLOCK, its whole
  * product. */
 extern LlmCode llm_matmul_add(
@@ -41,6 +44,8 @@ extern LlmCode llm_sum_squares_panels(int K, int N, const float *panels, bool tr
 	const LlmAllocator *memory, LlmError *err);
 
 extern LlmCode llm_unary(LlmUnary f, size_t n, const float *x, float *out, LlmError *err);
+/* Every NaN of x becomes 0x7fc00000. */
+extern LlmCode llm_canonicalize(size_t n, float *x, LlmError *err);
 /* out (outer,inner): x has xo rows (1 or outer) and xi columns (1 or inner), y likewise. out may be x or y of
  * full shape. */
 extern LlmCode llm_binary(LlmBinary op, size_t outer, size_t inner, const float *x, bool x_rows,
@@ -71,6 +76,8 @@ typedef struct LlmKvCache
 	size_t k_bytes, v_bytes;
 } LlmKvCache;
 
+/* The sizes of a cache, and one with memory. */
+extern LlmCode llm_kv_shape(LlmKvCache *cache, int B, int NH, int HS, int capacity, LlmError *err);
 extern LlmCode llm_kv_create(
 	LlmKvCache *cache, int B, int NH, int HS, int capacity, const LlmAllocator *memory, LlmError *err);
 extern void llm_kv_free(LlmKvCache *cache, const LlmAllocator *memory);

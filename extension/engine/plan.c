@@ -192,99 +192,6 @@ llm_exec_length(const LlmExec *exec)
 	return exec->past;
 }
 
-/* ---- memory ---- */
-
-/* Gives a free buffer back to the allocator. */
-static void
-release_free(LlmExec *exec, Buffer **at)
-{
-	Buffer *buffer = *at;
-
-	*at = buffer->next;
-	exec->memory->release(exec->memory->context, buffer->data, buffer->bytes);
-	exec->memory->release(exec->memory->context, buffer, sizeof(Buffer));
-}
-
-static Buffer *
-new_buffer(LlmExec *exec, size_t bytes)
-{
-	const LlmAllocator *memory = exec->memory;
-	Buffer *buffer = memory->alloc(memory->context, sizeof(Buffer));
-
-	if (buffer == NULL)
-		return NULL;
-	*buffer = (Buffer){.refs = 1, .bytes = bytes};
-	buffer->data = memory->alloc(memory->context, bytes);
-	if (buffer->data)
-		return buffer;
-	memory->release(memory->context, buffer, sizeof(Buffer));
-	return NULL;
-}
-
-Buffer *
-llm_buffer_take(LlmExec *exec, size_t floats, LlmError *err)
-{
-	size_t bytes = floats * sizeof(float);
-	Buffer *buffer, **fit = NULL, **small = NULL;
-
-	/* the smallest free one that holds it, unless it would waste more than it holds */
-	for (Buffer **b = &exec->free_buffers; *b; b = &(*b)->next)
-	{
-		if ((*b)->bytes >= bytes && (*b)->bytes <= 2 * bytes + 4096 && (!fit || (*b)->bytes < (*fit)->bytes))
-			fit = b;
-		if ((*b)->bytes < bytes && (!small || (*b)->bytes > (*small)->bytes))
-			small = b;
-	}
-	if (fit)
-	{
-		buffer = *fit;
-		*fit = buffer->next;
-		buffer->refs = 1;
-		return buffer;
-	}
-	/* in place of one too small: texts that grow run after run would leave a trail of them */
-	if (small)
-		release_free(exec, small);
-	buffer = new_buffer(exec, bytes);
-	while (buffer == NULL && exec->free_buffers)
-	{
-		release_free(exec, &exec->free_buffers);
-		buffer = new_buffer(exec, bytes);
-	}
-	if (buffer)
-		return buffer;
-	llm_fail(err, LLM_NO_MEMORY, "no memory for a value of %zu elements", floats);
-	llm_hint(err, "Use a shorter text or a smaller batch, or have the superuser raise pg_llm.memory_limit.");
-	return NULL;
-}
-
-void
-llm_buffers_release(LlmExec *exec)
-{
-	while (exec->free_buffers)
-		release_free(exec, &exec->free_buffers);
-}
-
-void
-llm_buffer_drop(LlmExec *exec, Buffer *buffer)
-{
-	if (buffer && --buffer->refs == 0)
-	{
-		buffer->next = exec->free_buffers;
-		exec->free_buffers = buffer;
-	}
-}
-
-void
-llm_exec_drop_scratch(LlmExec *exec)
-{
-	for (int i = 0; i < 3; i++)
-	{
-		llm_buffer_drop(exec, exec->scratch[i]);
-		exec->scratch[i] = NULL;
-	}
-}
-
 void
 llm_exec_drop_cache(LlmExec *exec, int node)
 {
@@ -309,10 +216,10 @@ llm_exec_close(LlmExec *exec)
 		llm_buffer_drop(exec, slot->buffer);
 		llm_buffer_drop(exec, slot->scores);
 		llm_buffer_drop(exec, slot->probs);
+		llm_buffer_drop(exec, slot->dx);
 		llm_exec_drop_cache(exec, i);
 	}
 	llm_exec_drop_scratch(exec);
-	llm_exec_drop_spare(exec);
 	llm_buffers_release(exec);
 	if (exec->slots)
 		exec->memory->release(exec->memory->context, exec->slots, exec->model->graph.count * sizeof(Slot));

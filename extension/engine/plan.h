@@ -11,6 +11,7 @@ typedef struct Buffer
 {
 	struct Buffer *next;
 	int refs;
+	bool lent; /* the memory is the caller's */
 	size_t bytes;
 	float *data;
 } Buffer;
@@ -31,6 +32,10 @@ typedef struct Slot
 	int waiting; /* readers still to come in this run */
 	LlmValue value;
 	Buffer *buffer; /* NULL: a parameter or an input */
+	int reader;     /* one that does */
+	bool taken;     /* it takes the value of one over in one go (fuse.c) */
+	int then;       /* the node that takes the value over in one go, plus 1 (fuse.c); 0: none */
+	int head;       /* the product where such a chain begins that ends here, plus 1; 0: none */
 	LlmKvCache *cache;
 	Buffer *grad;           /* of the value, while walking back */
 	bool wanted;            /* it leads to a parameter, so gradients flow to it */
@@ -54,13 +59,19 @@ struct LlmExec
 	LlmDropout dropout;
 	float *const *grads; /* what the way back will add to; NULL: not known before the run */
 	Slot *slots;
-	LlmKvCache *spare_cache; /* of the last attention, where runs do not continue */
 	LlmSizes sizes;
 	Buffer *free_buffers;
-	Buffer *scratch[3]; /* gathered last rows of the inputs of the node being computed */
+	Buffer *scratch; /* gathered last rows of the inputs of the node being computed, one after the other */
+	LlmPlace place;  /* of the target's value; NULL: anywhere */
+	void *place_context;
+	bool canonical; /* the target's NaN are the one NaN already */
 };
 
 extern Buffer *llm_buffer_take(LlmExec *exec, size_t floats, LlmError *err);
+/* For the target's value, where the caller wants it. */
+extern Buffer *llm_buffer_place(LlmExec *exec, const LlmValue *value, LlmError *err);
+/* Goes when the node being computed is done. */
+extern Buffer *llm_scratch_take(LlmExec *exec, size_t floats, LlmError *err);
 extern void llm_buffer_drop(LlmExec *exec, Buffer *buffer);
 /* Free ones go back to the allocator. */
 extern void llm_buffers_release(LlmExec *exec);
@@ -82,13 +93,16 @@ extern void llm_mark_wanted(LlmExec *exec);
 extern void llm_plan_losses(LlmExec *exec);
 extern LlmCode llm_run_loss(LlmExec *exec, int node, LlmError *err);
 
+/* Marks the nodes that this run computes in one go; such a chain, at the place of its last node (fuse.c). */
+extern void llm_plan_chains(LlmExec *exec);
+extern LlmCode llm_run_chain(LlmExec *exec, int last, LlmError *err);
+
 /* A node's dimensions, without memory for it. */
 extern LlmCode llm_run_shape(LlmExec *exec, int node, LlmError *err);
 /* Memory for a node's result, of the inferred shape; T is 1 where only the last row is wanted. */
 extern LlmCode llm_run_result(LlmExec *exec, int node, LlmError *err);
 /* Attention of a node (run_attention.c); and an end to the memory that it keeps for the next one. */
 extern LlmCode llm_run_attention(LlmExec *exec, int node, const LlmValue *qkv, LlmError *err);
-extern void llm_exec_drop_spare(LlmExec *exec);
 /* An op that reduces, moves or joins elements; its result is allocated (run_view.c). */
 extern LlmCode llm_run_view(LlmExec *exec, int node, const LlmValue *x, LlmError *err);
 /* to = from, a value of x's shape, with an axis and the last one exchanged. */

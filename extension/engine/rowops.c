@@ -39,6 +39,24 @@ llm_unary(LlmUnary f, size_t n, const float *x, float *out, LlmError *err)
 	return llm_parallel(grains(n), unary_task, &u, err);
 }
 
+static void
+canonicalize_task(void *context, int task, int worker)
+{
+	const Unary *u = context;
+	size_t at = (size_t) task * GRAIN;
+
+	(void) worker;
+	llm_kernels->canonicalize(u->n - at < GRAIN ? u->n - at : GRAIN, u->out + at);
+}
+
+LlmCode
+llm_canonicalize(size_t n, float *x, LlmError *err)
+{
+	Unary u = {.n = n, .out = x};
+
+	return llm_parallel(grains(n), canonicalize_task, &u, err);
+}
+
 typedef struct Binary
 {
 	LlmBinary op;

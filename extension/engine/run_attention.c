@@ -6,22 +6,6 @@
 
 #include "engine/plan.h"
 
-void
-llm_exec_drop_spare(LlmExec *exec)
-{
-	if (exec->spare_cache == NULL)
-		return;
-	llm_kv_free(exec->spare_cache, exec->memory);
-	exec->memory->release(exec->memory->context, exec->spare_cache, sizeof(LlmKvCache));
-	exec->spare_cache = NULL;
-}
-
-static bool
-same_sizes(const LlmKvCache *cache, const LlmAttention *a)
-{
-	return cache->B == a->B && cache->NH == a->NH && cache->HS == a->HS && cache->capacity >= a->T;
-}
-
 /* The node's keys and values: room for the plan's capacity, or for a longer first text. */
 static LlmCode
 open_cache(LlmExec *exec, int index, const LlmAttention *a, LlmError *err)
@@ -30,14 +14,9 @@ open_cache(LlmExec *exec, int index, const LlmAttention *a, LlmError *err)
 	int capacity = exec->capacity > a->T ? exec->capacity : a->T;
 	LlmCode code;
 
-	/* a run that starts over may bring another batch or a longer text */
+	/* after a run that failed the next may bring another batch or a longer text */
 	if (slot->cache && exec->past == 0 && (slot->cache->B != a->B || slot->cache->capacity < a->T))
 		llm_exec_drop_cache(exec, index);
-	if (slot->cache == NULL && exec->spare_cache && same_sizes(exec->spare_cache, a))
-	{
-		slot->cache = exec->spare_cache;
-		exec->spare_cache = NULL;
-	}
 	if (slot->cache == NULL)
 	{
 		slot->cache = exec->memory->alloc(exec->memory->context, sizeof(LlmKvCache));
@@ -91,6 +70,28 @@ open_shown(LlmExec *exec, int index, const LlmAttention *a, LlmError *err)
 	return slot->probs ? LLM_OK : err->code;
 }
 
+/* Keys and values for this run alone: their memory serves other nodes again. */
+static LlmCode
+attend_once(LlmExec *exec, int index, const LlmAttention *a, const LlmValue *qkv, LlmError *err)
+{
+	const Slot *slot = &exec->slots[index];
+	LlmKvCache cache;
+	LlmCode code = llm_kv_shape(&cache, a->B, a->NH, a->HS, a->T, err);
+	Buffer *buffer;
+
+	if (code != LLM_OK)
+		return code;
+	buffer = llm_buffer_take(exec, (cache.k_bytes + cache.v_bytes) / sizeof(float), err);
+	if (buffer == NULL)
+		return err->code;
+	cache.k = buffer->data;
+	cache.v = buffer->data + cache.k_bytes / sizeof(float);
+	code = llm_attention(a, qkv->floats, &cache, slot->buffer->data, slot->scores ? slot->scores->data : NULL,
+		slot->probs ? slot->probs->data : NULL, exec->memory, err);
+	llm_buffer_drop(exec, buffer);
+	return code;
+}
+
 LlmCode
 llm_run_attention(LlmExec *exec, int index, const LlmValue *qkv, LlmError *err)
 {
@@ -100,19 +101,13 @@ llm_run_attention(LlmExec *exec, int index, const LlmValue *qkv, LlmError *err)
 	LlmCode code = llm_run_result(exec, index, err);
 
 	llm_attention_of(exec, index, qkv, &a, head_mask);
-	if (code == LLM_OK)
-		code = open_cache(exec, index, &a, err);
 	if (code == LLM_OK && exec->tracing)
 		code = open_shown(exec, index, &a, err);
+	if (code == LLM_OK && (!exec->continues || exec->capacity == 0))
+		return attend_once(exec, index, &a, qkv, err);
+	if (code == LLM_OK)
+		code = open_cache(exec, index, &a, err);
 	if (code != LLM_OK)
 		return code;
-	code = llm_attention(&a, qkv->floats, slot->cache, slot->buffer->data,
-		slot->scores ? slot->scores->data : NULL, slot->probs ? slot->probs->data : NULL, exec->memory, err);
-	if (!exec->continues && !exec->timing)
-	{
-		llm_exec_drop_spare(exec);
-		exec->spare_cache = slot->cache;
-		slot->cache = NULL;
-	}
-	return code;
+	return llm_attention(&a, qkv->floats, slot->cache, slot->buffer->data, NULL, NULL, exec->memory, err);
 }

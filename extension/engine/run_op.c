@@ -32,7 +32,8 @@ make_result(LlmExec *exec, int index, bool allocate, LlmError *err)
 	}
 	if (!allocate)
 		return LLM_OK;
-	slot->buffer = llm_buffer_take(exec, value->numel, err);
+	slot->buffer = index == exec->target && exec->place ? llm_buffer_place(exec, value, err)
+														: llm_buffer_take(exec, value->numel, err);
 	if (slot->buffer == NULL)
 		return err->code;
 	value->floats = slot->buffer->data;
@@ -77,7 +78,7 @@ make_result_over(LlmExec *exec, int index, int i, const LlmValue *input, LlmErro
 
 	if (code != LLM_OK)
 		return code;
-	if (!may_overwrite(exec, index, i, input))
+	if (!may_overwrite(exec, index, i, input) || (index == exec->target && exec->place))
 		return make_result(exec, index, true, err);
 	from->buffer->refs++;
 	slot->buffer = from->buffer;

@@ -1,6 +1,7 @@
 /*
- * Where the time of a run goes: each op's microseconds, operations and bytes, for llm_explain. Nothing else
- * about the run changes: values are recycled as ever, no score is kept.
+ * Where the time of a run goes: each op's microseconds, operations and bytes, for llm_explain. Every node is
+ * computed by itself, with the bits that it has in one go with others (fuse.c); values are recycled as ever,
+ * no score is kept.
  */
 #ifndef LLM_TIMING_H
 #define LLM_TIMING_H

@@ -50,6 +50,28 @@ typedef enum LlmBinary
 	LLM_MAX
 } LlmBinary;
 
+typedef enum LlmStepKind
+{
+	LLM_STEP_UNARY,
+	LLM_STEP_BINARY,
+	LLM_STEP_CANONICALIZE
+} LlmStepKind;
+
+/*
+ * What happens to each element x of a product before it is handed on: f(x), or x op an element of another
+ * array (or that op x), or every NaN the same.
+ */
+typedef struct LlmStep
+{
+	LlmStepKind kind;
+	LlmUnary f;
+	LlmBinary op;
+	bool other_first;
+	const float *other;
+	size_t row_stride; /* from an element of other to that of the next row; 0: every row has the same */
+	int column_stride; /* to that of the next column: 0 or 1 */
+} LlmStep;
+
 /* One AdamW step's numbers, each computed in float64 and rounded once. */
 typedef struct LlmAdamW
 {
@@ -75,6 +97,9 @@ typedef struct LlmKernels
 	 */
 	void (*matmul_block)(
 		int m, int kc, const float *rows, const float *panel, float *out, size_t ldo, int n, bool first);
+	/* The same for tile_rows rows, of which the last one takes kc products, each before it one less. */
+	void (*matmul_triangle)(
+		int kc, const float *rows, const float *panel, float *out, size_t ldo, int n, bool first);
 	/* The same for one row and whole panels side by side, panel_stride floats apart; out (panels*LLM_PANEL).
 	 */
 	void (*matvec_block)(int kc, const float *row, const float *panel, size_t panel_stride, int panels,
@@ -89,6 +114,11 @@ typedef struct LlmKernels
 	void (*unary)(LlmUnary f, size_t n, const float *x, float *out);
 	/* out[i] = a[i * as] op b[i * bs], strides as, bs 0 (one value for all) or 1; out may be a or b */
 	void (*binary)(LlmBinary op, size_t n, const float *a, int as, const float *b, int bs, float *out);
+
+	/* The steps over a block of m rows and n columns, which begins at row and column of the whole; other as
+	 * the whole has it. out's rows are ldo apart. */
+	void (*steps)(
+		const LlmStep *step, int count, size_t row, size_t column, int m, int n, float *out, size_t ldo);
 
 	/* Sum of x, of x*x, of (x-shift)^2: sixteen partial sums, a fixed tree, chunks of 4096 added in float64.
 	 */

@@ -183,6 +183,67 @@ matmul_block(int m, int kc, const float *rows, const float *panel, float *out, s
 	}
 }
 
+/*
+ * A tile whose last row takes kc products, each row before it one less, kc >= LLM_MR: a row is stored once
+ * its chain is complete, while those below go on.
+ */
+static void
+triangle(int kc, const float *a, const float *b, float *out, size_t ldo, bool first)
+{
+	vf acc[LLM_MR][LLM_PV], x[LLM_PV];
+
+	for (int i = 0; i < LLM_MR; i++)
+		for (int j = 0; j < LLM_PV; j++)
+			acc[i][j] = v_set(0);
+	for (int k = 0; k <= kc - LLM_MR; k++, a += LLM_MR, b += LLM_PANEL)
+	{
+		for (int j = 0; j < LLM_PV; j++)
+			x[j] = v_load(b + j * LLM_W);
+#pragma GCC unroll 16
+		for (int i = 0; i < LLM_MR; i++)
+			for (int j = 0; j < LLM_PV; j++)
+				acc[i][j] = v_fma(v_set(a[i]), x[j], acc[i][j]);
+	}
+#pragma GCC unroll 16
+	for (int done = 0; done < LLM_MR; done++, a += LLM_MR, b += LLM_PANEL)
+	{
+		for (int j = 0; j < LLM_PV; j++)
+		{
+			float *o = out + done * ldo + j * LLM_W;
+
+			v_store(o, first ? acc[done][j] : (vf) (v_load(o) + acc[done][j]));
+			if (done + 1 < LLM_MR)
+				x[j] = v_load(b + j * LLM_W);
+		}
+#pragma GCC unroll 16
+		for (int i = done + 1; i < LLM_MR; i++)
+			for (int j = 0; j < LLM_PV; j++)
+				acc[i][j] = v_fma(v_set(a[i]), x[j], acc[i][j]);
+	}
+}
+
+static void
+matmul_triangle(int kc, const float *rows, const float *panel, float *out, size_t ldo, int n, bool first)
+{
+	float edge[LLM_MR * LLM_PASS];
+
+	for (int j0 = 0; j0 < n; j0 += LLM_PASS)
+	{
+		int c = n - j0;
+
+		if (c >= LLM_PASS)
+		{
+			triangle(kc, rows, panel + j0, out + j0, ldo, first);
+			continue;
+		}
+		for (int i = 0; i < LLM_MR && !first; i++)
+			memcpy(edge + i * LLM_PASS, out + i * ldo + j0, c * sizeof(float));
+		triangle(kc, rows, panel + j0, edge, LLM_PASS, first);
+		for (int i = 0; i < LLM_MR; i++)
+			memcpy(out + i * ldo + j0, edge + i * LLM_PASS, c * sizeof(float));
+	}
+}
+
 /* One row times `panels` whole panels: the decode step, which streams the weights once. Two panels at a time
  * hide the latency of the chain. */
 static void

@@ -37,7 +37,7 @@ BEGIN
         CASE WHEN $3 = 'op' AND s.flops IS NOT NULL THEN -s.microseconds ELSE s.step END;
 END $$;
 COMMENT ON FUNCTION llm_explain(text, text, text, int) IS
-'Where the time goes of SELECT llm_generate(prompt, 2, 0): prefill runs the prompt, decode one more token, overhead is the rest of the statement, PostgreSQL''s own part among it; first is what the session''s first such statement had around its ops. by op, part (one row for all layers) or node. share of the whole, of_peak of the machine''s multiply-add peak, of_bandwidth of its memory reads (above 1: out of the cache); the fastest of so many repeats';
+'Where the time goes of SELECT llm_generate(prompt, 2, 0): prefill runs the prompt, decode one more token, overhead is the rest of the statement, PostgreSQL''s own part among it; first is what the session''s first such statement had around its ops. by op, part (one row for all layers) or node. share of the whole, of_peak of the machine''s multiply-add peak, of_bandwidth of its memory reads (above 1: out of the cache); the fastest of so many repeats. Each op runs by itself here; a run that nobody times computes bias, activation and residual sum in one go with the product before them, to the same bits and a little faster';
 
 CREATE FUNCTION llm_explain_time(microseconds float8) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT CASE WHEN $1 >= 999500 THEN to_char($1 / 1e6, 'FM9999990.00') || ' s'

@@ -1,5 +1,5 @@
 /*
- * llm_logits, llm_loss and llm_eval: inputs are checked, the one executor runs, the value is copied out.
+ * llm_logits, llm_loss and llm_eval: inputs are checked, the one executor runs (forward_run.c).
  */
 #include "postgres.h"
 
@@ -123,33 +123,6 @@ PositionsInput(int first, int T)
 	return (LlmInput){.name = "positions", .ndim = 1, .dims = {T}, .integers = positions};
 }
 
-LlmValue
-RunNode(const LoadedModel *m, int node, bool last_only, const LlmInput *inputs, int n, int length)
-{
-	LlmExec *exec;
-	LlmValue value;
-	LlmError err;
-
-	LLM_CHECK(llm_exec_open(&m->model, node, last_only, length, LlmContextAllocator(), &exec, &err), &err);
-	LLM_CHECK(llm_exec_run(exec, inputs, n, &value, &err), &err);
-	return value;
-}
-
-Tensor *
-TensorOfValue(const LlmValue *value, bool drop_batch)
-{
-	int skip = drop_batch && value->ndim > 0 && value->dims[0] == 1;
-	Tensor *t = TensorNew(value->ndim - skip, value->dims + skip);
-
-	if (value->integers)
-		for (size_t i = 0; i < value->numel; i++)
-			TENSOR_DATA(t)[i] = (float) value->integers[i];
-	else
-		memcpy(TENSOR_DATA(t), value->floats, value->numel * sizeof(float));
-	TensorCanonicalize(t);
-	return t;
-}
-
 static LlmInput
 ArrayArgument(FunctionCallInfo fcinfo, int n, const char *what)
 {
@@ -204,11 +177,9 @@ llm_logits(PG_FUNCTION_ARGS)
 	LlmInput tokens = ArrayArgument(fcinfo, 0, "tokens"), in[2];
 	LoadedModel *m = ModelOf(NameArgument(fcinfo, 1, "model"), CurrentMemoryContext);
 	int n = ForwardInputs(fcinfo, m, 0, -1, 2, in);
-	uint32 number;
-	LlmValue value =
-		TapeForward(m, OutputOf(m, "logits"), in, n, in[0].dims[1], "logits", PG_GETARG_DATUM(0), &number);
 
-	PG_RETURN_TENSOR(TapeForwardValue(&value, tokens.ndim == 1, number));
+	PG_RETURN_TENSOR(
+		TapeForward(m, OutputOf(m, "logits"), in, n, "logits", PG_GETARG_DATUM(0), tokens.ndim == 1));
 }
 
 PG_FUNCTION_INFO_V1(llm_loss);
@@ -218,15 +189,13 @@ llm_loss(PG_FUNCTION_ARGS)
 	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
 	LlmInput in[3];
 	int n = ForwardInputs(fcinfo, m, 1, 2, 3, in);
-	uint32 number;
-	LlmValue value =
-		TapeForward(m, OutputOf(m, "loss"), in, n, in[0].dims[1], "loss", PG_GETARG_DATUM(1), &number);
+	Tensor *loss = TapeForward(m, OutputOf(m, "loss"), in, n, "loss", PG_GETARG_DATUM(1), false);
 
-	if (value.numel != 1)
+	if (TensorNumel(loss) != 1)
 		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 						   errmsg("the node \"loss\" of model \"%s\" is %s, not one number", m->name,
-							   ShapeToString(value.ndim, value.dims))));
-	PG_RETURN_FLOAT4(value.floats[0]);
+							   TensorShape(loss))));
+	PG_RETURN_FLOAT4(*TENSOR_DATA(loss));
 }
 
 /* ---- llm_eval ---- */
@@ -293,14 +262,13 @@ EvalInput(const LoadedModel *m, JsonbValue *key, JsonbValue *value)
 /* All inputs of a JSON object, and positions 0 … T-1 where it has tokens but no positions. Returns how many.
  */
 static int
-EvalInputs(const LoadedModel *m, Jsonb *inputs, LlmInput *in, int *T)
+EvalInputs(const LoadedModel *m, Jsonb *inputs, LlmInput *in)
 {
 	JsonbIterator *it = JsonbIteratorInit(&inputs->root);
 	JsonbValue key, value;
 	bool positions = false;
-	int n = 0;
+	int n = 0, T = 0;
 
-	*T = 0;
 	JsonbIteratorNext(&it, &key, true);
 	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
 	{
@@ -309,17 +277,17 @@ EvalInputs(const LoadedModel *m, Jsonb *inputs, LlmInput *in, int *T)
 		positions |= strcmp(in[n].name, "positions") == 0;
 		if (strcmp(in[n].name, "tokens") == 0 && in[n].ndim > 0)
 		{
-			*T = in[n].dims[in[n].ndim - 1];
-			if (*T == 0)
+			T = in[n].dims[in[n].ndim - 1];
+			if (T == 0)
 				ereport(
 					ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("input \"tokens\" is empty")));
 		}
 		n++;
 	}
-	if (!positions && *T > 0)
+	if (!positions && T > 0)
 	{
-		CheckLength(m, *T);
-		in[n++] = PositionsInput(0, *T);
+		CheckLength(m, T);
+		in[n++] = PositionsInput(0, T);
 	}
 	return n;
 }
@@ -347,20 +315,17 @@ Datum
 llm_eval(PG_FUNCTION_ARGS)
 {
 	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
-	int node = NodeOf(m, NameArgument(fcinfo, 1, "node")), n = 0, T = 0;
+	int node = NodeOf(m, NameArgument(fcinfo, 1, "node")), n = 0;
 	Jsonb *inputs = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
 	LlmInput *in = NULL;
-	uint32 number;
-	LlmValue result;
 
 	if (inputs && JB_ROOT_IS_OBJECT(inputs))
 	{
 		in = palloc0(sizeof(LlmInput) * (JB_ROOT_COUNT(inputs) + 1));
-		n = EvalInputs(m, inputs, in, &T);
+		n = EvalInputs(m, inputs, in);
 	}
 	else if (m->model.graph.nodes[node].op != LLM_OP_PARAM) /* a parameter needs none */
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("inputs must be a JSON object"),
 						   errhint("Write {\"tokens\": [[1, 2, 3]]}.")));
-	result = TapeForward(m, node, in, n, Max(1, T), "eval", TokensArray(in, n), &number);
-	PG_RETURN_TENSOR(TapeForwardValue(&result, false, number));
+	PG_RETURN_TENSOR(TapeForward(m, node, in, n, "eval", TokensArray(in, n), false));
 }

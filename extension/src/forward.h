@@ -33,8 +33,9 @@ extern void CheckLength(const LoadedModel *m, int64 length);
 /* Positions first … first + T - 1 as an input. */
 extern LlmInput PositionsInput(int first, int T);
 /* Runs a node once, nothing cached. The value lives in the current memory context. */
-extern LlmValue RunNode(
-	const LoadedModel *m, int node, bool last_only, const LlmInput *inputs, int n, int length);
+extern LlmValue RunNode(const LoadedModel *m, int node, const LlmInput *inputs, int n);
+/* The same for SQL, every row of it; drop_batch leaves out a leading dimension of 1. */
+extern Tensor *RunTensor(const LoadedModel *m, int node, const LlmInput *inputs, int n, bool drop_batch);
 /* A copy as SQL value; drop_batch leaves out a leading dimension of 1. */
 extern Tensor *TensorOfValue(const LlmValue *value, bool drop_batch);
 

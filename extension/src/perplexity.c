@@ -38,7 +38,7 @@ LossOf(const LoadedModel *m, const int64 *ids, int n, int64 *tokens)
 
 	if (b->scored == 0)
 		return 0;
-	value = RunNode(m, OutputOf(m, "loss"), false, in, 3, b->T);
+	value = RunNode(m, OutputOf(m, "loss"), in, 3);
 	*tokens += b->scored;
 	return (double) value.floats[0] * (double) b->scored;
 }

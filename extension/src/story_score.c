@@ -43,7 +43,7 @@ AddBatch(const StoryRequest *r, const StoryBatch *b, Score *scores)
 	int V;
 
 	StoryInputs(b, in);
-	logits = RunNode(r->m, OutputOf(r->m, "logits"), false, in, 2, b->T);
+	logits = RunNode(r->m, OutputOf(r->m, "logits"), in, 2);
 	V = logits.ndim == 3 ? logits.dims[2] : 0;
 	if (logits.ndim != 3 || logits.dims[0] != b->B || logits.dims[1] != b->T || logits.floats == NULL)
 		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),

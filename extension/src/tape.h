@@ -132,12 +132,11 @@ extern Tensor *TapeAttentionLayer(Tensor *const in[5], int NH, bool causal);
 extern uint32 *TapeWriteHeads(TapeRun *run, const char *name, uint32 first, const LlmTraced *traced, int *n);
 /*
  * A forward that a learner asked for: with recording on it goes into the session's run, opened as `kind`
- * where there is none. *number gets the value's number there, else 0.
+ * where there is none, and the tape knows its value; without its batch that is another tensor, a reshape of
+ * it.
  */
-extern LlmValue TapeForward(const LoadedModel *m, int node, const LlmInput *in, int n, int length,
-	const char *kind, Datum tokens, uint32 *number);
-/* That value for SQL, known to the tape; without its batch it is another tensor, a reshape of it. */
-extern Tensor *TapeForwardValue(const LlmValue *value, bool drop_batch, uint32 number);
+extern Tensor *TapeForward(const LoadedModel *m, int node, const LlmInput *in, int n, const char *kind,
+	Datum tokens, bool drop_batch);
 /* Writes all nodes that a traced run computed; returns the number of the target's value. */
 extern uint32 TapeWriteExec(TapeRun *run, const LoadedModel *m, const LlmExec *exec, int target);
 

@@ -143,32 +143,13 @@ TapeWriteExec(TapeRun *run, const LoadedModel *m, const LlmExec *exec, int targe
 
 /* ---- forwards in SQL ---- */
 
-LlmValue
-TapeForward(const LoadedModel *m, int node, const LlmInput *in, int n, int length, const char *kind,
-	Datum tokens, uint32 *number)
-{
-	LlmExec *exec;
-	LlmValue value;
-	LlmError err;
-
-	*number = 0;
-	if (!pg_llm_autograd)
-		return RunNode(m, node, false, in, n, length);
-	LLM_CHECK(llm_exec_open(&m->model, node, false, length, LlmContextAllocator(), &exec, &err), &err);
-	llm_exec_trace(exec);
-	LLM_CHECK(llm_exec_run(exec, in, n, &value, &err), &err);
-	*number = TapeWriteExec(TapeOpen(kind, m->name, tokens), m, exec, node);
-	return value;
-}
-
-Tensor *
-TapeForwardValue(const LlmValue *value, bool drop_batch, uint32 number)
+/* A traced value, of that number; without its batch it is another tensor. */
+static Tensor *
+TracedTensor(const LlmValue *value, bool drop_batch, uint32 number)
 {
 	Tensor *t = TensorOfValue(value, drop_batch);
 	LlmAttr attr;
 
-	if (number == 0)
-		return t;
 	t->tape_run = TapeCurrent()->key;
 	t->tape_id = number;
 	if (t->ndim == value->ndim)
@@ -177,6 +158,24 @@ TapeForwardValue(const LlmValue *value, bool drop_batch, uint32 number)
 	TapeStart();
 	TapeRecordNumbers(t, "reshape", 1, &number, t, TensorNumel(t), 1, &attr);
 	return t;
+}
+
+Tensor *
+TapeForward(const LoadedModel *m, int node, const LlmInput *in, int n, const char *kind, Datum tokens,
+	bool drop_batch)
+{
+	LlmExec *exec;
+	LlmValue value;
+	LlmError err;
+	uint32 number;
+
+	if (!pg_llm_autograd)
+		return RunTensor(m, node, in, n, drop_batch);
+	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, LlmContextAllocator(), &exec, &err), &err);
+	llm_exec_trace(exec);
+	LLM_CHECK(llm_exec_run(exec, in, n, &value, &err), &err);
+	number = TapeWriteExec(TapeOpen(kind, m->name, tokens), m, exec, node);
+	return TracedTensor(&value, drop_batch, number);
 }
 
 PG_FUNCTION_INFO_V1(llm_trace);
@@ -193,7 +192,7 @@ llm_trace(PG_FUNCTION_ARGS)
 	LlmError err;
 	TapeRun *run;
 
-	LLM_CHECK(llm_exec_open(&m->model, node, false, in[0].dims[1], LlmContextAllocator(), &exec, &err), &err);
+	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, LlmContextAllocator(), &exec, &err), &err);
 	llm_exec_trace(exec);
 	LLM_CHECK(llm_exec_run(exec, in, n, &value, &err), &err);
 	run = TapeNew("trace", m->name, PG_GETARG_DATUM(1));

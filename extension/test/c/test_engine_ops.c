@@ -227,6 +227,7 @@ main(void)
 	attention(2, 50, 3, 5, true, 0, 1);
 	attention(1, 140, 2, 33, true, 7, 140);
 	attention(1, 140, 1, 130, false, 0, 140);
+	attention(1, 300, 1, 33, true, 0, 300); /* blocks of keys that a strip of queries sees in part */
 	attention(1, 45, 8, 2, false, 20, 44);
 	huge_sizes();
 	return 0;

@@ -1,0 +1,400 @@
+/*
+ * Products computed in one go with what follows them: which nodes go, by rule, and that the bits are those of
+ * the nodes done one by one, in the plain executor and in a timed run of this one.
+ */
+#include "levels.h"
+
+#include "engine/plan.h"
+#include "engine/tape.h"
+#include "engine/timing.h"
+#include "graph_text.h"
+#include "reference_graph.h"
+
+/* ---- the kernel: steps over a product ---- */
+
+static void
+ref_step(const LlmStep *s, int M, int N, float *x)
+{
+	for (int m = 0; m < M; m++)
+		for (int n = 0; n < N; n++)
+		{
+			float *at = x + (size_t) m * N + n;
+			const float *y = s->other + m * s->row_stride + (size_t) n * s->column_stride;
+
+			if (s->kind == LLM_STEP_UNARY)
+				*at = ref_unary(s->f, *at);
+			else if (s->kind == LLM_STEP_BINARY)
+				*at = s->other_first ? ref_binary(s->op, *y, *at) : ref_binary(s->op, *at, *y);
+		}
+}
+
+static void
+steps_case(uint64_t *state, int M, int N, int K)
+{
+	float *a = odd_random(state, (size_t) M * K), *b = odd_random(state, (size_t) K * N);
+	float *full = odd_random(state, (size_t) M * N), *row = odd_random(state, N);
+	float *panels = malloc(llm_packed_floats(K, N) * sizeof(float) + 1), *want = odd_floats((size_t) M * N);
+	LlmStep steps[] = {{.kind = LLM_STEP_BINARY, .op = LLM_ADD, .other = row, .column_stride = 1},
+		{.kind = LLM_STEP_UNARY, .f = LLM_GELU_TANH},
+		{.kind = LLM_STEP_BINARY,
+			.op = LLM_SUB,
+			.other_first = true,
+			.other = full,
+			.row_stride = N,
+			.column_stride = 1},
+		{.kind = LLM_STEP_BINARY, .op = LLM_MUL, .other = row}, {.kind = LLM_STEP_UNARY, .f = LLM_TANH}};
+	LlmError err;
+
+	ref_matmul(M, N, K, a, b, false, want);
+	for (int n = 0; n < 5; n++)
+		ref_step(&steps[n], M, N, want);
+	CHECK_OK(llm_pack(K, N, b, false, panels, &err), err);
+	EACH_LEVEL(isa, threads)
+	{
+		float *got = odd_output((size_t) M * N);
+
+		CHECK_OK(llm_matmul_steps(M, N, K, a, K, panels, 5, steps, got, &err), err);
+		check_bits("steps", (size_t) M * N, want, got);
+	}
+	odd_free(a);
+	odd_free(b);
+	odd_free(full);
+	odd_free(row);
+	odd_free(want);
+	free(panels);
+}
+
+static void
+canonical_case(void)
+{
+	uint32_t odd_nan = 0xffc12345u;
+	float a[2] = {1, 1}, *b = odd_floats(37), *panels = malloc(llm_packed_floats(1, 37) * sizeof(float));
+	LlmStep step = {.kind = LLM_STEP_CANONICALIZE};
+	LlmError err;
+
+	for (int n = 0; n < 37; n++)
+		b[n] = n;
+	memcpy(b + 35, &odd_nan, sizeof(float));
+	CHECK_OK(llm_pack(1, 37, b, false, panels, &err), err);
+	EACH_LEVEL(isa, threads)
+	for (int M = 1; M <= 2; M++)
+	{
+		float got[74];
+		uint32_t bits;
+
+		CHECK_OK(llm_matmul_steps(M, 37, 1, a, 1, panels, 1, &step, got, &err), err);
+		memcpy(&bits, got + 37 * M - 2, sizeof(bits));
+		CHECK(bits == 0x7fc00000u && got[37 * M - 1] == 36);
+	}
+	odd_free(b);
+	free(panels);
+}
+
+/* ---- the rule ---- */
+
+typedef struct Case
+{
+	TestModel m;
+	float **weights, *x, *y;
+	LlmInput in[3];
+} Case;
+
+#define INPUTS                                                                                               \
+	"x input - shape=[B,T,C]\ny input - shape=[T,C]\ncolumn input - shape=[T,1]\nw param - shape=[C,C]\n"    \
+	"b param - shape=[C]\nup param - shape=[C,F]\nc param - shape=[F]\ndown param - shape=[F,C]\n"           \
+	"s param - shape=[]\nt param - shape=[1,1]\nr param - shape=[1,C]\n"
+
+static void
+open_case(Case *c, const char *lines, int B, int T, bool training)
+{
+	char text[4096];
+	uint64_t state = 12;
+	LlmError err;
+
+	snprintf(text, sizeof(text), INPUTS "%s", lines);
+	tm_parse(&c->m, text, 37, 11, 20, 70);
+	CHECK_OK(llm_graph_check(&c->m.model.graph, &err), err);
+	c->m.model.training = training;
+	c->weights = tm_weights(&c->m, 8, 1);
+	c->x = odd_random(&state, (size_t) B * T * 37);
+	c->y = odd_random(&state, (size_t) T * 37);
+	c->in[0] = (LlmInput){.name = "x", .ndim = 3, .dims = {B, T, 37}, .floats = c->x};
+	c->in[1] = (LlmInput){.name = "y", .ndim = 2, .dims = {T, 37}, .floats = c->y};
+	c->in[2] = (LlmInput){.name = "column", .ndim = 2, .dims = {T, 1}, .floats = c->y};
+}
+
+static void
+close_case(Case *c)
+{
+	tm_free(&c->m);
+	odd_free(c->x);
+	odd_free(c->y);
+}
+
+/* The chains that a run made, "first>next>last" in the order in which they begin. */
+static void
+check_chains(const LlmExec *exec, const char *lines, const char *want)
+{
+	const LlmGraph *g = &exec->model->graph;
+	char got[400] = "";
+
+	for (int i = 0; i < g->count; i++)
+	{
+		if (exec->slots[i].then == 0 || exec->slots[i].taken)
+			continue;
+		sprintf(got + strlen(got), "%s%s", *got ? " " : "", g->nodes[i].name);
+		for (int at = i; exec->slots[at].then; at = exec->slots[at].then - 1)
+		{
+			CHECK(exec->slots[at].buffer == NULL && exec->slots[at].value.floats == NULL);
+			sprintf(got + strlen(got), ">%s", g->nodes[exec->slots[at].then - 1].name);
+		}
+	}
+	if (strcmp(got, want) == 0)
+		return;
+	fprintf(stderr, "FAIL %s: fused \"%s\", expected \"%s\"\n", lines, got, want);
+	exit(1);
+}
+
+/*
+ * Runs the graph's last node; chains (NULL: not asked) are those of a run with all rows. A mask of dropout,
+ * which the plain executor has not, is that of the run whose nodes are done one by one.
+ */
+static void
+run_case(const char *lines, const char *chains, int B, int T, bool last_only)
+{
+	Case c;
+	const LlmGraph *g = &c.m.model.graph;
+	RefValue *want;
+	int target;
+
+	open_case(&c, lines, B, T, false);
+	target = g->count - 1;
+	want = ref_graph(g, target, c.weights, c.in, 3);
+	EACH_LEVEL(isa, threads)
+	for (int timed = 1; timed >= 0; timed--)
+	{
+		TestMemory counted;
+		LlmAllocator memory = test_allocator(&counted);
+		const RefValue *w = &want[target];
+		size_t width = w->dims[w->ndim - 1];
+		LlmExec *exec;
+		LlmValue value;
+		LlmError err;
+
+		CHECK_OK(llm_exec_open(&c.m.model, target, last_only, T, &memory, &exec, &err), err);
+		if (timed)
+			llm_exec_time(exec);
+		CHECK_OK(llm_exec_run(exec, c.in, 3, &value, &err), err);
+		if (chains)
+			check_chains(exec, lines, timed ? "" : chains);
+		CHECK(value.numel == (last_only ? B * width : w->numel));
+		if (timed && strstr(lines, "seed"))
+			memcpy(w->floats, value.floats, value.numel * sizeof(float));
+		for (int b = 0; b < B && last_only; b++)
+			for (size_t n = 0; n < width; n++)
+				CHECK(bits_of(value.floats[b * width + n]) ==
+					  bits_of(w->floats[(size_t) (b * T + T - 1) * width + n]));
+		for (size_t n = 0; n < value.numel && !last_only; n++)
+			CHECK(bits_of(value.floats[n]) == bits_of(w->floats[n]));
+		llm_exec_close(exec);
+		CHECK(counted.held == 0);
+	}
+	ref_free(g, want);
+	close_case(&c);
+}
+
+/* Training: values that the way back reads are there, and gradients have the bits of a traced run's. */
+static void
+train_case(const char *lines, const char *chains)
+{
+	Case c;
+	const LlmGraph *g = &c.m.model.graph;
+	char text[2000];
+
+	snprintf(text, sizeof(text), "%sloss mean %s\n", lines, "z");
+	open_case(&c, text, 2, 5, true);
+	EACH_LEVEL(isa, threads)
+	{
+		float **grads[2];
+
+		for (int traced = 0; traced < 2; traced++)
+		{
+			TestMemory counted;
+			LlmAllocator memory = test_allocator(&counted);
+			LlmExec *exec;
+			LlmValue value;
+			LlmError err;
+
+			grads[traced] = calloc(g->count, sizeof(float *));
+			for (int i = 0; i < g->count; i++)
+				if (g->nodes[i].op == LLM_OP_PARAM)
+					grads[traced][i] = calloc(llm_weight_floats(&c.m.model.weights[i]), sizeof(float));
+			CHECK_OK(llm_exec_open(&c.m.model, g->count - 1, false, 0, &memory, &exec, &err), err);
+			if (traced)
+				llm_exec_trace(exec);
+			else
+				llm_exec_train(exec, &(LlmDropout){.p = 0}, grads[0]);
+			CHECK_OK(llm_exec_run(exec, c.in, 3, &value, &err), err);
+			check_chains(exec, lines, traced ? "" : chains);
+			CHECK_OK(llm_exec_backward(exec, grads[traced], &err), err);
+			llm_exec_close(exec);
+			CHECK(counted.held == 0);
+		}
+		for (int i = 0; i < g->count; i++)
+			if (grads[0][i])
+				CHECK(memcmp(grads[0][i], grads[1][i],
+						  llm_weight_floats(&c.m.model.weights[i]) * sizeof(float)) == 0);
+		for (int traced = 0; traced < 2; traced++)
+		{
+			for (int i = 0; i < g->count; i++)
+				free(grads[traced][i]);
+			free(grads[traced]);
+		}
+	}
+	close_case(&c);
+}
+
+static void
+rule(void)
+{
+	static const struct
+	{
+		const char *lines, *chains, *training; /* NULL: not asked */
+	} cases[] = {
+		/* bias, activation, residual, in every order */
+		{"m matmul x,w\nz add m,b\n", "m>z", "m>z"},
+		{"m matmul x,w\nz add b,m\n", "m>z", "m>z"},
+		{"m matmul x,w\na add m,b\nz gelu a\n", "m>a>z", "m>a"},
+		{"m matmul x,w\nz gelu m approximate=none\n", "m>z", ""}, /* a missing bias */
+		{"m matmul x,w\na add m,b\nz relu a\n", "m>a>z", "m>a"},
+		{"m matmul x,w\na add m,b\nz add x,a\n", "m>a>z", "m>a>z"},
+		{"m matmul x,w\na add m,b\nz add a,x\n", "m>a>z", "m>a>z"},
+		{"m matmul x,w\na sub b,m\nz sub x,a\n", "m>a>z", "m>a>z"},
+		{"m matmul x,w\na mul m,x\nz div x,a\n", "m>a>z", ""},
+		{"m matmul x,w\na div m,x\nz neg a\n", "m>a>z", ""},
+		/* a layer of GPT-2 */
+		{"m matmul x,up\na add m,c\ng gelu a\nn matmul g,down\nd add n,b\ne dropout d\nz add x,e\n",
+			"m>a>g n>d>e>z", "m>a n>d>e>z"},
+		{"m matmul x,up\na add m,c\ng gelu a\nn matmul g,up transpose_b=true\nz add n,b\n", "m>a>g",
+			NULL}, /* one packed copy of a weight: the other way it is read plain */
+		/* a bias read by two; a value read by two */
+		{"m matmul x,w\nn matmul x,down transpose_b=true\nz add m,b\n", "m>z", NULL},
+		{"m matmul x,w\na add m,b\nn matmul a,w\nd add n,b\nz add d,a\n", "m>a n>d>z", "m>a n>d>z"},
+		{"m matmul x,w\na add m,b\nz mul a,m\n", "", ""},
+		{"m matmul x,w\nz mul m,m\n", "", ""},
+		/* two products that meet: one takes the other in */
+		{"m matmul x,w\nn matmul y,w\na add n,b\nz add m,x\n", "m>z", NULL},
+		{"m matmul x,w\nn matmul m,w\no matmul x,w\nz add n,o\n", "n>z", "n>z"},
+		/* numbers, rows of one, and what does not fit the rows of a product */
+		{"m matmul x,w\na mul m,s\nd sub t,a\nz add d,r\n", "m>a>d>z", NULL},
+		{"m matmul x,w\nz add m,y\n", "", ""},
+		{"m matmul x,w\nz mul m,column\n", "", ""},
+		{"m matmul y,w\nz add m,y\n", "m>z", "m>z"},
+		{"m matmul y,w\nz add x,m\n", "", ""},
+		{"m matmul y,w\nz add r,m\n", "m>z", "m>z"},
+		/* dropout with a seed drops always; a plain one never here */
+		{"m matmul x,w\na add m,b\nd dropout a p=0.5 seed='3\nz add d,x\n", "m>a", "m>a"},
+		{"m matmul x,w\nd dropout m p=0.5\nz add d,x\n", "m>d>z", NULL},
+		/* longer than a chain may be: what is left is done one by one */
+		{"m matmul x,w\na neg m\nd neg a\ne neg d\nf neg e\ng neg f\nh neg g\ni neg h\nj neg i\nz neg j\n",
+			"m>a>d>e>f>g>h>i", ""},
+		/* softmax, a reduction and a layernorm read whole rows */
+		{"m matmul x,w\na add m,b\nz softmax a\n", "m>a", "m>a"},
+		{"m matmul x,w\na add m,b\nz layernorm a,b,b\n", "m>a", "m>a"},
+		{"m matmul w,w\nz add m,b\n", "m>z", NULL},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+	{
+		bool whole =
+			strstr(cases[i].lines, "y") || strstr(cases[i].lines, "w,w") || strstr(cases[i].lines, "seed");
+
+		for (int T = 1; T < 8; T += 4)
+		{
+			run_case(cases[i].lines, cases[i].chains, 1, T, false);
+			run_case(cases[i].lines, cases[i].chains, 2, T, false);
+			if (!whole)
+				run_case(cases[i].lines, NULL, 2, T, true);
+		}
+		run_case(cases[i].lines, cases[i].chains, 0, 3, false);
+		if (cases[i].training)
+			train_case(cases[i].lines, cases[i].training);
+	}
+	run_case("m matmul x,up\na add m,c\ng gelu a\nn matmul g,down\nz add n,x\n", NULL, 3, 90, true);
+	run_case("m matmul x,up\na add m,c\ng gelu a\nn matmul g,down\nz add n,x\n", "m>a>g n>z", 2, 90, false);
+}
+
+/* ---- where the target's value goes ---- */
+
+typedef struct Place
+{
+	float *data;
+	size_t numel;
+	int asked;
+} Place;
+
+static float *
+place(void *context, const LlmValue *shape)
+{
+	Place *p = context;
+
+	p->asked++;
+	CHECK(shape->numel <= p->numel);
+	return p->data;
+}
+
+static void
+placed(const char *lines, bool there)
+{
+	Case c;
+	LlmError err;
+
+	open_case(&c, lines, 2, 5, false);
+	EACH_LEVEL(isa, threads)
+	{
+		TestMemory counted;
+		LlmAllocator memory = test_allocator(&counted);
+		int target = c.m.model.graph.count - 1;
+		Place p = {malloc(sizeof(float) * 10 * 70), 10 * 70, 0}, none = {0};
+		LlmExec *own, *exec;
+		LlmValue a, b;
+
+		CHECK_OK(llm_exec_open(&c.m.model, target, false, 5, &memory, &own, &err), err);
+		CHECK_OK(llm_exec_open(&c.m.model, target, false, 0, &memory, &exec, &err), err);
+		llm_exec_place(exec, place, &p);
+		CHECK_OK(llm_exec_run(own, c.in, 3, &a, &err), err);
+		CHECK_OK(llm_exec_run(exec, c.in, 3, &b, &err), err);
+		CHECK(p.asked == there && (b.floats == p.data) == there);
+		CHECK(a.numel == b.numel && memcmp(a.floats, b.floats, a.numel * sizeof(float)) == 0);
+		llm_exec_place(exec, place, &none);
+		none.numel = p.numel;
+		if (there)
+			CHECK_FAILS(llm_exec_run(exec, c.in, 3, &b, &err), LLM_NO_MEMORY, "no memory for a value", err);
+		llm_exec_close(own);
+		llm_exec_close(exec);
+		CHECK(counted.held == 0);
+		free(p.data);
+	}
+	close_case(&c);
+}
+
+int
+main(void)
+{
+	uint64_t state = 5;
+	static const int rows[] = {1, 2, 15, 90}, widths[] = {1, 16, 31, 33, 70}, depths[] = {0, 1, 128, 130};
+
+	for (int i = 0; i < 4; i++)
+		for (int j = 0; j < 5; j++)
+			steps_case(&state, rows[i], widths[j], depths[(i + j) % 4]);
+	steps_case(&state, 200, 100, 20); /* blocks of rows, groups of panels */
+	steps_case(&state, 1, 1700, 130);
+	canonical_case();
+	rule();
+	placed("m matmul x,up\n", true);
+	placed("m matmul x,up\nz add m,c\n", true);
+	placed("m matmul x,up\nd neg m\ne softmax d\n", true);
+	placed("m matmul x,up\nd softmax m\nz exp d\n", true);
+	placed("m softmax x\nd dropout m\n", false);
+	return 0;
+}
