@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "engine/compact.h"
 #include "engine/ops.h"
 #include "engine/pool.h"
 
@@ -20,7 +21,9 @@ typedef struct Product
 	const float *a;
 	size_t lda;
 	bool transpose_a, accumulate;
-	const float *b;
+	const char *b; /* panels */
+	LlmFormat format;
+	size_t panel_bytes;
 	const LlmStep *steps; /* what follows once a block is complete */
 	int n_steps;
 	float *out;
@@ -47,6 +50,13 @@ columns(const Product *p, int panel)
 	return left < LLM_PANEL ? left : LLM_PANEL;
 }
 
+/* The rows from k on (a multiple of LLM_BLOCK) of a panel. */
+static const void *
+block_at(const Product *p, int panel, int k)
+{
+	return p->b + panel * p->panel_bytes + llm_format_bytes(p->format, k, LLM_PANEL);
+}
+
 /* Rows `row` on of a panel are complete, and in the cache yet. */
 static void
 take_steps(const Product *p, int row, int m, int panel, int n)
@@ -64,16 +74,35 @@ one_row(const Product *p, int first, int last, int worker)
 	for (int panel = first; panel < last && !llm_pool_stopping(worker); panel += 2)
 	{
 		int pair = last - panel < 2 ? 1 : 2;
-		const float *b = p->b + (size_t) panel * p->K * LLM_PANEL;
 		float sums[2 * LLM_PANEL];
 		int n = (pair - 1) * LLM_PANEL + columns(p, panel + pair - 1);
 
 		for (int k = 0; k < p->K; k += LLM_BLOCK)
-			llm_kernels->matvec_block(p->K - k < LLM_BLOCK ? p->K - k : LLM_BLOCK, p->a + k,
-				b + (size_t) k * LLM_PANEL, (size_t) p->K * LLM_PANEL, pair, sums, k == 0);
+		{
+			int kc = p->K - k < LLM_BLOCK ? p->K - k : LLM_BLOCK;
+			const void *b = block_at(p, panel, k);
+
+			if (p->format == LLM_FLOAT32)
+				llm_kernels->matvec_block(
+					kc, p->a + k, b, p->panel_bytes / sizeof(float), pair, sums, k == 0);
+			else
+				llm_kernels->matvec[p->format](kc, p->a + k, b, p->panel_bytes, pair, sums, k == 0);
+		}
 		memcpy(p->out + (size_t) panel * LLM_PANEL, sums, n * sizeof(float));
 		take_steps(p, 0, 1, panel, n);
 	}
+}
+
+/* The block as floats, made in scratch where it is not. */
+static const float *
+floats_at(const Product *p, int panel, int k, int kc, float *scratch)
+{
+	const void *block = block_at(p, panel, k);
+
+	if (p->format == LLM_FLOAT32)
+		return block;
+	llm_kernels->widen[p->format](kc, block, scratch);
+	return scratch;
 }
 
 static void
@@ -84,7 +113,7 @@ product_task(void *context, int task, int worker)
 	int row = task % p->row_blocks * p->rows, first = task / p->row_blocks * p->group;
 	int last = first + p->group < p->panels ? first + p->group : p->panels;
 	int m = p->M - row < p->rows ? p->M - row : p->rows;
-	float rows[MOST_ROWS * LLM_BLOCK];
+	float rows[MOST_ROWS * LLM_BLOCK], wide[LLM_BLOCK * LLM_PANEL];
 
 	if (p->M == 1 && !p->transpose_a && !p->accumulate)
 	{
@@ -101,7 +130,7 @@ product_task(void *context, int task, int worker)
 			llm_kernels->pack_rows(m, kc, p->a + row * p->lda + k, p->lda, rows);
 		for (int panel = first; panel < last && !llm_pool_stopping(worker); panel++)
 		{
-			llm_kernels->matmul_block(m, kc, rows, p->b + ((size_t) panel * p->K + k) * LLM_PANEL,
+			llm_kernels->matmul_block(m, kc, rows, floats_at(p, panel, k, kc, wide),
 				p->out + (size_t) row * p->N + (size_t) panel * LLM_PANEL, p->N, columns(p, panel),
 				k == 0 && !p->accumulate);
 			if (k + kc == p->K)
@@ -129,6 +158,7 @@ multiply(Product *p, LlmError *err)
 	p->rows = parts(p->M, MOST_ROWS) < wanted ? LEAST_ROWS : MOST_ROWS;
 	p->row_blocks = parts(p->M, p->rows);
 	p->panels = parts(p->N, LLM_PANEL);
+	p->panel_bytes = llm_format_bytes(p->format, p->K, LLM_PANEL);
 	share = (int64_t) p->panels * p->row_blocks / wanted;
 	p->group = share < 2 ? 2 : share > 24 ? 24 : (int) share & ~1;
 	return llm_parallel(p->row_blocks * parts(p->panels, p->group), product_task, p, err);
@@ -138,12 +168,19 @@ LlmCode
 llm_matmul_packed(
 	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err)
 {
-	return llm_matmul_steps(M, N, K, a, lda, panels, 0, NULL, out, err);
+	return llm_matmul_compact(LLM_FLOAT32, M, N, K, a, lda, panels, out, err);
 }
 
 LlmCode
-llm_matmul_steps(int M, int N, int K, const float *a, size_t lda, const float *panels, int n_steps,
-	const LlmStep *steps, float *out, LlmError *err)
+llm_matmul_compact(LlmFormat format, int M, int N, int K, const float *a, size_t lda, const void *panels,
+	float *out, LlmError *err)
+{
+	return llm_matmul_steps(format, M, N, K, a, lda, panels, 0, NULL, out, err);
+}
+
+LlmCode
+llm_matmul_steps(LlmFormat format, int M, int N, int K, const float *a, size_t lda, const void *panels,
+	int n_steps, const LlmStep *steps, float *out, LlmError *err)
 {
 	Product p = {.M = M,
 		.N = N,
@@ -151,6 +188,7 @@ llm_matmul_steps(int M, int N, int K, const float *a, size_t lda, const float *p
 		.a = a,
 		.lda = lda,
 		.b = panels,
+		.format = format,
 		.steps = steps,
 		.n_steps = n_steps,
 		.out = out};
@@ -167,7 +205,7 @@ llm_matmul_columns(
 		.K = K,
 		.a = a,
 		.lda = lda,
-		.b = panels,
+		.b = (const char *) panels,
 		.out = out,
 		.transpose_a = true,
 		.accumulate = true};
@@ -219,15 +257,6 @@ llm_pack(int K, int N, const float *b, bool transposed, float *panels, LlmError 
 	Packing p = {K, N, b, transposed, panels};
 
 	return llm_parallel(parts(N, LLM_PANEL), pack_task, &p, err);
-}
-
-void
-llm_unpack(int K, int N, const float *panels, bool transposed, float *b)
-{
-	for (int n = 0; n < N; n++)
-		for (int k = 0; k < K; k++)
-			b[transposed ? (size_t) n * K + k : (size_t) k * N + n] =
-				panels[((size_t) (n / LLM_PANEL) * K + k) * LLM_PANEL + n % LLM_PANEL];
 }
 
 LlmCode

@@ -66,7 +66,7 @@ matrix_of(const LlmModel *model, int node)
 }
 
 static Uses
-lay_out(LlmModel *model, int node)
+lay_out(LlmModel *model, int node, LlmFormat format)
 {
 	LlmWeight *w = &model->weights[node];
 	Uses u = uses_of(&model->graph, node);
@@ -78,24 +78,35 @@ lay_out(LlmModel *model, int node)
 	{
 		Matrix matrix = matrix_of(model, node);
 
-		w->panels_bytes = llm_packed_floats(matrix.K, matrix.N) * sizeof(float);
+		w->format = format;
+		w->panels_bytes = llm_format_bytes(format, matrix.K, matrix.N);
 	}
 	return u;
 }
 
 void
-llm_weight_layout(LlmModel *model, int node)
+llm_weight_layout(LlmModel *model, int node, LlmFormat format)
 {
-	lay_out(model, node);
+	lay_out(model, node, format);
 }
 
 LlmCode
 llm_weight_load(LlmModel *model, int node, const float *data, const LlmAllocator *memory, LlmError *err)
 {
 	LlmWeight *w = &model->weights[node];
-	Uses u = lay_out(model, node);
+	Uses u = lay_out(model, node, LLM_FLOAT32);
 	bool packed = u.panels || u.panels_transposed;
 
+	if (packed && !model->training)
+	{
+		Matrix matrix = matrix_of(model, node);
+		LlmFormat format;
+		LlmCode code = llm_format_of(matrix.K, matrix.N, w->transposed, data, &format, err);
+
+		if (code != LLM_OK)
+			return code;
+		lay_out(model, node, format);
+	}
 	if (u.plain)
 		w->plain = memory->alloc(memory->context, w->plain_bytes);
 	if (packed)
@@ -109,7 +120,7 @@ llm_weight_load(LlmModel *model, int node, const float *data, const LlmAllocator
 	{
 		Matrix matrix = matrix_of(model, node);
 
-		return llm_pack(matrix.K, matrix.N, data, w->transposed, w->panels, err);
+		return llm_compact(w->format, matrix.K, matrix.N, w->transposed, data, w->panels, err);
 	}
 	return LLM_OK;
 }
@@ -218,16 +229,13 @@ void
 llm_weight_read(const LlmModel *model, int node, float *out)
 {
 	const LlmWeight *w = &model->weights[node];
-	const LlmNode *n = &model->graph.nodes[node];
 
 	if (w->plain)
 		memcpy(out, w->plain, w->numel * sizeof(float));
 	else if (w->panels)
 	{
-		int rows = (int) llm_dim_value(&n->shape[0], &model->graph.sizes);
-		int columns = (int) llm_dim_value(&n->shape[1], &model->graph.sizes);
+		Matrix matrix = matrix_of(model, node);
 
-		llm_unpack(
-			w->transposed ? columns : rows, w->transposed ? rows : columns, w->panels, w->transposed, out);
+		llm_widen(w->format, matrix.K, matrix.N, w->transposed, w->panels, out);
 	}
 }

@@ -4,6 +4,7 @@
 #ifndef LLM_MODEL_H
 #define LLM_MODEL_H
 
+#include "engine/compact.h"
 #include "engine/graph.h"
 
 /* One parameter. Weights that a matmul reads are kept in panels only; the others as they are. */
@@ -11,8 +12,9 @@ typedef struct LlmWeight
 {
 	size_t numel;
 	float *plain;
-	float *panels;   /* of the (K,N) matrix that matmul wants */
-	bool transposed; /* the parameter itself is (N,K) */
+	void *panels;     /* of the (K,N) matrix that matmul wants */
+	LlmFormat format; /* of the panels; float32 in training */
+	bool transposed;  /* the parameter itself is (N,K) */
 	size_t plain_bytes, panels_bytes;
 } LlmWeight;
 
@@ -23,9 +25,13 @@ typedef struct LlmModel
 	bool training;      /* the weights will change */
 } LlmModel;
 
-/* Sets everything of a parameter's weight but the pointers: which layouts its uses need, and their sizes. */
-extern void llm_weight_layout(LlmModel *model, int node);
-/* Copies a parameter's data (row-major, the node's shape) into those layouts. */
+/*
+ * Sets everything of a parameter's weight but the pointers: which layouts its uses need, and their sizes
+ * where the panels are of this format.
+ */
+extern void llm_weight_layout(LlmModel *model, int node, LlmFormat format);
+/* Copies a parameter's data (row-major, the node's shape) into those layouts; panels are of the smallest
+ * format that holds the data exactly. */
 extern LlmCode llm_weight_load(
 	LlmModel *model, int node, const float *data, const LlmAllocator *memory, LlmError *err);
 /* Makes the panels again from the plain weight, where there is one, which was changed. */

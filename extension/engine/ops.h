@@ -12,15 +12,16 @@
 extern size_t llm_packed_floats(int64_t K, int64_t N);
 /* panels from b (K,N), or from b (N,K) when transposed. */
 extern LlmCode llm_pack(int K, int N, const float *b, bool transposed, float *panels, LlmError *err);
-/* and back: b (K,N), or (N,K) when transposed. */
-extern void llm_unpack(int K, int N, const float *panels, bool transposed, float *b);
 
 /* out (M,N) = a (M,K) @ panels (K,N); rows of a are lda apart. */
 extern LlmCode llm_matmul_packed(
 	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err);
+/* The same with panels of a format (compact.h): the bits are those of its numbers in float32. */
+extern LlmCode llm_matmul_compact(LlmFormat format, int M, int N, int K, const float *a, size_t lda,
+	const void *panels, float *out, LlmError *err);
 /* The same, each element taking the steps before it is handed on; other of a step as (M,N) says. */
-extern LlmCode llm_matmul_steps(int M, int N, int K, const float *a, size_t lda, const float *panels,
-	int n_steps, const LlmStep *steps, float *out, LlmError *err);
+extern LlmCode llm_matmul_steps(LlmFormat format, int M, int N, int K, const float *a, size_t lda,
+	const void *panels, int n_steps, const LlmStep *steps, float *out, LlmError *err);
 /* out += a @ panels: with `out` of the first rows of a (K,N) matrix, a number of LLM_BLOCK, its whole
  * product. */
 extern LlmCode llm_matmul_add(

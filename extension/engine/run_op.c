@@ -120,8 +120,7 @@ run_embedding(LlmExec *exec, int index, const LlmValue *ids, LlmError *err)
 		if (rows->floats)
 			memcpy(out, rows->floats + (size_t) id * C, C * sizeof(float));
 		else /* (V,C) kept as panels of its transpose, for the logits */
-			for (int c = 0; c < C; c++)
-				out[c] = w->panels[((size_t) (id / LLM_PANEL) * C + c) * LLM_PANEL + id % LLM_PANEL];
+			llm_widen_column(w->format, C, id, w->panels, out);
 	}
 	return LLM_OK;
 }
@@ -143,7 +142,7 @@ run_matmul(LlmExec *exec, int index, const LlmValue *a, const LlmValue *b, LlmEr
 		return llm_fail(err, LLM_LIMIT, "node \"%s\": %zu rows are too many at once", node->name, rows);
 	out = result_of(exec, index);
 	if (K > 0 && w->panels && w->transposed == transposed && b->ndim == 2)
-		return llm_matmul_packed((int) rows, N, K, a->floats, K, w->panels, out, err);
+		return llm_matmul_compact(w->format, (int) rows, N, K, a->floats, K, w->panels, out, err);
 	return llm_batched_matmul(
 		a->ndim, a->dims, a->floats, b->ndim, b->dims, b->floats, transposed, out, exec->memory, err);
 }

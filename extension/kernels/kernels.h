@@ -27,6 +27,15 @@ typedef enum LlmIsa
 	LLM_ISA_COUNT
 } LlmIsa;
 
+/* How a packed matrix holds its numbers (engine/compact.h). */
+typedef enum LlmFormat
+{
+	LLM_FLOAT32,
+	LLM_BF16,
+	LLM_INT8,
+	LLM_FORMAT_COUNT
+} LlmFormat;
+
 typedef enum LlmUnary
 {
 	LLM_NEG,
@@ -161,6 +170,12 @@ typedef struct LlmKernels
 
 	/* every NaN becomes 0x7fc00000 */
 	void (*canonicalize)(size_t n, float *x);
+
+	/* By format, none for float32. out (kc,LLM_PANEL) = the numbers of a compact block. */
+	void (*widen[LLM_FORMAT_COUNT])(int kc, const void *block, float *out);
+	/* matvec_block over compact blocks of one or two panels, panel_bytes apart. */
+	void (*matvec[LLM_FORMAT_COUNT])(
+		int kc, const float *row, const void *block, size_t panel_bytes, int panels, float *out, bool first);
 } LlmKernels;
 
 extern const LlmKernels llm_kernels_scalar;

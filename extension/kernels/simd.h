@@ -35,6 +35,7 @@ static inline vi v_bits(vf x) { vi i; memcpy(&i, &x, 4); return i; }
 static inline vf v_float(vi i) { vf x; memcpy(&x, &i, 4); return x; }
 static inline vi v_iset(uint32_t i) { return i; }
 static inline void v_transpose(vf *x) { (void) x; }
+static inline vf v_load_int8(const int8_t *p) { return *p; }
 
 #else
 
@@ -59,6 +60,7 @@ static inline vm v_lt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);
 static inline vm v_isnan(vf a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
 static inline vf v_select(vm m, vf a, vf b) { return _mm512_mask_blend_ps(m, b, a); }
 static inline bool v_any(vm m) { return m != 0; }
+static inline vf v_load_int8(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) p))); }
 
 /* Where x[i] and x[i + s] exchange the blocks of s lanes that lie off the diagonal. */
 static inline __attribute__((always_inline)) void
@@ -112,6 +114,7 @@ static inline vm v_lt(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 static inline vm v_isnan(vf a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); }
 static inline vf v_select(vm m, vf a, vf b) { return _mm256_blendv_ps(b, a, m); }
 static inline bool v_any(vm m) { return _mm256_movemask_ps(m) != 0; }
+static inline vf v_load_int8(const int8_t *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *) p))); }
 
 /* x[i] lane j becomes x[j] lane i: blocks of 4, 2 and 1 lanes off the diagonal are exchanged */
 static inline __attribute__((always_inline)) void

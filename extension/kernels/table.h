@@ -1,6 +1,7 @@
 /* The table of one instruction set; the including file sets LLM_W, LLM_TABLE and LLM_NAME. */
 #include "kernels/backward.h"
 #include "kernels/burst.h"
+#include "kernels/compact.h"
 #include "kernels/matmul.h"
 #include "kernels/rows.h"
 
@@ -33,4 +34,6 @@ const LlmKernels LLM_TABLE = {
 	.burst_fma = burst_fma,
 	.burst_read = burst_read,
 	.canonicalize = canonical_nan,
+	.widen = {NULL, widen_bf16, widen_int8},
+	.matvec = {NULL, matvec_bf16, matvec_int8},
 };

@@ -72,7 +72,7 @@ SharedRelease(SharedCopy *copy)
 }
 
 static Found
-MapOpen(const SharedKey *key, int fd, Size size, SharedCopy *copy)
+MapOpen(const SharedKey *key, int fd, SharedCopy *copy)
 {
 	struct stat status;
 	const Head *head;
@@ -86,7 +86,7 @@ MapOpen(const SharedKey *key, int fd, Size size, SharedCopy *copy)
 	if (status.st_nlink == 0)
 		return ABSENT;
 	all = status.st_size;
-	if (all < HeadSize(key) + size)
+	if (all < HeadSize(key))
 		return FAILED;
 	map = mmap(NULL, all, PROT_READ, MAP_SHARED, fd, 0);
 	if (map == MAP_FAILED)
@@ -104,7 +104,7 @@ MapOpen(const SharedKey *key, int fd, Size size, SharedCopy *copy)
 }
 
 static Found
-MapFile(const SharedKey *key, Size size, SharedCopy *copy)
+MapFile(const SharedKey *key, SharedCopy *copy)
 {
 	char path[MAXPGPATH];
 	Found found;
@@ -114,7 +114,7 @@ MapFile(const SharedKey *key, Size size, SharedCopy *copy)
 	if (!AcquireExternalFD())
 		return FAILED;
 	fd = SharedOpenFile(path, O_RDONLY);
-	found = fd >= 0 ? MapOpen(key, fd, size, copy) : errno == ENOENT ? ABSENT : FAILED;
+	found = fd >= 0 ? MapOpen(key, fd, copy) : errno == ENOENT ? ABSENT : FAILED;
 	if (found != FOUND)
 	{
 		if (fd >= 0)
@@ -211,7 +211,7 @@ FillFile(const SharedKey *key, int fd, Size size, SharedFill fill, void *context
 	if (file.error == 0 && fill(&file, context))
 	{
 		memcpy(head.magic, magic, sizeof(magic));
-		head.size = Max(file.end, HeadSize(key) + size);
+		head.size = file.end;
 		file.start = 0;
 		if (ftruncate(fd, head.size) == 0 && SharedWrite(&file, 0, &head, sizeof(head)) &&
 			SharedWrite(&file, sizeof(head), key->identity, length))
@@ -298,7 +298,7 @@ SharedGet(const SharedKey *key, Size size, SharedFill fill, void *context, Share
 
 	for (;;)
 	{
-		Found found = MapFile(key, size, copy);
+		Found found = MapFile(key, copy);
 
 		if (made) /* also where it is outdated by now */
 			SharedSweep();

@@ -76,8 +76,8 @@ extern bool SharedWrite(SharedFile *file, Size at, const void *data, Size size);
 
 /*
  * Maps the copy of this key; made now if there is none, or waited for while another session makes it. size:
- * of the data where it is known before they are written, else 0. False: there is none and none could be made,
- * so the caller keeps private memory.
+ * of the data at most, where that is known before they are written, else 0. False: there is none and none
+ * could be made, so the caller keeps private memory.
  */
 extern bool SharedGet(const SharedKey *key, Size size, SharedFill fill, void *context, SharedCopy *copy);
 extern void SharedRelease(SharedCopy *copy);

@@ -1,10 +1,10 @@
 /*
- * A model's weights as one file: the plain and the packed form of each parameter, in the order of the graph's
- * nodes, each on a page of its own. Where they lie follows from the graph, so makers and users need no table.
+ * A model's weights as one file: a table with a place for each of the graph's nodes, then the plain and the
+ * packed form of each parameter, each on a page of its own.
  */
 #include "postgres.h"
 
-#include "engine/ops.h"
+#include "engine/compact.h"
 #include "src/model_load.h"
 #include "src/pg_llm.h"
 #include "src/shared_weights.h"
@@ -16,10 +16,13 @@
 typedef struct Place
 {
 	Size plain, panels;
+	LlmFormat format; /* of the panels: it depends on the numbers, and so does their size */
 } Place;
 
+#define TABLE(model) SHARED_ALIGN(sizeof(Place) * (model)->graph.count)
+
 /*
- * What packing makes of a small matrix, in both forms: sessions that run another build of the extension, with
+ * What packing makes of a small matrix, in every form: sessions that run another build of the extension, with
  * another layout, have other copies.
  */
 static uint64
@@ -30,27 +33,35 @@ LayoutMark(void)
 		K = 9,
 		N = LLM_PANEL + 7
 	};
-	static uint64 mark = 0;
-	float b[K * N], panels[2][K * 2 * LLM_PANEL];
+	static uint64 done = 0;
+	uint64 mark = sizeof(Place);
+	float b[K * N];
 	LlmError err;
 
-	if (mark != 0)
-		return mark;
+	if (done != 0)
+		return done;
 	for (int i = 0; i < K * N; i++)
-		b[i] = i + 1;
-	if (llm_packed_floats(K, N) != lengthof(panels[0]))
-		elog(ERROR, "pg_llm: a packed (%d,%d) matrix has %zu floats", K, N, llm_packed_floats(K, N));
-	LLM_CHECK(llm_pack(K, N, b, false, panels[0], &err), &err);
-	LLM_CHECK(llm_pack(K, N, b, true, panels[1], &err), &err);
-	mark = SharedHash(panels, sizeof(panels)) | 1;
-	return mark;
+		b[i] = i % 200 - 100;
+	for (LlmFormat format = LLM_FLOAT32; format < LLM_FORMAT_COUNT; format++)
+		for (int transposed = 0; transposed < 2; transposed++)
+		{
+			Size size = llm_format_bytes(format, K, N);
+			char *panels = palloc0(size);
+
+			if (format != LLM_FLOAT32)
+				LLM_CHECK(llm_quantize(format, K, N, transposed, b, b, &err), &err);
+			LLM_CHECK(llm_compact(format, K, N, transposed, b, panels, &err), &err);
+			mark = (mark << 1 | mark >> 63) ^ SharedHash(panels, size);
+			pfree(panels);
+		}
+	return done = mark | 1;
 }
 
-/* Sets the weights' sizes; the data's size in all, 0 where it is nothing to share. */
+/* The data's size at most, 0 where it is nothing to share. */
 static Size
-Arrange(LlmModel *model, Place *places)
+MostBytes(LlmModel *model)
 {
-	Size at = 0;
+	Size at = TABLE(model);
 
 	for (int i = 0; i < model->graph.count; i++)
 	{
@@ -58,13 +69,10 @@ Arrange(LlmModel *model, Place *places)
 
 		if (model->graph.nodes[i].op != LLM_OP_PARAM)
 			continue;
-		llm_weight_layout(model, i);
+		llm_weight_layout(model, i, LLM_FLOAT32);
 		if (w->numel < 1 || w->numel > ((Size) 1 << 40))
 			return 0; /* too large to be true; loading says so */
-		places[i].plain = at;
-		at += SHARED_ALIGN(w->plain_bytes);
-		places[i].panels = at;
-		at += SHARED_ALIGN(w->panels_bytes);
+		at += SHARED_ALIGN(w->plain_bytes) + SHARED_ALIGN(w->panels_bytes);
 	}
 	return at;
 }
@@ -73,18 +81,31 @@ typedef struct Filling
 {
 	const char *name;
 	LlmModel *model;
-	const Place *places;
+	Place *places;
+	Size end;
 	SharedFile *file;
 } Filling;
+
+/* At the end of what is there; *at gets the place. */
+static bool
+Append(Filling *f, const void *data, Size size, Size *at)
+{
+	*at = f->end;
+	f->end += SHARED_ALIGN(size);
+	return data == NULL || SharedWrite(f->file, *at, data, size);
+}
 
 static bool
 WriteWeight(LlmModel *model, int node, void *context)
 {
 	Filling *f = context;
 	LlmWeight *w = &model->weights[node];
-	bool done = (!w->plain || SharedWrite(f->file, f->places[node].plain, w->plain, w->plain_bytes)) &&
-				(!w->panels || SharedWrite(f->file, f->places[node].panels, w->panels, w->panels_bytes));
+	Place *place = &f->places[node];
+	bool done;
 
+	place->format = w->format;
+	done = Append(f, w->plain, w->plain_bytes, &place->plain) &&
+		   Append(f, w->panels, w->panels_bytes, &place->panels);
 	llm_weight_free(model, node, LlmSessionAllocator());
 	return done;
 }
@@ -95,43 +116,45 @@ Fill(SharedFile *file, void *context)
 	Filling *f = context;
 
 	f->file = file;
-	return ModelLoadWeights(f->model, f->name, WriteWeight, f);
+	f->end = TABLE(f->model);
+	return ModelLoadWeights(f->model, f->name, WriteWeight, f) &&
+		   SharedWrite(file, 0, f->places, sizeof(Place) * f->model->graph.count);
 }
 
 static void
-Point(LlmModel *model, const Place *places, const char *data)
+Point(LlmModel *model, const char *data)
 {
+	const Place *places = (const Place *) data;
+
 	for (int i = 0; i < model->graph.count; i++)
 	{
 		LlmWeight *w = &model->weights[i];
 
 		if (model->graph.nodes[i].op != LLM_OP_PARAM)
 			continue;
-		llm_weight_layout(model, i);
+		llm_weight_layout(model, i, places[i].format);
 		w->plain = w->plain_bytes ? (float *) (data + places[i].plain) : NULL;
-		w->panels = w->panels_bytes ? (float *) (data + places[i].panels) : NULL;
+		w->panels = w->panels_bytes ? (void *) (data + places[i].panels) : NULL;
 	}
 }
 
 bool
 SharedWeights(LlmModel *model, const char *name, int64 version, SharedCopy *copy)
 {
-	Place *places;
-	Filling filling;
+	Filling filling = {.name = name, .model = model};
 	SharedKey key;
 	bool shared;
 	Size size;
 
 	if (!SharedKeyOf(SHARED_MODEL, name, version, LayoutMark(), &key))
 		return false;
-	places = palloc0(sizeof(Place) * model->graph.count);
-	size = Arrange(model, places);
-	filling = (Filling){name, model, places};
+	filling.places = palloc0(TABLE(model));
+	size = MostBytes(model);
 	shared = size >= LEAST && SharedGet(&key, size, Fill, &filling, copy);
 	if (shared)
-		Point(model, places, copy->data);
+		Point(model, copy->data);
 	else
 		memset(model->weights, 0, sizeof(LlmWeight) * model->graph.count);
-	pfree(places);
+	pfree(filling.places);
 	return shared;
 }

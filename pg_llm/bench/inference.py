@@ -48,19 +48,28 @@ def prefill_gflop(kit: Kit, T: int, every: bool) -> float:
     return (2 * weights + attention) / 1e9
 
 
+# name, bytes a weight, the peer in the same format, target
+FORMATS = {
+    "float32": (4, ("llama", "torch"), "88 % of it, 1.15 x llama.cpp"),
+    "bf16": (2, ("llama-f16",), "80 % of it, past llama.cpp"),
+    "int8": (8.25 / 8, ("llama-q8_0",), "60 % of it, past llama.cpp"),
+}
+
+
 def decode(kit: Kit) -> Iterator[Row]:
-    """Tokens a second, one after the other, float32."""
+    """Tokens a second, one after the other, with weights in each format."""
     n = 16 if kit.quick else 64
     tokens = kit.one("SELECT llm_encode('Hello', 'gpt2')")
     query = "SELECT llm_generate('Hello', %s, 0, model => %s, eos => -1)"
-    actions = {OURS: partial(kit.one, query, (n, kit.model))}
-    actions |= {peer.name: partial(peer.decode, tokens, n) for peer in kit.peers("llama", "torch")}
-    times, read = kit.beside("read_gb_s", {name: partial(seconds, a) for name, a in actions.items()})
-    yield rates(
-        f"decode, {n} tokens, float32", "tokens/s", n, times,
-        bound=read * 1e9 / (4 * kit.matmul_weights()), bound_name="read bandwidth",
-        target="88 % of it, 1.15 x llama.cpp",
-    )  # fmt: skip
+    for form, (size, rivals, target) in FORMATS.items():
+        with kit.quantized(form) as model:
+            actions = {OURS: partial(kit.one, query, (n, model))}
+            actions |= {peer.name: partial(peer.decode, tokens, n) for peer in kit.peers(*rivals)}
+            times, read = kit.beside("read_gb_s", {name: partial(seconds, a) for name, a in actions.items()})
+        yield rates(
+            f"decode, {n} tokens, {form}", "tokens/s", n, times,
+            bound=read * 1e9 / (size * kit.matmul_weights()), bound_name="read bandwidth", target=target,
+        )  # fmt: skip
 
 
 def first_token(kit: Kit) -> Iterator[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +106,18 @@ class Kit:
         """Parameters and all."""
         self.conn.execute("DELETE FROM llm_model_config WHERE model = %s", (name,))
 
+    @contextlib.contextmanager
+    def quantized(self, form: str) -> Iterator[str]:
+        """The name of the model, or of a copy whose weights are bf16 or int8, which is dropped in the end."""
+        if form == "float32":
+            yield self.model
+            return
+        name = self.one("SELECT llm_quantize(%s, %s)", (self.model, form))
+        try:
+            yield name
+        finally:
+            self.drop_model(name)
+
     @cached_property
     def weights(self) -> Weights:
         """The model's parameters as arrays."""
@@ -116,11 +128,13 @@ class Kit:
     # -- the peers ----
 
     def peers(self, *names: str) -> Iterator[Peer]:
-        """Those of torch, openvino and llama that are installed, with our model's weights."""
+        """Those of torch, openvino and llama (-f16, -q8_0) that are installed, with our model's weights."""
         makers: dict[str, tuple[tuple[str, ...], Callable[[], Peer]]] = {
             "torch": (("torch",), self._torch),
             "openvino": (("openvino",), self._openvino),
             "llama": (("llama_cpp", "gguf"), self._llama),
+            "llama-f16": (("llama_cpp", "gguf"), partial(self._llama, "f16")),
+            "llama-q8_0": (("llama_cpp", "gguf"), partial(self._llama, "q8_0")),
         }
         for name in names:
             modules, make = makers[name]
@@ -144,10 +158,10 @@ class Kit:
 
         return OpenVino(self.shape, self.weights, self.threads)
 
-    def _llama(self) -> Peer:
+    def _llama(self, kind: str = "f32") -> Peer:
         from pg_llm.bench.peers.llama import Llama
 
-        return Llama(self.shape, self.weights, self.threads, self.folder)
+        return Llama(self.shape, self.weights, self.threads, self.folder, kind)
 
     # -- bounds ----
 

@@ -4,6 +4,7 @@
  */
 #include "levels.h"
 
+#include "engine/compact.h"
 #include "engine/plan.h"
 #include "engine/tape.h"
 #include "engine/timing.h"
@@ -53,7 +54,7 @@ steps_case(uint64_t *state, int M, int N, int K)
 	{
 		float *got = odd_output((size_t) M * N);
 
-		CHECK_OK(llm_matmul_steps(M, N, K, a, K, panels, 5, steps, got, &err), err);
+		CHECK_OK(llm_matmul_steps(LLM_FLOAT32, M, N, K, a, K, panels, 5, steps, got, &err), err);
 		check_bits("steps", (size_t) M * N, want, got);
 	}
 	odd_free(a);
@@ -82,7 +83,7 @@ canonical_case(void)
 		float got[74];
 		uint32_t bits;
 
-		CHECK_OK(llm_matmul_steps(M, 37, 1, a, 1, panels, 1, &step, got, &err), err);
+		CHECK_OK(llm_matmul_steps(LLM_FLOAT32, M, 37, 1, a, 1, panels, 1, &step, got, &err), err);
 		memcpy(&bits, got + 37 * M - 2, sizeof(bits));
 		CHECK(bits == 0x7fc00000u && got[37 * M - 1] == 36);
 	}

@@ -2,6 +2,7 @@
  * the instruction set, the tile, the panel and the number of threads. */
 #include "levels.h"
 
+#include "engine/compact.h"
 #include "engine/ops.h"
 
 static int
@@ -103,9 +104,9 @@ product_case(int M, int N, int K, const float *a, const float *b, bool finite)
 
 		CHECK_OK(llm_pack(K, N, b, false, panels, &err), err);
 		CHECK_OK(llm_pack(K, N, bt, true, other, &err), err);
-		llm_unpack(K, N, panels, false, again);
+		llm_widen(LLM_FLOAT32, K, N, false, panels, again);
 		CHECK(memcmp(again, b, sizeof(float) * N * K) == 0);
-		llm_unpack(K, N, other, true, again);
+		llm_widen(LLM_FLOAT32, K, N, true, other, again);
 		CHECK(memcmp(again, bt, sizeof(float) * N * K) == 0);
 		if (threads == 1 && K > 0)
 		{
