@@ -27,7 +27,7 @@ def render(found: programs.Programs, socket_dir: Path, port: int, listen: str) -
         "max_connections": 200,
         "shared_buffers": f"{max(16, min(256, memory // 16))}MB",
         "max_wal_size": "2GB",
-        "autovacuum_naptime": "15s",  # a training loop leaves ten or a hundred megabytes of dead rows a second
+        "autovacuum_naptime": "15s",  # a training loop leaves ten megabytes of dead rows a second
         "dynamic_shared_memory_type": "posix" if _roomy_shm() else "mmap",
         "fsync": "on",
         "jit": "off",

@@ -86,12 +86,15 @@ def server(home, extension):
 
 @pytest.fixture(scope="module")
 def database(server, request):
-    """Name of the module's own database, made from the template."""
+    """Name of the module's own database, made from the template, without the models that ship."""
+    import pg_llm
     from pg_llm import database as databases
 
     name = "test_" + re.sub(r"\W", "_", request.module.__name__.rpartition(".")[2])[:50]
     databases.drop_database(name)
     databases.create_database(name)
+    with pg_llm.connect(name) as connection:
+        connection.execute("DELETE FROM llm_model_config WHERE model LIKE 'classroom%'")
     yield name
     databases.drop_database(name)
 

@@ -36,7 +36,9 @@ TRAIN = (
     "SELECT llm_train('long', 2, lr_max => 0.01, warmup => 1, batch_size => 2, dropout_p => 0.1, seed => 3,"
     " dataset => 'long')"
 )
-WEIGHTS = "SELECT md5(string_agg(tensor_send(data)::text, '' ORDER BY name)) FROM llm_param"
+WEIGHTS = (
+    "SELECT md5(string_agg(tensor_send(data)::text, '' ORDER BY name)) FROM llm_param WHERE model = 'long'"
+)
 
 
 def test_no_result_depends_on_it(conn, model):

@@ -1,6 +1,5 @@
 """Views of a recorded run: attention, activations, gradients, cost; what a learner asks is soon answered."""
 
-
 import numpy as np
 import pytest
 from small import ids, params

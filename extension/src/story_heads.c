@@ -27,8 +27,10 @@ typedef struct Heads
 	bool source[LLM_STORY_TOKENS]; /* of the token at hand: the positions that hold its answer */
 } Heads;
 
-/* A copy repeats what stood behind the very word that the model is at; the other kinds ask for a name or a
- * place said earlier in other words. */
+/*
+ * A copy repeats the word that stood behind the very word that the model is at; the other kinds ask for a
+ * name or a place said earlier in other words.
+ */
 static bool
 IsCopy(LlmStoryKind kind)
 {
@@ -72,6 +74,9 @@ AddTraces(Heads *heads, const StoryBatch *b, const LlmTraced *traced)
 			const int32 *tokens = b->tokens + (Size) i * b->T;
 			LlmStoryKind kind = StoryKind(&b->story[i], t);
 
+			/* the full stop behind a song is no word to copy: whether it comes may be known by counting */
+			if (kind == LLM_STORY_SONG && b->story[i].token[t + 1].text[0] != ' ')
+				continue;
 			if (kind <= LLM_STORY_PRONOUN || !FindSources(heads, kind, tokens, t, tokens[t + 1]))
 				continue;
 			heads->tokens[kind]++;

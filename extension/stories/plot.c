@@ -11,10 +11,10 @@
 enum
 {
 	MOST_CLAUSES = 2, /* of scenery before anything happens: they move all positions */
-	ASK_WHERE = 2,    /* after a move, against a question for who has a thing */
-	ASK_WHO = 4,
-	WHERE_PERSON = 1, /* each of two persons, against their things */
-	WHERE_THING = 4,
+	ASK_WHERE = 2,    /* after a move, against seeing who has a thing */
+	SEE_WHO = 4,
+	WHERE_PERSON = 2, /* each of two persons, against their things */
+	WHERE_THING = 3,
 	ASK_MORE = 18,   /* of the other kind, against 9 for a move */
 	ASK_ANOTHER = 3, /* thing, against */
 	ASK_AGAIN = 1,   /* the same */
@@ -31,8 +31,8 @@ enum
 	OPENING = 3 + 5 * MOST_CLAUSES + 1 + 2 * 11 + 5 + LONGEST_SONG,
 	MOVE = 7,
 	WHERE = 12,
-	WHO = 9,
-	GIFT = 7,
+	WHO = 8,
+	GIFT = 6,
 	CLOSE = 6 + LONGEST_SONG + 4,
 	MOST_EVENTS = 12
 };
@@ -139,7 +139,11 @@ scenery(Teller *t)
 	}
 }
 
-/* Anna Bell was in the garden with a red kite. What one person has, the other has not. */
+/*
+ * There was a red kite Anna Bell took to the garden and an odd coin Tom Reed took to the barn. What one
+ * person has, the other has not. (Each name follows its thing: where words stood between them, models did not
+ * learn in time who has what.)
+ */
 static void
 introduce(Plot *p, int i)
 {
@@ -149,20 +153,21 @@ introduce(Plot *p, int i)
 	const Thing *its = i == 0 ? NULL : &p->thing[0];
 	int an;
 
-	/* A girl and a boy, so that a pronoun says who. */
-	one->name = one_of(t, NAMES, other && other->name < GIRLS ? GIRLS : 0,
-		other && other->name >= GIRLS ? GIRLS : COUNT(NAMES), -1, -1);
-	one->surname = one_of(t, SURNAMES, 0, COUNT(SURNAMES), other ? other->surname : -1, -1);
-	say(t, " was in the");
-	one->place = one_of(t, PLACES, 0, COUNT(PLACES), other ? other->place : -1, -1);
-	say(t, " with");
+	say(t, i == 0 ? " There was" : " and");
 	an = either(t, " an", COUNT(ADJECTIVES) - VOWELS - (its && its->adjective >= VOWELS), " a",
 		VOWELS - (its && its->adjective < VOWELS));
 	p->thing[i].adjective = one_of(
 		t, ADJECTIVES, an ? VOWELS : 0, an ? COUNT(ADJECTIVES) : VOWELS, its ? its->adjective : -1, -1);
 	p->thing[i].noun = one_of(t, THINGS, 0, COUNT(THINGS), its ? its->noun : -1, -1);
 	p->thing[i].holder = i;
-	say(t, ".");
+	/* A girl and a boy, so that a pronoun says who. */
+	one->name = one_of(t, NAMES, other && other->name < GIRLS ? GIRLS : 0,
+		other && other->name >= GIRLS ? GIRLS : COUNT(NAMES), -1, -1);
+	one->surname = one_of(t, SURNAMES, 0, COUNT(SURNAMES), other ? other->surname : -1, -1);
+	say(t, " took to the");
+	one->place = one_of(t, PLACES, 0, COUNT(PLACES), other ? other->place : -1, -1);
+	if (i == 1)
+		say(t, ".");
 }
 
 /* ---- naming what was told before ---- */
@@ -307,19 +312,18 @@ ask_where(Plot *p)
 	say(t, ".");
 }
 
-/* Who had the red kite? Anna did, and she sent it to Tom. */
+/* They saw the red kite Anna had, and she sent it to Tom. */
 static void
-ask_who(Plot *p)
+see(Plot *p)
 {
 	Teller *t = p->t;
 	int thing, holder;
 
-	say(t, " had the");
+	say(t, " saw the");
 	thing = one_thing(p, &p->asked[0]);
 	holder = p->thing[thing].holder;
-	say(t, "?");
 	recall(t, NAMES[p->person[holder].name], LLM_STORY_WHO);
-	say(t, " did");
+	say(t, " had");
 	if (!either(t, ",", !p->gift_made && room_for(p, GIFT + 1) ? GIVES : 0, ".", KEEPS))
 		return;
 	say(t, " and");
@@ -331,7 +335,10 @@ ask_who(Plot *p)
 	p->gift_made = true;
 }
 
-/* Somebody moves and questions follow, of the two kinds in turn, so that none is asked twice in a row. */
+/*
+ * Somebody moves; then people ask where somebody or something was, or see who has what: in turn, so that
+ * neither comes twice in a row.
+ */
 static void
 scenes(Plot *p)
 {
@@ -345,15 +352,15 @@ scenes(Plot *p)
 
 		if (!may_move && !may_ask)
 			break;
-		who = next(p, i == 0, may_move, may_ask ? (where ? " Who" : " Where") : NULL);
+		who = next(p, i == 0, may_move, may_ask ? (where ? " They" : " Where") : NULL);
 		if (who >= 0)
 			move(p, who);
 		where =
-			who < 0 ? !where : either(p->t, " Where", room_for(p, WHERE) ? ASK_WHERE : 0, " Who", ASK_WHO);
+			who < 0 ? !where : either(p->t, " Where", room_for(p, WHERE) ? ASK_WHERE : 0, " They", SEE_WHO);
 		if (where)
 			ask_where(p);
 		else
-			ask_who(p);
+			see(p);
 	}
 }
 

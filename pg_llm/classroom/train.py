@@ -108,9 +108,10 @@ def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int) -> s
             [json.dumps(recipe["train"]), model],
         )
         conn.execute(
-            "UPDATE llm_graph SET attrs = attrs || jsonb_build_object('std', (attrs ->> 'std')::float8 * %s) "
-            "WHERE model = %s AND name IN ('wte.weight', 'wpe.weight')",
-            [sizes["embedding_scale"], model],
+            "UPDATE llm_graph SET attrs = attrs || jsonb_build_object('std', s.value) "
+            "FROM jsonb_each(%s::jsonb) AS s "
+            "WHERE model = %s AND op = 'param' AND (name = s.key OR name LIKE '%%.' || s.key)",
+            [json.dumps(sizes["std"]), model],
         )
         numbers = conn.execute("SELECT llm_init_model(%s, %s)", [model, sizes["seed"]]).fetchone()[0]
     return f"{count} tokens learned, {numbers} random numbers, {recipe['steps']} steps to go"
