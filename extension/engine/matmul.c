@@ -213,22 +213,6 @@ llm_matmul_columns(
 	return multiply(&p, err);
 }
 
-LlmCode
-llm_matmul_add(
-	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err)
-{
-	Product p = {.M = M,
-		.N = N,
-		.K = K,
-		.a = a,
-		.lda = lda,
-		.b = (const void *) panels,
-		.out = out,
-		.accumulate = true};
-
-	return multiply(&p, err);
-}
-
 typedef struct Packing
 {
 	int K, N;

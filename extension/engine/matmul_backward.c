@@ -1,17 +1,17 @@
 /*
  * The two products of a matmul's way back. The weight comes, and its gradient goes, row-major or in the
- * panels that the forward reads: either way the other operand is packed some rows at a time, so that neither
- * a second copy of a weight nor one of its gradient is ever made.
+ * panels that the forward reads: either way no second copy of it is made.
  */
 #include <string.h>
 
 #include "engine/gradients.h"
 #include "engine/pool.h"
 
-/* Floats of a stripe of packed weight, about: they stay in the third-level cache. */
-#define STRIPE ((size_t) 1 << 20)
 /* Rows packed by a task: a multiple of every register tile's height (14, 6, 4, 1). */
 #define ROWS 168
+/* Of a gradient that is packed at once: the most rows, and numbers, which stay in the third-level cache. */
+#define MOST_ROWS (12 * ROWS)
+#define MOST_FLOATS (2 << 20)
 
 /* ceil(n / width), without n + width, which an int may not hold */
 static int
@@ -28,66 +28,111 @@ least(int a, int b)
 
 /* ---- dx ---- */
 
-/* What dx = dy @ w^T reads: w as it is, (K,N) or (N,K), or its panels. */
-typedef struct Weight
+/* dx = dy @ w^T: what w is, and which part of the product is being made. */
+typedef struct Product
 {
-	int N, K;
-	const float *plain, *panels; /* one of the two */
+	int M, N, K;
+	const float *dy;
+	const float *plain, *panels; /* of w (K,N), one of the two */
 	bool transposed;             /* plain is (N,K) */
-	int first, rows;             /* of w^T (N,K), now to be packed */
-	float *stripe;               /* [ceil(K/LLM_PANEL)][rows][LLM_PANEL] */
-} Weight;
+	int row, m;                  /* rows of dy packed now */
+	int first, n;                /* and the columns of them: rows of w^T */
+	float *rows;                 /* per block of columns all rows, as matmul_block reads them */
+	float *dx;
+} Product;
 
 static void
-pack_stripe_task(void *context, int panel, int worker)
+pack_dy_task(void *context, int task, int worker)
 {
-	const Weight *w = context;
-	int k = panel * LLM_PANEL, n = least(w->K - k, LLM_PANEL);
-	float *to = w->stripe + (size_t) panel * w->rows * LLM_PANEL;
+	const Product *p = context;
+	int pieces = parts(p->m, ROWS), n = task / pieces * LLM_BLOCK, row = task % pieces * ROWS;
+	int nc = least(p->n - n, LLM_BLOCK);
 
 	(void) worker;
-	if (w->panels) /* a panel holds LLM_PANEL rows of w^T, side by side */
-		for (int i = 0; i < w->rows; i += LLM_PANEL)
-			llm_kernels->pack_panel_transposed(least(w->rows - i, LLM_PANEL), n,
-				w->panels + ((size_t) ((w->first + i) / LLM_PANEL) * w->K + k) * LLM_PANEL, LLM_PANEL,
-				to + (size_t) i * LLM_PANEL);
-	else if (w->transposed)
-		llm_kernels->pack_panel(w->rows, n, w->plain + (size_t) w->first * w->K + k, w->K, to);
-	else
-		llm_kernels->pack_panel_transposed(w->rows, n, w->plain + (size_t) k * w->N + w->first, w->N, to);
+	llm_kernels->pack_rows(least(p->m - row, ROWS), nc, p->dy + (size_t) (p->row + row) * p->N + p->first + n,
+		p->N, p->rows + (size_t) n * p->m + (size_t) row * nc);
 }
 
-/* Stripe by stripe of the rows that are summed over, each a whole number of blocks: the order of additions is
- * that of one product. */
-static LlmCode
-stripes(int M, const float *dy, Weight *w, float *dx, const LlmAllocator *memory, LlmError *err)
+/* out (nc,LLM_PANEL): rows n on of w^T, columns k on */
+static void
+pack_weight(const Product *p, int n, int nc, int k, float *out)
 {
-	int panels = parts(w->K, LLM_PANEL), most;
+	int columns = least(p->K - k, LLM_PANEL);
+
+	if (p->panels) /* a panel holds LLM_PANEL rows of w^T, side by side */
+		for (int i = 0; i < nc; i += LLM_PANEL)
+			llm_kernels->pack_panel_transposed(least(nc - i, LLM_PANEL), columns,
+				p->panels + ((size_t) ((n + i) / LLM_PANEL) * p->K + k) * LLM_PANEL, LLM_PANEL,
+				out + i * LLM_PANEL);
+	else if (p->transposed)
+		llm_kernels->pack_panel(nc, columns, p->plain + (size_t) n * p->K + k, p->K, out);
+	else
+		llm_kernels->pack_panel_transposed(nc, columns, p->plain + (size_t) k * p->N + n, p->N, out);
+}
+
+/* The block after this one lies in other pages of memory: it is sent for while this one is multiplied. */
+static void
+fetch_weight(const Product *p, int n, int k)
+{
+	for (int i = 0; p->panels && i < LLM_BLOCK && n + i < p->N; i += LLM_PANEL)
+	{
+		const float *piece = p->panels + ((size_t) ((n + i) / LLM_PANEL) * p->K + k) * LLM_PANEL;
+
+		for (int j = 0; j < LLM_PANEL * LLM_PANEL; j += 64 / sizeof(float))
+			__builtin_prefetch(piece + j, 0, 2);
+	}
+}
+
+/* LLM_PANEL columns of dx: each block of the weight is packed here, and meets all rows while it is in the
+ * cache. */
+static void
+dx_task(void *context, int panel, int worker)
+{
+	const Product *p = context;
+	int k = panel * LLM_PANEL;
+	float block[LLM_BLOCK * LLM_PANEL];
+
+	for (int n = 0; n < p->n && !llm_pool_stopping(worker); n += LLM_BLOCK)
+	{
+		int nc = least(p->n - n, LLM_BLOCK);
+
+		pack_weight(p, p->first + n, nc, k, block);
+		fetch_weight(p, p->first + n + LLM_BLOCK, k);
+		llm_kernels->matmul_block(p->m, nc, p->rows + (size_t) n * p->m, block,
+			p->dx + (size_t) p->row * p->K + k, p->K, least(p->K - k, LLM_PANEL), p->first + n == 0);
+	}
+}
+
+/* Piece by piece of dy, each a whole number of blocks of what is summed over. */
+static LlmCode
+multiply(Product *p, const LlmAllocator *memory, LlmError *err)
+{
+	int rows = least(p->M, MOST_ROWS), columns;
 	size_t bytes;
 	LlmCode code = LLM_OK;
 
-	if (M == 0 || w->K == 0)
+	if (p->M == 0 || p->K == 0)
 		return LLM_OK;
-	if (w->N == 0)
+	if (p->N == 0)
 	{
-		memset(dx, 0, (size_t) M * w->K * sizeof(float));
+		memset(p->dx, 0, (size_t) p->M * p->K * sizeof(float));
 		return LLM_OK;
 	}
-	most = (int) (STRIPE / ((size_t) panels * LLM_PANEL * LLM_BLOCK));
-	most = least(parts(w->N, LLM_BLOCK), most ? most : 1);
-	bytes = (size_t) most * LLM_BLOCK * panels * LLM_PANEL * sizeof(float);
-	w->stripe = memory->alloc(memory->context, bytes);
-	if (w->stripe == NULL)
-		return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu MB of packed weights", bytes >> 20);
-	for (; code == LLM_OK && w->first < w->N; w->first += w->rows)
-	{
-		w->rows = least(w->N - w->first, most * LLM_BLOCK);
-		code = llm_parallel(panels, pack_stripe_task, w, err);
-		if (code == LLM_OK)
-			code = (w->first ? llm_matmul_add : llm_matmul_packed)(
-				M, w->K, w->rows, dy + w->first, w->N, w->stripe, dx, err);
-	}
-	memory->release(memory->context, w->stripe, bytes);
+	columns = least(parts(p->N, LLM_BLOCK), MOST_FLOATS / (rows * LLM_BLOCK)) * LLM_BLOCK;
+	bytes = (size_t) rows * columns * sizeof(float);
+	p->rows = memory->alloc(memory->context, bytes);
+	if (p->rows == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu MB of packed rows", bytes >> 20);
+	for (p->row = 0; code == LLM_OK && p->row < p->M; p->row += rows)
+		for (p->first = 0; code == LLM_OK && p->first < p->N; p->first += columns)
+		{
+			p->m = least(p->M - p->row, rows);
+			p->n = least(p->N - p->first, columns);
+			code = llm_parallel(parts(p->n, LLM_BLOCK) * parts(p->m, ROWS), pack_dy_task, p, err);
+			if (code == LLM_OK)
+				code = llm_parallel(parts(p->K, LLM_PANEL), dx_task, p, err);
+		}
+	memory->release(memory->context, p->rows, bytes);
 	return code;
 }
 
@@ -95,18 +140,18 @@ LlmCode
 llm_matmul_dx(int M, int N, int K, const float *dy, const float *w, bool transposed, float *dx,
 	const LlmAllocator *memory, LlmError *err)
 {
-	Weight weight = {.N = N, .K = K, .plain = w, .transposed = transposed};
+	Product p = {.M = M, .N = N, .K = K, .dy = dy, .plain = w, .transposed = transposed, .dx = dx};
 
-	return stripes(M, dy, &weight, dx, memory, err);
+	return multiply(&p, memory, err);
 }
 
 LlmCode
 llm_matmul_dx_panels(int M, int N, int K, const float *dy, const float *panels, float *dx,
 	const LlmAllocator *memory, LlmError *err)
 {
-	Weight weight = {.N = N, .K = K, .panels = panels};
+	Product p = {.M = M, .N = N, .K = K, .dy = dy, .panels = panels, .dx = dx};
 
-	return stripes(M, dy, &weight, dx, memory, err);
+	return multiply(&p, memory, err);
 }
 
 /* ---- dw ---- */
