@@ -275,7 +275,7 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 		code = finish(exec, result, err);
 	if (code == LLM_OK)
 	{
-		if (exec->continues && exec->capacity > 0 && length > 0)
+		if (llm_exec_continues(exec) && length > 0)
 			exec->past += (int) length;
 		return LLM_OK;
 	}

@@ -183,7 +183,7 @@ llm_exec_open(const LlmModel *model, int target, bool last_only, int capacity, c
 bool
 llm_exec_continues(const LlmExec *exec)
 {
-	return exec->continues;
+	return exec->continues && exec->capacity > 0;
 }
 
 int

@@ -103,7 +103,7 @@ llm_run_attention(LlmExec *exec, int index, const LlmValue *qkv, LlmError *err)
 	llm_attention_of(exec, index, qkv, &a, head_mask);
 	if (code == LLM_OK && exec->tracing)
 		code = open_shown(exec, index, &a, err);
-	if (code == LLM_OK && (!exec->continues || exec->capacity == 0))
+	if (code == LLM_OK && !llm_exec_continues(exec))
 		return attend_once(exec, index, &a, qkv, err);
 	if (code == LLM_OK)
 		code = open_cache(exec, index, &a, err);
