@@ -220,6 +220,6 @@ llm_run_chain(LlmExec *exec, int last, LlmError *err)
 		steps[n_steps++] = (LlmStep){.kind = LLM_STEP_CANONICALIZE};
 		exec->canonical = true;
 	}
-	return llm_matmul_wide(w->format, (int) (a.numel / K), N, K, a.floats, K, w->panels, n_steps, steps,
-		exec->slots[last].buffer->data, exec->memory, err);
+	return llm_matmul_steps(w->format, (int) (a.numel / K), N, K, a.floats, K, w->panels, n_steps, steps,
+		exec->slots[last].buffer->data, err);
 }

@@ -8,10 +8,11 @@
 #include "engine/ops.h"
 #include "engine/pool.h"
 
-/* Rows per task, at most and at least: multiples of every register tile's height (14, 6, 4, 1), so that no
- * tile is cut; packed, the most are 84 kB of stack. */
+/* Rows per task, at most and, where there are more tasks to be had, at least; packed, the most are 84 kB of
+ * stack. Panels per task, at most: with their part of the product they stay in the second-level cache. */
 #define MOST_ROWS 168
-#define LEAST_ROWS 84
+#define LEAST_ROWS 42
+#define MOST_PANELS 24
 
 typedef struct Product
 {
@@ -105,6 +106,15 @@ floats_at(const Product *p, int panel, int k, int kc, float *scratch)
 	return scratch;
 }
 
+/* The block that comes after this one. */
+static const float *
+next_block(const Product *p, int first, int last, int panel, int k)
+{
+	if (panel + 1 < last)
+		return block_at(p, panel + 1, k);
+	return block_at(p, first, p->K - k > LLM_BLOCK ? k + LLM_BLOCK : 0);
+}
+
 static void
 product_task(void *context, int task, int worker)
 {
@@ -130,7 +140,8 @@ product_task(void *context, int task, int worker)
 			llm_kernels->pack_rows(m, kc, p->a + row * p->lda + k, p->lda, rows);
 		for (int panel = first; panel < last && !llm_pool_stopping(worker); panel++)
 		{
-			llm_kernels->matmul_block(m, kc, rows, floats_at(p, panel, k, kc, wide),
+			llm_kernels->matmul_block_next(m, kc, rows, floats_at(p, panel, k, kc, wide),
+				next_block(p, first, last, panel, k),
 				p->out + (size_t) row * p->N + (size_t) panel * LLM_PANEL, p->N, columns(p, panel),
 				k == 0 && !p->accumulate);
 			if (k + kc == p->K)
@@ -139,12 +150,28 @@ product_task(void *context, int task, int worker)
 	}
 }
 
+/* Into tasks: enough that no thread waits for another, of so many panels that packing their rows is cheap. */
+static void
+cut(Product *p)
+{
+	int wanted = llm_pool_threads() * 4, tile = llm_kernels->tile_rows;
+	int64_t share;
+
+	p->panels = parts(p->N, LLM_PANEL);
+	p->panel_bytes = llm_format_bytes(p->format, p->K, LLM_PANEL);
+	p->row_blocks = parts(p->M, MOST_ROWS);
+	while (p->M / (p->row_blocks + 1) >= LEAST_ROWS &&
+		   (int64_t) p->panels * p->row_blocks / wanted < MOST_PANELS / 2)
+		p->row_blocks++;
+	p->rows = parts(parts(p->M, p->row_blocks), tile) * tile; /* no tile is cut */
+	p->row_blocks = parts(p->M, p->rows);
+	share = (int64_t) p->panels * p->row_blocks / wanted;
+	p->group = share < 2 ? 2 : share > MOST_PANELS ? MOST_PANELS : (int) share & ~1;
+}
+
 static LlmCode
 multiply(Product *p, LlmError *err)
 {
-	int wanted = llm_pool_threads() * 4;
-	int64_t share;
-
 	if (p->M == 0 || p->N == 0)
 		return LLM_OK;
 	if (p->K == 0)
@@ -154,13 +181,7 @@ multiply(Product *p, LlmError *err)
 		llm_kernels->steps(p->steps, p->n_steps, 0, 0, p->M, p->N, p->out, p->N);
 		return LLM_OK;
 	}
-	/* few enough groups that packing the rows is cheap, enough that no thread waits for another */
-	p->rows = parts(p->M, MOST_ROWS) < wanted ? LEAST_ROWS : MOST_ROWS;
-	p->row_blocks = parts(p->M, p->rows);
-	p->panels = parts(p->N, LLM_PANEL);
-	p->panel_bytes = llm_format_bytes(p->format, p->K, LLM_PANEL);
-	share = (int64_t) p->panels * p->row_blocks / wanted;
-	p->group = share < 2 ? 2 : share > 24 ? 24 : (int) share & ~1;
+	cut(p);
 	return llm_parallel(p->row_blocks * parts(p->panels, p->group), product_task, p, err);
 }
 

@@ -22,10 +22,6 @@ extern LlmCode llm_matmul_compact(LlmFormat format, int M, int N, int K, const f
 /* The same, each element taking the steps before it is handed on; other of a step as (M,N) says. */
 extern LlmCode llm_matmul_steps(LlmFormat format, int M, int N, int K, const float *a, size_t lda,
 	const void *panels, int n_steps, const LlmStep *steps, float *out, LlmError *err);
-/* The same where `memory` may be asked for room to pack a: faster for many rows. */
-extern LlmCode llm_matmul_wide(LlmFormat format, int M, int N, int K, const float *a, size_t lda,
-	const void *panels, int n_steps, const LlmStep *steps, float *out, const LlmAllocator *memory,
-	LlmError *err);
 /* out (M,N) += a^T @ panels for a (K,M), rows lda apart: the gradient of a weight, summed over K rows. */
 extern LlmCode llm_matmul_columns(
 	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err);

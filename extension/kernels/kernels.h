@@ -106,6 +106,9 @@ typedef struct LlmKernels
 	 */
 	void (*matmul_block)(
 		int m, int kc, const float *rows, const float *panel, float *out, size_t ldo, int n, bool first);
+	/* The same, and the block at `next` comes to the cache meanwhile. */
+	void (*matmul_block_next)(int m, int kc, const float *rows, const float *panel, const float *next,
+		float *out, size_t ldo, int n, bool first);
 	/* The same for tile_rows rows, of which the last one takes kc products, each before it one less. */
 	void (*matmul_triangle)(
 		int kc, const float *rows, const float *panel, float *out, size_t ldo, int n, bool first);

@@ -22,9 +22,12 @@
 #endif
 #define LLM_PV (LLM_PASS / LLM_W)
 
-/* out (m,LLM_PASS) = [first] or += a (m,kc) @ b (kc,LLM_PASS); a is packed [kc][m], b rows LLM_PANEL apart */
+/*
+ * out (m,LLM_PASS) = [first] or += a (m,kc) @ b (kc,LLM_PASS); a is packed [kc][m], b rows LLM_PANEL apart.
+ * One line of each row of `ahead`, a block like b, is sent for meanwhile.
+ */
 INLINE void
-tile(int m, int kc, const float *a, const float *b, float *out, size_t ldo, bool first)
+tile(int m, int kc, const float *a, const float *b, const float *ahead, float *out, size_t ldo, bool first)
 {
 	vf acc[LLM_MR][LLM_PV];
 
@@ -41,6 +44,7 @@ tile(int m, int kc, const float *a, const float *b, float *out, size_t ldo, bool
 
 		for (int j = 0; j < LLM_PV; j++)
 			x[j] = v_load(b + (size_t) k * LLM_PANEL + j * LLM_W);
+		__builtin_prefetch(ahead + (size_t) k * LLM_PANEL, 0, 2);
 #pragma GCC unroll 16
 		for (int i = 0; i < m; i++)
 		{
@@ -63,11 +67,12 @@ tile(int m, int kc, const float *a, const float *b, float *out, size_t ldo, bool
 /* One function per tile height, so that each keeps its accumulators in registers. */
 #define TILE(m)                                                                                              \
 	case m:                                                                                                  \
-		tile(m, kc, a, b, out, ldo, first);                                                                  \
+		tile(m, kc, a, b, ahead, out, ldo, first);                                                           \
 		break;
 
 static void
-tile_rows(int m, int kc, const float *a, const float *b, float *out, size_t ldo, bool first)
+tile_rows(
+	int m, int kc, const float *a, const float *b, const float *ahead, float *out, size_t ldo, bool first)
 {
 	switch (m)
 	{
@@ -153,8 +158,11 @@ pack_columns(int m, int kc, const float *a, size_t lda, float *out)
 	}
 }
 
+/* The first tiles send for the block at `next`, a line of each of its rows: it is there when its turn comes.
+ */
 static void
-matmul_block(int m, int kc, const float *rows, const float *panel, float *out, size_t ldo, int n, bool first)
+matmul_block_next(int m, int kc, const float *rows, const float *panel, const float *next, float *out,
+	size_t ldo, int n, bool first)
 {
 	float edge[LLM_MR * LLM_PASS];
 
@@ -165,22 +173,29 @@ matmul_block(int m, int kc, const float *rows, const float *panel, float *out, s
 		for (int j0 = 0; j0 < n; j0 += LLM_PASS)
 		{
 			float *o = out + i0 * ldo + j0;
-			int c = n - j0;
+			int c = n - j0, line = LLM_PASS == LLM_PANEL ? i0 / LLM_MR * 16 : j0 + i0 * LLM_PANEL;
+			const float *ahead = line < LLM_PANEL ? next + line : panel + j0;
 
 			if (c >= LLM_PASS)
 			{
-				tile_rows(r, kc, rows, panel + j0, o, ldo, first);
+				tile_rows(r, kc, rows, panel + j0, ahead, o, ldo, first);
 				continue;
 			}
 			if (!first)
 				for (int i = 0; i < r; i++)
 					memcpy(edge + i * LLM_PASS, o + i * ldo, c * sizeof(float));
-			tile_rows(r, kc, rows, panel + j0, edge, LLM_PASS, first);
+			tile_rows(r, kc, rows, panel + j0, ahead, edge, LLM_PASS, first);
 			for (int i = 0; i < r; i++)
 				memcpy(o + i * ldo, edge + i * LLM_PASS, c * sizeof(float));
 		}
 		rows += (size_t) r * kc;
 	}
+}
+
+static void
+matmul_block(int m, int kc, const float *rows, const float *panel, float *out, size_t ldo, int n, bool first)
+{
+	matmul_block_next(m, kc, rows, panel, panel, out, ldo, n, first);
 }
 
 /*

@@ -10,6 +10,7 @@ const LlmKernels LLM_TABLE = {
 	.tile_rows = LLM_MR,
 	.pack_rows = pack_rows,
 	.matmul_block = matmul_block,
+	.matmul_block_next = matmul_block_next,
 	.matmul_triangle = matmul_triangle,
 	.matvec_block = matvec_block,
 	.pack_panel = pack_panel,

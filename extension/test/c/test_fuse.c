@@ -4,94 +4,11 @@
  */
 #include "levels.h"
 
-#include "engine/compact.h"
 #include "engine/plan.h"
 #include "engine/tape.h"
 #include "engine/timing.h"
 #include "graph_text.h"
 #include "reference_graph.h"
-
-/* ---- the kernel: steps over a product ---- */
-
-static void
-ref_step(const LlmStep *s, int M, int N, float *x)
-{
-	for (int m = 0; m < M; m++)
-		for (int n = 0; n < N; n++)
-		{
-			float *at = x + (size_t) m * N + n;
-			const float *y = s->other + m * s->row_stride + (size_t) n * s->column_stride;
-
-			if (s->kind == LLM_STEP_UNARY)
-				*at = ref_unary(s->f, *at);
-			else if (s->kind == LLM_STEP_BINARY)
-				*at = s->other_first ? ref_binary(s->op, *y, *at) : ref_binary(s->op, *at, *y);
-		}
-}
-
-static void
-steps_case(uint64_t *state, int M, int N, int K)
-{
-	float *a = odd_random(state, (size_t) M * K), *b = odd_random(state, (size_t) K * N);
-	float *full = odd_random(state, (size_t) M * N), *row = odd_random(state, N);
-	float *panels = malloc(llm_packed_floats(K, N) * sizeof(float) + 1), *want = odd_floats((size_t) M * N);
-	LlmStep steps[] = {{.kind = LLM_STEP_BINARY, .op = LLM_ADD, .other = row, .column_stride = 1},
-		{.kind = LLM_STEP_UNARY, .f = LLM_GELU_TANH},
-		{.kind = LLM_STEP_BINARY,
-			.op = LLM_SUB,
-			.other_first = true,
-			.other = full,
-			.row_stride = N,
-			.column_stride = 1},
-		{.kind = LLM_STEP_BINARY, .op = LLM_MUL, .other = row}, {.kind = LLM_STEP_UNARY, .f = LLM_TANH}};
-	LlmError err;
-
-	ref_matmul(M, N, K, a, b, false, want);
-	for (int n = 0; n < 5; n++)
-		ref_step(&steps[n], M, N, want);
-	CHECK_OK(llm_pack(K, N, b, false, panels, &err), err);
-	EACH_LEVEL(isa, threads)
-	{
-		float *got = odd_output((size_t) M * N);
-
-		CHECK_OK(llm_matmul_steps(LLM_FLOAT32, M, N, K, a, K, panels, 5, steps, got, &err), err);
-		check_bits("steps", (size_t) M * N, want, got);
-	}
-	odd_free(a);
-	odd_free(b);
-	odd_free(full);
-	odd_free(row);
-	odd_free(want);
-	free(panels);
-}
-
-static void
-canonical_case(void)
-{
-	uint32_t odd_nan = 0xffc12345u;
-	float a[2] = {1, 1}, *b = odd_floats(37), *panels = malloc(llm_packed_floats(1, 37) * sizeof(float));
-	LlmStep step = {.kind = LLM_STEP_CANONICALIZE};
-	LlmError err;
-
-	for (int n = 0; n < 37; n++)
-		b[n] = n;
-	memcpy(b + 35, &odd_nan, sizeof(float));
-	CHECK_OK(llm_pack(1, 37, b, false, panels, &err), err);
-	EACH_LEVEL(isa, threads)
-	for (int M = 1; M <= 2; M++)
-	{
-		float got[74];
-		uint32_t bits;
-
-		CHECK_OK(llm_matmul_steps(LLM_FLOAT32, M, 37, 1, a, 1, panels, 1, &step, got, &err), err);
-		memcpy(&bits, got + 37 * M - 2, sizeof(bits));
-		CHECK(bits == 0x7fc00000u && got[37 * M - 1] == 36);
-	}
-	odd_free(b);
-	free(panels);
-}
-
-/* ---- the rule ---- */
 
 typedef struct Case
 {
@@ -382,15 +299,6 @@ placed(const char *lines, bool there)
 int
 main(void)
 {
-	uint64_t state = 5;
-	static const int rows[] = {1, 2, 15, 90}, widths[] = {1, 16, 31, 33, 70}, depths[] = {0, 1, 128, 130};
-
-	for (int i = 0; i < 4; i++)
-		for (int j = 0; j < 5; j++)
-			steps_case(&state, rows[i], widths[j], depths[(i + j) % 4]);
-	steps_case(&state, 200, 100, 20); /* blocks of rows, groups of panels */
-	steps_case(&state, 1, 1700, 130);
-	canonical_case();
 	rule();
 	placed("m matmul x,up\n", true);
 	placed("m matmul x,up\nz add m,c\n", true);
