@@ -9,10 +9,12 @@
 #include "engine/pool.h"
 
 /* Rows per task, at most and, where there are more tasks to be had, at least; packed, the most are 84 kB of
- * stack. Panels per task, at most: with their part of the product they stay in the second-level cache. */
+ * stack. Panels per task, at most: with their part of the product they stay in the second-level cache. Bytes
+ * that one row reads, at least: fewer are read faster than the next task is found. */
 #define MOST_ROWS 168
 #define LEAST_ROWS 42
 #define MOST_PANELS 24
+#define LEAST_BYTES 98304
 
 typedef struct Product
 {
@@ -72,11 +74,13 @@ take_steps(const Product *p, int row, int m, int panel, int n)
 static void
 one_row(const Product *p, int first, int last, int worker)
 {
-	for (int panel = first; panel < last && !llm_pool_stopping(worker); panel += 2)
+	int step = p->format == LLM_FLOAT32 ? 2 : 1;
+
+	for (int panel = first; panel < last && !llm_pool_stopping(worker); panel += step)
 	{
-		int pair = last - panel < 2 ? 1 : 2;
+		int side_by_side = last - panel < step ? 1 : step;
 		float sums[2 * LLM_PANEL];
-		int n = (pair - 1) * LLM_PANEL + columns(p, panel + pair - 1);
+		int n = (side_by_side - 1) * LLM_PANEL + columns(p, panel + side_by_side - 1);
 
 		for (int k = 0; k < p->K; k += LLM_BLOCK)
 		{
@@ -85,13 +89,13 @@ one_row(const Product *p, int first, int last, int worker)
 
 			if (p->format == LLM_FLOAT32)
 				llm_kernels->matvec_block(
-					kc, p->a + k, b, p->panel_bytes / sizeof(float), pair, sums, k == 0);
+					kc, p->a + k, b, p->panel_bytes / sizeof(float), side_by_side, sums, k == 0);
 			else
-				llm_kernels->matvec[p->format](kc, p->a + k, b, p->panel_bytes, pair, sums, k == 0);
+				llm_kernels->matvec[p->format](kc, p->a + k, b, sums, k == 0);
 		}
 		memcpy(p->out + (size_t) panel * LLM_PANEL, sums, n * sizeof(float));
-		take_steps(p, 0, 1, panel, n);
 	}
+	take_steps(p, 0, 1, first, (last - 1 - first) * LLM_PANEL + columns(p, last - 1));
 }
 
 /* The block as floats, made in scratch where it is not. */
@@ -166,6 +170,8 @@ cut(Product *p)
 	p->rows = parts(parts(p->M, p->row_blocks), tile) * tile; /* no tile is cut */
 	p->row_blocks = parts(p->M, p->rows);
 	share = (int64_t) p->panels * p->row_blocks / wanted;
+	while (p->M == 1 && share < MOST_PANELS && (size_t) share * p->panel_bytes < LEAST_BYTES)
+		share++;
 	p->group = share < 2 ? 2 : share > MOST_PANELS ? MOST_PANELS : (int) share & ~1;
 }
 

@@ -79,10 +79,11 @@ llm_measure_peak(int repeats, const LlmAllocator *memory, double *flops, double 
 	return code;
 }
 
-/* The matrices of a product, as large as the largest of the three wants them. */
+/* The matrices of a product: rows in and out, and the weight or its gradient in panels, as training has them.
+ */
 typedef struct Matrices
 {
-	float *x, *w, *y, *panels;
+	float *x, *y, *panels;
 } Matrices;
 
 static LlmCode
@@ -92,9 +93,9 @@ multiply(
 	switch (product)
 	{
 		case LLM_PRODUCT_DX:
-			return llm_matmul_dx(M, N, K, m->y, m->w, false, m->x, memory, err);
+			return llm_matmul_dx_panels(M, N, K, m->y, m->panels, m->x, memory, err);
 		case LLM_PRODUCT_DW:
-			return llm_matmul_dw(M, N, K, m->x, m->y, false, m->w, memory, err);
+			return llm_matmul_dw_panels(M, N, K, m->x, m->y, m->panels, memory, err);
 		default:
 			return llm_matmul_packed(M, N, K, m->x, K, m->panels, m->y, err);
 	}
@@ -104,10 +105,10 @@ LlmCode
 llm_measure_matmul(LlmProduct product, int M, int K, int N, int repeats, const LlmAllocator *memory,
 	double *seconds, LlmError *err)
 {
-	size_t x = (size_t) M * K, w = (size_t) K * N, y = (size_t) M * N, panels = llm_packed_floats(K, N);
-	size_t bytes = (x + w + y + panels) * sizeof(float);
+	size_t x = (size_t) M * K, y = (size_t) M * N, panels = llm_packed_floats(K, N);
+	size_t bytes = (x + y + panels) * sizeof(float);
 	float *all = memory->alloc(memory->context, bytes);
-	Matrices m = {all, all + x, all + x + w, all + x + w + y};
+	Matrices m = {all, all + x, all + x + y};
 	LlmStream stream = llm_stream(0, "measure", 0, 0);
 	LlmCode code = LLM_OK;
 

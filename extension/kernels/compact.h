@@ -75,52 +75,42 @@ widen_int8(int kc, const void *block, float *out)
 	widen(true, kc, block, out);
 }
 
-/* As matvec_block, of two panels or one. */
+/* Fewer bytes are sooner used up: memory must be asked for earlier than the processor does by itself. */
+#define AHEAD 8192
+
+/* As matvec_block, of one panel: what is stored one behind the other streams best. */
 INLINE void
-matvec_compact(
-	bool int8, int kc, const float *row, const void *block, size_t stride, int panels, float *out, bool first)
+matvec_compact(bool int8, int kc, const float *row, const void *block, float *out, bool first)
 {
-	const void *from[2] = {block, panels > 1 ? (const char *) block + stride : block};
-	vf acc[2][ROW_VECTORS], scales[2][ROW_VECTORS], x[2][ROW_VECTORS];
+	const char *next = (const char *) block + AHEAD;
+	vf acc[ROW_VECTORS], scales[ROW_VECTORS], x[ROW_VECTORS];
 
-	for (int h = 0; h < 2; h++)
+	compact_scales(int8, block, scales);
+	for (int j = 0; j < ROW_VECTORS; j++)
+		acc[j] = v_set(0);
+	for (int k = 0; k < kc; k++, next += LLM_PANEL * (int8 ? sizeof(int8_t) : sizeof(uint16_t)))
 	{
-		compact_scales(int8, from[h], scales[h]);
+		__builtin_prefetch(next);
+		compact_row(int8, block, k, scales, x);
 		for (int j = 0; j < ROW_VECTORS; j++)
-			acc[h][j] = v_set(0);
+			acc[j] = v_fma(v_set(row[k]), x[j], acc[j]);
 	}
-	for (int k = 0; k < kc; k++)
-	{
-		vf r = v_set(row[k]);
-
-#pragma GCC unroll 2
-		for (int h = 0; h < 2; h++)
-		{
-			compact_row(int8, from[h], k, scales[h], x[h]);
-			for (int j = 0; j < ROW_VECTORS; j++)
-				acc[h][j] = v_fma(r, x[h][j], acc[h][j]);
-		}
-	}
-	for (int h = 0; h < panels; h++)
-		for (int j = 0; j < ROW_VECTORS; j++)
-		{
-			float *o = out + h * LLM_PANEL + j * LLM_W;
-
-			v_store(o, first ? acc[h][j] : (vf) (v_load(o) + acc[h][j]));
-		}
+	for (int j = 0; j < ROW_VECTORS; j++, out += LLM_W)
+		v_store(out, first ? acc[j] : (vf) (v_load(out) + acc[j]));
 }
 
 static void
-matvec_bf16(int kc, const float *row, const void *block, size_t stride, int panels, float *out, bool first)
+matvec_bf16(int kc, const float *row, const void *block, float *out, bool first)
 {
-	matvec_compact(false, kc, row, block, stride, panels, out, first);
+	matvec_compact(false, kc, row, block, out, first);
 }
 
 static void
-matvec_int8(int kc, const float *row, const void *block, size_t stride, int panels, float *out, bool first)
+matvec_int8(int kc, const float *row, const void *block, float *out, bool first)
 {
-	matvec_compact(true, kc, row, block, stride, panels, out, first);
+	matvec_compact(true, kc, row, block, out, first);
 }
 
+#undef AHEAD
 #undef ROW_VECTORS
 #endif

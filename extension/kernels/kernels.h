@@ -176,9 +176,8 @@ typedef struct LlmKernels
 
 	/* By format, none for float32. out (kc,LLM_PANEL) = the numbers of a compact block. */
 	void (*widen[LLM_FORMAT_COUNT])(int kc, const void *block, float *out);
-	/* matvec_block over compact blocks of one or two panels, panel_bytes apart. */
-	void (*matvec[LLM_FORMAT_COUNT])(
-		int kc, const float *row, const void *block, size_t panel_bytes, int panels, float *out, bool first);
+	/* matvec_block over a compact block of one panel. */
+	void (*matvec[LLM_FORMAT_COUNT])(int kc, const float *row, const void *block, float *out, bool first);
 } LlmKernels;
 
 extern const LlmKernels llm_kernels_scalar;

@@ -13,7 +13,7 @@
 #include "src/forward.h"
 #include "src/query.h"
 
-/* Tokens read at once: more are no faster, and their logits take memory. */
+/* Tokens read at once: more are no faster, and take memory. */
 #define TOKENS_AT_ONCE 1024
 #define ROWS_AT_ONCE 8
 

@@ -32,7 +32,7 @@ enum
 	MOVE = 7,
 	WHERE = 12,
 	WHO = 8,
-	GIFT = 6,
+	GIFT = 7,
 	CLOSE = 6 + LONGEST_SONG + 4,
 	MOST_EVENTS = 12
 };

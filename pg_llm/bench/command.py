@@ -91,7 +91,7 @@ def main(only, names, quick, repeats, no_peers, as_json, save, draw) -> None:
     \b
     Example: pg-llm bench --quick
     Example: pg-llm bench --only prefill --only decode
-    Example: pg-llm bench --save benchmarks/results.json
+    Example: pg-llm bench --save pg_llm/bench/results.json
     """
     from pg_llm.bench.chart import draw_file
 
