@@ -7,8 +7,13 @@
 #include "engine/gradients.h"
 #include "engine/pool.h"
 
-/* Rows packed by a task: a multiple of every register tile's height (14, 6, 4, 1). */
+/* Rows packed by a task, and multiplied between two looks ahead: multiples of every register tile's height
+ * (14, 6, 4, 1). */
 #define ROWS 168
+#define FEW_ROWS 84
+/* Floats of a line of the cache; lines of LLM_PANEL rows of a panel. */
+#define LINE 16
+#define PIECE_LINES (LLM_PANEL * LLM_PANEL / LINE)
 /* Of a gradient that is packed at once: the most rows, and numbers, which stay in the third-level cache. */
 #define MOST_ROWS (12 * ROWS)
 #define MOST_FLOATS (2 << 20)
@@ -38,6 +43,7 @@ typedef struct Product
 	int row, m;                  /* rows of dy packed now */
 	int first, n;                /* and the columns of them: rows of w^T */
 	float *rows;                 /* per block of columns all rows, as matmul_block reads them */
+	float *sums;                 /* of each worker, (m,LLM_PANEL) */
 	float *dx;
 } Product;
 
@@ -70,37 +76,67 @@ pack_weight(const Product *p, int n, int nc, int k, float *out)
 		llm_kernels->pack_panel_transposed(nc, columns, p->plain + (size_t) k * p->N + n, p->N, out);
 }
 
-/* The block after this one lies in other pages of memory: it is sent for while this one is multiplied. */
-static void
-fetch_weight(const Product *p, int n, int k)
+/*
+ * The block after this one lies in other pages of memory: it is sent for while this one is multiplied, some
+ * lines from `first` on before some rows, as memory answers no more than some at once. Inlined: a function
+ * that does nothing else has no effect, GCC finds, and leaves its calls out.
+ */
+static inline __attribute__((always_inline)) void
+fetch_weight(const Product *p, int n, int k, int first, int lines)
 {
-	for (int i = 0; p->panels && i < LLM_BLOCK && n + i < p->N; i += LLM_PANEL)
+	for (int line = first; p->panels && line < first + lines; line++)
 	{
-		const float *piece = p->panels + ((size_t) ((n + i) / LLM_PANEL) * p->K + k) * LLM_PANEL;
+		int column = n + line / PIECE_LINES * LLM_PANEL;
 
-		for (int j = 0; j < LLM_PANEL * LLM_PANEL; j += 64 / sizeof(float))
-			__builtin_prefetch(piece + j, 0, 2);
+		if (line < LLM_BLOCK / LLM_PANEL * PIECE_LINES && column < p->N)
+			__builtin_prefetch(p->panels + ((size_t) (column / LLM_PANEL) * p->K + k) * LLM_PANEL +
+								   line % PIECE_LINES * LINE,
+				0, 2);
 	}
 }
 
-/* LLM_PANEL columns of dx: each block of the weight is packed here, and meets all rows while it is in the
- * cache. */
+/* The panel's columns of the rows at hand, from dx or to it. */
+static void
+move_columns(const Product *p, int k, float *sums, bool out)
+{
+	size_t bytes = least(p->K - k, LLM_PANEL) * sizeof(float);
+
+	for (int row = 0; row < p->m; row++)
+	{
+		float *dx = p->dx + (size_t) (p->row + row) * p->K + k, *sum = sums + row * LLM_PANEL;
+
+		memcpy(out ? dx : sum, out ? sum : dx, bytes);
+	}
+}
+
+/*
+ * LLM_PANEL columns of dx: each block of the weight is packed here, and meets all rows while it is in the
+ * cache. Sums lie side by side until they are whole: dx's own rows can be so far apart that they push each
+ * other out of the cache.
+ */
 static void
 dx_task(void *context, int panel, int worker)
 {
 	const Product *p = context;
-	int k = panel * LLM_PANEL;
-	float block[LLM_BLOCK * LLM_PANEL];
+	int k = panel * LLM_PANEL, lines = parts(LLM_BLOCK / LLM_PANEL * PIECE_LINES, parts(p->m, FEW_ROWS));
+	float block[LLM_BLOCK * LLM_PANEL], *sums = p->sums + (size_t) worker * p->m * LLM_PANEL;
 
+	if (p->first > 0)
+		move_columns(p, k, sums, false);
 	for (int n = 0; n < p->n && !llm_pool_stopping(worker); n += LLM_BLOCK)
 	{
 		int nc = least(p->n - n, LLM_BLOCK);
 
 		pack_weight(p, p->first + n, nc, k, block);
-		fetch_weight(p, p->first + n + LLM_BLOCK, k);
-		llm_kernels->matmul_block(p->m, nc, p->rows + (size_t) n * p->m, block,
-			p->dx + (size_t) p->row * p->K + k, p->K, least(p->K - k, LLM_PANEL), p->first + n == 0);
+		for (int row = 0; row < p->m; row += FEW_ROWS)
+		{
+			fetch_weight(p, p->first + n + LLM_BLOCK, k, row / FEW_ROWS * lines, lines);
+			llm_kernels->matmul_block(least(p->m - row, FEW_ROWS), nc,
+				p->rows + (size_t) n * p->m + (size_t) row * nc, block, sums + (size_t) row * LLM_PANEL,
+				LLM_PANEL, least(p->K - k, LLM_PANEL), p->first + n == 0);
+		}
 	}
+	move_columns(p, k, sums, true);
 }
 
 /* Piece by piece of dy, each a whole number of blocks of what is summed over. */
@@ -119,10 +155,11 @@ multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 		return LLM_OK;
 	}
 	columns = least(parts(p->N, LLM_BLOCK), MOST_FLOATS / (rows * LLM_BLOCK)) * LLM_BLOCK;
-	bytes = (size_t) rows * columns * sizeof(float);
+	bytes = (size_t) rows * (columns + llm_pool_threads() * LLM_PANEL) * sizeof(float);
 	p->rows = memory->alloc(memory->context, bytes);
 	if (p->rows == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu MB of packed rows", bytes >> 20);
+	p->sums = p->rows + (size_t) rows * columns;
 	for (p->row = 0; code == LLM_OK && p->row < p->M; p->row += rows)
 		for (p->first = 0; code == LLM_OK && p->first < p->N; p->first += columns)
 		{

@@ -99,7 +99,7 @@ tile_rows(
 
 /*
  * out [kc][rows] = a (rows,kc) transposed, rows <= LLM_MR, in squares of vectors; written column after
- * column.
+ * column. The tile after it is sent for: its rows are too far apart for the processor to guess.
  */
 INLINE void
 pack_tile(int rows, int kc, const float *a, size_t lda, float *out)
@@ -115,7 +115,11 @@ pack_tile(int rows, int kc, const float *a, size_t lda, float *out)
 
 #pragma GCC unroll 16
 			for (int i = 0; i < LLM_W; i++)
+			{
+				if (i < m)
+					__builtin_prefetch(a + (i0 + i + LLM_MR) * lda + k);
 				x[i] = i < m ? v_load_n(a + (i0 + i) * lda + k, n) : v_set(0);
+			}
 			v_transpose(x);
 #pragma GCC unroll 16
 			for (int j = 0; j < LLM_W; j++)
@@ -292,13 +296,21 @@ matvec_block(
 	}
 }
 
+/* Rows that are sent for before they are copied: they are too far apart for the processor to guess. */
+#define LLM_SOON 16
+
 static void
 pack_panel(int k, int n, const float *b, size_t ldb, float *panel)
 {
 	for (int i = 0; i < k; i++, b += ldb, panel += LLM_PANEL)
 	{
-		memcpy(panel, b, n * sizeof(float));
-		memset(panel + n, 0, (LLM_PANEL - n) * sizeof(float));
+		for (int j = 0; j < n; j += 16)
+			__builtin_prefetch(b + LLM_SOON * ldb + j);
+		for (int j = 0; j < LLM_PANEL; j += LLM_W)
+			if (j + LLM_W <= n)
+				v_store(panel + j, v_load(b + j));
+			else
+				v_store(panel + j, j < n ? v_load_n(b + j, n - j) : v_set(0));
 	}
 }
 

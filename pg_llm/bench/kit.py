@@ -51,8 +51,13 @@ class Kit:
         return row[0] if row else None
 
     def connect(self) -> psycopg.Connection:
-        """Another session on the same database; the caller closes it."""
-        return pg_llm.connect(self.conn.info.dbname)
+        """Another session on the same database; the caller closes it.
+
+        psycopg's own: pg_llm.connect asks first whether the server runs, and to start a program takes a
+        process that has read the peers' models a quarter of a second.
+        """
+        info = self.conn.info
+        return psycopg.connect(info.dsn, password=info.password or None, autocommit=True)
 
     # -- the machine ----
 
