@@ -61,4 +61,4 @@ CREATE FUNCTION llm_story_heads(model text DEFAULT @extschema@.llm_default_model
     SELECT a.* FROM @extschema@.llm_story_attention($1, $2, $3, NULL) AS a
 $$;
 COMMENT ON FUNCTION llm_story_heads(text, bigint, int) IS
-'Where each attention head looks while a model predicts what the stories of n seeds said before: its mean attention, from 0 to 1, on the earlier places of the very token to come, by kind; for song (its words, not the full stop), object copy and surname copy only places right behind an earlier occurrence of the current token';
+'Where each attention head looks while a model predicts what the stories of n seeds said before: its mean attention, from 0 to 1, on the earlier places of the very token to come, by kind; for song, object copy and surname copy only places right behind an earlier occurrence of the current token';

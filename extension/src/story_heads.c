@@ -74,9 +74,6 @@ AddTraces(Heads *heads, const StoryBatch *b, const LlmTraced *traced)
 			const int32 *tokens = b->tokens + (Size) i * b->T;
 			LlmStoryKind kind = StoryKind(&b->story[i], t);
 
-			/* the full stop behind a song is no word to copy: whether it comes may be known by counting */
-			if (kind == LLM_STORY_SONG && b->story[i].token[t + 1].text[0] != ' ')
-				continue;
 			if (kind <= LLM_STORY_PRONOUN || !FindSources(heads, kind, tokens, t, tokens[t + 1]))
 				continue;
 			heads->tokens[kind]++;

@@ -113,7 +113,7 @@ def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int) -> s
             "WHERE model = %s AND op = 'param' AND (name = s.key OR name LIKE '%%.' || s.key)",
             [json.dumps(sizes["std"]), model],
         )
-        numbers = conn.execute("SELECT llm_init_model(%s, %s)", [model, sizes["seed"]]).fetchone()[0]
+        numbers = conn.execute("SELECT llm_init_model(%s, %s)", [model, sizes["seed"][model]]).fetchone()[0]
     return f"{count} tokens learned, {numbers} random numbers, {recipe['steps']} steps to go"
 
 
