@@ -14,7 +14,7 @@ from pg_llm.bench.report import number
 
 WIDTH, LEFT, RIGHT, LINE = 900, 330, 120, 21
 OURS, BOUND = "#336791", "#444"
-COLORS = ["#c8622a", "#3f8f4f", "#8a5aa8", "#b8a01f", "#4aa3b5", "#888"]
+COLORS = ["#c8622a", "#3f8f4f", "#8a5aa8", "#b8a01f", "#4aa3b5", "#888", "#c2185b", "#6d4c41"]
 LOW, HIGH = 0.05, 4.0  # of the axis, as multiples of pg_llm's speed
 
 
