@@ -3,8 +3,8 @@
 `classroom` has 4 layers, `classroom-2` and `classroom-1` fewer; all share a tokenizer learned from the
 stories. recipe.json says how they were made, `pg-llm classroom --layers 1` makes one again, to the last bit.
 Not yet so for 4 layers: its training was stopped and went on while the stories were still being written, so
-that it met them in another order. Its seed is, of four that were tried, the one with a head that copies and does
-little else.
+that it met them in another order. Its seed is, of four that were tried, the one with a head that copies and
+does little else.
 """
 
 from __future__ import annotations
