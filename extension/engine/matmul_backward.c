@@ -11,9 +11,9 @@
  * (14, 6, 4, 1). */
 #define ROWS 168
 #define FEW_ROWS 84
-/* Floats of a line of the cache; lines of LLM_PANEL rows of a panel. */
-#define LINE 16
-#define PIECE_LINES (LLM_PANEL * LLM_PANEL / LINE)
+/* Lines of the cache: of LLM_PANEL rows of a panel, and of the block that a task packs from them. */
+#define PIECE_LINES (LLM_PANEL * LLM_PANEL / LLM_LINE)
+#define BLOCK_LINES (LLM_BLOCK / LLM_PANEL * PIECE_LINES)
 /* Of a gradient that is packed at once: the most rows, and numbers, which stay in the third-level cache. */
 #define MOST_ROWS (12 * ROWS)
 #define MOST_FLOATS (2 << 20)
@@ -88,9 +88,9 @@ fetch_weight(const Product *p, int n, int k, int first, int lines)
 	{
 		int column = n + line / PIECE_LINES * LLM_PANEL;
 
-		if (line < LLM_BLOCK / LLM_PANEL * PIECE_LINES && column < p->N)
+		if (line < BLOCK_LINES && column < p->N)
 			__builtin_prefetch(p->panels + ((size_t) (column / LLM_PANEL) * p->K + k) * LLM_PANEL +
-								   line % PIECE_LINES * LINE,
+								   line % PIECE_LINES * LLM_LINE,
 				0, 2);
 	}
 }
@@ -118,7 +118,7 @@ static void
 dx_task(void *context, int panel, int worker)
 {
 	const Product *p = context;
-	int k = panel * LLM_PANEL, lines = parts(LLM_BLOCK / LLM_PANEL * PIECE_LINES, parts(p->m, FEW_ROWS));
+	int k = panel * LLM_PANEL, lines = parts(BLOCK_LINES, parts(p->m, FEW_ROWS));
 	float block[LLM_BLOCK * LLM_PANEL], *sums = p->sums + (size_t) worker * p->m * LLM_PANEL;
 
 	if (p->first > 0)

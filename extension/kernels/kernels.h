@@ -15,6 +15,8 @@
 #define LLM_PANEL 32
 /* Length of one fused-multiply-add chain; block sums are added in order. */
 #define LLM_BLOCK 128
+/* Floats of a line of the cache, as far as prefetching is concerned. */
+#define LLM_LINE 16
 /* Partial sums of a reduction, and the longest run one float32 reduction may have. */
 #define LLM_LANES 16
 #define LLM_CHUNK 4096

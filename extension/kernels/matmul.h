@@ -34,7 +34,7 @@ tile(int m, int kc, const float *a, const float *b, const float *ahead, float *o
 	for (int i = 0; i < m; i++)
 		for (int j = 0; j < LLM_PV; j++)
 		{
-			if (j * LLM_W % 16 == 0) /* a line of the cache: it comes while the chains run */
+			if (j * LLM_W % LLM_LINE == 0) /* a line of the cache: it comes while the chains run */
 				__builtin_prefetch(out + i * ldo + j * LLM_W, 1);
 			acc[i][j] = v_set(0);
 		}
@@ -177,7 +177,7 @@ matmul_block_next(int m, int kc, const float *rows, const float *panel, const fl
 		for (int j0 = 0; j0 < n; j0 += LLM_PASS)
 		{
 			float *o = out + i0 * ldo + j0;
-			int c = n - j0, line = LLM_PASS == LLM_PANEL ? i0 / LLM_MR * 16 : j0 + i0 * LLM_PANEL;
+			int c = n - j0, line = LLM_PASS == LLM_PANEL ? i0 / LLM_MR * LLM_LINE : j0 + i0 * LLM_PANEL;
 			const float *ahead = line < LLM_PANEL ? next + line : panel + j0;
 
 			if (c >= LLM_PASS)
@@ -304,7 +304,7 @@ pack_panel(int k, int n, const float *b, size_t ldb, float *panel)
 {
 	for (int i = 0; i < k; i++, b += ldb, panel += LLM_PANEL)
 	{
-		for (int j = 0; j < n; j += 16)
+		for (int j = 0; j < n; j += LLM_LINE)
 			__builtin_prefetch(b + LLM_SOON * ldb + j);
 		for (int j = 0; j < LLM_PANEL; j += LLM_W)
 			if (j + LLM_W <= n)
