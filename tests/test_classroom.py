@@ -178,7 +178,10 @@ def test_bad_questions_are_answered(made, call, told):
 
 @pytest.mark.slow
 def test_an_interrupted_making_ends_in_the_same_bytes(server, tmp_path, monkeypatch):
-    """train() once in one go, once stopped in the middle: weights, tokenizer and log are the same files."""
+    """train() once in one go, once stopped in the middle: weights, tokenizer and log are the same files.
+
+    Two stages, as for the model of 4 layers: with all stories from the start it is another model.
+    """
     from pg_llm.classroom import train as making
     from pg_llm.database import drop_database
 
@@ -186,11 +189,20 @@ def test_an_interrupted_making_ends_in_the_same_bytes(server, tmp_path, monkeypa
         return making.train(1, tmp_path / folder, steps=24, say=said.append, **how)
 
     said: list[str] = []
+    plain = classroom.recipe()
+    staged = plain | {"stages": {"classroom-1": [{"stories": 96, "until_step": 9}]}}
     try:
+        monkeypatch.setattr(classroom, "recipe", lambda: plain | {})
+        other = small("other", database="train_test_whole", fresh=True)
+        assert making._stages(plain | {"steps": 24}, "classroom-1") == [(768, 24)]
+        drop_database("train_test_whole")
+        monkeypatch.setattr(classroom, "recipe", lambda: staged | {})
         whole = small("whole", database="train_test_whole")
         run = making._run
 
-        def stopped(conn, recipe, model):
+        def stopped(conn, recipe, model, until_step):
+            if until_step == 9:
+                return run(conn, recipe, model, until_step)
             conn.execute(
                 "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'enough'; END $$"
             )
@@ -199,7 +211,7 @@ def test_an_interrupted_making_ends_in_the_same_bytes(server, tmp_path, monkeypa
                 "WHEN (NEW.step = 14) EXECUTE FUNCTION stop()"
             )
             try:
-                conn.execute("CALL llm_train_loop(%s, %s, commit_every => 5)", [model, recipe["steps"]])
+                conn.execute("CALL llm_train_loop(%s, %s, commit_every => 4)", [model, recipe["steps"]])
             finally:
                 conn.execute("DROP TRIGGER stop ON llm_train_log")
 
@@ -208,7 +220,9 @@ def test_an_interrupted_making_ends_in_the_same_bytes(server, tmp_path, monkeypa
             small("parts", database="train_test_parts")
         monkeypatch.setattr(making, "_run", run)
         assert small("parts", database="train_test_parts") == whole
-        assert "goes on after step 10 of 24" in said[-1]
+        assert "goes on after step 13 of 24" in said[-1]
+        name = "classroom-1.safetensors"
+        assert whole[name] != other[name]
         assert small("parts", database="train_test_parts") == whole
     finally:
         drop_database("train_test_whole")

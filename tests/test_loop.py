@@ -155,6 +155,27 @@ def test_complete_runs_are_not_resumed(small):
     assert small.execute(runs).fetchone()[0][3:] == ["(25,1)", "(26,1)"]
 
 
+def test_until_a_step_and_on_to_the_same_bits(small):
+    """The schedule is that of the whole run; a step that is reached already is told and changes nothing."""
+    expected = plain(small, 40)
+    notices = []
+    small.add_notice_handler(lambda n: notices.append(n.message_primary))
+    for step in (7, 7, 20, 1):
+        small.execute(CALL[:-1] + ", until_step => %s)", (40, 4, step))
+    assert [n for n in notices if "nothing to do" in n] == [
+        'model "small" is at step 7: nothing to do until step 7',
+        'model "small" is at step 20: nothing to do until step 1',
+    ]
+    small.execute(CALL[:-1] + ", until_step => 1000)", (40, 100))
+    assert bits(small) == expected
+    log = "SELECT count(DISTINCT run), array_agg(step ORDER BY step) FROM llm_train_log WHERE model = 'small'"
+    assert small.execute(log).fetchone() == (1, list(range(1, 41)))
+    small.execute(CALL[:-1] + ", until_step => 40)", (40, 100))
+    assert small.execute("SELECT count(*) FROM llm_train_run").fetchone() == (1,)
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="until_step is 0; it must be 1 or more"):
+        small.execute(CALL[:-1] + ", until_step => 0)", (40, 100))
+
+
 def test_taken_back_to_an_earlier_step(small):
     """Weights of an earlier step (as from a checkpoint) go on in the schedule, with a log of their own."""
     expected = plain(small, 20)

@@ -272,7 +272,7 @@ def test_names_and_order_of_arguments(conn):
     query += " WHERE proname = %s"
     for name, more, kind in (
         ("llm_train", ["notice_every", "wait"], b"f"),
-        ("llm_train_loop", ["commit_every", "notice_every", "wait", "resume"], b"p"),
+        ("llm_train_loop", ["commit_every", "notice_every", "wait", "resume", "until_step"], b"p"),
     ):
         names, defaults, is_kind, volatile, parallel = conn.execute(query, (name,)).fetchone()
         assert names == order + more and defaults == len(names) - 2

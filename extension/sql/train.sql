@@ -221,8 +221,8 @@ COMMENT ON FUNCTION llm_train_lock(text, boolean) IS
 
 -- No SET clause and no SECURITY DEFINER on either procedure: PostgreSQL forbids COMMIT within them.
 CREATE PROCEDURE llm_train_loop_steps(plan llm_train_run, commit_every bigint, grad_workers int, notice_every bigint,
-    wait boolean, resume boolean) LANGUAGE c AS 'MODULE_PATHNAME';
-COMMENT ON PROCEDURE llm_train_loop_steps(llm_train_run, bigint, int, bigint, boolean, boolean) IS
+    wait boolean, resume boolean, until_step bigint) LANGUAGE c AS 'MODULE_PATHNAME';
+COMMENT ON PROCEDURE llm_train_loop_steps(llm_train_run, bigint, int, bigint, boolean, boolean, bigint) IS
 'What llm_train_loop calls once every argument is resolved';
 
 CREATE PROCEDURE llm_train_loop(model text, n_steps bigint, n_layer int DEFAULT NULL, n_head int DEFAULT NULL,
@@ -231,19 +231,20 @@ CREATE PROCEDURE llm_train_loop(model text, n_steps bigint, n_layer int DEFAULT 
     warmup bigint DEFAULT NULL, grad_clip float8 DEFAULT NULL, grad_workers int DEFAULT NULL, prune_workers int DEFAULT NULL,
     batch_size int DEFAULT NULL, accumulation int DEFAULT NULL, dataset text DEFAULT NULL, seed bigint DEFAULT NULL,
     min_lr float8 DEFAULT NULL, trace boolean DEFAULT false, commit_every bigint DEFAULT NULL,
-    notice_every bigint DEFAULT NULL, wait boolean DEFAULT false, resume boolean DEFAULT true) LANGUAGE plpgsql AS $$
+    notice_every bigint DEFAULT NULL, wait boolean DEFAULT false, resume boolean DEFAULT true,
+    until_step bigint DEFAULT NULL) LANGUAGE plpgsql AS $$
 BEGIN
     IF $16 IS NOT NULL THEN
         PERFORM @extschema@.llm_prune_autograd_state($16);
     END IF;
     CALL @extschema@.llm_train_loop_steps(@extschema@.llm_train_plan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
-        $14, $17, $18, $19, $20, $21), $23, $15, $24, $25, $26);
+        $14, $17, $18, $19, $20, $21), $23, $15, $24, $25, $26, $27);
     IF $22 THEN
         PERFORM @extschema@.llm_train_trace($1);
     END IF;
 END $$;
-COMMENT ON PROCEDURE llm_train_loop(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8, bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, bigint, boolean, boolean) IS
-'Trains as llm_train does, committing as it goes: every commit_every steps, or each second or more, when computing has taken ten times as long as the last write. A run is n_steps long in all: called again with the same arguments while the model''s newest run is not complete, it goes on with that run to the same bits (resume => false begins anew); when it is complete, the call is another run of n_steps more';
+COMMENT ON PROCEDURE llm_train_loop(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8, bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, bigint, boolean, boolean, bigint) IS
+'Trains as llm_train does, committing as it goes: every commit_every steps, or each second or more, when computing has taken ten times as long as the last write. A run is n_steps long in all: called again with the same arguments while the model''s newest run is not complete, it goes on with that run to the same bits (resume => false begins anew); when it is complete, the call is another run of n_steps more. until_step: a step of the model at which the call ends, to look at it or to add data; the same call without it goes on';
 
 CREATE FUNCTION llm_dataset_loss(model text, dataset text, max_rows bigint DEFAULT NULL, OUT loss float8, OUT tokens bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';

@@ -39,6 +39,7 @@ typedef struct Loop
 	Datum row; /* the plan, until the run has begun */
 	bool resume, wait;
 	int64 commit_every; /* 0: by the clock */
+	int64 until_step;   /* of the model: the call ends there, the run may go on */
 	TrainingPlan plan;
 	Training *tr;
 	int64 version; /* of the model, as tr holds it */
@@ -132,7 +133,7 @@ Begin(Loop *loop)
 
 	loop->plan.data = DatasetOpen(r->dataset, r->seed);
 	RecipeBegin(r, loop->row, loop->tr->step, loop->resume);
-	loop->plan.last = r->first_step + r->n_steps;
+	loop->plan.last = Min(r->first_step + r->n_steps, loop->until_step);
 	MemoryContextSwitchTo(caller);
 }
 
@@ -161,7 +162,7 @@ ReportDeadRows(void)
 #endif
 }
 
-/* Some steps, written and committed. False when the run is complete. */
+/* Some steps, written and committed. False when the run is complete, or as far as it was asked for. */
 static bool
 OneTransaction(Loop *loop)
 {
@@ -172,6 +173,14 @@ OneTransaction(Loop *loop)
 	LockAll(loop);
 	PushActiveSnapshot(GetLatestSnapshot()); /* what others committed before the locks were ours */
 	LoadIfMoved(loop);
+	if (!begun && loop->tr->step >= loop->until_step)
+	{
+		ereport(NOTICE, (errmsg("model \"%s\" is at step %lld: nothing to do until step %lld", loop->r->model,
+							(long long) loop->tr->step, (long long) loop->until_step)));
+		PopActiveSnapshot();
+		SPI_commit();
+		return false;
+	}
 	if (!begun)
 		Begin(loop);
 	INSTR_TIME_SET_CURRENT(loop->committed);
@@ -218,6 +227,13 @@ LoopOf(FunctionCallInfo fcinfo)
 			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					   errmsg("commit_every is %lld; it must be 1 or more", (long long) PG_GETARG_INT64(1)),
 					   errhint("Leave it out to commit by the clock.")));
+	if (!PG_ARGISNULL(6) && PG_GETARG_INT64(6) < 1)
+		ereport(
+			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					   errmsg("until_step is %lld; it must be 1 or more", (long long) PG_GETARG_INT64(6)),
+					   errhint("It is a step of the model, as in llm_train_log; leave it out to train the "
+							   "whole run.")));
+	loop->until_step = PG_ARGISNULL(6) ? PG_INT64_MAX : PG_GETARG_INT64(6);
 	loop->commit_every = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1);
 	loop->plan.recipe = loop->r;
 	loop->plan.threads = ThreadsArgument(fcinfo, 2, "grad_workers");
@@ -231,7 +247,8 @@ LoopOf(FunctionCallInfo fcinfo)
 	return loop;
 }
 
-/* llm_train_loop_steps(plan llm_train_run, commit_every, grad_workers, notice_every, wait, resume) */
+/* llm_train_loop_steps(plan llm_train_run, commit_every, grad_workers, notice_every, wait, resume,
+ * until_step) */
 PG_FUNCTION_INFO_V1(llm_train_loop_steps);
 Datum
 llm_train_loop_steps(PG_FUNCTION_ARGS)

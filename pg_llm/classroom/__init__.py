@@ -1,10 +1,9 @@
 """The classroom model: a small GPT-2 that the kit trained itself, on its own stories, and ships.
 
 `classroom` has 4 layers, `classroom-2` and `classroom-1` fewer; all share a tokenizer learned from the
-stories. recipe.json says how they were made, `pg-llm classroom --layers 1` makes one again, to the last bit.
-Not yet so for 4 layers: its training was stopped and went on while the stories were still being written, so
-that it met them in another order. Its seed is, of four that were tried, the one with a head that copies and
-does little else.
+stories. recipe.json says how they were made, `pg-llm classroom --layers 4` makes them again, to the last bit.
+For 4 layers the stories came in stages, while the model trained: it read 224,000 of them, some twice or
+more often. Its seed is, of four that were tried, the one with a head that copies and does little else.
 """
 
 from __future__ import annotations

@@ -47,9 +47,10 @@ def train(
     database = database or f"train_{model}".replace("-", "_")
     with _workshop(database, fresh) as conn:
         say(f"database {database}: {_begin(conn, recipe, model, layers)}")
-        _tell_stories(conn, recipe)
         with _progress(database, model, recipe["steps"]):
-            _run(conn, recipe, model)
+            for stories, until_step in _stages(recipe, model):
+                _tell_stories(conn, recipe, stories)
+                _run(conn, recipe, model, until_step)
         return export(conn, model, folder)
 
 
@@ -117,11 +118,20 @@ def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int) -> s
     return f"{count} tokens learned, {numbers} random numbers, {recipe['steps']} steps to go"
 
 
-def _tell_stories(conn: psycopg.Connection, recipe: dict) -> None:
-    """A story for each place in each batch: none is seen twice."""
+def _stages(recipe: dict, model: str) -> list[tuple[int, int]]:
+    """How many stories there are until which step; in the end one for each place in each batch."""
+    batch, steps = recipe["train"]["batch_size"], recipe["steps"]
+    early = recipe["stages"].get(model, [])
+    return [
+        (min(stage["stories"], steps * batch), stage["until_step"])
+        for stage in [*early, {"stories": steps * batch, "until_step": steps}]
+        if stage["until_step"] <= steps
+    ]
+
+
+def _tell_stories(conn: psycopg.Connection, recipe: dict, want: int) -> None:
     from tqdm.auto import tqdm
 
-    want = recipe["steps"] * recipe["train"]["batch_size"]
     have = conn.execute("SELECT count(*) FROM llm_dataset WHERE dataset = %s", [DATASET]).fetchone()[0]
     with tqdm(total=want, initial=have, unit=" stories", delay=2, leave=False) as bar:
         while have < want:
@@ -133,10 +143,10 @@ def _tell_stories(conn: psycopg.Connection, recipe: dict) -> None:
     conn.execute("VACUUM (ANALYZE) llm_dataset")
 
 
-def _run(conn: psycopg.Connection, recipe: dict, model: str) -> None:
-    """The training itself; the loop counts on from the model's own step."""
-    if _step(conn, model) < recipe["steps"]:
-        conn.execute("CALL llm_train_loop(%s, %s)", [model, recipe["steps"]])
+def _run(conn: psycopg.Connection, recipe: dict, model: str, until_step: int) -> None:
+    """The training itself, of one stage; the loop counts on from the model's own step."""
+    if _step(conn, model) < until_step:
+        conn.execute("CALL llm_train_loop(%s, %s, until_step => %s)", [model, recipe["steps"], until_step])
 
 
 def _step(conn: psycopg.Connection, model: str) -> int | None:
