@@ -221,5 +221,5 @@ llm_run_chain(LlmExec *exec, int last, LlmError *err)
 		exec->canonical = true;
 	}
 	return llm_matmul_steps(w->format, (int) (a.numel / K), N, K, a.floats, K, w->panels, n_steps, steps,
-		exec->slots[last].buffer->data, err);
+		exec->slots[last].buffer->data, exec->memory, err);
 }

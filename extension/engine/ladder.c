@@ -183,12 +183,12 @@ vector(void *context, int task, int worker)
 
 LlmCode
 llm_rung_matmul(LlmRung rung, int M, int K, int N, const float *a, const float *b, const float *panels,
-	float *out, LlmError *err)
+	float *out, const LlmAllocator *memory, LlmError *err)
 {
 	Product p = {M, K, N, a, b, panels, out};
 
 	if (rung == LLM_RUNG_THREADS || M == 0 || N == 0 || K == 0)
-		return llm_matmul_packed(M, N, K, a, K, panels, out, err);
+		return llm_matmul_packed(M, N, K, a, K, panels, out, memory, err);
 	return llm_parallel(1,
 		rung == LLM_RUNG_NAIVE     ? LOWER(naive)
 		: rung == LLM_RUNG_BLOCKED ? LOWER(blocked)

@@ -27,6 +27,6 @@ extern int llm_rung_find(const char *name);
 
 /* out (M,N) = a (M,K) @ b (K,N); panels are b packed by llm_pack, which the lower rungs do not read. */
 extern LlmCode llm_rung_matmul(LlmRung rung, int M, int K, int N, const float *a, const float *b,
-	const float *panels, float *out, LlmError *err);
+	const float *panels, float *out, const LlmAllocator *memory, LlmError *err);
 
 #endif

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/compact.h"
+#include "engine/cut.h"
 #include "engine/ops.h"
 #include "engine/pool.h"
 
@@ -30,19 +31,13 @@ typedef struct Product
 	const LlmStep *steps; /* what follows once a block is complete */
 	int n_steps;
 	float *out;
+	float *sums; /* NULL, or of each worker (group,rows,LLM_PANEL) */
 } Product;
 
 size_t
 llm_packed_floats(int64_t K, int64_t N)
 {
 	return (size_t) ((N + LLM_PANEL - 1) / LLM_PANEL * LLM_PANEL * K);
-}
-
-/* ceil(n / width), without n + width, which an int may not hold */
-static int
-parts(int n, int width)
-{
-	return n / width + (n % width != 0);
 }
 
 static int
@@ -119,6 +114,10 @@ next_block(const Product *p, int first, int last, int panel, int k)
 	return block_at(p, first, p->K - k > LLM_BLOCK ? k + LLM_BLOCK : 0);
 }
 
+/*
+ * Sums lie side by side until they are whole, where there is more than one block to add: rows of the product
+ * can be so far apart that they push each other out of the cache.
+ */
 static void
 product_task(void *context, int task, int worker)
 {
@@ -144,12 +143,24 @@ product_task(void *context, int task, int worker)
 			llm_kernels->pack_rows(m, kc, p->a + row * p->lda + k, p->lda, rows);
 		for (int panel = first; panel < last && !llm_pool_stopping(worker); panel++)
 		{
+			int n = columns(p, panel);
+			float *out = p->out + (size_t) row * p->N + (size_t) panel * LLM_PANEL, *to = out;
+			size_t ldo = p->N;
+
+			if (p->sums)
+			{
+				to = p->sums + ((size_t) worker * p->group + panel - first) * p->rows * LLM_PANEL;
+				ldo = LLM_PANEL;
+				if (k == 0 && p->accumulate)
+					llm_copy_columns(m, n, out, p->N, to, ldo);
+			}
 			llm_kernels->matmul_block_next(m, kc, rows, floats_at(p, panel, k, kc, wide),
-				next_block(p, first, last, panel, k),
-				p->out + (size_t) row * p->N + (size_t) panel * LLM_PANEL, p->N, columns(p, panel),
-				k == 0 && !p->accumulate);
-			if (k + kc == p->K)
-				take_steps(p, row, m, panel, columns(p, panel));
+				next_block(p, first, last, panel, k), to, ldo, n, k == 0 && !p->accumulate);
+			if (k + kc < p->K)
+				continue;
+			if (p->sums)
+				llm_copy_columns(m, n, to, ldo, out, p->N);
+			take_steps(p, row, m, panel, n);
 		}
 	}
 }
@@ -161,14 +172,14 @@ cut(Product *p)
 	int wanted = llm_pool_threads() * 4, tile = llm_kernels->tile_rows;
 	int64_t share;
 
-	p->panels = parts(p->N, LLM_PANEL);
+	p->panels = llm_parts(p->N, LLM_PANEL);
 	p->panel_bytes = llm_format_bytes(p->format, p->K, LLM_PANEL);
-	p->row_blocks = parts(p->M, MOST_ROWS);
+	p->row_blocks = llm_parts(p->M, MOST_ROWS);
 	while (p->M / (p->row_blocks + 1) >= LEAST_ROWS &&
 		   (int64_t) p->panels * p->row_blocks / wanted < MOST_PANELS / 2)
 		p->row_blocks++;
-	p->rows = parts(parts(p->M, p->row_blocks), tile) * tile; /* no tile is cut */
-	p->row_blocks = parts(p->M, p->rows);
+	p->rows = llm_parts(llm_parts(p->M, p->row_blocks), tile) * tile; /* no tile is cut */
+	p->row_blocks = llm_parts(p->M, p->rows);
 	share = (int64_t) p->panels * p->row_blocks / wanted;
 	while (p->M == 1 && share < MOST_PANELS && (size_t) share * p->panel_bytes < LEAST_BYTES)
 		share++;
@@ -176,8 +187,11 @@ cut(Product *p)
 }
 
 static LlmCode
-multiply(Product *p, LlmError *err)
+multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 {
+	size_t bytes = 0;
+	LlmCode code;
+
 	if (p->M == 0 || p->N == 0)
 		return LLM_OK;
 	if (p->K == 0)
@@ -188,26 +202,36 @@ multiply(Product *p, LlmError *err)
 		return LLM_OK;
 	}
 	cut(p);
-	return llm_parallel(p->row_blocks * parts(p->panels, p->group), product_task, p, err);
+	if (p->M > 1 && p->K > LLM_BLOCK)
+	{
+		bytes = (size_t) llm_pool_threads() * p->group * p->rows * LLM_PANEL * sizeof(float);
+		p->sums = memory->alloc(memory->context, bytes);
+		if (p->sums == NULL)
+			return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu kB of sums", bytes >> 10);
+	}
+	code = llm_parallel(p->row_blocks * llm_parts(p->panels, p->group), product_task, p, err);
+	if (p->sums)
+		memory->release(memory->context, p->sums, bytes);
+	return code;
 }
 
 LlmCode
-llm_matmul_packed(
-	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err)
+llm_matmul_packed(int M, int N, int K, const float *a, size_t lda, const float *panels, float *out,
+	const LlmAllocator *memory, LlmError *err)
 {
-	return llm_matmul_compact(LLM_FLOAT32, M, N, K, a, lda, panels, out, err);
+	return llm_matmul_compact(LLM_FLOAT32, M, N, K, a, lda, panels, out, memory, err);
 }
 
 LlmCode
 llm_matmul_compact(LlmFormat format, int M, int N, int K, const float *a, size_t lda, const void *panels,
-	float *out, LlmError *err)
+	float *out, const LlmAllocator *memory, LlmError *err)
 {
-	return llm_matmul_steps(format, M, N, K, a, lda, panels, 0, NULL, out, err);
+	return llm_matmul_steps(format, M, N, K, a, lda, panels, 0, NULL, out, memory, err);
 }
 
 LlmCode
 llm_matmul_steps(LlmFormat format, int M, int N, int K, const float *a, size_t lda, const void *panels,
-	int n_steps, const LlmStep *steps, float *out, LlmError *err)
+	int n_steps, const LlmStep *steps, float *out, const LlmAllocator *memory, LlmError *err)
 {
 	Product p = {.M = M,
 		.N = N,
@@ -220,12 +244,12 @@ llm_matmul_steps(LlmFormat format, int M, int N, int K, const float *a, size_t l
 		.n_steps = n_steps,
 		.out = out};
 
-	return multiply(&p, err);
+	return multiply(&p, memory, err);
 }
 
 LlmCode
-llm_matmul_columns(
-	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err)
+llm_matmul_columns(int M, int N, int K, const float *a, size_t lda, const float *panels, float *out,
+	const LlmAllocator *memory, LlmError *err)
 {
 	Product p = {.M = M,
 		.N = N,
@@ -237,7 +261,7 @@ llm_matmul_columns(
 		.transpose_a = true,
 		.accumulate = true};
 
-	return multiply(&p, err);
+	return multiply(&p, memory, err);
 }
 
 typedef struct Packing
@@ -267,7 +291,7 @@ llm_pack(int K, int N, const float *b, bool transposed, float *panels, LlmError 
 {
 	Packing p = {K, N, b, transposed, panels};
 
-	return llm_parallel(parts(N, LLM_PANEL), pack_task, &p, err);
+	return llm_parallel(llm_parts(N, LLM_PANEL), pack_task, &p, err);
 }
 
 LlmCode
@@ -279,13 +303,13 @@ llm_matmul(int M, int N, int K, const float *a, const float *b, bool transpose_b
 	LlmCode code;
 
 	if (size == 0)
-		return llm_matmul_packed(M, N, K, a, K, NULL, out, err);
+		return llm_matmul_packed(M, N, K, a, K, NULL, out, memory, err);
 	panels = memory->alloc(memory->context, size);
 	if (panels == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu MB of packed columns", size >> 20);
 	code = llm_pack(K, N, b, transpose_b, panels, err);
 	if (code == LLM_OK)
-		code = llm_matmul_packed(M, N, K, a, K, panels, out, err);
+		code = llm_matmul_packed(M, N, K, a, K, panels, out, memory, err);
 	memory->release(memory->context, panels, size);
 	return code;
 }

@@ -2,8 +2,7 @@
  * The two products of a matmul's way back. The weight comes, and its gradient goes, row-major or in the
  * panels that the forward reads: either way no second copy of it is made.
  */
-#include <string.h>
-
+#include "engine/cut.h"
 #include "engine/gradients.h"
 #include "engine/pool.h"
 
@@ -17,19 +16,6 @@
 /* Of a gradient that is packed at once: the most rows, and numbers, which stay in the third-level cache. */
 #define MOST_ROWS (12 * ROWS)
 #define MOST_FLOATS (2 << 20)
-
-/* ceil(n / width), without n + width, which an int may not hold */
-static int
-parts(int n, int width)
-{
-	return n / width + (n % width != 0);
-}
-
-static int
-least(int a, int b)
-{
-	return a < b ? a : b;
-}
 
 /* ---- dx ---- */
 
@@ -51,23 +37,24 @@ static void
 pack_dy_task(void *context, int task, int worker)
 {
 	const Product *p = context;
-	int pieces = parts(p->m, ROWS), n = task / pieces * LLM_BLOCK, row = task % pieces * ROWS;
-	int nc = least(p->n - n, LLM_BLOCK);
+	int pieces = llm_parts(p->m, ROWS), n = task / pieces * LLM_BLOCK, row = task % pieces * ROWS;
+	int nc = llm_least(p->n - n, LLM_BLOCK);
 
 	(void) worker;
-	llm_kernels->pack_rows(least(p->m - row, ROWS), nc, p->dy + (size_t) (p->row + row) * p->N + p->first + n,
-		p->N, p->rows + (size_t) n * p->m + (size_t) row * nc);
+	llm_kernels->pack_rows(llm_least(p->m - row, ROWS), nc,
+		p->dy + (size_t) (p->row + row) * p->N + p->first + n, p->N,
+		p->rows + (size_t) n * p->m + (size_t) row * nc);
 }
 
 /* out (nc,LLM_PANEL): rows n on of w^T, columns k on */
 static void
 pack_weight(const Product *p, int n, int nc, int k, float *out)
 {
-	int columns = least(p->K - k, LLM_PANEL);
+	int columns = llm_least(p->K - k, LLM_PANEL);
 
 	if (p->panels) /* a panel holds LLM_PANEL rows of w^T, side by side */
 		for (int i = 0; i < nc; i += LLM_PANEL)
-			llm_kernels->pack_panel_transposed(least(nc - i, LLM_PANEL), columns,
+			llm_kernels->pack_panel_transposed(llm_least(nc - i, LLM_PANEL), columns,
 				p->panels + ((size_t) ((n + i) / LLM_PANEL) * p->K + k) * LLM_PANEL, LLM_PANEL,
 				out + i * LLM_PANEL);
 	else if (p->transposed)
@@ -95,20 +82,6 @@ fetch_weight(const Product *p, int n, int k, int first, int lines)
 	}
 }
 
-/* The panel's columns of the rows at hand, from dx or to it. */
-static void
-move_columns(const Product *p, int k, float *sums, bool out)
-{
-	size_t bytes = least(p->K - k, LLM_PANEL) * sizeof(float);
-
-	for (int row = 0; row < p->m; row++)
-	{
-		float *dx = p->dx + (size_t) (p->row + row) * p->K + k, *sum = sums + row * LLM_PANEL;
-
-		memcpy(out ? dx : sum, out ? sum : dx, bytes);
-	}
-}
-
 /*
  * LLM_PANEL columns of dx: each block of the weight is packed here, and meets all rows while it is in the
  * cache. Sums lie side by side until they are whole: dx's own rows can be so far apart that they push each
@@ -118,32 +91,34 @@ static void
 dx_task(void *context, int panel, int worker)
 {
 	const Product *p = context;
-	int k = panel * LLM_PANEL, lines = parts(BLOCK_LINES, parts(p->m, FEW_ROWS));
+	int k = panel * LLM_PANEL, lines = llm_parts(BLOCK_LINES, llm_parts(p->m, FEW_ROWS));
+	int columns = llm_least(p->K - k, LLM_PANEL);
 	float block[LLM_BLOCK * LLM_PANEL], *sums = p->sums + (size_t) worker * p->m * LLM_PANEL;
+	float *dx = p->dx + (size_t) p->row * p->K + k;
 
 	if (p->first > 0)
-		move_columns(p, k, sums, false);
+		llm_copy_columns(p->m, columns, dx, p->K, sums, LLM_PANEL);
 	for (int n = 0; n < p->n && !llm_pool_stopping(worker); n += LLM_BLOCK)
 	{
-		int nc = least(p->n - n, LLM_BLOCK);
+		int nc = llm_least(p->n - n, LLM_BLOCK);
 
 		pack_weight(p, p->first + n, nc, k, block);
 		for (int row = 0; row < p->m; row += FEW_ROWS)
 		{
 			fetch_weight(p, p->first + n + LLM_BLOCK, k, row / FEW_ROWS * lines, lines);
-			llm_kernels->matmul_block(least(p->m - row, FEW_ROWS), nc,
+			llm_kernels->matmul_block(llm_least(p->m - row, FEW_ROWS), nc,
 				p->rows + (size_t) n * p->m + (size_t) row * nc, block, sums + (size_t) row * LLM_PANEL,
-				LLM_PANEL, least(p->K - k, LLM_PANEL), p->first + n == 0);
+				LLM_PANEL, columns, p->first + n == 0);
 		}
 	}
-	move_columns(p, k, sums, true);
+	llm_copy_columns(p->m, columns, sums, LLM_PANEL, dx, p->K);
 }
 
 /* Piece by piece of dy, each a whole number of blocks of what is summed over. */
 static LlmCode
 multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 {
-	int rows = least(p->M, MOST_ROWS), columns;
+	int rows = llm_least(p->M, MOST_ROWS), columns;
 	size_t bytes;
 	LlmCode code = LLM_OK;
 
@@ -154,7 +129,7 @@ multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 		memset(p->dx, 0, (size_t) p->M * p->K * sizeof(float));
 		return LLM_OK;
 	}
-	columns = least(parts(p->N, LLM_BLOCK), MOST_FLOATS / (rows * LLM_BLOCK)) * LLM_BLOCK;
+	columns = llm_least(llm_parts(p->N, LLM_BLOCK), MOST_FLOATS / (rows * LLM_BLOCK)) * LLM_BLOCK;
 	bytes = (size_t) rows * (columns + llm_pool_threads() * LLM_PANEL) * sizeof(float);
 	p->rows = memory->alloc(memory->context, bytes);
 	if (p->rows == NULL)
@@ -163,11 +138,11 @@ multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 	for (p->row = 0; code == LLM_OK && p->row < p->M; p->row += rows)
 		for (p->first = 0; code == LLM_OK && p->first < p->N; p->first += columns)
 		{
-			p->m = least(p->M - p->row, rows);
-			p->n = least(p->N - p->first, columns);
-			code = llm_parallel(parts(p->n, LLM_BLOCK) * parts(p->m, ROWS), pack_dy_task, p, err);
+			p->m = llm_least(p->M - p->row, rows);
+			p->n = llm_least(p->N - p->first, columns);
+			code = llm_parallel(llm_parts(p->n, LLM_BLOCK) * llm_parts(p->m, ROWS), pack_dy_task, p, err);
 			if (code == LLM_OK)
-				code = llm_parallel(parts(p->K, LLM_PANEL), dx_task, p, err);
+				code = llm_parallel(llm_parts(p->K, LLM_PANEL), dx_task, p, err);
 		}
 	memory->release(memory->context, p->rows, bytes);
 	return code;
@@ -210,7 +185,7 @@ llm_matmul_dw(int M, int N, int K, const float *x, const float *dy, bool transpo
 		return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu MB of packed gradients", bytes >> 20);
 	code = llm_pack(M, out_columns, columns, false, panels, err);
 	if (code == LLM_OK)
-		code = llm_matmul_columns(out_rows, out_columns, M, rows, out_rows, panels, dw, err);
+		code = llm_matmul_columns(out_rows, out_columns, M, rows, out_rows, panels, dw, memory, err);
 	memory->release(memory->context, panels, bytes);
 	return code;
 }
@@ -227,11 +202,11 @@ static void
 pack_rows_task(void *context, int task, int worker)
 {
 	const Gradient *g = context;
-	int pieces = parts(g->K, ROWS), m = task / pieces * LLM_BLOCK, k = task % pieces * ROWS;
-	int mc = least(g->M - m, LLM_BLOCK);
+	int pieces = llm_parts(g->K, ROWS), m = task / pieces * LLM_BLOCK, k = task % pieces * ROWS;
+	int mc = llm_least(g->M - m, LLM_BLOCK);
 
 	(void) worker;
-	llm_kernels->pack_columns(least(g->K - k, ROWS), mc, g->x + (size_t) m * g->K + k, g->K,
+	llm_kernels->pack_columns(llm_least(g->K - k, ROWS), mc, g->x + (size_t) m * g->K + k, g->K,
 		g->rows + (size_t) m * g->K + (size_t) k * mc);
 }
 
@@ -240,12 +215,12 @@ static void
 panel_task(void *context, int panel, int worker)
 {
 	const Gradient *g = context;
-	int n = least(g->N - panel * LLM_PANEL, LLM_PANEL);
+	int n = llm_least(g->N - panel * LLM_PANEL, LLM_PANEL);
 	float columns[LLM_BLOCK * LLM_PANEL];
 
 	for (int m = 0; m < g->M && !llm_pool_stopping(worker); m += LLM_BLOCK)
 	{
-		int mc = least(g->M - m, LLM_BLOCK);
+		int mc = llm_least(g->M - m, LLM_BLOCK);
 
 		llm_kernels->pack_panel(mc, n, g->dy + (size_t) m * g->N + (size_t) panel * LLM_PANEL, g->N, columns);
 		llm_kernels->matmul_block(g->K, mc, g->rows + (size_t) m * g->K, columns,
@@ -266,9 +241,9 @@ llm_matmul_dw_panels(int M, int N, int K, const float *x, const float *dy, float
 	g.rows = memory->alloc(memory->context, bytes);
 	if (g.rows == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu MB of packed rows", bytes >> 20);
-	code = llm_parallel(parts(M, LLM_BLOCK) * parts(K, ROWS), pack_rows_task, &g, err);
+	code = llm_parallel(llm_parts(M, LLM_BLOCK) * llm_parts(K, ROWS), pack_rows_task, &g, err);
 	if (code == LLM_OK)
-		code = llm_parallel(parts(N, LLM_PANEL), panel_task, &g, err);
+		code = llm_parallel(llm_parts(N, LLM_PANEL), panel_task, &g, err);
 	memory->release(memory->context, g.rows, bytes);
 	return code;
 }

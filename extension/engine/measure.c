@@ -97,7 +97,7 @@ multiply(
 		case LLM_PRODUCT_DW:
 			return llm_matmul_dw_panels(M, N, K, m->x, m->y, m->panels, memory, err);
 		default:
-			return llm_matmul_packed(M, N, K, m->x, K, m->panels, m->y, err);
+			return llm_matmul_packed(M, N, K, m->x, K, m->panels, m->y, memory, err);
 	}
 }
 

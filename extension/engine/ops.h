@@ -14,17 +14,18 @@ extern size_t llm_packed_floats(int64_t K, int64_t N);
 extern LlmCode llm_pack(int K, int N, const float *b, bool transposed, float *panels, LlmError *err);
 
 /* out (M,N) = a (M,K) @ panels (K,N); rows of a are lda apart. */
-extern LlmCode llm_matmul_packed(
-	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err);
+extern LlmCode llm_matmul_packed(int M, int N, int K, const float *a, size_t lda, const float *panels,
+	float *out, const LlmAllocator *memory, LlmError *err);
 /* The same with panels of a format (compact.h): the bits are those of its numbers in float32. */
 extern LlmCode llm_matmul_compact(LlmFormat format, int M, int N, int K, const float *a, size_t lda,
-	const void *panels, float *out, LlmError *err);
+	const void *panels, float *out, const LlmAllocator *memory, LlmError *err);
 /* The same, each element taking the steps before it is handed on; other of a step as (M,N) says. */
 extern LlmCode llm_matmul_steps(LlmFormat format, int M, int N, int K, const float *a, size_t lda,
-	const void *panels, int n_steps, const LlmStep *steps, float *out, LlmError *err);
+	const void *panels, int n_steps, const LlmStep *steps, float *out, const LlmAllocator *memory,
+	LlmError *err);
 /* out (M,N) += a^T @ panels for a (K,M), rows lda apart: the gradient of a weight, summed over K rows. */
-extern LlmCode llm_matmul_columns(
-	int M, int N, int K, const float *a, size_t lda, const float *panels, float *out, LlmError *err);
+extern LlmCode llm_matmul_columns(int M, int N, int K, const float *a, size_t lda, const float *panels,
+	float *out, const LlmAllocator *memory, LlmError *err);
 /* out (M,N) = a (M,K) @ b (K,N), or @ b (N,K) transposed; panels are made on the way. */
 extern LlmCode llm_matmul(int M, int N, int K, const float *a, const float *b, bool transpose_b, float *out,
 	const LlmAllocator *memory, LlmError *err);

@@ -2,13 +2,13 @@
  * Panels as the row-major numbers that they are: written out, or added up in that order, so that where a
  * matrix is kept changes no sum over it.
  */
-#include <string.h>
-
+#include "engine/cut.h"
 #include "engine/ops.h"
 #include "engine/pool.h"
 
 /* Elements that a task adds up, at most: in its scratch they stay in the second-level cache. */
 #define RANGE ((int64_t) 1 << 17)
+#define SQUARE (LLM_PANEL * LLM_PANEL)
 
 typedef struct Matrix
 {
@@ -17,22 +17,38 @@ typedef struct Matrix
 	const float *panels;
 } Matrix;
 
-static int64_t
-least(int64_t a, int64_t b)
+/* Sends for what is read soon: a panel's part in a range is too short for the processor to guess what comes.
+ */
+static inline __attribute__((always_inline)) void
+fetch(const float *from, int floats)
 {
-	return a < b ? a : b;
+	for (int i = 0; i < floats; i += LLM_LINE)
+		__builtin_prefetch(from + i);
 }
 
-/* out = elements from … to of the matrix (K,N): runs of a row within a panel. */
+/* out = elements from … to of the matrix (K,N), panel by panel, so that each is read in one stream. */
 static void
 read_rows(const Matrix *x, int64_t from, int64_t to, float *out)
 {
-	for (int64_t at = from, n; at < to; at += n, out += n)
-	{
-		int64_t k = at / x->N, column = at % x->N, in = column % LLM_PANEL;
+	int64_t N = x->N, first = from / N, end = (to + N - 1) / N;
 
-		n = least(least(LLM_PANEL - in, x->N - column), to - at);
-		memcpy(out, x->panels + (column / LLM_PANEL * x->K + k) * LLM_PANEL + in, n * sizeof(float));
+	for (int64_t column = 0; column < N; column += LLM_PANEL)
+	{
+		const float *row = x->panels + (column * x->K + first * LLM_PANEL);
+
+		for (int64_t at = first * N + column, k = first; k < end; k++, at += N, row += LLM_PANEL)
+		{
+			fetch(row + (size_t) x->K * LLM_PANEL, LLM_PANEL);
+			if (at >= from && at + LLM_PANEL <= to && column + LLM_PANEL <= N)
+				memcpy(out + (at - from), row, LLM_PANEL * sizeof(float));
+			else
+			{
+				int64_t b = at < from ? from : at, e = llm_least(at + llm_least(LLM_PANEL, N - column), to);
+
+				if (b < e)
+					memcpy(out + (b - from), row + (b - at), (e - b) * sizeof(float));
+			}
+		}
 	}
 }
 
@@ -41,21 +57,22 @@ read_rows(const Matrix *x, int64_t from, int64_t to, float *out)
 static void
 read_columns(const Matrix *x, int64_t from, int64_t to, float *out)
 {
-	float square[LLM_PANEL * LLM_PANEL];
+	float square[SQUARE];
 	int64_t K = x->K;
 
 	for (int64_t panel = from / K / LLM_PANEL; panel * LLM_PANEL * K < to; panel++)
 		for (int64_t k = 0; k < K; k += LLM_PANEL)
 		{
-			int64_t first = panel * LLM_PANEL, kc = least(LLM_PANEL, K - k);
-			int rows = (int) least(LLM_PANEL, x->N - first);
+			int64_t first = panel * LLM_PANEL, kc = llm_least(LLM_PANEL, K - k);
+			int rows = (int) llm_least(LLM_PANEL, x->N - first);
+			const float *at = x->panels + (panel * K + k) * LLM_PANEL;
 
-			llm_kernels->pack_panel_transposed(
-				rows, (int) kc, x->panels + (panel * K + k) * LLM_PANEL, LLM_PANEL, square);
+			fetch(at + 2 * SQUARE, SQUARE);
+			llm_kernels->pack_panel_transposed(rows, (int) kc, at, LLM_PANEL, square);
 			for (int64_t i = 0; i < rows; i++)
 			{
 				int64_t begin = (first + i) * K + k, end = begin + kc;
-				int64_t b = begin < from ? from : begin, e = least(end, to);
+				int64_t b = begin < from ? from : begin, e = llm_least(end, to);
 
 				if (b < e)
 					memcpy(out + (b - from), square + i * LLM_PANEL + (b - begin), (e - b) * sizeof(float));
@@ -100,7 +117,7 @@ unpack_task(void *context, int task, int worker)
 	int64_t from = task * w->range;
 
 	(void) worker;
-	read_elements(&w->x, from, least(from + w->range, w->numel), w->out + from);
+	read_elements(&w->x, from, llm_least(from + w->range, w->numel), w->out + from);
 }
 
 LlmCode
@@ -116,24 +133,25 @@ static void
 sums_task(void *context, int task, int worker)
 {
 	const Work *w = context;
-	int64_t from = task * w->range, to = least(from + w->range, w->numel);
+	int64_t from = task * w->range, to = llm_least(from + w->range, w->numel);
 	float *scratch = w->out + worker * w->range;
 
 	read_elements(&w->x, from, to, scratch);
 	for (int64_t at = from; at < to; at += LLM_CHUNK)
 		w->sums[at / LLM_CHUNK] =
-			llm_kernels->sum_squares(least(LLM_CHUNK, to - at), scratch + (at - from), 0);
+			llm_kernels->sum_squares(llm_least(LLM_CHUNK, to - at), scratch + (at - from), 0);
 }
 
 static void
 plain_sums_task(void *context, int task, int worker)
 {
 	const Work *w = context;
-	int64_t from = task * w->range, to = least(from + w->range, w->numel);
+	int64_t from = task * w->range, to = llm_least(from + w->range, w->numel);
 
 	(void) worker;
 	for (int64_t at = from; at < to; at += LLM_CHUNK)
-		w->sums[at / LLM_CHUNK] = llm_kernels->sum_squares(least(LLM_CHUNK, to - at), w->x.panels + at, 0);
+		w->sums[at / LLM_CHUNK] =
+			llm_kernels->sum_squares(llm_least(LLM_CHUNK, to - at), w->x.panels + at, 0);
 }
 
 /* The kernel's own rule for long sums: chunks of LLM_CHUNK elements, added up in order in float64. */

@@ -102,7 +102,8 @@ one_chunk(Loss *l, LlmError *err)
 	const LlmAllocator *memory = l->exec->memory;
 	const float *x = l->x + l->first * l->C;
 	int rows = (int) l->rows;
-	LlmCode code = llm_matmul_compact(l->w->format, rows, l->V, l->C, x, l->C, l->w->panels, l->logits, err);
+	LlmCode code =
+		llm_matmul_compact(l->w->format, rows, l->V, l->C, x, l->C, l->w->panels, l->logits, memory, err);
 
 	l->per_task = l->V < GRAIN ? GRAIN / l->V : 1;
 	if (code == LLM_OK)

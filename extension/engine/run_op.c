@@ -142,7 +142,8 @@ run_matmul(LlmExec *exec, int index, const LlmValue *a, const LlmValue *b, LlmEr
 		return llm_fail(err, LLM_LIMIT, "node \"%s\": %zu rows are too many at once", node->name, rows);
 	out = result_of(exec, index);
 	if (K > 0 && w->panels && w->transposed == transposed && b->ndim == 2)
-		return llm_matmul_compact(w->format, (int) rows, N, K, a->floats, K, w->panels, out, err);
+		return llm_matmul_compact(
+			w->format, (int) rows, N, K, a->floats, K, w->panels, out, exec->memory, err);
 	return llm_batched_matmul(
 		a->ndim, a->dims, a->floats, b->ndim, b->dims, b->floats, transposed, out, exec->memory, err);
 }

@@ -57,8 +57,9 @@ llm_matmul_rung(PG_FUNCTION_ARGS)
 							   TensorShape(b)),
 						   errhint("The operator @ also takes vectors and batches.")));
 	out = TensorNew(2, (int[2]){a->dims[0], b->dims[1]});
-	LLM_CHECK(llm_rung_matmul(rung, a->dims[0], a->dims[1], b->dims[1], TENSOR_DATA(a), TENSOR_DATA(b),
-				  Packed(a->dims[1], b->dims[1], TENSOR_DATA(b)), TENSOR_DATA(out), &err),
+	LLM_CHECK(
+		llm_rung_matmul(rung, a->dims[0], a->dims[1], b->dims[1], TENSOR_DATA(a), TENSOR_DATA(b),
+			Packed(a->dims[1], b->dims[1], TENSOR_DATA(b)), TENSOR_DATA(out), LlmContextAllocator(), &err),
 		&err);
 	TensorCanonicalize(out);
 	PG_RETURN_TENSOR(out);
@@ -87,6 +88,7 @@ RandomMatrix(const char *name, int rows, int columns)
 static double
 Climb(LlmRung rung, Tensor *a, Tensor *b, const float *panels, Tensor *out)
 {
+	const LlmAllocator *memory = LlmContextAllocator();
 	double best = 0, spent = 0;
 	LlmError err;
 
@@ -97,7 +99,7 @@ Climb(LlmRung rung, Tensor *a, Tensor *b, const float *panels, Tensor *out)
 
 		INSTR_TIME_SET_CURRENT(start);
 		LLM_CHECK(llm_rung_matmul(rung, a->dims[0], a->dims[1], b->dims[1], TENSOR_DATA(a), TENSOR_DATA(b),
-					  panels, TENSOR_DATA(out), &err),
+					  panels, TENSOR_DATA(out), memory, &err),
 			&err);
 		INSTR_TIME_SET_CURRENT(end);
 		INSTR_TIME_SUBTRACT(end, start);

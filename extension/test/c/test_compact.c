@@ -74,6 +74,8 @@ matrix_case(uint64_t *state, LlmFormat format, int M, int K, int N, bool transpo
 	size_t size = (size_t) K * N, bytes = llm_format_bytes(format, K, N) / sizeof(float);
 	float *a = odd_random(state, (size_t) M * K), *b = odd_random(state, size), *q = odd_floats(size);
 	float *want = odd_floats((size_t) M * N), *column = odd_floats(K);
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
 	LlmError err;
 
 	for (size_t i = 0; i < size; i++)
@@ -100,7 +102,7 @@ matrix_case(uint64_t *state, LlmFormat format, int M, int K, int N, bool transpo
 			for (int k = 0; k < K; k++)
 				CHECK(bits_of(column[k]) == bits_of(at(q, K, N, transposed, k, n)));
 		}
-		CHECK_OK(llm_matmul_compact(format, M, N, K, a, K, panels, got, &err), err);
+		CHECK_OK(llm_matmul_compact(format, M, N, K, a, K, panels, got, &memory, &err), err);
 		check_bits("product", (size_t) M * N, want, got);
 		odd_free(panels);
 	}

@@ -199,8 +199,8 @@ huge_sizes(void)
 	CHECK(llm_attention(&a, &x, &cache, &x, NULL, NULL, &memory, &err) == LLM_LIMIT);
 	CHECK(llm_matmul(4, 5, 6, &x, &x, false, &x, &memory, &err) == LLM_NO_MEMORY &&
 		  strstr(err.message, "matmul"));
-	CHECK_OK(llm_matmul_packed(INT32_MAX, 0, INT32_MAX, &x, 0, NULL, &x, &err), err);
-	CHECK_OK(llm_matmul_packed(0, INT32_MAX, 0, &x, 0, NULL, &x, &err), err);
+	CHECK_OK(llm_matmul_packed(INT32_MAX, 0, INT32_MAX, &x, 0, NULL, &x, &memory, &err), err);
+	CHECK_OK(llm_matmul_packed(0, INT32_MAX, 0, &x, 0, NULL, &x, &memory, &err), err);
 	CHECK_OK(llm_pack(0, INT32_MAX, &x, false, &x, &err), err); /* panels of no rows */
 	CHECK(llm_packed_floats(INT32_MAX, INT32_MAX) == (size_t) INT32_MAX * ((size_t) 1 << 31));
 }

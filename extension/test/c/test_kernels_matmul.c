@@ -158,6 +158,8 @@ cut_case(uint64_t *state)
 	float *a = odd_random(state, M * K), *b = odd_random(state, K * N),
 		  *panels = malloc(llm_packed_floats(K, N) * 4);
 	float *want = odd_floats(M * N);
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
 	LlmError err;
 
 	ref_matmul(M, N, K, a, b, false, want);
@@ -168,8 +170,8 @@ cut_case(uint64_t *state)
 		float *got = odd_output(M * N);
 
 		for (int row = 0; row < M; row += cut)
-			CHECK_OK(llm_matmul_packed(
-						 M - row < cut ? M - row : cut, N, K, a + row * K, K, panels, got + row * N, &err),
+			CHECK_OK(llm_matmul_packed(M - row < cut ? M - row : cut, N, K, a + row * K, K, panels,
+						 got + row * N, &memory, &err),
 				err);
 		check_bits("matmul in parts", M * N, want, got);
 	}

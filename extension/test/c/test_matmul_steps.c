@@ -51,6 +51,8 @@ steps_case(int M, int N, int K, LlmFormat format)
 			.other = full,
 			.row_stride = N,
 			.column_stride = 1}};
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
 	LlmError err;
 
 	CHECK_OK(llm_quantize(format, K, N, false, b, b, &err), err);
@@ -66,7 +68,8 @@ steps_case(int M, int N, int K, LlmFormat format)
 		{
 			float *got = odd_output(n);
 
-			CHECK_OK(llm_matmul_steps(format, M, N, K, a, lda, panels, count, steps, got, &err), err);
+			CHECK_OK(
+				llm_matmul_steps(format, M, N, K, a, lda, panels, count, steps, got, &memory, &err), err);
 			check_bits("a product with steps", n, want, got);
 		}
 	}
@@ -82,6 +85,8 @@ steps_case(int M, int N, int K, LlmFormat format)
 static void
 canonical_case(void)
 {
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
 	uint32_t odd_nan = 0xffc12345u;
 	float a[2] = {1, 1}, *b = odd_floats(37), *panels = malloc(llm_packed_floats(1, 37) * sizeof(float));
 	LlmStep step = {.kind = LLM_STEP_CANONICALIZE};
@@ -97,7 +102,7 @@ canonical_case(void)
 		float got[74];
 		uint32_t bits;
 
-		CHECK_OK(llm_matmul_steps(LLM_FLOAT32, M, 37, 1, a, 1, panels, 1, &step, got, &err), err);
+		CHECK_OK(llm_matmul_steps(LLM_FLOAT32, M, 37, 1, a, 1, panels, 1, &step, got, &memory, &err), err);
 		memcpy(&bits, got + 37 * M - 2, sizeof(bits));
 		CHECK(bits == 0x7fc00000u && got[37 * M - 1] == 36);
 	}
@@ -116,6 +121,8 @@ stop_at_poll(void)
 static void
 ends_early(void)
 {
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
 	static float a[200 * 40], panels[40 * 512], out[200 * 512];
 	LlmError err;
 
@@ -123,11 +130,11 @@ ends_early(void)
 	{
 		polls_left = polls;
 		llm_pool_configure(1, stop_at_poll);
-		CHECK_FAILS(llm_matmul_steps(LLM_FLOAT32, 200, 512, 40, a, 40, panels, 0, NULL, out, &err),
+		CHECK_FAILS(llm_matmul_steps(LLM_FLOAT32, 200, 512, 40, a, 40, panels, 0, NULL, out, &memory, &err),
 			LLM_CANCELED, "", err);
 	}
 	llm_pool_configure(2, NULL);
-	CHECK_OK(llm_matmul_steps(LLM_FLOAT32, 200, 512, 40, a, 40, panels, 0, NULL, out, &err), err);
+	CHECK_OK(llm_matmul_steps(LLM_FLOAT32, 200, 512, 40, a, 40, panels, 0, NULL, out, &memory, &err), err);
 }
 
 int

@@ -198,8 +198,8 @@ huge_work(bool show)
 			deadline = seconds() + (show ? 0.1 : 0.003);
 			noticed = 0;
 			if (i < 4)
-				while (
-					llm_matmul_packed(shapes[i][0], shapes[i][1], shapes[i][2], a, K, b, out, &err) == LLM_OK)
+				while (llm_matmul_packed(
+						   shapes[i][0], shapes[i][1], shapes[i][2], a, K, b, out, &memory, &err) == LLM_OK)
 					;
 			else
 				while (llm_attention(&attention, a, &cache, out, NULL, NULL, &memory, &err) == LLM_OK)
