@@ -180,6 +180,10 @@ typedef struct ContextBlock
 } ContextBlock;
 
 static size_t session_bytes = 0;
+/* So many were within such a limit when PostgreSQL's own contexts, which take time to count, were counted
+ * last; 0 once these are to grow. */
+static size_t granted_bytes = 0;
+static int granted_limit_mb = 0;
 
 /* What the session holds; models that nobody uses at the moment make room first. */
 static bool
@@ -201,6 +205,7 @@ LlmReserve(Size size)
 {
 	Size held;
 
+	granted_bytes = 0;
 	if (size >= 65536 && !HasRoom(size, &held))
 		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY),
 						   errmsg("this needs %zu MB more, and the session holds %zu MB of its %d MB",
@@ -214,8 +219,13 @@ SessionAlloc(void *context, size_t size)
 	Size held;
 	void *block;
 
-	if (size >= 65536 && !HasRoom(size, &held))
-		return NULL;
+	if (size >= 65536 && (session_bytes + size > granted_bytes || pg_llm_memory_limit_mb != granted_limit_mb))
+	{
+		if (!HasRoom(size, &held))
+			return NULL;
+		granted_bytes = session_bytes + size;
+		granted_limit_mb = pg_llm_memory_limit_mb;
+	}
 	if (posix_memalign(&block, 64, size ? size : 1) != 0)
 		return NULL;
 	MachineHugePages(block, size);
