@@ -84,8 +84,8 @@ fetch_weight(const Product *p, int n, int k, int first, int lines)
 
 /*
  * LLM_PANEL columns of dx: each block of the weight is packed here, and meets all rows while it is in the
- * cache. Sums lie side by side until they are whole: dx's own rows can be so far apart that they push each
- * other out of the cache.
+ * cache. Sums of several blocks lie side by side until they are whole: dx's own rows can be so far apart that
+ * they push each other out of the cache.
  */
 static void
 dx_task(void *context, int panel, int worker)
@@ -93,8 +93,10 @@ dx_task(void *context, int panel, int worker)
 	const Product *p = context;
 	int k = panel * LLM_PANEL, lines = llm_parts(BLOCK_LINES, llm_parts(p->m, FEW_ROWS));
 	int columns = llm_least(p->K - k, LLM_PANEL);
-	float block[LLM_BLOCK * LLM_PANEL], *sums = p->sums + (size_t) worker * p->m * LLM_PANEL;
-	float *dx = p->dx + (size_t) p->row * p->K + k;
+	float block[LLM_BLOCK * LLM_PANEL], *dx = p->dx + (size_t) p->row * p->K + k;
+	bool aside = p->N > LLM_BLOCK;
+	float *sums = aside ? p->sums + (size_t) worker * p->m * LLM_PANEL : dx;
+	size_t ldo = aside ? LLM_PANEL : p->K;
 
 	if (p->first > 0)
 		llm_copy_columns(p->m, columns, dx, p->K, sums, LLM_PANEL);
@@ -107,18 +109,19 @@ dx_task(void *context, int panel, int worker)
 		{
 			fetch_weight(p, p->first + n + LLM_BLOCK, k, row / FEW_ROWS * lines, lines);
 			llm_kernels->matmul_block(llm_least(p->m - row, FEW_ROWS), nc,
-				p->rows + (size_t) n * p->m + (size_t) row * nc, block, sums + (size_t) row * LLM_PANEL,
-				LLM_PANEL, columns, p->first + n == 0);
+				p->rows + (size_t) n * p->m + (size_t) row * nc, block, sums + row * ldo, ldo, columns,
+				p->first + n == 0);
 		}
 	}
-	llm_copy_columns(p->m, columns, sums, LLM_PANEL, dx, p->K);
+	if (aside)
+		llm_copy_columns(p->m, columns, sums, LLM_PANEL, dx, p->K);
 }
 
-/* Piece by piece of dy, each a whole number of blocks of what is summed over. */
+/* Piece by piece of dy: rows in equal parts, of what is summed over whole blocks. */
 static LlmCode
 multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 {
-	int rows = llm_least(p->M, MOST_ROWS), columns;
+	int rows, columns;
 	size_t bytes;
 	LlmCode code = LLM_OK;
 
@@ -129,6 +132,7 @@ multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 		memset(p->dx, 0, (size_t) p->M * p->K * sizeof(float));
 		return LLM_OK;
 	}
+	rows = llm_parts(llm_parts(p->M, llm_parts(p->M, MOST_ROWS)), FEW_ROWS) * FEW_ROWS;
 	columns = llm_least(llm_parts(p->N, LLM_BLOCK), MOST_FLOATS / (rows * LLM_BLOCK)) * LLM_BLOCK;
 	bytes = (size_t) rows * (columns + llm_pool_threads() * LLM_PANEL) * sizeof(float);
 	p->rows = memory->alloc(memory->context, bytes);
