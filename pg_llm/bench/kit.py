@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
@@ -129,6 +130,12 @@ class Kit:
         query = "SELECT name, data FROM llm_param WHERE model = %s"
         rows = self.conn.execute(query, (self.model,), binary=True)
         return {name: np.array(data) for name, data in rows}
+
+    def settle(self) -> None:
+        """Has what was written before on disk: it would be written at the expense of what is measured."""
+        self.conn.execute("VACUUM llm_param")
+        self.conn.execute("CHECKPOINT")
+        os.sync()
 
     # -- the peers ----
 
