@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections import Counter, defaultdict
 
 import pytest
@@ -211,10 +210,3 @@ def test_any_cut_of_a_story_is_a_prefix_and_any_wrong_word_is_named(conn):
     for hostile in ["\x01", "It\twas", "It  was", "é", "It wasé" * 50, "😀" * 300, "x" * 100000, " It was"]:
         with pytest.raises(psycopg.errors.InvalidParameterValue):
             conn.execute("SELECT * FROM llm_story_token(%s)", (hostile,))
-
-
-def test_fifty_million_tokens_take_seconds(conn):
-    """At least 20000 stories a second."""
-    start = time.perf_counter()
-    conn.execute("SELECT count((llm_story(i)).text) FROM generate_series(1, 40000) AS i").fetchone()
-    assert time.perf_counter() - start < 2
