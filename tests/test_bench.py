@@ -22,8 +22,10 @@ def test_a_row_says_how_many_times_faster():
         "prefill", "tokens/s", 512, {OURS: Figure(0.25, 0.01), "OpenVINO": Figure(0.5)}, bound=4096.0
     )
     assert fast.ours == 2048 and fast.ratios == {"OpenVINO": 2} and fast.of_bound == 0.5
-    short = row("step", "ms", {OURS: Figure(10.0), "PyTorch": Figure(45.0)}, smaller_is_better=True)
+    short_figures = {OURS: Figure(10.0), "PyTorch": Figure(45.0)}
+    short = row("step", "ms", short_figures, smaller_is_better=True)
     assert short.ratios == {"PyTorch": 4.5} and short.of_bound is None
+    assert row("step", "ms", short_figures, bound=5.0, smaller_is_better=True).of_bound == 0.5
     assert "OpenVINO 1024 (x2.00)" in line(fast) and "50% of" in line(fast)
     found = json.loads(json.dumps(fast.as_json()))
     assert found["ratios"] == {"OpenVINO": 2.0} and found["of_bound"] == 0.5 and "target" not in found

@@ -57,7 +57,7 @@ def _row(row: dict, y: float, color: dict[str, str]) -> list[str]:
     parts.append(_text(WIDTH - RIGHT + 12, y + 4, f"{number(row['ours'])} {row['unit']}", bold=True))
     parts.append(_line(_place(LOW), y, _place(HIGH), y, "#eee"))
     if "bound" in row:
-        x = _place(row["bound"] / row["ours"])
+        x = _place(1 / row["of_bound"])
         parts.append(_line(x, y - 7, x, y + 7, BOUND, 2))
     parts.append(_dot(_place(1), y, OURS, 6))
     parts += [_dot(_place(1 / ratio), y, color[peer], 5) for peer, ratio in row.get("ratios", {}).items()]

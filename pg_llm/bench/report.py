@@ -27,7 +27,9 @@ class Row:
     @property
     def of_bound(self) -> float | None:
         """The fraction of what the machine would allow."""
-        return self.ours / self.bound if self.bound else None
+        if not self.bound:
+            return None
+        return self.bound / self.ours if self.smaller_is_better else self.ours / self.bound
 
     @property
     def ratios(self) -> dict[str, float]:
