@@ -181,7 +181,7 @@ typedef struct ContextBlock
 
 static size_t session_bytes = 0;
 /* So many were within such a limit when PostgreSQL's own contexts, which take time to count, were counted
- * last; 0 once these are to grow. */
+ * last; 0 once these may have grown. */
 static size_t granted_bytes = 0;
 static int granted_limit_mb = 0;
 
@@ -320,6 +320,7 @@ LlmContextAllocator(void)
 	LlmAllocator *allocator = palloc(sizeof(LlmAllocator));
 	ContextBlock *list = palloc0(sizeof(ContextBlock));
 
+	granted_bytes = 0; /* what the statement has gathered since the last call counts */
 	list->callback.func = ContextFreeAll;
 	list->callback.arg = list;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &list->callback);
