@@ -227,13 +227,15 @@ def prepare_dataset(dsn, tokenizer, inputs, dataset, block_size, overlap, valida
 @click.option("--layers", type=click.Choice(["4", "2", "1"]), default="4", show_default=True)
 @click.option("--output", default=".", show_default=True, help="Folder for weights, tokenizer and log.")
 @click.option("--check", is_flag=True, help="Fail unless the files are the shipped ones, to the last bit.")
-@click.option("--steps", type=click.IntRange(1), help="Fewer steps than the recipe's, to try it out.")
-@click.option("--fresh", is_flag=True, help="Begin anew where an unfinished run could go on.")
+@click.option(
+    "--steps", type=click.IntRange(1), help="End after so many, to try it out; call again to go on."
+)
+@click.option("--fresh", is_flag=True, help="Begin anew where the run of before could go on.")
 @click.option("--load", is_flag=True, help="Train nothing: load the shipped models into the kit's database.")
 def classroom(layers, output, check, steps, fresh, load):
-    """Train the classroom model from nothing, as it was trained for the kit: half an hour or more.
+    """Train the classroom model from nothing, as it was trained for the kit: a quarter of an hour or more.
 
-    It goes on where it was interrupted. What is made has the same bytes on every machine.
+    It goes on where it was interrupted or ended. What is made has the same bytes on every machine.
 
     \b
     Example: pg-llm classroom --layers 1 --check --output /tmp/again
@@ -243,6 +245,10 @@ def classroom(layers, output, check, steps, fresh, load):
 
     from pg_llm import classroom as models
 
+    if load and (check or steps or fresh):
+        raise click.UsageError("--load trains nothing: --check, --steps and --fresh do not go with it")
+    if check and steps:
+        raise click.UsageError("--check is for all steps: --steps does not go with it")
     if load:
         from pg_llm.database import connect
 
@@ -256,9 +262,9 @@ def classroom(layers, output, check, steps, fresh, load):
     for name, digest in made.items():
         same = known.get(name) == digest
         different += [] if same else [name]
-        click.echo(f"{digest}  {name}  {'as shipped' if same else 'not the shipped one'}")
+        click.echo(f"{digest}  {name}" + ("" if steps else f"  {'as' if same else 'not what is'} shipped"))
     if check and different:
-        raise KitError(f"{', '.join(different)}: not the files that the kit ships")
+        raise KitError(f"{', '.join(different)}: not what the kit ships; --fresh trains from the beginning")
 
 
 @cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)

@@ -186,15 +186,15 @@ def test_an_interrupted_making_ends_in_the_same_bytes(server, tmp_path, monkeypa
     from pg_llm.database import drop_database
 
     def small(folder, **how):
-        return making.train(1, tmp_path / folder, steps=24, say=said.append, **how)
+        return making.train(1, tmp_path / folder, say=said.append, **how)
 
     said: list[str] = []
-    plain = classroom.recipe()
+    plain = classroom.recipe() | {"steps": 24}
     staged = plain | {"stages": {"classroom-1": [{"stories": 96, "until_step": 9}]}}
     try:
         monkeypatch.setattr(classroom, "recipe", lambda: plain | {})
         other = small("other", database="train_test_whole", fresh=True)
-        assert making._stages(plain | {"steps": 24}, "classroom-1") == [(768, 24)]
+        assert [*making._stages(plain, "classroom-1", 24)] == [(768, 24)]
         drop_database("train_test_whole")
         monkeypatch.setattr(classroom, "recipe", lambda: staged | {})
         whole = small("whole", database="train_test_whole")
@@ -224,9 +224,21 @@ def test_an_interrupted_making_ends_in_the_same_bytes(server, tmp_path, monkeypa
         name = "classroom-1.safetensors"
         assert whole[name] != other[name]
         assert small("parts", database="train_test_parts") == whole
+        assert "all 24 steps are done" in said[-1]
+        tried = small("tried", database="train_test_tried", steps=12)
+        assert tried[name] != whole[name] and said[-1].endswith("12 steps to go")
+        assert small("tried", database="train_test_tried") == whole
+        with pytest.raises(KitError, match="the run is at step 24, beyond 12; --fresh"):
+            small("tried", database="train_test_tried", steps=12)
+        with pytest.raises(KitError, match="the recipe has 24 steps, not 25"):
+            small("tried", database="train_test_tried", steps=25)
+        monkeypatch.setattr(classroom, "recipe", lambda: staged | {"steps": 30})
+        with pytest.raises(KitError, match="a run of another recipe is there; --fresh"):
+            small("tried", database="train_test_tried")
     finally:
         drop_database("train_test_whole")
         drop_database("train_test_parts")
+        drop_database("train_test_tried")
 
 
 # -- what is shipped ---------------------------------------------------------------------

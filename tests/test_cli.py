@@ -34,6 +34,15 @@ def test_every_command_shows_an_example_and_is_in_the_readme(name):
     assert re.search(rf"\b{name}\b", (REPO / "README.md").read_text())
 
 
+@pytest.mark.parametrize(
+    "options", ["--load --check", "--load --steps 5", "--load --fresh", "--check --steps 5"]
+)
+def test_options_of_classroom_that_contradict_each_other(options, tmp_path):
+    done = run("classroom", *options.split(), check=False, PG_LLM_HOME=str(tmp_path / "none"))
+    assert done.returncode == 2 and "go with it" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize("name", sorted(cli.commands))
 def test_help_needs_no_server(name, tmp_path):
     done = run(name, "--help", PG_LLM_HOME=str(tmp_path / "none"))

@@ -162,9 +162,9 @@ def test_until_a_step_and_on_to_the_same_bits(small):
     small.add_notice_handler(lambda n: notices.append(n.message_primary))
     for step in (7, 7, 20, 1):
         small.execute(CALL[:-1] + ", until_step => %s)", (40, 4, step))
-    assert [n for n in notices if "nothing to do" in n] == [
-        'model "small" is at step 7: nothing to do until step 7',
-        'model "small" is at step 20: nothing to do until step 1',
+    assert [n for n in notices if "nothing" in n] == [
+        'model "small" is at step 7: until_step 7 is reached, nothing was done',
+        'model "small" is at step 20: until_step 1 is reached, nothing was done',
     ]
     small.execute(CALL[:-1] + ", until_step => 1000)", (40, 100))
     assert bits(small) == expected
@@ -190,7 +190,10 @@ def test_taken_back_to_an_earlier_step(small):
     small.execute("DELETE FROM llm_param WHERE model = 'small'")
     small.execute("INSERT INTO llm_param SELECT * FROM kept")
     small.execute("DROP TABLE kept")
+    notices = []
+    small.add_notice_handler(lambda n: notices.append(n.message_primary))
     small.execute(CALL, (20, 5))
+    assert notices[0].endswith("after step 5 of 20, as another run: it was at step 10 of the model")
     assert bits(small) == expected
     log = (
         "SELECT r.first_step, min(step), max(step), count(*) FROM llm_train_log AS l JOIN llm_train_run AS r"

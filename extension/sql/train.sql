@@ -115,7 +115,9 @@ BEGIN
     IF $3 AND last.run IS NOT NULL AND $2 > last.first_step AND $2 < last.first_step + last.n_steps
         AND to_jsonb(last) - mine = to_jsonb(plan) - mine THEN
         SELECT max(log.step) INTO logged FROM @extschema@.llm_train_log AS log WHERE log.run = last.run;
-        RAISE NOTICE 'continuing run % of model "%" after step % of %', last.run, plan.model, $2 - last.first_step, plan.n_steps;
+        RAISE NOTICE 'continuing run % of model "%" after step % of %', last.run, plan.model, $2 - last.first_step,
+            concat(plan.n_steps, CASE WHEN last.first_step > 0 THEN ' (the model''s step ' || $2 || ')' END,
+            CASE WHEN logged <> $2 THEN ', as another run: it was at step ' || logged || ' of the model' END);
         IF last.dataset_rows <> plan.dataset_rows THEN
             RAISE WARNING 'dataset "%" had % rows when the run began and has % now', plan.dataset, last.dataset_rows,
                 plan.dataset_rows USING HINT = 'The order of rows is another than an uninterrupted run would have had.';
@@ -244,7 +246,7 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON PROCEDURE llm_train_loop(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8, bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, bigint, boolean, boolean, bigint) IS
-'Trains as llm_train does, committing as it goes: every commit_every steps, or each second or more, when computing has taken ten times as long as the last write. A run is n_steps long in all: called again with the same arguments while the model''s newest run is not complete, it goes on with that run to the same bits (resume => false begins anew); when it is complete, the call is another run of n_steps more. until_step: a step of the model at which the call ends, to look at it or to add data; the same call without it goes on';
+'Trains as llm_train does, committing as it goes: every commit_every steps, or each second or more, when computing has taken ten times as long as the last write. A run is n_steps long in all: called again with the same arguments while the model''s newest run is not complete, it goes on with that run to the same bits (resume => false begins anew); when it is complete, the call is another run of n_steps more. until_step: a step of the model, as llm_train_log counts them, at which the call ends if the run has not ended before; the same call without it, or with a later one, goes on, to the same bits while the dataset has the same rows';
 
 CREATE FUNCTION llm_dataset_loss(model text, dataset text, max_rows bigint DEFAULT NULL, OUT loss float8, OUT tokens bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';

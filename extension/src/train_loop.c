@@ -175,8 +175,8 @@ OneTransaction(Loop *loop)
 	LoadIfMoved(loop);
 	if (!begun && loop->tr->step >= loop->until_step)
 	{
-		ereport(NOTICE, (errmsg("model \"%s\" is at step %lld: nothing to do until step %lld", loop->r->model,
-							(long long) loop->tr->step, (long long) loop->until_step)));
+		ereport(NOTICE, (errmsg("model \"%s\" is at step %lld: until_step %lld is reached, nothing was done",
+							loop->r->model, (long long) loop->tr->step, (long long) loop->until_step)));
 		PopActiveSnapshot();
 		SPI_commit();
 		return false;

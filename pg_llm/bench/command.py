@@ -63,7 +63,7 @@ def machine(kit) -> dict:
     }
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--only",
     multiple=True,

@@ -39,16 +39,20 @@ def train(
 ) -> dict[str, str]:
     """Trains the classroom model of so many layers and writes its files; returns their SHA-256 by name.
 
-    steps: fewer than the recipe's, to try it out; fresh: an unfinished run of before is thrown away.
+    steps: ends there, to try it out; called again it goes on. fresh: the run of before is thrown away.
+    Errors: KitError for more steps than the recipe's, or fewer than are done already.
     Example: train(1, Path("."), steps=20)
     """
     recipe, model = classroom.recipe(), classroom.model_name(layers)
-    recipe["steps"] = min(steps or recipe["steps"], recipe["steps"])
+    last = recipe["steps"] if steps is None else steps
+    if not 0 < last <= recipe["steps"]:
+        raise KitError(f"the recipe has {recipe['steps']} steps, not {steps}")
+    folder.mkdir(parents=True, exist_ok=True)  # what cannot be is told before the training
     database = database or f"train_{model}".replace("-", "_")
     with _workshop(database, fresh) as conn:
-        say(f"database {database}: {_begin(conn, recipe, model, layers)}")
-        with _progress(database, model, recipe["steps"]):
-            for stories, until_step in _stages(recipe, model):
+        say(f"database {database}: {_begin(conn, recipe, model, layers, last)}")
+        with _progress(database, model, last):
+            for stories, until_step in _stages(recipe, model, last):
                 _tell_stories(conn, recipe, stories)
                 _run(conn, recipe, model, until_step)
         return export(conn, model, folder)
@@ -56,7 +60,6 @@ def train(
 
 def export(conn: psycopg.Connection, model: str, folder: Path) -> dict[str, str]:
     """Writes weights, tokenizer and log of a trained model; the same bytes whenever the weights are."""
-    folder.mkdir(parents=True, exist_ok=True)
     _write_weights(conn, model, folder / f"{model}.safetensors")
     _write_tokenizer(conn, folder)
     _write_log(conn, model, folder / f"{model}.csv")
@@ -82,15 +85,18 @@ def _workshop(database: str, fresh: bool) -> Iterator[psycopg.Connection]:
         yield conn
 
 
-def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int) -> str:
+def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int, last: int) -> str:
     """Tokenizer and random weights, unless they are there; says where the run stands."""
     sizes, tokenizer = recipe["model"], recipe["tokenizer"]
     step = _step(conn, model)
     if step is not None:
         found = conn.execute("SELECT recipe FROM llm_model_config WHERE model = %s", [model]).fetchone()[0]
-        if found != recipe["train"]:
-            raise KitError("an unfinished run of another recipe is there; --fresh throws it away")
-        return f"goes on after step {step} of {recipe['steps']}"
+        runs = conn.execute("SELECT n_steps FROM llm_train_run WHERE model = %s", [model]).fetchall()
+        if found != recipe["train"] or any(n != recipe["steps"] for (n,) in runs):
+            raise KitError("a run of another recipe is there; --fresh throws it away")
+        if step > last:
+            raise KitError(f"the run is at step {step}, beyond {last}; --fresh throws it away")
+        return f"goes on after step {step} of {last}" if step < last else f"all {step} steps are done"
     with conn.transaction():
         count = conn.execute(
             "SELECT llm_bpe_train(%s, %s, %s, truncate => true)",
@@ -115,18 +121,16 @@ def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int) -> s
             [json.dumps(sizes["std"]), model],
         )
         numbers = conn.execute("SELECT llm_init_model(%s, %s)", [model, sizes["seed"][model]]).fetchone()[0]
-    return f"{count} tokens learned, {numbers} random numbers, {recipe['steps']} steps to go"
+    return f"{count} tokens learned, {numbers} random numbers, {last} steps to go"
 
 
-def _stages(recipe: dict, model: str) -> list[tuple[int, int]]:
+def _stages(recipe: dict, model: str, last: int) -> Iterator[tuple[int, int]]:
     """How many stories there are until which step; in the end one for each place in each batch."""
     batch, steps = recipe["train"]["batch_size"], recipe["steps"]
-    early = recipe["stages"].get(model, [])
-    return [
-        (min(stage["stories"], steps * batch), stage["until_step"])
-        for stage in [*early, {"stories": steps * batch, "until_step": steps}]
-        if stage["until_step"] <= steps
-    ]
+    for stage in [*recipe["stages"].get(model, []), {"stories": steps * batch, "until_step": steps}]:
+        yield stage["stories"], min(stage["until_step"], last)
+        if stage["until_step"] >= last:
+            break
 
 
 def _tell_stories(conn: psycopg.Connection, recipe: dict, want: int) -> None:
