@@ -29,7 +29,7 @@ typedef struct Product
 	int row, m;                  /* rows of dy packed now */
 	int first, n;                /* and the columns of them: rows of w^T */
 	float *rows;                 /* per block of columns all rows, as matmul_block reads them */
-	float *sums;                 /* of each worker, (m,LLM_PANEL) */
+	float *sums;                 /* NULL, or of each worker (m,LLM_PANEL) */
 	float *dx;
 } Product;
 
@@ -94,9 +94,8 @@ dx_task(void *context, int panel, int worker)
 	int k = panel * LLM_PANEL, lines = llm_parts(BLOCK_LINES, llm_parts(p->m, FEW_ROWS));
 	int columns = llm_least(p->K - k, LLM_PANEL);
 	float block[LLM_BLOCK * LLM_PANEL], *dx = p->dx + (size_t) p->row * p->K + k;
-	bool aside = p->N > LLM_BLOCK;
-	float *sums = aside ? p->sums + (size_t) worker * p->m * LLM_PANEL : dx;
-	size_t ldo = aside ? LLM_PANEL : p->K;
+	float *sums = p->sums ? p->sums + (size_t) worker * p->m * LLM_PANEL : dx;
+	size_t ldo = p->sums ? LLM_PANEL : p->K;
 
 	if (p->first > 0)
 		llm_copy_columns(p->m, columns, dx, p->K, sums, LLM_PANEL);
@@ -113,7 +112,7 @@ dx_task(void *context, int panel, int worker)
 				p->first + n == 0);
 		}
 	}
-	if (aside)
+	if (p->sums)
 		llm_copy_columns(p->m, columns, sums, LLM_PANEL, dx, p->K);
 }
 
@@ -121,7 +120,7 @@ dx_task(void *context, int panel, int worker)
 static LlmCode
 multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 {
-	int rows, columns;
+	int rows, columns, sums = p->N > LLM_BLOCK ? llm_pool_threads() * LLM_PANEL : 0;
 	size_t bytes;
 	LlmCode code = LLM_OK;
 
@@ -134,11 +133,11 @@ multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 	}
 	rows = llm_parts(llm_parts(p->M, llm_parts(p->M, MOST_ROWS)), FEW_ROWS) * FEW_ROWS;
 	columns = llm_least(llm_parts(p->N, LLM_BLOCK), MOST_FLOATS / (rows * LLM_BLOCK)) * LLM_BLOCK;
-	bytes = (size_t) rows * (columns + llm_pool_threads() * LLM_PANEL) * sizeof(float);
+	bytes = (size_t) rows * (columns + sums) * sizeof(float);
 	p->rows = memory->alloc(memory->context, bytes);
 	if (p->rows == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu MB of packed rows", bytes >> 20);
-	p->sums = p->rows + (size_t) rows * columns;
+	p->sums = sums ? p->rows + (size_t) rows * columns : NULL;
 	for (p->row = 0; code == LLM_OK && p->row < p->M; p->row += rows)
 		for (p->first = 0; code == LLM_OK && p->first < p->N; p->first += columns)
 		{

@@ -210,6 +210,19 @@ RefuseBlock(FunctionCallInfo fcinfo)
 						"the commit to you.")));
 }
 
+/* A count of steps; `otherwise` where it is NULL. */
+static int64
+StepsArgument(FunctionCallInfo fcinfo, int n, const char *name, int64 otherwise, const char *hint)
+{
+	if (PG_ARGISNULL(n))
+		return otherwise;
+	if (PG_GETARG_INT64(n) < 1)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("%s is %lld; it must be 1 or more", name, (long long) PG_GETARG_INT64(n)),
+						   errhint("%s", hint)));
+	return PG_GETARG_INT64(n);
+}
+
 static Loop *
 LoopOf(FunctionCallInfo fcinfo)
 {
@@ -222,19 +235,9 @@ LoopOf(FunctionCallInfo fcinfo)
 	loop->context = context;
 	loop->row = PointerGetDatum(PG_DETOAST_DATUM_COPY(PG_GETARG_DATUM(0)));
 	loop->r = RecipeOfRow(loop->row);
-	if (!PG_ARGISNULL(1) && PG_GETARG_INT64(1) < 1)
-		ereport(
-			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					   errmsg("commit_every is %lld; it must be 1 or more", (long long) PG_GETARG_INT64(1)),
-					   errhint("Leave it out to commit by the clock.")));
-	if (!PG_ARGISNULL(6) && PG_GETARG_INT64(6) < 1)
-		ereport(
-			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					   errmsg("until_step is %lld; it must be 1 or more", (long long) PG_GETARG_INT64(6)),
-					   errhint("It is a step of the model, as in llm_train_log; leave it out to train the "
-							   "whole run.")));
-	loop->until_step = PG_ARGISNULL(6) ? PG_INT64_MAX : PG_GETARG_INT64(6);
-	loop->commit_every = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT64(1);
+	loop->commit_every = StepsArgument(fcinfo, 1, "commit_every", 0, "Leave it out to commit by the clock.");
+	loop->until_step = StepsArgument(fcinfo, 6, "until_step", PG_INT64_MAX,
+		"It is a step of the model, as in llm_train_log; leave it out to train the whole run.");
 	loop->plan.recipe = loop->r;
 	loop->plan.threads = ThreadsArgument(fcinfo, 2, "grad_workers");
 	loop->plan.notice_every = NoticeArgument(fcinfo, 3);

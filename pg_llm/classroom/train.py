@@ -53,8 +53,9 @@ def train(
         say(f"database {database}: {_begin(conn, recipe, model, layers, last)}")
         with _progress(database, model, last):
             for stories, until_step in _stages(recipe, model, last):
-                _tell_stories(conn, recipe, stories)
-                _run(conn, recipe, model, until_step)
+                if _step(conn, model) < until_step:
+                    _tell_stories(conn, recipe, stories)
+                    _run(conn, recipe, model, until_step)
         return export(conn, model, folder)
 
 
@@ -149,8 +150,7 @@ def _tell_stories(conn: psycopg.Connection, recipe: dict, want: int) -> None:
 
 def _run(conn: psycopg.Connection, recipe: dict, model: str, until_step: int) -> None:
     """The training itself, of one stage; the loop counts on from the model's own step."""
-    if _step(conn, model) < until_step:
-        conn.execute("CALL llm_train_loop(%s, %s, until_step => %s)", [model, recipe["steps"], until_step])
+    conn.execute("CALL llm_train_loop(%s, %s, until_step => %s)", [model, recipe["steps"], until_step])
 
 
 def _step(conn: psycopg.Connection, model: str) -> int | None:
