@@ -46,7 +46,7 @@ SEQUENCES = """
         AND d.classid = 'pg_class'::regclass AND d.deptype = 'e'
     JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S'
     JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE e.extname = 'pg_llm'
+    WHERE e.extname = 'pg_llm' AND c.relname <> 'llm_version_seq'
 """
 
 LEARNER = "learner"

@@ -18,7 +18,7 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from pg_llm import classroom, template
+from pg_llm import classroom, rights, template
 from pg_llm.access import DEFAULT, dsn, maintenance, open_database, prepare
 from pg_llm.errors import KitError
 from pg_llm.template import current_build
@@ -55,6 +55,7 @@ def connect(database: str | None = None, fresh: bool = False) -> psycopg.Connect
         if not database_exists(database):
             create_database(database)
     conn = open_database(database)
+    rights.refuse_strangers(conn)
     prepare(conn)
     return conn
 
@@ -147,8 +148,9 @@ def _settings(conn: psycopg.Connection, database: str) -> None:
     # Only a superuser may; elsewhere the library is loaded by the first call into it.
     with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
         conn.execute(change + sql.SQL(" session_preload_libraries = 'pg_llm'"))
-    if classroom.shipped():
-        with contextlib.closing(open_database(database)) as inside:
+    with contextlib.closing(open_database(database)) as inside:
+        rights.own_schema(inside)
+        if classroom.shipped():
             inside.execute("SELECT tensor '1'")  # loads the library: a name it knows anybody may set
             inside.execute(change + sql.SQL(" pg_llm.default_model = {}").format(classroom.DEFAULT))
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 
 import psycopg
 from psycopg import sql
 
-from pg_llm import classroom
+from pg_llm import classroom, rights
 from pg_llm.access import dsn, maintenance, open_database, prepare
 from pg_llm.errors import KitError
 
@@ -28,12 +29,12 @@ def build_key() -> str:
 def ensure(conn: psycopg.Connection) -> dict:
     """Builds the template unless this build's is there; returns its note."""
     made_of = {build_key(): current_build(), "classroom": classroom.digest()}
-    note = read_note(conn, TEMPLATE)
+    note = _trusted_note(conn)
     if made_of.items() <= note.items():
         return note
     conn.execute("SELECT pg_advisory_lock(%s)", [LOCK_KEY])
     try:
-        note = read_note(conn, TEMPLATE)
+        note = _trusted_note(conn)
         if not made_of.items() <= note.items():
             with explained(conn):
                 note = _build(conn, made_of)
@@ -41,6 +42,12 @@ def ensure(conn: psycopg.Connection) -> dict:
         if not conn.closed:
             conn.execute("SELECT pg_advisory_unlock(%s)", [LOCK_KEY])
     return note
+
+
+def _trusted_note(conn: psycopg.Connection) -> dict:
+    """The template's note; nothing where a role that is no superuser made it: copies run its code."""
+    stranger = rights.stranger(conn, TEMPLATE)
+    return {} if stranger else read_note(conn, TEMPLATE)
 
 
 @contextlib.contextmanager
@@ -62,10 +69,7 @@ def _build(conn: psycopg.Connection, note: dict) -> dict:
     conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(building))
     with contextlib.closing(open_database(TEMPLATE + "_new")) as inside:
         prepare(inside)
-        # Its copies belong to whoever makes them, the tables in them to the template's maker.
-        for kind in ("TABLES", "SEQUENCES"):
-            inside.execute(f"GRANT ALL ON ALL {kind} IN SCHEMA public TO PUBLIC")
-        inside.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+        rights.secure(inside)
         inside.execute("VACUUM (FREEZE, ANALYZE)")
         query = "SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'"
         note = {"version": inside.execute(query).fetchone()[0], **note}
@@ -76,7 +80,22 @@ def _build(conn: psycopg.Connection, note: dict) -> dict:
     write_note(conn, TEMPLATE + "_new", note)
     conn.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE true ALLOW_CONNECTIONS false").format(building))
     conn.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(building, sql.Identifier(TEMPLATE)))
+    _secure_copies(conn)
     return note
+
+
+def _secure_copies(conn: psycopg.Connection) -> None:
+    """The rights that this build gives, in the databases that older builds made."""
+    query = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1"
+    for (name,) in conn.execute(query).fetchall():
+        if not read_note(conn, name):
+            continue
+        try:
+            with contextlib.closing(open_database(name)) as inside:
+                rights.secure(inside)
+        except (KitError, psycopg.Error) as error:
+            reason = " ".join(str(error).split())
+            warnings.warn(f"database {name} keeps the rights of an older build: {reason}", stacklevel=2)
 
 
 def current_build() -> str:

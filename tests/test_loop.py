@@ -247,7 +247,7 @@ def test_a_timeout_keeps_what_was_committed(small):
 
 
 def locks(conn):
-    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database ="
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'userlock' AND database ="
     return conn.execute(
         query + " (SELECT oid FROM pg_database WHERE datname = current_database())"
     ).fetchone()[0]
@@ -267,7 +267,7 @@ def test_one_trainer_at_a_time(small, connect, background):
             small.execute(query)
     assert locks(small) == 1
     waiting = background(CALL[:-1] + ", wait => true)", (50, 1))
-    until(small, "SELECT wait_event = 'advisory' FROM pg_stat_activity WHERE pid = %s", waiting.pid)
+    until(small, "SELECT wait_event = 'userlock' FROM pg_stat_activity WHERE pid = %s", waiting.pid)
     small.execute("SELECT pg_terminate_backend(%s)", (training.pid,))
     training.join(30)
     assert isinstance(training.error, psycopg.errors.AdminShutdown)

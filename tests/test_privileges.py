@@ -237,9 +237,8 @@ def test_what_public_may_do(conn):
     switch = [("llm_autograd_mode", right) for right in ("DELETE", "INSERT", "SELECT", "UPDATE")]
     assert rows == [*switch, ("llm_model_version", "SELECT"), ("llm_op", "SELECT")]
     definer = conn.execute(
-        """SELECT p.proname, p.proconfig FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass
+        """SELECT p.proname FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass
         AND d.objid = p.oid AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid
         AND e.extname = 'pg_llm' WHERE p.prosecdef ORDER BY 1"""
     ).fetchall()
-    safe = ["search_path=pg_catalog, pg_temp"]
-    assert definer == [("llm_check_graph", safe), ("llm_check_share", safe), ("llm_touch_version", safe)]
+    assert definer == []  # they would run what roles hang on the tables that they write

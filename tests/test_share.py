@@ -238,4 +238,4 @@ def test_one_trainer_of_a_shared_source(models, connect):
             models.execute("CALL llm_train_loop('c', 1)")
         train(models, "tied", 1)
     train(models, "c", 1)
-    assert models.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)
+    assert models.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'userlock'").fetchone() == (0,)

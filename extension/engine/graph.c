@@ -41,6 +41,10 @@ resolve(LlmGraph *graph, LlmError *err)
 		graph->by_name[i] = i;
 	sorting = graph;
 	qsort(graph->by_name, graph->count, sizeof(int), compare_names);
+	for (int i = 1; i < graph->count; i++)
+		if (compare_names(&graph->by_name[i - 1], &graph->by_name[i]) == 0)
+			return llm_fail(
+				err, LLM_INVALID, "two nodes are named \"%s\"", graph->nodes[graph->by_name[i]].name);
 	for (int i = 0; i < graph->count; i++)
 	{
 		LlmNode *node = &graph->nodes[i];

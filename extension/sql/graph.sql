@@ -7,13 +7,12 @@ COMMENT ON FUNCTION llm_default_model() IS 'The model that functions use when no
 CREATE FUNCTION llm_begin_change() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_begin_change() IS 'Trigger: a command starts or ends on a table that models read';
 
--- SECURITY DEFINER: whoever may write a table a model reads must be able to raise the model's version.
-CREATE FUNCTION llm_touch_version() RETURNS trigger LANGUAGE c SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME';
+-- Nothing here is SECURITY DEFINER. Whoever may write a table a model reads can raise the model's version, since C
+-- writes that row itself, without SQL: what a role hangs on a table never runs with another's rights (README, Security).
+CREATE FUNCTION llm_touch_version() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_touch_version() IS 'Trigger: raises llm_model_version of the changed row''s model, once per command';
 
-CREATE FUNCTION llm_check_graph() RETURNS trigger LANGUAGE c SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME';
+CREATE FUNCTION llm_check_graph() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_check_graph() IS 'Constraint trigger: refuses a graph whose shapes do not fit and stores the inferred ones';
 
 -- They fire for everybody; nobody may hang them on tables of their own.
@@ -41,15 +40,15 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Not ENABLE ALWAYS: a subscriber applies a publisher's changes row by row, and a graph that lost its first row fits
+-- no more. It was checked where it was changed, and the executor checks every graph again before it runs.
 CREATE CONSTRAINT TRIGGER llm_graph_fits AFTER INSERT OR UPDATE OR DELETE ON llm_graph
     DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION llm_check_graph();
-ALTER TABLE llm_graph ENABLE ALWAYS TRIGGER llm_graph_fits;
 COMMENT ON TRIGGER llm_graph_fits ON llm_graph IS 'Shapes must fit when the statement ends; for several statements: SET CONSTRAINTS llm_graph_fits DEFERRED';
 
 -- The dimensions that the shapes' names stand for.
 CREATE CONSTRAINT TRIGGER llm_graph_fits AFTER UPDATE OF d_model, vocab, n_positions, d_ff ON llm_model_config
     DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION llm_check_graph();
-ALTER TABLE llm_model_config ENABLE ALWAYS TRIGGER llm_graph_fits;
 COMMENT ON TRIGGER llm_graph_fits ON llm_model_config IS 'A model''s graph must fit its new dimensions too';
 
 CREATE FUNCTION llm_param_shapes(model text, OUT name text, OUT shape int[], OUT init text, OUT std float8)

@@ -1,6 +1,6 @@
 -- Parameters that are another's storage, gradients and optimizer state set back.
 
-CREATE FUNCTION llm_check_share() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+CREATE FUNCTION llm_check_share() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     other @extschema@.llm_param_share;
@@ -20,7 +20,6 @@ COMMENT ON FUNCTION llm_check_share() IS 'Constraint trigger: refuses a shared p
 REVOKE EXECUTE ON FUNCTION llm_check_share() FROM PUBLIC;
 CREATE CONSTRAINT TRIGGER llm_share_is_flat AFTER INSERT OR UPDATE ON llm_param_share
     DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION llm_check_share();
-ALTER TABLE llm_param_share ENABLE ALWAYS TRIGGER llm_share_is_flat;
 COMMENT ON TRIGGER llm_share_is_flat ON llm_param_share IS 'A source is never a target: one step leads to the stored values';
 
 CREATE FUNCTION llm_param_shape(model text, name text) RETURNS int[] LANGUAGE plpgsql STABLE

@@ -73,7 +73,7 @@ COMMENT ON COLUMN llm_tensor_map.version IS 'Tells the value that the parameter 
 CREATE FUNCTION llm_autograd() RETURNS boolean LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_autograd() IS 'Whether operations on tensors are recorded: the setting pg_llm.autograd';
 
-CREATE VIEW llm_autograd_mode AS SELECT llm_autograd() AS flag;
+CREATE VIEW llm_autograd_mode WITH (security_invoker = true) AS SELECT llm_autograd() AS flag;
 COMMENT ON VIEW llm_autograd_mode IS 'One row, the switch of this session: UPDATE llm_autograd_mode SET flag = true records what follows; SET pg_llm.autograd does the same';
 COMMENT ON COLUMN llm_autograd_mode.flag IS 'true: operations on tensors are recorded; INSERT sets it too, DELETE switches off';
 
@@ -108,7 +108,7 @@ COMMENT ON FUNCTION pg_llm_autograd_map_param(text, text, int, tensor, int[]) IS
 CREATE FUNCTION llm_on_tape(t tensor, id bigint) RETURNS tensor LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_on_tape(tensor, bigint) IS 'The tensor as the one that the session''s open run knows by this id';
 
-CREATE VIEW llm_tensor AS
+CREATE VIEW llm_tensor WITH (security_invoker = true) AS
     SELECT m.name, m.model, llm_on_tape(CASE WHEN r.data IS NULL THEN p.data ELSE r.data END, m.id) AS data, m.token_id, m.id
     FROM llm_tensor_map AS m
     JOIN llm_tensor_rt AS r USING (id)

@@ -15,7 +15,7 @@ CREATE FUNCTION llm_tensor_label(name text, op text, id bigint, data tensor) RET
         coalesce(op, 'constant') || ' ' || id % 1000000);
 COMMENT ON FUNCTION llm_tensor_label(text, text, bigint, tensor) IS 'What a view calls a tensor: its name, the value of a lone number, or its operation and number';
 
-CREATE VIEW llm_tape_named AS
+CREATE VIEW llm_tape_named WITH (security_invoker = true) AS
     SELECT t.run, t.id, t.op, llm_tensor_label(r.name, t.op, t.id, NULL) AS name,
         ARRAY(SELECT llm_tensor_label(i.name, made.op, i.id, i.data)
             FROM unnest(t.inputs) WITH ORDINALITY AS input(id, n)
@@ -26,7 +26,7 @@ CREATE VIEW llm_tape_named AS
     FROM llm_tape AS t JOIN llm_tensor_rt AS r ON r.id = t.id;
 COMMENT ON VIEW llm_tape_named IS 'An operation executed, with names in place of ids: what it read, what shape it made, what it cost';
 
-CREATE VIEW llm_op_cost AS
+CREATE VIEW llm_op_cost WITH (security_invoker = true) AS
     SELECT run, op, count(*) AS calls, round(sum(microseconds)::numeric, 1)::float8 AS microseconds,
         sum(microseconds) / nullif(sum(sum(microseconds)) OVER (PARTITION BY run), 0) AS share,
         sum(flops) AS flops, sum(flops) / nullif(sum(microseconds), 0) / 1000 AS gflops
@@ -35,13 +35,13 @@ CREATE VIEW llm_op_cost AS
     GROUP BY run, op;
 COMMENT ON VIEW llm_op_cost IS 'What a run spent on each kind of operation: calls, time and its share of the run, floating-point operations, GFLOP/s';
 
-CREATE VIEW llm_activation AS
+CREATE VIEW llm_activation WITH (security_invoker = true) AS
     SELECT t.run, r.id, llm_tensor_label(r.name, t.op, r.id, NULL) AS name, t.op, r.shape, s.mean, s.sd, s.dead
     FROM llm_tape AS t CROSS JOIN LATERAL unnest(t.outputs) AS made(id) JOIN llm_tensor_rt AS r ON r.id = made.id
     CROSS JOIN LATERAL llm_tensor_stats(r.data) AS s;
 COMMENT ON VIEW llm_activation IS 'A tensor that a run computed: mean and standard deviation of its elements, and dead, the fraction that is exactly 0';
 
-CREATE VIEW llm_gradient AS
+CREATE VIEW llm_gradient WITH (security_invoker = true) AS
     SELECT r.run, coalesce(m.model, run.model) AS model, llm_tensor_label(r.name, t.op, r.id, r.data) AS name, g.numel, g.norm,
         w.norm AS weight_norm, g.norm / nullif(w.norm, 0) AS ratio, g.largest
     FROM llm_tensor_rt AS r
@@ -55,13 +55,13 @@ CREATE VIEW llm_gradient AS
     WHERE r.grad IS NOT NULL;
 COMMENT ON VIEW llm_gradient IS 'A tensor of a run that got a gradient, activations included: norm of the gradient and of the tensor, their ratio, the largest magnitude';
 
-CREATE VIEW llm_param_gradient AS
+CREATE VIEW llm_param_gradient WITH (security_invoker = true) AS
     SELECT p.model, p.name, g.numel, g.norm, w.norm AS weight_norm, g.norm / nullif(w.norm, 0) AS ratio, g.largest
     FROM llm_param AS p CROSS JOIN LATERAL llm_tensor_stats(p.grad) AS g LEFT JOIN LATERAL llm_tensor_stats(p.data) AS w ON true
     WHERE p.grad IS NOT NULL;
 COMMENT ON VIEW llm_param_gradient IS 'A parameter with a gradient in llm_param.grad: norm of the gradient and of the weights, their ratio, the largest magnitude';
 
-CREATE VIEW llm_attention_map AS
+CREATE VIEW llm_attention_map WITH (security_invoker = true) AS
     SELECT t.run, a.batch, coalesce(substring(t.node FROM '^h\.([0-9]{1,6})\.')::int, place.n) AS layer, heads.head,
         a.query, a.query_token, a.key, a.key_token, a.weight
     FROM llm_tape AS t

@@ -20,16 +20,19 @@
 static LlmQuery run_of_key = {
 	.text = "SELECT run, %s.llm_own_run(pid, started), who, pid FROM %s.llm_run WHERE key = $1",
 	.nargs = 1,
-	.types = {INT4OID}};
+	.types = {INT4OID},
+	.columns = "lbni"};
 static LlmQuery run_of_op = {
 	.text = "SELECT r.run, %s.llm_own_run(r.pid, r.started), r.who, r.pid FROM %s.llm_tape AS t"
 			" JOIN %s.llm_run AS r USING (run) WHERE t.id = $1",
 	.nargs = 1,
-	.types = {INT8OID}};
-static LlmQuery any_op = {.text = "SELECT max(id) FROM %s.llm_tape"};
+	.types = {INT8OID},
+	.columns = "lbni"};
+static LlmQuery any_op = {.text = "SELECT max(id) FROM %s.llm_tape", .columns = "l?", .one = true};
 static LlmQuery write_grad = {.text = "UPDATE %s.llm_tensor_rt SET grad = $2 WHERE id = $1",
 	.nargs = 2,
-	.types = {INT8OID, InvalidOid}};
+	.types = {INT8OID, InvalidOid},
+	.one = true};
 static LlmQuery write_waiting = {
 	.text = "UPDATE %s.llm_tensor_map SET accumulated = $2 WHERE id = $1 AND accumulated <> $2",
 	.nargs = 2,

@@ -23,7 +23,8 @@ static LlmQuery read_ops = {
 			" FROM %s.llm_tape AS t JOIN %s.llm_tensor_rt AS r USING (id) WHERE t.run = $1 AND t.id <= $2"
 			" AND r.requires_grad ORDER BY t.id",
 	.nargs = 2,
-	.types = {INT8OID, INT8OID}};
+	.types = {INT8OID, INT8OID},
+	.columns = "lsLLjb?"};
 static LlmQuery read_tensors = {
 	.text = "SELECT r.id, r.name, coalesce(r.data, p.data), r.requires_grad, m.model,"
 			" r.data IS NULL AND m.version IS DISTINCT FROM %s.llm_tensor_version(p.data),"
@@ -34,7 +35,8 @@ static LlmQuery read_tensors = {
 			" LEFT JOIN %s.llm_param AS p ON r.data IS NULL AND p.model = coalesce(s.source_model, m.model)"
 			" AND p.name = coalesce(s.source_name, m.name) WHERE r.run = $1 AND r.id <= $2 ORDER BY r.id",
 	.nargs = 2,
-	.types = {INT8OID, INT8OID}};
+	.types = {INT8OID, INT8OID},
+	.columns = "ls?t?bs?bt?"};
 
 /* While a walk is read. */
 typedef struct Reading
@@ -334,14 +336,10 @@ ReadTensors(Reading *r)
 	Datum values[2] = {Int64GetDatum(r->walk->run), Int64GetDatum(r->walk->target)};
 	Portal portal = LlmOpenLatest(&read_tensors, values);
 
-	for (;;)
+	while (LlmFetch(&read_tensors, portal, 50))
 	{
-		MemoryContext spi;
+		MemoryContext spi = MemoryContextSwitchTo(r->context);
 
-		SPI_cursor_fetch(portal, true, 50);
-		if (SPI_processed == 0)
-			break;
-		spi = MemoryContextSwitchTo(r->context);
 		for (uint64 i = 0; i < SPI_processed; i++)
 			TakeTensor(r, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
 		MemoryContextSwitchTo(spi);

@@ -14,10 +14,14 @@
 #include "src/pg_llm.h"
 #include "src/query.h"
 
-static LlmQuery read_ids = {
-	.text = "SELECT id FROM %s.llm_dataset WHERE dataset = $1 ORDER BY id", .nargs = 1, .types = {TEXTOID}};
-static LlmQuery read_row = {
-	.text = "SELECT tokens, target FROM %s.llm_dataset WHERE id = $1", .nargs = 1, .types = {INT8OID}};
+static LlmQuery read_ids = {.text = "SELECT id FROM %s.llm_dataset WHERE dataset = $1 ORDER BY id",
+	.nargs = 1,
+	.types = {TEXTOID},
+	.columns = "l"};
+static LlmQuery read_row = {.text = "SELECT tokens, target FROM %s.llm_dataset WHERE id = $1",
+	.nargs = 1,
+	.types = {INT8OID},
+	.columns = "I?I?"};
 
 Dataset *
 DatasetOpen(const char *name, uint64 seed)

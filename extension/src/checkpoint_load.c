@@ -61,7 +61,8 @@ ByName(const void *a, const void *b)
 static char *
 RowsDigest(Saved *saved)
 {
-	static LlmQuery list = {"SELECT name FROM %s.llm_checkpoint_param WHERE checkpoint = $1", 1, {INT8OID}};
+	static LlmQuery list = {
+		"SELECT name FROM %s.llm_checkpoint_param WHERE checkpoint = $1", 1, {INT8OID}, .columns = "s"};
 	MemoryContext one =
 		AllocSetContextCreate(CurrentMemoryContext, "pg_llm checkpoint", ALLOCSET_DEFAULT_SIZES);
 	Datum value = Int64GetDatum(saved->id);
@@ -174,7 +175,7 @@ Tensor *
 SavedTensor(Saved *saved, const char *name)
 {
 	static LlmQuery read = {"SELECT data FROM %s.llm_checkpoint_param WHERE checkpoint = $1 AND name = $2", 2,
-		{INT8OID, TEXTOID}};
+		{INT8OID, TEXTOID}, .columns = "t?"};
 	Datum args[2] = {Int64GetDatum(saved->id), CStringGetTextDatum(name)};
 
 	if (saved->in_file)
@@ -229,7 +230,8 @@ PG_FUNCTION_INFO_V1(llm_checkpoint_read);
 Datum
 llm_checkpoint_read(PG_FUNCTION_ARGS)
 {
-	static LlmQuery list = {"SELECT name, owner_model, owner_name FROM %s.llm_export_rows($1)", 1, {TEXTOID}};
+	static LlmQuery list = {
+		"SELECT name, owner_model, owner_name FROM %s.llm_export_rows($1)", 1, {TEXTOID}, .columns = "sss"};
 	Datum model = PG_GETARG_DATUM(1);
 	MemoryContext one =
 		AllocSetContextCreate(CurrentMemoryContext, "pg_llm checkpoint", ALLOCSET_DEFAULT_SIZES);
@@ -238,8 +240,9 @@ llm_checkpoint_read(PG_FUNCTION_ARGS)
 	uint64 count;
 	Saved *saved;
 
-	TrainingLock(target, false, false);
-	(void) TrainingLockRows(target, true);
+	TrainingLock(target, false, false); /* a training is not waited for, a change by hand is */
+	if (!TrainingLockRows(target, false, true))
+		TrainingRowsHeld(target);
 	SPI_connect();
 	saved = SavedOpen(PG_GETARG_INT64(0), text_to_cstring(PG_GETARG_TEXT_PP(2)),
 		text_to_cstring(PG_GETARG_TEXT_PP(3)), text_to_cstring(PG_GETARG_TEXT_PP(4)));

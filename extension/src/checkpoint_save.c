@@ -50,9 +50,11 @@ static const Tensor *
 Fetch(void *context, int i)
 {
 	static LlmQuery data = {"SELECT data FROM %s.llm_param WHERE model = $1 AND name = $2", 2,
-						{TEXTOID, TEXTOID}},
-					m = {"SELECT m FROM %s.llm_param WHERE model = $1 AND name = $2", 2, {TEXTOID, TEXTOID}},
-					v = {"SELECT v FROM %s.llm_param WHERE model = $1 AND name = $2", 2, {TEXTOID, TEXTOID}};
+						{TEXTOID, TEXTOID}, .columns = "t"},
+					m = {"SELECT m FROM %s.llm_param WHERE model = $1 AND name = $2", 2, {TEXTOID, TEXTOID},
+						.columns = "t"},
+					v = {"SELECT v FROM %s.llm_param WHERE model = $1 AND name = $2", 2, {TEXTOID, TEXTOID},
+						.columns = "t"};
 	const Save *save = context;
 	const Entry *entry = &save->entries[i];
 	Datum args[2] = {CStringGetTextDatum(entry->owner), CStringGetTextDatum(entry->owner_name)};
@@ -71,7 +73,7 @@ ListEntries(Save *save, const char *model, bool moments, MemoryContext context)
 {
 	static LlmQuery list = {"SELECT name, owner_model, owner_name, part, shape FROM "
 							"%s.llm_checkpoint_tensors($1) WHERE part = 'data' OR $2",
-		2, {TEXTOID, BOOLOID}};
+		2, {TEXTOID, BOOLOID}, .columns = "ssssI"};
 	Datum args[2] = {CStringGetTextDatum(model), BoolGetDatum(moments)};
 	TensorSource *source = &save->source;
 	MemoryContext old;
@@ -155,7 +157,7 @@ WriteRow(TensorSource *source, int i, const Tensor *tensor, void *arg)
 {
 	static LlmQuery insert = {
 		"INSERT INTO %s.llm_checkpoint_param (checkpoint, name, data) VALUES ($1, $2, $3)", 3,
-		{INT8OID, TEXTOID}};
+		{INT8OID, TEXTOID}, .one = true};
 	Save *save = arg;
 	const Entry *entry = &save->entries[i];
 	Datum args[3] = {Int64GetDatum(save->id), CStringGetTextDatum(entry->name), PointerGetDatum(tensor)};

@@ -66,7 +66,8 @@ ReadModel(Loading *l, bool no_block)
 {
 	static LlmQuery read_positions = {.text = "SELECT n_positions FROM %s.llm_model_config WHERE model = $1",
 		.nargs = 1,
-		.types = {TEXTOID}};
+		.types = {TEXTOID},
+		.columns = "i"};
 	Datum value = CStringGetTextDatum(l->model);
 	char *positions = NULL;
 
@@ -91,7 +92,8 @@ ReadModel(Loading *l, bool no_block)
 static int32
 ReadEndToken(const char *model)
 {
-	static LlmQuery read_end = {.text = "SELECT %s.llm_end_token($1)", .nargs = 1, .types = {TEXTOID}};
+	static LlmQuery read_end = {
+		.text = "SELECT %s.llm_end_token($1)", .nargs = 1, .types = {TEXTOID}, .columns = "i?", .one = true};
 	Datum value = CStringGetTextDatum(model);
 	char *end;
 
@@ -151,7 +153,8 @@ WriteRow(Loading *l, int n)
 	static LlmQuery insert = {
 		.text = "INSERT INTO %s.llm_dataset (dataset, tokens, target) VALUES ($1, $2, $3)",
 		.nargs = 3,
-		.types = {TEXTOID, INT4ARRAYOID, INT4ARRAYOID}};
+		.types = {TEXTOID, INT4ARRAYOID, INT4ARRAYOID},
+		.one = true};
 	ArrayType *tokens = NewRow(l->block), *target = NewRow(l->block);
 	bool held_out = IsHeldOut(l, l->rows);
 	Datum values[3] = {CStringGetTextDatum(held_out ? psprintf("%s" HELD_OUT, l->dataset) : l->dataset),

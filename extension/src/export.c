@@ -29,8 +29,8 @@ typedef struct Export
 static const Tensor *
 Fetch(void *context, int i)
 {
-	static LlmQuery fetch = {
-		"SELECT data FROM %s.llm_param WHERE model = $1 AND name = $2", 2, {TEXTOID, TEXTOID}};
+	static LlmQuery fetch = {"SELECT data FROM %s.llm_param WHERE model = $1 AND name = $2", 2,
+		{TEXTOID, TEXTOID}, .columns = "t"};
 	Export *export = context;
 	Datum args[2] = {CStringGetTextDatum(export->owners[i]), CStringGetTextDatum(export->owner_names[i])};
 	const Tensor *tensor;
@@ -46,7 +46,8 @@ static void
 BeginExport(Export *export, MemoryContext context)
 {
 	static LlmQuery begin = {
-		"SELECT name, shape, config, owner_model, owner_name FROM %s.llm_export_begin($1)", 1, {TEXTOID}};
+		"SELECT name, shape, config, owner_model, owner_name FROM %s.llm_export_begin($1)", 1, {TEXTOID},
+		.columns = "sIsss"};
 	Datum args[1] = {CStringGetTextDatum(export->model)};
 	TensorSource *source = &export->source;
 	MemoryContext old;

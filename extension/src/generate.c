@@ -34,7 +34,8 @@ OwnEndToken(const char *model, int otherwise)
 	static LlmQuery read_eos = {
 		.text = "SELECT options ->> 'eos_token_id' FROM %s.llm_model_config WHERE model = $1",
 		.nargs = 1,
-		.types = {TEXTOID}};
+		.types = {TEXTOID},
+		.columns = "s?"};
 	Datum value = CStringGetTextDatum(model);
 	char *text = NULL, *end;
 	long id = otherwise;

@@ -19,11 +19,13 @@
 static LlmQuery read_config = {
 	.text = "SELECT d_model, vocab, n_positions, d_ff FROM %s.llm_model_config WHERE model = $1",
 	.nargs = 1,
-	.types = {TEXTOID}};
+	.types = {TEXTOID},
+	.columns = "iiii"};
 static LlmQuery read_graph = {
 	.text = "SELECT name, op, inputs, attrs FROM %s.llm_graph WHERE model = $1 ORDER BY id, name",
 	.nargs = 1,
-	.types = {TEXTOID}};
+	.types = {TEXTOID},
+	.columns = "ssSj"};
 static LlmQuery write_shapes = {
 	.text =
 		"UPDATE %s.llm_graph AS g SET shape = pg_catalog.string_to_array(s.shape, ',')"

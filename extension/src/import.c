@@ -34,7 +34,7 @@ BeginImport(const char *model, const Checkpoint *checkpoint, MemoryContext conte
 {
 	static LlmQuery begin = {
 		"SELECT name, position, shape FROM %s.llm_import_begin($1, $2::jsonb, $3::jsonb, $4)", 4,
-		{TEXTOID, TEXTOID, TEXTOID, BOOLOID}};
+		{TEXTOID, TEXTOID, TEXTOID, BOOLOID}, .columns = "siI"};
 	Datum args[4] = {CStringGetTextDatum(model), CStringGetTextDatum(CheckpointTensorsJson(checkpoint)),
 		checkpoint->config ? CStringGetTextDatum(checkpoint->config) : (Datum) 0,
 		BoolGetDatum(CheckpointHeadIsWte(checkpoint))};
@@ -62,8 +62,8 @@ BeginImport(const char *model, const Checkpoint *checkpoint, MemoryContext conte
 static int64
 ImportTensor(const char *model, const ImportRow *row)
 {
-	static LlmQuery insert = {
-		"INSERT INTO %s.llm_param (model, name, data) VALUES ($1, $2, $3)", 3, {TEXTOID, TEXTOID}};
+	static LlmQuery insert = {"INSERT INTO %s.llm_param (model, name, data) VALUES ($1, $2, $3)", 3,
+		{TEXTOID, TEXTOID}, .one = true};
 	Tensor *tensor = TensorNew(row->ndim, row->dims);
 	Datum args[3] = {CStringGetTextDatum(model), CStringGetTextDatum(row->name), PointerGetDatum(tensor)};
 

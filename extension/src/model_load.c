@@ -21,7 +21,8 @@ static LlmQuery read_params = {
 			" AND p.name = coalesce(s.source_name, g.name) WHERE g.model = $1 AND g.op = 'param' ORDER BY "
 			"g.id, g.name",
 	.nargs = 1,
-	.types = {TEXTOID}};
+	.types = {TEXTOID},
+	.columns = "st?"};
 
 static void
 CheckParam(const LlmGraph *graph, int index, const Tensor *t, const char *model)
@@ -71,6 +72,11 @@ LoadParam(LlmModel *model, const char *of, HeapTuple row, TupleDesc desc, Missin
 			appendStringInfo(&missing->names, "%s\"%s\"", missing->names.len ? ", " : "", name);
 		return -1;
 	}
+	if (model->weights[index].plain || model->weights[index].panels)
+		ereport(ERROR, (errcode(ERRCODE_CARDINALITY_VIOLATION),
+						   errmsg("model \"%s\": parameter \"%s\" has two rows in llm_param", of, name),
+						   errhint("The primary key of llm_param or llm_param_share was dropped: delete one "
+								   "row and add it again.")));
 	t = DatumGetTensor(data);
 	CheckParam(&model->graph, index, t, of);
 	LLM_CHECK(llm_weight_load(model, index, TENSOR_DATA(t), LlmSessionAllocator(), &err), &err);
@@ -108,8 +114,7 @@ ModelLoadWeights(LlmModel *model, const char *name, ModelLoaded loaded, void *co
 	{
 		int index;
 
-		SPI_cursor_fetch(portal, true, 1);
-		if (SPI_processed == 0)
+		if (!LlmFetch(&read_params, portal, 1))
 			break;
 		index = LoadParam(model, name, SPI_tuptable->vals[0], SPI_tuptable->tupdesc, &missing);
 		SPI_freetuptable(SPI_tuptable);

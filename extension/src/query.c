@@ -1,10 +1,13 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 
 #include "src/pg_llm.h"
 #include "src/query.h"
@@ -52,6 +55,108 @@ SafePath(void)
 	return level;
 }
 
+/* ---- what came ---- */
+
+static Oid
+TypeOfLetter(char letter)
+{
+	switch (letter)
+	{
+		case 'i':
+			return INT4OID;
+		case 'l':
+			return INT8OID;
+		case 'f':
+			return FLOAT4OID;
+		case 'd':
+			return FLOAT8OID;
+		case 'b':
+			return BOOLOID;
+		case 'x':
+			return XIDOID;
+		case 's':
+			return TEXTOID;
+		case 'n':
+			return NAMEOID;
+		case 'j':
+			return JSONBOID;
+		case 'y':
+			return BYTEAOID;
+		case 't':
+			return LlmTensorType();
+		case 'I':
+			return INT4ARRAYOID;
+		case 'L':
+			return INT8ARRAYOID;
+		case 'S':
+			return TEXTARRAYOID;
+		default:
+			elog(ERROR, "pg_llm: no type is meant by \"%c\"", letter);
+	}
+}
+
+static void Refuse(const LlmQuery *query, int column, const char *what) __attribute__((noreturn));
+
+static void
+Refuse(const LlmQuery *query, int column, const char *what)
+{
+	ereport(ERROR,
+		(errcode(ERRCODE_DATA_CORRUPTED),
+			errmsg("column %d, \"%s\", of what pg_llm read from its tables %s", column + 1,
+				NameStr(TupleDescAttr(SPI_tuptable->tupdesc, column)->attname), what),
+			errdetail("It was read by: %s", query->text),
+			errhint(
+				"A table or function of the extension was altered, or a constraint dropped. Undo that and "
+				"mend the row, or restore the database from a backup.")));
+}
+
+static void
+CheckColumn(const LlmQuery *query, int column, char letter, bool nullable)
+{
+	Oid type = TupleDescAttr(SPI_tuptable->tupdesc, column)->atttypid;
+	bool null = false;
+
+	if (letter == 'r' ? !type_is_rowtype(type) : type != TypeOfLetter(letter))
+		Refuse(query, column,
+			psprintf("is of type %s; %s was expected", format_type_be(type),
+				letter == 'r' ? "a row" : format_type_be(TypeOfLetter(letter))));
+	for (uint64 i = 0; i < SPI_processed && !nullable; i++)
+	{
+		(void) SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, column + 1, &null);
+		if (null)
+			Refuse(query, column, "is NULL");
+	}
+}
+
+static void
+CheckRows(const LlmQuery *query)
+{
+	const char *c = query->columns ? query->columns : "";
+	int n = 0;
+
+	if (query->one && SPI_processed != 1)
+		ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("a statement of pg_llm %s %llu rows instead of one", SPI_tuptable ? "read" : "wrote",
+					(unsigned long long) SPI_processed),
+				errdetail("It was: %s", query->text),
+				errhint("A trigger, a rule or a row security policy on the table changes what it does.")));
+	if (SPI_tuptable == NULL)
+		return;
+	for (; *c && n < SPI_tuptable->tupdesc->natts; n++)
+	{
+		bool nullable = c[1] == '?';
+
+		CheckColumn(query, n, *c, nullable);
+		c += nullable ? 2 : 1;
+	}
+	if (*c || n != SPI_tuptable->tupdesc->natts)
+		elog(ERROR, "pg_llm: \"%s\" brought %d columns; \"%s\" was expected", query->text,
+			SPI_tuptable->tupdesc->natts, query->columns ? query->columns : "none");
+}
+
+/* ---- running ---- */
+
 void
 LlmRun(LlmQuery *query, Datum *values, const char *nulls, bool read_only, long limit)
 {
@@ -60,7 +165,16 @@ LlmRun(LlmQuery *query, Datum *values, const char *nulls, bool read_only, long l
 
 	if (code < 0)
 		elog(ERROR, "pg_llm: \"%s\" failed: %s", query->text, SPI_result_code_string(code));
+	CheckRows(query);
 	AtEOXact_GUC(true, level);
+}
+
+bool
+LlmFetch(LlmQuery *query, Portal portal, long n)
+{
+	SPI_cursor_fetch(portal, true, n);
+	CheckRows(query);
+	return SPI_processed > 0;
 }
 
 static Portal

@@ -12,11 +12,20 @@
 
 #include "src/tensor.h"
 
+/*
+ * columns says what the rows hold, a letter a column: i l f d b x for int4, int8, float4, float8, boolean and
+ * xid, s text, n name, j jsonb, y bytea, t tensor, r a row of a table, I L S for arrays of int4, int8 and
+ * text; with ? where NULL is expected. one: the statement must bring, or write, one row. Tables may have been
+ * altered by hand, functions replaced and triggers added, whatever constraints and declarations promise: what
+ * is not as declared here is an ERROR before other code sees it.
+ */
 typedef struct LlmQuery
 {
 	const char *text;
 	int nargs;
 	Oid types[12];
+	const char *columns;
+	bool one;
 	/* private */
 	SPIPlanPtr plan;
 	Oid extension;
@@ -31,6 +40,8 @@ extern void LlmRun(LlmQuery *query, Datum *values, const char *nulls, bool read_
 extern Portal LlmOpen(LlmQuery *query, Datum *values);
 /* A cursor over its rows, by a new snapshot: it sees what this statement has written so far. */
 extern Portal LlmOpenLatest(LlmQuery *query, Datum *values);
+/* The cursor's next rows, at most n, in SPI_tuptable; false where there are none. */
+extern bool LlmFetch(LlmQuery *query, Portal portal, long n);
 /* Column of a row of SPI_tuptable: NULL gives NULL, else palloc'd text in the caller's context. */
 extern char *LlmField(uint64 row, int column);
 /* The first column of SPI_tuptable's only row as a tensor of its own; the result is freed. NULL: no row, or

@@ -8,31 +8,48 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/typcache.h"
 
 #include "src/pg_llm.h"
 #include "src/query.h"
 #include "src/recipe.h"
 
-static LlmQuery read_run = {
-	.text = "SELECT r FROM %s.llm_train_run AS r WHERE run = $1", .nargs = 1, .types = {INT8OID}};
-static LlmQuery begin_run = {
-	.text = "SELECT run, first_step FROM %s.llm_train_begin($1, $2, $3)", .nargs = 3};
+static LlmQuery read_run = {.text = "SELECT r FROM %s.llm_train_run AS r WHERE run = $1",
+	.nargs = 1,
+	.types = {INT8OID},
+	.columns = "r"};
+static LlmQuery begin_run = {.text = "SELECT run, first_step FROM %s.llm_train_begin($1, $2, $3)",
+	.nargs = 3,
+	.columns = "ll",
+	.one = true};
 
 /* ---- fields of the row ---- */
 
+/* The table may have been altered: a column of another type is not read as if it were of this one. */
 static Datum
-Field(HeapTupleHeader row, const char *name, bool *null)
+Field(HeapTupleHeader row, const char *name, Oid type, bool *null)
 {
-	Datum value = GetAttributeByName(row, name, null);
+	TupleDesc desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(row), HeapTupleHeaderGetTypMod(row));
+	Oid found = InvalidOid;
+	Datum value;
 
+	for (int i = 0; i < desc->natts; i++)
+		if (strcmp(NameStr(TupleDescAttr(desc, i)->attname), name) == 0)
+			found = TupleDescAttr(desc, i)->atttypid;
+	ReleaseTupleDesc(desc);
+	if (found != type)
+		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
+						   errmsg("column \"%s\" of llm_train_run is %s; %s was expected", name,
+							   OidIsValid(found) ? format_type_be(found) : "missing", format_type_be(type))));
+	value = GetAttributeByName(row, name, null);
 	return *null ? (Datum) 0 : value;
 }
 
 static Datum
-Given(HeapTupleHeader row, const char *name)
+Given(HeapTupleHeader row, const char *name, Oid type)
 {
 	bool null;
-	Datum value = Field(row, name, &null);
+	Datum value = Field(row, name, type, &null);
 
 	if (null)
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -43,7 +60,7 @@ Given(HeapTupleHeader row, const char *name)
 static double
 Number(HeapTupleHeader row, const char *name, double least, double most)
 {
-	double x = DatumGetFloat8(Given(row, name));
+	double x = DatumGetFloat8(Given(row, name, FLOAT8OID));
 
 	if (!(x >= least && x <= most))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -65,7 +82,7 @@ static char *
 Text(HeapTupleHeader row, const char *name)
 {
 	bool null;
-	Datum value = Field(row, name, &null);
+	Datum value = Field(row, name, TEXTOID, &null);
 
 	return null ? NULL : TextDatumGetCString(value);
 }
@@ -74,7 +91,7 @@ static void
 Positions(HeapTupleHeader row, Recipe *r)
 {
 	bool null;
-	Datum value = Field(row, "positions", &null);
+	Datum value = Field(row, "positions", INT4ARRAYOID, &null);
 	ArrayType *a;
 
 	if (null)
@@ -95,7 +112,7 @@ RecipeOfRow(Datum datum)
 	Recipe *r = palloc0(sizeof(Recipe));
 	bool null;
 
-	r->model = text_to_cstring(DatumGetTextPP(Given(row, "model")));
+	r->model = text_to_cstring(DatumGetTextPP(Given(row, "model", TEXTOID)));
 	r->dataset = Text(row, "dataset");
 	r->lr_max = Number(row, "lr_max", 0, 1e6);
 	r->min_lr = Number(row, "min_lr", 0, 1e6);
@@ -103,20 +120,20 @@ RecipeOfRow(Datum datum)
 	r->hyper.beta2 = Number(row, "beta2", 0, 0.999999999);
 	r->hyper.eps = Number(row, "eps", 0, 1e6);
 	r->hyper.weight_decay = Number(row, "wd", 0, 1e6);
-	Field(row, "grad_clip", &null);
+	Field(row, "grad_clip", FLOAT8OID, &null);
 	r->hyper.clip = null ? 0 : Number(row, "grad_clip", 1e-30, 1e30);
 	r->dropout_p = Number(row, "dropout_p", 0, 0.999999);
-	r->n_steps = Whole(DatumGetInt64(Given(row, "n_steps")), "n_steps", 1, INT64CONST(1) << 40);
-	r->warmup = Whole(DatumGetInt64(Given(row, "warmup")), "warmup", 0, INT64CONST(1) << 40);
-	r->batch_size = (int) Whole(DatumGetInt32(Given(row, "batch_size")), "batch_size", 1, 1000000);
-	r->accumulation =
-		(int) Whole(DatumGetInt32(Given(row, "accumulation")), "accumulation", 1, 1000000 / r->batch_size);
-	r->seed = (uint64) DatumGetInt64(Given(row, "seed"));
+	r->n_steps = Whole(DatumGetInt64(Given(row, "n_steps", INT8OID)), "n_steps", 1, INT64CONST(1) << 40);
+	r->warmup = Whole(DatumGetInt64(Given(row, "warmup", INT8OID)), "warmup", 0, INT64CONST(1) << 40);
+	r->batch_size = (int) Whole(DatumGetInt32(Given(row, "batch_size", INT4OID)), "batch_size", 1, 1000000);
+	r->accumulation = (int) Whole(
+		DatumGetInt32(Given(row, "accumulation", INT4OID)), "accumulation", 1, 1000000 / r->batch_size);
+	r->seed = (uint64) DatumGetInt64(Given(row, "seed", INT8OID));
 	Positions(row, r);
-	r->run = DatumGetInt64(Field(row, "run", &null));
+	r->run = DatumGetInt64(Field(row, "run", INT8OID, &null));
 	if (null)
 		r->run = -1;
-	r->first_step = DatumGetInt64(Field(row, "first_step", &null));
+	r->first_step = DatumGetInt64(Field(row, "first_step", INT8OID, &null));
 	if (null)
 		r->first_step = -1;
 	return r;

@@ -59,7 +59,7 @@ TakeSteps(Training *tr, int64 id, int64 step)
 {
 	static LlmQuery others = {"SELECT e.key, e.value FROM %s.llm_checkpoint_model AS c,"
 							  " pg_catalog.jsonb_each_text(c.steps) AS e WHERE c.checkpoint = $1",
-		1, {INT8OID}};
+		1, {INT8OID}, .columns = "ss"};
 	Datum value = Int64GetDatum(id);
 	LlmGraph *graph = &tr->m->model.graph;
 
@@ -79,8 +79,8 @@ TakeSteps(Training *tr, int64 id, int64 step)
 static void
 TakeCheckpoint(Training *tr, int64 id)
 {
-	static LlmQuery find = {
-		"SELECT location, format, sha256, step FROM %s.llm_checkpoint WHERE id = $1", 1, {INT8OID}};
+	static LlmQuery find = {"SELECT location, format, sha256, step FROM %s.llm_checkpoint WHERE id = $1", 1,
+		{INT8OID}, .columns = "sssl"};
 	Datum value = Int64GetDatum(id);
 	LlmModel *model = &tr->m->model;
 	int64 step;
@@ -118,7 +118,7 @@ ReadLog(Datum ids, int *count)
 {
 	static LlmQuery read = {"SELECT run, step, loss, grad_norm, data_crc, rows FROM %s.llm_train_log"
 							" WHERE id = ANY ($1) ORDER BY step",
-		1, {INT8ARRAYOID}};
+		1, {INT8ARRAYOID}, .columns = "llfdlL"};
 	MemoryContext caller = CurrentMemoryContext;
 	Logged *log;
 

@@ -118,7 +118,7 @@ typedef struct Versions
 static Versions
 LatestVersions(void)
 {
-	static LlmQuery read_versions = {.text = "SELECT version FROM %s.llm_model_version"};
+	static LlmQuery read_versions = {.text = "SELECT version FROM %s.llm_model_version", .columns = "l"};
 	MemoryContext caller = CurrentMemoryContext;
 	Versions v;
 	bool null;

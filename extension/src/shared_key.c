@@ -23,12 +23,14 @@
 
 static LlmQuery read_own = {.text = "SELECT model, version, xmin FROM %s.llm_model_version WHERE model = $1",
 	.nargs = 1,
-	.types = {TEXTOID}};
+	.types = {TEXTOID},
+	.columns = "slx"};
 static LlmQuery read_sources = {
 	.text = "SELECT model, version, xmin FROM %s.llm_model_version WHERE model = $1 OR model IN"
 			" (SELECT source_model FROM %s.llm_param_share WHERE target_model = $1) ORDER BY model",
 	.nargs = 1,
-	.types = {TEXTOID}};
+	.types = {TEXTOID},
+	.columns = "slx"};
 
 /* NULL: not a committed version, or not this one (0: any). */
 static char *

@@ -20,14 +20,16 @@ static LlmQuery find_var = {
 		" AND NOT EXISTS (SELECT FROM %s.llm_tape AS t WHERE t.id = r.id)"
 		" AND NOT EXISTS (SELECT FROM %s.llm_tensor_map AS m WHERE m.id = r.id)",
 	.nargs = 2,
-	.types = {INT8OID, TEXTOID}};
+	.types = {INT8OID, TEXTOID},
+	.columns = "lt"};
 static LlmQuery find_mapped = {
 	.text = "SELECT m.id, r.data FROM %s.llm_tensor_map AS m JOIN %s.llm_tensor_rt AS r USING (id) WHERE "
 			"m.run = $1"
 			" AND m.model = $2 AND m.name = $3 AND m.token_id IS NOT DISTINCT FROM $4 AND r.shape = $5"
 			" AND r.data IS NOT NULL",
 	.nargs = 5,
-	.types = {INT8OID, TEXTOID, TEXTOID, INT4OID, INT4ARRAYOID}};
+	.types = {INT8OID, TEXTOID, TEXTOID, INT4OID, INT4ARRAYOID},
+	.columns = "lt"};
 #define PARAMETERS                                                                                           \
 	"(SELECT name, model AS source_model, name AS source_name FROM %s.llm_param WHERE model = $1 UNION ALL"  \
 	" SELECT target_name, source_model, source_name FROM %s.llm_param_share WHERE target_model = $1)"
@@ -36,18 +38,21 @@ static LlmQuery read_params = {.text = "SELECT n.name, %s.shape(p.data), %s.llm_
 									   " ON p.model = n.source_model AND p.name = n.source_name"
 									   " WHERE p.data IS NOT NULL ORDER BY n.name COLLATE \"C\"",
 	.nargs = 1,
-	.types = {TEXTOID}};
+	.types = {TEXTOID},
+	.columns = "sIl"};
 static LlmQuery read_shape = {
 	.text =
 		"SELECT %s.shape(p.data) FROM " PARAMETERS " AS n JOIN %s.llm_param AS p"
 		" ON p.model = n.source_model AND p.name = n.source_name WHERE n.name = $2 AND p.data IS NOT NULL",
 	.nargs = 2,
-	.types = {TEXTOID, TEXTOID}};
+	.types = {TEXTOID, TEXTOID},
+	.columns = "I"};
 static LlmQuery read_leaves = {
 	.text = "SELECT m.name, m.version, m.id FROM %s.llm_tensor_map AS m JOIN %s.llm_tensor_rt AS r USING (id)"
 			" WHERE m.run = $1 AND m.model = $2 AND m.token_id IS NULL AND r.data IS NULL",
 	.nargs = 2,
-	.types = {INT8OID, TEXTOID}};
+	.types = {INT8OID, TEXTOID},
+	.columns = "sll"};
 
 static Tensor *
 Stamped(const Tensor *t, int ndim, const int *dims, const TapeRun *run, uint32 number)

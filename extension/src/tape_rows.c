@@ -26,7 +26,8 @@ static LlmQuery write_run = {
 			" (pg_catalog.nextval('%s.llm_run_seq'::pg_catalog.regclass), $1, $2, $3, $4, $5)"
 			" ON CONFLICT (key) DO NOTHING RETURNING run",
 	.nargs = 5,
-	.types = {INT4OID, TEXTOID, TEXTOID, INT4ARRAYOID, BOOLOID}};
+	.types = {INT4OID, TEXTOID, TEXTOID, INT4ARRAYOID, BOOLOID},
+	.columns = "l"};
 /* The session has one open run: another that still says so was closed without a chance to write. */
 static LlmQuery close_others = {
 	.text = "UPDATE %s.llm_run SET open = false WHERE open AND pid = pg_catalog.pg_backend_pid()"};
@@ -35,17 +36,20 @@ static LlmQuery close_run = {
 static LlmQuery write_tensor = {.text = "INSERT INTO %s.llm_tensor_rt (id, run, name, shape, data, "
 										"requires_grad) VALUES ($1, $2, $3, $4, $5, $6)",
 	.nargs = 6,
-	.types = {INT8OID, INT8OID, TEXTOID, INT4ARRAYOID, InvalidOid, BOOLOID}};
+	.types = {INT8OID, INT8OID, TEXTOID, INT4ARRAYOID, InvalidOid, BOOLOID},
+	.one = true};
 static LlmQuery write_op = {
 	.text = "INSERT INTO %s.llm_tape (id, run, op, node, inputs, outputs, extra) VALUES ($1, $2, $3, $4, $5, "
 			"$6, $7)",
 	.nargs = 7,
-	.types = {INT8OID, INT8OID, TEXTOID, TEXTOID, INT8ARRAYOID, INT8ARRAYOID, JSONBOID}};
+	.types = {INT8OID, INT8OID, TEXTOID, TEXTOID, INT8ARRAYOID, INT8ARRAYOID, JSONBOID},
+	.one = true};
 static LlmQuery write_map = {.text =
 								 "INSERT INTO %s.llm_tensor_map (id, run, model, name, token_id, version) "
 								 "VALUES ($1, $2, $3, $4, $5, $6)",
 	.nargs = 6,
-	.types = {INT8OID, INT8OID, TEXTOID, TEXTOID, INT4OID, INT8OID}};
+	.types = {INT8OID, INT8OID, TEXTOID, TEXTOID, INT4OID, INT8OID},
+	.one = true};
 
 /* What this transaction writes goes with it. */
 static void

@@ -110,8 +110,10 @@ TokenizerForget(Tokenizer *tokenizer)
 		TokenizerFree(tokenizer);
 }
 
-static LlmQuery read_name = {
-	.text = "SELECT tokenizer FROM %s.llm_model_config WHERE model = $1", .nargs = 1, .types = {TEXTOID}};
+static LlmQuery read_name = {.text = "SELECT tokenizer FROM %s.llm_model_config WHERE model = $1",
+	.nargs = 1,
+	.types = {TEXTOID},
+	.columns = "s?"};
 
 /* ---- finding ---- */
 

@@ -20,11 +20,13 @@
 
 static LlmQuery read_tokens = {.text = "SELECT token_id, token, bytes FROM %s.llm_bpe_vocab WHERE model = $1",
 	.nargs = 1,
-	.types = {TEXTOID}};
+	.types = {TEXTOID},
+	.columns = "isy"};
 static LlmQuery read_merges = {
 	.text = "SELECT rank, left_token, right_token FROM %s.llm_bpe_merges WHERE model = $1",
 	.nargs = 1,
-	.types = {TEXTOID}};
+	.types = {TEXTOID},
+	.columns = "iss"};
 static Portal
 OpenRows(LlmQuery *query, const char *name)
 {
@@ -61,11 +63,8 @@ AddRows(LlmBpe *bpe, const char *name, LlmQuery *query, AddRow add)
 	Portal rows = OpenRows(query, name);
 	LlmError err;
 
-	for (;;)
+	while (LlmFetch(query, rows, FETCH))
 	{
-		SPI_cursor_fetch(rows, true, FETCH);
-		if (SPI_processed == 0)
-			break;
 		for (uint64 i = 0; i < SPI_processed; i++)
 		{
 			struct varlena *first = RowText(i, 2), *second = RowText(i, 3);

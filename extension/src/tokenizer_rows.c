@@ -19,10 +19,16 @@
 #define RESULTS /* each merge's result and the lowest rank that makes it */                                  \
 	"(SELECT left_token || right_token AS token, min(rank) AS rank FROM %s.llm_bpe_merges"                   \
 	" WHERE model = $1 GROUP BY 1)"
-static LlmQuery count_tokens = {
-	.text = "SELECT count(*) FROM %s.llm_bpe_vocab WHERE model = $1", .nargs = 1, .types = {TEXTOID}};
-static LlmQuery count_merges = {
-	.text = "SELECT count(*) FROM %s.llm_bpe_merges WHERE model = $1", .nargs = 1, .types = {TEXTOID}};
+static LlmQuery count_tokens = {.text = "SELECT count(*) FROM %s.llm_bpe_vocab WHERE model = $1",
+	.nargs = 1,
+	.types = {TEXTOID},
+	.columns = "l",
+	.one = true};
+static LlmQuery count_merges = {.text = "SELECT count(*) FROM %s.llm_bpe_merges WHERE model = $1",
+	.nargs = 1,
+	.types = {TEXTOID},
+	.columns = "l",
+	.one = true};
 static LlmQuery delete_tokens = {
 	.text = "DELETE FROM %s.llm_bpe_vocab WHERE model = $1", .nargs = 1, .types = {TEXTOID}};
 static LlmQuery delete_merges = {

@@ -90,7 +90,8 @@ CheckModel(const char *model)
 	static LlmQuery read_other = {.text = "SELECT tokenizer FROM %s.llm_model_config WHERE model = $1"
 										  " AND tokenizer <> $1",
 		.nargs = 1,
-		.types = {TEXTOID}};
+		.types = {TEXTOID},
+		.columns = "s"};
 	Datum value = CStringGetTextDatum(model);
 
 	LlmRun(&read_other, &value, NULL, true, 1);

@@ -85,7 +85,7 @@ Pause(void)
 static void
 LockAll(Loop *loop)
 {
-	while (!TrainingLockRows(loop->r->model, false))
+	while (!TrainingLockRows(loop->r->model, false, false))
 	{
 		if (loop->tr == NULL && !loop->wait)
 			TrainingRowsHeld(loop->r->model);

@@ -33,13 +33,15 @@ static LlmQuery read_moments = {
 			" AND p.name = coalesce(s.source_name, g.name) WHERE g.model = $1 AND g.op = 'param' ORDER BY "
 			"g.id, g.name",
 	.nargs = 1,
-	.types = {TEXTOID}};
+	.types = {TEXTOID},
+	.columns = "st?t?lssb"};
 static LlmQuery write_log = {
 	.text = "INSERT INTO %s.llm_train_log (run, model, step, lr, loss, grad_norm, tokens, seconds, rows, "
 			"seed, data_crc) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
 	.nargs = 11,
 	.types = {INT8OID, TEXTOID, INT8OID, FLOAT8OID, FLOAT4OID, FLOAT8OID, INT8OID, FLOAT8OID, INT8ARRAYOID,
-		INT8OID, INT8OID}};
+		INT8OID, INT8OID},
+	.one = true};
 
 /* ---- loading ---- */
 
@@ -83,7 +85,7 @@ LoadMoments(Training *tr)
 
 	SPI_connect();
 	portal = LlmOpen(&read_moments, &value);
-	for (SPI_cursor_fetch(portal, true, 1); SPI_processed > 0; SPI_cursor_fetch(portal, true, 1))
+	while (LlmFetch(&read_moments, portal, 1))
 	{
 		HeapTuple row = SPI_tuptable->vals[0];
 		int node = llm_graph_find(&tr->m->model.graph, LlmField(0, 1));
@@ -95,6 +97,11 @@ LoadMoments(Training *tr)
 	}
 	SPI_cursor_close(portal);
 	SPI_finish();
+	for (int i = 0; i < tr->m->model.graph.count; i++)
+		if (tr->m->model.graph.nodes[i].op == LLM_OP_PARAM && tr->store_model[i] == NULL)
+			ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
+							   errmsg("model \"%s\": parameter \"%s\" has no row to write to", tr->m->name,
+								   tr->m->model.graph.nodes[i].name)));
 }
 
 /*
@@ -178,8 +185,7 @@ TrainingOpen(const char *model, bool wait)
 {
 	Training *tr;
 
-	TrainingLock(model, false, wait);
-	if (!TrainingLockRows(model, wait))
+	if (!TrainingLockRows(model, true, wait))
 		TrainingRowsHeld(model);
 	PushActiveSnapshot(GetLatestSnapshot()); /* what others committed before the locks were ours */
 	tr = TrainingLoad(model);

@@ -1,28 +1,26 @@
 /*
- * An advisory lock says who trains; row locks keep hand-made changes out until the next commit. Version rows
- * come first, since every change of a model ends by raising its version: whoever has waited for nothing but
- * one of these locks holds nothing that training could wait for in turn.
+ * A lock of the server's says who trains; row locks keep hand-made changes out until the next commit. A
+ * change by hand locks rows in any order and the model's version last. So training never waits for a row
+ * while it holds another: it takes all of them or none, and waits for one that others hold with empty hands.
  */
 #include "postgres.h"
 
-#include "access/relation.h"
 #include "access/xact.h"
-#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
-#include "utils/relcache.h"
+#include "utils/resowner.h"
+#include "utils/rls.h"
 
 #include "src/forward.h"
 #include "src/pg_llm.h"
 #include "src/query.h"
 #include "src/training_lock.h"
+#include "src/version_row.h"
 
 /* in one order, so that two that wait cannot wait for one another */
 static LlmQuery models_to_lock = {
@@ -30,49 +28,72 @@ static LlmQuery models_to_lock = {
 		"SELECT $1 COLLATE \"C\" UNION SELECT source_model FROM %s.llm_param_share WHERE target_model = $1"
 		" ORDER BY 1",
 	.nargs = 1,
-	.types = {TEXTOID}};
+	.types = {TEXTOID},
+	.columns = "s"};
 static LlmQuery holder_of_lock = {
 	.text = "SELECT 'process ' || a.pid || ' of ' || a.usename FROM pg_catalog.pg_locks AS l"
-			" JOIN pg_catalog.pg_stat_activity AS a USING (pid) WHERE l.locktype = 'advisory' AND l.granted"
+			" JOIN pg_catalog.pg_stat_activity AS a USING (pid) WHERE l.locktype = 'userlock' AND l.granted"
 			" AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint) = $1"
 			" AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
 			" LIMIT 1",
 	.nargs = 1,
-	.types = {INT8OID}};
+	.types = {INT8OID},
+	.columns = "s"};
 
-/* models whose version a change of this one's parameters raises: all that share one of them */
-#define VERSIONS                                                                                             \
-	"SELECT FROM %s.llm_model_version AS v WHERE v.model = $1 OR v.model IN (WITH source AS (SELECT $1 AS "  \
-	"model UNION SELECT source_model FROM %s.llm_param_share WHERE target_model = $1) SELECT model FROM "    \
-	"source UNION SELECT s.target_model FROM %s.llm_param_share AS s JOIN source ON s.source_model = "       \
-	"source.model)"
 #define PARAMS                                                                                               \
-	"SELECT FROM %s.llm_param AS p WHERE p.model = $1 OR (p.model, p.name) IN (SELECT source_model, "        \
-	"source_name FROM %s.llm_param_share WHERE target_model = $1)"
-#define LOCKED(rows, order, how)                                                                             \
-	"SELECT count(*) FROM (" rows " ORDER BY " order " FOR NO KEY UPDATE " how ") AS locked"
+	"SELECT p.model, p.name FROM %s.llm_param AS p WHERE p.model = $1 OR (p.model, p.name) IN"               \
+	" (SELECT source_model, source_name FROM %s.llm_param_share WHERE target_model = $1)"
 
-static LlmQuery count_versions = {
-	.text = "SELECT count(*) FROM (" VERSIONS ") AS all_rows", .nargs = 1, .types = {TEXTOID}};
-static LlmQuery lock_versions = {
-	.text = LOCKED(VERSIONS, "v.model", "OF v SKIP LOCKED"), .nargs = 1, .types = {TEXTOID}};
-static LlmQuery wait_versions = {.text = LOCKED(VERSIONS, "v.model", "OF v"), .nargs = 1, .types = {TEXTOID}};
-static LlmQuery count_params = {
-	.text = "SELECT count(*) FROM (" PARAMS ") AS all_rows", .nargs = 1, .types = {TEXTOID}};
+/* Locks all rows that nobody else holds, and brings the first that is not among them. */
 static LlmQuery lock_params = {
-	.text = LOCKED(PARAMS, "p.model, p.name", "OF p SKIP LOCKED"), .nargs = 1, .types = {TEXTOID}};
-static LlmQuery wait_params = {
-	.text = LOCKED(PARAMS, "p.model, p.name", "OF p"), .nargs = 1, .types = {TEXTOID}};
+	.text = "WITH locked AS MATERIALIZED (" PARAMS " ORDER BY 1, 2 FOR NO KEY UPDATE OF p SKIP LOCKED)"
+			" SELECT p.model, p.name FROM (" PARAMS
+			") AS p, (SELECT count(*) AS n FROM locked) AS c WHERE c.n >= 0"
+			" AND NOT EXISTS (SELECT FROM locked AS l WHERE (l.model, l.name) = (p.model, p.name))"
+			" ORDER BY 1, 2 LIMIT 1",
+	.nargs = 1,
+	.types = {TEXTOID},
+	.columns = "ss"};
+static LlmQuery wait_param = {
+	.text = "SELECT name FROM %s.llm_param WHERE model = $1 AND name = $2 FOR NO KEY UPDATE",
+	.nargs = 2,
+	.types = {TEXTOID, TEXTOID},
+	.columns = "s"};
+static LlmQuery versions_to_lock = {
+	.text =
+		"WITH source AS (SELECT $1 COLLATE \"C\" AS model UNION SELECT source_model FROM %s.llm_param_share"
+		" WHERE target_model = $1) SELECT model FROM source UNION SELECT s.target_model FROM"
+		" %s.llm_param_share AS s JOIN source ON s.source_model = source.model ORDER BY 1",
+	.nargs = 1,
+	.types = {TEXTOID},
+	.columns = "s"};
+static LlmQuery may_change = {.text = "SELECT EXISTS (SELECT FROM (SELECT FROM %s.llm_param WHERE model = $1 "
+									  "LIMIT 1 FOR KEY SHARE SKIP LOCKED) AS p)",
+	.nargs = 1,
+	.types = {TEXTOID},
+	.columns = "b",
+	.one = true};
 
 /* ---- the right to train ---- */
+
+/* Not pg_advisory_lock's kind: any role can take those, and so keep others from training. */
+static LOCKTAG
+LockTag(int64 key)
+{
+	LOCKTAG tag = {.locktag_field1 = MyDatabaseId,
+		.locktag_field2 = (uint32) (key >> 32),
+		.locktag_field3 = (uint32) key,
+		.locktag_field4 = 1,
+		.locktag_type = LOCKTAG_USERLOCK,
+		.locktag_lockmethodid = USER_LOCKMETHOD};
+
+	return tag;
+}
 
 static int64
 LockKey(const char *model)
 {
-	char *text = psprintf("pg_llm %s", model);
-
-	return DatumGetInt64(DirectFunctionCall2Coll(
-		hashtextextended, C_COLLATION_OID, CStringGetTextDatum(text), Int64GetDatum(0)));
+	return (int64) hash_bytes_extended((const unsigned char *) model, (int) strlen(model), 0);
 }
 
 static void
@@ -93,34 +114,41 @@ RefuseSecond(const char *model, const char *locked, int64 key)
 			errhint("Wait until it has ended (wait => true does), or train a copy under another name.")));
 }
 
+/* Who may not change a model may not keep others from training it. */
 static void
-TakeLock(const char *model, const char *locked, int64 key, bool session, bool wait)
+CheckMayChange(const char *model)
 {
-	Datum datum = Int64GetDatum(key);
+	Oid params = get_relname_relid("llm_param", LlmNamespace());
+	Datum value = CStringGetTextDatum(model);
+	bool null, may;
 
-	if (wait && session)
-		DirectFunctionCall1(pg_advisory_lock_int8, datum);
-	else if (wait)
-		DirectFunctionCall1(pg_advisory_xact_lock_int8, datum);
-	else if (!DatumGetBool(session ? DirectFunctionCall1(pg_try_advisory_lock_int8, datum)
-								   : DirectFunctionCall1(pg_try_advisory_xact_lock_int8, datum)))
-		RefuseSecond(model, locked, key);
+	if (pg_class_aclmask(params, GetUserId(), ACL_INSERT | ACL_UPDATE | ACL_DELETE, ACLMASK_ANY) == 0)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, "llm_param");
+	if (check_enable_rls(params, InvalidOid, true) != RLS_ENABLED)
+		return;
+	SPI_connect();
+	LlmRun(&may_change, &value, NULL, false, 1);
+	may = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+	SPI_finish();
+	if (!may && VersionHasParams(model))
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						   errmsg("row security keeps role \"%s\" from changing model \"%s\"",
+							   GetUserNameFromId(GetUserId(), false), model)));
 }
 
-/* Names of the model and of those it shares with; palloc'd in the caller's context. */
-static char **
-ModelsToLock(const char *model, int *count)
+/* The names that a query brings, copied into the caller's context. */
+static List *
+Names(LlmQuery *query, const char *model)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Datum value = CStringGetTextDatum(model);
-	char **names;
+	List *names = NIL;
 
 	SPI_connect();
-	LlmRun(&models_to_lock, &value, NULL, false, 0);
-	*count = (int) SPI_processed;
-	names = MemoryContextAlloc(caller, sizeof(char *) * *count);
-	for (int i = 0; i < *count; i++)
-		names[i] = MemoryContextStrdup(caller, LlmField(i, 1));
+	LlmRun(query, &value, NULL, false, 0);
+	MemoryContextSwitchTo(caller);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		names = lappend(names, LlmField(i, 1));
 	SPI_finish();
 	return names;
 }
@@ -129,16 +157,20 @@ ModelsToLock(const char *model, int *count)
 TrainingKeys *
 TrainingLock(const char *model, bool session, bool wait)
 {
-	int count;
-	char **names = ModelsToLock(model, &count);
-	TrainingKeys *volatile taken = palloc0(offsetof(TrainingKeys, keys) + sizeof(int64) * count);
+	List *names = Names(&models_to_lock, model);
+	TrainingKeys *volatile taken = palloc0(offsetof(TrainingKeys, keys) + sizeof(int64) * list_length(names));
 
+	CheckMayChange(model);
 	PG_TRY();
 	{
-		for (int i = 0; i < count; i++)
+		for (int i = 0; i < list_length(names); i++)
 		{
-			taken->keys[i] = LockKey(names[i]);
-			TakeLock(model, names[i], taken->keys[i], session, wait);
+			LOCKTAG tag;
+
+			taken->keys[i] = LockKey(list_nth(names, i));
+			tag = LockTag(taken->keys[i]);
+			if (LockAcquire(&tag, ExclusiveLock, session, !wait) == LOCKACQUIRE_NOT_AVAIL)
+				RefuseSecond(model, list_nth(names, i), taken->keys[i]);
 			taken->count++;
 		}
 	}
@@ -156,7 +188,11 @@ void
 TrainingUnlock(const TrainingKeys *taken)
 {
 	for (int i = 0; i < taken->count; i++)
-		DirectFunctionCall1(pg_advisory_unlock_int8, Int64GetDatum(taken->keys[i]));
+	{
+		LOCKTAG tag = LockTag(taken->keys[i]);
+
+		LockRelease(&tag, ExclusiveLock, true);
+	}
 }
 
 /* llm_train_lock(model, wait): for what must not happen while somebody trains. */
@@ -170,56 +206,128 @@ llm_train_lock(PG_FUNCTION_ARGS)
 
 /* ---- rows ---- */
 
-static int64
-Count(LlmQuery *query, const char *model)
+/* A row that another transaction holds; name NULL: the version row of the model. */
+typedef struct HeldRow
 {
-	Datum value = CStringGetTextDatum(model);
-	bool null;
+	char *model, *name;
+} HeldRow;
 
-	LlmRun(query, &value, NULL, false, 1);
-	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
-}
-
-/*
- * Version rows are the extension's own: whoever may change parameters may lock them, as the triggers raise
- * them, with the rights of the table's owner.
+/* Locks all there is to lock, without waiting. False: `held` is one that others have, in the given context.
  */
 static bool
-LockVersions(const char *model, bool wait)
+TryRows(const char *model, HeldRow *held, MemoryContext context)
 {
-	Oid versions = get_relname_relid("llm_model_version", LlmNamespace());
-	Oid params = get_relname_relid("llm_param", LlmNamespace());
-	Oid caller, owner;
-	Relation rel;
-	int context;
+	Datum value = CStringGetTextDatum(model);
+	ListCell *cell;
 	bool all;
 
-	if (pg_class_aclcheck(params, GetUserId(), ACL_UPDATE) != ACLCHECK_OK)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, "llm_param");
-	rel = relation_open(versions, AccessShareLock);
-	owner = rel->rd_rel->relowner;
-	relation_close(rel, NoLock);
-	GetUserIdAndSecContext(&caller, &context);
-	SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE);
-	all = wait ? Count(&wait_versions, model) >= 0
-			   : Count(&lock_versions, model) >= Count(&count_versions, model);
-	SetUserIdAndSecContext(caller, context);
+	*held = (HeldRow){NULL, NULL};
+	foreach (cell, Names(&versions_to_lock, model))
+		if (!VersionLock(lfirst(cell), LockWaitSkip))
+		{
+			held->model = MemoryContextStrdup(context, lfirst(cell));
+			return false;
+		}
+	SPI_connect();
+	LlmRun(&lock_params, &value, NULL, false, 1);
+	all = SPI_processed == 0;
+	if (!all)
+	{
+		held->model = MemoryContextStrdup(context, LlmField(0, 1));
+		held->name = MemoryContextStrdup(context, LlmField(0, 2));
+	}
+	SPI_finish();
 	return all;
+}
+
+/* False: there is no such row (any more) that this role may lock. */
+static bool
+WaitForRow(const HeldRow *held)
+{
+	Datum values[2] = {CStringGetTextDatum(held->model), (Datum) 0};
+	bool found;
+
+	if (held->name == NULL)
+		return VersionLock(held->model, LockWaitBlock);
+	values[1] = CStringGetTextDatum(held->name);
+	SPI_connect();
+	LlmRun(&wait_param, values, NULL, false, 0);
+	found = SPI_processed > 0;
+	SPI_finish();
+	return found;
+}
+
+typedef struct Attempt
+{
+	const char *model;
+	bool right, wait;
+	HeldRow held;
+	MemoryContext context;
+} Attempt;
+
+static bool
+TakeAll(Attempt *attempt)
+{
+	if (attempt->right)
+		TrainingLock(attempt->model, false, attempt->wait);
+	return TryRows(attempt->model, &attempt->held, attempt->context);
+}
+
+/* Only to wait: the lock is given back at once. */
+static bool
+WaitForHolder(Attempt *attempt)
+{
+	return WaitForRow(&attempt->held);
+}
+
+/* A subtransaction, whose end gives back locks; what the step took is kept where it says true and is to be
+ * kept. */
+static bool
+InSubtransaction(bool (*step)(Attempt *), Attempt *attempt, bool keep)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *volatile error = NULL;
+	volatile bool result = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		result = step(attempt);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	if (result && keep && error == NULL)
+		ReleaseCurrentSubTransaction();
+	else
+		RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (error)
+		ReThrowError(error);
+	return result;
 }
 
 bool
-TrainingLockRows(const char *model, bool wait)
+TrainingLockRows(const char *model, bool right, bool wait)
 {
-	bool all;
+	Attempt attempt = {.model = model, .right = right, .wait = wait, .context = CurrentMemoryContext};
+	int missed = 0; /* a row may have been deleted meanwhile; it does not come back then */
 
-	SPI_connect();
-	all = LockVersions(model, wait);
-	if (wait)
-		Count(&wait_params, model);
-	else
-		all = all && Count(&lock_params, model) >= Count(&count_params, model);
-	SPI_finish();
-	return all;
+	while (!InSubtransaction(TakeAll, &attempt, true))
+	{
+		if (!wait || missed > 1)
+			return false;
+		missed = InSubtransaction(WaitForHolder, &attempt, false) ? 0 : missed + 1;
+		CHECK_FOR_INTERRUPTS();
+	}
+	return true;
 }
 
 void

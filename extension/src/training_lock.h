@@ -7,7 +7,7 @@
 /*
  * The right to train a model, and those whose parameters it shares, until the transaction ends, or (session)
  * until TrainingUnlock, across transactions. Where another has it: ERROR that names it, or (wait) waits.
- * Returns the keys of the advisory locks, in the current memory context.
+ * Returns the locks' keys, in the current memory context.
  */
 typedef struct TrainingKeys
 {
@@ -18,10 +18,12 @@ extern TrainingKeys *TrainingLock(const char *model, bool session, bool wait);
 /* Gives back a session's right; safe in the middle of an error. */
 extern void TrainingUnlock(const TrainingKeys *keys);
 /*
- * Locks what training writes: the model's version rows, then its parameters' rows, shared sources included.
- * Where other transactions hold some of them: false (then some may be locked now), or (wait) waits.
+ * Locks what training writes, until the transaction ends: the model's version rows and its parameters' rows,
+ * shared sources included, and (right) the right to train. Where other transactions hold some of them: false,
+ * and no row is locked; or (wait) waits, holding none of them meanwhile. False after waiting: row security
+ * keeps this role from changing some.
  */
-extern bool TrainingLockRows(const char *model, bool wait);
+extern bool TrainingLockRows(const char *model, bool right, bool wait);
 /* The ERROR for that false. */
 extern void TrainingRowsHeld(const char *model) __attribute__((noreturn));
 /* Does another transaction wait for this one? */

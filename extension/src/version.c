@@ -17,23 +17,12 @@
 #include "src/query.h"
 #include "src/shared_copy.h"
 #include "src/version.h"
+#include "src/version_row.h"
 
-static LlmQuery read_version = {
-	.text = "SELECT version FROM %s.llm_model_version WHERE model = $1", .nargs = 1, .types = {TEXTOID}};
-
-/* the model itself, and those that use its parameters as their own */
-static LlmQuery raise_version = {
-	.text =
-		"INSERT INTO %s.llm_model_version AS v (model, version)"
-		" SELECT m, pg_catalog.nextval('%s.llm_version_seq'::pg_catalog.regclass) FROM (SELECT $1 AS m UNION"
-		" SELECT target_model FROM %s.llm_param_share WHERE source_model = $1 ORDER BY 1) AS models"
-		" ON CONFLICT (model) DO UPDATE SET version = EXCLUDED.version RETURNING model, version",
+static LlmQuery read_version = {.text = "SELECT version FROM %s.llm_model_version WHERE model = $1",
 	.nargs = 1,
-	.types = {TEXTOID}};
-
-static LlmQuery raise_all = {.text = "UPDATE %s.llm_model_version SET version = "
-									 "pg_catalog.nextval('%s.llm_version_seq'::pg_catalog.regclass)"
-									 " RETURNING model, version"};
+	.types = {TEXTOID},
+	.columns = "l"};
 
 int64
 LlmModelVersion(const char *model)
@@ -184,27 +173,19 @@ ChangedModel(TriggerData *trigger, HeapTuple tuple, const char *column)
 }
 
 static void
-Raise(LlmQuery *query, Datum *values)
+Raise(List *models)
 {
-	bool null;
+	ListCell *cell;
 
-	SPI_connect();
-	LlmRun(query, values, NULL, false, 0);
-	for (uint64 i = 0; i < SPI_processed; i++)
-		SharedOutdate(LlmField(i, 1),
-			DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &null)));
-	SPI_finish();
+	foreach (cell, models)
+		SharedOutdate(lfirst(cell), VersionRaise(lfirst(cell)));
 }
 
 static void
 Touch(const char *model)
 {
-	Datum value;
-
-	if (model == NULL || !ChangeFirst(CHANGE_VERSION, model))
-		return;
-	value = CStringGetTextDatum(model);
-	Raise(&raise_version, &value);
+	if (model != NULL && ChangeFirst(CHANGE_VERSION, model))
+		Raise(VersionSharers(model));
 }
 
 /* AFTER each row: raises the version of the model in the column named by the trigger's argument ("model"). */
@@ -218,7 +199,7 @@ llm_touch_version(PG_FUNCTION_ARGS)
 	if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 	{
 		NoteChange();
-		Raise(&raise_all, NULL);
+		Raise(VersionModels());
 		return PointerGetDatum(NULL);
 	}
 	column = trigger->tg_trigger->tgnargs > 0 ? trigger->tg_trigger->tgargs[0] : "model";

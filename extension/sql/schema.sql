@@ -1,0 +1,36 @@
+-- The schema must be the superuser's own: what another role makes there, an operator or a function of a name that the
+-- extension uses, would run with the rights of whoever calls the extension, and now with those of who installs it.
+
+DO $guard$
+DECLARE
+    path CONSTANT pg_catalog.text := pg_catalog.current_setting('search_path');
+    item record;
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    SELECT f.what, r.rolname INTO item FROM (
+        SELECT 'function ' || p.oid::regprocedure, p.proowner FROM pg_proc p WHERE p.pronamespace = '@extschema@'::regnamespace
+        UNION ALL
+        SELECT 'operator ' || o.oid::regoperator, o.oprowner FROM pg_operator o
+            WHERE o.oprnamespace = '@extschema@'::regnamespace
+        UNION ALL
+        SELECT 'type ' || t.oid::regtype, t.typowner FROM pg_type t WHERE t.typnamespace = '@extschema@'::regnamespace
+            AND t.typtype <> 'c' AND t.typcategory <> 'A') AS f (what, owner)
+        JOIN pg_roles r ON r.oid = f.owner WHERE NOT r.rolsuper ORDER BY 1 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION '% in schema @extschema@ belongs to role "%", which is no superuser', item.what, item.rolname
+            USING ERRCODE = 'insufficient_privilege', HINT = 'It could run while pg_llm is installed. Install into a '
+            'schema of its own: CREATE SCHEMA llm; CREATE EXTENSION pg_llm SCHEMA llm.';
+    END IF;
+    SELECT coalesce(r.rolname, 'PUBLIC') AS who INTO item FROM pg_namespace n,
+        aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
+        LEFT JOIN pg_database d ON d.datname = current_database() AND a.grantee = 'pg_database_owner'::regrole
+        LEFT JOIN pg_roles r ON r.oid = coalesce(d.datdba, a.grantee)
+        WHERE n.oid = '@extschema@'::regnamespace AND a.privilege_type = 'CREATE' AND NOT coalesce(r.rolsuper, false)
+        ORDER BY 1 LIMIT 1;
+    IF FOUND THEN
+        RAISE WARNING 'role "%" may create objects in schema @extschema@, where pg_llm is installed', item.who
+            USING HINT = 'A function there can run with the rights of whoever calls pg_llm: ALTER SCHEMA @extschema@ '
+            'OWNER TO a superuser and REVOKE CREATE, or let no superuser work in this database.';
+    END IF;
+    PERFORM pg_catalog.set_config('search_path', path, true);
+END $guard$;

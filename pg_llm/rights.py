@@ -1,0 +1,128 @@
+"""Who may do what in a database of the kit.
+
+A superuser makes the template and owns everything in it; its copies belong to the roles that make them. The
+schema of the extension stays the superuser's, so that no role can put a function, a table or a trigger where
+the extension, or a superuser at work there, would run it. README's section Security has the whole of it.
+"""
+
+from __future__ import annotations
+
+import psycopg
+
+from pg_llm.errors import KitError
+
+# Tables that the extension alone writes: PUBLIC reads them.
+READ_ONLY = ["llm_op", "llm_model_version", "llm_version_seq"]
+
+# Also takes back what older builds gave: every right on tables, TRIGGER and REFERENCES among them, and a
+# schema in which everybody could create. What a role hung on a table by such a right goes, with a warning.
+SECURE = """
+DO $secure$
+DECLARE
+    extension oid := (SELECT oid FROM pg_extension WHERE extname = 'pg_llm');
+    home regnamespace := (SELECT extnamespace FROM pg_extension WHERE extname = 'pg_llm');
+    members CONSTANT oid[] := ARRAY(SELECT objid FROM pg_depend WHERE refclassid = 'pg_extension'::regclass
+        AND refobjid = extension AND classid = 'pg_class'::regclass AND deptype = 'e');
+    item record;
+BEGIN
+    EXECUTE format('ALTER SCHEMA %s OWNER TO CURRENT_USER', home);
+    FOR item IN SELECT r.rolname FROM pg_namespace n, aclexplode(n.nspacl) a
+        LEFT JOIN pg_roles r ON r.oid = a.grantee
+        WHERE n.oid = home AND a.privilege_type = 'CREATE' AND NOT coalesce(r.rolsuper, false)
+    LOOP
+        EXECUTE format('REVOKE CREATE ON SCHEMA %s FROM %s CASCADE', home,
+            coalesce(quote_ident(item.rolname), 'PUBLIC'));
+    END LOOP;
+    FOR item IN SELECT DISTINCT c.oid::regclass AS relation, a.privilege_type, r.rolname
+        FROM pg_class c, aclexplode(c.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
+        WHERE c.oid = ANY (members) AND c.relkind <> 'S' AND NOT coalesce(r.rolsuper, false)
+            AND a.privilege_type NOT IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+    LOOP
+        EXECUTE format('REVOKE %s ON %s FROM %s CASCADE', item.privilege_type, item.relation,
+            coalesce(quote_ident(item.rolname), 'PUBLIC'));
+    END LOOP;
+    FOR item IN SELECT t.tgname, t.tgrelid::regclass AS relation, p.oid::regprocedure AS function
+        FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_roles r ON r.oid = p.proowner
+        WHERE t.tgrelid = ANY (members) AND NOT t.tgisinternal AND NOT r.rolsuper
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', item.tgname, item.relation);
+        RAISE WARNING 'trigger % on % was dropped: it ran % with the rights of others',
+            item.tgname, item.relation, item.function;
+    END LOOP;
+    FOR item IN SELECT k.conname, k.conrelid::regclass AS relation, k.confrelid::regclass AS target
+        FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_roles r ON r.oid = c.relowner
+        WHERE k.contype = 'f' AND k.confrelid = ANY (members) AND k.conparentid = 0 AND NOT r.rolsuper
+    LOOP
+        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', item.relation, item.conname);
+        RAISE WARNING 'foreign key % of % was dropped: by it % could run triggers with the rights of others',
+            item.conname, item.relation, item.target;
+    END LOOP;
+    FOR item IN SELECT p.oid::regprocedure AS function FROM pg_proc p JOIN pg_depend d
+        ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.refobjid = extension AND d.deptype = 'e'
+        WHERE p.prosecdef
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SECURITY INVOKER', item.function);
+    END LOOP;
+    FOR item IN SELECT c.oid::regclass AS relation FROM pg_class c
+        WHERE c.oid = ANY (members) AND c.relkind = 'v'
+    LOOP
+        EXECUTE format('ALTER VIEW %s SET (security_invoker = true)', item.relation);
+    END LOOP;
+    FOR item IN SELECT c.oid::regclass AS relation, k.kind,
+            CASE WHEN c.relname = ANY ({read_only}) THEN 'SELECT' WHEN k.kind = 'SEQUENCE'
+            THEN 'USAGE, SELECT, UPDATE' ELSE 'SELECT, INSERT, UPDATE, DELETE' END AS rights
+        FROM pg_class c, LATERAL (SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END) AS k (kind)
+        WHERE c.oid = ANY (members) AND c.relkind IN ('r', 'v', 'S')
+    LOOP
+        EXECUTE format('REVOKE ALL ON %s %s FROM PUBLIC', item.kind, item.relation);
+        EXECUTE format('GRANT %s ON %s %s TO PUBLIC', item.rights, item.kind, item.relation);
+    END LOOP;
+END $secure$
+"""
+
+
+def secure(conn: psycopg.Connection) -> None:
+    """Sets the rights in a database made from the template, or to become it, as a superuser.
+
+    Nothing in the database that a role may have made is run: names are looked up in pg_catalog alone, and a
+    lock that somebody holds is not waited for longer than a moment.
+    """
+    names = ", ".join(f"'{name}'" for name in READ_ONLY)
+    with conn.transaction():
+        conn.execute("SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '5s'")
+        conn.execute(SECURE.replace("{read_only}", f"ARRAY[{names}]"))
+
+
+def stranger(conn: psycopg.Connection, database: str) -> str | None:
+    """The owner of a database where that is another role without superuser rights."""
+    query = (
+        "SELECT r.rolname FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba "
+        "WHERE d.datname = %s AND NOT r.rolsuper AND r.rolname <> current_user"
+    )
+    row = conn.execute(query, [database]).fetchone()
+    return row[0] if row else None
+
+
+def refuse_strangers(conn: psycopg.Connection) -> None:
+    """Keeps a superuser out of another role's database: a name there may stand for that role's own code."""
+    conn.execute("SET search_path = pg_catalog, pg_temp")
+    (superuser,) = conn.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
+    owner = stranger(conn, conn.info.dbname) if superuser else None
+    if owner:
+        name, user = conn.info.dbname, conn.info.user
+        conn.close()
+        raise KitError(
+            f"database {name} belongs to role {owner}: what {owner} made there would run with the rights of "
+            f"{user}, a superuser. Connect as {owner}, or as another role that is no superuser"
+        )
+    conn.execute("RESET search_path")
+
+
+def own_schema(conn: psycopg.Connection) -> None:
+    """A schema of the role's name, first in search_path, where it may not create beside the extension."""
+    query = (
+        "SELECT pg_catalog.has_schema_privilege(extnamespace, 'CREATE') "
+        "FROM pg_catalog.pg_extension WHERE extname = 'pg_llm'"
+    )
+    if conn.execute(query).fetchone() == (False,):
+        conn.execute("CREATE SCHEMA IF NOT EXISTS AUTHORIZATION CURRENT_USER")
