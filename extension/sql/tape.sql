@@ -153,7 +153,7 @@ BEGIN
         JOIN @extschema@.llm_tensor_rt AS r ON r.id = m.id
         LEFT JOIN @extschema@.llm_param_share AS s ON s.target_model = m.model AND s.target_name = m.name
         WHERE m.model = $1 AND NOT m.accumulated AND r.grad IS NOT NULL AND @extschema@.llm_own_run(run.pid, run.started)
-        ORDER BY m.id
+        ORDER BY m.id FOR KEY SHARE OF run
     LOOP
         UPDATE @extschema@.llm_param AS p
             SET grad = @extschema@.llm_add_gradient(p.grad, @extschema@.shape(p.data), item.grad, item.token_id)
@@ -191,10 +191,13 @@ BEGIN
         RAISE EXCEPTION 'workers is %; it must be from 1 to 1024', $1 USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Leave it out: deleting rows takes one thread.';
     END IF;
-    DELETE FROM @extschema@.llm_run AS r WHERE r.who = session_user AND r.run IS DISTINCT FROM @extschema@.llm_open_run()
+    -- A session that works on a run holds its row: neither waits for the other while it holds rows of the tape.
+    DELETE FROM @extschema@.llm_run AS d WHERE d.run IN (SELECT r.run FROM @extschema@.llm_run AS r
+        WHERE r.who = session_user AND r.run IS DISTINCT FROM @extschema@.llm_open_run()
         AND NOT (r.open AND NOT @extschema@.llm_own_run(r.pid, r.started)
-            AND EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = r.pid AND a.backend_start <= r.started));
+            AND EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = r.pid AND a.backend_start <= r.started))
+        ORDER BY r.run FOR UPDATE SKIP LOCKED);
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN n;
 END $$;
-COMMENT ON FUNCTION llm_prune_autograd_state(int) IS 'Removes the runs of the session''s role with their tapes, but for those that a session is still recording; returns how many';
+COMMENT ON FUNCTION llm_prune_autograd_state(int) IS 'Removes the runs of the session''s role with their tapes, but for those that a session is recording or working on; returns how many';

@@ -300,6 +300,8 @@ TakeTensor(Reading *r, HeapTuple row, TupleDesc desc)
 
 	if (node < 0)
 		return;
+	if (w->values[node].floats) /* a key was dropped, of the tape or of llm_param */
+		WalkBroken(id, "has two rows");
 	w->names[node] = Column(row, desc, 2);
 	w->models[node] = Column(row, desc, 5);
 	if (DatumGetBool(SPI_getbinval(row, desc, 6, &null)) && w->models[node])

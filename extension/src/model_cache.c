@@ -6,10 +6,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
-#include "utils/acl.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rls.h"
 
 #include "src/graph_rows.h"
 #include "src/model_cache.h"
@@ -17,6 +14,7 @@
 #include "src/pg_llm.h"
 #include "src/shared_weights.h"
 #include "src/version.h"
+#include "src/visible.h"
 
 static LoadedModel *models = NULL;
 static uint64 clock_of_uses = 0;
@@ -80,15 +78,12 @@ MakeRoom(void)
 		Evict(true);
 }
 
-static const char *const tables[] = {"llm_model_config", "llm_graph", "llm_param", "llm_param_share"};
-
 /* The copy that all sessions share; false where this one is to have its own. */
 static bool
 MapWeights(LoadedModel *m)
 {
 	m->alone = LlmChanging() || !pg_llm_share_weights;
-	return SharedMayRead(tables, lengthof(tables)) &&
-		   SharedWeights(&m->model, m->name, m->version, &m->shared);
+	return VisibleAll(VISIBLE_MODEL) && SharedWeights(&m->model, m->name, m->version, &m->shared);
 }
 
 static LoadedModel *
@@ -101,7 +96,7 @@ ModelLoad(const char *name, int64 version, bool training)
 	m->name = pstrdup(name);
 	m->version = version;
 	m->epoch = LlmEpoch();
-	m->user = GetUserId();
+	m->visible = VisibleRows(VISIBLE_MODEL, name);
 	m->context = context;
 	m->model.training = training;
 	PG_TRY();
@@ -130,26 +125,12 @@ ModelLoad(const char *name, int64 version, bool training)
 
 /* ---- use ---- */
 
-/*
- * Using a copy does not go through the executor, which looks at rights. False where this role may not read
- * the tables, or row security may show it other rows than the role that read the copy: loading anew then
- * decides.
- */
+/* False: loading anew decides what this role gets, or that it gets nothing. */
 static bool
 MayUse(const LoadedModel *m)
 {
-	if (m->shared.map)
-		return pg_llm_share_weights && SharedMayRead(tables, lengthof(tables));
-	for (int i = 0; i < lengthof(tables); i++)
-	{
-		Oid table = get_relname_relid(tables[i], LlmNamespace());
-
-		if (!OidIsValid(table) || pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
-			return false;
-		if (m->user != GetUserId() && check_enable_rls(table, InvalidOid, true) != RLS_NONE)
-			return false;
-	}
-	return true;
+	return (m->shared.map == NULL || pg_llm_share_weights) &&
+		   VisibleStill(VISIBLE_MODEL, m->name, &m->visible);
 }
 
 /* Is it a private copy for a reason that no longer holds? */

@@ -6,6 +6,7 @@
 
 #include "engine/model.h"
 #include "src/shared_copy.h"
+#include "src/visible.h"
 
 typedef struct LoadedModel
 {
@@ -13,8 +14,8 @@ typedef struct LoadedModel
 	char *name;
 	int64 version;
 	uint64 epoch;
-	Oid user;    /* who read it: row security may hide rows from others */
-	uint64 used; /* for giving up the one unused longest */
+	Visible visible; /* of which rows it is */
+	uint64 used;     /* for giving up the one unused longest */
 	int pins;
 	bool outdated; /* no longer in the list; the last pin frees it */
 	bool alone;    /* private by the setting, or made in the transaction that changed it */

@@ -6,6 +6,7 @@
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
@@ -157,12 +158,29 @@ CheckRows(const LlmQuery *query)
 
 /* ---- running ---- */
 
+static int
+TriggerDepth(void)
+{
+	return DatumGetInt32(pg_trigger_depth(NULL));
+}
+
+/* Where a trigger of somebody's fails, its names may mean something else than he thinks. */
+static void
+ExplainTrigger(void *depth)
+{
+	if (TriggerDepth() > *(int *) depth)
+		errcontext("a trigger of a statement of pg_llm; it ran with search_path = pg_catalog, pg_temp");
+}
+
 void
 LlmRun(LlmQuery *query, Datum *values, const char *nulls, bool read_only, long limit)
 {
-	int level = SafePath();
-	int code = SPI_execute_plan(LlmPlan(query), values, nulls, read_only, limit);
+	int level = SafePath(), depth = TriggerDepth(), code;
+	ErrorContextCallback context = {error_context_stack, ExplainTrigger, &depth};
 
+	error_context_stack = &context;
+	code = SPI_execute_plan(LlmPlan(query), values, nulls, read_only, limit);
+	error_context_stack = context.previous;
 	if (code < 0)
 		elog(ERROR, "pg_llm: \"%s\" failed: %s", query->text, SPI_result_code_string(code));
 	CheckRows(query);

@@ -63,8 +63,6 @@ typedef struct SharedCopy
 extern bool SharedKeyOf(SharedKind kind, const char *model, int64 version, uint64 layout, SharedKey *key);
 /* Is it the version that a new transaction would see? */
 extern bool SharedKeyIsLatest(const SharedKey *key);
-/* May the role read every row of these tables, so that a copy made by another role tells it nothing new? */
-extern bool SharedMayRead(const char *const *tables, int n);
 
 /* ---- shared_copy.c ---- */
 

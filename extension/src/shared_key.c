@@ -10,10 +10,7 @@
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
 
 #include "src/pg_llm.h"
@@ -92,18 +89,4 @@ SharedKeyIsLatest(const SharedKey *key)
 	now = Identity(key->file.kind, key->model, 0, key->layout);
 	PopActiveSnapshot();
 	return now != NULL && strcmp(now, key->identity) == 0;
-}
-
-bool
-SharedMayRead(const char *const *tables, int n)
-{
-	for (int i = 0; i < n; i++)
-	{
-		Oid table = get_relname_relid(tables[i], LlmNamespace());
-
-		if (!OidIsValid(table) || pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK ||
-			check_enable_rls(table, InvalidOid, true) == RLS_ENABLED)
-			return false;
-	}
-	return true;
 }

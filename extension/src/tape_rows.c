@@ -58,13 +58,25 @@ NoteWrite(TapeRun *run)
 	run->wrote = Max(run->wrote, GetCurrentTransactionNestLevel());
 }
 
+static int32
+RandomKey(void)
+{
+	int32 key;
+
+	do
+		if (!pg_strong_random(&key, sizeof(key)))
+			ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("the system has no random numbers")));
+	while (key == 0);
+	return key;
+}
+
 void
 TapeWriteRun(TapeRun *run, const char *kind, const char *model, Datum tokens, bool open)
 {
 	Datum values[5] = {0};
 	char nulls[6] = "     ";
 	bool null;
-	int32 key = 0;
+	int32 key;
 
 	SPI_connect();
 	if (open)
@@ -75,15 +87,24 @@ TapeWriteRun(TapeRun *run, const char *kind, const char *model, Datum tokens, bo
 	values[4] = BoolGetDatum(open);
 	nulls[1] = model ? ' ' : 'n';
 	nulls[3] = tokens ? ' ' : 'n';
-	do /* until a key that no run has */
+	/* Nearly always the first key is one that no run has. */
+	for (int tries = 0; tries == 0 || SPI_processed == 0; tries++)
 	{
-		if (!pg_strong_random(&key, sizeof(key)))
-			ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("the system has no random numbers")));
+		if (tries == 100)
+			ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("the run could not be written to llm_run"),
+					errhint("A trigger, a rule or a row security policy on llm_run keeps its row out.")));
+		key = RandomKey();
 		values[0] = Int32GetDatum(key);
-		if (key != 0)
-			LlmRun(&write_run, values, nulls, false, 0);
-	} while (key == 0 || SPI_processed == 0);
+		LlmRun(&write_run, values, nulls, false, 0);
+	}
 	run->run = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+	if (run->run < 1 || run->run >= PG_INT64_MAX / TAPE_RUN_SIZE)
+		ereport(ERROR,
+			(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+				errmsg("%lld cannot be the number of a run", (long long) run->run),
+				errhint("Ids are run * %d + n: set llm_run_seq back to the last run.", TAPE_RUN_SIZE)));
 	run->key = (uint32) key;
 	run->count = 0;
 	run->extension = LlmTensorType();

@@ -8,11 +8,8 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rls.h"
 #include "utils/snapmgr.h"
 
 #include "src/pg_llm.h"
@@ -20,6 +17,7 @@
 #include "src/tokenizer.h"
 #include "src/tokenizer_compile.h"
 #include "src/version.h"
+#include "src/visible.h"
 
 typedef struct Tokenizer
 {
@@ -27,7 +25,7 @@ typedef struct Tokenizer
 	char *name;
 	int64 version;
 	uint64 epoch;
-	Oid user; /* who read the rows: row security may hide some from others */
+	Visible visible; /* of which rows it is */
 	LlmBpe *bpe;
 	SharedCopy shared; /* where its tables lie, unless they are this session's own */
 	bool alone;        /* private by the setting, or made in the transaction that changed it */
@@ -117,34 +115,14 @@ static LlmQuery read_name = {.text = "SELECT tokenizer FROM %s.llm_model_config 
 
 /* ---- finding ---- */
 
-static const char *const tables[] = {"llm_bpe_vocab", "llm_bpe_merges"};
-
-/* Cached copies do not go through the executor, so the rights to the rows are looked at here. */
-static void
-CheckRights(void)
-{
-	for (int i = 0; i < lengthof(tables); i++)
-	{
-		Oid table = get_relname_relid(tables[i], LlmNamespace());
-
-		if (!OidIsValid(table))
-			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
-							   errmsg("table %s is missing from extension pg_llm", tables[i])));
-		if (pg_class_aclcheck(table, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
-			aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, tables[i]);
-	}
-}
-
 /* Is it what this role would read from the rows itself? */
 static bool
 MayUse(const Tokenizer *tokenizer)
 {
-	if (tokenizer->shared.map)
-		return pg_llm_share_weights && SharedMayRead(tables, lengthof(tables));
-	for (int i = 0; i < lengthof(tables) && tokenizer->user != GetUserId(); i++)
-		if (check_enable_rls(get_relname_relid(tables[i], LlmNamespace()), InvalidOid, true) != RLS_NONE)
-			return false;
-	return !(tokenizer->alone && !LlmChanging() && pg_llm_share_weights);
+	if (tokenizer->shared.map ? !pg_llm_share_weights
+							  : tokenizer->alone && !LlmChanging() && pg_llm_share_weights)
+		return false;
+	return VisibleStill(VISIBLE_TOKENIZER, tokenizer->name, &tokenizer->visible);
 }
 
 /* The model's tokenizer by its config, else the name itself. In the caller's SPI memory. */
@@ -203,9 +181,9 @@ TokenizerLoad(const char *model, const char *name, int64 version)
 		tokenizer->name = MemoryContextStrdup(TopMemoryContext, name);
 		tokenizer->version = version;
 		tokenizer->epoch = LlmEpoch();
-		tokenizer->user = GetUserId();
+		tokenizer->visible = VisibleRows(VISIBLE_TOKENIZER, name);
 		tokenizer->alone = LlmChanging() || !pg_llm_share_weights;
-		if (SharedMayRead(tables, lengthof(tables)))
+		if (VisibleAll(VISIBLE_TOKENIZER))
 			tokenizer->bpe = TokenizerShared(name, version, &tokenizer->shared);
 		if (tokenizer->bpe == NULL)
 			tokenizer->bpe = TokenizerCompile(name);
@@ -255,10 +233,12 @@ TokenizerFind(const char *model)
 	}
 	else
 		remembered_count = 0;
-	CheckRights();
+	VisibleCheckRights(VISIBLE_TOKENIZER);
 	SPI_connect();
 	tokenizer = TokenizerByName(model, TokenizerName(model));
 	SPI_finish();
+	if (tokenizer->visible.limited) /* a policy may say something else within the same snapshot */
+		return tokenizer;
 	last_mark = mark;
 	if (remembered_count < REMEMBERED && strlen(model) < NAMEDATALEN)
 	{

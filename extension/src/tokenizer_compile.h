@@ -13,7 +13,7 @@ extern LlmBpe *TokenizerCompile(const char *name);
 /*
  * The same from a copy that all sessions share, which is made where there is none; NULL: compile it
  * privately. The caller releases the copy after the tokenizer. The role must be one that may read all rows
- * (SharedMayRead).
+ * (visible.h).
  */
 extern LlmBpe *TokenizerShared(const char *name, int64 version, SharedCopy *copy);
 
