@@ -15,7 +15,8 @@ from pg_llm.errors import KitError
 READ_ONLY = ["llm_op", "llm_model_version", "llm_version_seq"]
 
 # Also takes back what older builds gave: every right on tables, TRIGGER and REFERENCES among them, and a
-# schema in which everybody could create. What a role hung on a table by such a right goes, with a warning.
+# schema in which everybody could create: the owner of the database gets one instead. What a role hung on a
+# table by such a right goes, with a warning.
 SECURE = """
 DO $secure$
 DECLARE
@@ -32,6 +33,12 @@ BEGIN
     LOOP
         EXECUTE format('REVOKE CREATE ON SCHEMA %s FROM %s CASCADE', home,
             coalesce(quote_ident(item.rolname), 'PUBLIC'));
+    END LOOP;
+    FOR item IN SELECT r.rolname FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba
+        WHERE d.datname = current_database() AND NOT r.rolsuper
+        AND NOT EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = r.rolname)
+    LOOP
+        EXECUTE format('CREATE SCHEMA %I AUTHORIZATION %I', item.rolname, item.rolname);
     END LOOP;
     FOR item IN SELECT DISTINCT c.oid::regclass AS relation, a.privilege_type, r.rolname
         FROM pg_class c, aclexplode(c.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee

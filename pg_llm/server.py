@@ -153,7 +153,9 @@ class Server:
         self._check_data(user, found)
         if not (self.data / "PG_VERSION").exists():
             self._initdb(user, found)
-        text = settings.render(found, processes.socket_dir(self.home, user), port or settings.PORT, listen)
+        text = settings.render(
+            found, self.data, processes.socket_dir(self.home, user), port or settings.PORT, listen
+        )
         settings.write(self.data / settings.FILE, text, user)
         self._open_log(user)
         return user, found
@@ -197,7 +199,7 @@ class Server:
         except PermissionError:
             return True  # another user's server: usable, not ours to change
         found = programs.usable_by(programs.run_as(), self.home)
-        want = settings.render(found, live.socket_dir, live.port, live.listen)
+        want = settings.render(found, self.data, live.socket_dir, live.port, live.listen)
         if settings.paths_of(have) != settings.paths_of(want):
             with self._lock():
                 settings.write(path, settings.with_paths(have, want), programs.run_as())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import psutil
@@ -15,8 +16,8 @@ FILE = "pg_llm.conf"
 MEGABYTE = 1 << 20
 
 
-def render(found: programs.Programs, socket_dir: Path, port: int, listen: str) -> str:
-    """The text of pg_llm.conf."""
+def render(found: programs.Programs, data: Path, socket_dir: Path, port: int, listen: str) -> str:
+    """The text of pg_llm.conf for a server whose files are in data."""
     memory = memory_bytes() // MEGABYTE
     values = {
         "listen_addresses": listen,
@@ -26,7 +27,7 @@ def render(found: programs.Programs, socket_dir: Path, port: int, listen: str) -
         "password_encryption": "scram-sha-256",
         "max_connections": 200,
         "shared_buffers": f"{max(16, min(256, memory // 16))}MB",
-        "max_wal_size": "2GB",
+        "max_wal_size": f"{_log_size(data)}MB",
         "autovacuum_naptime": "15s",  # a training loop leaves ten megabytes of dead rows a second
         "dynamic_shared_memory_type": "posix" if _roomy_shm() else "mmap",
         "fsync": "on",
@@ -82,6 +83,17 @@ def memory_bytes() -> int:
         except (OSError, ValueError):
             continue  # not this kind of control group, or "max"
     return min(limits)
+
+
+def _log_size(data: Path) -> int:
+    """Megabytes that the write-ahead log may take: a training writes hundreds of them a minute.
+
+    On a small disk a tenth of what is free besides the log itself, since a log that fills the disk stops the
+    server; in steps, so that the file stays the same while little changes.
+    """
+    log = sum(path.stat().st_size for path in (data / "pg_wal").glob("*") if path.is_file())
+    room = (shutil.disk_usage(data).free + log) // MEGABYTE // 10
+    return next((size for size in (2048, 1024, 512, 256) if size <= room), 128)
 
 
 def _roomy_shm() -> bool:

@@ -291,3 +291,16 @@ def test_the_environments_postgres_variables_do_not_matter(folder, monkeypatch):
         monkeypatch.setenv(name, value)
     with connect(Server(folder / "home").start()) as conn:
         assert conn.execute("SHOW port").fetchone() == (str(settings.PORT),)
+
+
+@pytest.mark.parametrize(
+    ("free", "log", "size"), [(500, 0, 2048), (15, 0, 1024), (4, 0, 256), (0.1, 0, 128), (2, 1.5, 256)]
+)
+def test_the_log_of_a_small_disk(tmp_path, monkeypatch, free, log, size):
+    """A tenth of what is free besides the log itself: a full one would stop the server."""
+    (tmp_path / "pg_wal").mkdir()
+    with (tmp_path / "pg_wal" / "segment").open("wb") as file:
+        file.truncate(int(log * 2**30))
+    usage = shutil.disk_usage(tmp_path)._replace(free=int(free * 2**30))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert settings._log_size(tmp_path) == size

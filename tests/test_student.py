@@ -248,6 +248,7 @@ def test_what_older_builds_gave_is_taken_back(pupil, use):
         )
         admin.execute("ALTER FUNCTION llm_touch_version() SECURITY DEFINER")
         admin.execute("ALTER VIEW llm_tensor SET (security_invoker = false)")
+    pupil.execute("DROP SCHEMA pupil")
     pupil.execute(HANGINGS[0].format(r="llm_graph") + "; " + HANGINGS[4].format(r="llm_param"))
     pupil.execute(f"CREATE TABLE evil.k ({KEYS['llm_model_config']} ON DELETE CASCADE)")
     pupil.execute(
@@ -270,6 +271,7 @@ def test_what_older_builds_gave_is_taken_back(pupil, use):
         for relation in ("llm_graph", "llm_param", "llm_model_config"):
             refused(conn, HANGINGS[0].format(r=relation))
         refused(conn, "CREATE TABLE public.more ()")
+        conn.execute("RESET search_path; CREATE TABLE pupil.more ()")
         conn.execute("DELETE FROM public.llm_model_config WHERE model = 'classroom-1'")
 
 

@@ -31,6 +31,7 @@
 #define COMPUTE_PER_WRITE 10
 #define COMMIT_SECONDS 1.0
 #define PAUSE_MS 50
+#define WARN_BYTES (64 << 20)
 
 typedef struct Loop
 {
@@ -45,6 +46,7 @@ typedef struct Loop
 	int64 version; /* of the model, as tr holds it */
 	instr_time committed;
 	double write_seconds;
+	bool warned; /* that writing takes most of the time */
 } Loop;
 
 static double
@@ -150,6 +152,28 @@ Write(Loop *loop)
 	PopActiveSnapshot();
 }
 
+/* Each commit writes all of a model, and the log of it may be what fills a small disk. */
+static void
+WarnOfWriting(Loop *loop)
+{
+	double step_seconds = SecondsSince(loop->committed) - loop->write_seconds;
+	int64 bytes = 0;
+
+	for (int i = 0; i < loop->tr->m->model.graph.count; i++)
+		if (loop->tr->trainer->grad[i] && loop->tr->trainer->owner[i] == i)
+			bytes += 3 * (int64) sizeof(float) * loop->tr->m->model.weights[i].numel;
+	if (loop->warned || loop->commit_every == 0 || loop->write_seconds < step_seconds || bytes < WARN_BYTES)
+		return;
+	loop->warned = true;
+	ereport(NOTICE,
+		(errmsg(
+			 "each commit writes %lld MB of weights and moments, and takes %.1f s after %.1f s of training",
+			 (long long) (bytes >> 20), loop->write_seconds, step_seconds),
+			errdetail("PostgreSQL's log grows by that and up to as much again, and vacuum follows later."),
+			errhint(
+				"Leave commit_every out: the loop then commits when it has computed ten times as long.")));
+}
+
 /*
  * Autovacuum hears of dead rows when a session has nothing to do, which this one will not have for hours.
  * (Servers built with assertions want the call between transactions, where no extension gets a turn.)
@@ -186,6 +210,7 @@ OneTransaction(Loop *loop)
 	INSTR_TIME_SET_CURRENT(loop->committed);
 	TrainingSteps(loop->tr, &loop->plan);
 	Write(loop);
+	WarnOfWriting(loop);
 	PopActiveSnapshot();
 	waited_for = TrainingHasWaiters();
 	SPI_commit();
