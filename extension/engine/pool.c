@@ -14,7 +14,9 @@
 
 #include "engine/pool.h"
 
-#if defined(__linux__)
+/* LLM_NO_FUTEX: what other systems use, for the tests. */
+#if defined(__linux__) && !defined(LLM_NO_FUTEX)
+#define LLM_FUTEX
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #endif
@@ -36,7 +38,7 @@ typedef fenv_t FloatMode;
 static struct
 {
 	_Atomic uint64_t claim; /* job number << 32 | next task */
-	_Atomic uint32_t job;   /* futex word the workers sleep on: low half of the job number */
+	_Atomic uint32_t job;   /* the word that workers sleep on: low half of the job number */
 	_Atomic int sleepers;
 	_Atomic int done;
 	_Atomic bool stopping;
@@ -76,24 +78,44 @@ leave_default_mode(const FloatMode *before)
 #endif
 }
 
+#if defined(LLM_FUTEX)
+
 static void
 sleep_while(_Atomic uint32_t *word, uint32_t value)
 {
-#if defined(__linux__)
 	syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
-#else
-	if (atomic_load(word) == value)
-		usleep(50);
-#endif
 }
 
 static void
 wake_all(_Atomic uint32_t *word)
 {
-#if defined(__linux__)
 	syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
-#endif
 }
+
+#else
+
+static pthread_mutex_t sleep_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t job_changed = PTHREAD_COND_INITIALIZER;
+
+static void
+sleep_while(_Atomic uint32_t *word, uint32_t value)
+{
+	pthread_mutex_lock(&sleep_lock);
+	while (atomic_load(word) == value)
+		pthread_cond_wait(&job_changed, &sleep_lock);
+	pthread_mutex_unlock(&sleep_lock);
+}
+
+/* The word has changed already; under the lock, no worker is between looking at it and waiting. */
+static void
+wake_all(_Atomic uint32_t *word)
+{
+	pthread_mutex_lock(&sleep_lock);
+	pthread_cond_broadcast(&job_changed);
+	pthread_mutex_unlock(&sleep_lock);
+}
+
+#endif
 
 /* The caller's question; workers only look at the answer. */
 static bool
