@@ -26,7 +26,7 @@ typedef enum LlmCode
 	LLM_RANGE,     /* a number out of its range: 22003 */
 	LLM_MISSING,   /* a named thing that is not there: 42704 */
 	LLM_LIMIT,     /* a limit of the program: 54000 */
-	LLM_NO_MEMORY, /* pg_llm.memory_limit or the machine's memory: 53200 */
+	LLM_NO_MEMORY, /* pg_llm.memory_limit, pg_llm.server_memory_limit or the machine's memory: 53200 */
 	LLM_CANCELED   /* the caller's stop function said so: 57014 */
 } LlmCode;
 

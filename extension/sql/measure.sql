@@ -17,3 +17,8 @@ CREATE FUNCTION llm_kernel_ladder(m int DEFAULT 256, k int DEFAULT 768, n int DE
     RETURNS SETOF record LANGUAGE c VOLATILE STRICT ROWS 5 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_kernel_ladder(int, int, int) IS
 'A product (m,k) @ (k,n) of random numbers by each rung of the ladder, from three loops to all cores: its time, the fraction of the machine''s multiply-add peak, whether its result has the first rung''s bits, and what it does that the one before does not';
+
+CREATE FUNCTION llm_memory(OUT pid int, OUT bytes bigint) RETURNS SETOF record
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_memory() IS
+'What each session holds of pg_llm.server_memory_limit, by the process id that pg_stat_activity names: a role sees its own sessions, members of pg_read_all_stats see all';

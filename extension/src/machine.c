@@ -5,6 +5,9 @@
 #include "postgres.h"
 
 #include <limits.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <sched.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -70,5 +73,27 @@ MachineHugePages(void *block, size_t size)
 	if (size >= 2 * HUGE_PAGE && to > from)
 		(void) madvise(
 			(void *) from, to - from, MADV_HUGEPAGE); /* a wish: without it all is slower, no more */
+#endif
+}
+
+size_t
+MachineOwnMemory(void)
+{
+	FILE *file = fopen("/proc/self/statm", "r");
+	long long resident = 0, shared = 0;
+
+	if (file == NULL)
+		return 0;
+	if (fscanf(file, "%*s %lld %lld", &resident, &shared) != 2)
+		resident = shared = 0;
+	fclose(file);
+	return (size_t) Max(0, resident - shared) * sysconf(_SC_PAGESIZE);
+}
+
+void
+MachineTrim(void)
+{
+#ifdef __GLIBC__
+	malloc_trim(0);
 #endif
 }

@@ -10,4 +10,9 @@ extern int MachineThreads(void);
  */
 extern void MachineHugePages(void *block, size_t size);
 
+/* Bytes that are in memory for this process alone; 0: the system does not tell. */
+extern size_t MachineOwnMemory(void);
+/* Gives back what malloc keeps of freed memory. */
+extern void MachineTrim(void);
+
 #endif

@@ -27,7 +27,8 @@ SessionPeak(void)
 		peak.flops = peak.bytes = 0;
 		ereport(
 			NOTICE, (errmsg("the machine's peak is not known: %s", err.message),
-						errhint("Fractions of it are NULL. The superuser can raise pg_llm.memory_limit.")));
+						errhint("Fractions of it are NULL. The superuser can raise pg_llm.memory_limit, or "
+								"pg_llm.server_memory_limit for all sessions.")));
 	}
 	else if (code != LLM_OK)
 		LlmRaise(&err);

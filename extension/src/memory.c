@@ -1,71 +1,295 @@
 /*
- * Memory of a session: what PostgreSQL's contexts and the engine's blocks take together stays within a limit.
+ * Memory of a session: what PostgreSQL's contexts and the engine's blocks take together stays within a limit,
+ * and within another with what all other sessions hold.
  */
 #include "postgres.h"
 
+#include <limits.h>
+
+#include "access/detoast.h"
+#include "access/xact.h"
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
 #include "utils/memutils.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
 
 #include "src/machine.h"
 #include "src/memory.h"
 #include "src/model_cache.h"
 #include "src/pg_llm.h"
+#include "src/server_memory.h"
 
 int pg_llm_memory_limit_mb = 0;
+
+#define MEGABYTE ((Size) 1 << 20)
+/* Smaller sizes are asked for together, a megabyte at a time: asking takes longer than allocating them. */
+#define LEAST ((Size) 65536)
+
+static void TransactionEnds(XactEvent event, void *arg);
+
+/* ---- settings ---- */
+
+static GucSource accepted; /* where a limit's value came from last */
+
+static bool
+LimitCheck(int *newval, void **extra, GucSource source)
+{
+	accepted = source;
+	return true;
+}
+
+static bool
+GivenByClient(const char *name)
+{
+	const struct config_generic *setting = NULL;
+
+#if PG_VERSION_NUM >= 160000
+	setting = find_option(name, false, true, ERROR);
+#else
+	for (int i = 0; i < GetNumConfigOptions(); i++)
+		if (pg_strcasecmp(get_guc_variables()[i]->name, name) == 0)
+			setting = get_guc_variables()[i];
+#endif
+	return setting && setting->reset_source == PGC_S_CLIENT;
+}
+
+/*
+ * Before the library is loaded a client may set anything when it connects, its limits too. PostgreSQL refuses
+ * that where they become known; but the value of the server's configuration, which it had replaced, is gone.
+ */
+static void
+DefineLimit(const char *name, const char *what, const char *more, int *value, int preset, int least,
+	GucContext context)
+{
+	static const char *hidden = NULL; /* a library that was refused may be loaded again */
+
+	if (hidden == NULL)
+	{
+		bool given = GivenByClient(name);
+
+		DefineCustomIntVariable(
+			name, what, more, value, preset, least, INT_MAX, context, GUC_UNIT_MB, LimitCheck, NULL, NULL);
+		if (given && accepted == PGC_S_DEFAULT)
+			hidden = name;
+	}
+	if (hidden)
+		ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("this session may not set \"%s\"", hidden),
+				errdetail("The value that was refused hides the server's own."),
+				errhint("Connect again without it.")));
+}
 
 void
 MemoryInit(void)
 {
-	DefineCustomIntVariable("pg_llm.memory_limit", "Memory one session may hold for tensors and models.",
+	DefineLimit("pg_llm.memory_limit", "Memory one session may hold for tensors and models.",
 		"The default is half of the machine's or control group's memory. Copies shared by all sessions do "
 		"not count.",
-		&pg_llm_memory_limit_mb, MachineMemoryMB() / 2, 16, INT_MAX, PGC_SUSET, GUC_UNIT_MB, NULL, NULL,
-		NULL);
+		&pg_llm_memory_limit_mb, MachineMemoryMB() / 2, 16, PGC_SUSET);
+	DefineLimit("pg_llm.server_memory_limit",
+		"Memory all sessions of the server may hold together for tensors and models.",
+		"The default is three quarters of the machine's or control group's memory; 0 is no limit. It is one "
+		"for all sessions: ALTER SYSTEM sets it. llm_memory() shows what each session holds.",
+		&pg_llm_server_memory_limit_mb, MachineMemoryMB() / 4 * 3, 0, PGC_SIGHUP);
+	RegisterXactCallback(TransactionEnds, NULL);
 }
 
-static size_t session_bytes = 0;
-/* So many were within such a limit when PostgreSQL's own contexts, which take time to count, were counted
- * last; 0 once these may have grown. */
+/* ---- what the session holds ---- */
+
+static size_t session_bytes = 0; /* the engine's blocks */
+/* PostgreSQL's own contexts, which take time to count, as they were counted last; what was reserved in them
+ * since; and kept_bytes. */
+static Size other_bytes = 0;
+static Size kept_bytes = 0; /* freed memory that malloc still had when the last statement ended */
+static Size most_bytes = 0; /* the most that this statement has asked for */
+/* So many of session_bytes were within such a limit when the contexts were counted; 0 once these may have
+ * grown. */
 static size_t granted_bytes = 0;
 static int granted_limit_mb = 0;
 
-/* What the session holds; models that nobody uses at the moment make room first. */
-static bool
-HasRoom(Size size, Size *held)
-{
-	Size limit = (Size) pg_llm_memory_limit_mb * 1024 * 1024;
+/* ---- when a statement has ended ---- */
 
+/*
+ * PostgreSQL frees the memory of a statement, and that of a transaction, when no more code of the extension
+ * runs, and the other sessions must learn of it. But the last that a server process does before it waits for
+ * the next message is to reset MessageContext, and that calls back.
+ */
+static bool statement_asked = false, transaction_asked = false;
+
+static void
+TellWhatIsLeft(void)
+{
+	Size held = session_bytes + MemoryContextMemAllocated(TopMemoryContext, true);
+
+	if (most_bytes > held + MEGABYTE) /* else there is little that malloc may have kept */
+		kept_bytes = Max(MachineOwnMemory(), held) - held;
+	if (MessageContext) /* is about to be freed */
+		held -= MemoryContextMemAllocated(MessageContext, true);
+	other_bytes = held - session_bytes + kept_bytes;
+	ServerMemoryTell(held + kept_bytes);
+}
+
+static void
+StatementEnded(void *arg)
+{
+	statement_asked = false;
+	transaction_asked = IsTransactionOrTransactionBlock();
+	TellWhatIsLeft();
+	if (ServerMemoryScarce()) /* so what sessions keep for later is never more than half of the limit */
+	{
+		while (ModelEvict())
+			;
+		MachineTrim();
+		most_bytes = SIZE_MAX;
+		TellWhatIsLeft();
+	}
+	most_bytes = 0;
+}
+
+static void
+TellWhenEnded(void)
+{
+	static MemoryContextCallback callback = {StatementEnded};
+
+	if (!statement_asked && MessageContext)
+		MemoryContextRegisterResetCallback(MessageContext, &callback);
+	statement_asked = true;
+}
+
+static void
+TransactionEnds(XactEvent event, void *arg)
+{
+	if (transaction_asked && MessageContext)
+		TellWhenEnded();
+	else if (transaction_asked) /* a background worker, which gets no messages */
+		StatementEnded(NULL);
+}
+
+/* ---- asking ---- */
+
+/* Why memory was refused last. */
+static struct
+{
+	bool server; /* not this session's own limit */
+	Size needed, held;
+} refused;
+
+/* Is there room within both limits? Models that nobody uses at the moment make room first. */
+static bool
+HasRoom(Size size, Size later)
+{
+	Size limit = (Size) pg_llm_memory_limit_mb * MEGABYTE, held;
+	bool in_session;
+
+	transaction_asked = true;
+	TellWhenEnded();
 	do
 	{
-		*held = session_bytes + MemoryContextMemAllocated(TopMemoryContext, true);
-		if (size <= limit && *held <= limit - size)
+		held = session_bytes + MemoryContextMemAllocated(TopMemoryContext, true);
+		other_bytes = held - session_bytes + kept_bytes;
+		most_bytes = Max(most_bytes, held + size);
+		in_session = size <= limit && held <= limit - size;
+		if (in_session && ServerMemoryAsk(held + kept_bytes + size + later))
 			return true;
 	} while (size <= limit && ModelEvict());
+	ServerMemoryTell(held + kept_bytes);
+	refused.server = in_session;
+	refused.needed = size + later;
+	refused.held = in_session ? ServerMemoryHeld() : held;
 	return false;
+}
+
+/* Is it one of those that are asked for together, and they are no megabyte yet? */
+static bool
+IsLittle(Size size)
+{
+	static Size together = 0;
+
+	together += size;
+	if (size < LEAST && together < MEGABYTE)
+		return true;
+	together = 0;
+	return false;
+}
+
+#define UP_TO_MB(size) (((size) + MEGABYTE - 1) / MEGABYTE)
+#define SERVER_HINT                                                                                          \
+	errhint("Try again when other sessions are done, use smaller tensors, or have the superuser raise "      \
+			"pg_llm.server_memory_limit. SELECT * FROM llm_memory() shows what each session holds.")
+
+void
+LlmReserveResult(Size size, Size later)
+{
+	granted_bytes = 0;
+	if (IsLittle(size))
+		return;
+	if (HasRoom(size, later))
+		other_bytes += size + later;
+	else if (refused.server)
+		ereport(ERROR,
+			(errcode(ERRCODE_OUT_OF_MEMORY),
+				errmsg("this needs %zu MB more, and all sessions of the server hold %zu MB of their %d MB",
+					UP_TO_MB(refused.needed), UP_TO_MB(refused.held), pg_llm_server_memory_limit_mb),
+				SERVER_HINT));
+	else
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY),
+						   errmsg("this needs %zu MB more, and the session holds %zu MB of its %d MB",
+							   size >> 20, refused.held >> 20, pg_llm_memory_limit_mb),
+						   errhint("Use smaller tensors, or have the superuser raise pg_llm.memory_limit.")));
 }
 
 void
 LlmReserve(Size size)
 {
-	Size held;
+	LlmReserveResult(size, 0);
+}
 
-	granted_bytes = 0;
-	if (size >= 65536 && !HasRoom(size, &held))
-		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY),
-						   errmsg("this needs %zu MB more, and the session holds %zu MB of its %d MB",
-							   size >> 20, held >> 20, pg_llm_memory_limit_mb),
-						   errhint("Use smaller tensors, or have the superuser raise pg_llm.memory_limit.")));
+struct varlena *
+LlmDetoast(Datum datum)
+{
+	if (VARATT_IS_EXTENDED(DatumGetPointer(datum)))
+		LlmReserve(toast_raw_datum_size(datum));
+	return PG_DETOAST_DATUM(datum);
+}
+
+void
+MemoryRaise(const LlmError *err)
+{
+	if (refused.server)
+		ereport(
+			ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("%s", err->message),
+					   errdetail("This needs %zu MB more, and all sessions of the server hold %zu MB of "
+								 "their %d MB.",
+						   UP_TO_MB(refused.needed), UP_TO_MB(refused.held), pg_llm_server_memory_limit_mb),
+					   SERVER_HINT));
+	ereport(ERROR,
+		(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("%s", err->message),
+			err->detail[0] ? errdetail("%s", err->detail) : 0,
+			err->hint[0] ? errhint("%s", err->hint)
+						 : errhint("A session may hold %d MB (pg_llm.memory_limit, set by the superuser).",
+							   pg_llm_memory_limit_mb)));
+}
+
+/* ---- the engine's blocks ---- */
+
+/* Within the limits without counting the contexts again? */
+static bool
+IsGranted(size_t size)
+{
+	return session_bytes + size <= granted_bytes && pg_llm_memory_limit_mb == granted_limit_mb &&
+		   ServerMemoryAsk(session_bytes + size + other_bytes);
 }
 
 static void *
 SessionAlloc(void *context, size_t size)
 {
-	Size held;
 	void *block;
 
-	if (size >= 65536 && (session_bytes + size > granted_bytes || pg_llm_memory_limit_mb != granted_limit_mb))
+	if (!IsLittle(size) && !IsGranted(size))
 	{
-		if (!HasRoom(size, &held))
+		if (!HasRoom(size, 0))
 			return NULL;
 		granted_bytes = session_bytes + size;
 		granted_limit_mb = pg_llm_memory_limit_mb;
@@ -84,6 +308,8 @@ SessionRelease(void *context, void *block, size_t size)
 		return;
 	free(block);
 	session_bytes -= size;
+	if (size >= LEAST)
+		ServerMemoryTell(session_bytes + other_bytes);
 }
 
 LlmAllocator *
@@ -94,7 +320,7 @@ LlmSessionAllocator(void)
 	return &session;
 }
 
-/* ---- bound to a memory context ---- */
+/* ---- the same, bound to a memory context ---- */
 
 typedef struct ContextBlock
 {

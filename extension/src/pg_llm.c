@@ -97,6 +97,7 @@ void _PG_init(void);
 void
 _PG_init(void)
 {
+	MemoryInit(); /* may refuse to go on */
 	DefineCustomIntVariable("pg_llm.display_limit", "Tensors with more elements are shown as a summary.",
 		"0 shows every element. A summary cannot be read back.", &pg_llm_display_limit, 0, 0, INT_MAX,
 		PGC_USERSET, 0, DisplayLimitCheck, NULL, NULL);
@@ -116,7 +117,6 @@ _PG_init(void)
 	DefineCustomBoolVariable("pg_llm.share_weights", "Uses one copy of a model in memory for all sessions.",
 		"Off: this session keeps copies of its own. The result does not depend on it.", &pg_llm_share_weights,
 		true, PGC_USERSET, 0, NULL, NULL, NULL);
-	MemoryInit();
 	TapeInit();
 	CheckpointSettings();
 	MarkGUCPrefixReserved("pg_llm");
@@ -139,8 +139,6 @@ SqlState(LlmCode code)
 			return ERRCODE_UNDEFINED_OBJECT;
 		case LLM_LIMIT:
 			return ERRCODE_PROGRAM_LIMIT_EXCEEDED;
-		case LLM_NO_MEMORY:
-			return ERRCODE_OUT_OF_MEMORY;
 		case LLM_CANCELED:
 			return ERRCODE_QUERY_CANCELED;
 		default:
@@ -153,13 +151,11 @@ LlmRaise(const LlmError *err)
 {
 	if (err->code == LLM_CANCELED)
 		CHECK_FOR_INTERRUPTS(); /* normally says the reason better: timeout, user, shutdown */
-	ereport(ERROR, (errcode(SqlState(err->code)), errmsg("%s", err->message),
-					   err->detail[0] ? errdetail("%s", err->detail) : 0,
-					   err->hint[0] ? errhint("%s", err->hint)
-					   : err->code == LLM_NO_MEMORY
-						   ? errhint("A session may hold %d MB (pg_llm.memory_limit, set by the superuser).",
-								 pg_llm_memory_limit_mb)
-						   : 0));
+	if (err->code == LLM_NO_MEMORY)
+		MemoryRaise(err);
+	ereport(ERROR,
+		(errcode(SqlState(err->code)), errmsg("%s", err->message),
+			err->detail[0] ? errdetail("%s", err->detail) : 0, err->hint[0] ? errhint("%s", err->hint) : 0));
 }
 
 /* ---- the extension's schema ---- */

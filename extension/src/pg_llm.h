@@ -25,8 +25,20 @@ extern void LlmRaise(const LlmError *err) __attribute__((noreturn));
 			LlmRaise(err);                                                                                   \
 	} while (0)
 
-/* ERROR 53200 when this session's memory (PostgreSQL's and the engine's) plus size would pass the limit. */
+/*
+ * ERROR 53200 when the memory of this session (PostgreSQL's and the engine's) or of all of them, plus size,
+ * would pass its limit. Call it for all that grows with the user's data; small sizes cost nothing and add up.
+ */
 extern void LlmReserve(Size size);
+/* later: what PostgreSQL is going to make of a result, where no code of the extension runs: the copy that it
+ * keeps in a variable or a row, text that it shows. Only the limit of all sessions counts that. */
+extern void LlmReserveResult(Size size, Size later);
+#define LLM_BYTES_SHOWN 4 /* of each byte of a bytea or text: hexadecimal, in a row */
+#define LLM_ELEMENT_SHOWN                                                                                    \
+	64 /* of each element of an array: its text in a chunk of its own, then in a row                         \
+		*/
+/* PG_DETOAST_DATUM of a value of any size, which is reserved. */
+extern struct varlena *LlmDetoast(Datum datum);
 /* The engine's allocator: malloc'd, counted, outlives statements. */
 extern LlmAllocator *LlmSessionAllocator(void);
 /* The same memory bound to the current memory context: freed with it, on error too. */

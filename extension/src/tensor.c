@@ -54,11 +54,8 @@ CheckHeader(const Tensor *t, Size size)
 Tensor *
 DatumGetTensor(Datum datum)
 {
-	Tensor *t;
+	Tensor *t = (Tensor *) LlmDetoast(datum);
 
-	if (VARATT_IS_EXTENDED(DatumGetPointer(datum)))
-		LlmReserve(toast_raw_datum_size(datum));
-	t = (Tensor *) PG_DETOAST_DATUM(datum);
 	CheckHeader(t, VARSIZE(t));
 	return t;
 }
@@ -124,7 +121,7 @@ TensorNew(int ndim, const int *dims)
 	Size size = TensorDataSize(ndim, dims) + TENSOR_HEADER_SIZE(ndim);
 	Tensor *t;
 
-	LlmReserve(size);
+	LlmReserveResult(size, size);
 	t = palloc(size);
 	MachineHugePages(t, size);
 	memset(t, 0, TENSOR_HEADER_SIZE(ndim));
@@ -190,7 +187,7 @@ ShapeToString(int ndim, const int *dims)
 int
 IntsFromArray(Datum array, const char *what, int *numbers)
 {
-	ArrayType *a = DatumGetArrayTypeP(array);
+	ArrayType *a = (ArrayType *) LlmDetoast(array);
 	int n = ArrayGetNItems(ARR_NDIM(a), ARR_DIMS(a));
 
 	if (ARR_NDIM(a) > 1 || array_contains_nulls(a) || ARR_ELEMTYPE(a) != INT4OID)
