@@ -43,6 +43,8 @@ TOO_MUCH = [
     "SELECT zeros(ARRAY[2000, 2000]) @ zeros(ARRAY[2000, 2000])",
     "SELECT stack(zeros(ARRAY[100, 1000]) ORDER BY i) FROM generate_series(1, 1000) AS i",
     "SELECT array_agg(zeros(ARRAY[100, 1000])) FROM generate_series(1, 1000)",
+    "SELECT array_agg(zeros(ARRAY[100])) FROM generate_series(1, 200000)",
+    "SELECT array_fill(1::numeric, ARRAY[2000000])::tensor",
     "SELECT llm_generate('ab', 3, model => 'wide')",
     "SELECT * FROM llm_generate_stream('ab', 3, model => 'wide')",
 ]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
+import time
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -32,6 +36,12 @@ def postgres(request, home):
         conn.execute("CREATE EXTENSION pg_llm")
         conn.execute("CREATE ROLE pupil LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO pupil")
         make(conn, "m", n_layer=1, n_head=1, d_model=768, n_positions=512)
+        # values that are small until they are read
+        conn.execute(
+            "CREATE TABLE packed AS SELECT repeat('abcd', 10 * 1048576) AS t,"
+            " repeat('abcd', 10 * 1048576)::bytea AS b, array_fill(0, ARRAY[10 * 1048576]) AS ints,"
+            " array_fill(0.5::float8, ARRAY[5 * 1048576]) AS doubles"
+        )
     yield server
     server.stop()
     assert "terminated by signal 11" not in server.log.read_text(errors="replace")
@@ -184,6 +194,47 @@ def test_no_limit(sessions):
     assert sessions.held()[first.info.backend_pid] > 100
 
 
+# ---- what counts ----
+
+TOO_MUCH = {
+    "text": "SELECT zeros(ARRAY[5000000])::text",
+    "text, shown": "SELECT zeros(ARRAY[5000000])",
+    "real array": "SELECT zeros(ARRAY[2000000])::real[]",
+    "float8 array": "SELECT zeros(ARRAY[2000000])::float8[]",
+    "int array": "SELECT zeros(ARRAY[2000000])::int[]",
+    "bytea": "SELECT zeros(ARRAY[6000000])::bytea",
+    "sent": "COPY (SELECT zeros(ARRAY[12000000])) TO '/dev/null' (FORMAT binary)",
+    "packed bytea": "SELECT numel(tensor(b, ARRAY[10 * 1048576])) FROM packed",
+    "packed doubles": "SELECT numel(doubles::tensor) FROM packed",
+    "packed ids": "SELECT length(llm_decode(ints, 'm')) FROM packed",
+    "packed text": "SELECT array_length(llm_encode(t, 'm'), 1) FROM packed",
+    "packed tokens": "SELECT llm_logits(ints, 'm') FROM packed",
+    "packed prompt": "SELECT llm_generate(t, 1, model => 'm') FROM packed",
+    "numerics": "SELECT numel(array_fill(1::numeric, ARRAY[8000000])::tensor)",
+    "small tensors": "SELECT array_agg(ones(ARRAY[100])) IS NULL FROM generate_series(1, 300000)",
+    "numbers": "SELECT array_agg(i::real::tensor) IS NULL FROM generate_series(1, 2000000) AS i",
+    "sum": "SELECT numel(sum(ones(ARRAY[7000000]))) FROM generate_series(1, 2)",
+    "stack": "SELECT numel(stack(ones(ARRAY[1000]))) FROM generate_series(1, 50000)",
+    "gradients": "SELECT (pg_llm_layernorm_backward(ones(ARRAY[6000, 1000]), ones(ARRAY[6000, 1000]),"
+    " ones(ARRAY[1000]))).dx IS NULL",
+    "variables": "DO $$ DECLARE t tensor[]; BEGIN FOR i IN 1 .. 100 LOOP t[i] := ones(ARRAY[1000000]);"
+    " END LOOP; END $$",
+}
+
+
+@pytest.mark.parametrize("what", TOO_MUCH)
+def test_what_counts(sessions, what):
+    """Each would take 100 MB and more, PostgreSQL's own part of it included."""
+    conn = sessions.new()
+    conn.execute("SELECT llm_encode('abc', 'm')")
+    sessions.limit(80)
+    refused(conn, TOO_MUCH[what])
+    assert wait_until(lambda: sessions.total() < 80 / 2 + 5)
+    sessions.limit(0)
+    with contextlib.suppress(psycopg.errors.ProgramLimitExceeded):  # the model has 512 positions
+        conn.execute(TOO_MUCH[what])
+
+
 def test_idle_copies_make_room(sessions):
     """Sessions keep private copies of a model, but not of half the memory and more."""
     several = [sessions.new() for _ in range(8)]
@@ -256,6 +307,72 @@ def test_each_role_sees_its_own_sessions(sessions):
     sessions.admin.execute("GRANT pg_read_all_stats TO pupil")
     assert (other.info.backend_pid,) in pupil.execute(seen).fetchall()
     sessions.admin.execute("REVOKE pg_read_all_stats FROM pupil")
+
+
+# ---- thirty sessions ----
+
+HUNGRY = [
+    f"SELECT numel(randn(ARRAY[{50 * MB}], 1))",
+    "SELECT numel(ones(ARRAY[3500, 1]) @ ones(ARRAY[1, 3500])), pg_sleep(0.3)",
+    "SELECT length(randn(ARRAY[3000000], 1)::text)",
+    "SELECT length(randn(ARRAY[2000000], 1)::real[]::text)",
+    "SELECT numel(stack(randn(ARRAY[100000], i))) FROM generate_series(1, 200) AS i",
+    "SELECT shape(llm_logits(array_fill(1, ARRAY[20, 500]), 'm'))",
+    "DO $$ DECLARE t tensor; BEGIN FOR i IN 1 .. 5 LOOP t := randn(ARRAY[6000000], i); t := t * 2 + 1;"
+    " END LOOP; END $$",
+    "CREATE TEMP TABLE mine AS SELECT randn(ARRAY[8000000], i) AS t FROM generate_series(1, 3) AS i",
+]
+
+
+def anonymous(conn) -> float:
+    """MB of the session's server process that no other has and no file can bring back."""
+    lines = Path(f"/proc/{conn.info.backend_pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Anonymous:"))
+
+
+def test_thirty_sessions_at_once(sessions):
+    """Each asks for a fourth of the limit and more. Nobody is killed, and all go on."""
+    limit = 400
+    several = [sessions.new() for _ in range(30)]
+    sessions.limit(limit)
+    outcomes, peak, counted, done = [], 0, 0, threading.Event()
+    barrier = threading.Barrier(len(several))
+
+    def work(i):
+        barrier.wait()
+        for n in range(4):
+            query = HUNGRY[(i + n) % len(HUNGRY)].replace("mine", f"mine{n}")
+            try:
+                several[i].execute(query)
+                outcomes.append("done")
+            except psycopg.Error as error:
+                outcomes.append(error.sqlstate)
+
+    def watch():
+        nonlocal peak, counted
+        while not done.is_set():
+            peak, counted = max(peak, sum(map(anonymous, several))), max(counted, sessions.total())
+            time.sleep(0.005)
+
+    watcher = threading.Thread(target=watch)
+    threads = [threading.Thread(target=work, args=[i]) for i in range(len(several))]
+    base = sum(map(anonymous, several))
+    for thread in (watcher, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join(600)
+        assert not thread.is_alive()
+    done.set()
+    watcher.join()
+    assert set(outcomes) == {"done", "53200"} and len(outcomes) == 4 * len(several)
+    assert outcomes.count("53200") > 30  # it was real
+    assert counted < limit + 50
+    assert peak < limit + base + 5 * len(several)
+    left = sum(map(anonymous, several))
+    assert abs(left - sessions.total()) < 3 * len(several)
+    for conn in several:
+        assert conn.execute("SELECT shape(llm_logits(ARRAY[1, 2], 'm'))").fetchone() == ([2, 26],)
+    assert "terminated by signal" not in sessions.server.log.read_text(errors="replace")
 
 
 def test_a_killed_session_leaves_nothing_behind(sessions, postgres):

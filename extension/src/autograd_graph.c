@@ -61,7 +61,7 @@ NumberOf(const Reading *r, int64 id)
 static int64 *
 IdArray(Datum datum, int *n)
 {
-	ArrayType *array = DatumGetArrayTypeP(datum);
+	ArrayType *array = (ArrayType *) LlmDetoast(datum);
 
 	*n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
 	return array_contains_nulls(array) ? NULL : (int64 *) ARR_DATA_PTR(array);
@@ -214,6 +214,7 @@ ReadOps(Reading *r)
 	int count;
 
 	LlmRun(&read_ops, values, NULL, false, 0);
+	LlmReserve((3 * sizeof(int) + sizeof(bool)) * ((Size) r->numbers + 1)); /* and the rows count */
 	spi = MemoryContextSwitchTo(r->context);
 	r->row = palloc(sizeof(int) * (r->numbers + 1));
 	r->shown = palloc(sizeof(int) * (r->numbers + 1));
@@ -247,8 +248,10 @@ MakeValue(Reading *r, int node, int number, const Tensor *t)
 	v->floats = TENSOR_DATA(t);
 	if (r->integers[number])
 	{
-		int32_t *integers = palloc(sizeof(int32_t) * Max(1, v->numel));
+		int32_t *integers;
 
+		LlmReserve(sizeof(int32_t) * v->numel);
+		integers = palloc(sizeof(int32_t) * Max(1, v->numel));
 		for (size_t i = 0; i < v->numel; i++)
 			integers[i] = v->floats[i] >= -16777216.0f && v->floats[i] <= 16777216.0f ? (int32_t) v->floats[i]
 																					  : INT_MAX;

@@ -232,9 +232,9 @@ pg_llm_attention_backward(PG_FUNCTION_ARGS)
 Datum
 pg_llm_embedding_backward(PG_FUNCTION_ARGS)
 {
-	ArrayType *array = PG_GETARG_ARRAYTYPE_P(0);
+	ArrayType *array = (ArrayType *) LlmDetoast(PG_GETARG_DATUM(0));
 	int64 n;
-	int32 *ids = IntArrayElements(PG_GETARG_DATUM(0), "ids", &n);
+	int32 *ids = IntArrayElements(PointerGetDatum(array), "ids", &n);
 	Tensor *dy = PG_GETARG_TENSOR(1), *dweight;
 	int V = PG_GETARG_INT32(2), ndim = ARR_NDIM(array) ? ARR_NDIM(array) : 1, dims[MAXDIM + 1];
 	LlmError err = {0};

@@ -14,6 +14,8 @@
 #include "src/pg_llm.h"
 #include "src/query.h"
 
+#define FETCH 10000 /* rows at a time */
+
 static LlmQuery read_ids = {.text = "SELECT id FROM %s.llm_dataset WHERE dataset = $1 ORDER BY id",
 	.nargs = 1,
 	.types = {TEXTOID},
@@ -29,26 +31,39 @@ DatasetOpen(const char *name, uint64 seed)
 	MemoryContext caller = CurrentMemoryContext;
 	Datum value = CStringGetTextDatum(name);
 	Dataset *d = palloc0(sizeof(Dataset));
+	int64 room = 0;
+	Portal rows;
 	bool null;
 
 	SPI_connect();
-	LlmRun(&read_ids, &value, NULL, true, 0);
-	if (SPI_processed == 0)
+	rows = LlmOpen(&read_ids, &value);
+	while (LlmFetch(&read_ids, rows, FETCH))
+	{
+		if (d->count + (int64) SPI_processed > room)
+		{
+			room = 2 * room + FETCH;
+			LlmReserve((sizeof(int64) + sizeof(int32)) * room);
+			d->ids = d->ids ? repalloc_huge(d->ids, sizeof(int64) * room)
+							: MemoryContextAllocHuge(caller, sizeof(int64) * room);
+		}
+		for (uint64 i = 0; i < SPI_processed; i++)
+			d->ids[d->count++] =
+				DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &null));
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(rows);
+	if (d->count == 0)
 		ereport(ERROR,
 			(errcode(ERRCODE_NO_DATA), errmsg("dataset \"%s\" has no rows", name),
 				errhint("SELECT dataset, count(*) FROM llm_dataset GROUP BY dataset lists what there is; "
 						"llm_dataset_load and pg-llm prepare-dataset fill it.")));
-	if (SPI_processed > INT_MAX)
+	if (d->count > INT_MAX)
 		ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("dataset \"%s\" has too many rows", name)));
 	d->name = MemoryContextStrdup(caller, name);
 	d->seed = seed;
 	d->epoch = -1;
-	d->count = (int64) SPI_processed;
-	d->ids = MemoryContextAlloc(caller, sizeof(int64) * d->count);
-	d->order = MemoryContextAlloc(caller, sizeof(int32) * d->count);
-	for (int64 i = 0; i < d->count; i++)
-		d->ids[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &null));
+	d->order = MemoryContextAllocHuge(caller, sizeof(int32) * d->count);
 	SPI_finish();
 	return d;
 }
@@ -88,7 +103,7 @@ RowArray(HeapTuple row, TupleDesc desc, int column, int64 id, int *length)
 {
 	bool null;
 	Datum datum = SPI_getbinval(row, desc, column, &null);
-	ArrayType *a = null ? NULL : DatumGetArrayTypeP(datum);
+	ArrayType *a = null ? NULL : (ArrayType *) LlmDetoast(datum);
 
 	if (a == NULL || ARR_NDIM(a) != 1 || array_contains_nulls(a))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -9,6 +9,7 @@
 #include "utils/plancache.h"
 
 #include "src/corpus.h"
+#include "src/pg_llm.h"
 #include "src/tokenizer.h"
 
 #define FETCH 16 /* rows at a time; a text may have a megabyte */
@@ -112,7 +113,7 @@ CorpusNext(Corpus *corpus, Size *size)
 		if (null)
 			continue;
 		outer = MemoryContextSwitchTo(corpus->memory);
-		utf8 = TokenizerUtf8(DatumGetTextPP(value), size);
+		utf8 = TokenizerUtf8(LlmDetoast(value), size);
 		MemoryContextSwitchTo(outer);
 		if (*size == 0)
 			continue;

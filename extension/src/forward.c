@@ -17,9 +17,13 @@
 char *
 TextArgument(FunctionCallInfo fcinfo, int n, const char *what)
 {
+	text *t;
+
 	if (PG_ARGISNULL(n))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be NULL", what)));
-	return text_to_cstring(PG_GETARG_TEXT_PP(n));
+	t = LlmDetoast(PG_GETARG_DATUM(n));
+	LlmReserve(VARSIZE(t));
+	return text_to_cstring(t);
 }
 
 /* A name that no table holds is not looked for, and no message should repeat it. */
@@ -42,7 +46,7 @@ NameArgument(FunctionCallInfo fcinfo, int n, const char *what)
 LlmInput
 IntegerInput(const char *what, Datum array)
 {
-	ArrayType *a = DatumGetArrayTypeP(array);
+	ArrayType *a = (ArrayType *) LlmDetoast(array);
 	LlmInput in = {.name = what, .ndim = ARR_NDIM(a), .integers = (const int32_t *) ARR_DATA_PTR(a)};
 
 	if (ARR_HASNULL(a) && array_contains_nulls(a))
@@ -207,6 +211,8 @@ TensorOfJson(const char *name, JsonbValue *value)
 	Oid input, param;
 	char *text;
 
+	LlmReserve(
+		value->type == jbvBinary ? 2 * (Size) value->val.binary.len : 0); /* a text about as long, grown */
 	if (value->type == jbvBinary && !JsonContainerIsObject(value->val.binary.data))
 		text = JsonbToCString(NULL, value->val.binary.data, value->val.binary.len);
 	else if (value->type == jbvString)
@@ -225,8 +231,10 @@ static const int32 *
 WholeNumbers(const char *name, const Tensor *t)
 {
 	int64 n = TensorNumel(t);
-	int32 *out = palloc(sizeof(int32) * Max(1, n));
+	int32 *out;
 
+	LlmReserve(sizeof(int32) * n);
+	out = palloc(sizeof(int32) * Max(1, n));
 	for (int64 i = 0; i < n; i++)
 	{
 		float x = TENSOR_DATA(t)[i];
@@ -300,8 +308,10 @@ TokensArray(const LlmInput *in, int n)
 		if (strcmp(in[i].name, "tokens") == 0 && in[i].integers && in[i].ndim == 2)
 		{
 			int64 count = (int64) in[i].dims[0] * in[i].dims[1];
-			Datum *tokens = palloc(sizeof(Datum) * Max(1, count));
+			Datum *tokens;
 
+			LlmReserve((sizeof(Datum) + sizeof(int32)) * count);
+			tokens = palloc(sizeof(Datum) * Max(1, count));
 			for (int64 j = 0; j < count; j++)
 				tokens[j] = Int32GetDatum(in[i].integers[j]);
 			return PointerGetDatum(construct_md_array(tokens, NULL, 2, (int *) in[i].dims, (int[]){1, 1},
@@ -316,7 +326,7 @@ llm_eval(PG_FUNCTION_ARGS)
 {
 	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
 	int node = NodeOf(m, NameArgument(fcinfo, 1, "node")), n = 0;
-	Jsonb *inputs = PG_ARGISNULL(2) ? NULL : PG_GETARG_JSONB_P(2);
+	Jsonb *inputs = PG_ARGISNULL(2) ? NULL : (Jsonb *) LlmDetoast(PG_GETARG_DATUM(2));
 	LlmInput *in = NULL;
 
 	if (inputs && JB_ROOT_IS_OBJECT(inputs))

@@ -12,6 +12,7 @@
 #include "utils/builtins.h"
 
 #include "src/import_file.h"
+#include "src/pg_llm.h"
 
 void
 ServerFileAllow(bool write)
@@ -148,6 +149,7 @@ ServerFileText(const char *path, Size limit)
 		ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("%s: %llu bytes, at most %zu are expected", path,
 														  (unsigned long long) file.size, limit)));
+	LlmReserve(file.size);
 	text = palloc(file.size + 1);
 	if (ReadAt(&file, 0, text, file.size, &err) != LLM_OK)
 		ereport(ERROR, (errcode(ERRCODE_DATA_EXCEPTION), errmsg("%s", err.message)));

@@ -4,7 +4,6 @@
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
 #include "utils/memutils.h"
 
 #include "engine/layers.h"
@@ -31,11 +30,9 @@ PG_FUNCTION_INFO_V1(bytea_zeros_like);
 const float *
 ByteaFloats(FunctionCallInfo fcinfo, int n, const char *name, int64 *count)
 {
-	bytea *raw;
+	/* with a full header: the floats are aligned */
+	bytea *raw = LlmDetoast(PG_GETARG_DATUM(n));
 
-	if (VARATT_IS_EXTENDED(PG_GETARG_POINTER(n)))
-		LlmReserve(toast_raw_datum_size(PG_GETARG_DATUM(n)));
-	raw = PG_GETARG_BYTEA_P(n); /* with a full header: the floats are aligned */
 	*count = (VARSIZE(raw) - VARHDRSZ) / sizeof(float);
 	if ((VARSIZE(raw) - VARHDRSZ) % sizeof(float) != 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -75,7 +72,7 @@ ByteaNew(int64 rows, int64 columns, float **x)
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("a result of %lld by %lld floats is too large",
 														  (long long) rows, (long long) columns)));
 	size = VARHDRSZ + count * sizeof(float);
-	LlmReserve(size);
+	LlmReserveResult(size, LLM_BYTES_SHOWN * size);
 	raw = palloc(size);
 	SET_VARSIZE(raw, size);
 	*x = (float *) VARDATA(raw);

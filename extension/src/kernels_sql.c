@@ -219,10 +219,10 @@ pg_llm_attention(PG_FUNCTION_ARGS)
 Datum
 pg_llm_embedding(PG_FUNCTION_ARGS)
 {
-	ArrayType *array = PG_GETARG_ARRAYTYPE_P(0);
+	ArrayType *array = (ArrayType *) LlmDetoast(PG_GETARG_DATUM(0));
 	Datum datum = PG_GETARG_DATUM(1);
 	int64 n;
-	int32 *ids = IntArrayElements(PG_GETARG_DATUM(0), "ids", &n);
+	int32 *ids = IntArrayElements(PointerGetDatum(array), "ids", &n);
 	Tensor *table = DatumGetTensorHeader(datum);
 	int dims[MAXDIM + 1];
 	int ndim = Max(ARR_NDIM(array), 1);
@@ -328,7 +328,7 @@ pg_llm_zeros_like(PG_FUNCTION_ARGS)
 int32 *
 IntArrayElements(Datum datum, const char *what, int64 *n)
 {
-	ArrayType *array = DatumGetArrayTypeP(datum);
+	ArrayType *array = (ArrayType *) LlmDetoast(datum);
 
 	if (array_contains_nulls(array))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s: an element is NULL", what)));

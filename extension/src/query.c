@@ -256,5 +256,6 @@ LlmRowResult(FunctionCallInfo fcinfo, Datum *values, bool *nulls)
 		elog(ERROR, "pg_llm: function %u must return a row type", fcinfo->flinfo->fn_oid);
 	if (nulls == NULL)
 		nulls = palloc0(sizeof(bool) * desc->natts);
+	LlmReserve(heap_compute_data_size(desc, values, nulls)); /* of a row of gradients: all of them again */
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
 }

@@ -91,7 +91,7 @@ pg_llm_sample_bytea(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	b = PG_GETARG_BYTEA_P(0);
+	b = LlmDetoast(PG_GETARG_DATUM(0));
 	if (VARSIZE_ANY_EXHDR(b) % sizeof(float) != 0)
 		ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -138,7 +138,7 @@ ReadLog(Datum ids, int *count)
 		log[i].loss = DatumGetFloat4(SPI_getbinval(row, desc, 3, &null));
 		log[i].norm = DatumGetFloat8(SPI_getbinval(row, desc, 4, &null));
 		log[i].data_crc = (uint32) DatumGetInt64(SPI_getbinval(row, desc, 5, &null));
-		rows = DatumGetArrayTypeP(SPI_getbinval(row, desc, 6, &null));
+		rows = (ArrayType *) LlmDetoast(SPI_getbinval(row, desc, 6, &null));
 		log[i].n_ids = ArrayGetNItems(ARR_NDIM(rows), ARR_DIMS(rows));
 		log[i].ids = MemoryContextAlloc(caller, sizeof(int64) * Max(1, log[i].n_ids));
 		if (array_contains_nulls(rows))

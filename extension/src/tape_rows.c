@@ -195,6 +195,8 @@ TapeWriteTensor(TapeRun *run, uint32 number, const char *name, int ndim, const i
 	values[3] = PointerGetDatum(construct_array(lengths, ndim, INT4OID, sizeof(int32), true, TYPALIGN_INT));
 	values[4] = PointerGetDatum(data);
 	values[5] = BoolGetDatum(requires_grad);
+	if (data)
+		LlmReserve(VARSIZE(data)); /* the row that is formed of it */
 	nulls[2] = name ? ' ' : 'n';
 	nulls[4] = data ? ' ' : 'n';
 	write_tensor.types[4] = LlmTensorType();

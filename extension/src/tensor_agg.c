@@ -83,6 +83,7 @@ RecordRow(State *state, const Tensor *t)
 	if (state->recorded >= (int64) state->numbers_room)
 	{
 		state->numbers_room = Max(64, state->numbers_room * 2);
+		LlmReserve(state->numbers_room * sizeof(uint32));
 		state->numbers = state->numbers ? repalloc(state->numbers, state->numbers_room * sizeof(uint32))
 										: MemoryContextAlloc(state->context, 64 * sizeof(uint32));
 	}

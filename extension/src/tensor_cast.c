@@ -32,6 +32,7 @@ CopyNumerics(ArrayType *array, float *out)
 	Datum *values;
 	int n;
 
+	LlmReserve(sizeof(Datum) * ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)));
 	deconstruct_array(array, NUMERICOID, -1, false, TYPALIGN_INT, &values, NULL, &n);
 	for (int i = 0; i < n; i++)
 		out[i] = FloatFromNumber(DatumGetFloat8(DirectFunctionCall1(numeric_float8, values[i])));
@@ -67,7 +68,7 @@ CopyElements(ArrayType *array, int64 n, float *out)
 Datum
 array_to_tensor(PG_FUNCTION_ARGS)
 {
-	ArrayType *array = PG_GETARG_ARRAYTYPE_P(0);
+	ArrayType *array = (ArrayType *) LlmDetoast(PG_GETARG_DATUM(0));
 	int none = 0;
 	int ndim = ARR_NDIM(array);
 	Tensor *t;
@@ -102,7 +103,7 @@ NewArray(const Tensor *t, Oid type, Size width)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 						   errmsg("a tensor of shape %s is too large for an array", TensorShape(t)),
 						   errhint("Convert it slice by slice.")));
-	LlmReserve(size);
+	LlmReserveResult(size, LLM_ELEMENT_SHOWN * n);
 	array = palloc0(size);
 	SET_VARSIZE(array, size);
 	array->ndim = ndim;
@@ -207,7 +208,7 @@ tensor_to_int4(PG_FUNCTION_ARGS)
 Datum
 bytea_to_tensor(PG_FUNCTION_ARGS)
 {
-	bytea *raw = PG_GETARG_BYTEA_PP(0);
+	bytea *raw = LlmDetoast(PG_GETARG_DATUM(0));
 	int dims[LLM_MAX_DIMS];
 	int ndim = ShapeFromArray(PG_GETARG_DATUM(1), dims);
 	Size size = TensorDataSize(ndim, dims);
@@ -231,7 +232,7 @@ tensor_to_bytea(PG_FUNCTION_ARGS)
 	Size size = TensorNumel(t) * sizeof(float);
 	bytea *raw;
 
-	LlmReserve(VARHDRSZ + size);
+	LlmReserveResult(VARHDRSZ + size, LLM_BYTES_SHOWN * size);
 	raw = palloc(VARHDRSZ + size);
 	SET_VARSIZE(raw, VARHDRSZ + size);
 	memcpy(VARDATA(raw), TENSOR_DATA(t), size);

@@ -172,7 +172,9 @@ tensor_out(PG_FUNCTION_ARGS)
 		AppendSummary(&out, t);
 	else
 	{
-		LlmReserve(Min(numel * FLOAT_SHORTEST_DECIMAL_LEN, MaxAllocSize));
+		Size most = Min(numel * FLOAT_SHORTEST_DECIMAL_LEN, MaxAllocSize);
+
+		LlmReserveResult(most, most);
 		AppendAxis(&out, t, 0, TENSOR_DATA(t));
 	}
 	PG_RETURN_CSTRING(out.data);
@@ -225,7 +227,7 @@ tensor_send(PG_FUNCTION_ARGS)
 	int32 ndim = t->ndim;
 	StringInfoData message;
 
-	LlmReserve(VARSIZE(t));
+	LlmReserveResult(VARSIZE(t), VARSIZE(t));
 	pq_begintypsend(&message);
 	enlargeStringInfo(&message, VARSIZE(t));
 	appendBinaryStringInfo(&message, (char *) &ndim, sizeof(ndim));

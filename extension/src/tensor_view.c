@@ -192,7 +192,7 @@ RecordConcat(Tensor *out, int n, const Datum *parts, int axis)
 Datum
 tensor_concat(PG_FUNCTION_ARGS)
 {
-	ArrayType *array = PG_GETARG_ARRAYTYPE_P(0);
+	ArrayType *array = (ArrayType *) LlmDetoast(PG_GETARG_DATUM(0));
 	LlmError err = {0};
 	Datum *parts;
 	bool *nulls;
@@ -200,6 +200,7 @@ tensor_concat(PG_FUNCTION_ARGS)
 	int64 outer = 1, inner = 1, at = 0;
 	Tensor *out, *first;
 
+	LlmReserve((sizeof(Datum) + sizeof(bool)) * ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)));
 	deconstruct_array(array, ARR_ELEMTYPE(array), -1, false, TYPALIGN_INT, &parts, &nulls, &n);
 	for (int i = 0; i < n; i++)
 		if (nulls[i])

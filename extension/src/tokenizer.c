@@ -30,7 +30,7 @@ PG_FUNCTION_INFO_V1(llm_bpe_steps);
 Datum
 llm_encode(PG_FUNCTION_ARGS)
 {
-	text *input = PG_GETARG_TEXT_PP(0);
+	text *input = LlmDetoast(PG_GETARG_DATUM(0));
 	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	Size count, size;
 	int32 *ids =
@@ -44,7 +44,7 @@ llm_encode(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 						   errmsg("the text has %zu tokens, more than one array holds", count),
 						   errhint("Encode the text in parts.")));
-	LlmReserve(size);
+	LlmReserveResult(size, LLM_ELEMENT_SHOWN * count);
 	array = palloc0(ARR_OVERHEAD_NONULLS(1));
 	array = repalloc(array, size);
 	SET_VARSIZE(array, size);
@@ -79,7 +79,7 @@ DecodeIds(const LlmBpe *bpe, const int32 *ids, Size count, char *out)
 static bytea *
 DecodeArguments(FunctionCallInfo fcinfo)
 {
-	ArrayType *array = PG_GETARG_ARRAYTYPE_P(0);
+	ArrayType *array = (ArrayType *) LlmDetoast(PG_GETARG_DATUM(0));
 	const int32 *ids = (const int32 *) ARR_DATA_PTR(array);
 	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	Size count = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)), size;
@@ -96,7 +96,7 @@ DecodeArguments(FunctionCallInfo fcinfo)
 	size = DecodeIds(bpe, ids, count, NULL);
 	if (size > MaxAllocSize - VARHDRSZ - LLM_BPE_SLACK)
 		TokenizerTooLong();
-	LlmReserve(size);
+	LlmReserveResult(size, LLM_BYTES_SHOWN * size);
 	result = palloc(VARHDRSZ + size + LLM_BPE_SLACK);
 	DecodeIds(bpe, ids, count, VARDATA(result));
 	SET_VARSIZE(result, VARHDRSZ + size);
@@ -175,7 +175,7 @@ llm_pretokenize(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
 	Size size, at = 0, end;
-	char *utf8 = TokenizerUtf8(PG_GETARG_TEXT_PP(0), &size);
+	char *utf8 = TokenizerUtf8(LlmDetoast(PG_GETARG_DATUM(0)), &size);
 	MemoryContext row =
 		AllocSetContextCreate(CurrentMemoryContext, "llm_pretokenize row", ALLOCSET_SMALL_SIZES);
 
@@ -237,7 +237,7 @@ llm_bpe_steps(PG_FUNCTION_ARGS)
 	LlmError err;
 	Size size;
 	size_t count;
-	char *word = TokenizerUtf8(PG_GETARG_TEXT_PP(0), &size);
+	char *word = TokenizerUtf8(LlmDetoast(PG_GETARG_DATUM(0)), &size);
 	MemoryContext row =
 		AllocSetContextCreate(CurrentMemoryContext, "llm_bpe_steps row", ALLOCSET_SMALL_SIZES);
 

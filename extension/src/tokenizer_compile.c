@@ -4,6 +4,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
@@ -42,7 +43,10 @@ RowText(uint64 row, int n)
 	bool null;
 	Datum value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n, &null);
 
-	return null ? cstring_to_text("") : PG_DETOAST_DATUM_PACKED(value);
+	if (null)
+		return cstring_to_text("");
+	LlmReserve(toast_raw_datum_size(value));
+	return PG_DETOAST_DATUM_PACKED(value);
 }
 
 static int32

@@ -74,7 +74,7 @@ ReadServerFile(const char *path)
 static FileBytes
 BytesArgument(FunctionCallInfo fcinfo, int n, const char *name)
 {
-	bytea *data = PG_GETARG_BYTEA_PP(n);
+	bytea *data = LlmDetoast(PG_GETARG_DATUM(n));
 
 	return (FileBytes){name, VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data)};
 }

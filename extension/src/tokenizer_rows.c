@@ -11,6 +11,7 @@
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
 
+#include "src/pg_llm.h"
 #include "src/query.h"
 #include "src/tokenizer.h"
 #include "src/tokenizer_rows.h"
@@ -100,6 +101,11 @@ TokenizerMakeRoom(const char *model, bool merges, bool truncate)
 static Datum
 ArrayOf(Datum *values, Size count, Oid type, int length, bool by_value)
 {
+	Size size = (Size) Max(length, 0) * count;
+
+	for (Size i = 0; !by_value && i < count; i++)
+		size += VARSIZE_ANY(DatumGetPointer(values[i]));
+	LlmReserve(size);
 	return PointerGetDatum(construct_array(values, (int) count, type, length, by_value, TYPALIGN_INT));
 }
 
@@ -135,6 +141,7 @@ TokenizerUpdateRanks(const char *model)
 text *
 TokenizerServerText(const char *utf8, Size size)
 {
+	LlmReserve(3 * size + 2 * sizeof(Datum)); /* the text, twice on its way, and its place in a list */
 	return cstring_to_text(pg_any_to_server(pnstrdup(utf8, size), (int) size, PG_UTF8));
 }
 

@@ -24,13 +24,23 @@ StopRequested(void *context)
 
 const LlmBpeStop TokenizerStop = {StopRequested, NULL};
 
+/* The text itself where the server's encoding is UTF-8. *length gets the result's. */
+static char *
+ToUtf8(const char *text, Size size, Size *length)
+{
+	char *utf8;
+
+	if (GetDatabaseEncoding() != PG_UTF8)
+		LlmReserve(size * MAX_CONVERSION_GROWTH);
+	utf8 = pg_server_to_any(text, (int) size, PG_UTF8);
+	*length = utf8 == text ? size : strlen(utf8);
+	return utf8;
+}
+
 char *
 TokenizerUtf8(text *input, Size *size)
 {
-	char *utf8 = pg_server_to_any(VARDATA_ANY(input), (int) VARSIZE_ANY_EXHDR(input), PG_UTF8);
-
-	*size = utf8 == VARDATA_ANY(input) ? VARSIZE_ANY_EXHDR(input) : strlen(utf8);
-	return utf8;
+	return ToUtf8(VARDATA_ANY(input), VARSIZE_ANY_EXHDR(input), size);
 }
 
 int32 *
@@ -51,9 +61,9 @@ TokenizerEncodeUtf8(LlmBpe *bpe, const char *utf8, Size size, bool special, Size
 int32 *
 TokenizerEncode(LlmBpe *bpe, const char *text, Size size, bool special, Size *count)
 {
-	char *utf8 = pg_server_to_any(text, (int) size, PG_UTF8);
+	char *utf8 = ToUtf8(text, size, &size);
 
-	return TokenizerEncodeUtf8(bpe, utf8, utf8 == text ? size : strlen(utf8), special, count);
+	return TokenizerEncodeUtf8(bpe, utf8, size, special, count);
 }
 
 void
@@ -132,7 +142,7 @@ TokenizerText(const char *bytes, Size size)
 
 	if (length > MaxAllocSize - VARHDRSZ)
 		TokenizerTooLong();
-	LlmReserve(length);
+	LlmReserveResult(length, LLM_BYTES_SHOWN * length);
 	result = palloc(length + VARHDRSZ);
 	SET_VARSIZE(result, length + VARHDRSZ);
 	llm_utf8_repair((const unsigned char *) bytes, size, VARDATA(result));

@@ -47,8 +47,15 @@ ValueOf(const Training *tr, int node, const float *from)
 static void
 Write(LlmQuery *query, Datum *values, int tensors)
 {
+	Size size = 0;
+
 	for (int i = 0; i < query->nargs; i++)
+	{
 		query->types[i] = i < 2 ? TEXTOID : i < 2 + tensors ? LlmTensorType() : INT8OID;
+		if (i >= 2 && i < 2 + tensors)
+			size += VARSIZE(DatumGetPointer(values[i]));
+	}
+	LlmReserve(size); /* the row that is formed of them */
 	LlmRun(query, values, NULL, false, 0);
 	if (SPI_processed != 1)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
