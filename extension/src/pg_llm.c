@@ -99,8 +99,8 @@ _PG_init(void)
 {
 	MemoryInit(); /* may refuse to go on */
 	DefineCustomIntVariable("pg_llm.display_limit", "Tensors with more elements are shown as a summary.",
-		"0 shows every element. A summary cannot be read back.", &pg_llm_display_limit, 0, 0, INT_MAX,
-		PGC_USERSET, 0, DisplayLimitCheck, NULL, NULL);
+		"0 shows every element. A summary cannot be read back; COPY never writes one.", &pg_llm_display_limit,
+		0, 0, INT_MAX, PGC_USERSET, 0, DisplayLimitCheck, NULL, NULL);
 	DefineCustomIntVariable("pg_llm.threads", "Threads the kernels use.",
 		"0 takes as many as this process may run at once. The result does not depend on it.", &pg_llm_threads,
 		0, 0, 1024, PGC_USERSET, 0, NULL, ThreadsAssign, NULL);
@@ -119,6 +119,7 @@ _PG_init(void)
 		true, PGC_USERSET, 0, NULL, NULL, NULL);
 	TapeInit();
 	CheckpointSettings();
+	CopySettings();
 	MarkGUCPrefixReserved("pg_llm");
 }
 

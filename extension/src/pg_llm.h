@@ -10,6 +10,7 @@
 #include "common/base.h"
 
 extern int pg_llm_display_limit;   /* elements shown in full; 0 = all */
+extern bool pg_llm_copying;        /* a COPY TO runs: tensors are written in full */
 extern int pg_llm_memory_limit_mb; /* what one session may hold */
 extern int pg_llm_threads;         /* 0 = as many as this process may use */
 extern int pg_llm_isa;             /* LlmIsa */
@@ -34,11 +35,12 @@ extern void LlmReserve(Size size);
  * keeps in a variable or a row, text that it shows. Only the limit of all sessions counts that. */
 extern void LlmReserveResult(Size size, Size later);
 #define LLM_BYTES_SHOWN 4 /* of each byte of a bytea or text: hexadecimal, in a row */
-#define LLM_ELEMENT_SHOWN                                                                                    \
-	64 /* of each element of an array: its text in a chunk of its own, then in a row                         \
-		*/
+/* of each element of an array: its text in a chunk of its own, then in a row */
+#define LLM_ELEMENT_SHOWN 64
 /* PG_DETOAST_DATUM of a value of any size, which is reserved. */
 extern struct varlena *LlmDetoast(Datum datum);
+/* Hooks into COPY; part of _PG_init. */
+extern void CopySettings(void);
 /* The engine's allocator: malloc'd, counted, outlives statements. */
 extern LlmAllocator *LlmSessionAllocator(void);
 /* The same memory bound to the current memory context: freed with it, on error too. */

@@ -168,7 +168,7 @@ tensor_out(PG_FUNCTION_ARGS)
 	initStringInfo(&out);
 	if (numel == 0 && !BracketsTellShape(t))
 		appendStringInfo(&out, "tensor%s []", TensorShape(t));
-	else if (pg_llm_display_limit > 0 && numel > pg_llm_display_limit)
+	else if (pg_llm_display_limit > 0 && numel > pg_llm_display_limit && !pg_llm_copying)
 		AppendSummary(&out, t);
 	else
 	{
