@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
+from pg_llm import clients
 from pg_llm.errors import KitError
-from pg_llm.programs import server_package
 
 # Raised by triggers when the other tables are filled.
 DERIVED = {"llm_model_version"}
@@ -82,19 +80,16 @@ def _advance_sequences(old: psycopg.Connection, new: psycopg.Connection) -> None
 
 def _copy_schema(old: psycopg.Connection, new: psycopg.Connection) -> None:
     """The learner's own tables may be anything: pg_dump knows every kind."""
-    programs = server_package() / "pginstall18" / "bin"
-    dump = _client(old, programs / "pg_dump", "--no-owner", "--no-acl", "--schema", LEARNER)
-    _client(new, programs / "psql", "-q", "-1", "-X", "-v", "ON_ERROR_STOP=1", script=dump)
+    dump = _run(clients.command(old, "pg_dump", "--no-owner", "--no-acl", "--schema", LEARNER))
+    script = b"".join(clients.suited(dump.splitlines(keepends=True), new.info.server_version))
+    _run(clients.command(new, "psql", "-q", "-1", "-X", "-v", "ON_ERROR_STOP=1"), script)
 
 
-def _client(conn: psycopg.Connection, program: Path, *arguments: str, script: str | None = None) -> str:
-    """Runs one of PostgreSQL's programs in a connection's database, no password on the command line."""
-    where = psycopg.conninfo.make_conninfo(**conn.info.get_parameters())
-    environment = {**os.environ, "PGPASSWORD": conn.info.password or "", "PGOPTIONS": ""}
-    command = [str(program), *arguments, "-d", where]
-    done = subprocess.run(command, input=script, capture_output=True, text=True, env=environment)
+def _run(command: dict, script: bytes | None = None) -> bytes:
+    done = subprocess.run(**command, input=script, capture_output=True)
     if done.returncode != 0:
-        raise KitError(f"your own tables could not be kept, nothing was changed: {done.stderr.strip()}")
+        words = done.stderr.decode(errors="replace").strip()
+        raise KitError(f"your own tables could not be kept, nothing was changed: {words}")
     return done.stdout
 
 
