@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import click
@@ -224,6 +225,51 @@ def prepare_dataset(dsn, tokenizer, inputs, dataset, block_size, overlap, valida
 
 
 @cli.command()
+@click.argument("database")
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--replace", is_flag=True, help="Overwrite FILE, once the new backup is complete.")
+def backup(database, file, replace):
+    """Write everything of DATABASE to FILE, also what pg_dump loses; others may go on working in it.
+
+    Left out: the tape (llm_run and what hangs on it), which is unlogged, and checkpoints that are files.
+
+    \b
+    Example: pg-llm backup 00_start_here lesson.backup
+    """
+    from pathlib import Path
+
+    from pg_llm.backup import backup as run
+
+    _end_like_interrupted()
+    run(database, Path(file), replace, click.echo)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("database")
+@click.option(
+    "--replace", is_flag=True, help="Drop DATABASE, ending its sessions, once the new one is complete."
+)
+@click.option("--no-owner", is_flag=True, help="Everything belongs to the role that restores it.")
+@click.option("--no-acl", is_flag=True, help="Leave out GRANTs, and settings of roles.")
+def restore(file, database, replace, no_owner, no_acl):
+    """Make DATABASE anew from a backup in FILE; of another build or PostgreSQL version, too.
+
+    Roles belong to the server: those that the backup names must be there, or --no-owner --no-acl be given.
+    Your role runs what is in the file, as it would run an SQL script: restore files from people you trust.
+
+    \b
+    Example: pg-llm restore lesson.backup lesson_again
+    """
+    from pathlib import Path
+
+    from pg_llm.restore import restore as run
+
+    _end_like_interrupted()
+    run(Path(file), database, replace, not no_owner, not no_acl, click.echo)
+
+
+@cli.command()
 @click.option("--layers", type=click.Choice(["4", "2", "1"]), default="4", show_default=True)
 @click.option("--output", default=".", show_default=True, help="Folder for weights, tokenizer and log.")
 @click.option("--check", is_flag=True, help="Fail unless the files are the shipped ones, to the last bit.")
@@ -279,6 +325,13 @@ def bench(arguments):
     from pg_llm.bench import main as run
 
     run.main(list(arguments), prog_name="pg-llm bench", standalone_mode=False)
+
+
+def _end_like_interrupted() -> None:
+    """A closed terminal or `kill` ends the command as Ctrl-C does: it tidies up."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, signal.default_int_handler)
 
 
 def _only_embedded(command: str) -> None:

@@ -47,9 +47,9 @@ def connect(database: str | None = None, fresh: bool = False) -> psycopg.Connect
     """
     if fresh:
         database = FRESH + uuid.uuid4().hex[:12]
-        _sweep()
+        sweep()
         create_database(database, owner_pid=os.getpid())
-        atexit.register(_drop_quietly, database)
+        atexit.register(drop_quietly, database)
     elif database is not None or not dsn():
         database = database or DEFAULT
         if not database_exists(database):
@@ -87,8 +87,7 @@ def database_exists(database: str) -> bool:
 
 def create_database(database: str, owner_pid: int | None = None) -> None:
     """A new database from the template; it must not exist yet, unless somebody else makes it just now."""
-    if database.startswith(template.TEMPLATE):
-        raise KitError(f"the name {database} is the template's own; choose another")
+    check_name(database)
     with maintenance() as conn:
         note = template.ensure(conn)
         name = sql.Identifier(database)
@@ -102,6 +101,14 @@ def create_database(database: str, owner_pid: int | None = None) -> None:
         _settings(conn, database)
         # Of a server's many learners each has databases of one's own.
         conn.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name))
+
+
+def check_name(database: str) -> None:
+    """Refuses a name that no database can have."""
+    if database.startswith(template.TEMPLATE):
+        raise KitError(f"the name {database} is the template's own; choose another")
+    if not 0 < len(database.encode()) <= 63:
+        raise KitError(f"the name of a database has 1 to 63 bytes, {database!r} has {len(database.encode())}")
 
 
 def create_template() -> None:
@@ -132,7 +139,7 @@ def reset(database: str) -> None:
                 sql.SQL("ALTER DATABASE {} RENAME TO {}").format(*map(sql.Identifier, (fresh, database)))
             )
     except BaseException:
-        _drop_quietly(fresh)
+        drop_quietly(fresh)
         raise
 
 
@@ -158,7 +165,8 @@ def _settings(conn: psycopg.Connection, database: str) -> None:
 # -- fresh databases go when their maker has gone ----------------------------------------
 
 
-def _sweep() -> None:
+def sweep() -> None:
+    """Drops the fresh databases of this machine's programs that have ended."""
     if dsn():
         return  # process ids of other machines mean nothing here
     query = "SELECT datname FROM pg_database d WHERE starts_with(datname, %s) "
@@ -167,10 +175,11 @@ def _sweep() -> None:
         for (database,) in conn.execute(query, [FRESH]).fetchall():
             pid = template.read_note(conn, database).get("pid")
             if pid and not psutil.pid_exists(pid):
-                _drop_quietly(database)
+                drop_quietly(database)
 
 
-def _drop_quietly(database: str) -> None:
+def drop_quietly(database: str) -> None:
+    """drop_database without a word about what is in the way: for what should not be there at all."""
     with contextlib.suppress(KitError, psycopg.Error):
         if dsn() or _embedded_runs():
             drop_database(database)

@@ -124,10 +124,15 @@ def read_note(conn: psycopg.Connection, database: str) -> dict:
     """What the kit wrote on a database when it made it: version, build, pid (of a fresh one's maker)."""
     query = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s"
     row = conn.execute(query, [database]).fetchone()
+    return parse_note(row[0] if row else None)
+
+
+def parse_note(comment: str | None) -> dict:
+    """The kit's note in a database's comment; {} where it is somebody else's."""
     try:
-        note = json.loads(row[0])["pg_llm"] if row and row[0] else {}
+        note = json.loads(comment)["pg_llm"] if comment else {}
     except (ValueError, KeyError, TypeError):
-        note = {}  # somebody else's comment
+        note = {}
     return note if isinstance(note, dict) else {}
 
 
