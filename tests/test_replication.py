@@ -63,7 +63,8 @@ def arrives(source, copy, seconds=60):
     nodes = "string_agg(op || attrs::text || shape::text, '' ORDER BY model, name)"
     state = (
         f"SELECT (SELECT md5({weights}) FROM llm_param), (SELECT md5({nodes}) FROM llm_graph), "
-        "(SELECT count(*) FROM llm_bpe_vocab), (SELECT count(*) FROM llm_model_config)"
+        "(SELECT count(*) FROM llm_bpe_vocab), (SELECT count(*) FROM llm_model_config), "
+        "(SELECT count(*) FROM llm_param_share)"
     )
     expected = source.execute(state).fetchone()
     end = time.monotonic() + seconds

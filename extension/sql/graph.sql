@@ -40,15 +40,15 @@ BEGIN
     END LOOP;
 END $$;
 
--- Not ENABLE ALWAYS: a subscriber applies a publisher's changes row by row, and a graph that lost its first row fits
--- no more. It was checked where it was changed, and the executor checks every graph again before it runs.
 CREATE CONSTRAINT TRIGGER llm_graph_fits AFTER INSERT OR UPDATE OR DELETE ON llm_graph
     DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION llm_check_graph();
+ALTER TABLE llm_graph ENABLE ALWAYS TRIGGER llm_graph_fits;
 COMMENT ON TRIGGER llm_graph_fits ON llm_graph IS 'Shapes must fit when the statement ends; for several statements: SET CONSTRAINTS llm_graph_fits DEFERRED';
 
 -- The dimensions that the shapes' names stand for.
 CREATE CONSTRAINT TRIGGER llm_graph_fits AFTER UPDATE OF d_model, vocab, n_positions, d_ff ON llm_model_config
     DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION llm_check_graph();
+ALTER TABLE llm_model_config ENABLE ALWAYS TRIGGER llm_graph_fits;
 COMMENT ON TRIGGER llm_graph_fits ON llm_model_config IS 'A model''s graph must fit its new dimensions too';
 
 CREATE FUNCTION llm_param_shapes(model text, OUT name text, OUT shape int[], OUT init text, OUT std float8)

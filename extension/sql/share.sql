@@ -20,6 +20,7 @@ COMMENT ON FUNCTION llm_check_share() IS 'Constraint trigger: refuses a shared p
 REVOKE EXECUTE ON FUNCTION llm_check_share() FROM PUBLIC;
 CREATE CONSTRAINT TRIGGER llm_share_is_flat AFTER INSERT OR UPDATE ON llm_param_share
     DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION llm_check_share();
+-- Not ENABLE ALWAYS: a subscriber applies row by row what the publisher checked when it was whole.
 COMMENT ON TRIGGER llm_share_is_flat ON llm_param_share IS 'A source is never a target: one step leads to the stored values';
 
 CREATE FUNCTION llm_param_shape(model text, name text) RETURNS int[] LANGUAGE plpgsql STABLE
