@@ -1,11 +1,12 @@
 """The rows of tables as members of an archive: written from one database, read into another.
 
-Tables with tensors are copied in binary, others as text. A row that is too large to be sent (at 1 GB it
-cannot) is copied without its nullable values, which follow one by one, each with the key of its row.
+Tables with tensors are copied in binary, others as text. A row of 1 GB cannot be sent: large ones are copied
+value by value, each with its row's place in the table, and put together where they are read.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from psycopg import sql
 
 from pg_llm.archive import BLOCK, Reader, Writer
 
-LARGE = 256 << 20  # bytes of a row that is taken apart
+LARGE = 256 << 20  # bytes from which on a row is large
 
 # The extension's tables but unlogged ones (the tape: a crash empties it, too), and all others with tensors.
 TABLES = """
@@ -42,7 +43,7 @@ SELECT a.attname, format_type(a.atttypid, a.atttypmod),
     CASE WHEN t.typcategory = 'A' THEN e.typsend ELSE t.typsend END::text ~ '^(-|reg)', a.attlen = -1,
     a.atttypid = (SELECT t.oid FROM pg_extension e JOIN pg_type t ON t.typnamespace = e.extnamespace
         WHERE e.extname = 'pg_llm' AND t.typname = 'tensor'),
-    a.attnotnull, coalesce(a.attnum = ANY (i.indkey), false)
+    coalesce(a.attnum = ANY (i.indkey), false)
 FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_type e ON e.oid = t.typelem
@@ -61,7 +62,6 @@ class Column:
     as_text: bool
     varies: bool
     tensor: bool
-    not_null: bool
     key: bool
 
     @property
@@ -72,17 +72,15 @@ class Column:
 def write(conn: psycopg.Connection, writer: Writer, table: str, binary: bool, bar) -> dict:
     """Adds the rows of a table, and returns what the manifest says of them."""
     columns = [Column(*row) for row in conn.execute(COLUMNS, [table]).fetchall()]
-    key = [c for c in columns if c.key]
-    large = _large(conn, table, columns) if binary and key else None
-    apart = [c for c in columns if large and c.varies and not c.not_null and not c.key]
+    large = _large(conn, table, columns) if binary else None
     number = len(writer.manifest["members"])
     entry = {
         "name": table,
         "format": "binary" if binary else "text",
         "columns": [[c.name, "text" if c.as_text and binary else c.type] for c in columns],
-        "key": [c.name for c in key],
+        "key": [c.name for c in columns if c.key],
         "member": f"rows/{number:04}",
-        "parts": {c.name: f"rows/{number:04}.{i}" for i, c in enumerate(apart)},
+        "parts": {c.name: f"rows/{number:04}.{i}" for i, c in enumerate(columns)} if large else {},
     }
 
     def value(column: Column) -> sql.Composable:
@@ -94,17 +92,15 @@ def write(conn: psycopg.Connection, writer: Writer, table: str, binary: bool, ba
         )
         writer.add(member, _blocks(conn, query), bar)
 
-    or_null = sql.SQL("CASE WHEN {} THEN NULL ELSE {} END")
-    whole = [or_null.format(large, value(c)) if c in apart else value(c) for c in columns]
-    add(entry["member"], whole, sql.SQL("true"))
-    for column in apart:
-        where = sql.SQL("{} AND {} IS NOT NULL").format(large, column.quoted)
-        add(entry["parts"][column.name], map(value, [*key, column]), where)
+    small = sql.SQL("NOT ({})").format(large) if large else sql.SQL("true")
+    add(entry["member"], map(value, columns), small)
+    for column in columns if large else ():
+        add(entry["parts"][column.name], [sql.SQL("ctid::text"), value(column)], large)
     return entry
 
 
 def _large(conn: psycopg.Connection, table: str, columns: list[Column]) -> sql.Composable | None:
-    """The condition of rows to take apart; None where there are none."""
+    """The condition of rows that are copied value by value; None where there are none."""
     query = "SELECT format('%s.numel', extnamespace::regnamespace) FROM pg_extension WHERE extname = 'pg_llm'"
     numel = sql.SQL(conn.execute(query).fetchone()[0])
     sizes = [
@@ -148,25 +144,42 @@ def types_of(conn: psycopg.Connection, table: str) -> dict[str, str]:
 def read(conn: psycopg.Connection, reader: Reader, entry: dict, table: str, bar) -> None:
     """Puts the rows of a manifest's entry into a table that has at least its columns."""
     columns, types = dict(entry["columns"]), types_of(conn, table)
+    insert = sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE ").format(sql.SQL(table), _names(columns))
     if entry["format"] == "text" or all(types[c] == kind for c, kind in columns.items()):
         target = sql.SQL("{} ({})").format(sql.SQL(table), _names(columns))
         _copy(conn, reader, entry["member"], target, entry["format"], bar)
     else:  # binary forms differ from type to type
-        _stage(conn, reader, entry["member"], columns, entry["format"], bar)
-        insert = sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM pg_temp.staged AS s")
-        values = sql.SQL(", ").join(_cast(c, types) for c in columns)
-        conn.execute(insert.format(sql.SQL(table), _names(columns), values))
-        conn.execute("DROP TABLE pg_temp.staged")
-    for column, member in entry["parts"].items():
-        parts = {c: columns[c] for c in [*entry["key"], column]}
-        _stage(conn, reader, member, parts, entry["format"], bar)
-        _update(conn, table, entry["key"], [column], types)
+        with _staged(conn, reader, entry["member"], entry["format"], columns, bar) as staged:
+            values = sql.SQL(", ").join(_cast(staged, c, types[c]) for c in columns)
+            conn.execute(insert + sql.SQL("SELECT {} FROM {}").format(values, staged))
+    with contextlib.ExitStack() as stack:
+        parts = {}
+        for column, member in entry["parts"].items():
+            part = {"place": "text", "value": columns[column]}
+            staged = _staged(conn, reader, member, entry["format"], part, bar)
+            parts[column] = stack.enter_context(staged)
+        if parts:  # tuples of pointers: no value is read before it goes to its place
+            values = sql.SQL(", ").join(_cast(part, "value", types[c]) for c, part in parts.items())
+            first, *others = parts.values()
+            joined = first + sql.SQL("").join(sql.SQL(" JOIN {} USING (place)").format(p) for p in others)
+            conn.execute(insert + sql.SQL("SELECT {} FROM {}").format(values, joined))
 
 
 def read_columns(conn: psycopg.Connection, reader: Reader, entry: dict, wanted: list[str], bar) -> None:
-    """Puts some columns of an entry into the rows of its table that are there already."""
-    _stage(conn, reader, entry["member"], dict(entry["columns"]), entry["format"], bar)
-    _update(conn, entry["name"], entry["key"], wanted, types_of(conn, entry["name"]))
+    """Puts some columns of an entry into the rows of its table that are there already, by their keys."""
+    columns, types = dict(entry["columns"]), types_of(conn, entry["name"])
+    with _staged(conn, reader, entry["member"], entry["format"], columns, bar) as staged:
+        update = sql.SQL("UPDATE ONLY {} AS t SET {} FROM {} WHERE {}").format(
+            sql.SQL(entry["name"]),
+            sql.SQL(", ").join(
+                sql.SQL("{} = {}").format(sql.Identifier(c), _cast(staged, c, types[c])) for c in wanted
+            ),
+            staged,
+            sql.SQL(" AND ").join(
+                sql.SQL("t.{1} = {0}.{1}").format(staged, sql.Identifier(c)) for c in entry["key"]
+            ),
+        )
+        conn.execute(update)
 
 
 def read_aside(conn: psycopg.Connection, reader: Reader, entry: dict, table: str, bar) -> None:
@@ -175,25 +188,16 @@ def read_aside(conn: psycopg.Connection, reader: Reader, entry: dict, table: str
     read(conn, reader, entry, table, bar)
 
 
-def _stage(
-    conn: psycopg.Connection, reader: Reader, member: str, columns: Mapping[str, str], form: str, bar
-) -> None:
-    """A member as the temporary table `staged`, in the types it was written from."""
-    conn.execute(sql.SQL("CREATE TEMP TABLE staged ({})").format(_declared(columns)))
-    _copy(conn, reader, member, sql.SQL("pg_temp.staged"), form, bar)
-
-
-def _update(
-    conn: psycopg.Connection, table: str, key: list[str], columns: list[str], types: Mapping[str, str]
-) -> None:
-    """Takes columns over from the rows of `staged` that have the same key."""
-    update = sql.SQL("UPDATE ONLY {} AS t SET {} FROM pg_temp.staged AS s WHERE {}").format(
-        sql.SQL(table),
-        sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(c), _cast(c, types)) for c in columns),
-        sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(c)) for c in key),
-    )
-    conn.execute(update)
-    conn.execute("DROP TABLE pg_temp.staged")
+@contextlib.contextmanager
+def _staged(
+    conn: psycopg.Connection, reader: Reader, member: str, form: str, columns: Mapping[str, str], bar
+) -> Iterator[sql.Identifier]:
+    """A member as a temporary table, in the types it was written from."""
+    staged = sql.Identifier("pg_temp", member)
+    conn.execute(sql.SQL("CREATE TABLE {} ({})").format(staged, _declared(columns)))
+    _copy(conn, reader, member, staged, form, bar)
+    yield staged
+    conn.execute(sql.SQL("DROP TABLE {}").format(staged))
 
 
 def _copy(
@@ -215,5 +219,5 @@ def _declared(columns: Mapping[str, str]) -> sql.Composed:
     return sql.SQL(", ").join(declared)
 
 
-def _cast(column: str, types: Mapping[str, str]) -> sql.Composed:
-    return sql.SQL("s.{}::{}").format(sql.Identifier(column), sql.SQL(types[column]))
+def _cast(table: sql.Composable, column: str, kind: str) -> sql.Composed:
+    return sql.SQL("{}.{}::{}").format(table, sql.Identifier(column), sql.SQL(kind))

@@ -312,13 +312,13 @@ def test_the_second_round_trip_and_work_that_goes_on(source, file, tmp_path):
 
 
 @pytest.mark.slow
-def test_large_rows_are_copied_tensor_by_tensor(source, file, tmp_path, monkeypatch):
-    """Here 100 bytes are large: most rows are in parts."""
+def test_large_rows_are_copied_value_by_value(source, file, tmp_path, monkeypatch):
+    """Here 100 bytes are large: most rows of tables with tensors, keys or none, are in parts."""
     monkeypatch.setattr(rows, "LARGE", 100)
     backup(source, tmp_path / "parts")
     parts = {t["name"]: sorted(t["parts"]) for t in archive.Reader(tmp_path / "parts").manifest["tables"]}
-    assert parts["public.llm_param"] == ["data", "grad", "m", "v"]
-    assert parts['"Own Work".weights'] == ["many", 'odd "name" x', "t", "v"]
+    assert len(parts["public.llm_param"]) == 10 and 'odd "name" x' in parts['"Own Work".weights']
+    assert parts["public.llm_dataset"] == []  # no tensors
     restore(tmp_path / "parts", "backup_parts")
     restore(file, "backup_whole")
     with open_database("backup_parts") as one, open_database("backup_whole") as two:
