@@ -55,4 +55,11 @@ typedef struct LlmAllocator
 	void *context;
 } LlmAllocator;
 
+/* Polled at least every few milliseconds of work; true ends it with LLM_CANCELED. */
+typedef struct LlmStop
+{
+	bool (*requested)(void *context);
+	void *context;
+} LlmStop;
+
 #endif

@@ -7,7 +7,10 @@
 
 #include "engine/ops.h"
 #include "engine/pool.h"
+#include "engine/rows.h"
 
+/* Positions appended between two looks for a stop: whole panels. */
+#define FEW (16 * LLM_PANEL)
 /* Queries that meet the keys together: a multiple of the register tiles' heights (14, 6); their scores stay
  * in the second-level cache. */
 #define STRIP 42
@@ -89,21 +92,23 @@ llm_kv_free(LlmKvCache *cache, const LlmAllocator *memory)
 	cache->k = cache->v = NULL;
 }
 
-void
-llm_kv_copy_row(LlmKvCache *to, int to_row, const LlmKvCache *from, int from_row)
+LlmCode
+llm_kv_copy_row(LlmKvCache *to, int to_row, const LlmKvCache *from, int from_row, LlmError *err)
 {
-	size_t k = (size_t) panels(from->length) * from->HS * LLM_PANEL * sizeof(float);
-	size_t v = (size_t) from->length * LLM_PANEL * sizeof(float);
+	size_t k = (size_t) panels(from->length) * from->HS * LLM_PANEL;
+	size_t v = (size_t) from->length * LLM_PANEL, row = (size_t) from->capacity * LLM_PANEL;
+	LlmCode code = LLM_OK;
 
-	for (int h = 0; h < from->NH; h++)
+	for (int h = 0; h < from->NH && code == LLM_OK; h++)
 	{
-		float *values = values_of(to, to_row * to->NH + h);
-		const float *old = values_of(from, from_row * from->NH + h);
+		int at = from_row * from->NH + h, to_at = to_row * to->NH + h;
 
-		memcpy(keys_of(to, to_row * to->NH + h), keys_of(from, from_row * from->NH + h), k);
-		for (size_t i = 0; i < (size_t) panels(from->HS) * from->capacity; i += from->capacity)
-			memcpy(values + i * LLM_PANEL, old + i * LLM_PANEL, v);
+		code = llm_copy(k, keys_of(from, at), keys_of(to, to_at), err);
+		if (code == LLM_OK)
+			code =
+				llm_copy_rows(panels(from->HS), v, values_of(from, at), row, values_of(to, to_at), row, err);
 	}
+	return code;
 }
 
 /* Keys from position `at` on go to the columns of a panel that follow those filled already. */
@@ -130,8 +135,7 @@ append_task(void *context, int head, int worker)
 	const float *q = r->qkv + (size_t) (head / r->a->NH) * T * 3 * C + (size_t) (head % r->a->NH) * HS;
 	float *k = keys_of(r->cache, head), *v = values_of(r->cache, head) + (size_t) r->past * LLM_PANEL;
 
-	(void) worker;
-	for (int t = 0, n; t < T; t += n)
+	for (int t = 0, n; t < T && !llm_pool_stopping(worker); t += n)
 	{
 		int at = r->past + t, room = LLM_PANEL - at % LLM_PANEL;
 
@@ -140,7 +144,9 @@ append_task(void *context, int head, int worker)
 			n, HS, q + (size_t) t * 3 * C + C, 3 * C, at, k + (size_t) (at / LLM_PANEL) * HS * LLM_PANEL);
 	}
 	for (int i = 0; i < HS; i += LLM_PANEL, v += (size_t) r->cache->capacity * LLM_PANEL)
-		llm_kernels->pack_panel(T, HS - i < LLM_PANEL ? HS - i : LLM_PANEL, q + 2 * C + i, 3 * C, v);
+		for (int t = 0; t < T && !llm_pool_stopping(worker); t += FEW)
+			llm_kernels->pack_panel(T - t < FEW ? T - t : FEW, HS - i < LLM_PANEL ? HS - i : LLM_PANEL,
+				q + (size_t) t * 3 * C + 2 * C + i, 3 * C, v + (size_t) t * LLM_PANEL);
 }
 
 /* Keys a query at an absolute position sees: [first, last). */
@@ -230,13 +236,13 @@ weigh_ragged(const Run *r, const Strip *s, int k)
 
 /* Each row over the keys of its own window. */
 static void
-weigh_windows(const Run *r, const Strip *s)
+weigh_windows(const Run *r, const Strip *s, int worker)
 {
 	for (int row = 0; row < s->m; row++)
 	{
 		int first = first_key(r->a, s->position + row), last = last_key(r, s->position + row);
 
-		for (int k = first, end; k < last; k = end)
+		for (int k = first, end; k < last && !llm_pool_stopping(worker); k = end)
 		{
 			end = (k / LLM_BLOCK + 1) * LLM_BLOCK;
 			end = end < last ? end : last;
@@ -253,7 +259,7 @@ weigh_rows(const Run *r, const Strip *s, int worker)
 
 	if (r->a->window)
 	{
-		weigh_windows(r, s);
+		weigh_windows(r, s, worker);
 		return;
 	}
 	for (int k = 0; k < keys && !llm_pool_stopping(worker); k += LLM_BLOCK)
@@ -286,7 +292,7 @@ attend_strip(const Run *r, int head, int query, int m, float *s, int worker)
 	float *out = r->out + ((size_t) b * a->queries + query) * C + (size_t) h * a->HS;
 
 	score_rows(r, head, m, q, keys, s, worker);
-	for (int row = 0; row < m; row++)
+	for (int row = 0; row < m && !llm_pool_stopping(worker); row++)
 	{
 		int first = first_key(a, position + row), last = last_key(r, position + row);
 		float *x = s + (size_t) row * r->width;
@@ -294,7 +300,7 @@ attend_strip(const Run *r, int head, int query, int m, float *s, int worker)
 
 		if (r->scores)
 			show_row(r->scores + shown, x, first, last, r->keys, -__builtin_inff(), a->scale);
-		llm_kernels->softmax(last - first, first, a->scale, x + first, x + first);
+		llm_row_softmax(worker, last - first, first, a->scale, x + first, x + first);
 		if (r->probs)
 			show_row(r->probs + shown, x, first, last, r->keys, 0, 1);
 		if (a->dropout > 0)

@@ -7,6 +7,10 @@
 
 #include "engine/gradients.h"
 #include "engine/pool.h"
+#include "engine/rows.h"
+
+/* Rows between two looks for a stop: a multiple of every register tile's height (14, 6, 4, 1). */
+#define FEW 2016
 
 typedef struct Backward
 {
@@ -22,6 +26,7 @@ typedef struct Backward
 /* One head's working memory. */
 typedef struct Head
 {
+	int worker;     /* who works on it */
 	float *kt, *vt; /* panels of K^T and V^T: [T/32][HS][32] */
 	float *k;       /* panels of K: [HS/32][T][32] */
 	float *q, *dy;  /* panels of a block of queries and of its gradient: [HS/32][128][32] */
@@ -58,37 +63,42 @@ lay_out(Head *h, int T, int HS, int width, int chunk, float *base)
 	return at;
 }
 
+/* Panels of b (k,n), or of its transpose; each in pieces of rows. */
 static void
-pack_all(int k, int n, const float *b, size_t ldb, bool transposed, float *panels)
+pack_all(int k, int n, const float *b, size_t ldb, bool transposed, float *panels, int worker)
 {
 	for (int j = 0; j < n; j += LLM_PANEL, panels += (size_t) k * LLM_PANEL)
-	{
-		int c = n - j < LLM_PANEL ? n - j : LLM_PANEL;
+		for (int i = 0; i < k && !llm_pool_stopping(worker); i += FEW)
+		{
+			int rows = k - i < FEW ? k - i : FEW, c = n - j < LLM_PANEL ? n - j : LLM_PANEL;
+			float *to = panels + (size_t) i * LLM_PANEL;
 
-		if (transposed)
-			llm_kernels->pack_panel_transposed(k, c, b + (size_t) j * ldb, ldb, panels);
-		else
-			llm_kernels->pack_panel(k, c, b + j, ldb, panels);
-	}
+			if (transposed)
+				llm_kernels->pack_panel_transposed(rows, c, b + (size_t) j * ldb + i, ldb, to);
+			else
+				llm_kernels->pack_panel(rows, c, b + (size_t) i * ldb + j, ldb, to);
+		}
 }
 
 /* out (m,n) = or += a (m,k) @ panels; a^T when columns. Blocks of k as everywhere. */
 static void
 product(int m, int n, int k, const float *a, size_t lda, bool columns, const float *panels, float *out,
-	size_t ldo, bool add, float *rows)
+	size_t ldo, bool add, const Head *h)
 {
-	for (int k0 = 0; k0 < k; k0 += LLM_BLOCK)
-	{
-		int kc = k - k0 < LLM_BLOCK ? k - k0 : LLM_BLOCK;
+	for (int i = 0; i < m && !llm_pool_stopping(h->worker); i += FEW)
+		for (int k0 = 0; k0 < k; k0 += LLM_BLOCK)
+		{
+			int mc = m - i < FEW ? m - i : FEW, kc = k - k0 < LLM_BLOCK ? k - k0 : LLM_BLOCK;
 
-		if (columns)
-			llm_kernels->pack_columns(m, kc, a + (size_t) k0 * lda, lda, rows);
-		else
-			llm_kernels->pack_rows(m, kc, a + k0, lda, rows);
-		for (int j = 0; j < n; j += LLM_PANEL)
-			llm_kernels->matmul_block(m, kc, rows, panels + ((size_t) (j / LLM_PANEL) * k + k0) * LLM_PANEL,
-				out + j, ldo, n - j < LLM_PANEL ? n - j : LLM_PANEL, k0 == 0 && !add);
-	}
+			if (columns)
+				llm_kernels->pack_columns(mc, kc, a + (size_t) k0 * lda + i, lda, h->rows);
+			else
+				llm_kernels->pack_rows(mc, kc, a + (size_t) i * lda + k0, lda, h->rows);
+			for (int j = 0; j < n && !llm_pool_stopping(h->worker); j += LLM_PANEL)
+				llm_kernels->matmul_block(mc, kc, h->rows,
+					panels + ((size_t) (j / LLM_PANEL) * k + k0) * LLM_PANEL, out + (size_t) i * ldo + j, ldo,
+					n - j < LLM_PANEL ? n - j : LLM_PANEL, k0 == 0 && !add);
+		}
 }
 
 /* A block of at most 128 queries of a head. */
@@ -123,32 +133,30 @@ probabilities(const Backward *w, const Head *h, int task, const Block *k)
 	const LlmAttention *a = w->a;
 	int C = a->NH * a->HS;
 
-	product(k->m, k->keys, a->HS, k->q, 3 * C, false, h->kt, k->p, w->width, false, h->rows);
-	product(k->m, k->keys, a->HS, k->dy, C, false, h->vt, k->ds, w->width, false, h->rows);
-	for (int i = 0; i < k->m; i++)
+	product(k->m, k->keys, a->HS, k->q, 3 * C, false, h->kt, k->p, w->width, false, h);
+	product(k->m, k->keys, a->HS, k->dy, C, false, h->vt, k->ds, w->width, false, h);
+	for (int i = 0; i < k->m && !llm_pool_stopping(h->worker); i++)
 	{
 		int at = k->query + i, last = a->causal ? at + 1 : a->T;
 		int first = a->window && at + 1 > a->window ? at + 1 - a->window : 0;
 		uint64_t row = ((uint64_t) task * a->T + at) * a->T; /* of the stream's elements */
 		float *p = k->p + (size_t) i * w->width, *ds = k->ds + (size_t) i * w->width;
 
-		llm_kernels->softmax(last - first, first, a->scale, p + first, p + first);
+		llm_row_softmax(h->worker, last - first, first, a->scale, p + first, p + first);
 		if (a->dropout > 0)
 			llm_drop(&a->stream, a->dropout, row + first, last - first, ds + first, ds + first);
-		llm_kernels->softmax_backward(last - first, first, a->scale, p + first, ds + first, ds + first);
+		llm_row_softmax_backward(h->worker, last - first, first, a->scale, p + first, ds + first, ds + first);
 		if (a->dropout > 0)
 			llm_drop(&a->stream, a->dropout, row + first, last - first, p + first, p + first);
 		memset(p, 0, first * sizeof(float));
 		memset(ds, 0, first * sizeof(float));
 		memset(p + last, 0, (k->keys - last) * sizeof(float));
 		memset(ds + last, 0, (k->keys - last) * sizeof(float));
-	}
-	if (a->head_mask)
-	{
-		const float *mask = &a->head_mask[task % a->NH];
-
-		llm_kernels->binary(LLM_MUL, (size_t) k->m * w->width, k->p, 1, mask, 0, k->p);
-		llm_kernels->binary(LLM_MUL, (size_t) k->m * w->width, k->ds, 1, mask, 0, k->ds);
+		if (a->head_mask)
+		{
+			llm_kernels->binary(LLM_MUL, k->keys, p, 1, &a->head_mask[task % a->NH], 0, p);
+			llm_kernels->binary(LLM_MUL, k->keys, ds, 1, &a->head_mask[task % a->NH], 0, ds);
+		}
 	}
 }
 
@@ -158,12 +166,12 @@ products(const Backward *w, const Head *h, const Block *k)
 {
 	int T = w->a->T, HS = w->a->HS, C = w->a->NH * HS;
 
-	pack_all(k->m, HS, k->q, 3 * C, false, h->q);
-	pack_all(k->m, HS, k->dy, C, false, h->dy);
-	product(k->keys, HS, k->m, k->p, w->width, true, h->dy, h->dv, HS, true, h->rows);
-	product(k->keys, HS, k->m, k->ds, w->width, true, h->q, h->dk, HS, true, h->rows);
+	pack_all(k->m, HS, k->q, 3 * C, false, h->q, h->worker);
+	pack_all(k->m, HS, k->dy, C, false, h->dy, h->worker);
+	product(k->keys, HS, k->m, k->p, w->width, true, h->dy, h->dv, HS, true, h);
+	product(k->keys, HS, k->m, k->ds, w->width, true, h->q, h->dk, HS, true, h);
 	/* K's panels are T rows long, of which this product reads the first `keys` */
-	for (int k0 = 0; k0 < k->keys; k0 += LLM_BLOCK)
+	for (int k0 = 0; k0 < k->keys && !llm_pool_stopping(h->worker); k0 += LLM_BLOCK)
 	{
 		int kc = k->keys - k0 < LLM_BLOCK ? k->keys - k0 : LLM_BLOCK;
 
@@ -187,11 +195,12 @@ head_task(void *context, int task, int worker)
 	Head h;
 
 	lay_out(&h, T, HS, w->width, w->chunk, w->scratch + worker * w->scratch_floats);
-	pack_all(HS, T, k, 3 * C, true, h.kt);
-	pack_all(HS, T, v, 3 * C, true, h.vt);
-	pack_all(T, HS, k, 3 * C, false, h.k);
-	memset(h.dk, 0, (size_t) T * HS * sizeof(float));
-	memset(h.dv, 0, (size_t) T * HS * sizeof(float));
+	h.worker = worker;
+	pack_all(HS, T, k, 3 * C, true, h.kt, worker);
+	pack_all(HS, T, v, 3 * C, true, h.vt, worker);
+	pack_all(T, HS, k, 3 * C, false, h.k, worker);
+	llm_row_zero(worker, (size_t) T * HS, h.dk);
+	llm_row_zero(worker, (size_t) T * HS, h.dv);
 	for (int first = 0; first < T; first += w->chunk)
 	{
 		int end = T - first < w->chunk ? T : first + w->chunk;
@@ -209,7 +218,7 @@ head_task(void *context, int task, int worker)
 			products(w, &h, &block);
 		}
 	}
-	for (int t = 0; t < T; t++, dk += 3 * C)
+	for (int t = 0; t < T && !(t % FEW == 0 && llm_pool_stopping(worker)); t++, dk += 3 * C)
 	{
 		memcpy(dk, h.dk + (size_t) t * HS, HS * sizeof(float));
 		memcpy(dk + C, h.dv + (size_t) t * HS, HS * sizeof(float));

@@ -3,8 +3,6 @@
  * inputs. Contributions of several readers are added in the order in which they come, the last reader's
  * first.
  */
-#include <string.h>
-
 #include "engine/backprop.h"
 #include "engine/broadcast_backward.h"
 
@@ -42,8 +40,11 @@ llm_back_open(Back *b, int i, bool write, Buffer **buffer, LlmError *err)
 	if (own && !write)
 		return own;
 	*buffer = llm_buffer_take(b->exec, numel, err);
-	if (*buffer && !write)
-		memset((*buffer)->data, 0, numel * sizeof(float));
+	if (*buffer && !write && llm_fill(numel, 0, (*buffer)->data, err) != LLM_OK)
+	{
+		llm_buffer_drop(b->exec, *buffer);
+		*buffer = NULL;
+	}
 	return *buffer ? (*buffer)->data : NULL;
 }
 
@@ -208,12 +209,12 @@ back_node(LlmExec *exec, float *const *grads, int index, LlmError *err)
 	if (slot->grad == NULL)
 		return LLM_OK;
 	if (grads[index]) /* every reader has been: it is complete */
-		memcpy(grads[index], slot->grad->data, slot->value.numel * sizeof(float));
+		code = llm_copy(slot->value.numel, slot->grad->data, grads[index], err);
 	for (int i = 0; i < b.node->n_inputs && i < 3; i++)
 		b.in[i] = exec->slots[b.node->inputs[i]].value;
 	b.out = &slot->value;
 	b.dy = slot->grad->data;
-	if (rules[b.node->op])
+	if (code == LLM_OK && rules[b.node->op])
 		code = rules[b.node->op](&b, err);
 	llm_buffer_drop(exec, slot->grad);
 	slot->grad = NULL;

@@ -27,7 +27,7 @@ extern LlmValue llm_back_input(const Back *b, int i);
 extern bool llm_back_wants(const Back *b, int i);
 /*
  * Memory for a contribution to input i: a parameter's own gradient, which the rule adds to, or (always where
- * `write`, because the rule overwrites) a buffer, zeroed unless written. NULL: no memory.
+ * `write`, because the rule overwrites) a buffer, zeroed unless written. NULL: err says why.
  */
 extern float *llm_back_open(Back *b, int i, bool write, Buffer **buffer, LlmError *err);
 /* Ends what llm_back_open began: after success (code LLM_OK) the contribution counts. Returns code or its own

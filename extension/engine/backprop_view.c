@@ -47,6 +47,9 @@ llm_back_transpose(Back *b, LlmError *err)
 	return llm_back_write(b, 0, transpose_dx, err);
 }
 
+/* Rows shorter than this are copied so many between two looks for a stop. */
+#define FEW 1024
+
 /* Elements that were left out get 0. */
 static LlmCode
 slice_dx(Back *b, float *dx, LlmError *err)
@@ -57,10 +60,12 @@ slice_dx(Back *b, float *dx, LlmError *err)
 	int last = x->ndim - 1;
 	size_t run = x->ndim ? b->out->dims[last] : 1;
 
-	memset(dx, 0, x->numel * sizeof(float));
+	if (code == LLM_OK)
+		code = llm_fill(x->numel, 0, dx, err);
 	for (size_t at = 0; code == LLM_OK && run > 0 && at < b->out->numel; at += run)
 	{
-		size_t row = at / run, to = 0, stride = x->ndim ? x->dims[last] : 1;
+		size_t row = at / run, to = x->ndim ? starts[last] : 0, stride = x->ndim ? x->dims[last] : 1;
+		bool few = run < FEW && row % FEW != 0;
 
 		for (int i = last - 1; i >= 0; i--)
 		{
@@ -68,7 +73,10 @@ slice_dx(Back *b, float *dx, LlmError *err)
 			stride *= x->dims[i];
 			row /= b->out->dims[i];
 		}
-		memcpy(dx + to + (x->ndim ? starts[last] : 0), b->dy + at, run * sizeof(float));
+		if (few)
+			memcpy(dx + to, b->dy + at, run * sizeof(float));
+		else
+			code = llm_copy(run, b->dy + at, dx + to, err);
 	}
 	return code;
 }
@@ -101,9 +109,8 @@ llm_back_concat(Back *b, LlmError *err)
 			dx = llm_back_open(b, i, true, &buffer, err);
 			if (dx == NULL)
 				return err->code;
-			for (int64_t o = 0; o < all.outer; o++)
-				memcpy(dx + o * row, b->dy + (o * all.n * all.inner + at), row * sizeof(float));
-			code = llm_back_close(b, i, buffer, LLM_OK, err);
+			code = llm_copy_rows(all.outer, row, b->dy + at, all.n * all.inner, dx, row, err);
+			code = llm_back_close(b, i, buffer, code, err);
 			if (code != LLM_OK)
 				return code;
 		}

@@ -3,9 +3,8 @@
  */
 #include "engine/broadcast_backward.h"
 
-#include <string.h>
-
 #include "engine/broadcast.h"
+#include "engine/cut.h"
 #include "engine/gradients.h"
 #include "engine/pool.h"
 
@@ -32,9 +31,10 @@ typedef struct Sums
 
 /* One element of `to`: its terms in their order, added up in float64, which no number of terms wears out. */
 static double
-sum_of(const Sums *s, int64_t at)
+sum_of(const Sums *s, int64_t at, int worker)
 {
 	int64_t index[LLM_MAX_DIMS] = {0}, length = s->summed.dims[0], stride = s->summed.strides[0];
+	int64_t look = GRAIN;
 	double sum = 0;
 
 	for (int64_t done = 0; done < s->each; done += length)
@@ -43,8 +43,16 @@ sum_of(const Sums *s, int64_t at)
 
 		for (int i = 1; i < s->summed.n; i++)
 			x += index[i] * s->summed.strides[i];
-		for (int64_t j = 0; j < length; j++)
-			sum += x[j * stride];
+		for (int64_t from = 0, j = 0; j < length; from += GRAIN)
+		{
+			for (; j < length && j < from + GRAIN; j++)
+				sum += x[j * stride];
+			if (done + j < look)
+				continue;
+			if (llm_pool_stopping(worker))
+				return sum;
+			look = done + j + GRAIN;
+		}
 		for (int i = 1; i < s->summed.n && ++index[i] == s->summed.dims[i]; i++)
 			index[i] = 0;
 	}
@@ -66,7 +74,7 @@ sums_task(void *context, int task, int worker)
 			at += rest % s->kept.dims[i] * s->kept.strides[i];
 			rest /= s->kept.dims[i];
 		}
-		s->to[k] += (float) sum_of(s, at);
+		s->to[k] += (float) sum_of(s, at, worker);
 	}
 }
 
@@ -189,8 +197,8 @@ llm_broadcast_matmul_da(int a_ndim, const int *a_dims, int b_ndim, const int *b_
 
 	if (code != LLM_OK || size == 0)
 		return code;
-	if (repeated || p.N == 0)
-		memset(da, 0, p.a_matrices * bytes);
+	if ((repeated || p.N == 0) && llm_fill(p.a_matrices * size, 0, da, err) != LLM_OK)
+		return err->code;
 	if (repeated && (part = memory->alloc(memory->context, bytes)) == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu MB of gradients", bytes >> 20);
 	for (size_t i = 0; code == LLM_OK && i < p.batches && p.N > 0; i++)

@@ -199,7 +199,7 @@ typedef struct Job
 	bool transposed;
 	const float *b;
 	float *out;         /* quantize, widen */
-	char *panels;       /* compact; NULL: only look */
+	char *panels;       /* compact, widen; NULL: only look */
 	atomic_bool cannot; /* hold all numbers */
 } Job;
 
@@ -266,10 +266,15 @@ panel_task(void *context, int panel, int worker)
 }
 
 static LlmCode
+each_panel(Job *job, LlmTask task, LlmError *err)
+{
+	return llm_parallel(job->K > 0 ? job->N / LLM_PANEL + (job->N % LLM_PANEL != 0) : 0, task, job, err);
+}
+
+static LlmCode
 run(Job *job, LlmError *err)
 {
-	return llm_parallel(
-		job->K > 0 ? job->N / LLM_PANEL + (job->N % LLM_PANEL != 0) : 0, panel_task, job, err);
+	return each_panel(job, panel_task, err);
 }
 
 LlmCode
@@ -278,12 +283,16 @@ llm_quantize(LlmFormat format, int K, int N, bool transposed, const float *b, fl
 	Job job = {.format = format, .K = K, .N = N, .transposed = transposed, .b = b, .out = out};
 
 	for (size_t i = 0; i < (size_t) K * N; i++)
+	{
+		if (i % LLM_POLL_ELEMENTS == 0 && llm_poll(err) != LLM_OK)
+			return err->code;
 		if (!isfinite(b[i]) || (format == LLM_BF16 && !isfinite(nearest_bf16(b[i]))))
 		{
 			llm_fail(err, LLM_RANGE, "%s cannot hold element %zu, %g", names[format], i + 1, b[i]);
 			return llm_hint(
 				err, "Weights that are not finite, or nearly not, belong to a training gone wrong.");
 		}
+	}
 	return run(&job, err);
 }
 
@@ -333,20 +342,28 @@ block_of(LlmFormat format, int K, int panel, int k, int kc, const void *panels, 
 		llm_kernels->widen[format](kc, from, block);
 }
 
-void
-llm_widen(LlmFormat format, int K, int N, bool transposed, const void *panels, float *b)
+static void
+widen_task(void *context, int panel, int worker)
 {
-	Job job = {.format = format, .K = K, .N = N, .transposed = transposed, .out = b};
+	Job *job = context;
 	float block[LLM_BLOCK * LLM_PANEL];
 
-	for (int panel = 0; panel * LLM_PANEL < N; panel++)
-		for (int k = 0; k < K; k += LLM_BLOCK)
-		{
-			int kc = K - k < LLM_BLOCK ? K - k : LLM_BLOCK;
+	for (int k = 0; k < job->K && !llm_pool_stopping(worker); k += LLM_BLOCK)
+	{
+		int kc = job->K - k < LLM_BLOCK ? job->K - k : LLM_BLOCK;
 
-			block_of(format, K, panel, k, kc, panels, block);
-			write_back(&job, panel, k, kc, block);
-		}
+		block_of(job->format, job->K, panel, k, kc, job->panels, block);
+		write_back(job, panel, k, kc, block);
+	}
+}
+
+LlmCode
+llm_widen(LlmFormat format, int K, int N, bool transposed, const void *panels, float *b, LlmError *err)
+{
+	Job job = {
+		.format = format, .K = K, .N = N, .transposed = transposed, .out = b, .panels = (char *) panels};
+
+	return each_panel(&job, widen_task, err);
 }
 
 void

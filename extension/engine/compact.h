@@ -36,7 +36,8 @@ extern LlmCode llm_format_of(int K, int N, bool transposed, const float *b, LlmF
 extern LlmCode llm_compact(
 	LlmFormat format, int K, int N, bool transposed, const float *b, void *panels, LlmError *err);
 /* and back, all of it; or column n of the (K,N) matrix, which is row n of the transposed one. */
-extern void llm_widen(LlmFormat format, int K, int N, bool transposed, const void *panels, float *b);
+extern LlmCode llm_widen(
+	LlmFormat format, int K, int N, bool transposed, const void *panels, float *b, LlmError *err);
 extern void llm_widen_column(LlmFormat format, int K, int n, const void *panels, float *column);
 
 #endif

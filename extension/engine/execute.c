@@ -56,6 +56,7 @@ static LlmCode
 last_row(LlmExec *exec, int axis, LlmValue *value, LlmError *err)
 {
 	size_t outer = 1, inner = 1, T = value->dims[axis];
+	const float *from = value->integers ? (const float *) value->integers : value->floats;
 	Buffer *rows;
 
 	for (int i = 0; i < axis; i++)
@@ -73,13 +74,9 @@ last_row(LlmExec *exec, int axis, LlmValue *value, LlmError *err)
 		return LLM_OK;
 	}
 	rows = llm_scratch_take(exec, outer * inner, err);
-	if (rows == NULL)
+	if (rows == NULL ||
+		llm_copy_rows(outer, inner, from + (T - 1) * inner, T * inner, rows->data, inner, err) != LLM_OK)
 		return err->code;
-	for (size_t i = 0; i < outer; i++)
-		memcpy(rows->data + i * inner,
-			value->integers ? (const void *) (value->integers + (i * T + T - 1) * inner)
-							: (const void *) (value->floats + (i * T + T - 1) * inner),
-			inner * sizeof(float));
 	if (value->integers)
 		value->integers = (const int32_t *) rows->data;
 	else
@@ -240,9 +237,8 @@ finish(LlmExec *exec, LlmValue *result, LlmError *err)
 	{
 		Buffer *plain = llm_scratch_take(exec, result->numel, err);
 
-		if (plain == NULL)
+		if (plain == NULL || llm_weight_read(exec->model, exec->target, plain->data, err) != LLM_OK)
 			return err->code;
-		llm_weight_read(exec->model, exec->target, plain->data);
 		result->floats = plain->data;
 	}
 	if (exec->last_only && axis >= 0 && result->dims[axis] != 1)
@@ -321,17 +317,15 @@ llm_exec_reorder(LlmExec *exec, const int *rows, int B, LlmError *err)
 
 		if (old == NULL)
 			continue;
-		code =
-			llm_parallel(0, NULL, NULL, err); /* to stop here when asked to: copies of all layers take long */
-		if (code != LLM_OK)
-			return code;
 		code = llm_kv_create(&new, B, old->NH, old->HS, old->capacity, exec->memory, err);
 		if (code != LLM_OK)
 			return code;
 		new.length = old->length;
-		for (int b = 0; b < B; b++)
-			llm_kv_copy_row(&new, b, old, rows[b]);
-		llm_kv_free(old, exec->memory);
+		for (int b = 0; code == LLM_OK && b < B; b++)
+			code = llm_kv_copy_row(&new, b, old, rows[b], err);
+		llm_kv_free(code == LLM_OK ? old : &new, exec->memory);
+		if (code != LLM_OK)
+			return code;
 		*old = new;
 	}
 	return LLM_OK;

@@ -6,11 +6,14 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/cut.h"
 #include "engine/pool.h"
+#include "engine/rows.h"
 
 #define GRAIN 16384
-/* Columns per task of a sum over rows. */
+/* Columns per task of a sum over rows, and rows between two looks for a stop: whole blocks. */
 #define STRIPE 64
+#define ROWS (8 * LLM_BLOCK)
 
 typedef struct Work
 {
@@ -51,8 +54,7 @@ sum_rows_task(void *context, int task, int worker)
 	size_t from = (size_t) task * STRIPE, n = w->n - from < STRIPE ? w->n - from : STRIPE;
 	float part[STRIPE];
 
-	(void) worker;
-	for (size_t i = 0; i < w->m; i += LLM_BLOCK)
+	for (size_t i = 0; i < w->m && !(i % ROWS == 0 && llm_pool_stopping(worker)); i += LLM_BLOCK)
 	{
 		size_t rows = w->m - i < LLM_BLOCK ? w->m - i : LLM_BLOCK;
 
@@ -93,10 +95,9 @@ softmax_task(void *context, int task, int worker)
 {
 	Work *w = context;
 
-	(void) worker;
 	for (EACH_ROW(w, task))
-		llm_kernels->softmax_backward(
-			w->n, 0, w->number, w->y + row * w->n, w->dy + row * w->n, w->dx + row * w->n);
+		llm_row_softmax_backward(
+			worker, w->n, 0, w->number, w->y + row * w->n, w->dy + row * w->n, w->dx + row * w->n);
 }
 
 LlmCode
@@ -113,10 +114,9 @@ layernorm_task(void *context, int task, int worker)
 {
 	Work *w = context;
 
-	(void) worker;
 	for (EACH_ROW(w, task))
-		llm_kernels->layernorm_backward((int) w->n, w->x + row * w->n, w->gamma, w->number,
-			w->dy + row * w->n, w->dx + row * w->n, w->stats + 2 * row);
+		llm_row_layernorm_backward(worker, w->n, w->x + row * w->n, w->gamma, w->number, w->dy + row * w->n,
+			w->dx + row * w->n, w->stats + 2 * row);
 }
 
 static void
@@ -125,8 +125,9 @@ layernorm_params_task(void *context, int task, int worker)
 	Work *w = context;
 	int from = task * STRIPE, to = from + STRIPE < (int) w->n ? from + STRIPE : (int) w->n;
 
-	(void) worker;
-	llm_kernels->layernorm_backward_params(w->m, (int) w->n, from, to, w->x, w->stats, w->dy, w->a, w->b);
+	for (size_t i = 0; i < w->m && !llm_pool_stopping(worker); i += ROWS)
+		llm_kernels->layernorm_backward_params(llm_least(ROWS, w->m - i), (int) w->n, from, to,
+			w->x + i * w->n, w->stats + 2 * i, w->dy + i * w->n, w->a, w->b);
 }
 
 LlmCode
@@ -162,23 +163,22 @@ cross_entropy_task(void *context, int task, int worker)
 {
 	Work *w = context;
 
-	(void) worker;
 	for (EACH_ROW(w, task))
 		if (w->ids[row] < 0)
-			memset(w->dx + row * w->n, 0, w->n * sizeof(float));
+			llm_row_zero(worker, w->n, w->dx + row * w->n);
 		else
-			llm_kernels->cross_entropy_backward(
-				w->n, w->x + row * w->n, w->ids[row], w->number, w->dx + row * w->n);
+			llm_row_cross_entropy_backward(
+				worker, w->n, w->x + row * w->n, w->ids[row], w->number, w->dx + row * w->n);
 }
 
-float
-llm_cross_entropy_scale(size_t rows, const int32_t *targets, float dloss)
+LlmCode
+llm_cross_entropy_scale(size_t rows, const int32_t *targets, float dloss, float *scale, LlmError *err)
 {
-	size_t count = 0;
+	size_t count;
+	LlmCode code = llm_count_targets(rows, targets, &count, err);
 
-	for (size_t i = 0; i < rows; i++)
-		count += targets[i] >= 0;
-	return count ? (float) ((double) dloss / count) : 0;
+	*scale = count ? (float) ((double) dloss / count) : 0;
+	return code;
 }
 
 LlmCode
@@ -187,7 +187,8 @@ llm_cross_entropy_backward(size_t rows, int V, const float *logits, const int32_
 {
 	Work w = {.m = rows, .n = V, .x = logits, .ids = targets, .dx = dlogits};
 
-	w.number = llm_cross_entropy_scale(rows, targets, dloss);
+	if (llm_cross_entropy_scale(rows, targets, dloss, &w.number, err) != LLM_OK)
+		return err->code;
 	return each_row(&w, cross_entropy_task, err);
 }
 
@@ -197,8 +198,7 @@ embedding_task(void *context, int task, int worker)
 	Work *w = context;
 	size_t from = (size_t) task * STRIPE, n = w->n - from < STRIPE ? w->n - from : STRIPE;
 
-	(void) worker;
-	for (size_t i = 0; i < w->m; i++)
+	for (size_t i = 0; i < w->m && !(i % ROWS == 0 && llm_pool_stopping(worker)); i++)
 	{
 		float *row = w->a + (size_t) w->ids[i] * w->n + from;
 
@@ -220,8 +220,7 @@ embedding_panels_task(void *context, int task, int worker)
 	Work *w = context;
 	size_t from = (size_t) task * STRIPE, to = from + STRIPE < w->n ? from + STRIPE : w->n;
 
-	(void) worker;
-	for (size_t i = 0; i < w->m; i++)
+	for (size_t i = 0; i < w->m && !(i % ROWS == 0 && llm_pool_stopping(worker)); i++)
 	{
 		float *column = w->a + (size_t) (w->ids[i] / LLM_PANEL) * w->n * LLM_PANEL + w->ids[i] % LLM_PANEL;
 

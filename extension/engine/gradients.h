@@ -33,7 +33,8 @@ extern LlmCode llm_layernorm_backward(size_t rows, int C, const float *x, const 
 extern LlmCode llm_cross_entropy_backward(size_t rows, int V, const float *logits, const int32_t *targets,
 	float dloss, float *dlogits, LlmError *err);
 /* What a row's (softmax - one at the target) is multiplied by: dloss / the number of targets >= 0. */
-extern float llm_cross_entropy_scale(size_t rows, const int32_t *targets, float dloss);
+extern LlmCode llm_cross_entropy_scale(
+	size_t rows, const int32_t *targets, float dloss, float *scale, LlmError *err);
 /* dtable (V,C) += dy rows by their ids, ascending positions; ids were checked in the forward. */
 extern LlmCode llm_embedding_backward(
 	size_t rows, int C, const int32_t *ids, const float *dy, float *dtable, LlmError *err);

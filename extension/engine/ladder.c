@@ -16,6 +16,8 @@
 #define COLUMNS 4
 /* Rows that the vector rung packs at a time. */
 #define PACKED_ROWS 84
+/* Rows, or blocks of a sum, between two looks for a stop. */
+#define FEW 4096
 
 typedef struct Product
 {
@@ -62,7 +64,9 @@ llm_rung_find(const char *name)
 ALWAYS void
 naive(const Product *p, int worker)
 {
-	for (int i = 0; i < p->M && !llm_pool_stopping(worker); i++)
+	int64_t blocks = 0;
+
+	for (int i = 0; i < p->M; i++)
 		for (int j = 0; j < p->N; j++)
 		{
 			float sum = 0;
@@ -72,6 +76,8 @@ naive(const Product *p, int worker)
 				int end = p->K - k0 < LLM_BLOCK ? p->K : k0 + LLM_BLOCK;
 				float chain = 0;
 
+				if (blocks++ % FEW == 0 && llm_pool_stopping(worker))
+					return;
 				for (int k = k0; k < end; k++)
 					chain = fmaf(p->a[(size_t) i * p->K + k], p->b[(size_t) k * p->N + j], chain);
 				sum = k0 == 0 ? chain : sum + chain;
@@ -98,17 +104,17 @@ small_tile(int m, int n, int kc, const float *a, size_t lda, const float *b, siz
 
 /* A block of k for some columns (at most COLUMNS) and all rows. */
 ALWAYS void
-column_tile(const Product *p, int k0, int j0, int n, const float *b, size_t ldb)
+column_tile(const Product *p, int k0, int j0, int n, const float *b, size_t ldb, int worker)
 {
 	int kc = p->K - k0 < LLM_BLOCK ? p->K - k0 : LLM_BLOCK, i = 0;
 	const float *a = p->a + k0;
 	float *out = p->out + j0;
 
 	if (n == COLUMNS)
-		for (; i + ROWS <= p->M; i += ROWS)
+		for (; i + ROWS <= p->M && (i % FEW || !llm_pool_stopping(worker)); i += ROWS)
 			small_tile(ROWS, COLUMNS, kc, a + (size_t) i * p->K, p->K, b, ldb, out + (size_t) i * p->N, p->N,
 				k0 == 0);
-	for (; i < p->M; i++)
+	for (; i < p->M && (i % FEW || !llm_pool_stopping(worker)); i++)
 		for (int j = 0; j < n; j++)
 			small_tile(1, 1, kc, a + (size_t) i * p->K, p->K, b + j, ldb, out + (size_t) i * p->N + j, p->N,
 				k0 == 0);
@@ -124,9 +130,9 @@ blocked(const Product *p, int worker, bool packed)
 
 			if (packed)
 				column_tile(p, k0, j0, n,
-					p->panels + ((size_t) panel * p->K + k0) * LLM_PANEL + j0 % LLM_PANEL, LLM_PANEL);
+					p->panels + ((size_t) panel * p->K + k0) * LLM_PANEL + j0 % LLM_PANEL, LLM_PANEL, worker);
 			else
-				column_tile(p, k0, j0, n, p->b + (size_t) k0 * p->N + j0, p->N);
+				column_tile(p, k0, j0, n, p->b + (size_t) k0 * p->N + j0, p->N, worker);
 		}
 }
 
@@ -173,7 +179,7 @@ vector(void *context, int task, int worker)
 			int kc = p->K - k < LLM_BLOCK ? p->K - k : LLM_BLOCK;
 
 			llm_kernels->pack_rows(m, kc, p->a + (size_t) i * p->K + k, p->K, rows);
-			for (int j = 0; j < p->N; j += LLM_PANEL)
+			for (int j = 0; j < p->N && !llm_pool_stopping(worker); j += LLM_PANEL)
 				llm_kernels->matmul_block(m, kc, rows,
 					p->panels + ((size_t) (j / LLM_PANEL) * p->K + k) * LLM_PANEL,
 					p->out + (size_t) i * p->N + j, p->N, p->N - j < LLM_PANEL ? p->N - j : LLM_PANEL,

@@ -67,11 +67,11 @@ llm_attention_shape(const LlmShape *x, const LlmShape weights[4], int NH, LlmErr
 	return LLM_OK;
 }
 
-static void
-show(float *to, const float *from, size_t n)
+/* Copies what is to be looked at, after success so far. */
+static LlmCode
+show(LlmCode code, float *to, const float *from, size_t n, LlmError *err)
 {
-	if (to)
-		memcpy(to, from, n * sizeof(float));
+	return code == LLM_OK && to ? llm_copy(n, from, to, err) : code;
 }
 
 /* The middle part, when the memory for queries, keys and values is there. */
@@ -86,19 +86,19 @@ attend(int B, int T, int C, int NH, bool causal, const float *x, const LlmAttent
 
 	a.scale = (float) (1 / sqrt(a.HS));
 	code = llm_matmul((int) rows, 3 * C, C, x, w->w_qkv, false, qkv, memory, err);
-	show(parts->qkv_matmul, qkv, rows * 3 * C);
+	code = show(code, parts->qkv_matmul, qkv, rows * 3 * C, err);
 	if (code == LLM_OK)
 		code = llm_binary(LLM_ADD, rows, 3 * C, qkv, true, true, w->b_qkv, false, true, qkv, err);
-	show(parts->qkv, qkv, rows * 3 * C);
+	code = show(code, parts->qkv, qkv, rows * 3 * C, err);
 	if (code == LLM_OK)
 		code = llm_attention(&a, qkv, cache, out, parts->scores, parts->probs, memory, err);
-	show(parts->heads, out, rows * C);
+	code = show(code, parts->heads, out, rows * C, err);
 	/* the heads' results make room in out for the projection; qkv has been read */
 	if (code == LLM_OK)
-		memcpy(qkv, out, rows * C * sizeof(float));
+		code = llm_copy(rows * C, out, qkv, err);
 	if (code == LLM_OK)
 		code = llm_matmul((int) rows, C, C, qkv, w->w_o, false, out, memory, err);
-	show(parts->proj_matmul, out, rows * C);
+	code = show(code, parts->proj_matmul, out, rows * C, err);
 	if (code == LLM_OK)
 		code = llm_binary(LLM_ADD, rows, C, out, true, true, w->b_o, false, true, out, err);
 	return code;

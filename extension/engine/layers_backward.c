@@ -2,7 +2,6 @@
  * The gradients of layers.h, composed of those of their operations.
  */
 #include <math.h>
-#include <string.h>
 
 #include "engine/gradients.h"
 #include "engine/layers.h"
@@ -45,15 +44,17 @@ llm_attention_layer_backward(int B, int T, int C, int NH, bool causal, const flo
 	LlmAttention a = {.B = B, .T = T, .NH = NH, .HS = C / NH, .causal = causal, .queries = T};
 	size_t n = (size_t) B * T * C, bytes = 8 * n * sizeof(float);
 	LlmKvCache cache;
-	LlmCode code;
+	LlmCode code = llm_fill((size_t) C * 3 * C, 0, to->dw_qkv, err);
 	float *scratch;
 
-	memset(to->dw_qkv, 0, (size_t) C * 3 * C * sizeof(float));
-	memset(to->db_qkv, 0, (size_t) 3 * C * sizeof(float));
-	memset(to->dw_o, 0, (size_t) C * C * sizeof(float));
-	memset(to->db_o, 0, (size_t) C * sizeof(float));
-	if (n == 0)
-		return LLM_OK;
+	if (code == LLM_OK)
+		code = llm_fill(3 * (size_t) C, 0, to->db_qkv, err);
+	if (code == LLM_OK)
+		code = llm_fill((size_t) C * C, 0, to->dw_o, err);
+	if (code == LLM_OK)
+		code = llm_fill(C, 0, to->db_o, err);
+	if (n == 0 || code != LLM_OK)
+		return code;
 	a.scale = (float) (1 / sqrt(a.HS));
 	scratch = memory->alloc(memory->context, bytes);
 	if (scratch == NULL)

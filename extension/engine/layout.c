@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/broadcast.h"
+#include "engine/ops.h"
 #include "engine/pool.h"
 
 #define GRAIN 16384
@@ -254,12 +255,11 @@ llm_concat_shape(int ndim, int *dims, int axis, int k, int part_ndim, const int 
 	return LLM_OK;
 }
 
-void
-llm_concat_copy(
-	int64_t outer, int64_t total, int64_t inner, int64_t at, int64_t n, const float *x, float *out)
+LlmCode
+llm_concat_copy(int64_t outer, int64_t total, int64_t inner, int64_t at, int64_t n, const float *x,
+	float *out, LlmError *err)
 {
-	for (int64_t o = 0; o < outer; o++)
-		memcpy(out + (o * total + at) * inner, x + o * n * inner, n * inner * sizeof(float));
+	return llm_copy_rows(outer, n * inner, x, n * inner, out + at * inner, total * inner, err);
 }
 
 LlmCode

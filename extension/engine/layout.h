@@ -28,8 +28,8 @@ extern LlmCode llm_slice(int ndim, const int *dims, int n, const int *starts, co
 extern LlmCode llm_concat_shape(
 	int ndim, int *dims, int axis, int k, int part_ndim, const int *part, LlmError *err);
 /* The place `at` of out (outer,total,inner) along its middle axis = x (outer,n,inner). */
-extern void llm_concat_copy(
-	int64_t outer, int64_t total, int64_t inner, int64_t at, int64_t n, const float *x, float *out);
+extern LlmCode llm_concat_copy(int64_t outer, int64_t total, int64_t inner, int64_t at, int64_t n,
+	const float *x, float *out, LlmError *err);
 
 /* dims with its only -1 replaced by the length that keeps numel; anything else that does not fit is an error.
  */

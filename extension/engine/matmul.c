@@ -16,6 +16,8 @@
 #define LEAST_ROWS 42
 #define MOST_PANELS 24
 #define LEAST_BYTES 98304
+/* Rows of b between two looks for a stop, where nothing else is between them: whole blocks. */
+#define FEW_ROWS (64 * LLM_BLOCK)
 
 typedef struct Product
 {
@@ -77,7 +79,7 @@ one_row(const Product *p, int first, int last, int worker)
 		float sums[2 * LLM_PANEL];
 		int n = (side_by_side - 1) * LLM_PANEL + columns(p, panel + side_by_side - 1);
 
-		for (int k = 0; k < p->K; k += LLM_BLOCK)
+		for (int k = 0; k < p->K && (k % FEW_ROWS || k == 0 || !llm_pool_stopping(worker)); k += LLM_BLOCK)
 		{
 			int kc = p->K - k < LLM_BLOCK ? p->K - k : LLM_BLOCK;
 			const void *b = block_at(p, panel, k);
@@ -196,10 +198,13 @@ multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 		return LLM_OK;
 	if (p->K == 0)
 	{
-		if (!p->accumulate)
-			memset(p->out, 0, (size_t) p->M * p->N * sizeof(float));
-		llm_kernels->steps(p->steps, p->n_steps, 0, 0, p->M, p->N, p->out, p->N);
-		return LLM_OK;
+		code = p->accumulate ? LLM_OK : llm_fill((size_t) p->M * p->N, 0, p->out, err);
+		for (int row = 0; code == LLM_OK && p->n_steps > 0 && row < p->M; row++)
+		{
+			llm_kernels->steps(p->steps, p->n_steps, row, 0, 1, p->N, p->out + (size_t) row * p->N, p->N);
+			code = llm_poll(err);
+		}
+		return code;
 	}
 	cut(p);
 	if (p->M > 1 && p->K > LLM_BLOCK)
@@ -279,11 +284,17 @@ pack_task(void *context, int panel, int worker)
 	int n = p->N - panel * LLM_PANEL < LLM_PANEL ? p->N - panel * LLM_PANEL : LLM_PANEL;
 	float *out = p->panels + (size_t) panel * p->K * LLM_PANEL;
 
-	(void) worker;
-	if (p->transposed)
-		llm_kernels->pack_panel_transposed(p->K, n, p->b + (size_t) panel * LLM_PANEL * p->K, p->K, out);
-	else
-		llm_kernels->pack_panel(p->K, n, p->b + (size_t) panel * LLM_PANEL, p->N, out);
+	for (int k = 0; k < p->K && !llm_pool_stopping(worker); k += FEW_ROWS)
+	{
+		int rows = p->K - k < FEW_ROWS ? p->K - k : FEW_ROWS;
+
+		if (p->transposed)
+			llm_kernels->pack_panel_transposed(
+				rows, n, p->b + (size_t) panel * LLM_PANEL * p->K + k, p->K, out + (size_t) k * LLM_PANEL);
+		else
+			llm_kernels->pack_panel(rows, n, p->b + (size_t) k * p->N + (size_t) panel * LLM_PANEL, p->N,
+				out + (size_t) k * LLM_PANEL);
+	}
 }
 
 LlmCode

@@ -127,10 +127,7 @@ multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 	if (p->M == 0 || p->K == 0)
 		return LLM_OK;
 	if (p->N == 0)
-	{
-		memset(p->dx, 0, (size_t) p->M * p->K * sizeof(float));
-		return LLM_OK;
-	}
+		return llm_fill((size_t) p->M * p->K, 0, p->dx, err);
 	rows = llm_parts(llm_parts(p->M, llm_parts(p->M, MOST_ROWS)), FEW_ROWS) * FEW_ROWS;
 	columns = llm_least(llm_parts(p->N, LLM_BLOCK), MOST_FLOATS / (rows * LLM_BLOCK)) * LLM_BLOCK;
 	bytes = (size_t) rows * (columns + sums) * sizeof(float);
@@ -226,8 +223,10 @@ panel_task(void *context, int panel, int worker)
 		int mc = llm_least(g->M - m, LLM_BLOCK);
 
 		llm_kernels->pack_panel(mc, n, g->dy + (size_t) m * g->N + (size_t) panel * LLM_PANEL, g->N, columns);
-		llm_kernels->matmul_block(g->K, mc, g->rows + (size_t) m * g->K, columns,
-			g->dw + (size_t) panel * g->K * LLM_PANEL, LLM_PANEL, n, false);
+		for (int k = 0; k < g->K && (k == 0 || !llm_pool_stopping(worker)); k += MOST_ROWS)
+			llm_kernels->matmul_block(llm_least(g->K - k, MOST_ROWS), mc,
+				g->rows + (size_t) m * g->K + (size_t) k * mc, columns,
+				g->dw + ((size_t) panel * g->K + k) * LLM_PANEL, LLM_PANEL, n, false);
 	}
 }
 

@@ -9,6 +9,9 @@
 /* Larger than any last-level cache, so that the reads come from memory. */
 #define READ_FLOATS ((size_t) 64 << 20)
 #define ROUNDS 2000000
+/* Bursts that the rounds come in, a stop looked for between them, and elements that a task makes. */
+#define BURSTS 64
+#define GRAIN 65536
 
 typedef struct Burst
 {
@@ -32,9 +35,11 @@ fma_task(void *context, int task, int worker)
 {
 	Burst *b = context;
 	float sink = 1e-3f;
+	double operations = 0;
 
-	(void) worker;
-	b->operations = llm_kernels->burst_fma(ROUNDS, &sink);
+	for (int i = 0; i < BURSTS && !llm_pool_stopping(worker); i++)
+		operations += llm_kernels->burst_fma(ROUNDS / BURSTS, &sink);
+	b->operations = operations;
 }
 
 static void
@@ -52,12 +57,11 @@ llm_measure_peak(int repeats, const LlmAllocator *memory, double *flops, double 
 {
 	Burst b = {.threads = llm_pool_threads()};
 	float *data = memory->alloc(memory->context, READ_FLOATS * sizeof(float));
-	LlmCode code = LLM_OK;
+	LlmCode code;
 
 	if (data == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "no memory for the %zu MB that are read", READ_FLOATS * 4 >> 20);
-	for (size_t i = 0; i < READ_FLOATS; i++)
-		data[i] = 1;
+	code = llm_fill(READ_FLOATS, 1, data, err);
 	b.data = data;
 	*flops = *bytes = 0;
 	for (int r = 0; code == LLM_OK && r < repeats; r++)
@@ -101,6 +105,25 @@ multiply(
 	}
 }
 
+/* Plain numbers, no denormals. */
+typedef struct Numbers
+{
+	size_t n;
+	float *out;
+} Numbers;
+
+static void
+numbers_task(void *context, int task, int worker)
+{
+	const Numbers *n = context;
+	LlmStream stream = llm_stream(0, "measure", 0, 0);
+	size_t at = (size_t) task * GRAIN;
+
+	(void) worker;
+	for (size_t i = at; i < n->n && i < at + GRAIN; i++)
+		n->out[i] = (float) llm_uniform(&stream, i % GRAIN) - 0.5f;
+}
+
 LlmCode
 llm_measure_matmul(LlmProduct product, int M, int K, int N, int repeats, const LlmAllocator *memory,
 	double *seconds, LlmError *err)
@@ -109,13 +132,12 @@ llm_measure_matmul(LlmProduct product, int M, int K, int N, int repeats, const L
 	size_t bytes = (x + y + panels) * sizeof(float);
 	float *all = memory->alloc(memory->context, bytes);
 	Matrices m = {all, all + x, all + x + y};
-	LlmStream stream = llm_stream(0, "measure", 0, 0);
-	LlmCode code = LLM_OK;
+	LlmCode code;
 
 	if (all == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "no memory for matrices of %zu MB", bytes >> 20);
-	for (size_t i = 0; i < bytes / sizeof(float); i++) /* plain numbers, no denormals */
-		all[i] = (float) llm_uniform(&stream, i % 65536) - 0.5f;
+	code = llm_parallel(
+		(int) ((x + y + panels + GRAIN - 1) / GRAIN), numbers_task, &(Numbers){x + y + panels, all}, err);
 	*seconds = 1e30;
 	for (int r = 0; code == LLM_OK && r < repeats; r++)
 	{

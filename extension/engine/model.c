@@ -114,8 +114,8 @@ llm_weight_load(LlmModel *model, int node, const float *data, const LlmAllocator
 	if ((u.plain && !w->plain) || (packed && !w->panels))
 		return llm_fail(err, LLM_NO_MEMORY, "no memory for parameter \"%s\" (%lld elements)",
 			model->graph.nodes[node].name, (long long) w->numel);
-	if (w->plain)
-		memcpy(w->plain, data, w->plain_bytes);
+	if (w->plain && llm_copy(w->numel, data, w->plain, err) != LLM_OK)
+		return err->code;
 	if (w->panels)
 	{
 		Matrix matrix = matrix_of(model, node);
@@ -158,10 +158,7 @@ llm_weight_arrange(const LlmModel *model, int node, const float *data, float *to
 	Matrix matrix;
 
 	if (w->plain)
-	{
-		memcpy(to, data, w->plain_bytes);
-		return LLM_OK;
-	}
+		return llm_copy(w->numel, data, to, err);
 	matrix = matrix_of(model, node);
 	return llm_pack(matrix.K, matrix.N, data, w->transposed, to, err);
 }
@@ -173,10 +170,7 @@ llm_weight_unpack(const LlmModel *model, int node, const float *from, float *out
 	Matrix matrix;
 
 	if (w->plain)
-	{
-		memcpy(out, from, w->plain_bytes);
-		return LLM_OK;
-	}
+		return llm_copy(w->numel, from, out, err);
 	matrix = matrix_of(model, node);
 	return llm_panels_read(matrix.K, matrix.N, from, w->transposed, out, err);
 }
@@ -189,7 +183,7 @@ llm_weight_sum_squares(
 	Matrix matrix;
 
 	if (w->plain)
-		return llm_sum_squares(w->numel, x, total, memory, err);
+		return llm_sum_squares(w->numel, x, 0, total, memory, err);
 	matrix = matrix_of(model, node);
 	return llm_sum_squares_panels(matrix.K, matrix.N, x, w->transposed, total, memory, err);
 }
@@ -225,17 +219,16 @@ llm_weight_free(LlmModel *model, int node, const LlmAllocator *memory)
 	*w = (LlmWeight){0};
 }
 
-void
-llm_weight_read(const LlmModel *model, int node, float *out)
+LlmCode
+llm_weight_read(const LlmModel *model, int node, float *out, LlmError *err)
 {
 	const LlmWeight *w = &model->weights[node];
+	Matrix matrix;
 
 	if (w->plain)
-		memcpy(out, w->plain, w->numel * sizeof(float));
-	else if (w->panels)
-	{
-		Matrix matrix = matrix_of(model, node);
-
-		llm_widen(w->format, matrix.K, matrix.N, w->transposed, w->panels, out);
-	}
+		return llm_copy(w->numel, w->plain, out, err);
+	if (w->panels == NULL)
+		return LLM_OK;
+	matrix = matrix_of(model, node);
+	return llm_widen(w->format, matrix.K, matrix.N, w->transposed, w->panels, out, err);
 }

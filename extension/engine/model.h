@@ -38,7 +38,7 @@ extern LlmCode llm_weight_load(
 extern LlmCode llm_weight_repack(LlmModel *model, int node, LlmError *err);
 extern void llm_weight_free(LlmModel *model, int node, const LlmAllocator *memory);
 /* And back: out gets the parameter as it was given. */
-extern void llm_weight_read(const LlmModel *model, int node, float *out);
+extern LlmCode llm_weight_read(const LlmModel *model, int node, float *out, LlmError *err);
 
 /*
  * Numbers laid out as a parameter's weight is, its gradient and its moments: as they are, where it is kept

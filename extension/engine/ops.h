@@ -33,13 +33,21 @@ extern LlmCode llm_matmul(int M, int N, int K, const float *a, const float *b, b
 /* b (K,N), or (N,K) when transposed, from its panels. */
 extern LlmCode llm_panels_read(int K, int N, const float *panels, bool transposed, float *b, LlmError *err);
 /*
- * Sum of squares of n numbers, and of the b that panels hold, in b's order: the bits are those of the kernel
- * over all of it.
+ * Sum of n numbers, of their squared distances from shift, and of the squares of the b that panels hold, in
+ * b's order: the bits are those of the kernel over all of it.
  */
+extern LlmCode llm_sum(size_t n, const float *x, double *total, LlmError *err);
 extern LlmCode llm_sum_squares(
-	size_t n, const float *x, double *total, const LlmAllocator *memory, LlmError *err);
+	size_t n, const float *x, float shift, double *total, const LlmAllocator *memory, LlmError *err);
 extern LlmCode llm_sum_squares_panels(int K, int N, const float *panels, bool transposed, double *total,
 	const LlmAllocator *memory, LlmError *err);
+
+/* Moves and fills, for what may be long: memcpy in pieces. Rows of `from` and `to` are so many floats apart.
+ */
+extern LlmCode llm_copy(size_t n, const float *from, float *to, LlmError *err);
+extern LlmCode llm_copy_rows(
+	size_t rows, size_t n, const float *from, size_t from_row, float *to, size_t to_row, LlmError *err);
+extern LlmCode llm_fill(size_t n, float value, float *to, LlmError *err);
 
 extern LlmCode llm_unary(LlmUnary f, size_t n, const float *x, float *out, LlmError *err);
 /* Every NaN of x becomes 0x7fc00000. */
@@ -61,7 +69,10 @@ extern LlmCode llm_cross_entropy(size_t rows, int V, const float *logits, const 
 /* Its two halves: each row's loss, and their mean. */
 extern LlmCode llm_cross_entropy_rows(
 	size_t rows, int V, const float *logits, const int32_t *targets, float *losses, LlmError *err);
-extern float llm_cross_entropy_mean(size_t rows, const int32_t *targets, const float *losses);
+extern LlmCode llm_cross_entropy_mean(
+	size_t rows, const int32_t *targets, const float *losses, float *mean, LlmError *err);
+/* How many targets are not left out. */
+extern LlmCode llm_count_targets(size_t rows, const int32_t *targets, size_t *count, LlmError *err);
 
 /* Keys and values of one attention node, packed as matmul wants them. */
 typedef struct LlmKvCache
@@ -80,7 +91,8 @@ extern LlmCode llm_kv_create(
 	LlmKvCache *cache, int B, int NH, int HS, int capacity, const LlmAllocator *memory, LlmError *err);
 extern void llm_kv_free(LlmKvCache *cache, const LlmAllocator *memory);
 /* Sequence from_row of one cache becomes sequence to_row of another of the same capacity. */
-extern void llm_kv_copy_row(LlmKvCache *to, int to_row, const LlmKvCache *from, int from_row);
+extern LlmCode llm_kv_copy_row(
+	LlmKvCache *to, int to_row, const LlmKvCache *from, int from_row, LlmError *err);
 
 /*
  * Queries whose scores a head's work holds at once, on the way there and back; a multiple of LLM_BLOCK, set

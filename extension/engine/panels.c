@@ -90,6 +90,7 @@ typedef struct Work
 {
 	Matrix x;
 	int64_t numel, range;
+	float shift;
 	float *out;   /* all elements, or scratch of `range` for each worker */
 	double *sums; /* of each LLM_CHUNK elements */
 } Work;
@@ -151,7 +152,7 @@ plain_sums_task(void *context, int task, int worker)
 	(void) worker;
 	for (int64_t at = from; at < to; at += LLM_CHUNK)
 		w->sums[at / LLM_CHUNK] =
-			llm_kernels->sum_squares(llm_least(LLM_CHUNK, to - at), w->x.panels + at, 0);
+			llm_kernels->sum_squares(llm_least(LLM_CHUNK, to - at), w->x.panels + at, w->shift);
 }
 
 /* The kernel's own rule for long sums: chunks of LLM_CHUNK elements, added up in order in float64. */
@@ -174,9 +175,10 @@ sum_squares(Work *w, LlmTask task, size_t scratch, double *total, const LlmAlloc
 }
 
 LlmCode
-llm_sum_squares(size_t n, const float *x, double *total, const LlmAllocator *memory, LlmError *err)
+llm_sum_squares(
+	size_t n, const float *x, float shift, double *total, const LlmAllocator *memory, LlmError *err)
 {
-	Work w = {.x.panels = x, .numel = n, .range = RANGE};
+	Work w = {.x.panels = x, .shift = shift, .numel = n, .range = RANGE};
 
 	return sum_squares(&w, plain_sums_task, 0, total, memory, err);
 }

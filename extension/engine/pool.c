@@ -258,6 +258,18 @@ run_shared(int tasks, LlmTask task, void *context)
 	}
 }
 
+static LlmCode
+canceled(LlmError *err)
+{
+	return llm_fail(err, LLM_CANCELED, "canceled on request");
+}
+
+LlmCode
+llm_poll(LlmError *err)
+{
+	return stop_function && stop_function() ? canceled(err) : LLM_OK;
+}
+
 LlmCode
 llm_parallel(int tasks, LlmTask task, void *context, LlmError *err)
 {
@@ -270,5 +282,5 @@ llm_parallel(int tasks, LlmTask task, void *context, LlmError *err)
 	else if (!poll_stop() && tasks == 1)
 		task(context, 0, 0);
 	leave_default_mode(&before);
-	return atomic_load(&pool.stopping) ? llm_fail(err, LLM_CANCELED, "canceled on request") : LLM_OK;
+	return atomic_load(&pool.stopping) ? canceled(err) : LLM_OK;
 }

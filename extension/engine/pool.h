@@ -29,4 +29,9 @@ extern LlmCode llm_parallel(int tasks, LlmTask task, void *context, LlmError *er
  */
 extern bool llm_pool_stopping(int worker);
 
+/* Elements that a loop looks at between two polls: well below a millisecond. */
+#define LLM_POLL_ELEMENTS 65536
+/* The same question outside of a loop, by the caller's thread: LLM_CANCELED, with err filled, or LLM_OK. */
+extern LlmCode llm_poll(LlmError *err);
+
 #endif

@@ -214,11 +214,15 @@ static LlmCode
 check_indexes(int64_t n, const float *indexes, LlmError *err)
 {
 	for (int64_t i = 0; i < n; i++)
+	{
+		if (i % LLM_POLL_ELEMENTS == 0 && llm_poll(err) != LLM_OK)
+			return err->code;
 		if (isinf(indexes[i]))
 		{
 			llm_fail(err, LLM_LIMIT, "argmax: an index beyond %d is not exact in float32", EXACT);
 			return llm_hint(err, "Take argmax along one axis, or of slices.");
 		}
+	}
 	return LLM_OK;
 }
 

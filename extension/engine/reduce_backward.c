@@ -4,8 +4,9 @@
 #include "engine/reduce_backward.h"
 
 #include <math.h>
-#include <string.h>
 
+#include "engine/cut.h"
+#include "engine/ops.h"
 #include "engine/pool.h"
 
 /* Elements per task. */
@@ -14,20 +15,21 @@
 typedef struct Reduce
 {
 	LlmReduction kind;
-	int64_t outer, n, inner, per_task; /* rows of `inner` elements per task */
+	int64_t outer, n, inner, per_task; /* rows of `inner` elements, or runs, per task */
+	int64_t pieces;                    /* of a row, which is cut where it is long */
 	const float *x, *y, *dy, *mean;
 	float *dx;
 } Reduce;
 
-/* One row of inner elements: place i of each of its runs. */
+/* Columns [from, to) of one row of inner elements: place i of each of its runs. */
 static void
-row_dx(const Reduce *r, int64_t row)
+row_dx(const Reduce *r, int64_t row, int64_t from, int64_t to)
 {
 	int64_t at = row * r->inner, run = row / r->n * r->inner;
 	const float *x = r->x + at, *y = r->y + run, *dy = r->dy + run;
 	float *dx = r->dx + at, n = (float) r->n;
 
-	for (int64_t j = 0; j < r->inner; j++)
+	for (int64_t j = from; j < to; j++)
 		switch (r->kind)
 		{
 			case LLM_REDUCE_MEAN:
@@ -48,11 +50,12 @@ static void
 rows_task(void *context, int task, int worker)
 {
 	const Reduce *r = context;
-	int64_t from = task * r->per_task, to = from + r->per_task;
+	int64_t from = task / r->pieces * r->per_task, to = llm_least(from + r->per_task, r->outer * r->n);
+	int64_t column = task % r->pieces * GRAIN;
 
 	(void) worker;
-	for (int64_t row = from; row < to && row < r->outer * r->n; row++)
-		row_dx(r, row);
+	for (int64_t row = from; row < to; row++)
+		row_dx(r, row, column, llm_least(column + GRAIN, r->inner));
 }
 
 /* Runs of one maximum or minimum each: dx is zeroed, its place found. */
@@ -70,17 +73,20 @@ chosen_task(void *context, int task, int worker)
 		while (i < r->n - 1 && !(r->x[at] == y || (isnan(y) && isnan(r->x[at]))))
 		{
 			at += r->inner;
-			i++;
+			if (++i % GRAIN == 0 && llm_pool_stopping(worker))
+				return;
 		}
 		r->dx[at] = r->dy[run];
 	}
 }
 
+/* count rows or runs of so many elements, each in so many pieces */
 static LlmCode
-all_tasks(Reduce *r, int64_t count, int64_t each, LlmTask task, LlmError *err)
+all_tasks(Reduce *r, int64_t count, int64_t each, int64_t pieces, LlmTask task, LlmError *err)
 {
 	r->per_task = each < GRAIN ? GRAIN / each : 1;
-	return llm_parallel((int) ((count + r->per_task - 1) / r->per_task), task, r, err);
+	r->pieces = pieces;
+	return llm_parallel((int) ((count + r->per_task - 1) / r->per_task * pieces), task, r, err);
 }
 
 LlmCode
@@ -96,8 +102,8 @@ llm_reduce_backward(LlmReduction kind, int64_t outer, int64_t n, int64_t inner, 
 		return LLM_OK;
 	if (kind == LLM_REDUCE_MAX || kind == LLM_REDUCE_MIN)
 	{
-		memset(dx, 0, bytes * n);
-		return all_tasks(&r, outer * inner, n, chosen_task, err);
+		code = llm_fill(outer * n * inner, 0, dx, err);
+		return code == LLM_OK ? all_tasks(&r, outer * inner, n, 1, chosen_task, err) : code;
 	}
 	if (kind == LLM_REDUCE_VAR)
 	{
@@ -108,7 +114,7 @@ llm_reduce_backward(LlmReduction kind, int64_t outer, int64_t n, int64_t inner, 
 		code = llm_reduce(LLM_REDUCE_MEAN, outer, n, inner, x, mean, memory, err);
 	}
 	if (code == LLM_OK)
-		code = all_tasks(&r, outer * n, inner, rows_task, err);
+		code = all_tasks(&r, outer * n, inner, (inner + GRAIN - 1) / GRAIN, rows_task, err);
 	if (mean)
 		memory->release(memory->context, mean, bytes);
 	return code;

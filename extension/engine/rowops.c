@@ -1,11 +1,79 @@
 /*
  * Elementwise and row operations over the pool.
  */
+#include <string.h>
+
+#include "engine/cut.h"
 #include "engine/ops.h"
 #include "engine/pool.h"
+#include "engine/rows.h"
 
 /* Elements per task: enough work to be worth a claim, little enough to cancel at once. */
 #define GRAIN 16384
+/* The same of those that are only moved. */
+#define MOVE_GRAIN 65536
+
+typedef struct Move
+{
+	size_t rows, per_task; /* rows of a task */
+	size_t n, pieces;      /* of a row, which is cut into pieces where it is long */
+	const float *from;     /* NULL: value everywhere */
+	size_t from_row, to_row;
+	float value, *to;
+} Move;
+
+static void
+move_task(void *context, int task, int worker)
+{
+	const Move *m = context;
+	size_t row = task / m->pieces * m->per_task, end = llm_least(row + m->per_task, m->rows);
+	size_t at = task % m->pieces * MOVE_GRAIN, n = llm_least(m->n - at, MOVE_GRAIN);
+
+	(void) worker;
+	for (; row < end; row++)
+	{
+		float *to = m->to + row * m->to_row + at;
+
+		if (m->from)
+			memcpy(to, m->from + row * m->from_row + at, n * sizeof(float));
+		else
+			for (size_t i = 0; i < n; i++)
+				to[i] = m->value;
+	}
+}
+
+static LlmCode
+move(Move *m, LlmError *err)
+{
+	if (m->rows == 0 || m->n == 0)
+		return LLM_OK;
+	m->pieces = (m->n + MOVE_GRAIN - 1) / MOVE_GRAIN;
+	m->per_task = m->n < MOVE_GRAIN ? MOVE_GRAIN / m->n : 1;
+	return llm_parallel((int) ((m->rows + m->per_task - 1) / m->per_task * m->pieces), move_task, m, err);
+}
+
+LlmCode
+llm_copy_rows(
+	size_t rows, size_t n, const float *from, size_t from_row, float *to, size_t to_row, LlmError *err)
+{
+	Move m = {.rows = rows, .n = n, .from = from, .from_row = from_row, .to = to, .to_row = to_row};
+
+	return move(&m, err);
+}
+
+LlmCode
+llm_copy(size_t n, const float *from, float *to, LlmError *err)
+{
+	return llm_copy_rows(1, n, from, 0, to, 0, err);
+}
+
+LlmCode
+llm_fill(size_t n, float value, float *to, LlmError *err)
+{
+	Move m = {.rows = 1, .n = n, .value = value, .to = to};
+
+	return move(&m, err);
+}
 
 typedef struct Unary
 {
@@ -61,6 +129,7 @@ typedef struct Binary
 {
 	LlmBinary op;
 	size_t outer, inner, rows; /* rows per task */
+	size_t pieces;             /* of a row, which is cut where it is long */
 	const float *x, *y;
 	bool x_rows, x_columns, y_rows, y_columns;
 	float *out;
@@ -70,37 +139,28 @@ static void
 binary_task(void *context, int task, int worker)
 {
 	const Binary *b = context;
-	size_t from = task * b->rows, to = from + b->rows < b->outer ? from + b->rows : b->outer;
+	size_t from = task / b->pieces * b->rows, to = llm_least(from + b->rows, b->outer);
+	size_t at = task % b->pieces * GRAIN, n = llm_least(b->inner - at, GRAIN);
 	size_t x_width = b->x_columns ? b->inner : 1, y_width = b->y_columns ? b->inner : 1;
+	const float *x = b->x + (b->x_columns ? at : 0), *y = b->y + (b->y_columns ? at : 0);
 
 	(void) worker;
 	for (size_t row = from; row < to; row++)
-		llm_kernels->binary(b->op, b->inner, b->x + (b->x_rows ? row * x_width : 0), b->x_columns,
-			b->y + (b->y_rows ? row * y_width : 0), b->y_columns, b->out + row * b->inner);
+		llm_kernels->binary(b->op, n, x + (b->x_rows ? row * x_width : 0), b->x_columns,
+			y + (b->y_rows ? row * y_width : 0), b->y_columns, b->out + row * b->inner + at);
 }
 
 LlmCode
 llm_binary(LlmBinary op, size_t outer, size_t inner, const float *x, bool x_rows, bool x_columns,
 	const float *y, bool y_rows, bool y_columns, float *out, LlmError *err)
 {
-	Binary b = {op, outer, inner, 1, x, y, x_rows, x_columns, y_rows, y_columns, out};
+	Binary b = {op, outer, inner, 1, 1, x, y, x_rows, x_columns, y_rows, y_columns, out};
 
 	if (outer == 0 || inner == 0)
 		return LLM_OK;
-	/* one long run is cut into rows of its own */
-	if (outer == 1 && inner > GRAIN && x_columns && y_columns)
-	{
-		size_t whole = inner / GRAIN;
-		Binary cut = {op, whole, GRAIN, 1, x, y, true, true, true, true, out};
-		LlmCode code = llm_parallel((int) whole, binary_task, &cut, err);
-
-		if (code == LLM_OK && whole * GRAIN < inner)
-			llm_kernels->binary(
-				op, inner - whole * GRAIN, x + whole * GRAIN, 1, y + whole * GRAIN, 1, out + whole * GRAIN);
-		return code;
-	}
 	b.rows = inner < GRAIN ? GRAIN / inner : 1;
-	return llm_parallel((int) ((outer + b.rows - 1) / b.rows), binary_task, &b, err);
+	b.pieces = (inner + GRAIN - 1) / GRAIN;
+	return llm_parallel((int) ((outer + b.rows - 1) / b.rows * b.pieces), binary_task, &b, err);
 }
 
 typedef struct Rows
@@ -129,10 +189,8 @@ layernorm_task(void *context, int task, int worker)
 {
 	const Rows *r = context;
 
-	(void) worker;
 	for (ROWS_OF(r, task))
-		llm_kernels->layernorm(
-			(int) r->n, r->x + row * r->n, r->gamma, r->beta, r->number, r->out + row * r->n);
+		llm_row_layernorm(worker, r->n, r->x + row * r->n, r->gamma, r->beta, r->number, r->out + row * r->n);
 }
 
 LlmCode
@@ -149,9 +207,8 @@ softmax_task(void *context, int task, int worker)
 {
 	const Rows *r = context;
 
-	(void) worker;
 	for (ROWS_OF(r, task))
-		llm_kernels->softmax(r->n, 0, r->number, r->x + row * r->n, r->out + row * r->n);
+		llm_row_softmax(worker, r->n, 0, r->number, r->x + row * r->n, r->out + row * r->n);
 }
 
 LlmCode
@@ -167,10 +224,9 @@ cross_entropy_task(void *context, int task, int worker)
 {
 	const Rows *r = context;
 
-	(void) worker;
 	for (ROWS_OF(r, task))
 		r->out[row] =
-			r->targets[row] < 0 ? 0 : llm_kernels->cross_entropy(r->n, r->x + row * r->n, r->targets[row]);
+			r->targets[row] < 0 ? 0 : llm_row_cross_entropy(worker, r->n, r->x + row * r->n, r->targets[row]);
 }
 
 LlmCode
@@ -182,14 +238,58 @@ llm_cross_entropy_rows(
 	return each_row(&r, cross_entropy_task, err);
 }
 
-float
-llm_cross_entropy_mean(size_t rows, const int32_t *targets, const float *losses)
+typedef struct Sum
 {
-	size_t count = 0;
+	size_t n;
+	const float *x;
+	double total;
+} Sum;
 
-	for (size_t i = 0; i < rows; i++)
-		count += targets[i] >= 0;
-	return count ? (float) (llm_kernels->sum(rows, losses) / count) : 0;
+static void
+sum_task(void *context, int task, int worker)
+{
+	Sum *s = context;
+
+	(void) task;
+	s->total = llm_row_sum(worker, s->n, s->x);
+}
+
+LlmCode
+llm_sum(size_t n, const float *x, double *total, LlmError *err)
+{
+	Sum s = {.n = n, .x = x};
+	LlmCode code = llm_parallel(1, sum_task, &s, err);
+
+	*total = s.total;
+	return code;
+}
+
+LlmCode
+llm_count_targets(size_t rows, const int32_t *targets, size_t *count, LlmError *err)
+{
+	*count = 0;
+	for (size_t at = 0; at < rows; at += LLM_POLL_ELEMENTS)
+	{
+		if (llm_poll(err) != LLM_OK)
+			return LLM_CANCELED;
+		for (size_t i = at; i < rows && i < at + LLM_POLL_ELEMENTS; i++)
+			*count += targets[i] >= 0;
+	}
+	return LLM_OK;
+}
+
+LlmCode
+llm_cross_entropy_mean(size_t rows, const int32_t *targets, const float *losses, float *mean, LlmError *err)
+{
+	size_t count;
+	double total;
+	LlmCode code = llm_count_targets(rows, targets, &count, err);
+
+	if (code == LLM_OK)
+		code = llm_sum(rows, losses, &total, err);
+	if (code == LLM_OK)
+		*mean = count ? (float) (total / count) : 0;
+	return code;
 }
 
 LlmCode
@@ -198,6 +298,5 @@ llm_cross_entropy(size_t rows, int V, const float *logits, const int32_t *target
 {
 	LlmCode code = llm_cross_entropy_rows(rows, V, logits, targets, losses, err);
 
-	*mean = llm_cross_entropy_mean(rows, targets, losses);
-	return code;
+	return code == LLM_OK ? llm_cross_entropy_mean(rows, targets, losses, mean, err) : code;
 }

@@ -10,6 +10,7 @@
 #include "engine/gradients.h"
 #include "engine/plan.h"
 #include "engine/pool.h"
+#include "engine/rows.h"
 
 /*
  * Rows of a chunk: whole blocks. Each chunk reads the weight twice and its gradient once: with two blocks
@@ -82,17 +83,16 @@ rows_task(void *context, int task, int worker)
 	const Loss *l = context;
 	size_t end = (task + 1) * l->per_task;
 
-	(void) worker;
 	for (size_t i = task * l->per_task; i < end && i < l->rows; i++)
 	{
 		float *row = l->logits + i * l->V;
 		int target = l->targets[l->first + i];
 
-		l->losses[l->first + i] = target < 0 ? 0 : llm_kernels->cross_entropy(l->V, row, target);
+		l->losses[l->first + i] = target < 0 ? 0 : llm_row_cross_entropy(worker, l->V, row, target);
 		if (l->dw && target < 0)
-			memset(row, 0, l->V * sizeof(float));
+			llm_row_zero(worker, l->V, row);
 		else if (l->dw)
-			llm_kernels->cross_entropy_backward(l->V, row, target, l->scale, row);
+			llm_row_cross_entropy_backward(worker, l->V, row, target, l->scale, row);
 	}
 }
 
@@ -140,9 +140,9 @@ all_chunks(LlmExec *exec, int logits, const LlmValue *targets, float *losses, Ll
 	if (code == LLM_OK && exec->keep)
 	{
 		l.dw = exec->grads[node->inputs[1]];
-		l.scale = llm_cross_entropy_scale(n, targets->integers, 1);
+		code = llm_cross_entropy_scale(n, targets->integers, 1, &l.scale, err);
 		llm_mark_wanted(exec);
-		if (exec->slots[node->inputs[0]].wanted)
+		if (code == LLM_OK && exec->slots[node->inputs[0]].wanted)
 		{
 			exec->slots[logits].dx = llm_buffer_take(exec, x->numel, err);
 			code = exec->slots[logits].dx ? LLM_OK : err->code;
@@ -165,12 +165,16 @@ static LlmCode
 check_targets(const LlmNode *node, const LlmValue *targets, int V, LlmError *err)
 {
 	for (size_t i = 0; i < targets->numel; i++)
+	{
+		if (i % LLM_POLL_ELEMENTS == 0 && llm_poll(err) != LLM_OK)
+			return err->code;
 		if (targets->integers[i] >= V)
 		{
 			llm_fail(err, LLM_RANGE, "node \"%s\": target %d at place %zu is outside the vocabulary of %d",
 				node->name, targets->integers[i], i + 1, V);
 			return llm_hint(err, "Targets run from 0 to %d; a negative one is left out of the loss.", V - 1);
 		}
+	}
 	return LLM_OK;
 }
 
@@ -197,8 +201,8 @@ llm_run_loss(LlmExec *exec, int index, LlmError *err)
 		code = llm_cross_entropy_rows(
 			targets->numel, V, logits->value.floats, targets->integers, losses->data, err);
 	if (code == LLM_OK)
-		*exec->slots[index].buffer->data =
-			llm_cross_entropy_mean(targets->numel, targets->integers, losses->data);
+		code = llm_cross_entropy_mean(
+			targets->numel, targets->integers, losses->data, exec->slots[index].buffer->data, err);
 	llm_buffer_drop(exec, losses);
 	return code;
 }

@@ -7,6 +7,7 @@
 #include "engine/broadcast.h"
 #include "engine/layers.h"
 #include "engine/plan.h"
+#include "engine/pool.h"
 #include "engine/views.h"
 
 /* The result's dimensions, from the inferred shape; T is 1 where only the last row is wanted. */
@@ -106,7 +107,7 @@ run_embedding(LlmExec *exec, int index, const LlmValue *ids, LlmError *err)
 	if (code != LLM_OK)
 		return code;
 	out = result_of(exec, index);
-	for (size_t i = 0; i < ids->numel; i++, out += C)
+	for (size_t i = 0; i < ids->numel && code == LLM_OK; i++, out += C)
 	{
 		int id = ids->integers[i];
 
@@ -118,11 +119,11 @@ run_embedding(LlmExec *exec, int index, const LlmValue *ids, LlmError *err)
 			return llm_hint(err, "Ids run from 0 to %d.", V - 1);
 		}
 		if (rows->floats)
-			memcpy(out, rows->floats + (size_t) id * C, C * sizeof(float));
-		else /* (V,C) kept as panels of its transpose, for the logits */
+			code = llm_copy(C, rows->floats + (size_t) id * C, out, err);
+		else if ((code = llm_poll(err)) == LLM_OK) /* (V,C) kept as panels of its transpose, for the logits */
 			llm_widen_column(w->format, C, id, w->panels, out);
 	}
-	return LLM_OK;
+	return code;
 }
 
 static LlmCode
@@ -212,9 +213,7 @@ run_dropout(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 		return LLM_OK;
 	}
 	code = make_result(exec, index, true, err);
-	if (code == LLM_OK)
-		memcpy(result_of(exec, index), x->floats, x->numel * sizeof(float));
-	return code;
+	return code == LLM_OK ? llm_copy(x->numel, x->floats, result_of(exec, index), err) : code;
 }
 
 static LlmCode

@@ -1,8 +1,6 @@
 /*
  * The ops that reduce, move or join elements, one node each; and softmax over an axis that is not the last.
  */
-#include <string.h>
-
 #include "engine/plan.h"
 #include "engine/views.h"
 
@@ -63,9 +61,9 @@ run_join(LlmExec *exec, int index, LlmError *err)
 		if (code != LLM_OK)
 			return code;
 		if (node->op != LLM_OP_TOTAL)
-			llm_concat_copy(to.outer, to.n, to.inner, at, n, x.floats, data);
+			code = llm_concat_copy(to.outer, to.n, to.inner, at, n, x.floats, data, err);
 		else if (i == 0)
-			memcpy(data, x.floats, x.numel * sizeof(float));
+			code = llm_copy(x.numel, x.floats, data, err);
 		else
 			code = llm_binary(LLM_ADD, 1, x.numel, data, true, true, x.floats, true, true, data, err);
 		if (code != LLM_OK)
@@ -85,8 +83,7 @@ llm_run_view(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 	switch (node->op)
 	{
 		case LLM_OP_RESHAPE:
-			memcpy(result_of(exec, index), x->floats, x->numel * sizeof(float));
-			return LLM_OK;
+			return llm_copy(x->numel, x->floats, result_of(exec, index), err);
 		case LLM_OP_TRANSPOSE:
 			return run_transpose(exec, index, x, err);
 		case LLM_OP_SLICE:
@@ -97,9 +94,7 @@ llm_run_view(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 			return run_join(exec, index, err);
 		case LLM_OP_ONES_LIKE:
 		case LLM_OP_ZEROS_LIKE:
-			for (size_t i = 0; i < out->numel; i++)
-				result_of(exec, index)[i] = node->op == LLM_OP_ONES_LIKE;
-			return LLM_OK;
+			return llm_fill(out->numel, node->op == LLM_OP_ONES_LIKE, result_of(exec, index), err);
 		default:
 			return run_reduce(exec, index, x, err);
 	}

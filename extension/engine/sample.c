@@ -5,8 +5,12 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/pool.h"
+#include "engine/rows.h"
 #include "engine/sample.h"
-#include "kernels/kernels.h"
+
+/* Candidates between two looks for a stop. */
+#define FEW 4096
 
 static bool
 before(const LlmCandidate *a, const LlmCandidate *b)
@@ -43,12 +47,32 @@ pop(LlmCandidate *heap, int *n)
 	return &heap[*n];
 }
 
+typedef struct Largest
+{
+	int V;
+	const float *logits;
+	size_t top;
+} Largest;
+
+static void
+largest_task(void *context, int task, int worker)
+{
+	Largest *l = context;
+
+	(void) task;
+	llm_row_max(worker, l->V, l->logits, &l->top);
+}
+
 static LlmCode
 check_logits(int V, const float *logits, size_t *top, LlmError *err)
 {
+	Largest l = {V, logits, 0};
+
 	if (V < 1)
 		return llm_fail(err, LLM_INVALID, "there are no logits to choose from");
-	llm_kernels->max(V, logits, top);
+	if (llm_parallel(1, largest_task, &l, err) != LLM_OK)
+		return err->code;
+	*top = l.top;
 	if (isnan(logits[*top]))
 		return llm_fail(err, LLM_INVALID, "the logit of token %zu is NaN", *top);
 	if (isinf(logits[*top]))
@@ -59,20 +83,20 @@ check_logits(int V, const float *logits, size_t *top, LlmError *err)
 
 /* A heap of all tokens with weight exp((logit - largest) / temperature); total is the sum of weights by id.
  */
-static LlmCandidate *
-make_heap(
-	int V, const float *logits, float top, double temperature, double *total, const LlmAllocator *memory)
+static LlmCode
+fill_heap(int V, const float *logits, float top, double temperature, LlmCandidate *heap, double *total,
+	LlmError *err)
 {
-	LlmCandidate *heap = memory->alloc(memory->context, V * sizeof(LlmCandidate));
 	float weight[256];
+	LlmCode code = LLM_OK;
 
-	if (heap == NULL)
-		return NULL;
 	*total = 0;
-	for (int at = 0; at < V; at += 256)
+	for (int at = 0; at < V && code == LLM_OK; at += 256)
 	{
 		int n = V - at < 256 ? V - at : 256;
 
+		if (at % FEW == 0)
+			code = llm_poll(err);
 		for (int i = 0; i < n; i++)
 			weight[i] = (float) (((double) logits[at + i] - top) / temperature);
 		llm_kernels->unary(LLM_EXP, n, weight, weight);
@@ -82,9 +106,13 @@ make_heap(
 			*total += weight[i];
 		}
 	}
-	for (int i = V / 2 - 1; i >= 0; i--)
+	for (int i = V / 2 - 1; i >= 0 && code == LLM_OK; i--)
+	{
 		sift_down(heap, V, i);
-	return heap;
+		if (i % FEW == 0)
+			code = llm_poll(err);
+	}
+	return code;
 }
 
 LlmCode
@@ -108,45 +136,36 @@ llm_sampling_check(const LlmSampling *how, LlmError *err)
 	return LLM_OK;
 }
 
-LlmCode
-llm_sample(const LlmSampling *how, int V, const float *logits, double u, const LlmAllocator *memory,
-	int32_t *id, LlmError *err)
+/* The choice among the candidates of a heap; see llm_sampling. */
+static LlmCode
+choose(const LlmSampling *how, int V, LlmCandidate *heap, double total, double u, int32_t *id, LlmError *err)
 {
-	size_t top;
 	int left = V, kept = 0, limit = how->topk > 0 && how->topk < V ? how->topk : V;
-	double total, sum = 0, all = 0, aim;
-	LlmCandidate *heap;
-	LlmCode code = check_logits(V, logits, &top, err);
+	double sum = 0, all = 0, aim;
+	LlmCode code = LLM_OK;
 
-	if (code != LLM_OK)
-		return code;
-	*id = (int32_t) top;
-	if (how->temperature == 0 || limit == 1)
-		return LLM_OK;
-	heap = make_heap(V, logits, logits[top], how->temperature, &total, memory);
-	if (heap == NULL)
-		return llm_fail(err, LLM_NO_MEMORY, "no memory to choose from %d tokens", V);
-	if (limit < V)
+	while (limit < V && kept < limit && code == LLM_OK)
 	{
-		while (kept < limit)
-		{
-			all += pop(heap, &left)->probability;
-			kept++;
-		}
-		total = all;
+		all += pop(heap, &left)->probability;
+		if (++kept % FEW == 0)
+			code = llm_poll(err);
 	}
+	if (limit < V)
+		total = all;
 	/* the nucleus: from the top until topp of the total is reached */
-	for (int i = 0; i < limit && (i == 0 || how->topp >= 1 || sum < how->topp * total); i++)
+	for (int i = 0; code == LLM_OK && i < limit && (i == 0 || how->topp >= 1 || sum < how->topp * total); i++)
 	{
 		if (i == V - left)
 			pop(heap, &left);
 		sum += heap[V - 1 - i].probability;
 		kept = i + 1;
+		if (kept % FEW == 0)
+			code = llm_poll(err);
 	}
 	aim = u * sum;
 	*id = heap[V - kept].id; /* rounding may leave the draw just past the sum */
 	sum = 0;
-	for (int i = 0; i < kept; i++)
+	for (int i = 0; code == LLM_OK && i < kept; i++)
 	{
 		sum += heap[V - 1 - i].probability;
 		if (aim < sum)
@@ -154,9 +173,34 @@ llm_sample(const LlmSampling *how, int V, const float *logits, double u, const L
 			*id = heap[V - 1 - i].id;
 			break;
 		}
+		if (i % FEW == 0)
+			code = llm_poll(err);
 	}
+	return code;
+}
+
+LlmCode
+llm_sample(const LlmSampling *how, int V, const float *logits, double u, const LlmAllocator *memory,
+	int32_t *id, LlmError *err)
+{
+	size_t top;
+	double total;
+	LlmCandidate *heap;
+	LlmCode code = check_logits(V, logits, &top, err);
+
+	if (code != LLM_OK)
+		return code;
+	*id = (int32_t) top;
+	if (how->temperature == 0 || how->topk == 1 || V == 1)
+		return LLM_OK;
+	heap = memory->alloc(memory->context, V * sizeof(LlmCandidate));
+	if (heap == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "no memory to choose from %d tokens", V);
+	code = fill_heap(V, logits, logits[top], how->temperature, heap, &total, err);
+	if (code == LLM_OK)
+		code = choose(how, V, heap, total, u, id, err);
 	memory->release(memory->context, heap, V * sizeof(LlmCandidate));
-	return LLM_OK;
+	return code;
 }
 
 LlmCode
@@ -170,14 +214,17 @@ llm_top(int V, const float *logits, int k, LlmCandidate *best, const LlmAllocato
 
 	if (code != LLM_OK)
 		return code;
-	heap = make_heap(V, logits, logits[top], 1, &total, memory);
+	heap = memory->alloc(memory->context, V * sizeof(LlmCandidate));
 	if (heap == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "no memory to rank %d tokens", V);
-	for (int i = 0; i < k && i < V; i++)
+	code = fill_heap(V, logits, logits[top], 1, heap, &total, err);
+	for (int i = 0; code == LLM_OK && i < k && i < V; i++)
 	{
 		best[i] = *pop(heap, &left);
 		best[i].probability /= total;
+		if (i % FEW == 0)
+			code = llm_poll(err);
 	}
 	memory->release(memory->context, heap, V * sizeof(LlmCandidate));
-	return LLM_OK;
+	return code;
 }

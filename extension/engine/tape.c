@@ -7,6 +7,7 @@
 
 #include "engine/broadcast.h"
 #include "engine/plan.h"
+#include "engine/pool.h"
 
 void
 llm_exec_trace(LlmExec *exec)
@@ -181,9 +182,13 @@ check_ids(const LlmNode *node, const LlmValue *values, LlmError *err)
 	int size = other->dims[loss ? other->ndim - 1 : 0];
 
 	for (size_t i = 0; i < ids->numel; i++)
+	{
+		if (i % LLM_POLL_ELEMENTS == 0 && llm_poll(err) != LLM_OK)
+			return err->code;
 		if (ids->integers[i] >= size || (!loss && ids->integers[i] < 0))
 			return llm_fail(err, LLM_RANGE, "node \"%s\": %d at place %zu is outside the %d there are",
 				node->name, ids->integers[i], i + 1, size);
+	}
 	return LLM_OK;
 }
 

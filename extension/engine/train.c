@@ -68,9 +68,10 @@ llm_trainer_open(LlmModel *model, int loss, const LlmAllocator *memory, LlmTrain
 		llm_trainer_close(t);
 		return code;
 	}
-	memset(t->store, 0, store_bytes(t));
 	lay_out(t);
-	code = llm_exec_open(model, loss, false, 0, memory, &t->exec, err);
+	code = llm_fill(3 * t->floats, 0, t->store, err);
+	if (code == LLM_OK)
+		code = llm_exec_open(model, loss, false, 0, memory, &t->exec, err);
 	if (code != LLM_OK)
 		llm_trainer_close(t);
 	else
@@ -109,7 +110,7 @@ flatten(LlmTrainer *t, int node, const LlmAllocator *weights, LlmError *err)
 	{
 		code = llm_weight_unpack(t->model, node, from[i], plain, err);
 		if (code == LLM_OK)
-			memcpy(from[i], plain, bytes);
+			code = llm_copy(w->numel, plain, from[i], err);
 	}
 	t->memory->release(t->memory->context, plain, bytes);
 	return code == LLM_OK ? llm_weight_flatten(t->model, node, weights, err) : code;
@@ -131,19 +132,15 @@ llm_trainer_tie(LlmTrainer *t, int node, int owner, const LlmAllocator *weights,
 	return LLM_OK;
 }
 
-static void
-zero_gradients(LlmTrainer *t)
-{
-	memset(t->store, 0, t->floats * sizeof(float));
-}
-
 LlmCode
 llm_trainer_gradients(LlmTrainer *t, const LlmInput *inputs, int n_inputs, const LlmDropout *dropout,
 	float *loss, LlmError *err)
 {
 	LlmValue value;
-	LlmCode code;
+	LlmCode code = t->spoilt ? llm_fill(t->floats, 0, t->store, err) : LLM_OK;
 
+	if (code != LLM_OK)
+		return code;
 	llm_exec_train(t->exec, dropout, t->grad);
 	code = llm_exec_run(t->exec, inputs, n_inputs, &value, err);
 	if (code == LLM_OK)
@@ -151,8 +148,7 @@ llm_trainer_gradients(LlmTrainer *t, const LlmInput *inputs, int n_inputs, const
 		*loss = value.floats[0];
 		code = llm_exec_backward(t->exec, t->grad, err);
 	}
-	if (code != LLM_OK) /* some parts of this micro-batch's may have been added */
-		zero_gradients(t);
+	t->spoilt = code != LLM_OK; /* some parts of this micro-batch's may have been added */
 	return code;
 }
 
@@ -179,7 +175,8 @@ follow(LlmTrainer *t, int node, LlmError *err)
 {
 	LlmWeight *w = &t->model->weights[node];
 
-	memcpy(w->plain, t->model->weights[t->owner[node]].plain, w->plain_bytes);
+	if (llm_copy(w->numel, t->model->weights[t->owner[node]].plain, w->plain, err) != LLM_OK)
+		return err->code;
 	return llm_weight_repack(t->model, node, err);
 }
 

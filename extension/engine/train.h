@@ -17,6 +17,7 @@ typedef struct LlmTrainer
 		**v;         /* per node, laid out as its weight is (model.h); NULL where the node is no param */
 	int64_t *offset; /* per node: its own count of steps less the model's; 0 */
 	int *owner;      /* per node: itself, or the earlier node whose parameter it shares */
+	bool spoilt;     /* the gradients are those of a step that failed */
 	LlmExec *exec;
 } LlmTrainer;
 
@@ -38,7 +39,7 @@ extern LlmCode llm_trainer_tie(
 	LlmTrainer *trainer, int node, int owner, const LlmAllocator *weights, LlmError *err);
 /*
  * Forward and backward of one micro-batch; its gradient is added to those of the ones before. After an error
- * all of them are zero: the step begins anew.
+ * the next call begins with zeros: the step begins anew.
  */
 extern LlmCode llm_trainer_gradients(LlmTrainer *trainer, const LlmInput *inputs, int n_inputs,
 	const LlmDropout *dropout, float *loss, LlmError *err);

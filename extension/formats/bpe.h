@@ -19,13 +19,6 @@
 /* One tokenizer. Encoding writes into its word cache: one thread at a time. */
 typedef struct LlmBpe LlmBpe;
 
-/* Polled at least every few milliseconds of work; true ends it with LLM_CANCELED. */
-typedef struct LlmBpeStop
-{
-	bool (*requested)(void *context);
-	void *context;
-} LlmBpeStop;
-
 /* ---- building: new, every token, every merge, finish ---- */
 
 /* name is the tokenizer's, for messages. NULL: no memory. */
@@ -66,7 +59,7 @@ extern void llm_bpe_ids_free(LlmBpeIds *ids);
  * token such as <|endoftext|> becomes that token. stop may be NULL. A failed call may leave ids appended.
  */
 extern LlmCode llm_bpe_encode(LlmBpe *bpe, const char *text, size_t size, bool special, LlmBpeIds *out,
-	const LlmBpeStop *stop, LlmError *err);
+	const LlmStop *stop, LlmError *err);
 
 /*
  * The bytes of ids, one token behind the other; returns how many. out, with LLM_BPE_SLACK bytes of room
@@ -76,7 +69,7 @@ extern LlmCode llm_bpe_encode(LlmBpe *bpe, const char *text, size_t size, bool s
 extern size_t llm_bpe_decode(const LlmBpe *bpe, const int32_t *ids, size_t count, char *out, size_t *done);
 
 /* Where the piece of text that starts at byte `at` < size ends; *stop as above, SIZE_MAX when it said so. */
-extern size_t llm_bpe_piece_end(const char *text, size_t size, size_t at, const LlmBpeStop *stop);
+extern size_t llm_bpe_piece_end(const char *text, size_t size, size_t at, const LlmStop *stop);
 
 /* ---- looking inside ---- */
 
@@ -122,12 +115,13 @@ extern bool llm_bpe_from_text(const char *text, size_t size, unsigned char *out,
  * characters: its tokens stand for their own UTF-8, and get the text form of that.
  */
 extern LlmCode llm_bpe_read_vocab(
-	LlmBpe *bpe, const char *file, const void *data, size_t size, const LlmBpeStop *stop, LlmError *err);
+	LlmBpe *bpe, const char *file, const void *data, size_t size, const LlmStop *stop, LlmError *err);
 
 /* merges.txt: "left right" a line, the lowest rank first; a first line "#version…" and blank lines aside. */
 typedef struct LlmBpeMergeFile
 {
-	const char *file; /* for messages */
+	const char *file;    /* for messages */
+	const LlmStop *stop; /* to be set by whoever reads a long file; NULL */
 	const char *data;
 	size_t size, at, line;
 	int32_t rank; /* of the last merge */

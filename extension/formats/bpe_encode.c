@@ -87,7 +87,7 @@ word_is(const BpeWord *word, const uint64_t key[2], size_t length)
 /* Merges bytes at..end of text and appends the ids. */
 static LlmCode
 encode_piece(LlmBpe *bpe, const unsigned char *text, size_t size, size_t at, size_t end, LlmBpeIds *out,
-	const LlmBpeStop *stop, LlmError *err)
+	const LlmStop *stop, LlmError *err)
 {
 	uint32_t stack[STACK_SYMBOLS], *symbols = stack;
 	size_t length = end - at, count;
@@ -139,7 +139,7 @@ encode_word(LlmBpe *bpe, const unsigned char *text, size_t size, size_t at, size
 /* Bytes from..to of text, in which no special token is looked for: the pattern sees nothing beyond them. */
 static LlmCode
 encode_ordinary(LlmBpe *bpe, const unsigned char *text, size_t size, size_t from, size_t to, LlmBpeIds *out,
-	const LlmBpeStop *stop, LlmError *err)
+	const LlmStop *stop, LlmError *err)
 {
 	size_t poll = from + STRIDE;
 	LlmCode code;
@@ -197,7 +197,7 @@ special_at(const LlmBpe *bpe, const unsigned char *text, size_t size, size_t at)
 /* The next special token from byte *at on, which moves there; LLM_BPE_NONE: none to the end. */
 static LlmCode
 find_special(const LlmBpe *bpe, const unsigned char *text, size_t size, size_t *at, uint32_t *symbol,
-	const LlmBpeStop *stop, LlmError *err)
+	const LlmStop *stop, LlmError *err)
 {
 	size_t compared = 0;
 
@@ -223,8 +223,8 @@ find_special(const LlmBpe *bpe, const unsigned char *text, size_t size, size_t *
 }
 
 LlmCode
-llm_bpe_encode(LlmBpe *bpe, const char *chars, size_t size, bool special, LlmBpeIds *out,
-	const LlmBpeStop *stop, LlmError *err)
+llm_bpe_encode(LlmBpe *bpe, const char *chars, size_t size, bool special, LlmBpeIds *out, const LlmStop *stop,
+	LlmError *err)
 {
 	const unsigned char *text = (const unsigned char *) chars;
 	uint32_t symbol = LLM_BPE_NONE;

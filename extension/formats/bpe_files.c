@@ -9,8 +9,8 @@
 #include "formats/unicode.h"
 #include "formats/utf8.h"
 
-/* Tokens read between two polls: well below a millisecond. */
-#define STRIDE 1024
+/* Lines read between two polls: well below a millisecond. */
+#define STRIDE 4096
 
 /*
  * GPT-2 writes a byte as the Latin-1 character of its number where that can be seen, and the 68 others, in
@@ -86,24 +86,14 @@ read_id(LlmJson *json, BpeQuote token, int32_t *id, LlmError *err)
 						 "the part model.vocab.");
 }
 
-/* The next token of the vocabulary, or the end of its object. */
-static LlmCode
-next_key(LlmJson *json, size_t *count, const LlmBpeStop *stop, LlmError *err)
-{
-	if (++*count % STRIDE == 0 && stop != NULL && stop->requested(stop->context))
-		return llm_fail(err, LLM_CANCELED, "canceled after %zu tokens of %s", *count, json->name);
-	return llm_json_next(json, err);
-}
-
 /* Is the vocabulary one of plain characters? See bpe.h. */
 static LlmCode
-find_plain(LlmJson *json, bool *plain, const LlmBpeStop *stop, LlmError *err)
+find_plain(LlmJson *json, bool *plain, LlmError *err)
 {
 	LlmCode code = llm_json_expect(json, LLM_JSON_OBJECT, err);
-	size_t count = 0;
 
 	*plain = false;
-	while (code == LLM_OK && !*plain && (code = next_key(json, &count, stop, err)) == LLM_OK &&
+	while (code == LLM_OK && !*plain && (code = llm_json_next(json, err)) == LLM_OK &&
 		   json->token == LLM_JSON_KEY)
 	{
 		LlmChar c = {0};
@@ -146,23 +136,23 @@ add_token(LlmBpe *bpe, LlmJson *json, bool plain, LlmError *err)
 
 LlmCode
 llm_bpe_read_vocab(
-	LlmBpe *bpe, const char *file, const void *data, size_t size, const LlmBpeStop *stop, LlmError *err)
+	LlmBpe *bpe, const char *file, const void *data, size_t size, const LlmStop *stop, LlmError *err)
 {
 	LlmJson json;
 	bool plain;
-	size_t count = 0;
 	LlmCode code;
 
 	llm_json_open(&json, file, data, size, bpe->allocator);
-	code = find_plain(&json, &plain, stop, err);
+	json.stop = stop;
+	code = find_plain(&json, &plain, err);
 	llm_json_close(&json);
 	if (code != LLM_OK)
 		return code;
 
 	llm_json_open(&json, file, data, size, bpe->allocator);
+	json.stop = stop;
 	code = llm_json_expect(&json, LLM_JSON_OBJECT, err);
-	while (
-		code == LLM_OK && (code = next_key(&json, &count, stop, err)) == LLM_OK && json.token == LLM_JSON_KEY)
+	while (code == LLM_OK && (code = llm_json_next(&json, err)) == LLM_OK && json.token == LLM_JSON_KEY)
 		code = add_token(bpe, &json, plain, err);
 	if (code == LLM_OK)
 		code = llm_json_expect(&json, LLM_JSON_END, err);
@@ -208,7 +198,9 @@ llm_bpe_next_merge(LlmBpeMergeFile *merges, LlmError *err)
 
 		size = end != NULL ? (size_t) (end - line) : left;
 		merges->at += size + (end != NULL);
-		merges->line++;
+		if (++merges->line % STRIDE == 0 && merges->stop != NULL &&
+			merges->stop->requested(merges->stop->context))
+			return llm_fail(err, LLM_CANCELED, "%s: canceled at line %zu", merges->file, merges->line);
 		if (size > 0 && line[size - 1] == '\r')
 			size--;
 		if (size == 0 || (merges->line == 1 && size >= 8 && memcmp(line, "#version", 8) == 0))

@@ -102,7 +102,7 @@ extern LlmCode llm_bpe_start(const LlmBpe *bpe, const unsigned char *text, size_
 
 /* Applies every merge: what is left overwrites symbols. */
 extern LlmCode llm_bpe_merge_all(
-	LlmBpe *bpe, uint32_t *symbols, size_t *count, const LlmBpeStop *stop, LlmError *err);
+	LlmBpe *bpe, uint32_t *symbols, size_t *count, const LlmStop *stop, LlmError *err);
 
 /* The hash of a pair: its product's high bits depend on both symbols. */
 static inline size_t

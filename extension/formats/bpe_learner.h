@@ -37,7 +37,7 @@ typedef struct BpeCandidate
 typedef struct BpeLearner
 {
 	const LlmAllocator *allocator;
-	const LlmBpeStop *stop;
+	const LlmStop *stop;
 	LlmError *err;
 	BpeArray symbols; /* uint32_t: the tokens of all words */
 	BpeArray words;   /* BpeWordTokens */

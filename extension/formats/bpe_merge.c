@@ -141,14 +141,14 @@ look_up(const LlmBpe *bpe, LongPiece *piece, uint32_t place, size_t end)
 }
 
 static bool
-stopped(const LlmBpeStop *stop, size_t step)
+stopped(const LlmStop *stop, size_t step)
 {
 	return step % STRIDE == 0 && stop != NULL && stop->requested(stop->context);
 }
 
 /* False: stopped. */
 static bool
-merge_list(const LlmBpe *bpe, LongPiece *piece, size_t count, const LlmBpeStop *stop)
+merge_list(const LlmBpe *bpe, LongPiece *piece, size_t count, const LlmStop *stop)
 {
 	for (size_t i = 0; i < count; i++)
 	{
@@ -182,7 +182,7 @@ merge_list(const LlmBpe *bpe, LongPiece *piece, size_t count, const LlmBpeStop *
 }
 
 static LlmCode
-merge_long(LlmBpe *bpe, uint32_t *symbols, size_t *count, const LlmBpeStop *stop, LlmError *err)
+merge_long(LlmBpe *bpe, uint32_t *symbols, size_t *count, const LlmStop *stop, LlmError *err)
 {
 	/* A merge takes one entry off the heap and puts at most two on it: never more than twice the symbols. */
 	size_t n = *count, size = n * (3 * sizeof(uint64_t) + 2 * sizeof(uint32_t)), kept = 0;
@@ -211,7 +211,7 @@ merge_long(LlmBpe *bpe, uint32_t *symbols, size_t *count, const LlmBpeStop *stop
 }
 
 LlmCode
-llm_bpe_merge_all(LlmBpe *bpe, uint32_t *symbols, size_t *count, const LlmBpeStop *stop, LlmError *err)
+llm_bpe_merge_all(LlmBpe *bpe, uint32_t *symbols, size_t *count, const LlmStop *stop, LlmError *err)
 {
 	if (bpe->pair_count == 0 || *count < 2)
 		return LLM_OK;

@@ -83,7 +83,7 @@ llm_bpe_pieces_special(LlmBpePieces *pieces, const char *text, size_t size, LlmE
 /* Where the next special token starts, from byte at on, and its length; size and 0: there is none. */
 static LlmCode
 find_special(const LlmBpePieces *pieces, const char *text, size_t size, size_t at, size_t *start,
-	size_t *length, const LlmBpeStop *stop, LlmError *err)
+	size_t *length, const LlmStop *stop, LlmError *err)
 {
 	const BpeSpecial *specials = (const BpeSpecial *) pieces->specials.data;
 	size_t count = pieces->specials.size / sizeof(BpeSpecial), compared = 0;
@@ -181,7 +181,7 @@ count_piece(LlmBpePieces *pieces, const char *text, size_t size, LlmError *err)
 }
 
 LlmCode
-llm_bpe_pieces_add(LlmBpePieces *pieces, const char *text, size_t size, const LlmBpeStop *stop, LlmError *err)
+llm_bpe_pieces_add(LlmBpePieces *pieces, const char *text, size_t size, const LlmStop *stop, LlmError *err)
 {
 	size_t poll = STRIDE, end, special, length;
 	LlmCode code;

@@ -43,7 +43,7 @@ class_at(const unsigned char *text, size_t size, size_t at, size_t *length)
 
 /* The end of the run of one class from at; *last is where its last character starts. */
 static inline size_t
-run_end(const unsigned char *text, size_t size, size_t at, int class, size_t *last, const LlmBpeStop *stop)
+run_end(const unsigned char *text, size_t size, size_t at, int class, size_t *last, const LlmStop *stop)
 {
 	for (size_t length, poll = at + STRIDE; at < size; at += length)
 	{
@@ -72,7 +72,7 @@ contraction(const unsigned char *text, size_t size, size_t at)
 }
 
 size_t
-llm_bpe_piece_end(const char *chars, size_t size, size_t at, const LlmBpeStop *stop)
+llm_bpe_piece_end(const char *chars, size_t size, size_t at, const LlmStop *stop)
 {
 	const unsigned char *text = (const unsigned char *) chars;
 	size_t length, last = at, end;

@@ -188,8 +188,8 @@ learn(BpeLearner *l, const LlmBpePieces *pieces, size_t vocab_size)
 }
 
 LlmCode
-llm_bpe_learn(const LlmBpePieces *pieces, size_t vocab_size, LlmBpeLearned *learned, const LlmBpeStop *stop,
-	LlmError *err)
+llm_bpe_learn(
+	const LlmBpePieces *pieces, size_t vocab_size, LlmBpeLearned *learned, const LlmStop *stop, LlmError *err)
 {
 	BpeLearner l = {pieces->allocator, stop, err, .pair_bits = 11};
 	BpeArray *scratch[] = {&l.symbols, &l.words, &l.places, &l.heap, &l.grown, &l.pairs};

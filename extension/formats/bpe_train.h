@@ -24,7 +24,7 @@ extern void llm_bpe_pieces_free(LlmBpePieces *pieces);
 extern LlmCode llm_bpe_pieces_special(LlmBpePieces *pieces, const char *text, size_t size, LlmError *err);
 /* A text (UTF-8; broken bytes count as bytes); its end ends a piece. stop may be NULL. */
 extern LlmCode llm_bpe_pieces_add(
-	LlmBpePieces *pieces, const char *text, size_t size, const LlmBpeStop *stop, LlmError *err);
+	LlmBpePieces *pieces, const char *text, size_t size, const LlmStop *stop, LlmError *err);
 /* How many distinct pieces there are. */
 extern size_t llm_bpe_pieces_count(const LlmBpePieces *pieces);
 
@@ -57,7 +57,7 @@ typedef struct LlmBpeLearned
  * otherwise the caller frees it.
  */
 extern LlmCode llm_bpe_learn(const LlmBpePieces *pieces, size_t vocab_size, LlmBpeLearned *learned,
-	const LlmBpeStop *stop, LlmError *err);
+	const LlmStop *stop, LlmError *err);
 extern void llm_bpe_learned_free(LlmBpeLearned *learned);
 
 #endif

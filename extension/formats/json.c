@@ -23,6 +23,8 @@ enum
 
 /* Longer numbers than any printed double are a mistake, and strtod needs a bounded copy. */
 #define MAX_NUMBER 512
+/* Bytes read between two polls: well below a millisecond. */
+#define STRIDE 65536
 
 void
 llm_json_open(LlmJson *json, const char *name, const void *data, size_t size, const LlmAllocator *allocator)
@@ -54,12 +56,23 @@ llm_json_token_name(LlmJsonToken token)
 	return names[token];
 }
 
+bool
+llm_json_stopped(LlmJson *json, size_t at)
+{
+	if (at - json->polled < STRIDE || json->stopped)
+		return json->stopped;
+	json->polled = at;
+	return json->stopped = json->stop != NULL && json->stop->requested(json->stop->context);
+}
+
 LlmCode
 llm_json_fail(LlmJson *json, LlmError *err, const char *format, ...)
 {
 	char text[400];
 	va_list args;
 
+	if (json->stopped) /* what is cut short is not what the text says */
+		return llm_fail(err, LLM_CANCELED, "%s: canceled at byte %zu", json->name, json->at);
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
@@ -227,7 +240,7 @@ read_value(LlmJson *json, LlmError *err)
 static void
 skip_space(LlmJson *json)
 {
-	while (is_at(json, json->at, " \t\r\n"))
+	while (is_at(json, json->at, " \t\r\n") && !llm_json_stopped(json, json->at))
 		json->at++;
 	json->start = json->at;
 }
@@ -258,6 +271,8 @@ llm_json_next(LlmJson *json, LlmError *err)
 	bool object = in_object(json);
 
 	skip_space(json);
+	if (llm_json_stopped(json, json->at))
+		return llm_json_fail(json, err, "canceled");
 	if (json->expect == EXPECT_NOTHING)
 	{
 		json->token = LLM_JSON_END;

@@ -40,6 +40,8 @@ typedef struct LlmJson
 	int64_t integer; /* INTEGER */
 	double number;   /* INTEGER, NUMBER */
 
+	const LlmStop *stop; /* to be set by whoever opens a long text; NULL */
+
 	/* The parser's own. */
 	const char *name; /* what the bytes are, for messages */
 	const char *data;
@@ -49,6 +51,8 @@ typedef struct LlmJson
 	int depth;
 	uint64_t objects; /* bit i: level i is an object, not an array */
 	const LlmAllocator *allocator;
+	size_t polled; /* where the stop was polled */
+	bool stopped;
 	char *scratch; /* text whose escapes had to be resolved */
 	size_t scratch_size;
 } LlmJson;
@@ -58,7 +62,8 @@ extern void llm_json_open(
 	LlmJson *json, const char *name, const void *data, size_t size, const LlmAllocator *allocator);
 extern void llm_json_close(LlmJson *json);
 
-/* Reads the next token into json. Errors are LLM_FORMAT and say at which byte; LLM_LIMIT for the depth. */
+/* Reads the next token into json. Errors are LLM_FORMAT and say at which byte; LLM_LIMIT for the depth;
+ * LLM_CANCELED. */
 extern LlmCode llm_json_next(LlmJson *json, LlmError *err);
 
 /* Reads the next token, which must be this one. */

@@ -91,6 +91,8 @@ find_quote(LlmJson *json, size_t from, size_t *end, bool *escaped, LlmError *err
 		unsigned char c = (unsigned char) json->data[at];
 		size_t length;
 
+		if (llm_json_stopped(json, at))
+			return llm_json_fail(json, err, "canceled");
 		if (c == '"')
 		{
 			*end = at;
@@ -136,10 +138,13 @@ llm_json_read_string(LlmJson *json, LlmError *err)
 
 		if ((code = reserve_scratch(json, end - begin, err)) != LLM_OK)
 			return code;
+		json->polled = begin; /* it is read again */
 		while (json->at < end)
 		{
 			size_t added = 1;
 
+			if (llm_json_stopped(json, json->at))
+				return llm_json_fail(json, err, "canceled");
 			if (json->data[json->at] != '\\')
 				json->scratch[length] = json->data[json->at++];
 			else if ((code = read_escape(json, json->scratch + length, &added, err)) != LLM_OK)

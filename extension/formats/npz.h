@@ -12,8 +12,9 @@ typedef struct LlmNpzWriter
 {
 	const LlmSink *sink;
 	const LlmAllocator *allocator;
-	uint64_t at;    /* bytes written */
-	uint64_t count; /* members written */
+	const LlmStop *stop; /* to be set by whoever writes long arrays; NULL */
+	uint64_t at;         /* bytes written */
+	uint64_t count;      /* members written */
 	unsigned char *directory;
 	size_t directory_size, directory_capacity;
 	uint64_t wide_from; /* values from here on go into ZIP64 fields: 0xffffffff; lower in tests */

@@ -9,6 +9,8 @@
 #define VERSION_PLAIN 20
 #define VERSION_ZIP64 45
 #define UTF8_NAME 0x0800
+/* Bytes summed between two polls. */
+#define PIECE ((size_t) 1 << 18)
 
 void
 llm_npz_writer_init(LlmNpzWriter *writer, const LlmSink *sink, const LlmAllocator *allocator)
@@ -157,7 +159,13 @@ write_parts(LlmNpzWriter *writer, const char *name, const void *head, size_t hea
 	member.wide_offset = member.offset >= writer->wide_from;
 	writer->crc.value = 0;
 	llm_crc32_add(&writer->crc, head, head_size);
-	llm_crc32_add(&writer->crc, body, body_size);
+	for (size_t at = 0; at < body_size; at += PIECE)
+	{
+		if (writer->stop != NULL && writer->stop->requested(writer->stop->context))
+			return llm_fail(err, LLM_CANCELED, "canceled while writing \"%s\"", name);
+		llm_crc32_add(
+			&writer->crc, (const char *) body + at, body_size - at < PIECE ? body_size - at : PIECE);
+	}
 	member.crc = writer->crc.value;
 	if ((code = write_local(writer, &member, err)) != LLM_OK ||
 		(code = put(writer, head, head_size, err)) != LLM_OK ||

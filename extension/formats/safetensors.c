@@ -244,6 +244,7 @@ llm_safetensors_open(
 	if (code == LLM_OK)
 	{
 		llm_json_open(&json, source->name, header, (size_t) size, allocator);
+		json.stop = source->stop;
 		code = read_header(file, &json, sizeof(prefix) + size, err);
 		llm_json_close(&json);
 	}

@@ -15,6 +15,14 @@ struct LlmStream
 	LlmCrc32 crc;
 };
 
+LlmCode
+llm_source_poll(const LlmSource *source, LlmError *err)
+{
+	if (source->stop == NULL || !source->stop->requested(source->stop->context))
+		return LLM_OK;
+	return llm_fail(err, LLM_CANCELED, "%s: canceled", source->name);
+}
+
 static LlmCode
 fill(void *context, void *buffer, size_t capacity, size_t *size, LlmError *err)
 {

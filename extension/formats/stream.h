@@ -14,8 +14,12 @@ typedef struct LlmSource
 	LlmCode (*read)(void *context, uint64_t offset, void *buffer, size_t size, LlmError *err);
 	void *context;
 	uint64_t size;
-	const char *name; /* opens every message: the path as the user gave it */
+	const char *name;    /* opens every message: the path as the user gave it */
+	const LlmStop *stop; /* NULL: never */
 } LlmSource;
+
+/* LLM_CANCELED when the source's stop says so. */
+extern LlmCode llm_source_poll(const LlmSource *source, LlmError *err);
 
 typedef struct LlmSink
 {

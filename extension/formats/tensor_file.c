@@ -243,7 +243,8 @@ consume(Consumer *consumer, const float *values, size_t count)
 
 /* piece holds PIECE raw bytes, and after them room for as many values as they can be. */
 static LlmCode
-read_pieces(LlmStream *stream, const LlmTensorEntry *entry, char *piece, Consumer *consumer, LlmError *err)
+read_pieces(const LlmSource *source, LlmStream *stream, const LlmTensorEntry *entry, char *piece,
+	Consumer *consumer, LlmError *err)
 {
 	size_t width = llm_dtype_size(entry->dtype);
 	float *values = (float *) (piece + PIECE);
@@ -261,7 +262,8 @@ read_pieces(LlmStream *stream, const LlmTensorEntry *entry, char *piece, Consume
 	{
 		size_t count = left < PIECE / width ? (size_t) left : PIECE / width;
 
-		if ((code = llm_stream_read(stream, piece, count * width, err)) != LLM_OK)
+		if ((code = llm_source_poll(source, err)) != LLM_OK ||
+			(code = llm_stream_read(stream, piece, count * width, err)) != LLM_OK)
 			return code;
 		llm_floats_from(entry->dtype, entry->swapped, piece, count, values);
 		consume(consumer, values, count);
@@ -293,7 +295,7 @@ read_values(const LlmTensorFile *file, const LlmTensorEntry *entry, Consumer *co
 		code = llm_fail(err, LLM_NO_MEMORY, "%s: no memory to read \"%s\"", file->source.name, entry->name);
 	else
 	{
-		code = read_pieces(stream, entry, piece, consumer, err);
+		code = read_pieces(&file->source, stream, entry, piece, consumer, err);
 		a->release(a->context, piece, size);
 	}
 	llm_stream_close(stream);

@@ -13,10 +13,16 @@
 #include <string.h>
 #include <strings.h>
 
+/* Bytes read between two polls: well below a millisecond. */
+#define STRIDE 65536
+
 typedef struct Reader
 {
 	const char *text;
 	const char *at;
+	const LlmStop *stop;
+	const char *poll; /* when `at` comes here */
+	bool stopped;
 	int depth;                   /* open brackets */
 	int leaf;                    /* depth at which numbers stand; -1: none seen yet */
 	int64_t count[LLM_MAX_DIMS]; /* values so far in the open bracket of each depth */
@@ -29,21 +35,50 @@ is_space(char c)
 	return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
-static const char *
-skip_space(const char *at)
+static Reader
+reader_of(const char *text, const LlmStop *stop)
 {
-	while (is_space(*at))
-		at++;
-	return at;
+	return (Reader){.text = text,
+		.at = text,
+		.stop = stop,
+		.poll = text + STRIDE,
+		.leaf = -1,
+		.dims = {-1, -1, -1, -1, -1, -1, -1, -1}};
 }
 
-/* A number ends where its neighbours begin. */
-static const char *
-skip_word(const char *at)
+static inline bool
+stopped(Reader *r)
 {
-	while (*at && !is_space(*at) && *at != ',' && *at != '[' && *at != ']' && *at != '(' && *at != ')')
-		at++;
-	return at;
+	if (r->at < r->poll || r->stopped)
+		return r->stopped;
+	r->poll = r->at + STRIDE;
+	return r->stopped = r->stop != NULL && r->stop->requested(r->stop->context);
+}
+
+/* To the next byte that is no space; where a stop was asked for, maybe not so far. */
+static void
+skip_space(Reader *r)
+{
+	while (is_space(*r->at) && !stopped(r))
+		r->at++;
+}
+
+/* Past one byte and the space behind it, to the byte that it returns. */
+static char
+step(Reader *r)
+{
+	r->at++;
+	skip_space(r);
+	return *r->at;
+}
+
+/* To the end of a number, which is where its neighbours begin; or not so far. */
+static void
+skip_word(Reader *r)
+{
+	while (*r->at && !is_space(*r->at) && *r->at != ',' && *r->at != '[' && *r->at != ']' && *r->at != '(' &&
+		   *r->at != ')' && !stopped(r))
+		r->at++;
 }
 
 /* How much of a text an error quotes: at most 60 bytes, and no half of a UTF-8 character. */
@@ -57,9 +92,13 @@ quoted(const char *text)
 	return (int) n;
 }
 
+/* What is bad about a text; nothing may be where reading was stopped. */
 static LlmCode
 bad_text(const Reader *r, LlmError *err, const char *what)
 {
+	if (r->stopped)
+		return llm_fail(
+			err, LLM_CANCELED, "canceled at byte %zu of a tensor's text", (size_t) (r->at - r->text));
 	llm_fail(err, LLM_FORMAT, "tensor: %s at byte %zu: \"%.*s\"", what, (size_t) (r->at - r->text) + 1,
 		quoted(r->at), r->at);
 	return llm_hint(err, "Write nested brackets of equal length, such as [[1,2],[3,4]], or one number.");
@@ -92,7 +131,7 @@ open_bracket(Reader *r, LlmError *err)
 	if (r->leaf >= 0 && r->depth >= r->leaf)
 		return bad_text(r, err, "numbers are nested to different depths");
 	r->count[r->depth++] = 0;
-	r->at = skip_space(r->at + 1);
+	step(r);
 	return LLM_OK;
 }
 
@@ -108,20 +147,21 @@ close_bracket(Reader *r, LlmError *err)
 		return ragged(r, err, n, before);
 	r->dims[r->depth - 1] = n;
 	r->depth--;
-	r->at = skip_space(r->at + 1);
+	step(r);
 	return LLM_OK;
 }
 
 static LlmCode
 read_value(Reader *r, LlmError *err)
 {
-	const char *end = skip_word(r->at);
+	const char *start = r->at;
 
-	if (end == r->at)
+	skip_word(r);
+	if (r->at == start)
 		return bad_text(r, err, *r->at ? "a number was expected" : "the text ends too early");
 	if (set_leaf(r, r->depth, err) != LLM_OK)
 		return err->code;
-	r->at = skip_space(end);
+	skip_space(r);
 	return LLM_OK;
 }
 
@@ -135,7 +175,7 @@ read_ends(Reader *r, LlmError *err)
 			return llm_fail(err, LLM_LIMIT, "tensor: a dimension is longer than %d", INT_MAX);
 		if (*r->at == ',')
 		{
-			r->at = skip_space(r->at + 1);
+			step(r);
 			return LLM_OK;
 		}
 		if (*r->at != ']')
@@ -155,7 +195,8 @@ read_empty(Reader *r, int *ndim, int *dims, LlmError *err)
 	bool empty = false;
 
 	*ndim = 0;
-	r->at = skip_space(r->at + strlen("tensor"));
+	r->at += strlen("tensor");
+	skip_space(r);
 	do
 	{
 		char *end;
@@ -163,7 +204,7 @@ read_empty(Reader *r, int *ndim, int *dims, LlmError *err)
 
 		if (*r->at != (*ndim ? ',' : '('))
 			return bad_text(r, err, "a shape such as (0,3) was expected");
-		r->at = skip_space(r->at + 1);
+		step(r);
 		errno = 0;
 		dim = strtol(r->at, &end, 10);
 		if (*r->at < '0' || *r->at > '9' || errno || dim > INT_MAX)
@@ -172,29 +213,33 @@ read_empty(Reader *r, int *ndim, int *dims, LlmError *err)
 			return llm_fail(err, LLM_LIMIT, "a tensor has at most %d dimensions", LLM_MAX_DIMS);
 		dims[(*ndim)++] = (int) dim;
 		empty |= dim == 0;
-		r->at = skip_space(end);
+		r->at = end;
+		skip_space(r);
 	} while (*r->at != ')');
-	r->at = skip_space(r->at + 1);
+	step(r);
 	if (!empty)
 	{
 		llm_fail(err, LLM_FORMAT, "tensor: this is a summary, which does not hold the elements: \"%.60s\"",
 			r->text);
 		return llm_hint(err, "SET pg_llm.display_limit = 0 makes the output complete.");
 	}
-	if (*r->at != '[' || *(r->at = skip_space(r->at + 1)) != ']' || *(r->at = skip_space(r->at + 1)))
+	if (*r->at != '[' || step(r) != ']' || step(r))
 		return bad_text(r, err, "[] was expected after the shape of a tensor without elements");
 	return LLM_OK;
 }
 
 LlmCode
-llm_tensor_text_shape(const char *text, int *ndim, int *dims, LlmError *err)
+llm_tensor_text_shape(const char *text, const LlmStop *stop, int *ndim, int *dims, LlmError *err)
 {
-	Reader r = {text, skip_space(text), 0, -1, {0}, {-1, -1, -1, -1, -1, -1, -1, -1}};
+	Reader r = reader_of(text, stop);
 
+	skip_space(&r);
 	if (strncasecmp(r.at, "tensor", 6) == 0)
 		return read_empty(&r, ndim, dims, err);
 	do
 	{
+		if (stopped(&r))
+			return bad_text(&r, err, "canceled");
 		if (*r.at == '[')
 		{
 			if (open_bracket(&r, err) != LLM_OK)
@@ -241,29 +286,29 @@ read_number(const char *word, const char *end, float *value)
 }
 
 LlmCode
-llm_tensor_text_values(const char *text, const char **cursor, size_t n, float *out, LlmError *err)
+llm_tensor_text_values(const char *text, const LlmStop *stop, size_t n, float *out, LlmError *err)
 {
-	Reader r = {.text = text, .at = *cursor};
+	Reader r = reader_of(text, stop);
 
 	for (size_t i = 0; i < n; i++)
 	{
-		const char *end;
+		const char *word;
 
-		while (is_space(*r.at) || *r.at == '[' || *r.at == ']' || *r.at == ',')
+		while ((is_space(*r.at) || *r.at == '[' || *r.at == ']' || *r.at == ',') && !stopped(&r))
 			r.at++;
-		end = skip_word(r.at);
-		switch (read_number(r.at, end, &out[i]))
+		word = r.at;
+		skip_word(&r);
+		switch (stopped(&r) ? LLM_FORMAT : read_number(word, r.at, &out[i]))
 		{
 			case LLM_OK:
 				break;
 			case LLM_RANGE:
 				return llm_fail(err, LLM_RANGE, "tensor: %.*s is out of range for float32",
-					(int) (end - r.at < 60 ? end - r.at : 60), r.at);
+					(int) (r.at - word < 60 ? r.at - word : 60), word);
 			default:
+				r.at = word;
 				return bad_text(&r, err, "a number was expected");
 		}
-		r.at = end;
 	}
-	*cursor = r.at;
 	return LLM_OK;
 }

@@ -8,14 +8,15 @@
 
 /*
  * Shape of the text (zero-terminated): LLM_FORMAT when it is no tensor, LLM_LIMIT when it is nested too
- * deeply. Numbers are only skipped here: llm_tensor_text_values judges them.
+ * deeply. Numbers are only skipped here: llm_tensor_text_values judges them. stop may be NULL.
  */
-extern LlmCode llm_tensor_text_shape(const char *text, int *ndim, int *dims, LlmError *err);
+extern LlmCode llm_tensor_text_shape(
+	const char *text, const LlmStop *stop, int *ndim, int *dims, LlmError *err);
 /*
- * The next n numbers of a text whose shape llm_tensor_text_shape has accepted; *cursor starts at text and
- * moves on. LLM_RANGE: finite, but beyond float32's largest. Numbers too close to 0 for float32 become 0.
+ * The n numbers of a text whose shape llm_tensor_text_shape has accepted. LLM_RANGE: finite, but beyond
+ * float32's largest. Numbers too close to 0 for float32 become 0.
  */
 extern LlmCode llm_tensor_text_values(
-	const char *text, const char **cursor, size_t n, float *out, LlmError *err);
+	const char *text, const LlmStop *stop, size_t n, float *out, LlmError *err);
 
 #endif

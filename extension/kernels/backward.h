@@ -159,6 +159,48 @@ cross_entropy_backward(size_t V, const float *logits, size_t target, float scale
 	dlogits[target] = t * scale;
 }
 
+/* sums += sum(dn), sum(dn n) with n = (x - mean) rstd, dn = dy gamma; x[0] in lane 0 */
+static void
+layernorm_sums(
+	size_t n, float mean, float rstd, const float *x, const float *gamma, const float *dy, double sums[2])
+{
+	vf mu = v_set(mean), r = v_set(rstd), s[LLM_NV], t[LLM_NV];
+
+	for (size_t at = 0; at < n; at += LLM_CHUNK)
+	{
+		size_t end = n - at < LLM_CHUNK ? n : at + LLM_CHUNK;
+
+		for (int j = 0; j < LLM_NV; j++)
+			s[j] = t[j] = v_set(0);
+		for (size_t i = at; i < end; i += LLM_W)
+		{
+			int k = (int) (end - i < LLM_W ? end - i : LLM_W), j = (int) (i / LLM_W % LLM_NV);
+			vf m = (v_load_n(x + i, k) - mu) * r, dn = v_load_n(dy + i, k) * v_load_n(gamma + i, k);
+
+			s[j] = s[j] + v_keep(dn, k);
+			t[j] = v_fma(v_keep(dn, k), v_keep(m, k), t[j]);
+		}
+		sums[0] += fold(s);
+		sums[1] += fold(t);
+	}
+}
+
+/* dx = (dn - a - n b) rstd */
+static void
+layernorm_dx(size_t n, float mean, float rstd, float a, float b, const float *x, const float *gamma,
+	const float *dy, float *dx)
+{
+	vf mu = v_set(mean), r = v_set(rstd), va = v_set(a), vb = v_set(b);
+
+	for (size_t i = 0; i < n; i += LLM_W)
+	{
+		int k = (int) (n - i < LLM_W ? n - i : LLM_W);
+		vf m = (v_load_n(x + i, k) - mu) * r, dn = v_load_n(dy + i, k) * v_load_n(gamma + i, k);
+
+		v_store_n(dx + i, v_fma(-m, vb, dn - va) * r, k);
+	}
+}
+
 /* dx = (dn - mean(dn) - n mean(dn n)) / sigma with n = (x - mu) / sigma, dn = dy gamma; stats gets mu,
  * 1/sigma */
 static void
@@ -168,35 +210,10 @@ layernorm_backward(
 	float mean = (float) (sum(C, x) / C);
 	float var = (float) (sum_squares(C, x, mean) / C);
 	float rstd = 1.0f / sqrtf(var + eps);
-	vf mu = v_set(mean), r = v_set(rstd), a, b, s[LLM_NV], t[LLM_NV];
-	double dn_total = 0, dnn_total = 0;
+	double sums[2] = {0, 0};
 
-	for (int at = 0; at < C; at += LLM_CHUNK)
-	{
-		int end = C - at < LLM_CHUNK ? C : at + LLM_CHUNK;
-
-		for (int j = 0; j < LLM_NV; j++)
-			s[j] = t[j] = v_set(0);
-		for (int i = at; i < end; i += LLM_W)
-		{
-			int k = end - i < LLM_W ? end - i : LLM_W, j = i / LLM_W % LLM_NV;
-			vf n = (v_load_n(x + i, k) - mu) * r, dn = v_load_n(dy + i, k) * v_load_n(gamma + i, k);
-
-			s[j] = s[j] + v_keep(dn, k);
-			t[j] = v_fma(v_keep(dn, k), v_keep(n, k), t[j]);
-		}
-		dn_total += fold(s);
-		dnn_total += fold(t);
-	}
-	a = v_set((float) (dn_total / C));
-	b = v_set((float) (dnn_total / C));
-	for (int i = 0; i < C; i += LLM_W)
-	{
-		int k = C - i < LLM_W ? C - i : LLM_W;
-		vf n = (v_load_n(x + i, k) - mu) * r, dn = v_load_n(dy + i, k) * v_load_n(gamma + i, k);
-
-		v_store_n(dx + i, v_fma(-n, b, dn - a) * r, k);
-	}
+	layernorm_sums(C, mean, rstd, x, gamma, dy, sums);
+	layernorm_dx(C, mean, rstd, (float) (sums[0] / C), (float) (sums[1] / C), x, gamma, dy, dx);
 	stats[0] = mean;
 	stats[1] = rstd;
 }

@@ -150,12 +150,17 @@ typedef struct LlmKernels
 	float (*cross_entropy)(size_t V, const float *logits, size_t target);
 	/* out (C) = (x - mean) / sqrt(var + eps) * gamma + beta */
 	void (*layernorm)(int C, const float *x, const float *gamma, const float *beta, float eps, float *out);
+	/* Its last step, on a part of a row: out = (x - mean) * rstd * gamma + beta */
+	void (*normalize)(
+		size_t n, float mean, float rstd, const float *x, const float *gamma, const float *beta, float *out);
 
 	/* The same from a (kc,m), row stride lda: the rows of its transpose. */
 	void (*pack_columns)(int m, int kc, const float *a, size_t lda, float *out);
 
 	/* dx = dy * f'(x), y = f(x); dx may be dy */
 	void (*unary_backward)(LlmUnary f, size_t n, const float *x, const float *y, const float *dy, float *dx);
+	/* sum(x * y); first as in softmax */
+	double (*dot)(size_t n, size_t first, const float *x, const float *y);
 	/* dx = y * (dy - sum(y * dy)) * scale; first as in softmax */
 	void (*softmax_backward)(size_t n, size_t first, float scale, const float *y, const float *dy, float *dx);
 	/* dlogits = (softmax(logits) - one at target) * scale */
@@ -163,6 +168,12 @@ typedef struct LlmKernels
 	/* dx of one row; stats gets its mean and 1/sqrt(var + eps) */
 	void (*layernorm_backward)(
 		int C, const float *x, const float *gamma, float eps, const float *dy, float *dx, float stats[2]);
+	/* Its two steps, on a part of a row that begins a chunk: with m = (x - mean) * rstd and d = dy * gamma,
+	 * sums += sum(d), sum(d * m); then dx = (d - a - m * b) * rstd for their means a and b. */
+	void (*layernorm_sums)(size_t n, float mean, float rstd, const float *x, const float *gamma,
+		const float *dy, double sums[2]);
+	void (*layernorm_dx)(size_t n, float mean, float rstd, float a, float b, const float *x,
+		const float *gamma, const float *dy, float *dx);
 	/* dgamma and dbeta gain the sums over m rows, columns from <= j < to; x, dy (m,C), stats (m,2) */
 	void (*layernorm_backward_params)(size_t m, int C, int from, int to, const float *x, const float *stats,
 		const float *dy, float *dgamma, float *dbeta);

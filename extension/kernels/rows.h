@@ -214,19 +214,26 @@ cross_entropy(size_t V, const float *logits, size_t target)
 }
 
 static void
-layernorm(int C, const float *x, const float *gamma, const float *beta, float eps, float *out)
+normalize(size_t n, float mean, float rstd, const float *x, const float *gamma, const float *beta, float *out)
 {
-	float mean = (float) (sum(C, x) / C);
-	float var = (float) (sum_squares(C, x, mean) / C);
-	vf mu = v_set(mean), r = v_set(1.0f / sqrtf(var + eps));
+	vf mu = v_set(mean), r = v_set(rstd);
 
-	for (int i = 0; i < C; i += LLM_W)
+	for (size_t i = 0; i < n; i += LLM_W)
 	{
-		int k = C - i < LLM_W ? C - i : LLM_W;
+		int k = (int) (n - i < LLM_W ? n - i : LLM_W);
 
 		v_store_n(
 			out + i, v_fma((v_load_n(x + i, k) - mu) * r, v_load_n(gamma + i, k), v_load_n(beta + i, k)), k);
 	}
+}
+
+static void
+layernorm(int C, const float *x, const float *gamma, const float *beta, float eps, float *out)
+{
+	float mean = (float) (sum(C, x) / C);
+	float var = (float) (sum_squares(C, x, mean) / C);
+
+	normalize(C, mean, 1.0f / sqrtf(var + eps), x, gamma, beta, out);
 }
 
 #endif

@@ -64,7 +64,7 @@ WalkBack(Walk *w)
 			llm_fail(&err, LLM_NO_MEMORY, "no memory for %zu MB of gradients", size >> 20);
 			LlmRaise(&err);
 		}
-		memset(w->grads[i], 0, size);
+		LLM_CHECK(llm_fill(w->values[i].numel, 0, w->grads[i], &err), &err);
 	}
 	LLM_CHECK(
 		llm_tape_backward(&w->graph, w->values, w->graph.count - 1, NULL, w->grads, memory, &err), &err);
@@ -76,7 +76,7 @@ GradientOf(const Walk *w, int node)
 	const LlmValue *v = &w->values[node];
 	Tensor *t = TensorNew(v->ndim, v->dims);
 
-	memcpy(TENSOR_DATA(t), w->grads[node], v->numel * sizeof(float));
+	LlmCopy(TENSOR_DATA(t), w->grads[node], v->numel * sizeof(float));
 	TensorCanonicalize(t);
 	return t;
 }
@@ -290,7 +290,7 @@ llm_add_gradient(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 					errmsg("the gradient there is %s, the parameter %s", TensorShape(grad), TensorShape(out)),
 					errhint("llm_zero_grad(model) clears gradients.")));
-		memcpy(TENSOR_DATA(out), TENSOR_DATA(grad), TensorNumel(out) * sizeof(float));
+		LlmCopy(TENSOR_DATA(out), TENSOR_DATA(grad), TensorNumel(out) * sizeof(float));
 	}
 	if (!PG_ARGISNULL(3))
 		first = (int64) PG_GETARG_INT32(3) * n;

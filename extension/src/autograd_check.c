@@ -37,8 +37,11 @@ CheckIntegers(const Walk *w, const LlmNode *node)
 		size = logits->dims[logits->ndim - 1];
 	}
 	for (size_t i = 0; ids && i < ids->numel; i++)
+	{
+		LLM_POLL(i);
 		if (ids->integers[i] >= size || (ids->integers[i] < 0 && node->op == LLM_OP_EMBEDDING))
 			WalkBroken(pg_strtoint64(node->name), "has ids beyond its table");
+	}
 }
 
 static void

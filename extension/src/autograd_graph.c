@@ -253,8 +253,12 @@ MakeValue(Reading *r, int node, int number, const Tensor *t)
 		LlmReserve(sizeof(int32_t) * v->numel);
 		integers = palloc(sizeof(int32_t) * Max(1, v->numel));
 		for (size_t i = 0; i < v->numel; i++)
-			integers[i] = v->floats[i] >= -16777216.0f && v->floats[i] <= 16777216.0f ? (int32_t) v->floats[i]
-																					  : INT_MAX;
+		{
+			float x = v->floats[i];
+
+			LLM_POLL(i);
+			integers[i] = x >= -16777216.0f && x <= 16777216.0f ? (int32_t) x : INT_MAX;
+		}
 		v->integers = integers;
 	}
 }
@@ -282,13 +286,9 @@ Column(HeapTuple row, TupleDesc desc, int column)
 static Tensor *
 CopyTensor(Datum datum)
 {
-	Tensor *t = DatumGetTensor(datum), *out;
+	Tensor *t = DatumGetTensor(datum);
 
-	if ((Pointer) t != DatumGetPointer(datum))
-		return t;
-	out = TensorNew(t->ndim, t->dims);
-	memcpy(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
-	return out;
+	return (Pointer) t == DatumGetPointer(datum) ? TensorCopy(t) : t;
 }
 
 static void

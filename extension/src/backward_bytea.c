@@ -29,11 +29,9 @@ PG_FUNCTION_INFO_V1(pg_llm_lr_schedule);
 static Datum
 Row(FunctionCallInfo fcinfo, bytea **buffers, int n)
 {
-	Datum values[8];
-
 	for (int i = 0; i < n; i++)
-		values[i] = ByteaResult(buffers[i]);
-	return LlmRowResult(fcinfo, values, NULL);
+		(void) ByteaResult(buffers[i]);
+	return LlmLargeRow(fcinfo, (struct varlena **) buffers, n);
 }
 
 /* (da, db) of a (m,k) @ b (k,n) from dc (m,n) */
@@ -41,28 +39,39 @@ Datum
 bytea_matmul_backward(PG_FUNCTION_ARGS)
 {
 	int m = PG_GETARG_INT32(3), k = PG_GETARG_INT32(4), n = PG_GETARG_INT32(5);
-	const float *a = ByteaMatrix(fcinfo, 0, "a", m, k), *b = ByteaMatrix(fcinfo, 1, "b", k, n);
-	const float *dc = ByteaMatrix(fcinfo, 2, "dc", m, n);
+	const float *dc;
 	LlmError err;
 	float *da, *db;
-	bytea *out[2] = {ByteaNew(m, k, &da), ByteaNew(k, n, &db)};
+	bytea *out[2];
 
-	memset(db, 0, (Size) k * n * sizeof(float));
-	LLM_CHECK(llm_matmul_dx(m, n, k, dc, b, false, da, LlmContextAllocator(), &err), &err);
-	LLM_CHECK(llm_matmul_dw(m, n, k, a, dc, false, db, LlmContextAllocator(), &err), &err);
+	ByteaCheck(fcinfo, 0, "a", m, k);
+	ByteaCheck(fcinfo, 1, "b", k, n);
+	ByteaCheck(fcinfo, 2, "dc", m, n);
+	LlmCheckRow((int64) m * k + (int64) k * n);
+	out[0] = ByteaNew(m, k, &da);
+	out[1] = ByteaNew(k, n, &db);
+	dc = ByteaFloats(fcinfo, 2);
+	LLM_CHECK(
+		llm_matmul_dx(m, n, k, dc, ByteaFloats(fcinfo, 1), false, da, LlmContextAllocator(), &err), &err);
+	LLM_CHECK(llm_fill((Size) k * n, 0, db, &err), &err);
+	LLM_CHECK(
+		llm_matmul_dw(m, n, k, ByteaFloats(fcinfo, 0), dc, false, db, LlmContextAllocator(), &err), &err);
 	return Row(fcinfo, out, 2);
 }
 
 Datum
 bytea_gelu_backward(PG_FUNCTION_ARGS)
 {
-	int64 n;
-	const float *x = ByteaFloats(fcinfo, 0, "x", &n), *dy = ByteaMatrix(fcinfo, 1, "dy", 1, n);
+	int64 n = ByteaCount(fcinfo, 0, "x");
+	const float *x;
 	LlmError err;
 	float *dx;
-	bytea *out = ByteaNew(1, n, &dx);
+	bytea *out;
 
-	LLM_CHECK(llm_unary_backward(LLM_GELU_TANH, n, x, x, dy, dx, &err), &err);
+	ByteaCheck(fcinfo, 1, "dy", 1, n);
+	out = ByteaNew(1, n, &dx);
+	x = ByteaFloats(fcinfo, 0);
+	LLM_CHECK(llm_unary_backward(LLM_GELU_TANH, n, x, x, ByteaFloats(fcinfo, 1), dx, &err), &err);
 	return ByteaResult(out);
 }
 
@@ -70,13 +79,15 @@ bytea_gelu_backward(PG_FUNCTION_ARGS)
 Datum
 bytea_softmax_backward(PG_FUNCTION_ARGS)
 {
-	int64 n;
-	const float *y = ByteaFloats(fcinfo, 0, "y", &n), *dy = ByteaMatrix(fcinfo, 1, "dy", 1, n);
+	int64 n = ByteaCount(fcinfo, 0, "y");
 	LlmError err;
 	float *dx;
-	bytea *out = ByteaNew(1, n, &dx);
+	bytea *out;
 
-	LLM_CHECK(llm_softmax_backward(1, n, 1.0f, y, dy, dx, &err), &err);
+	ByteaCheck(fcinfo, 1, "dy", 1, n);
+	out = ByteaNew(1, n, &dx);
+	LLM_CHECK(
+		llm_softmax_backward(1, n, 1.0f, ByteaFloats(fcinfo, 0), ByteaFloats(fcinfo, 1), dx, &err), &err);
 	return ByteaResult(out);
 }
 
@@ -84,18 +95,22 @@ bytea_softmax_backward(PG_FUNCTION_ARGS)
 Datum
 bytea_layernorm_backward(PG_FUNCTION_ARGS)
 {
-	int64 n, C;
-	const float *x = ByteaFloats(fcinfo, 0, "x", &n), *dy = ByteaMatrix(fcinfo, 1, "dy", 1, n);
-	const float *gamma = ByteaFloats(fcinfo, 2, "gamma", &C);
+	int64 n = ByteaCount(fcinfo, 0, "x"), C = ByteaCount(fcinfo, 2, "gamma");
 	LlmError err;
 	float *dx, *dgamma, *dbeta;
-	bytea *out[3] = {ByteaNew(1, n, &dx), ByteaNew(1, C, &dgamma), ByteaNew(1, C, &dbeta)};
+	bytea *out[3];
 
+	ByteaCheck(fcinfo, 1, "dy", 1, n);
 	CheckRows("layernorm", n, C);
-	memset(dgamma, 0, C * sizeof(float));
-	memset(dbeta, 0, C * sizeof(float));
-	LLM_CHECK(llm_layernorm_backward(n / C, (int) C, x, gamma, PG_GETARG_FLOAT4(3), dy, dx, dgamma, dbeta,
-				  LlmContextAllocator(), &err),
+	LlmCheckRow(n + 2 * C);
+	out[0] = ByteaNew(1, n, &dx);
+	out[1] = ByteaNew(1, C, &dgamma);
+	out[2] = ByteaNew(1, C, &dbeta);
+	LLM_CHECK(llm_fill(C, 0, dgamma, &err), &err);
+	LLM_CHECK(llm_fill(C, 0, dbeta, &err), &err);
+	LLM_CHECK(
+		llm_layernorm_backward(n / C, (int) C, ByteaFloats(fcinfo, 0), ByteaFloats(fcinfo, 2),
+			PG_GETARG_FLOAT4(3), ByteaFloats(fcinfo, 1), dx, dgamma, dbeta, LlmContextAllocator(), &err),
 		&err);
 	return Row(fcinfo, out, 3);
 }
@@ -103,15 +118,15 @@ bytea_layernorm_backward(PG_FUNCTION_ARGS)
 Datum
 bytea_cross_entropy_backward(PG_FUNCTION_ARGS)
 {
-	int64 V;
-	const float *logits = ByteaFloats(fcinfo, 0, "logits", &V);
+	int V = (int) ByteaCount(fcinfo, 0, "logits");
 	int32 target = PG_GETARG_INT32(1);
 	LlmError err;
 	float *dlogits;
-	bytea *out = ByteaNew(1, V, &dlogits);
+	bytea *out;
 
-	CheckTarget(target, (int) V, false);
-	LLM_CHECK(llm_cross_entropy_backward(1, (int) V, logits, &target, 1, dlogits, &err), &err);
+	CheckTarget(target, V, false);
+	out = ByteaNew(1, V, &dlogits);
+	LLM_CHECK(llm_cross_entropy_backward(1, V, ByteaFloats(fcinfo, 0), &target, 1, dlogits, &err), &err);
 	return ByteaResult(out);
 }
 
@@ -119,21 +134,23 @@ bytea_cross_entropy_backward(PG_FUNCTION_ARGS)
 Datum
 bytea_attention_backward(PG_FUNCTION_ARGS)
 {
-	int n_head = PG_GETARG_INT32(6);
-	int64 T = PG_GETARG_INT32(7), C = PG_GETARG_INT32(8);
-	const float *x = ByteaMatrix(fcinfo, 0, "x", T, C);
-	LlmAttentionWeights weights = {ByteaMatrix(fcinfo, 1, "w_qkv", C, 3 * C),
-		ByteaMatrix(fcinfo, 2, "b_qkv", 1, 3 * C), ByteaMatrix(fcinfo, 3, "w_o", C, C),
-		ByteaMatrix(fcinfo, 4, "b_o", 1, C)};
-	const float *dy = ByteaMatrix(fcinfo, 5, "grad_output", T, C);
+	int n_head = PG_GETARG_INT32(6), T = PG_GETARG_INT32(7), C = PG_GETARG_INT32(8);
+	LlmAttentionWeights weights;
 	LlmAttentionGradients to;
 	LlmError err;
-	bytea *out[5] = {ByteaNew(T, C, &to.dx), ByteaNew(C, 3 * C, &to.dw_qkv), ByteaNew(1, 3 * C, &to.db_qkv),
-		ByteaNew(C, C, &to.dw_o), ByteaNew(1, C, &to.db_o)};
+	bytea *out[5];
 
-	CheckHeads(n_head, C);
-	LLM_CHECK(llm_attention_layer_backward(
-				  1, (int) T, (int) C, n_head, true, x, &weights, dy, &to, LlmContextAllocator(), &err),
+	CheckAttention(fcinfo, n_head, T, C);
+	ByteaCheck(fcinfo, 5, "grad_output", T, C);
+	LlmCheckRow((int64) T * C + 4 * ((int64) C * C + C));
+	out[0] = ByteaNew(T, C, &to.dx);
+	out[1] = ByteaNew(C, 3 * (int64) C, &to.dw_qkv);
+	out[2] = ByteaNew(1, 3 * (int64) C, &to.db_qkv);
+	out[3] = ByteaNew(C, C, &to.dw_o);
+	out[4] = ByteaNew(1, C, &to.db_o);
+	weights = AttentionWeights(fcinfo);
+	LLM_CHECK(llm_attention_layer_backward(1, T, C, n_head, true, ByteaFloats(fcinfo, 0), &weights,
+				  ByteaFloats(fcinfo, 5), &to, LlmContextAllocator(), &err),
 		&err);
 	return Row(fcinfo, out, 5);
 }
@@ -179,35 +196,46 @@ AdamWArguments(const double number[5], int step)
 Datum
 bytea_adamw_step(PG_FUNCTION_ARGS)
 {
-	int64 n;
-	const float *weight = ByteaFloats(fcinfo, 0, "weight", &n), *grad = ByteaMatrix(fcinfo, 1, "grad", 1, n);
-	const float *m = ByteaMatrix(fcinfo, 2, "m", 1, n), *v = ByteaMatrix(fcinfo, 3, "v", 1, n);
+	int64 n = ByteaCount(fcinfo, 0, "weight");
 	double number[5];
 	LlmAdamW h;
 	LlmError err;
 	float *to[3];
-	bytea *out[3] = {ByteaNew(1, n, &to[0]), ByteaNew(1, n, &to[1]), ByteaNew(1, n, &to[2])};
+	bytea *out[3];
 
+	ByteaCheck(fcinfo, 1, "grad", 1, n);
+	ByteaCheck(fcinfo, 2, "m", 1, n);
+	ByteaCheck(fcinfo, 3, "v", 1, n);
+	LlmCheckRow(3 * n);
 	for (int i = 0; i < 5; i++)
 		number[i] = Meant(PG_GETARG_FLOAT4(4 + i));
 	h = AdamWArguments(number, PG_GETARG_INT32(9));
-	memcpy(to[0], weight, n * sizeof(float));
-	memcpy(to[1], m, n * sizeof(float));
-	memcpy(to[2], v, n * sizeof(float));
-	LLM_CHECK(llm_adamw(n, to[0], grad, to[1], to[2], &h, &err), &err);
+	for (int i = 0; i < 3; i++)
+	{
+		out[i] = ByteaNew(1, n, &to[i]);
+		LlmCopy(to[i], ByteaFloats(fcinfo, i ? i + 1 : 0), n * sizeof(float));
+	}
+	LLM_CHECK(llm_adamw(n, to[0], ByteaFloats(fcinfo, 1), to[1], to[2], &h, &err), &err);
 	return Row(fcinfo, out, 3);
+}
+
+void
+CheckClip(double clip)
+{
+	if (!(clip > 0))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("grad_clip: clip is %g; it must be above 0", clip)));
 }
 
 void
 GradClip(int64 n, const float *x, double clip, float *out)
 {
-	double norm = sqrt(llm_kernels->sum_squares(n, x, 0));
+	double squares, norm;
 	float scale;
 	LlmError err;
 
-	if (!(clip > 0))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("grad_clip: clip is %g; it must be above 0", clip)));
+	LLM_CHECK(llm_sum_squares(n, x, 0, &squares, LlmContextAllocator(), &err), &err);
+	norm = sqrt(squares);
 	scale = norm > clip ? (float) (clip / norm) : 1;
 	LLM_CHECK(llm_binary(LLM_MUL, 1, n, x, true, true, &scale, true, false, out, &err), &err);
 }
@@ -216,12 +244,14 @@ GradClip(int64 n, const float *x, double clip, float *out)
 Datum
 bytea_grad_clip(PG_FUNCTION_ARGS)
 {
-	int64 n;
-	const float *x = ByteaFloats(fcinfo, 0, "grad", &n);
+	int64 n = ByteaCount(fcinfo, 0, "grad");
+	double clip = Meant(PG_GETARG_FLOAT4(1));
 	float *y;
-	bytea *out = ByteaNew(1, n, &y);
+	bytea *out;
 
-	GradClip(n, x, Meant(PG_GETARG_FLOAT4(1)), y);
+	CheckClip(clip);
+	out = ByteaNew(1, n, &y);
+	GradClip(n, ByteaFloats(fcinfo, 0), clip, y);
 	return ByteaResult(out);
 }
 

@@ -34,14 +34,20 @@ PG_FUNCTION_INFO_V1(pg_llm_grad_clip);
 static Datum
 Row(FunctionCallInfo fcinfo, Tensor **tensors, int n)
 {
-	Datum values[8];
+	for (int i = 0; i < n; i++)
+		TensorCanonicalize(tensors[i]);
+	return LlmLargeRow(fcinfo, (struct varlena **) tensors, n);
+}
+
+/* ERROR unless a row holds results of these shapes. */
+static void
+CheckRow(int n, Tensor *const *like)
+{
+	int64 numel = 0;
 
 	for (int i = 0; i < n; i++)
-	{
-		TensorCanonicalize(tensors[i]);
-		values[i] = PointerGetDatum(tensors[i]);
-	}
-	return LlmRowResult(fcinfo, values, NULL);
+		numel += TensorNumel(like[i]);
+	LlmCheckRow(numel);
 }
 
 /* ERROR unless t has this shape, which is that of `of`. */
@@ -60,13 +66,17 @@ CheckShape(const char *op, const char *name, const Tensor *t, const char *of, in
 Datum
 pg_llm_matmul_backward(PG_FUNCTION_ARGS)
 {
-	Tensor *a = PG_GETARG_TENSOR(0), *b = PG_GETARG_TENSOR(1), *dc = PG_GETARG_TENSOR(2);
+	Tensor *a = PG_GETARG_TENSOR_SHAPE(0), *b = PG_GETARG_TENSOR_SHAPE(1), *dc = PG_GETARG_TENSOR_SHAPE(2);
 	int dims[LLM_MAX_DIMS], ndim;
 	LlmError err = {0};
 	Tensor *out[2];
 
 	LLM_CHECK(llm_matmul_shape("matmul", a->ndim, a->dims, b->ndim, b->dims, &ndim, dims, &err), &err);
 	CheckShape("matmul_backward", "dc", dc, "a @ b", ndim, dims);
+	CheckRow(2, (Tensor *[]){a, b});
+	a = PG_GETARG_TENSOR_REST(0, a);
+	b = PG_GETARG_TENSOR_REST(1, b);
+	dc = PG_GETARG_TENSOR_REST(2, dc);
 	out[0] = TensorNewZero(a->ndim, a->dims);
 	out[1] = TensorNewZero(b->ndim, b->dims);
 	LLM_CHECK(
@@ -81,7 +91,7 @@ Datum
 pg_llm_add_backward(PG_FUNCTION_ARGS)
 {
 	Tensor *in[2] = {DatumGetTensorHeader(PG_GETARG_DATUM(0)), DatumGetTensorHeader(PG_GETARG_DATUM(1))};
-	Tensor *dc = PG_GETARG_TENSOR(2), *out[2];
+	Tensor *dc = PG_GETARG_TENSOR_SHAPE(2), *out[2];
 	int dims[LLM_MAX_DIMS], ndim;
 	LlmError err = {0};
 
@@ -89,6 +99,8 @@ pg_llm_add_backward(PG_FUNCTION_ARGS)
 				  "add", "+", in[0]->ndim, in[0]->dims, in[1]->ndim, in[1]->dims, &ndim, dims, &err),
 		&err);
 	CheckShape("add_backward", "dc", dc, "a + b", ndim, dims);
+	CheckRow(2, in);
+	dc = PG_GETARG_TENSOR_REST(2, dc);
 	for (int i = 0; i < 2; i++)
 	{
 		out[i] = TensorNewZero(in[i]->ndim, in[i]->dims);
@@ -102,12 +114,14 @@ pg_llm_add_backward(PG_FUNCTION_ARGS)
 Datum
 pg_llm_gelu_backward(PG_FUNCTION_ARGS)
 {
-	Tensor *x = PG_GETARG_TENSOR(0), *dy = PG_GETARG_TENSOR(1);
+	Tensor *x = PG_GETARG_TENSOR_SHAPE(0), *dy = PG_GETARG_TENSOR_SHAPE(1), *dx;
 	LlmUnary f = PG_GETARG_BOOL(2) ? LLM_GELU_ERF : LLM_GELU_TANH;
 	LlmError err = {0};
-	Tensor *dx = TensorNew(x->ndim, x->dims);
 
 	CheckShape("gelu_backward", "dy", dy, "x", x->ndim, x->dims);
+	x = PG_GETARG_TENSOR_REST(0, x);
+	dy = PG_GETARG_TENSOR_REST(1, dy);
+	dx = TensorNew(x->ndim, x->dims);
 	LLM_CHECK(llm_unary_backward(
 				  f, TensorNumel(x), TENSOR_DATA(x), TENSOR_DATA(x), TENSOR_DATA(dy), TENSOR_DATA(dx), &err),
 		&err);
@@ -119,14 +133,14 @@ pg_llm_gelu_backward(PG_FUNCTION_ARGS)
 Datum
 pg_llm_softmax_backward(PG_FUNCTION_ARGS)
 {
-	Tensor *y = PG_GETARG_TENSOR(0), *dy = PG_GETARG_TENSOR(1), *dx;
+	Tensor *y = PG_GETARG_TENSOR_SHAPE(0), *dy = PG_GETARG_TENSOR_SHAPE(1), *dx;
 	LlmError err = {0};
 	int axis, n;
 
 	LLM_CHECK(llm_axis("softmax", y->ndim, y->dims, PG_GETARG_INT32(2), &axis, &err), &err);
 	CheckShape("softmax_backward", "dy", dy, "y", y->ndim, y->dims);
-	y = SwapWithLast(y, axis);
-	dy = SwapWithLast(dy, axis);
+	y = SwapWithLast(PG_GETARG_TENSOR_REST(0, y), axis);
+	dy = SwapWithLast(PG_GETARG_TENSOR_REST(1, dy), axis);
 	n = y->dims[y->ndim - 1];
 	dx = TensorNew(y->ndim, y->dims);
 	if (n > 0)
@@ -142,7 +156,8 @@ pg_llm_softmax_backward(PG_FUNCTION_ARGS)
 Datum
 pg_llm_layernorm_backward(PG_FUNCTION_ARGS)
 {
-	Tensor *x = PG_GETARG_TENSOR(0), *dy = PG_GETARG_TENSOR(1), *gamma = PG_GETARG_TENSOR(2);
+	Tensor *x = PG_GETARG_TENSOR_SHAPE(0), *dy = PG_GETARG_TENSOR_SHAPE(1);
+	Tensor *gamma = PG_GETARG_TENSOR_SHAPE(2);
 	LlmError err = {0};
 	Tensor *out[3];
 	int C;
@@ -150,6 +165,10 @@ pg_llm_layernorm_backward(PG_FUNCTION_ARGS)
 	LLM_CHECK(llm_layernorm_shape(x->ndim, x->dims, gamma->ndim, gamma->dims, gamma->ndim, gamma->dims, &err),
 		&err);
 	CheckShape("layernorm_backward", "dy", dy, "x", x->ndim, x->dims);
+	CheckRow(3, (Tensor *[]){x, gamma, gamma});
+	x = PG_GETARG_TENSOR_REST(0, x);
+	dy = PG_GETARG_TENSOR_REST(1, dy);
+	gamma = PG_GETARG_TENSOR_REST(2, gamma);
 	C = x->dims[x->ndim - 1];
 	out[0] = TensorNew(x->ndim, x->dims);
 	out[1] = TensorNewZero(1, &C);
@@ -164,13 +183,11 @@ pg_llm_layernorm_backward(PG_FUNCTION_ARGS)
 
 /* dlogits of the mean over the rows that have a target */
 static Datum
-CrossEntropyBackward(Tensor *logits, const int32 *targets, int64 rows)
+CrossEntropyBackward(Datum datum, const int32 *targets, int64 rows)
 {
+	Tensor *logits = LogitsOf(datum, targets, rows), *dlogits = TensorNew(logits->ndim, logits->dims);
 	LlmError err = {0};
-	Tensor *dlogits;
 
-	CheckTargets(logits, targets, rows);
-	dlogits = TensorNew(logits->ndim, logits->dims);
 	LLM_CHECK(llm_cross_entropy_backward(rows, logits->dims[logits->ndim - 1], TENSOR_DATA(logits), targets,
 				  1.0f, TENSOR_DATA(dlogits), &err),
 		&err);
@@ -184,7 +201,7 @@ pg_llm_cross_entropy_backward(PG_FUNCTION_ARGS)
 	int64 rows;
 	int32 *targets = IntArrayElements(PG_GETARG_DATUM(1), "targets", &rows);
 
-	return CrossEntropyBackward(PG_GETARG_TENSOR(0), targets, rows);
+	return CrossEntropyBackward(PG_GETARG_DATUM(0), targets, rows);
 }
 
 Datum
@@ -192,14 +209,14 @@ pg_llm_cross_entropy_backward_row(PG_FUNCTION_ARGS)
 {
 	int32 target = PG_GETARG_INT32(1);
 
-	return CrossEntropyBackward(PG_GETARG_TENSOR(0), &target, 1);
+	return CrossEntropyBackward(PG_GETARG_DATUM(0), &target, 1);
 }
 
 /* (dx, dw_qkv, db_qkv, dw_o, db_o) from the gradient of the layer's result */
 Datum
 pg_llm_attention_backward(PG_FUNCTION_ARGS)
 {
-	Tensor *in[5], *out[5], *dy = PG_GETARG_TENSOR(5);
+	Tensor *in[5], *out[5], *dy = PG_GETARG_TENSOR_SHAPE(5);
 	LlmShape shape[5];
 	LlmAttentionWeights w;
 	LlmAttentionGradients to;
@@ -208,14 +225,19 @@ pg_llm_attention_backward(PG_FUNCTION_ARGS)
 
 	for (int i = 0; i < 5; i++)
 	{
-		in[i] = PG_GETARG_TENSOR(i);
+		in[i] = PG_GETARG_TENSOR_SHAPE(i);
 		shape[i].ndim = in[i]->ndim;
 		memcpy(shape[i].dims, in[i]->dims, sizeof(int) * in[i]->ndim);
 	}
 	LLM_CHECK(llm_attention_shape(&shape[0], shape + 1, n_head, &err), &err);
 	CheckShape("attention_backward", "grad_output", dy, "x", in[0]->ndim, in[0]->dims);
+	CheckRow(5, in);
+	dy = PG_GETARG_TENSOR_REST(5, dy);
 	for (int i = 0; i < 5; i++)
+	{
+		in[i] = PG_GETARG_TENSOR_REST(i, in[i]);
 		out[i] = TensorNew(in[i]->ndim, in[i]->dims);
+	}
 	batch = in[0]->ndim == 3 ? in[0]->dims[0] : 1;
 	T = in[0]->dims[in[0]->ndim - 2];
 	C = in[0]->dims[in[0]->ndim - 1];
@@ -235,7 +257,7 @@ pg_llm_embedding_backward(PG_FUNCTION_ARGS)
 	ArrayType *array = (ArrayType *) LlmDetoast(PG_GETARG_DATUM(0));
 	int64 n;
 	int32 *ids = IntArrayElements(PointerGetDatum(array), "ids", &n);
-	Tensor *dy = PG_GETARG_TENSOR(1), *dweight;
+	Tensor *dy = PG_GETARG_TENSOR_SHAPE(1), *dweight;
 	int V = PG_GETARG_INT32(2), ndim = ARR_NDIM(array) ? ARR_NDIM(array) : 1, dims[MAXDIM + 1];
 	LlmError err = {0};
 
@@ -243,8 +265,8 @@ pg_llm_embedding_backward(PG_FUNCTION_ARGS)
 		dims[i] = ARR_NDIM(array) ? ARR_DIMS(array)[i] : 0;
 	dims[ndim] = dy->ndim > 0 ? dy->dims[dy->ndim - 1] : 0;
 	CheckShape("embedding_backward", "dy", dy, "the result for these ids", ndim + 1, dims);
-	for (int64 i = 0; i < n; i++)
-		CheckTarget(ids[i], V, false);
+	CheckIds(ids, n, V);
+	dy = PG_GETARG_TENSOR_REST(1, dy);
 	dweight = TensorNewZero(2, (int[]){V, dims[ndim]});
 	LLM_CHECK(llm_embedding_backward(n, dims[ndim], ids, TENSOR_DATA(dy), TENSOR_DATA(dweight), &err), &err);
 	TensorCanonicalize(dweight);
@@ -300,19 +322,17 @@ pg_llm_adamw_step(PG_FUNCTION_ARGS)
 
 	for (int i = 0; i < 4; i++)
 	{
-		in[i] = PG_GETARG_TENSOR(i);
+		in[i] = PG_GETARG_TENSOR_SHAPE(i);
 		CheckShape("adamw_step", names[i], in[i], "weight", in[0]->ndim, in[0]->dims);
 	}
+	CheckRow(3, in);
 	for (int i = 0; i < 5; i++)
 		number[i] = PG_GETARG_FLOAT8(4 + i);
 	h = AdamWArguments(number, PG_GETARG_INT32(9));
+	for (int i = 0; i < 4; i++)
+		in[i] = PG_GETARG_TENSOR_REST(i, in[i]);
 	for (int i = 0; i < 3; i++)
-	{
-		Tensor *from = in[i ? i + 1 : 0];
-
-		out[i] = TensorNew(from->ndim, from->dims);
-		memcpy(TENSOR_DATA(out[i]), TENSOR_DATA(from), TensorNumel(from) * sizeof(float));
-	}
+		out[i] = TensorCopy(in[i ? i + 1 : 0]);
 	LLM_CHECK(llm_adamw(TensorNumel(in[0]), TENSOR_DATA(out[0]), TENSOR_DATA(in[1]), TENSOR_DATA(out[1]),
 				  TENSOR_DATA(out[2]), &h, &err),
 		&err);
@@ -323,9 +343,11 @@ pg_llm_adamw_step(PG_FUNCTION_ARGS)
 Datum
 pg_llm_grad_clip(PG_FUNCTION_ARGS)
 {
-	Tensor *x = PG_GETARG_TENSOR(0);
-	Tensor *out = TensorNew(x->ndim, x->dims);
+	Tensor *x, *out;
 
+	CheckClip(PG_GETARG_FLOAT8(1));
+	x = PG_GETARG_TENSOR(0);
+	out = TensorNew(x->ndim, x->dims);
 	GradClip(TensorNumel(x), TENSOR_DATA(x), PG_GETARG_FLOAT8(1), TENSOR_DATA(out));
 	TensorCanonicalize(out);
 	PG_RETURN_TENSOR(out);

@@ -81,6 +81,7 @@ Shuffle(Dataset *d, int64 epoch)
 		int64 j = (int64) (llm_uniform(&stream, i) * (double) (i + 1));
 		int32 other = d->order[j];
 
+		LLM_POLL(i);
 		d->order[j] = d->order[i];
 		d->order[i] = other;
 	}
@@ -117,12 +118,15 @@ static void
 CheckTokens(const int32 *x, int n, int vocab, bool negative, const char *what, int64 id)
 {
 	for (int i = 0; i < n; i++)
+	{
+		LLM_POLL(i);
 		if (x[i] >= vocab || (x[i] < 0 && !negative))
 			ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 					errmsg("row %lld of llm_dataset: %s %d at place %d is outside the vocabulary of %d",
 						(long long) id, what, x[i], i + 1, vocab),
 					errhint("Was the dataset made with this model's tokenizer?")));
+	}
 }
 
 static void
@@ -176,6 +180,7 @@ Fill(Batch *b, int row, const int32 *tokens, const int32 *targets, int length)
 
 	for (int t = 0; t < b->T; t++)
 	{
+		LLM_POLL(t);
 		b->tokens[at + t] = t < length ? tokens[t] : 0;
 		b->targets[at + t] = t < length ? targets[t] : -1;
 		b->scored += t < length && targets[t] >= 0;

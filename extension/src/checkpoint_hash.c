@@ -8,6 +8,7 @@
 #include "lib/stringinfo.h"
 
 #include "src/checkpoint.h"
+#include "src/pg_llm.h"
 
 struct Digest
 {
@@ -34,7 +35,12 @@ DigestBegin(void)
 void
 DigestAdd(Digest *digest, const void *bytes, Size size)
 {
-	Check(digest, pg_cryptohash_update(digest->context, bytes, size));
+	for (Size at = 0; at < size; at += LLM_POLL_BYTES)
+	{
+		CHECK_FOR_INTERRUPTS();
+		Check(digest, pg_cryptohash_update(
+						  digest->context, (const uint8 *) bytes + at, Min(LLM_POLL_BYTES, size - at)));
+	}
 }
 
 void

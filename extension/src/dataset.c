@@ -204,7 +204,7 @@ AppendIds(Loading *l, const int32 *ids, Size count)
 		l->ids = repalloc_huge(l->ids, capacity * sizeof(int32));
 		l->capacity = capacity;
 	}
-	memcpy(l->ids + l->count, ids, count * sizeof(int32));
+	LlmCopy(l->ids + l->count, ids, count * sizeof(int32));
 	l->count += count;
 	l->tokens += count;
 }

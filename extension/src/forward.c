@@ -123,7 +123,10 @@ PositionsInput(int first, int T)
 	int32 *positions = palloc(sizeof(int32) * Max(1, T));
 
 	for (int i = 0; i < T; i++)
+	{
+		LLM_POLL(i);
 		positions[i] = first + i;
+	}
 	return (LlmInput){.name = "positions", .ndim = 1, .dims = {T}, .integers = positions};
 }
 
@@ -239,6 +242,7 @@ WholeNumbers(const char *name, const Tensor *t)
 	{
 		float x = TENSOR_DATA(t)[i];
 
+		LLM_POLL(i);
 		if (!(x > -16777216.0f && x < 16777216.0f) || x != (int32) x)
 			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 							   errmsg("input \"%s\" must hold whole numbers, not %g", name, x)));

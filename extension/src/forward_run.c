@@ -34,9 +34,12 @@ TensorOfValue(const LlmValue *value, bool drop_batch)
 
 	if (value->integers)
 		for (size_t i = 0; i < value->numel; i++)
+		{
+			LLM_POLL(i);
 			TENSOR_DATA(t)[i] = (float) value->integers[i];
+		}
 	else
-		memcpy(TENSOR_DATA(t), value->floats, value->numel * sizeof(float));
+		LlmCopy(TENSOR_DATA(t), value->floats, value->numel * sizeof(float));
 	TensorCanonicalize(t);
 	return t;
 }

@@ -34,6 +34,7 @@ CheckedJson(const char *name, const char *text, Size length)
 	LlmError err;
 
 	llm_json_open(&json, name, text, length, LlmContextAllocator());
+	json.stop = &LlmCancel;
 	LLM_CHECK(llm_json_skip(&json, &err), &err);
 	LLM_CHECK(llm_json_expect(&json, LLM_JSON_END, &err), &err);
 	llm_json_close(&json);
@@ -66,6 +67,7 @@ AddFile(
 	{
 		const LlmTensorEntry *entry = &file->entries[i];
 
+		LLM_POLL(i);
 		checkpoint->tensors[checkpoint->count++] =
 			(CheckpointTensor){file, server_file, entry, FromUtf8(entry->name, strlen(entry->name))};
 	}
@@ -96,6 +98,7 @@ ReadIndex(const char *folder, const char *index, LlmAllocator *allocator)
 	LlmError err;
 
 	llm_json_open(&json, index, text, strlen(text), allocator);
+	json.stop = &LlmCancel;
 	LLM_CHECK(llm_json_expect(&json, LLM_JSON_OBJECT, &err), &err);
 	for (;;)
 	{
@@ -114,6 +117,7 @@ ReadIndex(const char *folder, const char *index, LlmAllocator *allocator)
 			ListCell *cell;
 			bool known = false;
 
+			CHECK_FOR_INTERRUPTS();
 			LLM_CHECK(llm_json_next(&json, &err), &err);
 			if (json.token == LLM_JSON_OBJECT_END)
 				break;

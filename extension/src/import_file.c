@@ -132,7 +132,7 @@ ReadAt(void *context, uint64_t offset, void *buffer, size_t size, LlmError *err)
 LlmSource
 ServerFileSource(ServerFile *file)
 {
-	return (LlmSource){ReadAt, file, file->size, file->path};
+	return (LlmSource){ReadAt, file, file->size, file->path, &LlmCancel};
 }
 
 char *

@@ -24,18 +24,17 @@ llm_init_tensor(PG_FUNCTION_ARGS)
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	init = PG_ARGISNULL(2) ? pstrdup("normal") : text_to_cstring(PG_GETARG_TEXT_PP(2));
 	ndim = ShapeFromArray(PG_GETARG_DATUM(1), dims);
-	t = TensorNewZero(ndim, dims);
 	if (strcmp(init, "normal") == 0)
 	{
 		float scale = PG_ARGISNULL(3) ? 0.02f : (float) PG_GETARG_FLOAT8(3);
 		LlmStream stream = llm_stream((uint64) PG_GETARG_INT64(4), psprintf("init %s", name), 0, 0);
 
+		t = TensorNew(ndim, dims);
 		LLM_CHECK(llm_normal_fill(&stream, scale, TensorNumel(t), TENSOR_DATA(t), &err), &err);
 	}
-	else if (strcmp(init, "ones") == 0)
-		for (int64 i = TensorNumel(t) - 1; i >= 0; i--)
-			TENSOR_DATA(t)[i] = 1;
-	else if (strcmp(init, "zeros") != 0)
+	else if (strcmp(init, "ones") == 0 || strcmp(init, "zeros") == 0)
+		t = TensorNewFilled(ndim, dims, *init == 'o');
+	else
 		ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("init is none of normal, zeros and ones"),
 				errhint("The attribute init is normal, zeros or ones.")));

@@ -14,6 +14,7 @@
 #include "engine/layout.h"
 #include "engine/ops.h"
 #include "src/kernels_sql.h"
+#include "src/machine.h"
 #include "src/pg_llm.h"
 #include "src/tape.h"
 #include "src/tensor.h"
@@ -67,7 +68,7 @@ SwapWithLast(Tensor *t, int axis)
 Datum
 pg_llm_softmax(PG_FUNCTION_ARGS)
 {
-	Tensor *given = PG_GETARG_TENSOR(0), *x = given;
+	Tensor *given = PG_GETARG_TENSOR_SHAPE(0), *x;
 	LlmError err = {0};
 	int axis;
 	int64 n;
@@ -75,8 +76,9 @@ pg_llm_softmax(PG_FUNCTION_ARGS)
 
 	if (pg_llm_autograd)
 		TapeStart();
-	LLM_CHECK(llm_axis("softmax", x->ndim, x->dims, PG_GETARG_INT32(1), &axis, &err), &err);
-	x = SwapWithLast(x, axis);
+	LLM_CHECK(llm_axis("softmax", given->ndim, given->dims, PG_GETARG_INT32(1), &axis, &err), &err);
+	given = PG_GETARG_TENSOR_REST(0, given);
+	x = SwapWithLast(given, axis);
 	n = x->dims[x->ndim - 1];
 	out = TensorNew(x->ndim, x->dims);
 	if (n > 0)
@@ -95,9 +97,9 @@ pg_llm_softmax(PG_FUNCTION_ARGS)
 Datum
 pg_llm_layernorm(PG_FUNCTION_ARGS)
 {
-	Tensor *x = PG_GETARG_TENSOR(0);
-	Tensor *gamma = PG_GETARG_TENSOR(1);
-	Tensor *beta = PG_GETARG_TENSOR(2);
+	Tensor *x = PG_GETARG_TENSOR_SHAPE(0);
+	Tensor *gamma = PG_GETARG_TENSOR_SHAPE(1);
+	Tensor *beta = PG_GETARG_TENSOR_SHAPE(2);
 	LlmError err = {0};
 	int C;
 	Tensor *out;
@@ -106,6 +108,9 @@ pg_llm_layernorm(PG_FUNCTION_ARGS)
 		TapeStart();
 	LLM_CHECK(
 		llm_layernorm_shape(x->ndim, x->dims, gamma->ndim, gamma->dims, beta->ndim, beta->dims, &err), &err);
+	x = PG_GETARG_TENSOR_REST(0, x);
+	gamma = PG_GETARG_TENSOR_REST(1, gamma);
+	beta = PG_GETARG_TENSOR_REST(2, beta);
 	C = x->dims[x->ndim - 1];
 	out = TensorNew(x->ndim, x->dims);
 	if (C > 0)
@@ -124,17 +129,17 @@ pg_llm_layernorm(PG_FUNCTION_ARGS)
 
 /* Mean over rows; a target of -100 leaves its row out. */
 static Datum
-CrossEntropy(Tensor *logits, const int32 *targets, int64 rows)
+CrossEntropy(Datum datum, const int32 *targets, int64 rows)
 {
+	Tensor *logits = LogitsOf(datum, targets, rows), *mean = TensorNew(0, NULL);
 	LlmError err = {0};
-	Tensor *mean = TensorNew(0, NULL);
 	float *losses;
 
-	CheckTargets(logits, targets, rows);
 	if (pg_llm_autograd)
 		TapeStart();
 	LlmReserve(rows * sizeof(float));
 	losses = MemoryContextAllocHuge(CurrentMemoryContext, Max(rows, 1) * sizeof(float));
+	MachineHugePages(losses, rows * sizeof(float));
 	LLM_CHECK(llm_cross_entropy(rows, logits->dims[logits->ndim - 1], TENSOR_DATA(logits), targets, losses,
 				  TENSOR_DATA(mean), &err),
 		&err);
@@ -149,9 +154,10 @@ CrossEntropy(Tensor *logits, const int32 *targets, int64 rows)
 	PG_RETURN_TENSOR(mean);
 }
 
-void
-CheckTargets(const Tensor *logits, const int32 *targets, int64 rows)
+Tensor *
+LogitsOf(Datum datum, const int32 *targets, int64 rows)
 {
+	Tensor *logits = DatumGetTensorShape(datum);
 	int V = logits->ndim > 0 ? logits->dims[logits->ndim - 1] : 0;
 
 	if (V == 0 || TensorNumel(logits) / V != rows)
@@ -162,7 +168,11 @@ CheckTargets(const Tensor *logits, const int32 *targets, int64 rows)
 				errhint(
 					"The last axis of the logits is the vocabulary; each row before it needs one target.")));
 	for (int64 i = 0; i < rows; i++)
+	{
+		LLM_POLL(i);
 		CheckTarget(targets[i], V, true);
+	}
+	return DatumGetTensorRest(datum, logits);
 }
 
 Datum
@@ -171,7 +181,7 @@ pg_llm_cross_entropy(PG_FUNCTION_ARGS)
 	int64 rows;
 	int32 *targets = IntArrayElements(PG_GETARG_DATUM(1), "targets", &rows);
 
-	return CrossEntropy(PG_GETARG_TENSOR(0), targets, rows);
+	return CrossEntropy(PG_GETARG_DATUM(0), targets, rows);
 }
 
 Datum
@@ -179,7 +189,7 @@ pg_llm_cross_entropy_row(PG_FUNCTION_ARGS)
 {
 	int32 target = PG_GETARG_INT32(1);
 
-	return CrossEntropy(PG_GETARG_TENSOR(0), &target, 1);
+	return CrossEntropy(PG_GETARG_DATUM(0), &target, 1);
 }
 
 Datum
@@ -195,11 +205,13 @@ pg_llm_attention(PG_FUNCTION_ARGS)
 
 	for (int i = 0; i < 5; i++)
 	{
-		in[i] = PG_GETARG_TENSOR(i);
+		in[i] = PG_GETARG_TENSOR_SHAPE(i);
 		shape[i].ndim = in[i]->ndim;
 		memcpy(shape[i].dims, in[i]->dims, sizeof(int) * in[i]->ndim);
 	}
 	LLM_CHECK(llm_attention_shape(&shape[0], shape + 1, n_head, &err), &err);
+	for (int i = 0; i < 5; i++)
+		in[i] = PG_GETARG_TENSOR_REST(i, in[i]);
 	if (pg_llm_autograd)
 		PG_RETURN_TENSOR(TapeAttentionLayer(in, n_head, PG_GETARG_BOOL(6)));
 	batch = in[0]->ndim == 3 ? in[0]->dims[0] : 1;
@@ -234,8 +246,7 @@ pg_llm_embedding(PG_FUNCTION_ARGS)
 						   errmsg("embedding: the table has shape %s", TensorShape(table)),
 						   errhint("A table is (V,C): a row of C numbers for each of V ids.")));
 	C = table->dims[1];
-	for (int64 i = 0; i < n; i++)
-		CheckTarget(ids[i], table->dims[0], false);
+	CheckIds(ids, n, table->dims[0]);
 	for (int i = 0; i < ndim; i++)
 		dims[i] = ARR_NDIM(array) ? ARR_DIMS(array)[i] : 0;
 	dims[ndim] = C;
@@ -334,6 +345,16 @@ IntArrayElements(Datum datum, const char *what, int64 *n)
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s: an element is NULL", what)));
 	*n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
 	return (int32 *) ARR_DATA_PTR(array);
+}
+
+void
+CheckIds(const int32 *ids, int64 n, int size)
+{
+	for (int64 i = 0; i < n; i++)
+	{
+		LLM_POLL(i);
+		CheckTarget(ids[i], size, false);
+	}
 }
 
 void

@@ -47,7 +47,7 @@ PG_FUNCTION_INFO_V1(llm_matmul_rung);
 Datum
 llm_matmul_rung(PG_FUNCTION_ARGS)
 {
-	Tensor *a = PG_GETARG_TENSOR(0), *b = PG_GETARG_TENSOR(1), *out;
+	Tensor *a = PG_GETARG_TENSOR_SHAPE(0), *b = PG_GETARG_TENSOR_SHAPE(1), *out;
 	LlmRung rung = RungArgument(PG_GETARG_TEXT_PP(2));
 	LlmError err;
 
@@ -56,6 +56,8 @@ llm_matmul_rung(PG_FUNCTION_ARGS)
 						   errmsg("matmul: %s by %s; a rung takes matrices (m,k) and (k,n)", TensorShape(a),
 							   TensorShape(b)),
 						   errhint("The operator @ also takes vectors and batches.")));
+	a = PG_GETARG_TENSOR_REST(0, a);
+	b = PG_GETARG_TENSOR_REST(1, b);
 	out = TensorNew(2, (int[2]){a->dims[0], b->dims[1]});
 	LLM_CHECK(
 		llm_rung_matmul(rung, a->dims[0], a->dims[1], b->dims[1], TENSOR_DATA(a), TENSOR_DATA(b),
@@ -142,8 +144,7 @@ llm_kernel_ladder(PG_FUNCTION_ARGS)
 		Datum values[7] = {Int32GetDatum(rung + 1), CStringGetTextDatum(llm_rung_name(rung)),
 			Float8GetDatum(seconds * 1e3), Float8GetDatum(flops / 1e9),
 			Float8GetDatum(peak->flops > 0 ? flops / peak->flops : 0),
-			BoolGetDatum(memcmp(TENSOR_DATA(to), TENSOR_DATA(first), TensorNumel(to) * sizeof(float)) == 0),
-			CStringGetTextDatum(llm_rung_idea(rung))};
+			BoolGetDatum(TensorCompare(to, first) == 0), CStringGetTextDatum(llm_rung_idea(rung))};
 		bool nulls[7] = {0};
 
 		nulls[4] = peak->flops == 0;

@@ -3,6 +3,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/genam.h"
 #include "access/table.h"
 #include "catalog/pg_extension.h"
@@ -58,6 +59,14 @@ StopWanted(void)
 {
 	return InterruptPending && (QueryCancelPending || ProcDiePending);
 }
+
+static bool
+CancelRequested(void *context)
+{
+	return StopWanted();
+}
+
+const LlmStop LlmCancel = {CancelRequested, NULL};
 
 static void
 ThreadsAssign(int newval, void *extra)

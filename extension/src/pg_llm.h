@@ -7,7 +7,8 @@
 #include "postgres.h"
 
 #include "fmgr.h"
-#include "common/base.h"
+#include "miscadmin.h"
+#include "engine/pool.h"
 
 extern int pg_llm_display_limit;   /* elements shown in full; 0 = all */
 extern bool pg_llm_copying;        /* a COPY TO runs: tensors are written in full */
@@ -26,6 +27,19 @@ extern void LlmRaise(const LlmError *err) __attribute__((noreturn));
 			LlmRaise(err);                                                                                   \
 	} while (0)
 
+/* For the formats' loops: true when a cancel or a shutdown waits. LlmRaise then tells it. */
+extern const LlmStop LlmCancel;
+/* Bytes that are moved, or elements that are looked at, between two looks for a cancel request. */
+#define LLM_POLL_BYTES ((Size) 1 << 20)
+#define LLM_POLL(i)                                                                                          \
+	do                                                                                                       \
+	{                                                                                                        \
+		if ((i) % LLM_POLL_ELEMENTS == 0)                                                                    \
+			CHECK_FOR_INTERRUPTS();                                                                          \
+	} while (0)
+/* memcpy of what may be long. */
+extern void LlmCopy(void *to, const void *from, Size size);
+
 /*
  * ERROR 53200 when the memory of this session (PostgreSQL's and the engine's) or of all of them, plus size,
  * would pass its limit. Call it for all that grows with the user's data; small sizes cost nothing and add up.
@@ -37,8 +51,10 @@ extern void LlmReserveResult(Size size, Size later);
 #define LLM_BYTES_SHOWN 4 /* of each byte of a bytea or text: hexadecimal, in a row */
 /* of each element of an array: its text in a chunk of its own, then in a row */
 #define LLM_ELEMENT_SHOWN 64
-/* PG_DETOAST_DATUM of a value of any size, which is reserved. */
+/* A value with a full header: itself, or a copy of what is stored; and a copy of some of its bytes. Both are
+ * reserved. */
 extern struct varlena *LlmDetoast(Datum datum);
+extern struct varlena *LlmDetoastSlice(Datum datum, Size first, Size size);
 /* Hooks into COPY; part of _PG_init. */
 extern void CopySettings(void);
 /* The engine's allocator: malloc'd, counted, outlives statements. */

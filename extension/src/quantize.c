@@ -27,7 +27,7 @@ PG_FUNCTION_INFO_V1(pg_llm_quantize);
 Datum
 pg_llm_quantize(PG_FUNCTION_ARGS)
 {
-	Tensor *t = PG_GETARG_TENSOR(0), *out;
+	Tensor *t = PG_GETARG_TENSOR_SHAPE(0), *out;
 	char *name = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	LlmFormat format = llm_format_named(name);
 	bool transposed = PG_GETARG_BOOL(2);
@@ -39,6 +39,7 @@ pg_llm_quantize(PG_FUNCTION_ARGS)
 			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("\"%s\" is no format of weights", name),
 					   errhint("Formats are bf16 (16 bits) and int8 (8.25 bits, scales included).")));
 	MatrixOf(t, transposed, &K, &N);
+	t = PG_GETARG_TENSOR_REST(0, t);
 	out = TensorNew(2, t->dims);
 	LLM_CHECK(llm_quantize(format, K, N, transposed, TENSOR_DATA(t), TENSOR_DATA(out), &err), &err);
 	PG_RETURN_TENSOR(out);
@@ -49,13 +50,14 @@ PG_FUNCTION_INFO_V1(pg_llm_format);
 Datum
 pg_llm_format(PG_FUNCTION_ARGS)
 {
-	Tensor *t = PG_GETARG_TENSOR(0);
+	Tensor *t = PG_GETARG_TENSOR_SHAPE(0);
 	bool transposed = PG_GETARG_BOOL(1);
 	LlmFormat format;
 	LlmError err;
 	int K, N;
 
 	MatrixOf(t, transposed, &K, &N);
+	t = PG_GETARG_TENSOR_REST(0, t);
 	LLM_CHECK(llm_format_of(K, N, transposed, TENSOR_DATA(t), &format, &err), &err);
 	PG_RETURN_TEXT_P(cstring_to_text(llm_format_name(format)));
 }

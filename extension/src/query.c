@@ -10,6 +10,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
+#include "src/machine.h"
 #include "src/pg_llm.h"
 #include "src/query.h"
 
@@ -258,4 +259,53 @@ LlmRowResult(FunctionCallInfo fcinfo, Datum *values, bool *nulls)
 		nulls = palloc0(sizeof(bool) * desc->natts);
 	LlmReserve(heap_compute_data_size(desc, values, nulls)); /* of a row of gradients: all of them again */
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+}
+
+/* What a row takes besides its elements: a little. */
+#define ROW_OVERHEAD 4096
+
+void
+LlmCheckRow(int64 numel)
+{
+	Size most = (MaxAllocSize - ROW_OVERHEAD) / sizeof(float);
+
+	if (numel > (int64) most)
+		ereport(
+			ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					   errmsg("the results have %lld elements together, more than the %zu that one row holds",
+						   (long long) numel, most),
+					   errhint("Work on slices.")));
+}
+
+Datum
+LlmLargeRow(FunctionCallInfo fcinfo, struct varlena *const *values, int n)
+{
+	Size at = MAXALIGN(SizeofHeapTupleHeader), size = at;
+	HeapTupleHeader row;
+	TupleDesc desc;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE || desc->natts != n)
+		elog(ERROR, "pg_llm: function %u must return a row of %d", fcinfo->flinfo->fn_oid, n);
+	BlessTupleDesc(desc);
+	for (int i = 0; i < n; i++)
+		size = INTALIGN(size) + VARSIZE(values[i]);
+	LlmReserve(size);
+	row = palloc(size);
+	MachineHugePages(row, size);
+	memset(row, 0, at);
+	HeapTupleHeaderSetDatumLength(row, size);
+	HeapTupleHeaderSetTypeId(row, desc->tdtypeid);
+	HeapTupleHeaderSetTypMod(row, desc->tdtypmod);
+	ItemPointerSetInvalid(&row->t_ctid);
+	HeapTupleHeaderSetNatts(row, n);
+	row->t_infomask = HEAP_HASVARWIDTH;
+	row->t_hoff = at;
+	for (int i = 0; i < n; i++)
+	{
+		memset((char *) row + at, 0, INTALIGN(at) - at);
+		at = INTALIGN(at);
+		LlmCopy((char *) row + at, values[i], VARSIZE(values[i]));
+		at += VARSIZE(values[i]);
+	}
+	return HeapTupleHeaderGetDatum(row);
 }

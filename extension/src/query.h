@@ -51,5 +51,9 @@ extern Tensor *LlmTensorField(void);
 extern char *LlmUtf8(const char *text);
 /* A function's row result; nulls NULL: no column is. */
 extern Datum LlmRowResult(FunctionCallInfo fcinfo, Datum *values, bool *nulls);
+/* The same of n tensors or buffers with full headers, which may be large; and ERROR, before they are made,
+ * where a row cannot hold so many elements. */
+extern Datum LlmLargeRow(FunctionCallInfo fcinfo, struct varlena *const *values, int n);
+extern void LlmCheckRow(int64 numel);
 
 #endif

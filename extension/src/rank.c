@@ -10,6 +10,7 @@
 
 #include "kernels/kernels.h"
 #include "src/generate.h"
+#include "src/kernels_bytea.h"
 #include "src/kernels_sql.h"
 #include "src/pg_llm.h"
 
@@ -40,6 +41,7 @@ llm_next_tokens(PG_FUNCTION_ARGS)
 			Int32GetDatum(i + 1), Int32GetDatum(best[i].id), (Datum) 0, Float8GetDatum(best[i].probability)};
 		bool nulls[4] = {0};
 
+		CHECK_FOR_INTERRUPTS();
 		nulls[2] = !TextOfToken(g->bpe, best[i].id, &values[2]);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
@@ -76,10 +78,11 @@ pg_llm_sample(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	t = PG_GETARG_TENSOR(0);
+	t = PG_GETARG_TENSOR_SHAPE(0);
 	if (t->ndim != 1)
 		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 						   errmsg("sample: logits must be (V), not %s", TensorShape(t))));
+	t = PG_GETARG_TENSOR_REST(0, t);
 	return Sample(fcinfo, TensorNumel(t), TENSOR_DATA(t));
 }
 
@@ -87,14 +90,10 @@ PG_FUNCTION_INFO_V1(pg_llm_sample_bytea);
 Datum
 pg_llm_sample_bytea(PG_FUNCTION_ARGS)
 {
-	bytea *b;
+	int64 V;
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	b = LlmDetoast(PG_GETARG_DATUM(0));
-	if (VARSIZE_ANY_EXHDR(b) % sizeof(float) != 0)
-		ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				errmsg("sample: %zu bytes are not a whole number of float32", (Size) VARSIZE_ANY_EXHDR(b))));
-	return Sample(fcinfo, VARSIZE_ANY_EXHDR(b) / sizeof(float), (const float *) VARDATA_ANY(b));
+	V = ByteaCount(fcinfo, 0, "logits");
+	return Sample(fcinfo, V, ByteaFloats(fcinfo, 0));
 }

@@ -168,8 +168,10 @@ Reserve(int fd, Size size)
 		return ENOSPC;
 #ifdef HAVE_POSIX_FALLOCATE
 	do
+	{
+		CHECK_FOR_INTERRUPTS();
 		code = posix_fallocate(fd, 0, size);
-	while (code == EINTR);
+	} while (code == EINTR);
 #endif
 	return code;
 }

@@ -57,6 +57,7 @@ AddBatch(const StoryRequest *r, const StoryBatch *b, Score *scores)
 		{
 			Size at = (Size) i * b->T + t;
 
+			CHECK_FOR_INTERRUPTS();
 			if (b->targets[at] >= V)
 				ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 								   errmsg("token %d is outside the vocabulary of %d of model \"%s\"",

@@ -188,6 +188,7 @@ TapeIntegers(const char *what, int ndim, const int *dims, const int32 *numbers)
 
 	for (int64 i = 0; i < n; i++)
 	{
+		LLM_POLL(i);
 		if (numbers[i] > 16777216)
 			ereport(
 				ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),

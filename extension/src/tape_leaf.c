@@ -59,7 +59,7 @@ Stamped(const Tensor *t, int ndim, const int *dims, const TapeRun *run, uint32 n
 {
 	Tensor *out = TensorNew(ndim, dims);
 
-	memcpy(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
+	LlmCopy(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
 	if (run)
 	{
 		out->tape_run = run->key;
@@ -77,9 +77,12 @@ Difference(const Tensor *old, const Tensor *new)
 	if (old->ndim != new->ndim || memcmp(old->dims, new->dims, sizeof(int) * new->ndim) != 0)
 		return psprintf("shape %s there, shape %s here", TensorShape(old), TensorShape(new));
 	for (int64 i = 0; i < n; i++)
+	{
+		LLM_POLL(i);
 		if (memcmp(&TENSOR_DATA(old)[i], &TENSOR_DATA(new)[i], sizeof(float)) != 0)
 			return psprintf("element %lld is %.9g there, %.9g here", (long long) i + 1, TENSOR_DATA(old)[i],
 				TENSOR_DATA(new)[i]);
+	}
 	return NULL;
 }
 

@@ -8,7 +8,6 @@
 #include "access/detoast.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "lib/stringinfo.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -312,7 +311,7 @@ TensorVersion(Datum datum)
 		return (int64) pointer.va_toastrelid << 32 | pointer.va_valueid;
 	}
 	v = PG_DETOAST_DATUM_PACKED(datum);
-	return (int64) hash_bytes_extended((unsigned char *) VARDATA_ANY(v), VARSIZE_ANY_EXHDR(v), 0);
+	return (int64) HashWords(VARDATA_ANY(v), VARSIZE_ANY_EXHDR(v), 0);
 }
 
 PG_FUNCTION_INFO_V1(llm_tensor_version);

@@ -43,6 +43,7 @@ llm_tensor_stats(PG_FUNCTION_ARGS)
 	{
 		float size = fabsf(x[i]);
 
+		LLM_POLL(i);
 		zeros += x[i] == 0;
 		if (size > largest || isnan(size))
 			largest = isnan(largest) ? largest : size;
@@ -82,6 +83,7 @@ PutRows(ReturnSetInfo *to, int b, int T, int K, const float *p, bool causal, con
 			Datum values[6] = {Int32GetDatum(b), Int32GetDatum(q), (Datum) 0, Int32GetDatum(k), (Datum) 0,
 				Float4GetDatum(p[(int64) q * K + k])};
 
+			CHECK_FOR_INTERRUPTS();
 			nulls[2] = words == NULL || no_word[at_q];
 			nulls[4] = words == NULL || K != T || no_word[at_k];
 			values[2] = nulls[2] ? (Datum) 0 : words[at_q];
@@ -118,7 +120,6 @@ llm_attention_rows(PG_FUNCTION_ARGS)
 
 		PutRows((ReturnSetInfo *) fcinfo->resultinfo, b, T, K,
 			DatumGetTensorElements(PG_GETARG_DATUM(0), header, first, (int64) T * K), causal, words, no_word);
-		CHECK_FOR_INTERRUPTS();
 	}
 	return (Datum) 0;
 }

@@ -8,6 +8,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
+#include "engine/ops.h"
 #include "engine/tape.h"
 #include "src/forward.h"
 #include "src/pg_llm.h"
@@ -44,13 +45,13 @@ WriteHead(TapeRun *run, const char *name, const LlmValue *heads, int NH, int i)
 	int HS = heads->dims[heads->ndim - 1] / NH, dims[LLM_MAX_DIMS];
 	int64 rows = HS ? heads->numel / ((int64) NH * HS) : 0;
 	uint32 number = TapeNext(run);
+	LlmError err;
 	Tensor *t;
 
 	memcpy(dims, heads->dims, sizeof(int) * heads->ndim);
 	dims[heads->ndim - 1] = HS;
 	t = TensorNew(heads->ndim, dims);
-	for (int64 r = 0; r < rows; r++)
-		memcpy(TENSOR_DATA(t) + r * HS, heads->floats + (r * NH + i) * HS, sizeof(float) * HS);
+	LLM_CHECK(llm_copy_rows(rows, HS, heads->floats + i * HS, NH * HS, TENSOR_DATA(t), HS, &err), &err);
 	TensorCanonicalize(t);
 	t->tape_run = run->key;
 	t->tape_id = number;

@@ -11,7 +11,7 @@
 #include "utils/array.h"
 #include "utils/memutils.h"
 
-#include "kernels/kernels.h"
+#include "engine/ops.h"
 #include "src/machine.h"
 #include "src/pg_llm.h"
 #include "src/tensor.h"
@@ -71,6 +71,21 @@ DatumGetTensorHeader(Datum datum)
 	return t;
 }
 
+/* Bytes of a stored value that are read as soon as only its header. */
+#define SOON ((Size) 1 << 20)
+
+Tensor *
+DatumGetTensorShape(Datum datum)
+{
+	return toast_raw_datum_size(datum) > SOON ? DatumGetTensorHeader(datum) : DatumGetTensor(datum);
+}
+
+Tensor *
+DatumGetTensorRest(Datum datum, Tensor *seen)
+{
+	return VARSIZE(seen) == toast_raw_datum_size(datum) ? seen : DatumGetTensor(datum);
+}
+
 const float *
 DatumGetTensorElements(Datum datum, const Tensor *header, int64 first, int64 count)
 {
@@ -79,9 +94,7 @@ DatumGetTensorElements(Datum datum, const Tensor *header, int64 first, int64 cou
 
 	if (!VARATT_IS_EXTENDED(t))
 		return (const float *) ((const char *) t + offset);
-	LlmReserve(count * sizeof(float));
-	t = (Tensor *) PG_DETOAST_DATUM_SLICE(datum, offset - VARHDRSZ, count * sizeof(float));
-	return (const float *) VARDATA(t);
+	return (const float *) VARDATA(LlmDetoastSlice(datum, offset - VARHDRSZ, count * sizeof(float)));
 }
 
 void
@@ -89,7 +102,7 @@ CopyTensorElements(Datum datum, const Tensor *header, int64 first, int64 count, 
 {
 	const float *x = DatumGetTensorElements(datum, header, first, count);
 
-	memcpy(out, x, count * sizeof(float));
+	LlmCopy(out, x, count * sizeof(float));
 	if (VARATT_IS_EXTENDED(DatumGetPointer(datum)))
 		pfree((char *) x - VARHDRSZ);
 }
@@ -135,12 +148,28 @@ TensorNew(int ndim, const int *dims)
 }
 
 Tensor *
-TensorNewZero(int ndim, const int *dims)
+TensorNewFilled(int ndim, const int *dims, float value)
 {
 	Tensor *t = TensorNew(ndim, dims);
+	LlmError err;
 
-	memset(TENSOR_DATA(t), 0, TensorNumel(t) * sizeof(float));
+	LLM_CHECK(llm_fill(TensorNumel(t), value, TENSOR_DATA(t), &err), &err);
 	return t;
+}
+
+Tensor *
+TensorNewZero(int ndim, const int *dims)
+{
+	return TensorNewFilled(ndim, dims, 0);
+}
+
+Tensor *
+TensorCopy(const Tensor *t)
+{
+	Tensor *out = TensorNew(t->ndim, t->dims);
+
+	LlmCopy(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
+	return out;
 }
 
 float
@@ -213,5 +242,7 @@ ShapeFromArray(Datum array, int *dims)
 void
 TensorCanonicalize(Tensor *t)
 {
-	llm_kernels->canonicalize(TensorNumel(t), TENSOR_DATA(t));
+	LlmError err;
+
+	LLM_CHECK(llm_canonicalize(TensorNumel(t), TENSOR_DATA(t), &err), &err);
 }

@@ -42,14 +42,23 @@ typedef struct Tensor
 extern Tensor *DatumGetTensor(Datum datum);
 /* The header alone, checked; the elements of a large stored value are not read. */
 extern Tensor *DatumGetTensorHeader(Datum datum);
+/*
+ * Of a large stored value the header, of any other the whole: a function looks at shapes and refuses what
+ * does not fit before DatumGetTensorRest reads what is missing.
+ */
+extern Tensor *DatumGetTensorShape(Datum datum);
+extern Tensor *DatumGetTensorRest(Datum datum, Tensor *seen);
 #define PG_GETARG_TENSOR(n) DatumGetTensor(PG_GETARG_DATUM(n))
+#define PG_GETARG_TENSOR_SHAPE(n) DatumGetTensorShape(PG_GETARG_DATUM(n))
+#define PG_GETARG_TENSOR_REST(n, seen) DatumGetTensorRest(PG_GETARG_DATUM(n), seen)
 #define PG_RETURN_TENSOR(t) PG_RETURN_POINTER(t)
 
 /* A new tensor in the current memory context, elements not set. Checks dimensions and pg_llm.memory_limit. */
 extern Tensor *TensorNew(int ndim, const int *dims);
 extern Tensor *TensorNewZero(int ndim, const int *dims);
-
 extern Tensor *TensorNewFilled(int ndim, const int *dims, float value);
+/* The same elements, off the tape. */
+extern Tensor *TensorCopy(const Tensor *t);
 /* A scalar. Refuses a finite number beyond float32's largest; closer to 0 than its smallest becomes 0. */
 extern Tensor *TensorFromNumber(double value);
 extern float FloatFromNumber(double value);
@@ -75,6 +84,10 @@ extern char *ShapeToString(int ndim, const int *dims);
 extern int ShapeFromArray(Datum array, int *dims);
 /* int[] argument of at most LLM_MAX_DIMS numbers, any sign; what names it in errors. Returns how many. */
 extern int IntsFromArray(Datum array, const char *what, int *numbers);
+/* The order of two tensors of one shape by their elements; 0: the same bits. */
+extern int TensorCompare(const Tensor *a, const Tensor *b);
+/* hash_bytes_extended of whole words of 4 bytes (tensor_hash.c). */
+extern uint64 HashWords(const void *data, Size size, uint64 seed);
 /* Every NaN to the one quiet NaN 0x7fc00000; called on each result that SQL can see. */
 extern void TensorCanonicalize(Tensor *t);
 

@@ -113,16 +113,16 @@ tensor_sum_step(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(1))
 		PG_RETURN_POINTER(state);
-	t = PG_GETARG_TENSOR(1);
+	t = PG_GETARG_TENSOR_SHAPE(1);
 	CheckRow(state, "sum", t);
+	t = PG_GETARG_TENSOR_REST(1, t);
 	if (pg_llm_autograd)
 		RecordRow(state, t);
 	if (state->rows == 1)
 	{
 		MemoryContext old = MemoryContextSwitchTo(state->context);
 
-		state->value = TensorNew(t->ndim, t->dims);
-		memcpy(TENSOR_DATA(state->value), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
+		state->value = TensorCopy(t);
 		MemoryContextSwitchTo(old);
 	}
 	else
@@ -140,8 +140,7 @@ Result(FunctionCallInfo fcinfo, const State *state, const char *op)
 
 	if (AggCheckCallContext(fcinfo, NULL) == AGG_CONTEXT_AGGREGATE)
 		PG_RETURN_TENSOR(RecordResult(state, t, op));
-	out = TensorNew(t->ndim, t->dims);
-	memcpy(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
+	out = TensorCopy(t);
 	PG_RETURN_TENSOR(RecordResult(state, out, op));
 }
 
@@ -204,7 +203,8 @@ GrowStack(State *state, Size row)
 	LlmReserve(room);
 	if (state->value == NULL)
 	{
-		state->value = MemoryContextAllocZero(state->context, room);
+		state->value = MemoryContextAlloc(state->context, room);
+		memset(state->value, 0, header);
 		state->value->format = TENSOR_FORMAT;
 		state->value->dtype = TENSOR_FLOAT32;
 		state->value->ndim = state->ndim + 1;
@@ -224,13 +224,14 @@ tensor_stack_step(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(1))
 		PG_RETURN_POINTER(state);
-	t = PG_GETARG_TENSOR(1);
+	t = PG_GETARG_TENSOR_SHAPE(1);
 	CheckRow(state, "stack", t);
+	t = PG_GETARG_TENSOR_REST(1, t);
 	if (pg_llm_autograd)
 		RecordRow(state, t);
 	row = TensorNumel(t) * sizeof(float);
 	GrowStack(state, row);
-	memcpy((char *) TENSOR_DATA(state->value) + (state->rows - 1) * row, TENSOR_DATA(t), row);
+	LlmCopy((char *) TENSOR_DATA(state->value) + (state->rows - 1) * row, TENSOR_DATA(t), row);
 	PG_RETURN_POINTER(state);
 }
 

@@ -10,16 +10,18 @@
 #include "src/tensor.h"
 
 static Tensor *
-Binary(LlmBinary op, const char *name, const char *sign, Tensor *a, Tensor *b)
+Binary(LlmBinary op, const char *name, const char *sign, Datum left, Datum right)
 {
+	Tensor *a = DatumGetTensorShape(left), *b = DatumGetTensorShape(right), *out;
 	LlmError err = {0};
 	int dims[LLM_MAX_DIMS];
 	int ndim;
-	Tensor *out;
 
 	if (pg_llm_autograd)
 		TapeStart();
 	LLM_CHECK(llm_broadcast_shape(name, sign, a->ndim, a->dims, b->ndim, b->dims, &ndim, dims, &err), &err);
+	a = DatumGetTensorRest(left, a);
+	b = DatumGetTensorRest(right, b);
 	out = TensorNew(ndim, dims);
 	LLM_CHECK(llm_broadcast_binary(op, a->ndim, a->dims, TENSOR_DATA(a), b->ndim, b->dims, TENSOR_DATA(b),
 				  TENSOR_DATA(out), &err),
@@ -38,17 +40,17 @@ Binary(LlmBinary op, const char *name, const char *sign, Tensor *a, Tensor *b)
 	PG_FUNCTION_INFO_V1(number_##name##_tensor);                                                             \
 	Datum tensor_##name(PG_FUNCTION_ARGS)                                                                    \
 	{                                                                                                        \
-		PG_RETURN_TENSOR(Binary(op, #name, sign, PG_GETARG_TENSOR(0), PG_GETARG_TENSOR(1)));                 \
+		PG_RETURN_TENSOR(Binary(op, #name, sign, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)));                   \
 	}                                                                                                        \
 	Datum tensor_##name##_number(PG_FUNCTION_ARGS)                                                           \
 	{                                                                                                        \
 		Tensor *b = TensorFromNumber(PG_GETARG_FLOAT8(1));                                                   \
-		PG_RETURN_TENSOR(Binary(op, #name, sign, PG_GETARG_TENSOR(0), b));                                   \
+		PG_RETURN_TENSOR(Binary(op, #name, sign, PG_GETARG_DATUM(0), PointerGetDatum(b)));                   \
 	}                                                                                                        \
 	Datum number_##name##_tensor(PG_FUNCTION_ARGS)                                                           \
 	{                                                                                                        \
 		Tensor *a = TensorFromNumber(PG_GETARG_FLOAT8(0));                                                   \
-		PG_RETURN_TENSOR(Binary(op, #name, sign, a, PG_GETARG_TENSOR(1)));                                   \
+		PG_RETURN_TENSOR(Binary(op, #name, sign, PointerGetDatum(a), PG_GETARG_DATUM(1)));                   \
 	}
 
 BINARY(add, LLM_ADD, "+")
@@ -91,8 +93,8 @@ PG_FUNCTION_INFO_V1(tensor_matmul);
 Datum
 tensor_matmul(PG_FUNCTION_ARGS)
 {
-	Tensor *a = PG_GETARG_TENSOR(0);
-	Tensor *b = PG_GETARG_TENSOR(1);
+	Tensor *a = PG_GETARG_TENSOR_SHAPE(0);
+	Tensor *b = PG_GETARG_TENSOR_SHAPE(1);
 	LlmError err = {0};
 	int dims[LLM_MAX_DIMS];
 	int ndim;
@@ -101,6 +103,8 @@ tensor_matmul(PG_FUNCTION_ARGS)
 	if (pg_llm_autograd)
 		TapeStart();
 	LLM_CHECK(llm_matmul_shape("matmul", a->ndim, a->dims, b->ndim, b->dims, &ndim, dims, &err), &err);
+	a = PG_GETARG_TENSOR_REST(0, a);
+	b = PG_GETARG_TENSOR_REST(1, b);
 	out = TensorNew(ndim, dims);
 	LLM_CHECK(llm_broadcast_matmul(a->ndim, a->dims, TENSOR_DATA(a), b->ndim, b->dims, TENSOR_DATA(b),
 				  TENSOR_DATA(out), LlmContextAllocator(), &err),

@@ -5,12 +5,14 @@
 
 #include <math.h>
 
+#include "access/detoast.h"
+#include "access/tupmacs.h"
 #include "catalog/pg_type.h"
-#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 
+#include "src/machine.h"
 #include "src/pg_llm.h"
 #include "src/tensor.h"
 
@@ -25,17 +27,18 @@ PG_FUNCTION_INFO_V1(tensor_to_int4);
 PG_FUNCTION_INFO_V1(bytea_to_tensor);
 PG_FUNCTION_INFO_V1(tensor_to_bytea);
 
-/* Numeric elements have no fixed width. */
+/* Numeric elements have no fixed width: each begins behind the one before it. */
 static void
-CopyNumerics(ArrayType *array, float *out)
+CopyNumerics(ArrayType *array, int64 n, float *out)
 {
-	Datum *values;
-	int n;
+	const char *data = ARR_DATA_PTR(array);
 
-	LlmReserve(sizeof(Datum) * ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)));
-	deconstruct_array(array, NUMERICOID, -1, false, TYPALIGN_INT, &values, NULL, &n);
-	for (int i = 0; i < n; i++)
-		out[i] = FloatFromNumber(DatumGetFloat8(DirectFunctionCall1(numeric_float8, values[i])));
+	for (int64 i = 0; i < n; i++)
+	{
+		LLM_POLL(i);
+		out[i] = FloatFromNumber(DatumGetFloat8(DirectFunctionCall1(numeric_float8, PointerGetDatum(data))));
+		data = (const char *) att_align_nominal(att_addlength_pointer(data, -1, data), TYPALIGN_INT);
+	}
 }
 
 static void
@@ -46,22 +49,31 @@ CopyElements(ArrayType *array, int64 n, float *out)
 	switch (ARR_ELEMTYPE(array))
 	{
 		case FLOAT4OID:
-			memcpy(out, data, n * sizeof(float));
+			LlmCopy(out, data, n * sizeof(float));
 			break;
 		case FLOAT8OID:
 			for (int64 i = 0; i < n; i++)
+			{
+				LLM_POLL(i);
 				out[i] = FloatFromNumber(((const float8 *) data)[i]);
+			}
 			break;
 		case INT4OID:
 			for (int64 i = 0; i < n; i++)
+			{
+				LLM_POLL(i);
 				out[i] = (float) ((const int32 *) data)[i];
+			}
 			break;
 		case INT8OID:
 			for (int64 i = 0; i < n; i++)
+			{
+				LLM_POLL(i);
 				out[i] = (float) ((const int64 *) data)[i];
+			}
 			break;
 		default:
-			CopyNumerics(array, out);
+			CopyNumerics(array, n, out);
 	}
 }
 
@@ -104,7 +116,9 @@ NewArray(const Tensor *t, Oid type, Size width)
 						   errmsg("a tensor of shape %s is too large for an array", TensorShape(t)),
 						   errhint("Convert it slice by slice.")));
 	LlmReserveResult(size, LLM_ELEMENT_SHOWN * n);
-	array = palloc0(size);
+	array = palloc(size);
+	MachineHugePages(array, size);
+	memset(array, 0, ARR_OVERHEAD_NONULLS(ndim));
 	SET_VARSIZE(array, size);
 	array->ndim = ndim;
 	array->elemtype = type;
@@ -119,26 +133,31 @@ NewArray(const Tensor *t, Oid type, Size width)
 Datum
 tensor_to_float4_array(PG_FUNCTION_ARGS)
 {
-	Tensor *t = PG_GETARG_TENSOR(0);
+	Tensor *t = PG_GETARG_TENSOR_SHAPE(0);
 	ArrayType *array = NewArray(t, FLOAT4OID, sizeof(float4));
 
 	if (array == NULL)
 		PG_RETURN_ARRAYTYPE_P(construct_empty_array(FLOAT4OID));
-	memcpy(ARR_DATA_PTR(array), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
+	t = PG_GETARG_TENSOR_REST(0, t);
+	LlmCopy(ARR_DATA_PTR(array), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
 	PG_RETURN_ARRAYTYPE_P(array);
 }
 
 Datum
 tensor_to_float8_array(PG_FUNCTION_ARGS)
 {
-	Tensor *t = PG_GETARG_TENSOR(0);
+	Tensor *t = PG_GETARG_TENSOR_SHAPE(0);
 	ArrayType *array = NewArray(t, FLOAT8OID, sizeof(float8));
 	int64 n = TensorNumel(t);
 
 	if (array == NULL)
 		PG_RETURN_ARRAYTYPE_P(construct_empty_array(FLOAT8OID));
+	t = PG_GETARG_TENSOR_REST(0, t);
 	for (int64 i = 0; i < n; i++)
+	{
+		LLM_POLL(i);
 		((float8 *) ARR_DATA_PTR(array))[i] = TENSOR_DATA(t)[i];
+	}
 	PG_RETURN_ARRAYTYPE_P(array);
 }
 
@@ -155,14 +174,18 @@ ExactInteger(float x)
 Datum
 tensor_to_int4_array(PG_FUNCTION_ARGS)
 {
-	Tensor *t = PG_GETARG_TENSOR(0);
+	Tensor *t = PG_GETARG_TENSOR_SHAPE(0);
 	ArrayType *array = NewArray(t, INT4OID, sizeof(int32));
 	int64 n = TensorNumel(t);
 
 	if (array == NULL)
 		PG_RETURN_ARRAYTYPE_P(construct_empty_array(INT4OID));
+	t = PG_GETARG_TENSOR_REST(0, t);
 	for (int64 i = 0; i < n; i++)
+	{
+		LLM_POLL(i);
 		((int32 *) ARR_DATA_PTR(array))[i] = ExactInteger(TENSOR_DATA(t)[i]);
+	}
 	PG_RETURN_ARRAYTYPE_P(array);
 }
 
@@ -208,19 +231,18 @@ tensor_to_int4(PG_FUNCTION_ARGS)
 Datum
 bytea_to_tensor(PG_FUNCTION_ARGS)
 {
-	bytea *raw = LlmDetoast(PG_GETARG_DATUM(0));
 	int dims[LLM_MAX_DIMS];
 	int ndim = ShapeFromArray(PG_GETARG_DATUM(1), dims);
-	Size size = TensorDataSize(ndim, dims);
+	Size size = TensorDataSize(ndim, dims), given = toast_raw_datum_size(PG_GETARG_DATUM(0)) - VARHDRSZ;
 	Tensor *t;
 
-	if (size != VARSIZE_ANY_EXHDR(raw))
-		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-						   errmsg("shape %s takes %zu bytes, not %zu", ShapeToString(ndim, dims), size,
-							   VARSIZE_ANY_EXHDR(raw)),
-						   errhint("Elements are little-endian float32, 4 bytes each.")));
+	if (size != given)
+		ereport(
+			ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+					   errmsg("shape %s takes %zu bytes, not %zu", ShapeToString(ndim, dims), size, given),
+					   errhint("Elements are little-endian float32, 4 bytes each.")));
 	t = TensorNew(ndim, dims);
-	memcpy(TENSOR_DATA(t), VARDATA_ANY(raw), size);
+	LlmCopy(TENSOR_DATA(t), VARDATA(LlmDetoast(PG_GETARG_DATUM(0))), size);
 	TensorCanonicalize(t);
 	PG_RETURN_TENSOR(t);
 }
@@ -234,7 +256,8 @@ tensor_to_bytea(PG_FUNCTION_ARGS)
 
 	LlmReserveResult(VARHDRSZ + size, LLM_BYTES_SHOWN * size);
 	raw = palloc(VARHDRSZ + size);
+	MachineHugePages(raw, VARHDRSZ + size);
 	SET_VARSIZE(raw, VARHDRSZ + size);
-	memcpy(VARDATA(raw), TENSOR_DATA(t), size);
+	LlmCopy(VARDATA(raw), TENSOR_DATA(t), size);
 	PG_RETURN_BYTEA_P(raw);
 }

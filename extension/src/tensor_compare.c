@@ -4,9 +4,8 @@
  */
 #include "postgres.h"
 
-#include "common/hashfn.h"
-
 #include "engine/compare.h"
+#include "src/pg_llm.h"
 #include "src/tensor.h"
 
 PG_FUNCTION_INFO_V1(tensor_eq);
@@ -41,6 +40,21 @@ FreeCopy(Tensor *t, Datum datum)
 		pfree(t);
 }
 
+int
+TensorCompare(const Tensor *a, const Tensor *b)
+{
+	int64 numel = TensorNumel(a);
+	int order = 0;
+
+	for (int64 at = 0; at < numel && order == 0; at += LLM_POLL_ELEMENTS)
+	{
+		CHECK_FOR_INTERRUPTS();
+		order =
+			llm_compare_total(Min(LLM_POLL_ELEMENTS, numel - at), TENSOR_DATA(a) + at, TENSOR_DATA(b) + at);
+	}
+	return order;
+}
+
 static int
 Compare(FunctionCallInfo fcinfo)
 {
@@ -54,7 +68,7 @@ Compare(FunctionCallInfo fcinfo)
 		return order;
 	a = PG_GETARG_TENSOR(0);
 	b = PG_GETARG_TENSOR(1);
-	order = llm_compare_total(TensorNumel(a), TENSOR_DATA(a), TENSOR_DATA(b));
+	order = TensorCompare(a, b);
 	FreeCopy(a, PG_GETARG_DATUM(0));
 	FreeCopy(b, PG_GETARG_DATUM(1));
 	return order;
@@ -107,8 +121,7 @@ static uint64
 Hash(Datum datum, uint64 seed)
 {
 	Tensor *t = DatumGetTensor(datum);
-	uint64 hash =
-		hash_bytes_extended((unsigned char *) t->dims, VARSIZE(t) - offsetof(Tensor, dims), seed + t->ndim);
+	uint64 hash = HashWords(t->dims, VARSIZE(t) - offsetof(Tensor, dims), seed + t->ndim);
 
 	FreeCopy(t, datum);
 	return hash;
@@ -129,10 +142,22 @@ tensor_hash_extended(PG_FUNCTION_ARGS)
 static bool
 Close(FunctionCallInfo fcinfo, double rtol, double atol)
 {
-	Tensor *a = PG_GETARG_TENSOR(0);
-	Tensor *b = PG_GETARG_TENSOR(1);
+	Tensor *a = PG_GETARG_TENSOR_SHAPE(0);
+	Tensor *b = PG_GETARG_TENSOR_SHAPE(1);
+	int64 numel = TensorNumel(a);
+	bool close = CompareShapes(a, b) == 0;
 
-	return CompareShapes(a, b) == 0 && llm_close(TensorNumel(a), TENSOR_DATA(a), TENSOR_DATA(b), rtol, atol);
+	if (!close)
+		return false;
+	a = PG_GETARG_TENSOR_REST(0, a);
+	b = PG_GETARG_TENSOR_REST(1, b);
+	for (int64 at = 0; at < numel && close; at += LLM_POLL_ELEMENTS)
+	{
+		CHECK_FOR_INTERRUPTS();
+		close = llm_close(
+			Min(LLM_POLL_ELEMENTS, numel - at), TENSOR_DATA(a) + at, TENSOR_DATA(b) + at, rtol, atol);
+	}
+	return close;
 }
 
 Datum

@@ -18,13 +18,10 @@
 #include "nodes/miscnodes.h"
 #endif
 
+#include "engine/ops.h"
 #include "formats/tensor_text.h"
-#include "kernels/kernels.h"
 #include "src/pg_llm.h"
 #include "src/tensor.h"
-
-/* Elements handled between two looks for a cancel request. */
-#define CHUNK 65536
 
 PG_FUNCTION_INFO_V1(tensor_in);
 PG_FUNCTION_INFO_V1(tensor_out);
@@ -44,6 +41,8 @@ TextSqlState(LlmCode code)
 static Datum
 TextError(FunctionCallInfo fcinfo, const LlmError *err)
 {
+	if (err->code == LLM_CANCELED)
+		LlmRaise(err);
 #if PG_VERSION_NUM >= 160000
 	ereturn(fcinfo->context, (Datum) 0,
 		(errcode(TextSqlState(err->code)), errmsg("%s", err->message),
@@ -60,26 +59,23 @@ tensor_in(PG_FUNCTION_ARGS)
 {
 	char *text = PG_GETARG_CSTRING(0);
 	int32 typmod = PG_GETARG_INT32(2);
-	const char *cursor = text;
 	LlmError err = {0};
 	int dims[LLM_MAX_DIMS];
 	int ndim;
-	int64 numel;
 	Tensor *t;
 
-	if (llm_tensor_text_shape(text, &ndim, dims, &err) != LLM_OK || !TypmodAccepts(typmod, ndim, dims, &err))
+	if (llm_tensor_text_shape(text, &LlmCancel, &ndim, dims, &err) != LLM_OK ||
+		!TypmodAccepts(typmod, ndim, dims, &err))
 		return TextError(fcinfo, &err);
 	t = TensorNew(ndim, dims);
-	numel = TensorNumel(t);
-	for (int64 i = 0; i < numel; i += CHUNK)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (llm_tensor_text_values(text, &cursor, Min(CHUNK, numel - i), TENSOR_DATA(t) + i, &err) != LLM_OK)
-			return TextError(fcinfo, &err);
-	}
+	if (llm_tensor_text_values(text, &LlmCancel, TensorNumel(t), TENSOR_DATA(t), &err) != LLM_OK)
+		return TextError(fcinfo, &err);
 	TensorCanonicalize(t);
 	PG_RETURN_TENSOR(t);
 }
+
+/* Elements written between two looks for a cancel request. */
+#define AT_ONCE 4096
 
 static void
 AppendFloat(StringInfo out, float value)
@@ -102,10 +98,11 @@ AppendAxis(StringInfo out, const Tensor *t, int axis, const float *x)
 		AppendFloat(out, *x);
 		return x + 1;
 	}
-	CHECK_FOR_INTERRUPTS();
 	appendStringInfoChar(out, '[');
 	for (int i = 0; i < t->dims[axis]; i++)
 	{
+		if (i % AT_ONCE == 0)
+			CHECK_FOR_INTERRUPTS();
 		if (i > 0)
 			appendStringInfoChar(out, ',');
 		x = AppendAxis(out, t, axis + 1, x);
@@ -131,8 +128,12 @@ AppendSummary(StringInfo out, const Tensor *t)
 {
 	const float *x = TENSOR_DATA(t);
 	int64 numel = TensorNumel(t);
-	double mean = llm_kernels->sum(numel, x) / numel;
+	double mean, squares;
+	LlmError err;
 
+	LLM_CHECK(llm_sum(numel, x, &mean, &err), &err);
+	mean /= numel;
+	LLM_CHECK(llm_sum_squares(numel, x, (float) mean, &squares, LlmContextAllocator(), &err), &err);
 	appendStringInfo(out, "tensor%s [", TensorShape(t));
 	for (int i = 0; i < Min(numel, 3); i++)
 	{
@@ -144,7 +145,7 @@ AppendSummary(StringInfo out, const Tensor *t)
 	appendStringInfoString(out, "] mean ");
 	AppendRounded(out, mean);
 	appendStringInfoString(out, " sd ");
-	AppendRounded(out, sqrt(llm_kernels->sum_squares(numel, x, (float) mean) / numel));
+	AppendRounded(out, sqrt(squares / numel));
 }
 
 /* Brackets alone cannot tell (0,3) from (0); [[],[]] can be told as long as it stays short. */
@@ -215,7 +216,7 @@ tensor_recv(PG_FUNCTION_ARGS)
 	if (!TypmodAccepts(typmod, ndim, dims, &err))
 		LlmRaise(&err);
 	t = TensorNew(ndim, dims);
-	pq_copymsgbytes(message, (char *) TENSOR_DATA(t), size);
+	LlmCopy(TENSOR_DATA(t), pq_getmsgbytes(message, (int) size), size);
 	TensorCanonicalize(t);
 	PG_RETURN_TENSOR(t);
 }
@@ -231,6 +232,7 @@ tensor_send(PG_FUNCTION_ARGS)
 	pq_begintypsend(&message);
 	enlargeStringInfo(&message, VARSIZE(t));
 	appendBinaryStringInfo(&message, (char *) &ndim, sizeof(ndim));
-	appendBinaryStringInfo(&message, (char *) t->dims, VARSIZE(t) - offsetof(Tensor, dims));
+	LlmCopy(message.data + message.len, t->dims, VARSIZE(t) - offsetof(Tensor, dims));
+	message.len += VARSIZE(t) - offsetof(Tensor, dims);
 	PG_RETURN_BYTEA_P(pq_endtypsend(&message));
 }

@@ -12,18 +12,6 @@ PG_FUNCTION_INFO_V1(tensor_ones);
 PG_FUNCTION_INFO_V1(tensor_eye);
 PG_FUNCTION_INFO_V1(tensor_randn);
 
-Tensor *
-TensorNewFilled(int ndim, const int *dims, float value)
-{
-	Tensor *t = TensorNew(ndim, dims);
-	float *x = TENSOR_DATA(t);
-	int64 numel = TensorNumel(t);
-
-	for (int64 i = 0; i < numel; i++)
-		x[i] = value;
-	return t;
-}
-
 Datum
 tensor_zeros(PG_FUNCTION_ARGS)
 {

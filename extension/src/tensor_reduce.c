@@ -22,7 +22,7 @@ Reduce(FunctionCallInfo fcinfo, LlmReduction kind, const char *name, const char 
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	t = PG_GETARG_TENSOR(0);
+	t = PG_GETARG_TENSOR_SHAPE(0);
 	if (pg_llm_autograd)
 		TapeStart();
 	n = TensorNumel(t);
@@ -41,6 +41,7 @@ Reduce(FunctionCallInfo fcinfo, LlmReduction kind, const char *name, const char 
 	if (n == 0 && outer * inner > 0 && kind >= LLM_REDUCE_MAX)
 		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 						   errmsg("%s: shape %s has no elements to choose from", name, TensorShape(t))));
+	t = PG_GETARG_TENSOR_REST(0, t);
 	out = TensorNew(ndim, dims);
 	LLM_CHECK(
 		llm_reduce(kind, outer, n, inner, TENSOR_DATA(t), TENSOR_DATA(out), LlmContextAllocator(), &err),

@@ -25,19 +25,15 @@ StartRows(FunctionCallInfo fcinfo, int ndim)
 	if (get_call_result_type(fcinfo, NULL, &row) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "row type expected");
 	call->tuple_desc = BlessTupleDesc(row);
-	t = PG_GETARG_TENSOR(0);
+	t = PG_GETARG_TENSOR_SHAPE(0);
 	if (ndim >= 0 && t->ndim != ndim)
 		ereport(ERROR,
 			(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 				errmsg("tensor_matrix: shape %s is not a matrix's", TensorShape(t)),
 				errhint("tensor_rows(t) lists a tensor of any shape; slice() and reshape() make a matrix.")));
+	t = PG_GETARG_TENSOR_REST(0, t);
 	if ((Pointer) t == DatumGetPointer(PG_GETARG_DATUM(0)))
-	{
-		Tensor *copy = TensorNew(t->ndim, t->dims);
-
-		memcpy(copy, t, VARSIZE(t));
-		t = copy;
-	}
+		t = TensorCopy(t);
 	call->user_fctx = t;
 	call->max_calls = TensorNumel(t);
 	MemoryContextSwitchTo(old);

@@ -70,6 +70,7 @@ ProduceNpz(const LlmSink *sink, void *arg)
 	LlmError err;
 
 	llm_npz_writer_init(&writer, sink, LlmContextAllocator());
+	writer.stop = &LlmCancel;
 	EachTensor(source, WriteMember, &writer);
 	LLM_CHECK(
 		llm_npz_write_member(&writer, LLM_CONFIG_NAME, source->config, strlen(source->config), &err), &err);

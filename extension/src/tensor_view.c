@@ -48,15 +48,16 @@ tensor_numel(PG_FUNCTION_ARGS)
 Datum
 tensor_reshape(PG_FUNCTION_ARGS)
 {
-	Tensor *t = PG_GETARG_TENSOR(0);
+	Tensor *t = PG_GETARG_TENSOR_SHAPE(0);
 	LlmError err = {0};
 	int dims[LLM_MAX_DIMS];
 	int ndim = IntsFromArray(PG_GETARG_DATUM(1), "a shape", dims);
 	Tensor *out;
 
 	LLM_CHECK(llm_reshape_shape(t->ndim, t->dims, ndim, dims, &err), &err);
+	t = PG_GETARG_TENSOR_REST(0, t);
 	out = TensorNew(ndim, dims);
-	memcpy(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
+	LlmCopy(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
 	if (pg_llm_autograd)
 	{
 		LlmAttr attr = TapeAttrInts("shape", ndim, dims);
@@ -79,12 +80,13 @@ tensor_transpose(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	t = PG_GETARG_TENSOR(0);
+	t = PG_GETARG_TENSOR_SHAPE(0);
 	if (pg_llm_autograd)
 		TapeStart();
 	if (all)
 		n = IntsFromArray(PG_GETARG_DATUM(1), "a list of axes", axes);
 	LLM_CHECK(llm_permute_shape(t->ndim, t->dims, n, all ? axes : NULL, order, dims, &err), &err);
+	t = PG_GETARG_TENSOR_REST(0, t);
 	out = TensorNew(t->ndim, dims);
 	LLM_CHECK(llm_permute(t->ndim, t->dims, order, TENSOR_DATA(t), TENSOR_DATA(out), &err), &err);
 	if (pg_llm_autograd)
@@ -217,6 +219,7 @@ tensor_concat(PG_FUNCTION_ARGS)
 	{
 		Tensor *t = DatumGetTensor(parts[i]);
 
+		LLM_POLL(i);
 		LLM_CHECK(llm_concat_shape(first->ndim, dims, axis, i + 1, t->ndim, t->dims, &err), &err);
 	}
 	out = TensorNew(first->ndim, dims);
@@ -227,7 +230,9 @@ tensor_concat(PG_FUNCTION_ARGS)
 	{
 		Tensor *t = DatumGetTensor(parts[i]);
 
-		llm_concat_copy(outer, dims[axis], inner, at, t->dims[axis], TENSOR_DATA(t), TENSOR_DATA(out));
+		LLM_CHECK(llm_concat_copy(
+					  outer, dims[axis], inner, at, t->dims[axis], TENSOR_DATA(t), TENSOR_DATA(out), &err),
+			&err);
 		at += t->dims[axis];
 	}
 	if (pg_llm_autograd)

@@ -53,7 +53,7 @@ llm_encode(PG_FUNCTION_ARGS)
 	array->elemtype = INT4OID;
 	ARR_DIMS(array)[0] = (int) count;
 	ARR_LBOUND(array)[0] = 1;
-	memcpy(ARR_DATA_PTR(array), ids, count * sizeof(int32));
+	LlmCopy(ARR_DATA_PTR(array), ids, count * sizeof(int32));
 	PG_RETURN_ARRAYTYPE_P(array);
 }
 
@@ -112,7 +112,7 @@ llm_decode(PG_FUNCTION_ARGS)
 	Size size = VARSIZE(bytes) - VARHDRSZ;
 
 	/* usually the bytes are good text as they are */
-	if (GetDatabaseEncoding() == PG_UTF8 && llm_utf8_is_text((const unsigned char *) data, size))
+	if (GetDatabaseEncoding() == PG_UTF8 && TokenizerIsText(data, size))
 		PG_RETURN_TEXT_P(bytes);
 	PG_RETURN_TEXT_P(TokenizerText(data, size));
 }
@@ -162,7 +162,7 @@ llm_token_text(PG_FUNCTION_ARGS)
 static Size
 PieceEnd(const char *text, Size size, Size at)
 {
-	size_t end = llm_bpe_piece_end(text, size, at, &TokenizerStop);
+	size_t end = llm_bpe_piece_end(text, size, at, &LlmCancel);
 
 	CHECK_FOR_INTERRUPTS();
 	if (end == SIZE_MAX)

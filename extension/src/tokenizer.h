@@ -21,9 +21,6 @@ extern LlmBpe *TokenizerPin(const char *model, MemoryContext context);
 /* Compiles the rows under exactly this name; ERROR when merges and vocabulary do not fit one another. */
 extern void TokenizerCheck(const char *name);
 
-/* Stops when a cancel or shutdown waits. LlmRaise then tells it. */
-extern const LlmBpeStop TokenizerStop;
-
 /* The ids of text in the server's encoding, palloc'd. */
 extern int32 *TokenizerEncode(LlmBpe *bpe, const char *text, Size size, bool special, Size *count);
 extern int32 *TokenizerEncodeUtf8(LlmBpe *bpe, const char *utf8, Size size, bool special, Size *count);
@@ -34,6 +31,8 @@ extern void TokenizerNoToken(const LlmBpe *bpe, int32 id, Size position) __attri
 extern void TokenizerTooLong(void) __attribute__((noreturn));
 /* The UTF-8 of a text in the server's encoding: its own bytes where they are that already. */
 extern char *TokenizerUtf8(text *input, Size *size);
+/* Whether they are good UTF-8 as they are. */
+extern bool TokenizerIsText(const char *bytes, Size size);
 /* Bytes as SQL text: broken UTF-8 and NUL become U+FFFD, what the server's encoding lacks becomes '?'. */
 extern text *TokenizerText(const char *bytes, Size size);
 

@@ -64,7 +64,12 @@ ReadServerFile(const char *path)
 	if (stream == NULL)
 		ereport(
 			ERROR, (errcode_for_file_access(), errmsg("could not open file \"%s\" on the server: %m", path)));
-	file.size = fread(file.data, 1, file.size, stream);
+	for (Size at = 0, done = 1; done > 0 && at < status.st_size; at += done)
+	{
+		CHECK_FOR_INTERRUPTS();
+		done = fread(file.data + at, 1, Min(LLM_POLL_BYTES, status.st_size - at), stream);
+		file.size = at + done;
+	}
 	if (ferror(stream))
 		ereport(ERROR, (errcode_for_file_access(), errmsg("could not read file \"%s\": %m", path)));
 	FreeFile(stream);
@@ -87,7 +92,7 @@ ReadVocab(FileBytes file, LlmAllocator *allocator)
 
 	if (bpe == NULL)
 		LlmRaise(&err);
-	LLM_CHECK(llm_bpe_read_vocab(bpe, file.name, file.data, file.size, &TokenizerStop, &err), &err);
+	LLM_CHECK(llm_bpe_read_vocab(bpe, file.name, file.data, file.size, &LlmCancel, &err), &err);
 	LLM_CHECK(llm_bpe_finish(bpe, &err), &err);
 	return bpe;
 }
@@ -107,6 +112,7 @@ InsertVocab(FileBytes file, const char *model)
 	{
 		LlmBpeToken token = llm_bpe_token(bpe, (uint32) i);
 
+		LLM_POLL(i);
 		ids[i] = Int32GetDatum(token.id);
 		texts[i] = PointerGetDatum(TokenizerServerText(token.text, token.text_size));
 		bytes[i] = PointerGetDatum(cstring_to_text_with_len((const char *) token.bytes, (int) token.size));
@@ -123,13 +129,12 @@ InsertMerges(FileBytes file, const char *model)
 	Datum *left = palloc(capacity * sizeof(Datum)), *right = palloc(capacity * sizeof(Datum));
 	LlmError err;
 
+	merges.stop = &LlmCancel;
 	for (;; count++)
 	{
 		LLM_CHECK(llm_bpe_next_merge(&merges, &err), &err);
 		if (merges.left == NULL)
 			break;
-		if (count % 65536 == 65535)
-			CHECK_FOR_INTERRUPTS();
 		if (count == capacity)
 		{
 			capacity *= 2;

@@ -16,14 +16,6 @@
 #include "src/pg_llm.h"
 #include "src/tokenizer.h"
 
-static bool
-StopRequested(void *context)
-{
-	return InterruptPending && (QueryCancelPending || ProcDiePending);
-}
-
-const LlmBpeStop TokenizerStop = {StopRequested, NULL};
-
 /* The text itself where the server's encoding is UTF-8. *length gets the result's. */
 static char *
 ToUtf8(const char *text, Size size, Size *length)
@@ -53,7 +45,7 @@ TokenizerEncodeUtf8(LlmBpe *bpe, const char *utf8, Size size, bool special, Size
 
 	LlmReserve(room * sizeof(int32));
 	ids.ids = palloc_extended(room * sizeof(int32), MCXT_ALLOC_HUGE);
-	LLM_CHECK(llm_bpe_encode(bpe, utf8, size, special, &ids, &TokenizerStop, &err), &err);
+	LLM_CHECK(llm_bpe_encode(bpe, utf8, size, special, &ids, &LlmCancel, &err), &err);
 	*count = ids.count;
 	return ids.ids;
 }
@@ -99,6 +91,43 @@ TokenizerAppend(const LlmBpe *bpe, int32 id, Size position, StringInfo bytes)
 	appendBinaryStringInfo(bytes, (const char *) token.bytes, (int) token.size);
 }
 
+/* Bytes from `at` on that are looked at together: of a long text a part that ends with a whole character. */
+static Size
+PartOf(const char *bytes, Size at, Size size)
+{
+	Size part = Min(LLM_POLL_BYTES, size - at);
+
+	CHECK_FOR_INTERRUPTS();
+	return at + part < size ? part - llm_utf8_unfinished((const unsigned char *) bytes + at, part) : part;
+}
+
+bool
+TokenizerIsText(const char *bytes, Size size)
+{
+	bool good = true;
+
+	for (Size at = 0, part; at < size && good; at += part)
+	{
+		part = PartOf(bytes, at, size);
+		good = llm_utf8_is_text((const unsigned char *) bytes + at, part);
+	}
+	return good;
+}
+
+/* llm_utf8_repair in parts. */
+static Size
+Repair(const char *bytes, Size size, char *out)
+{
+	Size length = 0;
+
+	for (Size at = 0, part; at < size; at += part)
+	{
+		part = PartOf(bytes, at, size);
+		length += llm_utf8_repair((const unsigned char *) bytes + at, part, out ? out + length : NULL);
+	}
+	return length;
+}
+
 /* UTF-8 to the server's encoding; a character that it lacks becomes '?', as text must come out in any case.
  */
 static text *
@@ -116,6 +145,7 @@ ToServer(char *utf8, Size size)
 		Size part = Min(size - at, 65536), done;
 		char *converted;
 
+		CHECK_FOR_INTERRUPTS();
 		while (at + part < size && ((unsigned char) utf8[at + part] & 0xc0) == 0x80)
 			part--;
 		converted = palloc(part * MAX_CONVERSION_GROWTH + 1);
@@ -137,7 +167,7 @@ ToServer(char *utf8, Size size)
 text *
 TokenizerText(const char *bytes, Size size)
 {
-	Size length = llm_utf8_repair((const unsigned char *) bytes, size, NULL);
+	Size length = Repair(bytes, size, NULL);
 	text *result;
 
 	if (length > MaxAllocSize - VARHDRSZ)
@@ -145,7 +175,7 @@ TokenizerText(const char *bytes, Size size)
 	LlmReserveResult(length, LLM_BYTES_SHOWN * length);
 	result = palloc(length + VARHDRSZ);
 	SET_VARSIZE(result, length + VARHDRSZ);
-	llm_utf8_repair((const unsigned char *) bytes, size, VARDATA(result));
+	Repair(bytes, size, VARDATA(result));
 	if (GetDatabaseEncoding() != PG_UTF8 && GetDatabaseEncoding() != PG_SQL_ASCII)
 		return ToServer(VARDATA(result), length);
 	return result;

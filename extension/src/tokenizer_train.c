@@ -123,7 +123,7 @@ CountPieces(const Training *t, const LlmAllocator *allocator)
 	}
 	corpus = CorpusOpen(t->corpus);
 	while ((document = CorpusNext(corpus, &size)) != NULL)
-		LLM_CHECK(llm_bpe_pieces_add(pieces, document, size, &TokenizerStop, &err), &err);
+		LLM_CHECK(llm_bpe_pieces_add(pieces, document, size, &LlmCancel, &err), &err);
 	CorpusClose(corpus);
 	return pieces;
 }
@@ -207,7 +207,7 @@ llm_bpe_train(PG_FUNCTION_ARGS)
 	SPI_connect();
 	pieces = CountPieces(&t, allocator);
 	SPI_finish();
-	LLM_CHECK(llm_bpe_learn(pieces, t.vocab_size - t.special_count, &learned, &TokenizerStop, &err), &err);
+	LLM_CHECK(llm_bpe_learn(pieces, t.vocab_size - t.special_count, &learned, &LlmCancel, &err), &err);
 
 	level = TokenizerBeginWrite();
 	WriteMerges(&t, &learned);

@@ -306,7 +306,7 @@ static void
 test_stop(void)
 {
 	int polls = 0;
-	LlmBpeStop stop = {stop_at_once, &polls};
+	LlmStop stop = {stop_at_once, &polls};
 	size_t size = 3 << 20;
 	char *text = malloc(size);
 	LlmBpe *bpe = toy_bpe(&allocator, 1, 50, &err);

@@ -134,7 +134,7 @@ stop_at_once(void *context)
 static void
 test_stop(void)
 {
-	LlmBpeStop stop = {stop_at_once, NULL};
+	LlmStop stop = {stop_at_once, NULL};
 	char *json = malloc(1 << 20), *end = json;
 	LlmBpe *bpe = llm_bpe_new(&allocator, "toy", &err);
 
@@ -142,7 +142,7 @@ test_stop(void)
 		end += sprintf(end, "%c\"%d\": %d", i == 0 ? '{' : ',', i, i);
 	*end++ = '}';
 	CHECK_FAILS(llm_bpe_read_vocab(bpe, "vocab.json", json, (size_t) (end - json), &stop, &err), LLM_CANCELED,
-		"canceled after", err);
+		"canceled at byte", err);
 	llm_bpe_free(bpe);
 	free(json);
 	CHECK(memory.held == 0);

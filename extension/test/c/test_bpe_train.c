@@ -114,7 +114,7 @@ check_learned(const LlmBpeLearned *learned, const char *text, size_t size, size_
 }
 
 static LlmCode
-learn(const char *text, size_t size, size_t vocab_size, const LlmBpeStop *stop, LlmBpeLearned *learned)
+learn(const char *text, size_t size, size_t vocab_size, const LlmStop *stop, LlmBpeLearned *learned)
 {
 	LlmBpePieces *pieces = llm_bpe_pieces_new(&allocator, &err);
 	LlmCode code;
@@ -214,7 +214,7 @@ test_stops_and_memory(void)
 	for (polls = 0; polls < 40; polls += 3)
 	{
 		int left = polls;
-		LlmBpeStop stop = {stop_after, &left};
+		LlmStop stop = {stop_after, &left};
 
 		CHECK_FAILS(learn(text, size, 600, &stop, &learned), LLM_CANCELED, "canceled", err);
 		CHECK(memory.held == 0);

@@ -94,7 +94,7 @@ matrix_case(uint64_t *state, LlmFormat format, int M, int K, int N, bool transpo
 		CHECK_OK(llm_format_of(K, N, transposed, q, &found, &err), err);
 		CHECK(found == format || size == 0 || (format == LLM_BF16 && found == LLM_INT8));
 		CHECK_OK(llm_compact(format, K, N, transposed, q, panels, &err), err);
-		llm_widen(format, K, N, transposed, panels, back);
+		CHECK_OK(llm_widen(format, K, N, transposed, panels, back, &err), err);
 		check_bits("widened", size, q, back);
 		for (int n = 0; n < N; n += 1 + n / 3)
 		{

@@ -104,9 +104,9 @@ product_case(int M, int N, int K, const float *a, const float *b, bool finite)
 
 		CHECK_OK(llm_pack(K, N, b, false, panels, &err), err);
 		CHECK_OK(llm_pack(K, N, bt, true, other, &err), err);
-		llm_widen(LLM_FLOAT32, K, N, false, panels, again);
+		CHECK_OK(llm_widen(LLM_FLOAT32, K, N, false, panels, again, &err), err);
 		CHECK(memcmp(again, b, sizeof(float) * N * K) == 0);
-		llm_widen(LLM_FLOAT32, K, N, true, other, again);
+		CHECK_OK(llm_widen(LLM_FLOAT32, K, N, true, other, again, &err), err);
 		CHECK(memcmp(again, bt, sizeof(float) * N * K) == 0);
 		if (threads == 1 && K > 0)
 		{

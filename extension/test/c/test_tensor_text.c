@@ -13,12 +13,11 @@ read_text(const char *text)
 	static char out[1000];
 	LlmError err = {0};
 	int ndim, dims[LLM_MAX_DIMS];
-	const char *cursor = text;
 	char *end = out;
 	size_t n = 1;
 	float *x;
 
-	if (llm_tensor_text_shape(text, &ndim, dims, &err) != LLM_OK)
+	if (llm_tensor_text_shape(text, NULL, &ndim, dims, &err) != LLM_OK)
 		return "!";
 	end += sprintf(end, "(");
 	for (int i = 0; i < ndim; i++)
@@ -28,7 +27,7 @@ read_text(const char *text)
 	}
 	end += sprintf(end, ")");
 	x = malloc(n * sizeof(float) + 1); /* exactly: a write too far is seen */
-	if (llm_tensor_text_values(text, &cursor, n, x, &err) != LLM_OK)
+	if (llm_tensor_text_values(text, NULL, n, x, &err) != LLM_OK)
 		out[0] = '!', out[1] = '\0';
 	else
 		for (size_t i = 0; i < n && end < out + 900; i++)
@@ -60,13 +59,63 @@ mutations(void)
 	}
 }
 
+/* ---- stopping ---- */
+
+static int polls_left;
+
+static bool
+stop_at_poll(void *context)
+{
+	return polls_left-- == 0;
+}
+
+/* Long texts of every kind end at each poll with a cancel, and not with a complaint about what is cut short.
+ */
+static void
+stops(void)
+{
+	static const char *const parts[] = {" ", "1", "1,", "[],", "[ ],", "1 , "};
+	LlmStop stop = {stop_at_poll, NULL};
+	size_t length = 300000;
+
+	for (int i = 0; i < 6; i++)
+	{
+		size_t part = strlen(parts[i]), numbers = i == 0 || i == 1 ? 1 : length + 1;
+		char *text = malloc(length * part + 20), *end = text;
+		float *x = malloc(numbers * sizeof(float));
+		int ndim, dims[LLM_MAX_DIMS], polls;
+		LlmError err = {0};
+		LlmCode code;
+
+		if (i > 1)
+			*end++ = '[';
+		for (size_t n = 0; n < length; n++, end += part)
+			memcpy(end, parts[i], part);
+		strcpy(end, i == 0 ? "1" : i == 1 ? "" : i < 3 || i == 5 ? "1]" : "[]]");
+		for (polls = 0; polls == 0 || code != LLM_OK; polls++)
+		{
+			polls_left = polls;
+			code = llm_tensor_text_shape(text, &stop, &ndim, dims, &err);
+			CHECK(code == (polls_left < 0 ? LLM_CANCELED : LLM_OK));
+		}
+		CHECK(polls > 3);
+		for (polls = 0; i != 3 && i != 4 && i != 1 && (polls == 0 || code != LLM_OK); polls++)
+		{
+			polls_left = polls;
+			code = llm_tensor_text_values(text, &stop, numbers, x, &err);
+			CHECK(code == (polls_left < 0 ? LLM_CANCELED : LLM_OK));
+		}
+		free(text);
+		free(x);
+	}
+}
+
 int
 main(void)
 {
 	LlmError err = {0};
 	int ndim, dims[LLM_MAX_DIMS];
 	float x[8];
-	const char *text = "[[1,2],[3,4]]", *cursor = text;
 
 	READS("3", "() 3");
 	READS(" [ [1 , 2 ], [3,4] ] ", "(2,2) 1 2 3 4");
@@ -85,15 +134,12 @@ main(void)
 		 *bad; bad++)
 		CHECK(read_text(*bad)[0] == '!');
 
-	CHECK_FAILS(llm_tensor_text_shape("[[1,2],[3]]", &ndim, dims, &err), LLM_FORMAT, "has 1 values", err);
-	CHECK_FAILS(llm_tensor_text_shape("[[[[[[[[[", &ndim, dims, &err), LLM_LIMIT, "8 deep", err);
-	CHECK_FAILS(llm_tensor_text_values("1e39", &(const char *){"1e39"}, 1, x, &err), LLM_RANGE, "1e39", err);
+	CHECK_FAILS(
+		llm_tensor_text_shape("[[1,2],[3]]", NULL, &ndim, dims, &err), LLM_FORMAT, "has 1 values", err);
+	CHECK_FAILS(llm_tensor_text_shape("[[[[[[[[[", NULL, &ndim, dims, &err), LLM_LIMIT, "8 deep", err);
+	CHECK_FAILS(llm_tensor_text_values("1e39", NULL, 1, x, &err), LLM_RANGE, "1e39", err);
 
-	/* in parts, as the server reads it */
-	CHECK(llm_tensor_text_shape(text, &ndim, dims, &err) == LLM_OK && ndim == 2);
-	CHECK_OK(llm_tensor_text_values(text, &cursor, 3, x, &err), err);
-	CHECK_OK(llm_tensor_text_values(text, &cursor, 1, x + 3, &err), err);
-	CHECK(x[0] == 1 && x[2] == 3 && x[3] == 4);
+	stops();
 	mutations();
 	return 0;
 }

@@ -38,7 +38,7 @@ panels_case(int K, int N)
 		check_bits("unpack", n, b, got);
 		CHECK_OK(llm_sum_squares_panels(K, N, panels, transposed, &sum, &memory, &err), err);
 		CHECK(memcmp(&sum, &want, sizeof(sum)) == 0);
-		CHECK_OK(llm_sum_squares(n, b, &sum, &memory, &err), err);
+		CHECK_OK(llm_sum_squares(n, b, 0, &sum, &memory, &err), err);
 		CHECK(memcmp(&sum, &want, sizeof(sum)) == 0 && counted.held == 0);
 	}
 	odd_free(b);

@@ -1,0 +1,25 @@
+/*
+ * The kernels of rows.h and backward.h, over a row of any length: a long one goes to them in pieces, between
+ * which a stop is looked for (pool.h), with the same bits. For tasks; worker is the one that runs it.
+ */
+#ifndef LLM_ENGINE_ROWS_H
+#define LLM_ENGINE_ROWS_H
+
+#include "kernels/kernels.h"
+
+extern void llm_row_zero(int worker, size_t n, float *out);
+extern double llm_row_sum(int worker, size_t n, const float *x);
+extern double llm_row_sum_squares(int worker, size_t n, const float *x, float shift);
+extern float llm_row_max(int worker, size_t n, const float *x, size_t *index);
+extern void llm_row_softmax(int worker, size_t n, size_t first, float scale, const float *x, float *out);
+extern float llm_row_cross_entropy(int worker, size_t V, const float *logits, size_t target);
+extern void llm_row_layernorm(
+	int worker, size_t C, const float *x, const float *gamma, const float *beta, float eps, float *out);
+extern void llm_row_softmax_backward(
+	int worker, size_t n, size_t first, float scale, const float *y, const float *dy, float *dx);
+extern void llm_row_cross_entropy_backward(
+	int worker, size_t V, const float *logits, size_t target, float scale, float *dlogits);
+extern void llm_row_layernorm_backward(int worker, size_t C, const float *x, const float *gamma, float eps,
+	const float *dy, float *dx, float stats[2]);
+
+#endif
