@@ -31,7 +31,9 @@ def open_database(database: str | None) -> psycopg.Connection:
 
 def maintenance() -> psycopg.Connection:
     """An autocommit connection to where databases are made and dropped from."""
-    return open_database(None if dsn() else "postgres")
+    conn = open_database(None if dsn() else "postgres")
+    conn.execute("SET search_path = pg_catalog, pg_temp")  # PG_LLM_DSN may name anybody's database
+    return conn
 
 
 def prepare(conn: psycopg.Connection) -> None:

@@ -76,6 +76,8 @@ def backup(database: str, path: Path, replace: bool = False, say: Callable = pri
 
 def session(conn: psycopg.Connection) -> None:
     """Settings by which values are read and written, whatever a database or role has set; no time limits."""
+    # Without a function call: the database's owner may have put one of that name before PostgreSQL's.
+    conn.execute("SET search_path = ''; SET ROLE NONE")
     for name, value in {
         "search_path": "",
         "row_security": "off",

@@ -132,6 +132,7 @@ def reset(database: str) -> None:
     try:
         if database_exists(database):
             with open_database(database) as old, open_database(fresh) as new:
+                rights.refuse_strangers(old)
                 carry_over(old, new)
         drop_database(database)
         with maintenance() as conn:

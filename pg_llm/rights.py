@@ -96,7 +96,8 @@ def secure(conn: psycopg.Connection) -> None:
     """
     names = ", ".join(f"'{name}'" for name in READ_ONLY)
     with conn.transaction():
-        conn.execute("SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '5s'")
+        conn.execute("SET LOCAL ROLE NONE; SET LOCAL search_path = pg_catalog, pg_temp")
+        conn.execute("SET LOCAL lock_timeout = '5s'")
         conn.execute(SECURE.replace("{read_only}", f"ARRAY[{names}]"))
 
 
@@ -104,16 +105,20 @@ def stranger(conn: psycopg.Connection, database: str) -> str | None:
     """The owner of a database where that is another role without superuser rights."""
     query = (
         "SELECT r.rolname FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba "
-        "WHERE d.datname = %s AND NOT r.rolsuper AND r.rolname <> current_user"
+        "WHERE d.datname = %s AND NOT r.rolsuper AND r.rolname <> session_user"
     )
     row = conn.execute(query, [database]).fetchone()
     return row[0] if row else None
 
 
 def refuse_strangers(conn: psycopg.Connection) -> None:
-    """Keeps a superuser out of another role's database: a name there may stand for that role's own code."""
+    """Keeps a superuser out of another role's database: a name there may stand for that role's own code.
+
+    The owner may also have set a role for all sessions in the database, from which any code there gets back
+    to the superuser: who logged in decides, not who the session is now.
+    """
     conn.execute("SET search_path = pg_catalog, pg_temp")
-    (superuser,) = conn.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
+    (superuser,) = conn.execute("SELECT rolsuper FROM pg_roles WHERE rolname = session_user").fetchone()
     owner = stranger(conn, conn.info.dbname) if superuser else None
     if owner:
         name, user = conn.info.dbname, conn.info.user

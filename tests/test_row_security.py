@@ -176,11 +176,13 @@ def test_a_forged_tape_leads_to_no_weight(session):
         ben.execute("SELECT llm_backprop(%s, 'own')", [run * 1000000 + 95])
     assert ben.execute("SELECT * FROM llm_gradient").fetchall() == []
     ben.execute("SET pg_llm.autograd = off")
-    with ben.transaction(force_rollback=True):
-        ben.execute("DELETE FROM llm_param WHERE model = 'own' AND name = 'wte.weight'")
-        ben.execute("INSERT INTO llm_param_share VALUES ('own', 'wte.weight', 'secret', 'wte.weight')")
+    admin = session("postgres")
+    with admin.transaction(force_rollback=True):
+        admin.execute("DELETE FROM llm_param WHERE model = 'own' AND name = 'wte.weight'")
+        admin.execute("INSERT INTO llm_param_share VALUES ('own', 'wte.weight', 'secret', 'wte.weight')")
+        admin.execute("SET SESSION AUTHORIZATION ben")
         with pytest.raises(psycopg.errors.UndefinedObject, match="no weights for 1 of its parameters"):
-            ben.execute("SELECT llm_logits('{1}', 'own')")
+            admin.execute("SELECT llm_logits('{1}', 'own')")
 
 
 @pytest.mark.parametrize("share", ["on", "off"])
@@ -247,3 +249,23 @@ def test_locks_are_for_those_who_may_change_a_model(guarded, session):
         ann.execute("SELECT llm_train('secret', 1, dataset => 'ann', lr_max => 0.01, warmup => 1)")
     finally:
         admin.execute("DROP POLICY all_read ON llm_param")
+
+
+def test_a_share_of_another_roles_parameter_is_refused(session):
+    """By it a role could take the training lock of a hidden model, and hold up every change of it."""
+    ben = session("ben")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="may not change parameter"):
+        ben.execute("INSERT INTO llm_param_share VALUES ('own', 'wte.weight', 'secret', 'wte.weight')")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row security keeps role"):
+        ben.execute("SELECT llm_train_lock('of the future')")
+
+
+def test_rights_are_looked_at_within_a_snapshot(session):
+    """A tokenizer that is remembered for a snapshot, whose tables are closed meanwhile."""
+    conn, admin = session("ann"), session("postgres")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), conn.transaction():
+        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        assert conn.execute("SELECT llm_encode('abc', 'secret')").fetchone() == ([0, 1, 2],)
+        admin.execute("REVOKE SELECT ON llm_bpe_vocab FROM ann, PUBLIC")
+        conn.execute("SELECT llm_decode('{0,1,2}', 'secret')")
+    admin.execute("GRANT SELECT ON llm_bpe_vocab TO ann, PUBLIC")

@@ -215,6 +215,25 @@ def test_a_leaf_whose_data_is_gone(m):
     m.execute("ROLLBACK")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ADD x text NOT NULL DEFAULT 'a'",
+        "ADD x bigint GENERATED ALWAYS AS (version + 1) STORED",
+        "ADD CHECK (version > 0)",
+        "ADD UNIQUE (version)",
+        "DROP CONSTRAINT llm_model_version_pkey",
+        "ALTER version TYPE int",
+        "RENAME TO other",
+    ],
+)
+def test_the_version_table_is_what_it_was(m, change):
+    """Its rows are written without the executor, which would have kept these."""
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="was altered"), m.transaction():
+        m.execute(f"ALTER TABLE llm_model_version {change}")
+        m.execute("UPDATE llm_param SET step = step WHERE model = 'm'")
+
+
 REFUSING = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;
 CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION refuse();

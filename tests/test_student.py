@@ -275,6 +275,40 @@ def test_what_older_builds_gave_is_taken_back(pupil, use):
         conn.execute("DELETE FROM public.llm_model_config WHERE model = 'classroom-1'")
 
 
+SPRING = """
+CREATE FUNCTION evil.equal(name, name) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+    SET ROLE NONE; PERFORM evil.strike(); RETURN $1 OPERATOR(pg_catalog.=) $2; END $$;
+CREATE OPERATOR evil.= (LEFTARG = name, RIGHTARG = name, FUNCTION = evil.equal);
+CREATE FUNCTION evil.set_config(text, text, boolean) RETURNS text LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM evil.strike(); RETURN pg_catalog.set_config($1, $2, $3); END $$;
+CREATE SCHEMA learner;
+CREATE FUNCTION learner.check(int) RETURNS boolean LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM evil.strike(); RETURN true; END $$;
+CREATE TABLE learner.t (i int CHECK (learner.check(i)));
+INSERT INTO learner.t VALUES (1);
+"""
+
+
+@pytest.mark.parametrize("role", [None, "pupil"])
+def test_a_superuser_in_a_database_full_of_traps(pupil, use, tmp_path, role):
+    """Operators and functions of the kit's names, first in search_path, and a role for all sessions."""
+    name = pupil.info.dbname
+    pupil.execute(SPRING)
+    pupil.execute(f"ALTER DATABASE {name} SET search_path = evil, pg_catalog, public")
+    if role:
+        pupil.execute(f"ALTER DATABASE {name} SET role = {role}")
+    use("postgres")
+    with pytest.raises(KitError, match=r"belongs to role pupil"):
+        pg_llm.connect(name)
+    with pytest.raises(KitError, match=r"belongs to role pupil"):
+        databases.reset(name)
+    with psycopg.connect(databases.dsn(), dbname=name, autocommit=True) as admin:
+        rights.secure(admin)
+    from pg_llm.backup import backup
+
+    backup(name, tmp_path / "a.backup")
+
+
 def test_a_superuser_runs_nothing_of_a_students(pupil, use):
     """Neither in the student's database nor by a template that the student made in the teacher's place."""
     name = pupil.info.dbname
@@ -308,13 +342,12 @@ def test_installing_beside_what_a_student_made(use):
     own = psycopg.conninfo.make_conninfo(databases.dsn(), dbname="own")
     with psycopg.connect(own, autocommit=True) as admin:
         error = refused(admin, "CREATE EXTENSION pg_llm")
-        assert 'belongs to role "pupil"' in str(error) and "SCHEMA llm" in error.diag.message_hint
-        warnings = []
-        admin.add_notice_handler(lambda diagnostic: warnings.append(diagnostic.message_primary))
+        assert "may create objects in schema public" in str(error) and "SCHEMA llm" in error.diag.message_hint
+        admin.execute("ALTER SCHEMA public OWNER TO CURRENT_USER")
+        error = refused(admin, "CREATE EXTENSION pg_llm")
+        assert 'format(text,text) in schema public belongs to role "pupil"' in str(error)
         admin.execute("DROP FUNCTION public.format(text, text); CREATE EXTENSION pg_llm")
-        assert any("may create objects in schema public" in w for w in warnings)
         admin.execute("DROP EXTENSION pg_llm; CREATE SCHEMA llm")
-        warnings.clear()
         admin.execute("CREATE EXTENSION pg_llm SCHEMA llm; SET search_path = llm, public")
-        assert not warnings and admin.execute("SELECT count(*) FROM llm_op").fetchone()[0] > 20
+        assert admin.execute("SELECT count(*) FROM llm_op").fetchone()[0] > 20
     assert_powerless(use)

@@ -25,18 +25,18 @@ BEGIN
     FOREACH item SLICE 1 IN ARRAY ARRAY[['llm_model_config', 'model'], ['llm_graph', 'model'], ['llm_param', 'model'],
         ['llm_param_share', 'target_model'], ['llm_bpe_vocab', 'model'], ['llm_bpe_merges', 'model']]
     LOOP
-        EXECUTE format('CREATE TRIGGER llm_begin_change BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.%I '
+        EXECUTE pg_catalog.format('CREATE TRIGGER llm_begin_change BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.%I '
             'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.llm_begin_change()', item[1]);
-        EXECUTE format('CREATE TRIGGER llm_end_change AFTER INSERT OR UPDATE OR DELETE ON @extschema@.%I '
+        EXECUTE pg_catalog.format('CREATE TRIGGER llm_end_change AFTER INSERT OR UPDATE OR DELETE ON @extschema@.%I '
             'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.llm_begin_change()', item[1]);
-        EXECUTE format('CREATE TRIGGER llm_touch_version AFTER INSERT OR UPDATE OR DELETE ON @extschema@.%I '
+        EXECUTE pg_catalog.format('CREATE TRIGGER llm_touch_version AFTER INSERT OR UPDATE OR DELETE ON @extschema@.%I '
             'FOR EACH ROW EXECUTE FUNCTION @extschema@.llm_touch_version(%L)', item[1], item[2]);
-        EXECUTE format('CREATE TRIGGER llm_touch_version_truncate AFTER TRUNCATE ON @extschema@.%I '
+        EXECUTE pg_catalog.format('CREATE TRIGGER llm_touch_version_truncate AFTER TRUNCATE ON @extschema@.%I '
             'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.llm_touch_version()', item[1]);
-        EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_begin_change', item[1]);
-        EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_end_change', item[1]);
-        EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_touch_version', item[1]);
-        EXECUTE format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_touch_version_truncate', item[1]);
+        EXECUTE pg_catalog.format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_begin_change', item[1]);
+        EXECUTE pg_catalog.format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_end_change', item[1]);
+        EXECUTE pg_catalog.format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_touch_version', item[1]);
+        EXECUTE pg_catalog.format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_touch_version_truncate', item[1]);
     END LOOP;
 END $$;
 

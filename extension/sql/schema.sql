@@ -1,5 +1,6 @@
 -- The schema must be the superuser's own: what another role makes there, an operator or a function of a name that the
 -- extension uses, would run with the rights of whoever calls the extension, and now with those of who installs it.
+-- A look at what is there already would not do: a transaction may be open that makes more.
 
 DO $guard$
 DECLARE
@@ -7,6 +8,18 @@ DECLARE
     item record;
 BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    SELECT coalesce(r.rolname, 'PUBLIC') AS who INTO item FROM pg_namespace n,
+        aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
+        LEFT JOIN pg_database d ON d.datname = current_database() AND a.grantee = 'pg_database_owner'::regrole
+        LEFT JOIN pg_roles r ON r.oid = coalesce(d.datdba, a.grantee)
+        WHERE n.oid = '@extschema@'::regnamespace AND a.privilege_type = 'CREATE' AND NOT coalesce(r.rolsuper, false)
+        ORDER BY 1 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'role "%", which is no superuser, may create objects in schema @extschema@', item.who
+            USING ERRCODE = 'insufficient_privilege', DETAIL = 'What it makes there could run with the rights of whoever '
+            'installs or calls pg_llm.', HINT = 'CREATE SCHEMA llm; CREATE EXTENSION pg_llm SCHEMA llm, with llm in '
+            'search_path; or ALTER SCHEMA @extschema@ OWNER TO CURRENT_USER first.';
+    END IF;
     SELECT f.what, r.rolname INTO item FROM (
         SELECT 'function ' || p.oid::regprocedure, p.proowner FROM pg_proc p WHERE p.pronamespace = '@extschema@'::regnamespace
         UNION ALL
@@ -20,17 +33,6 @@ BEGIN
         RAISE EXCEPTION '% in schema @extschema@ belongs to role "%", which is no superuser', item.what, item.rolname
             USING ERRCODE = 'insufficient_privilege', HINT = 'It could run while pg_llm is installed. Install into a '
             'schema of its own: CREATE SCHEMA llm; CREATE EXTENSION pg_llm SCHEMA llm.';
-    END IF;
-    SELECT coalesce(r.rolname, 'PUBLIC') AS who INTO item FROM pg_namespace n,
-        aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
-        LEFT JOIN pg_database d ON d.datname = current_database() AND a.grantee = 'pg_database_owner'::regrole
-        LEFT JOIN pg_roles r ON r.oid = coalesce(d.datdba, a.grantee)
-        WHERE n.oid = '@extschema@'::regnamespace AND a.privilege_type = 'CREATE' AND NOT coalesce(r.rolsuper, false)
-        ORDER BY 1 LIMIT 1;
-    IF FOUND THEN
-        RAISE WARNING 'role "%" may create objects in schema @extschema@, where pg_llm is installed', item.who
-            USING HINT = 'A function there can run with the rights of whoever calls pg_llm: ALTER SCHEMA @extschema@ '
-            'OWNER TO a superuser and REVOKE CREATE, or let no superuser work in this database.';
     END IF;
     PERFORM pg_catalog.set_config('search_path', path, true);
 END $guard$;

@@ -14,9 +14,17 @@ BEGIN
             other.source_name, other.source_model USING ERRCODE = 'invalid_parameter_value',
             HINT = 'A source holds values of its own. llm_share_param follows such chains to their source.';
     END IF;
+    -- Who changes the source then writes the version of the target, too: a role must not hang its models on another's.
+    IF row_security_active('@extschema@.llm_param') THEN
+        PERFORM FROM @extschema@.llm_param AS p WHERE (p.model, p.name) = (NEW.source_model, NEW.source_name) FOR KEY SHARE;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'role "%" may not change parameter "%" of model "%", so it cannot share it', current_user,
+                NEW.source_name, NEW.source_model USING ERRCODE = 'insufficient_privilege';
+        END IF;
+    END IF;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION llm_check_share() IS 'Constraint trigger: refuses a shared parameter whose source is itself shared';
+COMMENT ON FUNCTION llm_check_share() IS 'Constraint trigger: refuses a shared parameter whose source is itself shared, or may not be changed by this role';
 REVOKE EXECUTE ON FUNCTION llm_check_share() FROM PUBLIC;
 CREATE CONSTRAINT TRIGGER llm_share_is_flat AFTER INSERT OR UPDATE ON llm_param_share
     DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION llm_check_share();

@@ -225,7 +225,8 @@ TokenizerFind(const char *model)
 	SnapshotMark mark = CurrentMark();
 	Tokenizer *tokenizer;
 
-	if (memcmp(&mark, &last_mark, sizeof(mark)) == 0)
+	/* rights and policies may have changed within a snapshot */
+	if (memcmp(&mark, &last_mark, sizeof(mark)) == 0 && VisibleAll(VISIBLE_TOKENIZER))
 	{
 		for (int i = 0; i < remembered_count; i++)
 			if (strcmp(remembered[i].model, model) == 0)

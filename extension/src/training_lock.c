@@ -7,7 +7,6 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
@@ -16,6 +15,7 @@
 #include "utils/resowner.h"
 #include "utils/rls.h"
 
+#include "src/checkpoint.h"
 #include "src/forward.h"
 #include "src/pg_llm.h"
 #include "src/query.h"
@@ -33,11 +33,11 @@ static LlmQuery models_to_lock = {
 static LlmQuery holder_of_lock = {
 	.text = "SELECT 'process ' || a.pid || ' of ' || a.usename FROM pg_catalog.pg_locks AS l"
 			" JOIN pg_catalog.pg_stat_activity AS a USING (pid) WHERE l.locktype = 'userlock' AND l.granted"
-			" AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint) = $1"
+			" AND l.classid::bigint = $1 AND l.objid::bigint = $2 AND l.objsubid::int & 65535 = $3"
 			" AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
 			" LIMIT 1",
-	.nargs = 1,
-	.types = {INT8OID},
+	.nargs = 3,
+	.types = {INT8OID, INT8OID, INT4OID},
 	.columns = "s"};
 
 #define PARAMS                                                                                               \
@@ -67,44 +67,48 @@ static LlmQuery versions_to_lock = {
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "s"};
-static LlmQuery may_change = {.text = "SELECT EXISTS (SELECT FROM (SELECT FROM %s.llm_param WHERE model = $1 "
-									  "LIMIT 1 FOR KEY SHARE SKIP LOCKED) AS p)",
+/* Some of its rows; and whether the role sees the model, which may have no rows yet. */
+static LlmQuery may_change = {
+	.text = "SELECT EXISTS (SELECT FROM (SELECT FROM %s.llm_param WHERE model = $1 LIMIT 1 FOR KEY SHARE SKIP"
+			" LOCKED) AS p), EXISTS (SELECT FROM %s.llm_model_config WHERE model = $1)",
 	.nargs = 1,
 	.types = {TEXTOID},
-	.columns = "b",
+	.columns = "bb",
 	.one = true};
 
 /* ---- the right to train ---- */
 
-/* Not pg_advisory_lock's kind: any role can take those, and so keep others from training. */
+/*
+ * Not pg_advisory_lock's kind: any role can take those, and so keep others from training. The name's SHA-256,
+ * as far as it fits: no other name can be found that takes the same lock.
+ */
 static LOCKTAG
-LockTag(int64 key)
+LockOf(const char *model)
 {
 	LOCKTAG tag = {.locktag_field1 = MyDatabaseId,
-		.locktag_field2 = (uint32) (key >> 32),
-		.locktag_field3 = (uint32) key,
-		.locktag_field4 = 1,
 		.locktag_type = LOCKTAG_USERLOCK,
 		.locktag_lockmethodid = USER_LOCKMETHOD};
+	Digest *digest = DigestBegin();
+	unsigned high, low, rest;
 
+	DigestAdd(digest, model, strlen(model));
+	sscanf(DigestEnd(digest), "%8x%8x%4x", &high, &low, &rest);
+	tag.locktag_field2 = high;
+	tag.locktag_field3 = low;
+	tag.locktag_field4 = (uint16) rest;
 	return tag;
 }
 
-static int64
-LockKey(const char *model)
-{
-	return (int64) hash_bytes_extended((const unsigned char *) model, (int) strlen(model), 0);
-}
-
 static void
-RefuseSecond(const char *model, const char *locked, int64 key)
+RefuseSecond(const char *model, const char *locked, const LOCKTAG *key)
 {
-	Datum value = Int64GetDatum(key);
+	Datum values[3] = {Int64GetDatum(key->locktag_field2), Int64GetDatum(key->locktag_field3),
+		Int32GetDatum(key->locktag_field4)};
 	bool shared = strcmp(model, locked) != 0;
 	char *who;
 
 	SPI_connect();
-	LlmRun(&holder_of_lock, &value, NULL, false, 1);
+	LlmRun(&holder_of_lock, values, NULL, false, 1);
 	who = SPI_processed == 1 ? LlmField(0, 1) : "another session";
 	ereport(ERROR,
 		(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
@@ -120,17 +124,18 @@ CheckMayChange(const char *model)
 {
 	Oid params = get_relname_relid("llm_param", LlmNamespace());
 	Datum value = CStringGetTextDatum(model);
-	bool null, may;
+	bool null, rows, seen;
 
-	if (pg_class_aclmask(params, GetUserId(), ACL_INSERT | ACL_UPDATE | ACL_DELETE, ACLMASK_ANY) == 0)
+	if (pg_class_aclcheck(params, GetUserId(), ACL_UPDATE) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, "llm_param");
 	if (check_enable_rls(params, InvalidOid, true) != RLS_ENABLED)
 		return;
 	SPI_connect();
 	LlmRun(&may_change, &value, NULL, false, 1);
-	may = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+	rows = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+	seen = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null));
 	SPI_finish();
-	if (!may && VersionHasParams(model))
+	if (!rows && (!seen || VersionHasParams(model)))
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						   errmsg("row security keeps role \"%s\" from changing model \"%s\"",
 							   GetUserNameFromId(GetUserId(), false), model)));
@@ -158,19 +163,20 @@ TrainingKeys *
 TrainingLock(const char *model, bool session, bool wait)
 {
 	List *names = Names(&models_to_lock, model);
-	TrainingKeys *volatile taken = palloc0(offsetof(TrainingKeys, keys) + sizeof(int64) * list_length(names));
+	TrainingKeys *volatile taken =
+		palloc0(offsetof(TrainingKeys, keys) + sizeof(LOCKTAG) * list_length(names));
 
-	CheckMayChange(model);
+	for (int i = 0; i < list_length(names); i++)
+		CheckMayChange(list_nth(names, i));
 	PG_TRY();
 	{
 		for (int i = 0; i < list_length(names); i++)
 		{
-			LOCKTAG tag;
+			LOCKTAG tag = LockOf(list_nth(names, i));
 
-			taken->keys[i] = LockKey(list_nth(names, i));
-			tag = LockTag(taken->keys[i]);
 			if (LockAcquire(&tag, ExclusiveLock, session, !wait) == LOCKACQUIRE_NOT_AVAIL)
-				RefuseSecond(model, list_nth(names, i), taken->keys[i]);
+				RefuseSecond(model, list_nth(names, i), &tag);
+			taken->keys[i] = tag;
 			taken->count++;
 		}
 	}
@@ -188,11 +194,7 @@ void
 TrainingUnlock(const TrainingKeys *taken)
 {
 	for (int i = 0; i < taken->count; i++)
-	{
-		LOCKTAG tag = LockTag(taken->keys[i]);
-
-		LockRelease(&tag, ExclusiveLock, true);
-	}
+		LockRelease(&taken->keys[i], ExclusiveLock, true);
 }
 
 /* llm_train_lock(model, wait): for what must not happen while somebody trains. */

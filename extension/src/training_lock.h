@@ -4,6 +4,8 @@
 
 #include "postgres.h"
 
+#include "storage/lock.h"
+
 /*
  * The right to train a model, and those whose parameters it shares, until the transaction ends, or (session)
  * until TrainingUnlock, across transactions. Where another has it: ERROR that names it, or (wait) waits.
@@ -12,7 +14,7 @@
 typedef struct TrainingKeys
 {
 	int count;
-	int64 keys[FLEXIBLE_ARRAY_MEMBER];
+	LOCKTAG keys[FLEXIBLE_ARRAY_MEMBER];
 } TrainingKeys;
 extern TrainingKeys *TrainingLock(const char *model, bool session, bool wait);
 /* Gives back a session's right; safe in the middle of an error. */
