@@ -16,6 +16,7 @@
 #define llm_pool_configure portable_configure
 #define llm_pool_threads portable_threads
 #define llm_pool_stopping portable_stopping
+#define llm_poll portable_poll
 #include "engine/pool.c"
 #undef llm_parallel
 #undef llm_pool_configure
