@@ -7,6 +7,7 @@
 #include "utils/memutils.h"
 
 #include "engine/broadcast.h"
+#include "src/machine.h"
 #include "src/pg_llm.h"
 #include "src/tape.h"
 #include "src/tensor.h"
@@ -212,6 +213,7 @@ GrowStack(State *state, Size row)
 	}
 	else
 		state->value = repalloc(state->value, room);
+	MachineHugePages(state->value, room);
 	state->room = room;
 }
 
