@@ -11,6 +11,8 @@ from pg_llm import database as databases
 from pg_llm import rights, template
 from pg_llm.errors import KitError
 
+pytestmark = pytest.mark.slow  # each test makes a template
+
 RELATIONS = """SELECT c.oid::regclass::text, c.relkind FROM pg_class c JOIN pg_depend d
     ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
     JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_llm'
@@ -204,7 +206,6 @@ def calls(conn):
             yield f"{'CALL' if kind == 'p' else 'SELECT'} public.{name}({', '.join(arguments)})"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", ["evil, pg_catalog, public", "pg_temp, pupil, public"])
 def test_every_function_with_hostile_namesakes(pupil, path):
     """Operators, functions and tables of the student's stand before the extension's."""
