@@ -154,13 +154,16 @@ close_bracket(Reader *r, LlmError *err)
 static LlmCode
 read_value(Reader *r, LlmError *err)
 {
-	const char *start = r->at;
+	const char *start = r->at, *end;
 
 	skip_word(r);
-	if (r->at == start)
+	end = r->at;
+	if (end == start)
 		return bad_text(r, err, *r->at ? "a number was expected" : "the text ends too early");
+	r->at = start; /* where an error points */
 	if (set_leaf(r, r->depth, err) != LLM_OK)
 		return err->code;
+	r->at = end;
 	skip_space(r);
 	return LLM_OK;
 }
