@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import psycopg
@@ -90,11 +91,11 @@ class PgServer:
 
     def __init__(self, install: PgInstall, folder: Path):
         self.install = install
-        self.data = folder / f"data{install.version}"
+        # Two test files may start a server of one version in one folder.
+        self.data = Path(tempfile.mkdtemp(prefix=f"data{install.version}-", dir=folder))
         self.log = self.data / "server.log"
-        self.sockets = folder / f"s{install.version}"
+        self.sockets = Path(tempfile.mkdtemp(prefix=f"s{install.version}-", dir=folder))
         for path in (self.data, self.sockets):
-            path.mkdir(mode=0o700)
             os.chown(path, install.user.uid, install.user.gid)
         self._run(
             "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"
