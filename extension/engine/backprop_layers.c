@@ -3,7 +3,7 @@
  */
 #include "engine/backprop.h"
 #include "engine/gradients.h"
-#include "engine/layers.h"
+#include "engine/sql_layers.h"
 #include "engine/views.h"
 
 LlmCode

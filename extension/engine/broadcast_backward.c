@@ -4,7 +4,7 @@
 #include "engine/broadcast_backward.h"
 
 #include "engine/broadcast.h"
-#include "engine/cut.h"
+#include "engine/partition.h"
 #include "engine/gradients.h"
 #include "engine/pool.h"
 

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "engine/cut.h"
+#include "engine/partition.h"
 #include "engine/pool.h"
 #include "engine/rows.h"
 

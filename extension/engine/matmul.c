@@ -4,8 +4,8 @@
  */
 #include <string.h>
 
-#include "engine/compact.h"
-#include "engine/cut.h"
+#include "engine/quantized.h"
+#include "engine/partition.h"
 #include "engine/ops.h"
 #include "engine/pool.h"
 

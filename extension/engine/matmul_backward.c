@@ -2,7 +2,7 @@
  * The two products of a matmul's way back. The weight comes, and its gradient goes, row-major or in the
  * panels that the forward reads: either way no second copy of it is made.
  */
-#include "engine/cut.h"
+#include "engine/partition.h"
 #include "engine/gradients.h"
 #include "engine/pool.h"
 

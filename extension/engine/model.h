@@ -4,7 +4,7 @@
 #ifndef LLM_MODEL_H
 #define LLM_MODEL_H
 
-#include "engine/compact.h"
+#include "engine/quantized.h"
 #include "engine/graph.h"
 
 /* One parameter. Weights that a matmul reads are kept in panels only; the others as they are. */

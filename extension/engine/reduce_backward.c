@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-#include "engine/cut.h"
+#include "engine/partition.h"
 #include "engine/ops.h"
 #include "engine/pool.h"
 

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "engine/cut.h"
+#include "engine/partition.h"
 #include "engine/pool.h"
 
 /* Elements of a piece, whole chunks; rows of no more are the kernels' own. */

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "engine/broadcast.h"
-#include "engine/layers.h"
+#include "engine/sql_layers.h"
 #include "engine/plan.h"
 #include "engine/pool.h"
 #include "engine/views.h"

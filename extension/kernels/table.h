@@ -1,7 +1,7 @@
 /* The table of one instruction set; the including file sets LLM_W, LLM_TABLE and LLM_NAME. */
 #include "kernels/backward.h"
-#include "kernels/burst.h"
-#include "kernels/compact.h"
+#include "kernels/peak.h"
+#include "kernels/quantized.h"
 #include "kernels/matmul.h"
 #include "kernels/rows.h"
 

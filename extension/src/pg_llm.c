@@ -19,11 +19,11 @@
 #include "engine/ops.h"
 #include "engine/pool.h"
 #include "kernels/kernels.h"
-#include "src/checkpoint.h"
-#include "src/machine.h"
-#include "src/memory.h"
+#include "src/checkpoint/checkpoint.h"
+#include "src/base/machine.h"
+#include "src/base/memory.h"
 #include "src/pg_llm.h"
-#include "src/tape.h"
+#include "src/tape/tape.h"
 
 PG_MODULE_MAGIC;
 

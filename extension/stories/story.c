@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "stories/teller.h"
+#include "stories/sampler.h"
 
 const char *const llm_story_kind_names[LLM_STORY_KINDS] = {"syntax", "choice", "pronoun", "song",
 	"object copy", "surname copy", "who", "where", "where-by-holder", "recipient"};

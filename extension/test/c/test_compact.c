@@ -4,7 +4,7 @@
 
 #include "levels.h"
 
-#include "engine/compact.h"
+#include "engine/quantized.h"
 #include "engine/ops.h"
 
 /* Of the two bf16 around x the nearer one, of two equally near ones the even. */

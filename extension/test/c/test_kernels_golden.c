@@ -5,7 +5,7 @@
  */
 #include "levels.h"
 
-#include "engine/layers.h"
+#include "engine/sql_layers.h"
 #include "engine/ops.h"
 #include "engine/sample.h"
 #include "kernels/random.h"

@@ -2,7 +2,7 @@
  * the instruction set, the tile, the panel and the number of threads. */
 #include "levels.h"
 
-#include "engine/compact.h"
+#include "engine/quantized.h"
 #include "engine/ops.h"
 
 static int

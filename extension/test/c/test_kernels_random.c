@@ -2,7 +2,7 @@
  * out. */
 #include "levels.h"
 
-#include "engine/layers.h"
+#include "engine/sql_layers.h"
 #include "kernels/random.h"
 
 /* Known answers of Random123 (Salmon et al., 2011): counter, key, result. */

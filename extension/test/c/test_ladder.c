@@ -1,7 +1,7 @@
 /* Every rung of the ladder of kernels adds in the order of the plain triple loop: the same bits. */
 #include "levels.h"
 
-#include "engine/ladder.h"
+#include "engine/matmul_ladder.h"
 
 static bool
 stop_at_once(void)

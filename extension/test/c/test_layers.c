@@ -5,7 +5,7 @@
 #include <math.h>
 
 #include "engine/compare.h"
-#include "engine/layers.h"
+#include "engine/sql_layers.h"
 #include "engine/ops.h"
 
 static float *

@@ -4,7 +4,7 @@
  */
 #include "levels.h"
 
-#include "engine/compact.h"
+#include "engine/quantized.h"
 #include "engine/ops.h"
 
 static void

@@ -1,7 +1,7 @@
 /* Stories: told and followed they agree; every derivation is the only one; wrong words are named. */
 #include <math.h>
 
-#include "stories/teller.h"
+#include "stories/sampler.h"
 #include "stories/words.h"
 #include "test.h"
 

@@ -1,0 +1,302 @@
+/*
+ * Elementwise and row operations over the pool.
+ */
+#include <string.h>
+
+#include "engine/partition.h"
+#include "engine/ops.h"
+#include "engine/pool.h"
+#include "engine/rows.h"
+
+/* Elements per task: enough work to be worth a claim, little enough to cancel at once. */
+#define GRAIN 16384
+/* The same of those that are only moved. */
+#define MOVE_GRAIN 65536
+
+typedef struct Move
+{
+	size_t rows, per_task; /* rows of a task */
+	size_t n, pieces;      /* of a row, which is cut into pieces where it is long */
+	const float *from;     /* NULL: value everywhere */
+	size_t from_row, to_row;
+	float value, *to;
+} Move;
+
+static void
+move_task(void *context, int task, int worker)
+{
+	const Move *m = context;
+	size_t row = task / m->pieces * m->per_task, end = llm_least(row + m->per_task, m->rows);
+	size_t at = task % m->pieces * MOVE_GRAIN, n = llm_least(m->n - at, MOVE_GRAIN);
+
+	(void) worker;
+	for (; row < end; row++)
+	{
+		float *to = m->to + row * m->to_row + at;
+
+		if (m->from)
+			memcpy(to, m->from + row * m->from_row + at, n * sizeof(float));
+		else
+			for (size_t i = 0; i < n; i++)
+				to[i] = m->value;
+	}
+}
+
+static LlmCode
+move(Move *m, LlmError *err)
+{
+	if (m->rows == 0 || m->n == 0)
+		return LLM_OK;
+	m->pieces = (m->n + MOVE_GRAIN - 1) / MOVE_GRAIN;
+	m->per_task = m->n < MOVE_GRAIN ? MOVE_GRAIN / m->n : 1;
+	return llm_parallel((int) ((m->rows + m->per_task - 1) / m->per_task * m->pieces), move_task, m, err);
+}
+
+LlmCode
+llm_copy_rows(
+	size_t rows, size_t n, const float *from, size_t from_row, float *to, size_t to_row, LlmError *err)
+{
+	Move m = {.rows = rows, .n = n, .from = from, .from_row = from_row, .to = to, .to_row = to_row};
+
+	return move(&m, err);
+}
+
+LlmCode
+llm_copy(size_t n, const float *from, float *to, LlmError *err)
+{
+	return llm_copy_rows(1, n, from, 0, to, 0, err);
+}
+
+LlmCode
+llm_fill(size_t n, float value, float *to, LlmError *err)
+{
+	Move m = {.rows = 1, .n = n, .value = value, .to = to};
+
+	return move(&m, err);
+}
+
+typedef struct Unary
+{
+	LlmUnary f;
+	size_t n;
+	const float *x;
+	float *out;
+} Unary;
+
+static int
+grains(size_t n)
+{
+	return (int) ((n + GRAIN - 1) / GRAIN);
+}
+
+static void
+unary_task(void *context, int task, int worker)
+{
+	const Unary *u = context;
+	size_t at = (size_t) task * GRAIN, n = u->n - at < GRAIN ? u->n - at : GRAIN;
+
+	(void) worker;
+	llm_kernels->unary(u->f, n, u->x + at, u->out + at);
+}
+
+LlmCode
+llm_unary(LlmUnary f, size_t n, const float *x, float *out, LlmError *err)
+{
+	Unary u = {f, n, x, out};
+
+	return llm_parallel(grains(n), unary_task, &u, err);
+}
+
+static void
+canonicalize_task(void *context, int task, int worker)
+{
+	const Unary *u = context;
+	size_t at = (size_t) task * GRAIN;
+
+	(void) worker;
+	llm_kernels->canonicalize(u->n - at < GRAIN ? u->n - at : GRAIN, u->out + at);
+}
+
+LlmCode
+llm_canonicalize(size_t n, float *x, LlmError *err)
+{
+	Unary u = {.n = n, .out = x};
+
+	return llm_parallel(grains(n), canonicalize_task, &u, err);
+}
+
+typedef struct Binary
+{
+	LlmBinary op;
+	size_t outer, inner, rows; /* rows per task */
+	size_t pieces;             /* of a row, which is cut where it is long */
+	const float *x, *y;
+	bool x_rows, x_columns, y_rows, y_columns;
+	float *out;
+} Binary;
+
+static void
+binary_task(void *context, int task, int worker)
+{
+	const Binary *b = context;
+	size_t from = task / b->pieces * b->rows, to = llm_least(from + b->rows, b->outer);
+	size_t at = task % b->pieces * GRAIN, n = llm_least(b->inner - at, GRAIN);
+	size_t x_width = b->x_columns ? b->inner : 1, y_width = b->y_columns ? b->inner : 1;
+	const float *x = b->x + (b->x_columns ? at : 0), *y = b->y + (b->y_columns ? at : 0);
+
+	(void) worker;
+	for (size_t row = from; row < to; row++)
+		llm_kernels->binary(b->op, n, x + (b->x_rows ? row * x_width : 0), b->x_columns,
+			y + (b->y_rows ? row * y_width : 0), b->y_columns, b->out + row * b->inner + at);
+}
+
+LlmCode
+llm_binary(LlmBinary op, size_t outer, size_t inner, const float *x, bool x_rows, bool x_columns,
+	const float *y, bool y_rows, bool y_columns, float *out, LlmError *err)
+{
+	Binary b = {op, outer, inner, 1, 1, x, y, x_rows, x_columns, y_rows, y_columns, out};
+
+	if (outer == 0 || inner == 0)
+		return LLM_OK;
+	b.rows = inner < GRAIN ? GRAIN / inner : 1;
+	b.pieces = (inner + GRAIN - 1) / GRAIN;
+	return llm_parallel((int) ((outer + b.rows - 1) / b.rows * b.pieces), binary_task, &b, err);
+}
+
+typedef struct Rows
+{
+	size_t rows, n, grain;
+	const float *x, *gamma, *beta;
+	const int32_t *targets;
+	float number;
+	float *out;
+} Rows;
+
+static LlmCode
+each_row(Rows *r, LlmTask task, LlmError *err)
+{
+	r->grain = r->n < GRAIN / 4 ? GRAIN / 4 / (r->n ? r->n : 1) : 1;
+	return llm_parallel((int) ((r->rows + r->grain - 1) / r->grain), task, r, err);
+}
+
+#define ROWS_OF(r, task)                                                                                     \
+	size_t row = (task) * (r)->grain;                                                                        \
+	row < (r)->rows &&row < ((task) + 1) * (r)->grain;                                                       \
+	row++
+
+static void
+layernorm_task(void *context, int task, int worker)
+{
+	const Rows *r = context;
+
+	for (ROWS_OF(r, task))
+		llm_row_layernorm(worker, r->n, r->x + row * r->n, r->gamma, r->beta, r->number, r->out + row * r->n);
+}
+
+LlmCode
+llm_layernorm(size_t rows, int C, const float *x, const float *gamma, const float *beta, float eps,
+	float *out, LlmError *err)
+{
+	Rows r = {.rows = rows, .n = C, .x = x, .gamma = gamma, .beta = beta, .number = eps, .out = out};
+
+	return each_row(&r, layernorm_task, err);
+}
+
+static void
+softmax_task(void *context, int task, int worker)
+{
+	const Rows *r = context;
+
+	for (ROWS_OF(r, task))
+		llm_row_softmax(worker, r->n, 0, r->number, r->x + row * r->n, r->out + row * r->n);
+}
+
+LlmCode
+llm_softmax(size_t rows, size_t n, float scale, const float *x, float *out, LlmError *err)
+{
+	Rows r = {.rows = rows, .n = n, .x = x, .number = scale, .out = out};
+
+	return n == 0 ? LLM_OK : each_row(&r, softmax_task, err);
+}
+
+static void
+cross_entropy_task(void *context, int task, int worker)
+{
+	const Rows *r = context;
+
+	for (ROWS_OF(r, task))
+		r->out[row] =
+			r->targets[row] < 0 ? 0 : llm_row_cross_entropy(worker, r->n, r->x + row * r->n, r->targets[row]);
+}
+
+LlmCode
+llm_cross_entropy_rows(
+	size_t rows, int V, const float *logits, const int32_t *targets, float *losses, LlmError *err)
+{
+	Rows r = {.rows = rows, .n = V, .x = logits, .targets = targets, .out = losses};
+
+	return each_row(&r, cross_entropy_task, err);
+}
+
+typedef struct Sum
+{
+	size_t n;
+	const float *x;
+	double total;
+} Sum;
+
+static void
+sum_task(void *context, int task, int worker)
+{
+	Sum *s = context;
+
+	(void) task;
+	s->total = llm_row_sum(worker, s->n, s->x);
+}
+
+LlmCode
+llm_sum(size_t n, const float *x, double *total, LlmError *err)
+{
+	Sum s = {.n = n, .x = x};
+	LlmCode code = llm_parallel(1, sum_task, &s, err);
+
+	*total = s.total;
+	return code;
+}
+
+LlmCode
+llm_count_targets(size_t rows, const int32_t *targets, size_t *count, LlmError *err)
+{
+	*count = 0;
+	for (size_t at = 0; at < rows; at += LLM_POLL_ELEMENTS)
+	{
+		if (llm_poll(err) != LLM_OK)
+			return LLM_CANCELED;
+		for (size_t i = at; i < rows && i < at + LLM_POLL_ELEMENTS; i++)
+			*count += targets[i] >= 0;
+	}
+	return LLM_OK;
+}
+
+LlmCode
+llm_cross_entropy_mean(size_t rows, const int32_t *targets, const float *losses, float *mean, LlmError *err)
+{
+	size_t count;
+	double total;
+	LlmCode code = llm_count_targets(rows, targets, &count, err);
+
+	if (code == LLM_OK)
+		code = llm_sum(rows, losses, &total, err);
+	if (code == LLM_OK)
+		*mean = count ? (float) (total / count) : 0;
+	return code;
+}
+
+LlmCode
+llm_cross_entropy(size_t rows, int V, const float *logits, const int32_t *targets, float *losses, float *mean,
+	LlmError *err)
+{
+	LlmCode code = llm_cross_entropy_rows(rows, V, logits, targets, losses, err);
+
+	return code == LLM_OK ? llm_cross_entropy_mean(rows, targets, losses, mean, err) : code;
+}

@@ -1,0 +1,35 @@
+/*
+ * Cutting products into parts, and moving the columns of one: shared by matmul*.c and panels.c.
+ */
+#ifndef LLM_PARTITION_H
+#define LLM_PARTITION_H
+
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+/* ceil(n / width), without n + width, which an int may not hold */
+static inline int
+llm_parts(int n, int width)
+{
+	return n / width + (n % width != 0);
+}
+
+static inline int64_t
+llm_least(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* to (m,n) = from (m,n), n <= LLM_PANEL; rows are so many floats apart. */
+static inline void
+llm_copy_columns(int m, int n, const float *from, size_t from_row, float *to, size_t to_row)
+{
+	for (int i = 0; i < m; i++, from += from_row, to += to_row)
+		if (n == LLM_PANEL) /* a size that is known is copied without a call */
+			memcpy(to, from, LLM_PANEL * sizeof(float));
+		else
+			memcpy(to, from, n * sizeof(float));
+}
+
+#endif

@@ -1,0 +1,195 @@
+/*
+ * See layers.h.
+ */
+#include "engine/sql_layers.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/broadcast.h"
+#include "engine/ops.h"
+#include "engine/pool.h"
+
+/* Elements per task, a multiple of the four numbers one call of the generator makes. */
+#define GRAIN 16384
+
+LlmCode
+llm_layernorm_shape(
+	int ndim, const int *x, int gamma_ndim, const int *gamma, int beta_ndim, const int *beta, LlmError *err)
+{
+	if (ndim == 0)
+		return llm_fail(err, LLM_SHAPE, "layernorm: a scalar has no axis to normalise");
+	for (int i = 0; i < 2; i++)
+	{
+		int n = i ? beta_ndim : gamma_ndim;
+		const int *dims = i ? beta : gamma;
+
+		if (n == 1 && dims[0] == x[ndim - 1])
+			continue;
+		llm_fail(err, LLM_SHAPE, "layernorm: %s has shape %s, the last axis of x %s asks for (%d)",
+			i ? "beta" : "gamma", llm_shape_text(n, dims).s, llm_shape_text(ndim, x).s, x[ndim - 1]);
+		return llm_hint(err, "gamma and beta hold one number for each channel.");
+	}
+	return LLM_OK;
+}
+
+LlmCode
+llm_attention_shape(const LlmShape *x, const LlmShape weights[4], int NH, LlmError *err)
+{
+	static const char *const names[4] = {"w_qkv", "b_qkv", "w_o", "b_o"};
+	int C = x->ndim > 0 ? x->dims[x->ndim - 1] : 0;
+
+	if (x->ndim < 2 || x->ndim > 3)
+	{
+		llm_fail(err, LLM_SHAPE, "attention: x has shape %s", llm_shape_text(x->ndim, x->dims).s);
+		return llm_hint(err, "x is (T,C), positions by channels, or (B,T,C), a batch of them.");
+	}
+	if (NH < 1 || C < 1 || C % NH != 0)
+	{
+		llm_fail(err, LLM_INVALID, "attention: %d heads do not divide the %d channels of x %s", NH, C,
+			llm_shape_text(x->ndim, x->dims).s);
+		return llm_hint(err, "Each head takes an equal share of the channels.");
+	}
+	if (C > INT32_MAX / 3)
+		return llm_fail(err, LLM_LIMIT, "attention: %d channels are too many", C);
+	for (int i = 0; i < 4; i++)
+	{
+		LlmShape wanted[4] = {{2, {C, 3 * C}}, {1, {3 * C}}, {2, {C, C}}, {1, {C}}};
+
+		if (weights[i].ndim == wanted[i].ndim &&
+			memcmp(weights[i].dims, wanted[i].dims, sizeof(int) * wanted[i].ndim) == 0)
+			continue;
+		llm_fail(err, LLM_SHAPE, "attention: %s has shape %s, x %s asks for %s", names[i],
+			llm_shape_text(weights[i].ndim, weights[i].dims).s, llm_shape_text(x->ndim, x->dims).s,
+			llm_shape_text(wanted[i].ndim, wanted[i].dims).s);
+		return llm_hint(err, "Weights are (in, out): w_qkv (C,3*C), b_qkv (3*C), w_o (C,C), b_o (C).");
+	}
+	return LLM_OK;
+}
+
+/* Copies what is to be looked at, after success so far. */
+static LlmCode
+show(LlmCode code, float *to, const float *from, size_t n, LlmError *err)
+{
+	return code == LLM_OK && to ? llm_copy(n, from, to, err) : code;
+}
+
+/* The middle part, when the memory for queries, keys and values is there. */
+static LlmCode
+attend(int B, int T, int C, int NH, bool causal, const float *x, const LlmAttentionWeights *w,
+	const LlmAttentionParts *parts, float *qkv, LlmKvCache *cache, float *out, const LlmAllocator *memory,
+	LlmError *err)
+{
+	LlmAttention a = {.B = B, .T = T, .NH = NH, .HS = C / NH, .causal = causal, .queries = T};
+	size_t rows = (size_t) B * T;
+	LlmCode code;
+
+	a.scale = (float) (1 / sqrt(a.HS));
+	code = llm_matmul((int) rows, 3 * C, C, x, w->w_qkv, false, qkv, memory, err);
+	code = show(code, parts->qkv_matmul, qkv, rows * 3 * C, err);
+	if (code == LLM_OK)
+		code = llm_binary(LLM_ADD, rows, 3 * C, qkv, true, true, w->b_qkv, false, true, qkv, err);
+	code = show(code, parts->qkv, qkv, rows * 3 * C, err);
+	if (code == LLM_OK)
+		code = llm_attention(&a, qkv, cache, out, parts->scores, parts->probs, memory, err);
+	code = show(code, parts->heads, out, rows * C, err);
+	/* the heads' results make room in out for the projection; qkv has been read */
+	if (code == LLM_OK)
+		code = llm_copy(rows * C, out, qkv, err);
+	if (code == LLM_OK)
+		code = llm_matmul((int) rows, C, C, qkv, w->w_o, false, out, memory, err);
+	code = show(code, parts->proj_matmul, out, rows * C, err);
+	if (code == LLM_OK)
+		code = llm_binary(LLM_ADD, rows, C, out, true, true, w->b_o, false, true, out, err);
+	return code;
+}
+
+LlmCode
+llm_attention_layer_parts(int B, int T, int C, int NH, bool causal, const float *x,
+	const LlmAttentionWeights *weights, const LlmAttentionParts *parts, float *out,
+	const LlmAllocator *memory, LlmError *err)
+{
+	size_t size = (size_t) B * T * 3 * C * sizeof(float);
+	LlmKvCache cache;
+	LlmCode code;
+	float *qkv;
+
+	if (size == 0)
+		return LLM_OK;
+	qkv = memory->alloc(memory->context, size);
+	if (qkv == NULL)
+		return llm_fail(
+			err, LLM_NO_MEMORY, "attention: no memory for %zu MB of queries, keys and values", size >> 20);
+	code = llm_kv_create(&cache, B, NH, C / NH, T, memory, err);
+	if (code == LLM_OK)
+	{
+		code = attend(B, T, C, NH, causal, x, weights, parts, qkv, &cache, out, memory, err);
+		llm_kv_free(&cache, memory);
+	}
+	memory->release(memory->context, qkv, size);
+	return code;
+}
+
+LlmCode
+llm_attention_layer(int B, int T, int C, int NH, bool causal, const float *x,
+	const LlmAttentionWeights *weights, float *out, const LlmAllocator *memory, LlmError *err)
+{
+	return llm_attention_layer_parts(
+		B, T, C, NH, causal, x, weights, &(LlmAttentionParts){.heads = NULL}, out, memory, err);
+}
+
+typedef struct Dropout
+{
+	const LlmStream *stream;
+	float p;
+	size_t n;
+	const float *x;
+	float *out;
+} Dropout;
+
+static void
+dropout_task(void *context, int task, int worker)
+{
+	const Dropout *d = context;
+	size_t at = (size_t) task * GRAIN;
+
+	(void) worker;
+	llm_drop(d->stream, d->p, at, d->n - at < GRAIN ? d->n - at : GRAIN, d->x + at, d->out + at);
+}
+
+LlmCode
+llm_dropout(
+	const LlmStream *stream, float p, bool training, size_t n, const float *x, float *out, LlmError *err)
+{
+	Dropout d = {.stream = stream, .p = training ? p : 0, .n = n, .x = x, .out = out};
+
+	if (!(p >= 0 && p <= 1))
+		return llm_fail(err, LLM_INVALID, "dropout: probability %g is not between 0 and 1", p);
+	return llm_parallel((int) ((n + GRAIN - 1) / GRAIN), dropout_task, &d, err);
+}
+
+typedef struct Normal
+{
+	const LlmStream *stream;
+	float scale;
+	size_t n;
+	float *out;
+} Normal;
+
+static void
+normal_task(void *context, int task, int worker)
+{
+	const Normal *d = context;
+	size_t at = (size_t) task * GRAIN;
+
+	(void) worker;
+	llm_normal(d->stream, at, d->n - at < GRAIN ? d->n - at : GRAIN, d->scale, d->out + at);
+}
+
+LlmCode
+llm_normal_fill(const LlmStream *stream, float scale, size_t n, float *out, LlmError *err)
+{
+	Normal d = {stream, scale, n, out};
+
+	return llm_parallel((int) ((n + GRAIN - 1) / GRAIN), normal_task, &d, err);
+}

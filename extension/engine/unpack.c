@@ -1,0 +1,195 @@
+/*
+ * Panels as the row-major numbers that they are: written out, or added up in that order, so that where a
+ * matrix is kept changes no sum over it.
+ */
+#include "engine/partition.h"
+#include "engine/ops.h"
+#include "engine/pool.h"
+
+/* Elements that a task adds up, at most: in its scratch they stay in the second-level cache. */
+#define RANGE ((int64_t) 1 << 17)
+#define SQUARE (LLM_PANEL * LLM_PANEL)
+
+typedef struct Matrix
+{
+	int K, N;        /* of the panels' matrix */
+	bool transposed; /* written as (N,K) */
+	const float *panels;
+} Matrix;
+
+/* Sends for what is read soon: a panel's part in a range is too short for the processor to guess what comes.
+ */
+static inline __attribute__((always_inline)) void
+fetch(const float *from, int floats)
+{
+	for (int i = 0; i < floats; i += LLM_LINE)
+		__builtin_prefetch(from + i);
+}
+
+/* out = elements from … to of the matrix (K,N), panel by panel, so that each is read in one stream. */
+static void
+read_rows(const Matrix *x, int64_t from, int64_t to, float *out)
+{
+	int64_t N = x->N, first = from / N, end = (to + N - 1) / N;
+
+	for (int64_t column = 0; column < N; column += LLM_PANEL)
+	{
+		const float *row = x->panels + (column * x->K + first * LLM_PANEL);
+
+		for (int64_t at = first * N + column, k = first; k < end; k++, at += N, row += LLM_PANEL)
+		{
+			fetch(row + (size_t) x->K * LLM_PANEL, LLM_PANEL);
+			if (at >= from && at + LLM_PANEL <= to && column + LLM_PANEL <= N)
+				memcpy(out + (at - from), row, LLM_PANEL * sizeof(float));
+			else
+			{
+				int64_t b = at < from ? from : at, e = llm_least(at + llm_least(LLM_PANEL, N - column), to);
+
+				if (b < e)
+					memcpy(out + (b - from), row + (b - at), (e - b) * sizeof(float));
+			}
+		}
+	}
+}
+
+/* out = elements from … to of the transposed (N,K): a panel is LLM_PANEL of its rows, turned square by
+ * square. */
+static void
+read_columns(const Matrix *x, int64_t from, int64_t to, float *out)
+{
+	float square[SQUARE];
+	int64_t K = x->K;
+
+	for (int64_t panel = from / K / LLM_PANEL; panel * LLM_PANEL * K < to; panel++)
+		for (int64_t k = 0; k < K; k += LLM_PANEL)
+		{
+			int64_t first = panel * LLM_PANEL, kc = llm_least(LLM_PANEL, K - k);
+			int rows = (int) llm_least(LLM_PANEL, x->N - first);
+			const float *at = x->panels + (panel * K + k) * LLM_PANEL;
+
+			fetch(at + 2 * SQUARE, SQUARE);
+			llm_kernels->pack_panel_transposed(rows, (int) kc, at, LLM_PANEL, square);
+			for (int64_t i = 0; i < rows; i++)
+			{
+				int64_t begin = (first + i) * K + k, end = begin + kc;
+				int64_t b = begin < from ? from : begin, e = llm_least(end, to);
+
+				if (b < e)
+					memcpy(out + (b - from), square + i * LLM_PANEL + (b - begin), (e - b) * sizeof(float));
+			}
+		}
+}
+
+static void
+read_elements(const Matrix *x, int64_t from, int64_t to, float *out)
+{
+	(x->transposed ? read_columns : read_rows)(x, from, to, out);
+}
+
+typedef struct Work
+{
+	Matrix x;
+	int64_t numel, range;
+	float shift;
+	float *out;   /* all elements, or scratch of `range` for each worker */
+	double *sums; /* of each LLM_CHUNK elements */
+} Work;
+
+static LlmCode
+each_range(Work *w, LlmTask task, LlmError *err)
+{
+	return llm_parallel((int) ((w->numel + w->range - 1) / w->range), task, w, err);
+}
+
+/* Whole chunks, and of a transposed matrix as nearly whole panels, which are turned as a whole. */
+static int64_t
+range_of(const Matrix *x)
+{
+	int64_t panel = (int64_t) x->K * LLM_PANEL;
+	int64_t range = x->transposed && panel > 0 && panel < RANGE ? RANGE / panel * panel : RANGE;
+
+	return (range + LLM_CHUNK - 1) / LLM_CHUNK * LLM_CHUNK;
+}
+
+static void
+unpack_task(void *context, int task, int worker)
+{
+	const Work *w = context;
+	int64_t from = task * w->range;
+
+	(void) worker;
+	read_elements(&w->x, from, llm_least(from + w->range, w->numel), w->out + from);
+}
+
+LlmCode
+llm_panels_read(int K, int N, const float *panels, bool transposed, float *b, LlmError *err)
+{
+	Work w = {.x = {K, N, transposed, panels}, .numel = (int64_t) K * N, .out = b};
+
+	w.range = range_of(&w.x);
+	return each_range(&w, unpack_task, err);
+}
+
+static void
+sums_task(void *context, int task, int worker)
+{
+	const Work *w = context;
+	int64_t from = task * w->range, to = llm_least(from + w->range, w->numel);
+	float *scratch = w->out + worker * w->range;
+
+	read_elements(&w->x, from, to, scratch);
+	for (int64_t at = from; at < to; at += LLM_CHUNK)
+		w->sums[at / LLM_CHUNK] =
+			llm_kernels->sum_squares(llm_least(LLM_CHUNK, to - at), scratch + (at - from), 0);
+}
+
+static void
+plain_sums_task(void *context, int task, int worker)
+{
+	const Work *w = context;
+	int64_t from = task * w->range, to = llm_least(from + w->range, w->numel);
+
+	(void) worker;
+	for (int64_t at = from; at < to; at += LLM_CHUNK)
+		w->sums[at / LLM_CHUNK] =
+			llm_kernels->sum_squares(llm_least(LLM_CHUNK, to - at), w->x.panels + at, w->shift);
+}
+
+/* The kernel's own rule for long sums: chunks of LLM_CHUNK elements, added up in order in float64. */
+static LlmCode
+sum_squares(Work *w, LlmTask task, size_t scratch, double *total, const LlmAllocator *memory, LlmError *err)
+{
+	size_t chunks = (w->numel + LLM_CHUNK - 1) / LLM_CHUNK, bytes = chunks * sizeof(double) + scratch;
+	LlmCode code;
+
+	*total = 0;
+	w->sums = memory->alloc(memory->context, bytes);
+	if (w->sums == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "no memory for the sum of %lld squares", (long long) w->numel);
+	w->out = (float *) (w->sums + chunks);
+	code = each_range(w, task, err);
+	for (size_t i = 0; i < chunks; i++)
+		*total += w->sums[i];
+	memory->release(memory->context, w->sums, bytes);
+	return code;
+}
+
+LlmCode
+llm_sum_squares(
+	size_t n, const float *x, float shift, double *total, const LlmAllocator *memory, LlmError *err)
+{
+	Work w = {.x.panels = x, .shift = shift, .numel = n, .range = RANGE};
+
+	return sum_squares(&w, plain_sums_task, 0, total, memory, err);
+}
+
+LlmCode
+llm_sum_squares_panels(int K, int N, const float *panels, bool transposed, double *total,
+	const LlmAllocator *memory, LlmError *err)
+{
+	Work w = {.x = {K, N, transposed, panels}, .numel = (int64_t) K * N};
+
+	w.range = range_of(&w.x);
+	return sum_squares(
+		&w, sums_task, (size_t) llm_pool_threads() * w.range * sizeof(float), total, memory, err);
+}

@@ -1,0 +1,450 @@
+/*
+ * Memory of a session: what PostgreSQL's contexts and the engine's blocks take together stays within a limit,
+ * and within another with what all other sessions hold.
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "access/detoast.h"
+#include "access/xact.h"
+#include "utils/guc.h"
+#include "utils/guc_tables.h"
+#include "utils/memutils.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+#include "src/base/machine.h"
+#include "src/base/memory.h"
+#include "src/model/model_cache.h"
+#include "src/pg_llm.h"
+#include "src/base/server_memory.h"
+
+int pg_llm_memory_limit_mb = 0;
+
+#define MEGABYTE ((Size) 1 << 20)
+/* Smaller sizes are asked for together, a megabyte at a time: asking takes longer than allocating them. */
+#define LEAST ((Size) 65536)
+
+static void TransactionEnds(XactEvent event, void *arg);
+
+/* ---- settings ---- */
+
+static GucSource accepted; /* where a limit's value came from last */
+
+static bool
+LimitCheck(int *newval, void **extra, GucSource source)
+{
+	accepted = source;
+	return true;
+}
+
+static bool
+GivenByClient(const char *name)
+{
+	const struct config_generic *setting = NULL;
+
+#if PG_VERSION_NUM >= 160000
+	setting = find_option(name, false, true, ERROR);
+#else
+	for (int i = 0; i < GetNumConfigOptions(); i++)
+		if (pg_strcasecmp(get_guc_variables()[i]->name, name) == 0)
+			setting = get_guc_variables()[i];
+#endif
+	return setting && setting->reset_source == PGC_S_CLIENT;
+}
+
+/*
+ * Before the library is loaded a client may set anything when it connects, its limits too. PostgreSQL refuses
+ * that where they become known; but the value of the server's configuration, which it had replaced, is gone.
+ */
+static void
+DefineLimit(const char *name, const char *what, const char *more, int *value, int preset, int least,
+	GucContext context)
+{
+	static const char *hidden = NULL; /* a library that was refused may be loaded again */
+
+	if (hidden == NULL)
+	{
+		bool given = GivenByClient(name);
+
+		DefineCustomIntVariable(
+			name, what, more, value, preset, least, INT_MAX, context, GUC_UNIT_MB, LimitCheck, NULL, NULL);
+		if (given && accepted == PGC_S_DEFAULT)
+			hidden = name;
+	}
+	if (hidden)
+		ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("this session may not set \"%s\"", hidden),
+				errdetail("The value that was refused hides the server's own."),
+				errhint("Connect again without it.")));
+}
+
+void
+MemoryInit(void)
+{
+	DefineLimit("pg_llm.memory_limit", "Memory one session may hold for tensors and models.",
+		"The default is half of the machine's or control group's memory. Copies shared by all sessions do "
+		"not count.",
+		&pg_llm_memory_limit_mb, MachineMemoryMB() / 2, 16, PGC_SUSET);
+	DefineLimit("pg_llm.server_memory_limit",
+		"Memory all sessions of the server may hold together for tensors and models.",
+		"The default is three quarters of the machine's or control group's memory; 0 is no limit. It is one "
+		"for all sessions: ALTER SYSTEM sets it. llm_memory() shows what each session holds.",
+		&pg_llm_server_memory_limit_mb, MachineMemoryMB() / 4 * 3, 0, PGC_SIGHUP);
+	RegisterXactCallback(TransactionEnds, NULL);
+}
+
+/* ---- what the session holds ---- */
+
+static size_t session_bytes = 0; /* the engine's blocks */
+/* PostgreSQL's own contexts, which take time to count, as they were counted last; what was reserved in them
+ * since; and kept_bytes. */
+static Size other_bytes = 0;
+static Size kept_bytes = 0; /* freed memory that malloc still had when the last statement ended */
+static Size most_bytes = 0; /* the most that this statement has asked for */
+/* So many of session_bytes were within such a limit when the contexts were counted; 0 once these may have
+ * grown. */
+static size_t granted_bytes = 0;
+static int granted_limit_mb = 0;
+
+/* ---- when a statement has ended ---- */
+
+/*
+ * PostgreSQL frees the memory of a statement, and that of a transaction, when no more code of the extension
+ * runs, and the other sessions must learn of it. But the last that a server process does before it waits for
+ * the next message is to reset MessageContext, and that calls back.
+ */
+static bool statement_asked = false, transaction_asked = false;
+
+static void
+TellWhatIsLeft(void)
+{
+	Size held = session_bytes + MemoryContextMemAllocated(TopMemoryContext, true);
+
+	if (most_bytes > held + MEGABYTE) /* else there is little that malloc may have kept */
+		kept_bytes = Max(MachineOwnMemory(), held) - held;
+	if (MessageContext) /* is about to be freed */
+		held -= MemoryContextMemAllocated(MessageContext, true);
+	other_bytes = held - session_bytes + kept_bytes;
+	ServerMemoryTell(held + kept_bytes);
+}
+
+static void
+StatementEnded(void *arg)
+{
+	statement_asked = false;
+	transaction_asked = IsTransactionOrTransactionBlock();
+	TellWhatIsLeft();
+	if (ServerMemoryScarce()) /* so what sessions keep for later is never more than half of the limit */
+	{
+		while (ModelEvict())
+			;
+		MachineTrim();
+		most_bytes = SIZE_MAX;
+		TellWhatIsLeft();
+	}
+	most_bytes = 0;
+}
+
+static void
+TellWhenEnded(void)
+{
+	static MemoryContextCallback callback = {StatementEnded};
+
+	if (!statement_asked && MessageContext)
+		MemoryContextRegisterResetCallback(MessageContext, &callback);
+	statement_asked = true;
+}
+
+static void
+TransactionEnds(XactEvent event, void *arg)
+{
+	if (transaction_asked && MessageContext)
+		TellWhenEnded();
+	else if (transaction_asked) /* a background worker, which gets no messages */
+		StatementEnded(NULL);
+}
+
+/* ---- asking ---- */
+
+/* Why memory was refused last. */
+static struct
+{
+	bool server; /* not this session's own limit */
+	Size needed, held;
+} refused;
+
+/* Is there room within both limits? Models that nobody uses at the moment make room first. */
+static bool
+HasRoom(Size size, Size later)
+{
+	Size limit = (Size) pg_llm_memory_limit_mb * MEGABYTE, held;
+	bool in_session;
+
+	transaction_asked = true;
+	TellWhenEnded();
+	do
+	{
+		held = session_bytes + MemoryContextMemAllocated(TopMemoryContext, true);
+		other_bytes = held - session_bytes + kept_bytes;
+		most_bytes = Max(most_bytes, held + size);
+		in_session = size <= limit && held <= limit - size;
+		if (in_session && ServerMemoryAsk(held + kept_bytes + size + later))
+			return true;
+	} while (size <= limit && ModelEvict());
+	ServerMemoryTell(held + kept_bytes);
+	refused.server = in_session;
+	refused.needed = size + later;
+	refused.held = in_session ? ServerMemoryHeld() : held;
+	return false;
+}
+
+/* Is it one of those that are asked for together, and they are no megabyte yet? */
+static bool
+IsLittle(Size size)
+{
+	static Size together = 0;
+
+	together += size;
+	if (size < LEAST && together < MEGABYTE)
+		return true;
+	together = 0;
+	return false;
+}
+
+#define UP_TO_MB(size) (((size) + MEGABYTE - 1) / MEGABYTE)
+#define SERVER_HINT                                                                                          \
+	errhint("Try again when other sessions are done, use smaller tensors, or have the superuser raise "      \
+			"pg_llm.server_memory_limit. SELECT * FROM llm_memory() shows what each session holds.")
+
+void
+LlmReserveResult(Size size, Size later)
+{
+	granted_bytes = 0;
+	if (IsLittle(size))
+		return;
+	if (HasRoom(size, later))
+		other_bytes += size + later;
+	else if (refused.server)
+		ereport(ERROR,
+			(errcode(ERRCODE_OUT_OF_MEMORY),
+				errmsg("this needs %zu MB more, and all sessions of the server hold %zu MB of their %d MB",
+					UP_TO_MB(refused.needed), UP_TO_MB(refused.held), pg_llm_server_memory_limit_mb),
+				SERVER_HINT));
+	else
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY),
+						   errmsg("this needs %zu MB more, and the session holds %zu MB of its %d MB",
+							   size >> 20, refused.held >> 20, pg_llm_memory_limit_mb),
+						   errhint("Use smaller tensors, or have the superuser raise pg_llm.memory_limit.")));
+}
+
+void
+LlmReserve(Size size)
+{
+	LlmReserveResult(size, 0);
+}
+
+void
+LlmCopy(void *to, const void *from, Size size)
+{
+	for (Size at = 0; at < size; at += LLM_POLL_BYTES)
+	{
+		CHECK_FOR_INTERRUPTS();
+		memcpy((char *) to + at, (const char *) from + at, Min(LLM_POLL_BYTES, size - at));
+	}
+}
+
+/* Bytes of a stored value that are read at once: of longer ones the parts come to huge pages, which take a
+ * fraction of the time to fault in and, when a cancel has come, to free. */
+#define DETOAST_PART ((Size) 8 << 20)
+
+struct varlena *
+LlmDetoastSlice(Datum datum, Size first, Size size)
+{
+	struct varlena *value = (struct varlena *) DatumGetPointer(datum), *whole;
+	struct varatt_external pointer = {0};
+
+	LlmReserve(size);
+	if (VARATT_IS_EXTERNAL_ONDISK(value))
+		VARATT_EXTERNAL_GET_POINTER(pointer, value);
+	/* of a compressed one each part would begin at the start */
+	if (pointer.va_rawsize == 0 || VARATT_EXTERNAL_IS_COMPRESSED(pointer) || size <= DETOAST_PART)
+		return PG_DETOAST_DATUM_SLICE(datum, first, size);
+	whole = palloc(VARHDRSZ + size);
+	MachineHugePages(whole, VARHDRSZ + size);
+	SET_VARSIZE(whole, VARHDRSZ + size);
+	for (Size at = 0; at < size; at += DETOAST_PART)
+	{
+		Size n = Min(DETOAST_PART, size - at);
+		struct varlena *part = PG_DETOAST_DATUM_SLICE(datum, first + at, n);
+
+		memcpy(VARDATA(whole) + at, VARDATA(part), n);
+		pfree(part);
+	}
+	return whole;
+}
+
+struct varlena *
+LlmDetoast(Datum datum)
+{
+	struct varlena *value = (struct varlena *) DatumGetPointer(datum);
+
+	return VARATT_IS_EXTENDED(value) ? LlmDetoastSlice(datum, 0, toast_raw_datum_size(datum) - VARHDRSZ)
+									 : value;
+}
+
+void
+MemoryRaise(const LlmError *err)
+{
+	if (refused.server)
+		ereport(
+			ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("%s", err->message),
+					   errdetail("This needs %zu MB more, and all sessions of the server hold %zu MB of "
+								 "their %d MB.",
+						   UP_TO_MB(refused.needed), UP_TO_MB(refused.held), pg_llm_server_memory_limit_mb),
+					   SERVER_HINT));
+	ereport(ERROR,
+		(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("%s", err->message),
+			err->detail[0] ? errdetail("%s", err->detail) : 0,
+			err->hint[0] ? errhint("%s", err->hint)
+						 : errhint("A session may hold %d MB (pg_llm.memory_limit, set by the superuser).",
+							   pg_llm_memory_limit_mb)));
+}
+
+/* ---- the engine's blocks ---- */
+
+/* Within the limits without counting the contexts again? */
+static bool
+IsGranted(size_t size)
+{
+	return session_bytes + size <= granted_bytes && pg_llm_memory_limit_mb == granted_limit_mb &&
+		   ServerMemoryAsk(session_bytes + size + other_bytes);
+}
+
+static void *
+SessionAlloc(void *context, size_t size)
+{
+	void *block;
+
+	if (!IsLittle(size) && !IsGranted(size))
+	{
+		if (!HasRoom(size, 0))
+			return NULL;
+		granted_bytes = session_bytes + size;
+		granted_limit_mb = pg_llm_memory_limit_mb;
+	}
+	if (posix_memalign(&block, 64, size ? size : 1) != 0)
+		return NULL;
+	MachineHugePages(block, size);
+	session_bytes += size;
+	return block;
+}
+
+static void
+SessionRelease(void *context, void *block, size_t size)
+{
+	if (block == NULL)
+		return;
+	free(block);
+	session_bytes -= size;
+	if (size >= LEAST)
+		ServerMemoryTell(session_bytes + other_bytes);
+}
+
+LlmAllocator *
+LlmSessionAllocator(void)
+{
+	static LlmAllocator session = {SessionAlloc, SessionRelease, NULL};
+
+	return &session;
+}
+
+/* ---- the same, bound to a memory context ---- */
+
+typedef struct ContextBlock
+{
+	MemoryContextCallback callback;
+	struct ContextBlock *prev, *next;
+	void *block;
+	size_t size;
+} ContextBlock;
+
+static void
+ContextBlockFree(void *arg)
+{
+	ContextBlock *b = arg;
+
+	SessionRelease(NULL, b->block, b->size);
+	b->block = NULL;
+}
+
+/*
+ * Blocks hang on the memory context by a reset callback, so that an error frees them. The bookkeeping is
+ * palloc'd before the block is made: nothing can be lost between the two.
+ */
+static void *
+ContextAlloc(void *context, size_t size)
+{
+	ContextBlock *list = context;
+	/* Beside its list: whatever context is current may go before the list does. */
+	ContextBlock *b = MemoryContextAllocZero(GetMemoryChunkContext(list), sizeof(ContextBlock));
+
+	b->block = SessionAlloc(NULL, size);
+	if (b->block == NULL)
+	{
+		pfree(b);
+		return NULL;
+	}
+	b->size = size;
+	b->next = list->next;
+	b->prev = list;
+	if (list->next)
+		list->next->prev = b;
+	list->next = b;
+	return b->block;
+}
+
+static void
+ContextRelease(void *context, void *block, size_t size)
+{
+	ContextBlock *list = context;
+
+	if (block == NULL)
+		return;
+	for (ContextBlock *b = list->next; b != NULL; b = b->next)
+		if (b->block == block)
+		{
+			b->prev->next = b->next;
+			if (b->next)
+				b->next->prev = b->prev;
+			ContextBlockFree(b);
+			pfree(b);
+			return;
+		}
+}
+
+static void
+ContextFreeAll(void *arg)
+{
+	ContextBlock *list = arg;
+
+	for (ContextBlock *b = list->next; b != NULL; b = b->next)
+		ContextBlockFree(b);
+	list->next = NULL;
+}
+
+LlmAllocator *
+LlmContextAllocator(void)
+{
+	LlmAllocator *allocator = palloc(sizeof(LlmAllocator));
+	ContextBlock *list = palloc0(sizeof(ContextBlock));
+
+	granted_bytes = 0; /* what the statement has gathered since the last call counts */
+	list->callback.func = ContextFreeAll;
+	list->callback.arg = list;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &list->callback);
+	*allocator = (LlmAllocator){ContextAlloc, ContextRelease, list};
+	return allocator;
+}

@@ -1,0 +1,121 @@
+#include "src/base/visible.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rls.h"
+
+#include "src/pg_llm.h"
+#include "src/base/spi.h"
+
+/* Of one version of a model a row's place says which row it is. */
+#define PLACES(rows)                                                                                         \
+	"SELECT count(*), coalesce(bit_xor(pg_catalog.hashtidextended(place, n)), 0) FROM (" rows                \
+	") AS r (place, n)"
+
+typedef struct Kind
+{
+	const char *tables[5];
+	LlmQuery places;
+} Kind;
+
+static Kind kinds[] = {
+	[VISIBLE_MODEL] = {{"llm_model_config", "llm_graph", "llm_param", "llm_param_share"},
+		{PLACES("SELECT ctid, 1 FROM %s.llm_model_config WHERE model = $1"
+				" UNION ALL SELECT ctid, 2 FROM %s.llm_graph WHERE model = $1"
+				" UNION ALL SELECT ctid, 3 FROM %s.llm_param_share WHERE target_model = $1"
+				" UNION ALL SELECT ctid, 4 FROM %s.llm_param WHERE model = $1 OR (model, name) IN (SELECT"
+				" source_model, source_name FROM %s.llm_param_share WHERE target_model = $1)"),
+			1, {TEXTOID}, .columns = "ll", .one = true}},
+	[VISIBLE_TOKENIZER] = {{"llm_bpe_vocab", "llm_bpe_merges"},
+		{PLACES("SELECT ctid, 1 FROM %s.llm_bpe_vocab WHERE model = $1"
+				" UNION ALL SELECT ctid, 2 FROM %s.llm_bpe_merges WHERE model = $1"),
+			1, {TEXTOID}, .columns = "ll", .one = true}}};
+
+static bool
+MayRead(const char *table)
+{
+	Oid id = get_relname_relid(table, LlmNamespace());
+
+	return OidIsValid(id) && pg_class_aclcheck(id, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
+}
+
+void
+VisibleCheckRights(VisibleKind kind)
+{
+	for (const char **table = kinds[kind].tables; *table; table++)
+	{
+		if (!OidIsValid(get_relname_relid(*table, LlmNamespace())))
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+							   errmsg("table %s is missing from extension pg_llm", *table)));
+		if (!MayRead(*table))
+			aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, *table);
+	}
+}
+
+/* The strongest of what holds for the tables: none, none in this environment, or enabled. */
+static int
+RowSecurity(VisibleKind kind)
+{
+	int strongest = RLS_NONE;
+
+	for (const char **table = kinds[kind].tables; *table; table++)
+	{
+		int one = check_enable_rls(get_relname_relid(*table, LlmNamespace()), InvalidOid, true);
+
+		if (one == RLS_ENABLED || strongest == RLS_NONE)
+			strongest = one;
+	}
+	return strongest;
+}
+
+static bool
+MayReadTables(VisibleKind kind)
+{
+	for (const char **table = kinds[kind].tables; *table; table++)
+		if (!MayRead(*table))
+			return false;
+	return true;
+}
+
+bool
+VisibleAll(VisibleKind kind)
+{
+	return MayReadTables(kind) && RowSecurity(kind) != RLS_ENABLED;
+}
+
+Visible
+VisibleRows(VisibleKind kind, const char *name)
+{
+	Visible now = {.user = GetUserId(), .limited = RowSecurity(kind) == RLS_ENABLED};
+	Datum value = CStringGetTextDatum(name);
+	bool null;
+
+	if (!now.limited)
+		return now;
+	SPI_connect();
+	LlmRun(&kinds[kind].places, &value, NULL, true, 1);
+	now.count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+	now.places = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null));
+	SPI_finish();
+	return now;
+}
+
+bool
+VisibleStill(VisibleKind kind, const char *name, const Visible *then)
+{
+	int security;
+	Visible now;
+
+	if (!MayReadTables(kind))
+		return false;
+	security = RowSecurity(kind);
+	if (then->limited != (security == RLS_ENABLED))
+		return false;
+	if (!then->limited)
+		return then->user == GetUserId() || security == RLS_NONE;
+	now = VisibleRows(kind, name);
+	return now.count == then->count && now.places == then->places;
+}

@@ -1,0 +1,121 @@
+/*
+ * Import by path. What the file must hold is decided in SQL (llm_import_begin); here its tensors become rows,
+ * one at a time.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "src/checkpoint/import_checkpoint.h"
+#include "src/pg_llm.h"
+#include "src/base/spi.h"
+#include "src/tensor/tensor.h"
+
+PG_FUNCTION_INFO_V1(pg_llm_import_safetensors);
+PG_FUNCTION_INFO_V1(pg_llm_import_npz);
+
+typedef struct ImportRow
+{
+	char *name;
+	const CheckpointTensor *tensor;
+	int ndim;
+	int dims[LLM_MAX_DIMS];
+} ImportRow;
+
+/* Registers or checks the model and says which tensor becomes which row; palloc'd in the caller's context. */
+static ImportRow *
+BeginImport(const char *model, const Checkpoint *checkpoint, MemoryContext context, int *count)
+{
+	static LlmQuery begin = {
+		"SELECT name, position, shape FROM %s.llm_import_begin($1, $2::jsonb, $3::jsonb, $4)", 4,
+		{TEXTOID, TEXTOID, TEXTOID, BOOLOID}, .columns = "siI"};
+	Datum args[4] = {CStringGetTextDatum(model), CStringGetTextDatum(CheckpointTensorsJson(checkpoint)),
+		checkpoint->config ? CStringGetTextDatum(checkpoint->config) : (Datum) 0,
+		BoolGetDatum(CheckpointHeadIsWte(checkpoint))};
+	ImportRow *rows;
+
+	LlmRun(&begin, args, checkpoint->config ? "    " : "  n ", false, 0);
+	*count = (int) SPI_processed;
+	rows = MemoryContextAlloc(context, sizeof(ImportRow) * (Size) (*count + 1));
+	for (int i = 0; i < *count; i++)
+	{
+		bool isnull;
+		HeapTuple tuple = SPI_tuptable->vals[i];
+		TupleDesc desc = SPI_tuptable->tupdesc;
+		int position = DatumGetInt32(SPI_getbinval(tuple, desc, 2, &isnull));
+
+		rows[i].name = MemoryContextStrdup(context, SPI_getvalue(tuple, desc, 1));
+		rows[i].tensor = &checkpoint->tensors[position - 1];
+		rows[i].ndim = ShapeFromArray(SPI_getbinval(tuple, desc, 3, &isnull), rows[i].dims);
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return rows;
+}
+
+/* Reads one tensor and inserts its row. */
+static int64
+ImportTensor(const char *model, const ImportRow *row)
+{
+	static LlmQuery insert = {"INSERT INTO %s.llm_param (model, name, data) VALUES ($1, $2, $3)", 3,
+		{TEXTOID, TEXTOID}, .one = true};
+	Tensor *tensor = TensorNew(row->ndim, row->dims);
+	Datum args[3] = {CStringGetTextDatum(model), CStringGetTextDatum(row->name), PointerGetDatum(tensor)};
+
+	insert.types[2] = LlmTensorType();
+	LlmReserve(VARSIZE(tensor)); /* the row that is formed of it */
+	CheckpointRead(row->tensor, TENSOR_DATA(tensor));
+	LlmRun(&insert, args, NULL, false, 0);
+	return TensorNumel(tensor);
+}
+
+static Datum
+Import(FunctionCallInfo fcinfo, const CheckpointFormat *format)
+{
+	MemoryContext one = AllocSetContextCreate(CurrentMemoryContext, "pg_llm import", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext outer = CurrentMemoryContext;
+	Checkpoint checkpoint;
+	ImportRow *rows;
+	Datum result[2];
+	int64 parameters = 0;
+	int count;
+	char *path, *model;
+
+	ServerFileAllow(false);
+	path = ServerFilePath(PG_ARGISNULL(0) ? (Datum) 0 : PG_GETARG_DATUM(0), PG_ARGISNULL(0));
+	model = PG_ARGISNULL(1) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	CheckpointOpen(&checkpoint, path, format);
+
+	SPI_connect();
+	rows = BeginImport(model, &checkpoint, outer, &count);
+	for (int i = 0; i < count; i++)
+	{
+		MemoryContext spi = MemoryContextSwitchTo(one);
+
+		CHECK_FOR_INTERRUPTS();
+		parameters += ImportTensor(model, &rows[i]);
+		MemoryContextSwitchTo(spi);
+		MemoryContextReset(one);
+	}
+	SPI_finish();
+	result[0] = Int32GetDatum(count);
+	result[1] = Int64GetDatum(parameters);
+	return LlmRowResult(fcinfo, result, NULL);
+}
+
+Datum
+pg_llm_import_safetensors(PG_FUNCTION_ARGS)
+{
+	return Import(fcinfo, &CheckpointSafetensors);
+}
+
+Datum
+pg_llm_import_npz(PG_FUNCTION_ARGS)
+{
+	return Import(fcinfo, &CheckpointNpz);
+}

@@ -1,0 +1,218 @@
+/*
+ * Beam search: the best `width` continuations live on, all texts in one batch of the executor. Scores are
+ * sums of log probabilities and only fall, so the search is over once no live text beats the worst of `width`
+ * ended ones.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "kernels/kernels.h"
+#include "src/generate/generate.h"
+#include "src/pg_llm.h"
+
+typedef struct Beam
+{
+	double score; /* sum of log probabilities */
+	int parent;   /* the live text it continues */
+	int32 id;     /* its newest token */
+	int32 *ids;   /* all of its tokens; NULL until it is kept */
+	int count;
+} Beam;
+
+typedef struct Beams
+{
+	Generation *g;
+	int width, live, ended;
+	Beam *beams; /* live ones, in the executor's order */
+	Beam *done;  /* those that reached the end token, best first */
+} Beams;
+
+static int
+CompareBeams(const void *a, const void *b)
+{
+	const Beam *x = a, *y = b;
+
+	if (x->score != y->score)
+		return x->score > y->score ? -1 : 1;
+	return x->parent != y->parent ? x->parent - y->parent : x->id - y->id;
+}
+
+/* Runs the newest tokens of all live texts. */
+static LlmValue
+RunBeams(Beams *s)
+{
+	int first = llm_exec_length(s->g->exec), T = s->beams[0].count - first;
+	int32 *tokens = palloc(sizeof(int32) * (Size) s->live * T);
+	LlmInput in[2] = {{.name = "tokens", .ndim = 2, .dims = {s->live, T}, .integers = tokens}};
+	LlmValue value;
+	LlmError err;
+
+	for (int b = 0; b < s->live; b++)
+		memcpy(tokens + (Size) b * T, s->beams[b].ids + first, sizeof(int32) * T);
+	in[1] = PositionsInput(first, T);
+	LLM_CHECK(llm_exec_run(s->g->exec, in, 2, &value, &err), &err);
+	pfree((void *) in[1].integers);
+	pfree(tokens);
+	return value;
+}
+
+/* The best continuations of one live text: one more than width, as one of them may end it. Returns how many.
+ */
+static int
+Continuations(const Beams *s, int beam, const LlmValue *value, Beam *out)
+{
+	int V, k, n = 0;
+	const float *logits = LastLogits(s->g, value, s->live, beam, &V);
+	LlmCandidate *best;
+	float log_sum;
+	LlmError err;
+
+	k = Min(s->width + 1, V);
+	best = palloc(sizeof(LlmCandidate) * k);
+	LLM_CHECK(llm_top(V, logits, k, best, LlmSessionAllocator(), &err), &err);
+	log_sum = llm_kernels->cross_entropy(V, logits, best[0].id);
+	for (int i = 0; i < k && !isinf(best[i].logit); i++)
+		out[n++] =
+			(Beam){.score = s->beams[beam].score + (((double) best[i].logit - best[0].logit) - log_sum),
+				.parent = beam,
+				.id = best[i].id,
+				.count = s->beams[beam].count + 1};
+	pfree(best);
+	return n;
+}
+
+/* Gives a candidate its tokens: those of its parent and its own. */
+static void
+Keep(const Beams *s, Beam *beam)
+{
+	beam->ids = palloc(sizeof(int32) * s->g->most);
+	memcpy(beam->ids, s->beams[beam->parent].ids, sizeof(int32) * (beam->count - 1));
+	beam->ids[beam->count - 1] = beam->id;
+}
+
+/* Enters an ended text in the list of the best ones; the worst leaves a full list. */
+static void
+End(Beams *s, Beam *beam)
+{
+	int at = s->ended;
+
+	while (at > 0 && beam->score > s->done[at - 1].score)
+		at--;
+	if (at == s->width)
+		return;
+	Keep(s, beam);
+	if (s->ended == s->width)
+		pfree(s->done[--s->ended].ids);
+	memmove(s->done + at + 1, s->done + at, sizeof(Beam) * (s->ended - at));
+	s->done[at] = *beam;
+	s->ended++;
+}
+
+/* One more token for every live text. */
+static void
+StepBeams(Beams *s)
+{
+	LlmValue value = RunBeams(s);
+	Beam *all = palloc(sizeof(Beam) * s->live * (s->width + 1)), *next = palloc0(sizeof(Beam) * s->width);
+	int *parents = palloc(sizeof(int) * s->width), n = 0, live = 0;
+	bool moved = false;
+	LlmError err;
+
+	for (int b = 0; b < s->live; b++)
+		n += Continuations(s, b, &value, all + n);
+	qsort(all, n, sizeof(Beam), CompareBeams);
+	for (int i = 0; i < n; i++)
+		if (all[i].id == s->g->eos)
+			End(s, &all[i]);
+		else if (live < s->width)
+		{
+			Keep(s, &all[i]);
+			moved |= all[i].parent != live;
+			parents[live] = all[i].parent;
+			next[live++] = all[i];
+		}
+	if (live > 0 && (moved || live != s->live))
+		LLM_CHECK(llm_exec_reorder(s->g->exec, parents, live, &err), &err);
+	for (int b = 0; b < s->live; b++)
+		pfree(s->beams[b].ids);
+	pfree(s->beams);
+	pfree(all);
+	pfree(parents);
+	s->beams = next;
+	s->live = live;
+}
+
+/* Live and ended texts, best first; the executor is done with them. */
+static void
+Search(Beams *s)
+{
+	const Generation *g = s->g;
+
+	while (s->live > 0 && s->beams[0].count < g->most &&
+		   !(s->ended == s->width && s->beams[0].score <= s->done[s->width - 1].score))
+	{
+		CHECK_FOR_INTERRUPTS();
+		StepBeams(s);
+	}
+	s->beams = repalloc(s->beams, sizeof(Beam) * (s->width + s->ended));
+	for (int i = 0; i < s->live; i++)
+		s->beams[i].parent = s->width + i; /* after the ended ones of the same score */
+	for (int i = 0; i < s->ended; i++)
+	{
+		s->done[i].parent = i;
+		s->beams[s->live++] = s->done[i];
+	}
+	qsort(s->beams, s->live, sizeof(Beam), CompareBeams);
+}
+
+static Datum
+BeamText(const Generation *g, const Beam *beam)
+{
+	StringInfoData bytes;
+
+	initStringInfo(&bytes);
+	appendBinaryStringInfo(&bytes, g->bytes.data, g->bytes.len);
+	for (int i = g->prompt; i < beam->count; i++)
+		if (i < beam->count - 1 || beam->ids[i] != g->eos)
+			AppendToken(g->bpe, beam->ids[i], &bytes);
+	return PointerGetDatum(TokenizerText(bytes.data, bytes.len));
+}
+
+PG_FUNCTION_INFO_V1(llm_beam_search);
+Datum
+llm_beam_search(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	char *prompt = TextArgument(fcinfo, 0, "prompt"), *model = NameArgument(fcinfo, 3, "model");
+	int most = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT32(2);
+	LoadedModel *m = ModelOf(model, CurrentMemoryContext);
+	Beams s = {.width = PG_ARGISNULL(1) ? 4 : PG_GETARG_INT32(1), .live = 1};
+
+	if (s.width < 1 || s.width > 256)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("beam_width is %d; it must be from 1 to 256", s.width)));
+	s.g = GenerationOpen(
+		model, prompt, PG_ARGISNULL(2) ? NULL : &most, EndToken(model, VocabularySize(m), false, GPT2_EOS));
+	LlmReserve(sizeof(int32) * (Size) s.g->most * s.width * 2);
+	s.beams = palloc0(sizeof(Beam) * s.width);
+	s.done = palloc0(sizeof(Beam) * (s.width + 1));
+	s.beams[0].count = s.g->count;
+	s.beams[0].ids = palloc(sizeof(int32) * s.g->most);
+	memcpy(s.beams[0].ids, s.g->ids, sizeof(int32) * s.g->count);
+	Search(&s);
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < s.live && i < s.width; i++)
+	{
+		Datum values[3] = {
+			Int32GetDatum(i + 1), Float8GetDatum(s.beams[i].score), BeamText(s.g, &s.beams[i])};
+		bool nulls[3] = {0};
+
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}

@@ -1,0 +1,268 @@
+/*
+ * Continuing a text, token by token, with cached keys and values. A graph that cannot be continued position
+ * by position is run over the whole text at each step: slower, the same bits.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "src/insight/explain.h"
+#include "src/generate/generate.h"
+#include "src/ops/kernels_sql.h"
+#include "src/pg_llm.h"
+#include "src/base/spi.h"
+
+/* ---- opening ---- */
+
+int
+VocabularySize(const LoadedModel *m)
+{
+	const LlmNode *logits = &m->model.graph.nodes[OutputOf(m, "logits")];
+	int64 V = logits->ndim > 0 ? llm_dim_value(&logits->shape[logits->ndim - 1], &m->model.graph.sizes) : -1;
+
+	return V > 0 && V <= INT_MAX ? (int) V : INT_MAX;
+}
+
+/* The model's option eos_token_id; `otherwise` where it has none. */
+static int
+OwnEndToken(const char *model, int otherwise)
+{
+	static LlmQuery read_eos = {
+		.text = "SELECT options ->> 'eos_token_id' FROM %s.llm_model_config WHERE model = $1",
+		.nargs = 1,
+		.types = {TEXTOID},
+		.columns = "s?"};
+	Datum value = CStringGetTextDatum(model);
+	char *text = NULL, *end;
+	long id = otherwise;
+
+	SPI_connect();
+	LlmRun(&read_eos, &value, NULL, true, 1);
+	if (SPI_processed == 1)
+		text = LlmField(0, 1);
+	errno = 0;
+	if (text)
+		id = strtol(text, &end, 10);
+	if (text && (errno || end == text || *end || id < -1 || id > INT_MAX))
+		ereport(
+			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					   errmsg("the option eos_token_id of model \"%s\" is no token id", model),
+					   errhint("SELECT options FROM llm_model_config WHERE model = '%s'; -1 or null means no "
+							   "end token.",
+						   model)));
+	SPI_finish();
+	return (int) id;
+}
+
+int
+EndToken(const char *model, int V, bool null, int eos)
+{
+	if (null || eos == -1)
+		return -1;
+	if (eos == GPT2_EOS)
+	{
+		eos = OwnEndToken(model, eos);
+		return eos < V ? eos : -1;
+	}
+	if (eos < 0 || eos >= V)
+		ereport(
+			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					   errmsg("eos is %d; the tokens of model \"%s\" run from 0 to %d", eos, model, V - 1),
+					   errhint("NULL or -1 means no end token.")));
+	return eos;
+}
+
+static void
+EncodePrompt(Generation *g, const char *prompt)
+{
+	Size count;
+	int32 *ids = TokenizerEncode(g->bpe, prompt, strlen(prompt), false, &count);
+
+	if (count > INT_MAX / 2)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("the prompt is too long")));
+	if (count == 0 && g->eos < 0)
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the prompt is empty"),
+				errhint("Model \"%s\" has no end token to start from; give it a first word.", g->m->name)));
+	if (count == 0) /* texts of the training data follow an end token */
+		ids = &g->eos;
+	g->prompt = g->count = Max(1, (int) count);
+	g->ids = ids;
+	initStringInfo(&g->bytes);
+	for (Size i = 0; i < count; i++)
+		TokenizerAppend(g->bpe, ids[i], i + 1, &g->bytes);
+}
+
+/* How many tokens the text may have in all, prompt included. */
+static int
+Room(const Generation *g, const int *most)
+{
+	LlmDim P = {1, "P"};
+	int64 positions = llm_dim_value(&P, &g->m->model.graph.sizes);
+
+	if (positions < 0 || llm_graph_find(&g->m->model.graph, "positions") < 0)
+		positions = MaxAllocSize / sizeof(int32) - 2;
+	if (g->prompt > positions)
+		CheckLength(g->m, g->prompt);
+	if (most == NULL) /* the token after the last position needs no position of its own */
+		return (int) Min((int64) g->prompt + DEFAULT_MAX_TOKENS, positions + 1);
+	if (*most < 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("max_tokens is %d; it must be 0 or more", *most)));
+	if ((int64) g->prompt + *most > positions + 1)
+		ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				errmsg("a prompt of %d tokens and %d new ones do not fit the %lld positions of model \"%s\"",
+					g->prompt, *most, (long long) positions, g->m->name),
+				errhint("Ask for at most %lld tokens, or shorten the prompt.",
+					(long long) (positions + 1 - g->prompt))));
+	return g->prompt + *most;
+}
+
+Generation *
+GenerationOpen(const char *model, const char *prompt, const int *most, int eos)
+{
+	Generation *g = palloc0(sizeof(Generation));
+	LlmError err;
+	int32 *ids;
+	int node;
+
+	g->context = CurrentMemoryContext;
+	g->m = ModelOf(model, g->context);
+	ExplainMark(EXPLAIN_LOADING);
+	g->bpe = TokenizerPin(model, g->context);
+	g->eos = eos;
+	node = OutputOf(g->m, "logits");
+	EncodePrompt(g, prompt);
+	ExplainMark(EXPLAIN_TOKENIZER);
+	g->most = Room(g, most);
+	LlmReserve(sizeof(int32) * (Size) g->most);
+	ids = palloc(sizeof(int32) * (Size) Max(g->most, g->prompt));
+	memcpy(ids, g->ids, sizeof(int32) * g->prompt);
+	g->ids = ids;
+	g->complete = g->count >= g->most;
+	LLM_CHECK(llm_exec_open(&g->m->model, node, true, g->most, LlmContextAllocator(), &g->exec, &err), &err);
+	ExplainMark(EXPLAIN_PLANNING);
+	return g;
+}
+
+/* ---- tokens to text ---- */
+
+bool
+TextOfToken(const LlmBpe *bpe, int32 id, Datum *text)
+{
+	StringInfoData bytes;
+	uint32 symbol;
+
+	if (!llm_bpe_find(bpe, id, &symbol))
+		return false;
+	initStringInfo(&bytes);
+	TokenizerAppend(bpe, id, 1, &bytes);
+	*text = PointerGetDatum(TokenizerText(bytes.data, bytes.len));
+	return true;
+}
+
+void
+AppendToken(const LlmBpe *bpe, int32 id, StringInfo bytes)
+{
+	uint32 symbol;
+
+	if (llm_bpe_find(bpe, id, &symbol))
+		TokenizerAppend(bpe, id, 1, bytes);
+	else
+		appendStringInfoString(bytes, "\xef\xbf\xbd");
+}
+
+/* ---- stepping ---- */
+
+const float *
+LastLogits(const Generation *g, const LlmValue *value, int texts, int text, int *V)
+{
+	Size rows = 0;
+
+	*V = value->ndim > 0 ? value->dims[value->ndim - 1] : 0;
+	if (*V > 0 && (texts == 1 || (value->ndim > 1 && value->dims[0] == texts)))
+		rows = value->numel / *V / texts;
+	if (rows == 0)
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+						   errmsg("the node \"logits\" of model \"%s\" is %s for %d texts", g->m->name,
+							   ShapeToString(value->ndim, value->dims), texts),
+						   errhint("Its last dimension must be the vocabulary, its first one the texts.")));
+	return value->floats + ((Size) (text + 1) * rows - 1) * *V;
+}
+
+const float *
+GenerationLogits(Generation *g, int *V)
+{
+	int first = llm_exec_length(g->exec), T = g->count - first;
+	LlmInput in[2] = {{.name = "tokens", .ndim = 2, .dims = {1, T}, .integers = g->ids + first}};
+	LlmValue value;
+	LlmError err;
+
+	in[1] = PositionsInput(first, T);
+	ExplainBeforeRun(g->exec);
+	LLM_CHECK(llm_exec_run(g->exec, in, 2, &value, &err), &err);
+	ExplainRun(g->exec, &g->m->model, T);
+	pfree((void *) in[1].integers);
+	return LastLogits(g, &value, 1, 0, V);
+}
+
+bool
+GenerationStep(Generation *g)
+{
+	int V;
+	const float *logits;
+	int32 id;
+	LlmError err;
+
+	if (g->complete)
+		return false;
+	logits = GenerationLogits(g, &V);
+	LLM_CHECK(llm_sample(&g->how, V, logits, llm_uniform(&g->stream, g->count - g->prompt),
+				  LlmSessionAllocator(), &id, &err),
+		&err);
+	g->ids[g->count++] = id;
+	if (id != g->eos)
+		AppendToken(g->bpe, id, &g->bytes);
+	g->complete = id == g->eos || g->count == g->most;
+	ExplainMark(EXPLAIN_SAMPLING);
+	return true;
+}
+
+Generation *
+GenerationFromArguments(FunctionCallInfo fcinfo)
+{
+	char *prompt = TextArgument(fcinfo, 0, "prompt"), *model = NameArgument(fcinfo, 5, "model");
+	int most = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
+	LlmSampling how;
+	LoadedModel *m;
+	Generation *g;
+	LlmError err;
+
+	ExplainMark(EXPLAIN_STATEMENT);
+	how.temperature = PG_ARGISNULL(2) ? 1 : PG_GETARG_FLOAT8(2);
+	how.topk = PG_ARGISNULL(3) ? 0 : PG_GETARG_INT32(3);
+	how.topp = PG_ARGISNULL(4) ? 1 : PG_GETARG_FLOAT8(4);
+	LLM_CHECK(llm_sampling_check(&how, &err), &err);
+	m = ModelOf(model, CurrentMemoryContext);
+	g = GenerationOpen(model, prompt, PG_ARGISNULL(1) ? NULL : &most,
+		EndToken(model, VocabularySize(m), PG_ARGISNULL(6), PG_ARGISNULL(6) ? -1 : PG_GETARG_INT32(6)));
+	g->how = how;
+	g->stream = llm_stream(SeedArgument(fcinfo, 7), "sample", 0, 0);
+	return g;
+}
+
+PG_FUNCTION_INFO_V1(llm_generate);
+Datum
+llm_generate(PG_FUNCTION_ARGS)
+{
+	Generation *g = GenerationFromArguments(fcinfo);
+
+	while (GenerationStep(g))
+		CHECK_FOR_INTERRUPTS();
+	PG_RETURN_TEXT_P(TokenizerText(g->bytes.data, g->bytes.len));
+}

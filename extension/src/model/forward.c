@@ -1,0 +1,345 @@
+/*
+ * llm_logits, llm_loss and llm_eval: inputs are checked, the one executor runs (forward_run.c).
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+
+#include "src/model/forward.h"
+#include "src/pg_llm.h"
+#include "src/tape/tape.h"
+
+char *
+TextArgument(FunctionCallInfo fcinfo, int n, const char *what)
+{
+	text *t;
+
+	if (PG_ARGISNULL(n))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be NULL", what)));
+	t = LlmDetoast(PG_GETARG_DATUM(n));
+	LlmReserve(VARSIZE(t));
+	return text_to_cstring(t);
+}
+
+/* A name that no table holds is not looked for, and no message should repeat it. */
+static char *
+CheckName(char *name, const char *what)
+{
+	if (strlen(name) > MAX_NAME)
+		ereport(ERROR, (errcode(ERRCODE_NAME_TOO_LONG),
+						   errmsg("%s is a name of %zu bytes, longer than the %d that names may have", what,
+							   strlen(name), MAX_NAME)));
+	return name;
+}
+
+char *
+NameArgument(FunctionCallInfo fcinfo, int n, const char *what)
+{
+	return CheckName(TextArgument(fcinfo, n, what), what);
+}
+
+LlmInput
+IntegerInput(const char *what, Datum array)
+{
+	ArrayType *a = (ArrayType *) LlmDetoast(array);
+	LlmInput in = {.name = what, .ndim = ARR_NDIM(a), .integers = (const int32_t *) ARR_DATA_PTR(a)};
+
+	if (ARR_HASNULL(a) && array_contains_nulls(a))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not contain NULL", what)));
+	if (in.ndim < 1 || in.ndim > 2)
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				in.ndim == 0 ? errmsg("%s is empty", what)
+							 : errmsg("%s has %d dimensions; it must have one or two", what, in.ndim),
+				errhint("One text is ARRAY[1,2,3]; several of the same length are ARRAY[[1,2,3],[4,5,6]].")));
+	for (int i = 0; i < in.ndim; i++)
+		in.dims[i] = ARR_DIMS(a)[i];
+	return in;
+}
+
+/* (T) becomes (1,T), as the graph's (B,T). */
+static LlmInput
+Batched(LlmInput in)
+{
+	if (in.ndim == 1)
+	{
+		in.ndim = 2;
+		in.dims[1] = in.dims[0];
+		in.dims[0] = 1;
+	}
+	return in;
+}
+
+int
+NodeOf(const LoadedModel *m, const char *node)
+{
+	int index = llm_graph_find(&m->model.graph, node);
+
+	if (index < 0)
+		ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("model \"%s\" has no node \"%s\"", m->name, node),
+				errhint("SELECT name, op, inputs, shape FROM llm_graph WHERE model = '%s' ORDER BY id.",
+					m->name)));
+	return index;
+}
+
+int
+OutputOf(const LoadedModel *m, const char *node)
+{
+	int index = NodeOf(m, node);
+	LlmOp op = m->model.graph.nodes[index].op;
+
+	if (op == LLM_OP_INPUT || op == LLM_OP_PARAM)
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("the node \"%s\" of model \"%s\" is of op %s; it must be computed from others", node,
+					m->name, llm_op_name(op)),
+				errhint("UPDATE llm_graph SET op = ..., inputs = ... WHERE model = '%s' AND name = '%s'.",
+					m->name, node)));
+	return index;
+}
+
+void
+CheckLength(const LoadedModel *m, int64 length)
+{
+	LlmDim P = {1, "P"};
+	int64 most = llm_dim_value(&P, &m->model.graph.sizes);
+
+	if (most >= 0 && length > most && llm_graph_find(&m->model.graph, "positions") >= 0)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						   errmsg("%lld tokens are more than the %lld positions of model \"%s\"",
+							   (long long) length, (long long) most, m->name),
+						   errhint("Shorten the prompt or ask for fewer tokens.")));
+}
+
+LlmInput
+PositionsInput(int first, int T)
+{
+	int32 *positions = palloc(sizeof(int32) * Max(1, T));
+
+	for (int i = 0; i < T; i++)
+	{
+		LLM_POLL(i);
+		positions[i] = first + i;
+	}
+	return (LlmInput){.name = "positions", .ndim = 1, .dims = {T}, .integers = positions};
+}
+
+static LlmInput
+ArrayArgument(FunctionCallInfo fcinfo, int n, const char *what)
+{
+	if (PG_ARGISNULL(n))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be NULL", what)));
+	return IntegerInput(what, PG_GETARG_DATUM(n));
+}
+
+/* The positions argument, or 0 … T-1 where it is NULL. */
+static LlmInput
+PositionsArgument(FunctionCallInfo fcinfo, int n, const LoadedModel *m, int T)
+{
+	LlmInput in;
+
+	if (PG_ARGISNULL(n))
+	{
+		CheckLength(m, T);
+		return PositionsInput(0, T);
+	}
+	in = IntegerInput("positions", PG_GETARG_DATUM(n));
+	if (in.ndim != 1 || in.dims[0] != T)
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+						   errmsg("positions must be one number for each of the %d tokens of a text", T)));
+	return in;
+}
+
+int
+ForwardInputs(
+	FunctionCallInfo fcinfo, const LoadedModel *m, int tokens, int targets, int positions, LlmInput *in)
+{
+	int n = 0;
+
+	in[n++] = Batched(ArrayArgument(fcinfo, tokens, "tokens"));
+	if (targets >= 0)
+	{
+		in[n] = Batched(ArrayArgument(fcinfo, targets, "targets"));
+		if (in[0].dims[0] != in[n].dims[0] || in[0].dims[1] != in[n].dims[1])
+			ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+							   errmsg("tokens are %s, targets are %s; they must have the same shape",
+								   ShapeToString(2, in[0].dims), ShapeToString(2, in[n].dims)),
+							   errhint("The targets of a text are its own tokens, one place further on.")));
+		n++;
+	}
+	in[n++] = PositionsArgument(fcinfo, positions, m, in[0].dims[1]);
+	return n;
+}
+
+PG_FUNCTION_INFO_V1(llm_logits);
+Datum
+llm_logits(PG_FUNCTION_ARGS)
+{
+	LlmInput tokens = ArrayArgument(fcinfo, 0, "tokens"), in[2];
+	LoadedModel *m = ModelOf(NameArgument(fcinfo, 1, "model"), CurrentMemoryContext);
+	int n = ForwardInputs(fcinfo, m, 0, -1, 2, in);
+
+	PG_RETURN_TENSOR(
+		TapeForward(m, OutputOf(m, "logits"), in, n, "logits", PG_GETARG_DATUM(0), tokens.ndim == 1));
+}
+
+PG_FUNCTION_INFO_V1(llm_loss);
+Datum
+llm_loss(PG_FUNCTION_ARGS)
+{
+	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
+	LlmInput in[3];
+	int n = ForwardInputs(fcinfo, m, 1, 2, 3, in);
+	Tensor *loss = TapeForward(m, OutputOf(m, "loss"), in, n, "loss", PG_GETARG_DATUM(1), false);
+
+	if (TensorNumel(loss) != 1)
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+						   errmsg("the node \"loss\" of model \"%s\" is %s, not one number", m->name,
+							   TensorShape(loss))));
+	PG_RETURN_FLOAT4(*TENSOR_DATA(loss));
+}
+
+/* ---- llm_eval ---- */
+
+/* A JSON array is written as a tensor is; a JSON text may hold one (for NaN and infinity). */
+static Tensor *
+TensorOfJson(const char *name, JsonbValue *value)
+{
+	Oid input, param;
+	char *text;
+
+	LlmReserve(
+		value->type == jbvBinary ? 2 * (Size) value->val.binary.len : 0); /* a text about as long, grown */
+	if (value->type == jbvBinary && !JsonContainerIsObject(value->val.binary.data))
+		text = JsonbToCString(NULL, value->val.binary.data, value->val.binary.len);
+	else if (value->type == jbvString)
+		text = pnstrdup(value->val.string.val, value->val.string.len);
+	else if (value->type == jbvNumeric)
+		text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
+	else
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("input \"%s\" is not an array of numbers", name),
+						   errhint("Write {\"tokens\": [[1, 2, 3]]}.")));
+	getTypeInputInfo(LlmTensorType(), &input, &param);
+	return (Tensor *) PG_DETOAST_DATUM(OidInputFunctionCall(input, text, param, -1));
+}
+
+static const int32 *
+WholeNumbers(const char *name, const Tensor *t)
+{
+	int64 n = TensorNumel(t);
+	int32 *out;
+
+	LlmReserve(sizeof(int32) * n);
+	out = palloc(sizeof(int32) * Max(1, n));
+	for (int64 i = 0; i < n; i++)
+	{
+		float x = TENSOR_DATA(t)[i];
+
+		LLM_POLL(i);
+		if (!(x > -16777216.0f && x < 16777216.0f) || x != (int32) x)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							   errmsg("input \"%s\" must hold whole numbers, not %g", name, x)));
+		out[i] = (int32) x;
+	}
+	return out;
+}
+
+static LlmInput
+EvalInput(const LoadedModel *m, JsonbValue *key, JsonbValue *value)
+{
+	char *name = CheckName(pnstrdup(key->val.string.val, key->val.string.len), "input");
+	const LlmNode *node = &m->model.graph.nodes[NodeOf(m, name)];
+	Tensor *t = TensorOfJson(name, value);
+	LlmInput in = {.name = name, .ndim = t->ndim};
+
+	if (node->op != LLM_OP_INPUT)
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("node \"%s\" is no input of the graph", name)));
+	for (int i = 0; i < t->ndim; i++)
+		in.dims[i] = t->dims[i];
+	if (node->integers)
+		in.integers = WholeNumbers(name, t);
+	else
+		in.floats = TENSOR_DATA(t);
+	return in.ndim == 1 && node->ndim == 2 ? Batched(in) : in;
+}
+
+/* All inputs of a JSON object, and positions 0 … T-1 where it has tokens but no positions. Returns how many.
+ */
+static int
+EvalInputs(const LoadedModel *m, Jsonb *inputs, LlmInput *in)
+{
+	JsonbIterator *it = JsonbIteratorInit(&inputs->root);
+	JsonbValue key, value;
+	bool positions = false;
+	int n = 0, T = 0;
+
+	JsonbIteratorNext(&it, &key, true);
+	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
+	{
+		JsonbIteratorNext(&it, &value, true);
+		in[n] = EvalInput(m, &key, &value);
+		positions |= strcmp(in[n].name, "positions") == 0;
+		if (strcmp(in[n].name, "tokens") == 0 && in[n].ndim > 0)
+		{
+			T = in[n].dims[in[n].ndim - 1];
+			if (T == 0)
+				ereport(
+					ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("input \"tokens\" is empty")));
+		}
+		n++;
+	}
+	if (!positions && T > 0)
+	{
+		CheckLength(m, T);
+		in[n++] = PositionsInput(0, T);
+	}
+	return n;
+}
+
+/* llm_eval's tokens for llm_run, (B,T); 0 where it was given none */
+static Datum
+TokensArray(const LlmInput *in, int n)
+{
+	for (int i = 0; i < n && pg_llm_autograd; i++)
+		if (strcmp(in[i].name, "tokens") == 0 && in[i].integers && in[i].ndim == 2)
+		{
+			int64 count = (int64) in[i].dims[0] * in[i].dims[1];
+			Datum *tokens;
+
+			LlmReserve((sizeof(Datum) + sizeof(int32)) * count);
+			tokens = palloc(sizeof(Datum) * Max(1, count));
+			for (int64 j = 0; j < count; j++)
+				tokens[j] = Int32GetDatum(in[i].integers[j]);
+			return PointerGetDatum(construct_md_array(tokens, NULL, 2, (int *) in[i].dims, (int[]){1, 1},
+				INT4OID, sizeof(int32), true, TYPALIGN_INT));
+		}
+	return (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(llm_eval);
+Datum
+llm_eval(PG_FUNCTION_ARGS)
+{
+	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
+	int node = NodeOf(m, NameArgument(fcinfo, 1, "node")), n = 0;
+	Jsonb *inputs = PG_ARGISNULL(2) ? NULL : (Jsonb *) LlmDetoast(PG_GETARG_DATUM(2));
+	LlmInput *in = NULL;
+
+	if (inputs && JB_ROOT_IS_OBJECT(inputs))
+	{
+		in = palloc0(sizeof(LlmInput) * (JB_ROOT_COUNT(inputs) + 1));
+		n = EvalInputs(m, inputs, in);
+	}
+	else if (m->model.graph.nodes[node].op != LLM_OP_PARAM) /* a parameter needs none */
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("inputs must be a JSON object"),
+						   errhint("Write {\"tokens\": [[1, 2, 3]]}.")));
+	PG_RETURN_TENSOR(TapeForward(m, node, in, n, "eval", TokensArray(in, n), false));
+}

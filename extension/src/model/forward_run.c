@@ -1,0 +1,79 @@
+/*
+ * A node of a model as an SQL value. The executor writes it where SQL wants it: all logits of a text are
+ * often the largest value of a statement, so that a copy would cost more than the layers before them.
+ */
+#include "postgres.h"
+
+#include "src/model/forward.h"
+#include "src/pg_llm.h"
+
+LlmValue
+RunNode(const LoadedModel *m, int node, const LlmInput *inputs, int n)
+{
+	LlmExec *exec;
+	LlmValue value;
+	LlmError err;
+
+	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, LlmContextAllocator(), &exec, &err), &err);
+	LLM_CHECK(llm_exec_run(exec, inputs, n, &value, &err), &err);
+	return value;
+}
+
+static Tensor *
+TensorFor(const LlmValue *value, bool drop_batch)
+{
+	int skip = drop_batch && value->ndim > 0 && value->dims[0] == 1;
+
+	return TensorNew(value->ndim - skip, value->dims + skip);
+}
+
+Tensor *
+TensorOfValue(const LlmValue *value, bool drop_batch)
+{
+	Tensor *t = TensorFor(value, drop_batch);
+
+	if (value->integers)
+		for (size_t i = 0; i < value->numel; i++)
+		{
+			LLM_POLL(i);
+			TENSOR_DATA(t)[i] = (float) value->integers[i];
+		}
+	else
+		LlmCopy(TENSOR_DATA(t), value->floats, value->numel * sizeof(float));
+	TensorCanonicalize(t);
+	return t;
+}
+
+typedef struct Placed
+{
+	bool drop_batch;
+	Tensor *tensor; /* NULL: not asked for */
+} Placed;
+
+static float *
+PlaceTensor(void *context, const LlmValue *shape)
+{
+	Placed *placed = context;
+
+	placed->tensor = TensorFor(shape, placed->drop_batch);
+	return TENSOR_DATA(placed->tensor);
+}
+
+Tensor *
+RunTensor(const LoadedModel *m, int node, const LlmInput *inputs, int n, bool drop_batch)
+{
+	Placed placed = {.drop_batch = drop_batch};
+	Tensor *t;
+	LlmExec *exec;
+	LlmValue value;
+	LlmError err;
+
+	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, LlmContextAllocator(), &exec, &err), &err);
+	llm_exec_place(exec, PlaceTensor, &placed);
+	LLM_CHECK(llm_exec_run(exec, inputs, n, &value, &err), &err);
+	t = placed.tensor;
+	if (t == NULL || value.floats != TENSOR_DATA(t))
+		t = TensorOfValue(&value, drop_batch);
+	llm_exec_close(exec);
+	return t;
+}

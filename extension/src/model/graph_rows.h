@@ -1,0 +1,19 @@
+/* llm_graph's rows of a model as the engine's graph. */
+#ifndef LLM_SRC_MODEL_GRAPH_ROWS_H
+#define LLM_SRC_MODEL_GRAPH_ROWS_H
+
+#include "postgres.h"
+
+#include "utils/jsonb.h"
+
+#include "engine/graph.h"
+
+/*
+ * Reads and checks a model's graph. All memory is palloc'd in the current context. Returns an empty graph
+ * where there are no rows. read_only as for SPI: true reads by the statement's snapshot.
+ */
+extern LlmGraph *GraphRead(const char *model, bool read_only);
+/* {"a": 1, "b": [1, "x"]} to the node's attributes; node->name is for errors. */
+extern void GraphReadAttrs(Jsonb *attrs, LlmNode *node);
+
+#endif

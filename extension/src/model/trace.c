@@ -1,0 +1,202 @@
+/*
+ * A run of the executor as rows: what each node made, with the graph's names. Of attention also the scores,
+ * the probabilities and what each head made.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+#include "engine/ops.h"
+#include "engine/tape.h"
+#include "src/model/forward.h"
+#include "src/pg_llm.h"
+#include "src/tape/tape.h"
+
+/* What is known while a run is written. */
+typedef struct Trace
+{
+	TapeRun *run;
+	const LoadedModel *m;
+	const LlmExec *exec;
+	uint32 *numbers; /* of the nodes' values */
+	TapeParam *params;
+	int n_params;
+} Trace;
+
+static uint32
+WriteValue(TapeRun *run, const char *name, const LlmValue *value, bool wanted)
+{
+	Tensor *t = TensorOfValue(value, false);
+	uint32 number = TapeNext(run);
+
+	t->tape_run = run->key;
+	t->tape_id = number;
+	TapeWriteTensor(run, number, name, t->ndim, t->dims, t, wanted);
+	pfree(t);
+	return number;
+}
+
+/* heads (…,T,NH*HS): head i is (…,T,HS) */
+static uint32
+WriteHead(TapeRun *run, const char *name, const LlmValue *heads, int NH, int i)
+{
+	int HS = heads->dims[heads->ndim - 1] / NH, dims[LLM_MAX_DIMS];
+	int64 rows = HS ? heads->numel / ((int64) NH * HS) : 0;
+	uint32 number = TapeNext(run);
+	LlmError err;
+	Tensor *t;
+
+	memcpy(dims, heads->dims, sizeof(int) * heads->ndim);
+	dims[heads->ndim - 1] = HS;
+	t = TensorNew(heads->ndim, dims);
+	LLM_CHECK(llm_copy_rows(rows, HS, heads->floats + i * HS, NH * HS, TENSOR_DATA(t), HS, &err), &err);
+	TensorCanonicalize(t);
+	t->tape_run = run->key;
+	t->tape_id = number;
+	TapeWriteTensor(run, number, psprintf("%s.head.%d", name, i), t->ndim, dims, t, false);
+	pfree(t);
+	return number;
+}
+
+uint32 *
+TapeWriteHeads(TapeRun *run, const char *name, uint32 first, const LlmTraced *traced, int *n)
+{
+	int NH = traced->probs.ndim == 4 ? traced->probs.dims[1] : 0;
+	uint32 *outputs = palloc(sizeof(uint32) * (NH + 3));
+
+	outputs[0] = first;
+	*n = 1;
+	if (NH == 0)
+		return outputs;
+	outputs[(*n)++] = WriteValue(run, psprintf("%s.scores", name), &traced->scores, false);
+	outputs[(*n)++] = WriteValue(run, psprintf("%s.probs", name), &traced->probs, false);
+	for (int i = 0; i < NH; i++)
+		outputs[(*n)++] = WriteHead(run, name, &traced->value, NH, i);
+	/* Not leaves themselves, but a loss made from them is no constant: llm_backward refuses it. */
+	for (int i = 1; i < *n && TapeWanted(run, first); i++)
+		TapeWant(run, outputs[i]);
+	return outputs;
+}
+
+static uint32
+WriteParam(Trace *trace, const char *name)
+{
+	for (int i = 0; i < trace->n_params; i++)
+		if (strcmp(trace->params[i].name, name) == 0)
+			return TapeParamLeaf(trace->run, trace->m->name, &trace->params[i]);
+	elog(ERROR, "parameter \"%s\" of model \"%s\" is gone", name, trace->m->name);
+}
+
+static uint32
+WriteNode(Trace *trace, int index)
+{
+	const LlmNode *node = &trace->m->model.graph.nodes[index];
+	int tokens = llm_graph_find(&trace->m->model.graph, "tokens");
+	uint32 *in = palloc(sizeof(uint32) * Max(1, node->n_inputs)), number;
+	LlmTraced traced;
+	bool wanted = false;
+	TapeOp row = {.op = llm_op_name(node->op), .node = node->name, .n_inputs = node->n_inputs, .attrs = node};
+
+	llm_exec_traced(trace->exec, index, &traced);
+	if (!traced.ran)
+		return 0;
+	if (node->op == LLM_OP_PARAM)
+		return WriteParam(trace, node->name);
+	for (int i = 0; i < node->n_inputs; i++)
+	{
+		in[i] = trace->numbers[node->inputs[i]];
+		wanted |= TapeWanted(trace->run, in[i]);
+	}
+	number = WriteValue(trace->run, node->name, &traced.value, wanted);
+	if (node->op == LLM_OP_INPUT)
+		return number;
+	row.inputs = in;
+	row.outputs = TapeWriteHeads(trace->run, node->name, number, &traced, &row.n_outputs);
+	row.flops = traced.flops;
+	row.bytes = traced.bytes;
+	row.microseconds = traced.microseconds;
+	if (node->op == LLM_OP_ATTENTION && tokens >= 0 && trace->numbers[tokens])
+	{
+		row.tokens = TapeId(trace->run, trace->numbers[tokens]);
+		row.model = trace->m->name;
+	}
+	TapeWriteOp(trace->run, &row);
+	return number;
+}
+
+uint32
+TapeWriteExec(TapeRun *run, const LoadedModel *m, const LlmExec *exec, int target)
+{
+	const LlmGraph *graph = &m->model.graph;
+	Trace trace = {.run = run, .m = m, .exec = exec};
+
+	trace.numbers = palloc0(sizeof(uint32) * graph->count);
+	trace.params = TapeParams(run, m->name, true, &trace.n_params);
+	for (int i = 0; i < graph->count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		trace.numbers[graph->order[i]] = WriteNode(&trace, graph->order[i]);
+	}
+	return trace.numbers[target];
+}
+
+/* ---- forwards in SQL ---- */
+
+/* A traced value, of that number; without its batch it is another tensor. */
+static Tensor *
+TracedTensor(const LlmValue *value, bool drop_batch, uint32 number)
+{
+	Tensor *t = TensorOfValue(value, drop_batch);
+	LlmAttr attr;
+
+	t->tape_run = TapeCurrent()->key;
+	t->tape_id = number;
+	if (t->ndim == value->ndim)
+		return t;
+	attr = TapeAttrInts("shape", t->ndim, t->dims);
+	TapeStart();
+	TapeRecordNumbers(t, "reshape", 1, &number, t, TensorNumel(t), 1, &attr);
+	return t;
+}
+
+Tensor *
+TapeForward(const LoadedModel *m, int node, const LlmInput *in, int n, const char *kind, Datum tokens,
+	bool drop_batch)
+{
+	LlmExec *exec;
+	LlmValue value;
+	LlmError err;
+	uint32 number;
+
+	if (!pg_llm_autograd)
+		return RunTensor(m, node, in, n, drop_batch);
+	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, LlmContextAllocator(), &exec, &err), &err);
+	llm_exec_trace(exec);
+	LLM_CHECK(llm_exec_run(exec, in, n, &value, &err), &err);
+	number = TapeWriteExec(TapeOpen(kind, m->name, tokens), m, exec, node);
+	return TracedTensor(&value, drop_batch, number);
+}
+
+PG_FUNCTION_INFO_V1(llm_trace);
+Datum
+llm_trace(PG_FUNCTION_ARGS)
+{
+	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
+	bool loss = !PG_ARGISNULL(2);
+	LlmInput in[3];
+	int n = ForwardInputs(fcinfo, m, 1, loss ? 2 : -1, 3, in);
+	int node = OutputOf(m, loss ? "loss" : "logits");
+	LlmExec *exec;
+	LlmValue value;
+	LlmError err;
+	TapeRun *run;
+
+	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, LlmContextAllocator(), &exec, &err), &err);
+	llm_exec_trace(exec);
+	LLM_CHECK(llm_exec_run(exec, in, n, &value, &err), &err);
+	run = TapeNew("trace", m->name, PG_GETARG_DATUM(1));
+	TapeWriteExec(run, m, exec, node);
+	PG_RETURN_INT64(run->run);
+}

@@ -1,0 +1,75 @@
+/*
+ * pg_llm_attention with recording on: the steps of the layer one after the other, each an operation of its
+ * own, so that gradients and learners see inside. The bits are those of the layer in one go.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "fmgr.h"
+
+#include "engine/ops.h"
+#include "src/pg_llm.h"
+#include "src/tape/tape.h"
+
+extern Datum tensor_matmul(PG_FUNCTION_ARGS);
+extern Datum tensor_add(PG_FUNCTION_ARGS);
+
+/* (x @ w) + b, recorded by the operators themselves */
+static Tensor *
+Linear(Tensor *x, Tensor *w, Tensor *b)
+{
+	Datum y = DirectFunctionCall2(tensor_matmul, PointerGetDatum(x), PointerGetDatum(w));
+
+	return (Tensor *) DatumGetPointer(DirectFunctionCall2(tensor_add, y, PointerGetDatum(b)));
+}
+
+/* Runs the heads over qkv (…,T,3*C) into heads (…,T,C); scores and probs (B,NH,T,T). */
+static void
+RunHeads(const LlmAttention *a, const Tensor *qkv, Tensor *heads, float *scores, float *probs)
+{
+	LlmAllocator *memory = LlmContextAllocator();
+	LlmKvCache cache;
+	LlmError err = {0};
+
+	LLM_CHECK(llm_kv_create(&cache, a->B, a->NH, a->HS, a->T, memory, &err), &err);
+	LLM_CHECK(
+		llm_attention(a, TENSOR_DATA(qkv), &cache, TENSOR_DATA(heads), scores, probs, memory, &err), &err);
+	llm_kv_free(&cache, memory);
+}
+
+/* The op attention with its shown results. */
+static Tensor *
+Heads(Tensor *qkv, int ndim, const int *dims, int NH, bool causal)
+{
+	int T = dims[ndim - 2], HS = dims[ndim - 1] / NH;
+	LlmAttention a = {.B = ndim == 3 ? dims[0] : 1, .T = T, .NH = NH, .HS = HS, .causal = causal};
+	int shown[4] = {a.B, NH, T, T};
+	Tensor *heads = TensorNew(ndim, dims), *scores = TensorNewZero(4, shown),
+		   *probs = TensorNewZero(4, shown);
+	LlmAttr attrs[2] = {TapeAttr("n_head", NH), TapeAttrBool("causal", causal)};
+	LlmTraced traced = {.value = {.ndim = ndim, .numel = TensorNumel(heads), .floats = TENSOR_DATA(heads)}};
+
+	a.scale = (float) (1 / sqrt(HS));
+	a.queries = T;
+	TapeStart();
+	if (traced.value.numel > 0)
+		RunHeads(&a, qkv, heads, TENSOR_DATA(scores), TENSOR_DATA(probs));
+	TensorCanonicalize(heads);
+	memcpy(traced.value.dims, dims, sizeof(int) * ndim);
+	traced.scores = (LlmValue){
+		.ndim = 4, .dims = {a.B, NH, T, T}, .numel = TensorNumel(scores), .floats = TENSOR_DATA(scores)};
+	traced.probs = traced.scores;
+	traced.probs.floats = TENSOR_DATA(probs);
+	TapeRecordShown(heads, qkv, &traced, 2, attrs);
+	return heads;
+}
+
+Tensor *
+TapeAttentionLayer(Tensor *const in[5], int NH, bool causal)
+{
+	Tensor *x = in[0];
+	Tensor *qkv = Linear(x, in[1], in[2]);
+
+	return Linear(Heads(qkv, x->ndim, x->dims, NH, causal), in[3], in[4]);
+}

@@ -1,0 +1,29 @@
+/* What the kernels over tensors and those over bytea share. */
+#ifndef LLM_SRC_OPS_KERNELS_SQL_H
+#define LLM_SRC_OPS_KERNELS_SQL_H
+
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "kernels/kernels.h"
+#include "src/tensor/tensor.h"
+
+/* Elements of an int[] of any dimensions, without NULLs. */
+extern int32 *IntArrayElements(Datum array, const char *what, int64 *n);
+/* ERROR unless id is within 0 … size-1, or -100 where a row may be left out. */
+extern void CheckTarget(int32 id, int size, bool may_be_left_out);
+/* The same for n ids, none left out. */
+extern void CheckIds(const int32 *ids, int64 n, int size);
+/* Logits (…,V); ERROR unless they have one row for each of `rows` targets, which exist. */
+extern Tensor *LogitsOf(Datum datum, const int32 *targets, int64 rows);
+/* t with axis and the last one exchanged; itself when they are the same. */
+extern Tensor *SwapWithLast(Tensor *t, int axis);
+/* lr, beta1, beta2, eps and weight_decay of a step counted from 1, checked. */
+extern LlmAdamW AdamWArguments(const double number[5], int step);
+extern void CheckClip(double clip);
+/* out (n) = x, scaled down to the norm `clip` where it is longer. */
+extern void GradClip(int64 n, const float *x, double clip, float *out);
+/* The n-th argument, or when NULL a number from random(). */
+extern uint64 SeedArgument(FunctionCallInfo fcinfo, int n);
+
+#endif

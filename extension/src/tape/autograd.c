@@ -1,0 +1,306 @@
+/*
+ * llm_backward and llm_backprop: the tape is read, walked back, and the gradients are written.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/tuplestore.h"
+
+#include "engine/ops.h"
+#include "src/tape/autograd.h"
+#include "src/model/forward.h"
+#include "src/pg_llm.h"
+#include "src/base/spi.h"
+#include "src/tape/tape.h"
+
+/* The run is held while its rows are written: llm_prune_autograd_state passes over it. */
+static LlmQuery run_of_key = {
+	.text = "SELECT run, %s.llm_own_run(pid, started), who, pid FROM %s.llm_run WHERE key = $1"
+			" FOR KEY SHARE",
+	.nargs = 1,
+	.types = {INT4OID},
+	.columns = "lbni"};
+static LlmQuery run_of_op = {
+	.text = "SELECT r.run, %s.llm_own_run(r.pid, r.started), r.who, r.pid FROM %s.llm_tape AS t"
+			" JOIN %s.llm_run AS r USING (run) WHERE t.id = $1 FOR KEY SHARE OF r",
+	.nargs = 1,
+	.types = {INT8OID},
+	.columns = "lbni"};
+static LlmQuery any_op = {.text = "SELECT max(id) FROM %s.llm_tape", .columns = "l?", .one = true};
+static LlmQuery write_grad = {.text = "UPDATE %s.llm_tensor_rt SET grad = $2 WHERE id = $1",
+	.nargs = 2,
+	.types = {INT8OID, InvalidOid},
+	.one = true};
+static LlmQuery write_waiting = {
+	.text = "UPDATE %s.llm_tensor_map SET accumulated = $2 WHERE id = $1 AND accumulated <> $2",
+	.nargs = 2,
+	.types = {INT8OID, BOOLOID}};
+static LlmQuery write_done = {
+	.text = "UPDATE %s.llm_tape SET extra = extra || '{\"backprop\": true}' WHERE id = $1",
+	.nargs = 1,
+	.types = {INT8OID}};
+
+/* ---- the walk ---- */
+
+void
+WalkBack(Walk *w)
+{
+	LlmAllocator *memory = LlmContextAllocator();
+	LlmError err = {0};
+
+	for (int i = 0; i < w->graph.count; i++)
+	{
+		Size size = w->values[i].numel * sizeof(float);
+
+		if (!w->wanted[i])
+			continue;
+		w->grads[i] = memory->alloc(memory->context, Max(size, 1));
+		if (w->grads[i] == NULL)
+		{
+			llm_fail(&err, LLM_NO_MEMORY, "no memory for %zu MB of gradients", size >> 20);
+			LlmRaise(&err);
+		}
+		LLM_CHECK(llm_fill(w->values[i].numel, 0, w->grads[i], &err), &err);
+	}
+	LLM_CHECK(
+		llm_tape_backward(&w->graph, w->values, w->graph.count - 1, NULL, w->grads, memory, &err), &err);
+}
+
+static Tensor *
+GradientOf(const Walk *w, int node)
+{
+	const LlmValue *v = &w->values[node];
+	Tensor *t = TensorNew(v->ndim, v->dims);
+
+	LlmCopy(TENSOR_DATA(t), w->grads[node], v->numel * sizeof(float));
+	TensorCanonicalize(t);
+	return t;
+}
+
+/*
+ * llm_backprop: a parameter's gradients of several numbers add up until llm_accumulate_grads has taken them;
+ * the same number again adds nothing. Every other tensor holds the gradient of the number last walked back
+ * from. llm_backward hands its gradients out: it leaves those that wait alone and adds none.
+ */
+static void
+WriteGradient(Walk *w, int node, bool wait)
+{
+	Tensor *t = GradientOf(w, node);
+	const Tensor *waiting = w->waiting[node];
+	LlmError err;
+	Datum values[2] = {Int64GetDatum(w->ids[node]), PointerGetDatum(t)};
+
+	if (waiting && (w->again || !wait))
+		return;
+	if (waiting && TensorNumel(waiting) == TensorNumel(t))
+		LLM_CHECK(llm_binary(LLM_ADD, 1, TensorNumel(t), TENSOR_DATA(waiting), true, true, TENSOR_DATA(t),
+					  true, true, TENSOR_DATA(t), &err),
+			&err);
+	write_grad.types[1] = LlmTensorType();
+	LlmRun(&write_grad, values, NULL, false, 0);
+	values[1] = BoolGetDatum(!wait);
+	if (w->models[node])
+		LlmRun(&write_waiting, values, NULL, false, 0);
+	pfree(t);
+}
+
+int64
+WalkWrite(Walk *w, bool wait)
+{
+	Datum target = Int64GetDatum(w->target);
+	int64 n = 0;
+
+	SPI_connect();
+	for (int i = 0; i < w->graph.count; i++)
+		if (w->wanted[i])
+		{
+			CHECK_FOR_INTERRUPTS();
+			WriteGradient(w, i, wait);
+			n++;
+		}
+	if (wait)
+		LlmRun(&write_done, &target, NULL, false, 0);
+	SPI_finish();
+	return n;
+}
+
+/* ---- whose run? ---- */
+
+/* The run that the last query found; 0 where it found none. Inside of SPI. */
+static int64
+OwnRun(void)
+{
+	bool null;
+	HeapTuple row;
+	TupleDesc desc;
+	int64 run;
+
+	if (SPI_processed == 0)
+		return 0;
+	row = SPI_tuptable->vals[0];
+	desc = SPI_tuptable->tupdesc;
+	run = DatumGetInt64(SPI_getbinval(row, desc, 1, &null));
+	if (!DatumGetBool(SPI_getbinval(row, desc, 2, &null)))
+		ereport(
+			ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					   errmsg("run %lld was recorded by another session, process %s of %s", (long long) run,
+						   SPI_getvalue(row, desc, 4), SPI_getvalue(row, desc, 3)),
+					   errhint("Gradients are worked out by the session that ran the forward: run it here, "
+							   "with autograd on.")));
+	return run;
+}
+
+static void
+NotRecorded(void)
+{
+	ereport(
+		ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				   errmsg("this tensor was not recorded: it is a constant"),
+				   pg_llm_autograd
+					   ? errhint("Mark what to differentiate by with llm_var(w, 'w') and compute the loss "
+								 "from it in one "
+								 "run: a backward, switching off and a rollback end a run.")
+					   : errhint("Switch recording on first: UPDATE llm_autograd_mode SET flag = true.")));
+}
+
+static void
+NoSuchOp(int64 id, bool null)
+{
+	bool empty;
+
+	LlmRun(&any_op, NULL, NULL, false, 1);
+	SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &empty);
+	ereport(
+		ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+				   empty  ? errmsg("the tape is empty")
+				   : null ? errmsg("the tape id is NULL")
+						  : errmsg("there is no operation %lld on the tape", (long long) id),
+				   empty ? errhint("UPDATE llm_autograd_mode SET flag = true, then run the forward: SELECT "
+								   "llm_loss(model, tokens, targets).")
+						 : errhint("SELECT max(id) FROM llm_tape is the last operation recorded.")));
+}
+
+/* ---- SQL ---- */
+
+PG_FUNCTION_INFO_V1(llm_backward);
+Datum
+llm_backward(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	Tensor *loss;
+	Datum key;
+	int64 run;
+	Walk *w;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("the loss is NULL"),
+						   errhint("A NULL among the operands makes the whole expression NULL.")));
+	loss = PG_GETARG_TENSOR(0);
+	InitMaterializedSRF(fcinfo, 0);
+	key = Int32GetDatum((int32) loss->tape_run);
+	SPI_connect();
+	if (loss->tape_run != 0)
+		LlmRun(&run_of_key, &key, NULL, false, 1);
+	run = loss->tape_run ? OwnRun() : 0;
+	SPI_finish();
+	if (run == 0 || loss->tape_id == 0 || loss->tape_id >= TAPE_RUN_SIZE)
+		NotRecorded();
+	w = WalkRead(run, run * TAPE_RUN_SIZE + loss->tape_id);
+	WalkBack(w);
+	WalkWrite(w, false);
+	TapeClose(run);
+	for (int i = 0; i < w->graph.count; i++)
+		if (w->graph.nodes[i].op == LLM_OP_PARAM)
+		{
+			Datum values[2] = {w->names[i] ? CStringGetTextDatum(w->names[i]) : (Datum) 0,
+				PointerGetDatum(GradientOf(w, i))};
+
+			tuplestore_putvalues(
+				result->setResult, result->setDesc, values, (bool[]){w->names[i] == NULL, false});
+		}
+	return (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(llm_backprop);
+Datum
+llm_backprop(PG_FUNCTION_ARGS)
+{
+	int64 id = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0), run, n;
+	char *model = NameArgument(fcinfo, 1, "model");
+	Datum value = Int64GetDatum(id);
+	const char *other = NULL;
+	bool found = false;
+	Walk *w;
+
+	SPI_connect();
+	LlmRun(&run_of_op, &value, NULL, false, 1);
+	run = OwnRun();
+	if (run == 0)
+		NoSuchOp(id, PG_ARGISNULL(0));
+	SPI_finish();
+	w = WalkRead(run, id);
+	for (int i = 0; i < w->graph.count; i++)
+		if (w->models[i] && strcmp(w->models[i], model) != 0)
+			other = w->models[i];
+		else
+			found |= w->models[i] != NULL;
+	if (!found)
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				other ? errmsg("operation %lld is of model \"%s\", not \"%s\"", (long long) id, other, model)
+					  : errmsg("no parameter of model \"%s\" leads to operation %lld", model, (long long) id),
+				other ? errhint("llm_backprop(%lld, '%s') walks it back.", (long long) id, other)
+					  : errhint("llm_backward(loss) gives the gradients of what llm_var names.")));
+	WalkBack(w);
+	n = WalkWrite(w, true);
+	if (w->again)
+		ereport(
+			NOTICE, (errmsg("operation %lld was walked back before", (long long) id),
+						errhint("llm_accumulate_grads('%s') adds its gradients to llm_param.grad.", model)));
+	TapeClose(run);
+	PG_RETURN_INT64(n);
+}
+
+/* grad + more; NULL is zeros of the shape. A row of more is added to row token_id. */
+PG_FUNCTION_INFO_V1(llm_add_gradient);
+Datum
+llm_add_gradient(PG_FUNCTION_ARGS)
+{
+	int dims[LLM_MAX_DIMS], ndim;
+	Tensor *out, *more;
+	LlmError err;
+	int64 n, first = 0;
+
+	if (PG_ARGISNULL(1) || PG_ARGISNULL(2))
+		PG_RETURN_NULL();
+	ndim = ShapeFromArray(PG_GETARG_DATUM(1), dims);
+	more = PG_GETARG_TENSOR(2);
+	n = TensorNumel(more);
+	out = TensorNewZero(ndim, dims);
+	if (!PG_ARGISNULL(0))
+	{
+		Tensor *grad = PG_GETARG_TENSOR(0);
+
+		if (TensorNumel(grad) != TensorNumel(out))
+			ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+					errmsg("the gradient there is %s, the parameter %s", TensorShape(grad), TensorShape(out)),
+					errhint("llm_zero_grad(model) clears gradients.")));
+		LlmCopy(TENSOR_DATA(out), TENSOR_DATA(grad), TensorNumel(out) * sizeof(float));
+	}
+	if (!PG_ARGISNULL(3))
+		first = (int64) PG_GETARG_INT32(3) * n;
+	if (first < 0 || first + n > TensorNumel(out) || (PG_ARGISNULL(3) && n != TensorNumel(out)))
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+						   errmsg("a gradient of shape %s does not fit the parameter, which is %s",
+							   TensorShape(more), TensorShape(out)),
+						   errhint("The parameter has changed its shape since: run the forward again.")));
+	LLM_CHECK(llm_binary(LLM_ADD, 1, n, TENSOR_DATA(out) + first, true, true, TENSOR_DATA(more), true, true,
+				  TENSOR_DATA(out) + first, &err),
+		&err);
+	PG_RETURN_TENSOR(out);
+}

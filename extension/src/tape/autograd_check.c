@@ -1,0 +1,90 @@
+/*
+ * Rows of the tape may have been changed by hand: a walk back begins once ids, operations and shapes were
+ * seen to fit one another.
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+
+#include "src/tape/autograd.h"
+#include "src/pg_llm.h"
+
+void
+WalkBroken(int64 id, const char *what)
+{
+	ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					   errmsg("row %lld of the tape %s", (long long) id, what),
+					   errhint("Rows of llm_tape and llm_tensor_rt belong together; record the run again.")));
+}
+
+/* Ids within the table, targets within the vocabulary: the rules for gradients rely on it. */
+static void
+CheckIntegers(const Walk *w, const LlmNode *node)
+{
+	const LlmValue *ids = NULL;
+	int size = 0;
+
+	if (node->op == LLM_OP_EMBEDDING)
+	{
+		ids = &w->values[node->inputs[0]];
+		size = w->values[node->inputs[1]].dims[0];
+	}
+	else if (node->op == LLM_OP_CROSS_ENTROPY)
+	{
+		const LlmValue *logits = &w->values[node->inputs[0]];
+
+		ids = &w->values[node->inputs[1]];
+		size = logits->dims[logits->ndim - 1];
+	}
+	for (size_t i = 0; ids && i < ids->numel; i++)
+	{
+		LLM_POLL(i);
+		if (ids->integers[i] >= size || (ids->integers[i] < 0 && node->op == LLM_OP_EMBEDDING))
+			WalkBroken(pg_strtoint64(node->name), "has ids beyond its table");
+	}
+}
+
+static void
+CheckFits(Walk *w)
+{
+	LlmGraph *g = &w->graph;
+	LlmError err;
+
+	for (int i = 0; i < g->count; i++)
+		if (w->values[i].floats == NULL)
+			WalkBroken(w->ids[i], "has no row in llm_tensor_rt");
+	LLM_CHECK(llm_graph_check(g, &err), &err);
+	for (int i = 0; i < g->count; i++)
+	{
+		const LlmNode *node = &g->nodes[i];
+		bool fits = node->ndim == w->values[i].ndim;
+
+		for (int j = 0; fits && j < node->ndim; j++)
+			fits = llm_dim_value(&node->shape[j], &g->sizes) == w->values[i].dims[j];
+		if (!fits)
+			WalkBroken(w->ids[i], psprintf("has a tensor of shape %s, which its operation does not make",
+									  ShapeToString(w->values[i].ndim, w->values[i].dims)));
+		CheckIntegers(w, node);
+	}
+}
+
+static void
+MarkWanted(Walk *w)
+{
+	for (int i = 0; i < w->graph.count; i++)
+	{
+		int index = w->graph.order[i];
+		const LlmNode *node = &w->graph.nodes[index];
+
+		w->wanted[index] = node->op == LLM_OP_PARAM;
+		for (int j = 0; j < node->n_inputs; j++)
+			w->wanted[index] |= w->wanted[node->inputs[j]];
+	}
+}
+
+void
+WalkCheck(Walk *w)
+{
+	CheckFits(w);
+	MarkWanted(w);
+}

@@ -1,0 +1,385 @@
+/*
+ * From rows of the tape to a graph with values. Rows may have been changed by hand: nothing is believed
+ * before ids, operations and shapes were seen to fit.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+
+#include "src/tape/autograd.h"
+#include "src/model/graph_rows.h"
+#include "src/pg_llm.h"
+#include "src/base/spi.h"
+#include "src/tape/tape.h"
+
+/* Operations that no leaf leads to are left out: their results are constants. */
+static LlmQuery read_ops = {
+	.text = "SELECT t.id, t.op, t.inputs, t.outputs, coalesce(t.extra -> 'attrs', '{}'), t.extra ? 'backprop'"
+			" FROM %s.llm_tape AS t JOIN %s.llm_tensor_rt AS r USING (id) WHERE t.run = $1 AND t.id <= $2"
+			" AND r.requires_grad ORDER BY t.id",
+	.nargs = 2,
+	.types = {INT8OID, INT8OID},
+	.columns = "lsLLjb?"};
+static LlmQuery read_tensors = {
+	.text = "SELECT r.id, r.name, coalesce(r.data, p.data), r.requires_grad, m.model,"
+			" r.data IS NULL AND m.version IS DISTINCT FROM %s.llm_tensor_version(p.data),"
+			" CASE WHEN NOT m.accumulated THEN r.grad END"
+			" FROM %s.llm_tensor_rt AS r LEFT JOIN %s.llm_tensor_map AS m USING (id)"
+			" LEFT JOIN %s.llm_param_share AS s"
+			" ON r.data IS NULL AND s.target_model = m.model AND s.target_name = m.name"
+			" LEFT JOIN %s.llm_param AS p ON r.data IS NULL AND p.model = coalesce(s.source_model, m.model)"
+			" AND p.name = coalesce(s.source_name, m.name) WHERE r.run = $1 AND r.id <= $2 ORDER BY r.id",
+	.nargs = 2,
+	.types = {INT8OID, INT8OID},
+	.columns = "ls?t?bs?bt?"};
+
+/* While a walk is read. */
+typedef struct Reading
+{
+	Walk *walk;
+	MemoryContext context; /* of the walk: SPI's own goes sooner */
+	int numbers;           /* the target's number */
+	int *row;              /* by number: the row of the operation that made it, or -1 */
+	int *shown;            /* by number: the row that made it as a further result, or -1 */
+	int *node;             /* by number: its node, or -1 where it is not needed */
+	bool *integers;        /* by number: read as ids or targets */
+} Reading;
+
+static int
+NumberOf(const Reading *r, int64 id)
+{
+	int64 number = id - r->walk->run * TAPE_RUN_SIZE;
+
+	return number >= 1 && number <= r->numbers ? (int) number : -1;
+}
+
+static int64 *
+IdArray(Datum datum, int *n)
+{
+	ArrayType *array = (ArrayType *) LlmDetoast(datum);
+
+	*n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+	return array_contains_nulls(array) ? NULL : (int64 *) ARR_DATA_PTR(array);
+}
+
+/* ---- which tensors are needed ---- */
+
+static void
+IndexRows(Reading *r)
+{
+	TupleDesc desc = SPI_tuptable->tupdesc;
+	bool null;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		int64 id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], desc, 1, &null));
+		int n, number = NumberOf(r, id);
+		int64 *outputs = IdArray(SPI_getbinval(SPI_tuptable->vals[i], desc, 4, &null), &n);
+
+		if (number < 0 || outputs == NULL)
+			WalkBroken(id, "has ids that are not its run's");
+		r->row[number] = (int) i;
+		for (int j = 0; j < n; j++)
+			if (NumberOf(r, outputs[j]) > 0 && outputs[j] != id)
+				r->shown[NumberOf(r, outputs[j])] = (int) i;
+		if (id == r->walk->target)
+			r->walk->again = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], desc, 6, &null));
+	}
+}
+
+static void
+ShownOnly(int64 id)
+{
+	ereport(
+		ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				   errmsg("no gradient flows through tensor %lld", (long long) id),
+				   errdetail("It shows what an operation did inside; the operation's value is its first "
+							 "output."),
+				   errhint("SELECT op, outputs FROM llm_tape WHERE %lld = ANY (outputs).", (long long) id)));
+}
+
+/* Ids come before those that are made from them, so that one sweep down finds all that lead to the target. */
+static int
+MarkNeeded(Reading *r)
+{
+	TupleDesc desc = SPI_tuptable->tupdesc;
+	int count = 0;
+	bool null;
+
+	r->node[r->numbers] = 0;
+	for (int number = r->numbers; number >= 1; number--)
+	{
+		HeapTuple row;
+		int64 id = r->walk->run * TAPE_RUN_SIZE + number, *inputs;
+		int n;
+		char *op;
+
+		if (r->node[number] < 0)
+			continue;
+		count++;
+		if (r->row[number] < 0)
+		{
+			if (r->shown[number] >= 0)
+				ShownOnly(id);
+			continue;
+		}
+		row = SPI_tuptable->vals[r->row[number]];
+		op = SPI_getvalue(row, desc, 2);
+		inputs = IdArray(SPI_getbinval(row, desc, 3, &null), &n);
+		for (int i = 0; inputs && i < n; i++)
+		{
+			int input = NumberOf(r, inputs[i]);
+
+			if (input < 0 || input >= number)
+				WalkBroken(id, "reads a tensor that was not made before it");
+			r->node[input] = 0;
+			r->integers[input] |=
+				(strcmp(op, "embedding") == 0 && i == 0) || (strcmp(op, "cross_entropy") == 0 && i == 1);
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	return count;
+}
+
+/* ---- nodes ---- */
+
+static LlmAttr
+DimensionList(const Tensor *t)
+{
+	return TapeAttrInts("shape", t->ndim, t->dims);
+}
+
+static void
+MakeOp(Reading *r, LlmNode *node, HeapTuple row, TupleDesc desc)
+{
+	bool null;
+	char *op = SPI_getvalue(row, desc, 2);
+	int64 *inputs;
+
+	node->op = llm_op_find(op);
+	if (node->op == LLM_OP_COUNT || node->op == LLM_OP_INPUT || node->op == LLM_OP_PARAM)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						   errmsg("row %s of the tape: there is no operation \"%s\"", node->name, op),
+						   errhint("SELECT op, formula FROM llm_op lists them.")));
+	inputs = IdArray(SPI_getbinval(row, desc, 3, &null), &node->n_inputs);
+	if (inputs == NULL)
+		WalkBroken(pg_strtoint64(node->name), "reads NULL");
+	node->input_names = palloc(sizeof(char *) * Max(1, node->n_inputs));
+	node->inputs = palloc(sizeof(int) * Max(1, node->n_inputs));
+	for (int i = 0; i < node->n_inputs; i++)
+		node->input_names[i] = psprintf("%lld", (long long) inputs[i]);
+	GraphReadAttrs(DatumGetJsonbP(SPI_getbinval(row, desc, 5, &null)), node);
+}
+
+static void
+MakeNodes(Reading *r, int count)
+{
+	Walk *w = r->walk;
+	int n = 0;
+
+	w->graph.count = count;
+	w->graph.nodes = palloc0(sizeof(LlmNode) * count);
+	w->graph.order = palloc(sizeof(int) * count);
+	w->graph.by_name = palloc(sizeof(int) * count);
+	w->ids = palloc(sizeof(int64) * count);
+	w->values = palloc0(sizeof(LlmValue) * count);
+	w->wanted = palloc0(sizeof(bool) * count);
+	w->grads = palloc0(sizeof(float *) * count);
+	w->names = palloc0(sizeof(char *) * count);
+	w->models = palloc0(sizeof(char *) * count);
+	w->waiting = palloc0(sizeof(Tensor *) * count);
+	for (int number = 1; number <= r->numbers; number++)
+	{
+		if (r->node[number] < 0)
+			continue;
+		r->node[number] = n;
+		w->ids[n] = w->run * TAPE_RUN_SIZE + number;
+		w->graph.nodes[n].name = psprintf("%lld", (long long) w->ids[n]);
+		if (r->row[number] >= 0)
+			MakeOp(r, &w->graph.nodes[n], SPI_tuptable->vals[r->row[number]], SPI_tuptable->tupdesc);
+		n++;
+	}
+}
+
+static void
+ReadOps(Reading *r)
+{
+	Datum values[2] = {Int64GetDatum(r->walk->run), Int64GetDatum(r->walk->target)};
+	MemoryContext spi;
+	int count;
+
+	LlmRun(&read_ops, values, NULL, false, 0);
+	LlmReserve((3 * sizeof(int) + sizeof(bool)) * ((Size) r->numbers + 1)); /* and the rows count */
+	spi = MemoryContextSwitchTo(r->context);
+	r->row = palloc(sizeof(int) * (r->numbers + 1));
+	r->shown = palloc(sizeof(int) * (r->numbers + 1));
+	r->node = palloc(sizeof(int) * (r->numbers + 1));
+	r->integers = palloc0(sizeof(bool) * (r->numbers + 1));
+	memset(r->row, -1, sizeof(int) * (r->numbers + 1));
+	memset(r->shown, -1, sizeof(int) * (r->numbers + 1));
+	memset(r->node, -1, sizeof(int) * (r->numbers + 1));
+	IndexRows(r);
+	count = MarkNeeded(r);
+	if (count > LLM_MAX_NODES)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						   errmsg("%d tensors lead to tensor %lld; gradients walk back over at most %d",
+							   count, (long long) r->walk->target, LLM_MAX_NODES),
+						   errhint("Work on larger tensors, or walk back more often.")));
+	MakeNodes(r, count);
+	MemoryContextSwitchTo(spi);
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* ---- values ---- */
+
+static void
+MakeValue(Reading *r, int node, int number, const Tensor *t)
+{
+	LlmValue *v = &r->walk->values[node];
+
+	v->ndim = t->ndim;
+	memcpy(v->dims, t->dims, sizeof(int) * t->ndim);
+	v->numel = TensorNumel(t);
+	v->floats = TENSOR_DATA(t);
+	if (r->integers[number])
+	{
+		int32_t *integers;
+
+		LlmReserve(sizeof(int32_t) * v->numel);
+		integers = palloc(sizeof(int32_t) * Max(1, v->numel));
+		for (size_t i = 0; i < v->numel; i++)
+		{
+			float x = v->floats[i];
+
+			LLM_POLL(i);
+			integers[i] = x >= -16777216.0f && x <= 16777216.0f ? (int32_t) x : INT_MAX;
+		}
+		v->integers = integers;
+	}
+}
+
+static void
+MakeLeaf(Reading *r, LlmNode *node, int number, const Tensor *t, bool requires_grad)
+{
+	node->op = requires_grad && !r->integers[number] ? LLM_OP_PARAM : LLM_OP_INPUT;
+	node->attrs = palloc0(sizeof(LlmAttr) * 2);
+	node->attrs[node->n_attrs++] = DimensionList(t);
+	if (r->integers[number])
+		node->attrs[node->n_attrs++] = (LlmAttr){.key = "dtype", .kind = LLM_ATTR_TEXT, .text = "int"};
+}
+
+static char *
+Column(HeapTuple row, TupleDesc desc, int column)
+{
+	bool null;
+	Datum value = SPI_getbinval(row, desc, column, &null);
+
+	return null ? NULL : TextDatumGetCString(value);
+}
+
+/* A copy that outlives the row. */
+static Tensor *
+CopyTensor(Datum datum)
+{
+	Tensor *t = DatumGetTensor(datum);
+
+	return (Pointer) t == DatumGetPointer(datum) ? TensorCopy(t) : t;
+}
+
+static void
+TakeTensor(Reading *r, HeapTuple row, TupleDesc desc)
+{
+	Walk *w = r->walk;
+	bool null;
+	int64 id = DatumGetInt64(SPI_getbinval(row, desc, 1, &null));
+	int number = NumberOf(r, id), node = number > 0 ? r->node[number] : -1;
+	Datum data;
+	Tensor *t;
+
+	if (node < 0)
+		return;
+	if (w->values[node].floats) /* a key was dropped, of the tape or of llm_param */
+		WalkBroken(id, "has two rows");
+	w->names[node] = Column(row, desc, 2);
+	w->models[node] = Column(row, desc, 5);
+	if (DatumGetBool(SPI_getbinval(row, desc, 6, &null)) && w->models[node])
+		ereport(
+			ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					   errmsg("parameter \"%s\" of model \"%s\" has changed since run %lld", w->names[node],
+						   w->models[node], (long long) w->run),
+					   errhint("Gradients belong to the weights that made the loss: run the forward again, "
+							   "then llm_backprop.")));
+	data = SPI_getbinval(row, desc, 3, &null);
+	if (null)
+		WalkBroken(id, "has a tensor without data");
+	t = CopyTensor(data);
+	MakeValue(r, node, number, t);
+	if (w->graph.nodes[node].op == LLM_OP_RESHAPE && r->row[number] >= 0)
+	{
+		/* a model's names of dimensions stood for numbers when it ran */
+		w->graph.nodes[node].attrs = palloc(sizeof(LlmAttr));
+		w->graph.nodes[node].attrs[0] = DimensionList(t);
+		w->graph.nodes[node].n_attrs = 1;
+	}
+	if (r->row[number] < 0 && w->names[node] == NULL && DatumGetBool(SPI_getbinval(row, desc, 4, &null)))
+		WalkBroken(id, "is missing: no operation made this tensor, and it is no leaf");
+	if (r->row[number] < 0)
+		MakeLeaf(r, &w->graph.nodes[node], number, t, DatumGetBool(SPI_getbinval(row, desc, 4, &null)));
+	data = SPI_getbinval(row, desc, 7, &null);
+	if (!null)
+		w->waiting[node] = CopyTensor(data);
+}
+
+static void
+ReadTensors(Reading *r)
+{
+	Datum values[2] = {Int64GetDatum(r->walk->run), Int64GetDatum(r->walk->target)};
+	Portal portal = LlmOpenLatest(&read_tensors, values);
+
+	while (LlmFetch(&read_tensors, portal, 50))
+	{
+		MemoryContext spi = MemoryContextSwitchTo(r->context);
+
+		for (uint64 i = 0; i < SPI_processed; i++)
+			TakeTensor(r, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+		MemoryContextSwitchTo(spi);
+		SPI_freetuptable(SPI_tuptable);
+		CHECK_FOR_INTERRUPTS();
+	}
+	SPI_cursor_close(portal);
+}
+
+Walk *
+WalkRead(int64 run, int64 target)
+{
+	Reading r = {.walk = palloc0(sizeof(Walk)), .context = CurrentMemoryContext};
+	const LlmValue *loss;
+
+	r.walk->run = run;
+	r.walk->target = target;
+	r.numbers = (int) (target - run * TAPE_RUN_SIZE);
+	SPI_connect();
+	ReadOps(&r);
+	ReadTensors(&r);
+	SPI_finish();
+	WalkCheck(r.walk);
+	loss = &r.walk->values[r.walk->graph.count - 1];
+	if (!r.walk->wanted[r.walk->graph.count - 1])
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("no leaf leads to tensor %lld: it is a constant", (long long) target),
+				errhint(
+					"Mark what to differentiate by: llm_var(w, 'w'). What was recorded before a backward, "
+					"a rollback or switching off is a constant in the next run.")));
+	if (loss->numel != 1)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("gradients are those of one number; this tensor has shape %s",
+							   ShapeToString(loss->ndim, loss->dims)),
+						   errhint("mean(t) and tensor_sum(t) make one number of a tensor.")));
+	return r.walk;
+}

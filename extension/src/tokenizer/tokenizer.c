@@ -1,0 +1,269 @@
+/*
+ * The tokenizer's SQL functions: encode, decode, and looking inside.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "formats/unicode.h"
+#include "src/pg_llm.h"
+#include "src/tokenizer/tokenizer.h"
+
+/* The words llm_bpe_steps takes: each of its rows holds all symbols that are left. */
+#define STEPS_MAX 1024
+/* Ids decoded between two looks at interrupts. */
+#define PART ((Size) 1 << 18)
+
+PG_FUNCTION_INFO_V1(llm_encode);
+PG_FUNCTION_INFO_V1(llm_decode);
+PG_FUNCTION_INFO_V1(llm_decode_bytes);
+PG_FUNCTION_INFO_V1(llm_token_text);
+PG_FUNCTION_INFO_V1(llm_pretokenize);
+PG_FUNCTION_INFO_V1(llm_bpe_steps);
+
+Datum
+llm_encode(PG_FUNCTION_ARGS)
+{
+	text *input = LlmDetoast(PG_GETARG_DATUM(0));
+	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	Size count, size;
+	int32 *ids =
+		TokenizerEncode(bpe, VARDATA_ANY(input), VARSIZE_ANY_EXHDR(input), PG_GETARG_BOOL(2), &count);
+	ArrayType *array;
+
+	if (count == 0)
+		PG_RETURN_ARRAYTYPE_P(construct_empty_array(INT4OID));
+	size = ARR_OVERHEAD_NONULLS(1) + count * sizeof(int32);
+	if (size > MaxAllocSize)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						   errmsg("the text has %zu tokens, more than one array holds", count),
+						   errhint("Encode the text in parts.")));
+	LlmReserveResult(size, LLM_ELEMENT_SHOWN * count);
+	array = palloc0(ARR_OVERHEAD_NONULLS(1));
+	array = repalloc(array, size);
+	SET_VARSIZE(array, size);
+	array->ndim = 1;
+	array->dataoffset = 0;
+	array->elemtype = INT4OID;
+	ARR_DIMS(array)[0] = (int) count;
+	ARR_LBOUND(array)[0] = 1;
+	LlmCopy(ARR_DATA_PTR(array), ids, count * sizeof(int32));
+	PG_RETURN_ARRAYTYPE_P(array);
+}
+
+/* llm_bpe_decode in parts, so that a cancel ends it. */
+static Size
+DecodeIds(const LlmBpe *bpe, const int32 *ids, Size count, char *out)
+{
+	Size size = 0;
+
+	for (Size at = 0; at < count; at += PART)
+	{
+		size_t part = Min(count - at, PART), done;
+
+		size += llm_bpe_decode(bpe, ids + at, part, out != NULL ? out + size : NULL, &done);
+		if (done < part)
+			TokenizerNoToken(bpe, ids[at + done], at + done + 1);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return size;
+}
+
+/* The bytes of the tokens of arguments (ids int[], model text). */
+static bytea *
+DecodeArguments(FunctionCallInfo fcinfo)
+{
+	ArrayType *array = (ArrayType *) LlmDetoast(PG_GETARG_DATUM(0));
+	const int32 *ids = (const int32 *) ARR_DATA_PTR(array);
+	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	Size count = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)), size;
+	bytea *result;
+
+	if (ARR_NDIM(array) > 1)
+		ereport(ERROR,
+			(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				errmsg("token ids are a one-dimensional array, not one of %d dimensions", ARR_NDIM(array)),
+				errhint("Decode each row of the array by itself.")));
+	if (array_contains_nulls(array))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("a token id is NULL"),
+						   errhint("Leave it out: array_remove(ids, NULL).")));
+	size = DecodeIds(bpe, ids, count, NULL);
+	if (size > MaxAllocSize - VARHDRSZ - LLM_BPE_SLACK)
+		TokenizerTooLong();
+	LlmReserveResult(size, LLM_BYTES_SHOWN * size);
+	result = palloc(VARHDRSZ + size + LLM_BPE_SLACK);
+	DecodeIds(bpe, ids, count, VARDATA(result));
+	SET_VARSIZE(result, VARHDRSZ + size);
+	return result;
+}
+
+Datum
+llm_decode(PG_FUNCTION_ARGS)
+{
+	bytea *bytes = DecodeArguments(fcinfo);
+
+	const char *data = VARDATA(bytes);
+	Size size = VARSIZE(bytes) - VARHDRSZ;
+
+	/* usually the bytes are good text as they are */
+	if (GetDatabaseEncoding() == PG_UTF8 && TokenizerIsText(data, size))
+		PG_RETURN_TEXT_P(bytes);
+	PG_RETURN_TEXT_P(TokenizerText(data, size));
+}
+
+Datum
+llm_decode_bytes(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BYTEA_P(DecodeArguments(fcinfo));
+}
+
+/* Bytes as something to read: what is no character, or cannot be seen, as \n, \t or \xhh. */
+static text *
+ReadableText(const char *bytes, Size size)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	for (Size at = 0; at < size;)
+	{
+		LlmChar c = llm_utf8_read((const unsigned char *) bytes + at, size - at);
+
+		if (c.valid && c.code_point == '\n')
+			appendStringInfoString(&out, "\\n");
+		else if (c.valid && c.code_point == '\t')
+			appendStringInfoString(&out, "\\t");
+		else if (c.valid && c.code_point >= 0x20 && (c.code_point < 0x7f || c.code_point > 0x9f))
+			appendBinaryStringInfo(&out, bytes + at, c.length);
+		else
+			for (int i = 0; i < c.length; i++)
+				appendStringInfo(&out, "\\x%02x", (unsigned char) bytes[at + i]);
+		at += c.length;
+	}
+	return TokenizerText(out.data, out.len);
+}
+
+Datum
+llm_token_text(PG_FUNCTION_ARGS)
+{
+	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	StringInfoData bytes;
+
+	initStringInfo(&bytes);
+	TokenizerAppend(bpe, PG_GETARG_INT32(0), 1, &bytes);
+	PG_RETURN_TEXT_P(ReadableText(bytes.data, bytes.len));
+}
+
+static Size
+PieceEnd(const char *text, Size size, Size at)
+{
+	size_t end = llm_bpe_piece_end(text, size, at, &LlmCancel);
+
+	CHECK_FOR_INTERRUPTS();
+	if (end == SIZE_MAX)
+		ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("canceled at byte %zu of %zu", at, size)));
+	return end;
+}
+
+Datum
+llm_pretokenize(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
+	Size size, at = 0, end;
+	char *utf8 = TokenizerUtf8(LlmDetoast(PG_GETARG_DATUM(0)), &size);
+	MemoryContext row =
+		AllocSetContextCreate(CurrentMemoryContext, "llm_pretokenize row", ALLOCSET_SMALL_SIZES);
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int position = 1; at < size; position++, at = end)
+	{
+		MemoryContext outer = MemoryContextSwitchTo(row);
+		Datum values[2];
+		bool nulls[2] = {false, false};
+
+		end = PieceEnd(utf8, size, at);
+		values[0] = Int32GetDatum(position);
+		values[1] = PointerGetDatum(TokenizerText(utf8 + at, end - at));
+		tuplestore_putvalues(set->setResult, set->setDesc, values, nulls);
+		MemoryContextSwitchTo(outer);
+		MemoryContextReset(row);
+	}
+	return (Datum) 0;
+}
+
+/* ---- llm_bpe_steps ---- */
+
+/* A token's text form, as the tables hold it. */
+static Datum
+TextForm(const LlmBpe *bpe, uint32 symbol)
+{
+	LlmBpeToken token = llm_bpe_token(bpe, symbol);
+
+	return PointerGetDatum(cstring_to_text_with_len(token.text, (int) token.text_size));
+}
+
+/* One row: (step, rank, left_token, right_token, tokens); merge NULL: the bytes before the first merge. */
+static void
+PutStep(ReturnSetInfo *set, const LlmBpe *bpe, int step, const LlmBpeMerge *merge, const uint32 *symbols,
+	Size count)
+{
+	Datum tokens[STEPS_MAX], values[5] = {Int32GetDatum(step)};
+	bool nulls[5] = {false, merge == NULL, merge == NULL, merge == NULL, false};
+
+	for (Size i = 0; i < count; i++)
+		tokens[i] = TextForm(bpe, symbols[i]);
+	if (merge != NULL)
+	{
+		values[1] = Int32GetDatum(merge->rank);
+		values[2] = TextForm(bpe, merge->left);
+		values[3] = TextForm(bpe, merge->right);
+	}
+	values[4] = PointerGetDatum(construct_array(tokens, (int) count, TEXTOID, -1, false, TYPALIGN_INT));
+	tuplestore_putvalues(set->setResult, set->setDesc, values, nulls);
+}
+
+Datum
+llm_bpe_steps(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
+	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	uint32 symbols[STEPS_MAX];
+	LlmBpeMerge merge;
+	LlmError err;
+	Size size;
+	size_t count;
+	char *word = TokenizerUtf8(LlmDetoast(PG_GETARG_DATUM(0)), &size);
+	MemoryContext row =
+		AllocSetContextCreate(CurrentMemoryContext, "llm_bpe_steps row", ALLOCSET_SMALL_SIZES);
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (size > STEPS_MAX)
+		ereport(
+			ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					   errmsg("the word has %zu bytes; steps are shown for at most %d", size, STEPS_MAX)));
+	if (size > 0 && PieceEnd(word, size, 0) < size)
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("\"%s\" is more than one piece, and merges never cross pieces",
+					text_to_cstring(TokenizerText(word, Min(size, 60)))),
+				errhint("Show each piece by itself: SELECT p.piece, s.* FROM llm_pretokenize('...') p, "
+						"llm_bpe_steps(p.piece) s.")));
+	LLM_CHECK(llm_bpe_symbols(bpe, word, size, symbols, &count, &err), &err);
+	for (int step = 0; size > 0; step++)
+	{
+		MemoryContext outer = MemoryContextSwitchTo(row);
+
+		PutStep(set, bpe, step, step > 0 ? &merge : NULL, symbols, count);
+		MemoryContextSwitchTo(outer);
+		MemoryContextReset(row);
+		CHECK_FOR_INTERRUPTS();
+		if (!llm_bpe_merge_once(bpe, symbols, &count, &merge))
+			break;
+	}
+	return (Datum) 0;
+}

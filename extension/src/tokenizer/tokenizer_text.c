@@ -1,0 +1,182 @@
+/*
+ * Text in and out of a tokenizer: the server's encoding to UTF-8 and back.
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+#include "formats/unicode.h"
+#include "src/pg_llm.h"
+#include "src/tokenizer/tokenizer.h"
+
+/* The text itself where the server's encoding is UTF-8. *length gets the result's. */
+static char *
+ToUtf8(const char *text, Size size, Size *length)
+{
+	char *utf8;
+
+	if (GetDatabaseEncoding() != PG_UTF8)
+		LlmReserve(size * MAX_CONVERSION_GROWTH);
+	utf8 = pg_server_to_any(text, (int) size, PG_UTF8);
+	*length = utf8 == text ? size : strlen(utf8);
+	return utf8;
+}
+
+char *
+TokenizerUtf8(text *input, Size *size)
+{
+	return ToUtf8(VARDATA_ANY(input), VARSIZE_ANY_EXHDR(input), size);
+}
+
+int32 *
+TokenizerEncodeUtf8(LlmBpe *bpe, const char *utf8, Size size, bool special, Size *count)
+{
+	/* Room for a token in three bytes, which is more than English and most code need. */
+	Size room = 256 + size / 3;
+	LlmBpeIds ids = {NULL, 0, room, false, LlmContextAllocator()};
+	LlmError err;
+
+	LlmReserve(room * sizeof(int32));
+	ids.ids = palloc_extended(room * sizeof(int32), MCXT_ALLOC_HUGE);
+	LLM_CHECK(llm_bpe_encode(bpe, utf8, size, special, &ids, &LlmCancel, &err), &err);
+	*count = ids.count;
+	return ids.ids;
+}
+
+int32 *
+TokenizerEncode(LlmBpe *bpe, const char *text, Size size, bool special, Size *count)
+{
+	char *utf8 = ToUtf8(text, size, &size);
+
+	return TokenizerEncodeUtf8(bpe, utf8, size, special, count);
+}
+
+void
+TokenizerNoToken(const LlmBpe *bpe, int32 id, Size position)
+{
+	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					   errmsg("token id %d at position %zu is no token of tokenizer \"%s\"", id, position,
+						   llm_bpe_name(bpe)),
+					   errdetail("Its vocabulary has %zu tokens, ids up to %d.", llm_bpe_count(bpe),
+						   llm_bpe_token(bpe, llm_bpe_count(bpe) - 1).id),
+					   errhint("Decode with the tokenizer that made the ids.")));
+}
+
+void
+TokenizerTooLong(void)
+{
+	ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					   errmsg("the decoded text is longer than the 1 GB that one value holds"),
+					   errhint("Decode slices of the array.")));
+}
+
+void
+TokenizerAppend(const LlmBpe *bpe, int32 id, Size position, StringInfo bytes)
+{
+	uint32 symbol;
+	LlmBpeToken token;
+
+	if (!llm_bpe_find(bpe, id, &symbol))
+		TokenizerNoToken(bpe, id, position);
+	token = llm_bpe_token(bpe, symbol);
+	if (token.size > MaxAllocSize - 1 - (Size) bytes->len)
+		TokenizerTooLong();
+	appendBinaryStringInfo(bytes, (const char *) token.bytes, (int) token.size);
+}
+
+/* Bytes from `at` on that are looked at together: of a long text a part that ends with a whole character. */
+static Size
+PartOf(const char *bytes, Size at, Size size)
+{
+	Size part = Min(LLM_POLL_BYTES, size - at);
+
+	CHECK_FOR_INTERRUPTS();
+	return at + part < size ? part - llm_utf8_unfinished((const unsigned char *) bytes + at, part) : part;
+}
+
+bool
+TokenizerIsText(const char *bytes, Size size)
+{
+	bool good = true;
+
+	for (Size at = 0, part; at < size && good; at += part)
+	{
+		part = PartOf(bytes, at, size);
+		good = llm_utf8_is_text((const unsigned char *) bytes + at, part);
+	}
+	return good;
+}
+
+/* llm_utf8_repair in parts. */
+static Size
+Repair(const char *bytes, Size size, char *out)
+{
+	Size length = 0;
+
+	for (Size at = 0, part; at < size; at += part)
+	{
+		part = PartOf(bytes, at, size);
+		length += llm_utf8_repair((const unsigned char *) bytes + at, part, out ? out + length : NULL);
+	}
+	return length;
+}
+
+/* UTF-8 to the server's encoding; a character that it lacks becomes '?', as text must come out in any case.
+ */
+static text *
+ToServer(char *utf8, Size size)
+{
+	int encoding = GetDatabaseEncoding();
+	Oid conversion = FindDefaultConversionProc(PG_UTF8, encoding);
+	StringInfoData out;
+
+	if (!OidIsValid(conversion))
+		return cstring_to_text(pg_any_to_server(utf8, (int) size, PG_UTF8));
+	initStringInfo(&out);
+	for (Size at = 0; at < size;)
+	{
+		Size part = Min(size - at, 65536), done;
+		char *converted;
+
+		CHECK_FOR_INTERRUPTS();
+		while (at + part < size && ((unsigned char) utf8[at + part] & 0xc0) == 0x80)
+			part--;
+		converted = palloc(part * MAX_CONVERSION_GROWTH + 1);
+		done =
+			(Size) pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding, (unsigned char *) utf8 + at,
+				(int) part, (unsigned char *) converted, (int) (part * MAX_CONVERSION_GROWTH + 1), true);
+		appendStringInfoString(&out, converted);
+		pfree(converted);
+		at += done;
+		if (done < part)
+		{
+			appendStringInfoChar(&out, '?');
+			at += (Size) pg_utf_mblen((unsigned char *) utf8 + at);
+		}
+	}
+	return cstring_to_text_with_len(out.data, out.len);
+}
+
+text *
+TokenizerText(const char *bytes, Size size)
+{
+	Size length = Repair(bytes, size, NULL);
+	text *result;
+
+	if (length > MaxAllocSize - VARHDRSZ)
+		TokenizerTooLong();
+	LlmReserveResult(length, LLM_BYTES_SHOWN * length);
+	result = palloc(length + VARHDRSZ);
+	SET_VARSIZE(result, length + VARHDRSZ);
+	Repair(bytes, size, VARDATA(result));
+	if (GetDatabaseEncoding() != PG_UTF8 && GetDatabaseEncoding() != PG_SQL_ASCII)
+		return ToServer(VARDATA(result), length);
+	return result;
+}

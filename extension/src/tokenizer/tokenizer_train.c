@@ -1,0 +1,223 @@
+/*
+ * llm_bpe_train: a tokenizer learned from the texts of a query, written as rows.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "formats/bpe_train.h"
+#include "src/tokenizer/text_query.h"
+#include "src/pg_llm.h"
+#include "src/base/spi.h"
+#include "src/tokenizer/tokenizer.h"
+#include "src/tokenizer/tokenizer_rows.h"
+
+PG_FUNCTION_INFO_V1(llm_bpe_train);
+
+typedef struct Training
+{
+	char *corpus, *model;
+	int vocab_size;
+	Datum *specials; /* text */
+	int special_count;
+	bool truncate;
+} Training;
+
+/* ---- arguments ---- */
+
+/* llm_encode finds special tokens by this form, which no merge makes. */
+static void
+CheckSpecial(const Training *t, int i)
+{
+	text *special = DatumGetTextPP(t->specials[i]);
+	const char *bytes = VARDATA_ANY(special);
+	Size size = VARSIZE_ANY_EXHDR(special);
+
+	if (size <= 4 || size > LLM_BPE_LONGEST || memcmp(bytes, "<|", 2) != 0 ||
+		memcmp(bytes + size - 2, "|>", 2) != 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("\"%s\" cannot be a special token", TextDatumGetCString(t->specials[i])),
+						   errhint("A special token looks like <|endoftext|> and has at most %d bytes.",
+							   LLM_BPE_LONGEST)));
+	for (int j = 0; j < i; j++)
+		if (strcmp(TextDatumGetCString(t->specials[j]), TextDatumGetCString(t->specials[i])) == 0)
+			ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("special token \"%s\" is given twice", TextDatumGetCString(t->specials[i]))));
+}
+
+static void
+ReadSpecials(Training *t, ArrayType *array)
+{
+	if (array_contains_nulls(array))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("a special token is NULL"),
+						   errhint("Leave it out; '{}' is no special tokens.")));
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &t->specials, NULL, &t->special_count);
+	for (int i = 0; i < t->special_count; i++)
+		CheckSpecial(t, i);
+}
+
+static Training
+ReadArguments(FunctionCallInfo fcinfo)
+{
+	Training t = {0};
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						   errmsg("corpus, vocab_size and model must not be NULL")));
+	t.corpus = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	t.vocab_size = PG_GETARG_INT32(1);
+	t.model = TokenizerNameArgument(fcinfo, 2);
+	if (!PG_ARGISNULL(3))
+		ReadSpecials(&t, PG_GETARG_ARRAYTYPE_P(3));
+	t.truncate = !PG_ARGISNULL(4) && PG_GETARG_BOOL(4);
+	if (t.vocab_size < 256 + t.special_count)
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("a vocabulary of %d tokens has no room for the 256 bytes and %d special token%s",
+					t.vocab_size, t.special_count, t.special_count == 1 ? "" : "s"),
+				errhint(
+					"Ask for %d tokens or more; what is beyond them are merges.", 256 + t.special_count)));
+	return t;
+}
+
+/* Rows under the name of a model that uses another tokenizer would never be read. */
+static void
+CheckModel(const char *model)
+{
+	static LlmQuery read_other = {.text = "SELECT tokenizer FROM %s.llm_model_config WHERE model = $1"
+										  " AND tokenizer <> $1",
+		.nargs = 1,
+		.types = {TEXTOID},
+		.columns = "s"};
+	Datum value = CStringGetTextDatum(model);
+
+	LlmRun(&read_other, &value, NULL, true, 1);
+	if (SPI_processed == 1)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						   errmsg("model \"%s\" uses tokenizer \"%s\"", model, LlmField(0, 1)),
+						   errhint("Learn a tokenizer under a name of its own; "
+								   "llm_model_config.tokenizer says which one a model uses.")));
+}
+
+/* ---- learning and writing ---- */
+
+static LlmBpePieces *
+CountPieces(const Training *t, const LlmAllocator *allocator)
+{
+	LlmError err;
+	LlmBpePieces *pieces = llm_bpe_pieces_new(allocator, &err);
+	Corpus *corpus;
+	const char *document;
+	Size size;
+
+	if (pieces == NULL)
+		LlmRaise(&err);
+	for (int i = 0; i < t->special_count; i++)
+	{
+		char *special = TokenizerUtf8(DatumGetTextPP(t->specials[i]), &size);
+
+		LLM_CHECK(llm_bpe_pieces_special(pieces, special, size, &err), &err);
+	}
+	corpus = CorpusOpen(t->corpus);
+	while ((document = CorpusNext(corpus, &size)) != NULL)
+		LLM_CHECK(llm_bpe_pieces_add(pieces, document, size, &LlmCancel, &err), &err);
+	CorpusClose(corpus);
+	return pieces;
+}
+
+static Datum
+TextForm(const void *bytes, Size size)
+{
+	char *form = palloc(2 * size + 1);
+
+	return PointerGetDatum(TokenizerServerText(form, llm_bpe_to_text(bytes, size, form)));
+}
+
+static Datum
+Bytes(const void *bytes, Size size)
+{
+	return PointerGetDatum(cstring_to_text_with_len(bytes, (int) size)); /* a bytea is laid out as a text */
+}
+
+static void
+WriteMerges(const Training *t, const LlmBpeLearned *learned)
+{
+	Size count = learned->merge_count;
+	Datum *left = palloc((count + 1) * sizeof(Datum)), *right = palloc((count + 1) * sizeof(Datum));
+
+	for (Size i = 0; i < count; i++)
+	{
+		const struct LlmBpeLearnedToken *l = &learned->tokens[learned->merges[i].left];
+		const struct LlmBpeLearnedToken *r = &learned->tokens[learned->merges[i].right];
+
+		left[i] = TextForm(learned->bytes + l->at, l->size);
+		right[i] = TextForm(learned->bytes + r->at, r->size);
+	}
+	TokenizerInsertMerges(t->model, left, right, count);
+}
+
+/* The bytes, what merges made, the special tokens. Returns how many. */
+static Size
+WriteTokens(const Training *t, const LlmBpeLearned *learned)
+{
+	Size count = learned->token_count + t->special_count;
+	Datum *ids = palloc(count * sizeof(Datum)), *texts = palloc(count * sizeof(Datum));
+	Datum *bytes = palloc(count * sizeof(Datum));
+
+	for (Size i = 0; i < count; i++)
+	{
+		const char *data;
+		Size size;
+
+		if (i < learned->token_count)
+		{
+			data = (const char *) learned->bytes + learned->tokens[i].at;
+			size = learned->tokens[i].size;
+		}
+		else
+			data = TokenizerUtf8(DatumGetTextPP(t->specials[i - learned->token_count]), &size);
+		ids[i] = Int32GetDatum((int32) i);
+		texts[i] = TextForm(data, size);
+		bytes[i] = Bytes(data, size);
+	}
+	TokenizerInsertTokens(t->model, ids, texts, bytes, count);
+	return count;
+}
+
+/* (corpus text, vocab_size int, model text, specials text[], truncate boolean) -> number of tokens */
+Datum
+llm_bpe_train(PG_FUNCTION_ARGS)
+{
+	Training t = ReadArguments(fcinfo);
+	LlmAllocator *allocator = LlmContextAllocator();
+	LlmBpePieces *pieces;
+	LlmBpeLearned learned;
+	LlmError err;
+	Size count;
+	int level = TokenizerBeginWrite();
+
+	CheckModel(t.model);
+	TokenizerMakeRoom(t.model, false, t.truncate);
+	TokenizerMakeRoom(t.model, true, t.truncate);
+	TokenizerEndWrite(level);
+
+	SPI_connect();
+	pieces = CountPieces(&t, allocator);
+	SPI_finish();
+	LLM_CHECK(llm_bpe_learn(pieces, t.vocab_size - t.special_count, &learned, &LlmCancel, &err), &err);
+
+	level = TokenizerBeginWrite();
+	WriteMerges(&t, &learned);
+	count = WriteTokens(&t, &learned);
+	TokenizerWritten(t.model);
+	TokenizerEndWrite(level);
+	if (count < t.vocab_size)
+		ereport(NOTICE, (errmsg("no pair of tokens repeats any more: the vocabulary has %zu tokens, not %d",
+							 count, t.vocab_size),
+							errdetail("The corpus has %zu different words; more text teaches more.",
+								llm_bpe_pieces_count(pieces))));
+	PG_RETURN_INT32((int32) count);
+}

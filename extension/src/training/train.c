@@ -1,0 +1,70 @@
+/*
+ * One training call in the caller's transaction: steps in memory, then written back. Its end makes it
+ * lasting.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "utils/builtins.h"
+
+#include "src/training/train.h"
+#include "src/training/training.h"
+
+int
+ThreadsArgument(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	int threads = PG_ARGISNULL(n) ? 0 : PG_GETARG_INT32(n);
+
+	if (!PG_ARGISNULL(n) && (threads < 1 || threads > 1024))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("%s is %d; it must be from 1 to 1024", name, threads),
+						   errhint("Leave it out to use pg_llm.threads.")));
+	return threads;
+}
+
+int64
+NoticeArgument(FunctionCallInfo fcinfo, int n)
+{
+	int64 every = PG_ARGISNULL(n) ? -1 : PG_GETARG_INT64(n);
+
+	if (!PG_ARGISNULL(n) && every < 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("notice_every is %lld; it must be 0 (none) or more", (long long) every)));
+	return every;
+}
+
+/*
+ * llm_train_steps(plan llm_train_run, batch_id, grad_workers, notice_every, wait): what llm_train and
+ * llm_train_step call with every default resolved.
+ */
+PG_FUNCTION_INFO_V1(llm_train_steps);
+Datum
+llm_train_steps(PG_FUNCTION_ARGS)
+{
+	Recipe *r;
+	TrainingPlan plan = {0};
+	Training *tr;
+	Step step;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("plan must not be NULL")));
+	r = RecipeOfRow(PG_GETARG_DATUM(0));
+	if ((r->dataset == NULL) == PG_ARGISNULL(1))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("batch_id must not be NULL"),
+						   errhint("It is the id of a row of llm_dataset.")));
+	plan.recipe = r;
+	plan.threads = ThreadsArgument(fcinfo, 2, "grad_workers");
+	plan.notice_every = NoticeArgument(fcinfo, 3);
+	plan.ids = palloc(sizeof(int64) * r->batch_size * r->accumulation);
+	tr = TrainingOpen(r->model, !PG_ARGISNULL(4) && PG_GETARG_BOOL(4));
+	if (r->dataset)
+		plan.data = DatasetOpen(r->dataset, r->seed);
+	else
+		plan.ids[0] = PG_GETARG_INT64(1);
+	RecipeBegin(r, PG_GETARG_DATUM(0), tr->step, false);
+	plan.last = tr->step + r->n_steps;
+	step = TrainingSteps(tr, &plan);
+	TrainingWrite(tr);
+	TrainingClose(tr);
+	PG_RETURN_FLOAT4(step.loss);
+}

@@ -1,0 +1,29 @@
+/* What a training run does: a row of llm_train_run, checked. */
+#ifndef LLM_SRC_TRAINING_TRAIN_RUN_H
+#define LLM_SRC_TRAINING_TRAIN_RUN_H
+
+#include "postgres.h"
+
+#include "engine/train.h"
+
+typedef struct Recipe
+{
+	LlmHyper hyper; /* its lr is set anew for each step */
+	double lr_max, min_lr, dropout_p;
+	int64 run, first_step; /* -1 until the run has begun */
+	int64 warmup, n_steps;
+	int batch_size, accumulation;
+	uint64 seed;
+	char *model, *dataset;  /* dataset NULL: the caller names the rows */
+	const int32 *positions; /* NULL: 0 … T-1 */
+	int n_positions;
+} Recipe;
+
+/* A value of type llm_train_run; ERROR where a number is out of its range. Memory of the current context. */
+extern Recipe *RecipeOfRow(Datum row);
+/* The row of a run that has begun; ERROR where there is none. */
+extern Recipe *RecipeOfRun(int64 run);
+/* The run that this training belongs to: sets r->run and r->first_step. */
+extern void RecipeBegin(Recipe *r, Datum row, int64 step, bool resume);
+
+#endif

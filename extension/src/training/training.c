@@ -1,0 +1,345 @@
+/*
+ * See training.h.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "engine/gradients.h"
+#include "formats/crc32.h"
+#include "src/model/forward.h"
+#include "src/generate/generate.h"
+#include "src/pg_llm.h"
+#include "src/base/spi.h"
+#include "src/tensor/tensor.h"
+#include "src/training/training.h"
+#include "src/model/training_lock.h"
+
+static LlmQuery read_moments = {
+	.text = "SELECT g.name, p.m, p.v, p.step, p.model, p.name, p.model = g.model AND NOT EXISTS (SELECT FROM"
+			" %s.llm_param_share AS u WHERE (u.source_model, u.source_name) = (p.model, p.name)"
+			" AND u.target_model <> g.model) FROM %s.llm_graph AS g"
+			" LEFT JOIN %s.llm_param_share AS s ON s.target_model = g.model AND s.target_name = g.name"
+			" JOIN %s.llm_param AS p ON p.model = coalesce(s.source_model, g.model)"
+			" AND p.name = coalesce(s.source_name, g.name) WHERE g.model = $1 AND g.op = 'param' ORDER BY "
+			"g.id, g.name",
+	.nargs = 1,
+	.types = {TEXTOID},
+	.columns = "st?t?lssb"};
+static LlmQuery write_log = {
+	.text = "INSERT INTO %s.llm_train_log (run, model, step, lr, loss, grad_norm, tokens, seconds, rows, "
+			"seed, data_crc) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+	.nargs = 11,
+	.types = {INT8OID, TEXTOID, INT8OID, FLOAT8OID, FLOAT4OID, FLOAT8OID, INT8OID, FLOAT8OID, INT8ARRAYOID,
+		INT8OID, INT8OID},
+	.one = true};
+
+/* ---- loading ---- */
+
+static void
+TakeMoment(Training *tr, HeapTuple row, TupleDesc desc, int column, int node, float *to)
+{
+	const LlmModel *model = &tr->m->model;
+	bool null;
+	Datum datum = SPI_getbinval(row, desc, column, &null);
+	Tensor *t;
+	LlmError err;
+
+	if (null)
+		return;
+	t = DatumGetTensor(datum);
+	if ((size_t) TensorNumel(t) == model->weights[node].numel) /* another shape: start anew */
+		LLM_CHECK(llm_weight_arrange(model, node, TENSOR_DATA(t), to, &err), &err);
+	if ((Pointer) t != DatumGetPointer(datum))
+		pfree(t);
+}
+
+static void
+LoadMoment(Training *tr, HeapTuple row, TupleDesc desc, int node)
+{
+	LlmTrainer *t = tr->trainer;
+	bool null;
+
+	TakeMoment(tr, row, desc, 2, node, t->m[node]);
+	TakeMoment(tr, row, desc, 3, node, t->v[node]);
+	t->offset[node] = DatumGetInt64(SPI_getbinval(row, desc, 4, &null));
+	tr->store_model[node] = MemoryContextStrdup(tr->context, LlmField(0, 5));
+	tr->store_name[node] = MemoryContextStrdup(tr->context, LlmField(0, 6));
+	tr->own[node] = DatumGetBool(SPI_getbinval(row, desc, 7, &null));
+}
+
+static void
+LoadMoments(Training *tr)
+{
+	Datum value = CStringGetTextDatum(tr->m->name);
+	Portal portal;
+
+	SPI_connect();
+	portal = LlmOpen(&read_moments, &value);
+	while (LlmFetch(&read_moments, portal, 1))
+	{
+		HeapTuple row = SPI_tuptable->vals[0];
+		int node = llm_graph_find(&tr->m->model.graph, LlmField(0, 1));
+
+		if (node >= 0)
+			LoadMoment(tr, row, SPI_tuptable->tupdesc, node);
+		SPI_freetuptable(SPI_tuptable);
+		CHECK_FOR_INTERRUPTS();
+	}
+	SPI_cursor_close(portal);
+	SPI_finish();
+	for (int i = 0; i < tr->m->model.graph.count; i++)
+		if (tr->m->model.graph.nodes[i].op == LLM_OP_PARAM && tr->store_model[i] == NULL)
+			ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
+							   errmsg("model \"%s\": parameter \"%s\" has no row to write to", tr->m->name,
+								   tr->m->model.graph.nodes[i].name)));
+}
+
+/*
+ * The model's step is the highest of the parameters that it alone trains (a part that was added later has
+ * fewer); where there are none, of all. Each parameter keeps its own count for AdamW's bias correction.
+ */
+static void
+SetSteps(Training *tr)
+{
+	int64 *offset = tr->trainer->offset;
+	bool own = false;
+
+	for (int i = 0; i < tr->m->model.graph.count; i++)
+		if (tr->store_model[i])
+		{
+			if (tr->own[i] == own)
+				tr->step = Max(tr->step, offset[i]);
+			else if (tr->own[i])
+				tr->step = offset[i];
+			own |= tr->own[i];
+		}
+	for (int i = 0; i < tr->m->model.graph.count; i++)
+		offset[i] -= tr->store_model[i] ? tr->step : offset[i];
+}
+
+static bool
+SameStore(const Training *tr, int a, int b)
+{
+	return tr->store_name[a] && tr->store_name[b] && strcmp(tr->store_name[a], tr->store_name[b]) == 0 &&
+		   strcmp(tr->store_model[a], tr->store_model[b]) == 0;
+}
+
+/* Nodes of this graph that are one row of llm_param are one parameter. The first keeps the row. */
+static void
+TieShared(Training *tr)
+{
+	const LlmGraph *graph = &tr->m->model.graph;
+	LlmError err;
+
+	for (int i = 0; i < graph->count; i++)
+	{
+		int first = 0;
+
+		if (tr->store_name[i] == NULL || (strcmp(tr->store_name[i], graph->nodes[i].name) == 0 &&
+											 strcmp(tr->store_model[i], tr->m->name) == 0))
+			continue;
+		while (!SameStore(tr, first, i))
+			first++;
+		for (int j = first + 1; j < graph->count; j++)
+			if (SameStore(tr, first, j))
+				LLM_CHECK(llm_trainer_tie(tr->trainer, j, first, LlmSessionAllocator(), &err), &err);
+	}
+}
+
+Training *
+TrainingLoad(const char *model)
+{
+	MemoryContext context =
+		AllocSetContextCreate(CurrentMemoryContext, "pg_llm training", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	Training *tr = palloc0(sizeof(Training));
+	LlmError err;
+
+	tr->context = context;
+	tr->m = ModelForTraining(model, context);
+	LLM_CHECK(
+		llm_trainer_open(&tr->m->model, OutputOf(tr->m, "loss"), LlmContextAllocator(), &tr->trainer, &err),
+		&err);
+	tr->store_model = palloc0(sizeof(char *) * tr->m->model.graph.count);
+	tr->store_name = palloc0(sizeof(char *) * tr->m->model.graph.count);
+	tr->own = palloc0(sizeof(bool) * tr->m->model.graph.count);
+	LoadMoments(tr);
+	SetSteps(tr);
+	TieShared(tr);
+	MemoryContextSwitchTo(caller);
+	return tr;
+}
+
+Training *
+TrainingOpen(const char *model, bool wait)
+{
+	Training *tr;
+
+	if (!TrainingLockRows(model, true, wait))
+		TrainingRowsHeld(model);
+	PushActiveSnapshot(GetLatestSnapshot()); /* what others committed before the locks were ours */
+	tr = TrainingLoad(model);
+	PopActiveSnapshot();
+	return tr;
+}
+
+void
+TrainingClose(Training *tr)
+{
+	MemoryContextDelete(tr->context);
+}
+
+/* ---- steps ---- */
+
+static void
+CheckFinite(const Training *tr, float loss)
+{
+	if (!isfinite(loss))
+		ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+						   errmsg("the loss of model \"%s\" became %f at step %lld", tr->m->name, loss,
+							   (long long) tr->step + 1),
+						   errhint("Nothing since the last commit is kept: the weights are as before. Try a "
+								   "smaller lr_max, a longer warmup or a grad_clip.")));
+}
+
+static LlmInput
+Positions(const Recipe *r, int T)
+{
+	if (r->positions == NULL)
+		return PositionsInput(0, T);
+	if (r->n_positions != T)
+		ereport(
+			ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+					   errmsg("there are %d positions and %d tokens", r->n_positions, T),
+					   errhint("positions has one number for each token of the row; NULL counts from 0.")));
+	return (LlmInput){.name = "positions", .ndim = 1, .dims = {T}, .integers = r->positions};
+}
+
+Step
+TrainingStep(Training *tr, const Recipe *r, const int64 *ids)
+{
+	LlmDropout dropout = {.p = (float) r->dropout_p, .seed = r->seed, .step = (uint32) (tr->step + 1)};
+	LlmHyper hyper = r->hyper;
+	Step step = {0};
+	double total = 0;
+	LlmCrc32 crc;
+	LlmError err;
+
+	llm_crc32_init(&crc);
+	for (int i = 0; i < r->accumulation; i++)
+	{
+		Batch *b = BatchRead(ids + (Size) i * r->batch_size, r->batch_size, tr->m, r->positions == NULL);
+		LlmInput in[3] = {{.name = "tokens", .ndim = 2, .dims = {b->B, b->T}, .integers = b->tokens},
+			{.name = "targets", .ndim = 2, .dims = {b->B, b->T}, .integers = b->targets}, Positions(r, b->T)};
+		float loss;
+
+		dropout.micro_batch = (uint32) i;
+		LLM_CHECK(llm_trainer_gradients(tr->trainer, in, 3, &dropout, &loss, &err), &err);
+		CheckFinite(tr, loss);
+		total += loss;
+		step.tokens += b->scored;
+		llm_crc32_add(&crc, b->tokens, sizeof(int32) * (Size) b->B * b->T);
+		llm_crc32_add(&crc, b->targets, sizeof(int32) * (Size) b->B * b->T);
+	}
+	step.data_crc = crc.value;
+	step.loss = (float) (total / r->accumulation);
+	step.lr = hyper.lr =
+		llm_lr_schedule(tr->step + 1 - r->first_step, r->warmup, r->n_steps, r->lr_max, r->min_lr);
+	LLM_CHECK(llm_trainer_update(tr->trainer, &hyper, tr->step + 1, r->accumulation, &step.norm, &err), &err);
+	tr->step++;
+	return step;
+}
+
+void
+TrainingLog(const Training *tr, const Recipe *r, const Step *step, const int64 *ids)
+{
+	int rows = r->batch_size * r->accumulation;
+	Datum values[11], *elements = palloc(sizeof(Datum) * rows);
+
+	for (int i = 0; i < rows; i++)
+		elements[i] = Int64GetDatum(ids[i]);
+	values[0] = Int64GetDatum(r->run);
+	values[1] = CStringGetTextDatum(tr->m->name);
+	values[2] = Int64GetDatum(tr->step);
+	values[3] = Float8GetDatum(step->lr);
+	values[4] = Float4GetDatum(step->loss);
+	values[5] = Float8GetDatum(step->norm);
+	values[6] = Int64GetDatum(step->tokens);
+	values[7] = Float8GetDatum(step->seconds);
+	values[8] =
+		PointerGetDatum(construct_array(elements, rows, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	values[9] = Int64GetDatum((int64) r->seed);
+	values[10] = Int64GetDatum((int64) step->data_crc);
+	SPI_connect();
+	LlmRun(&write_log, values, NULL, false, 0);
+	SPI_finish();
+}
+
+static Step
+OneStep(Training *tr, const TrainingPlan *plan)
+{
+	const Recipe *r = plan->recipe;
+	int rows = r->batch_size * r->accumulation;
+	instr_time start, end;
+	Step step;
+
+	INSTR_TIME_SET_CURRENT(start);
+	if (plan->data)
+		DatasetPick(plan->data, tr->step * rows, rows, plan->ids);
+	step = TrainingStep(tr, r, plan->ids);
+	INSTR_TIME_SET_CURRENT(end);
+	INSTR_TIME_SUBTRACT(end, start);
+	step.seconds = INSTR_TIME_GET_DOUBLE(end);
+	TrainingLog(tr, r, &step, plan->ids);
+	return step;
+}
+
+static void
+Tell(const Training *tr, const TrainingPlan *plan, const Step *step)
+{
+	int64 n = tr->step - plan->recipe->first_step, all = plan->recipe->n_steps;
+	int64 every = plan->notice_every < 0 ? Max(1, all / 10) : plan->notice_every;
+
+	if (every > 0 && (n % every == 0 || n == 1))
+		ereport(NOTICE, (errmsg("step %lld of %lld: loss %.4f, learning rate %.3g", (long long) n,
+							(long long) all, step->loss, step->lr)));
+}
+
+Step
+TrainingSteps(Training *tr, const TrainingPlan *plan)
+{
+	MemoryContext context =
+		AllocSetContextCreate(CurrentMemoryContext, "training step", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+	int level = NewGUCNestLevel();
+	char threads[16];
+	Step step = {0};
+	int64 steps = 0;
+
+	snprintf(threads, sizeof(threads), "%d", plan->threads);
+	if (plan->threads > 0)
+		set_config_option(
+			"pg_llm.threads", threads, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	while (tr->step < plan->last && !(plan->enough && plan->enough(plan->context, steps)))
+	{
+		CHECK_FOR_INTERRUPTS();
+		step = OneStep(tr, plan);
+		Tell(tr, plan, &step);
+		MemoryContextReset(context);
+		steps++;
+	}
+	AtEOXact_GUC(true, level);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
+	return step;
+}
