@@ -11,7 +11,7 @@
 #include "tcop/utility.h"
 #include "utils/guc.h"
 
-#include "src/pg_llm.h"
+#include "src/base/copy.h"
 
 bool pg_llm_copying = false;
 static ProcessUtility_hook_type next_hook = NULL;

@@ -8,6 +8,7 @@
 
 #include "access/detoast.h"
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
 #include "utils/memutils.h"
@@ -15,10 +16,9 @@
 #include "varatt.h"
 #endif
 
+#include "src/base/errors.h"
 #include "src/base/machine.h"
 #include "src/base/memory.h"
-#include "src/model/model_cache.h"
-#include "src/pg_llm.h"
 #include "src/base/server_memory.h"
 
 int pg_llm_memory_limit_mb = 0;
@@ -28,6 +28,20 @@ int pg_llm_memory_limit_mb = 0;
 #define LEAST ((Size) 65536)
 
 static void TransactionEnds(XactEvent event, void *arg);
+
+static MemoryEvict evict = NULL;
+
+void
+MemoryOnPressure(MemoryEvict callback)
+{
+	evict = callback;
+}
+
+static bool
+Evict(void)
+{
+	return evict != NULL && evict();
+}
 
 /* ---- settings ---- */
 
@@ -139,7 +153,7 @@ StatementEnded(void *arg)
 	TellWhatIsLeft();
 	if (ServerMemoryScarce()) /* so what sessions keep for later is never more than half of the limit */
 	{
-		while (ModelEvict())
+		while (Evict())
 			;
 		MachineTrim();
 		most_bytes = SIZE_MAX;
@@ -193,7 +207,7 @@ HasRoom(Size size, Size later)
 		in_session = size <= limit && held <= limit - size;
 		if (in_session && ServerMemoryAsk(held + kept_bytes + size + later))
 			return true;
-	} while (size <= limit && ModelEvict());
+	} while (size <= limit && Evict());
 	ServerMemoryTell(held + kept_bytes);
 	refused.server = in_session;
 	refused.needed = size + later;

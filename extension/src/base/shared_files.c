@@ -23,8 +23,8 @@
 #include "common/file_utils.h"
 #endif
 
-#include "src/base/spi.h"
 #include "src/base/shared_copy.h"
+#include "src/base/spi.h"
 
 #define FOLDER "base/" PG_TEMP_FILES_DIR
 #define PREFIX PG_TEMP_FILE_PREFIX "_pg_llm."

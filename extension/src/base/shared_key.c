@@ -13,10 +13,11 @@
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
-#include "src/pg_llm.h"
-#include "src/base/spi.h"
+#include "src/base/catalog.h"
+#include "src/base/changes.h"
+#include "src/base/settings.h"
 #include "src/base/shared_copy.h"
-#include "src/model/version.h"
+#include "src/base/spi.h"
 
 static LlmQuery read_own = {.text = "SELECT model, version, xmin FROM %s.llm_model_version WHERE model = $1",
 	.nargs = 1,

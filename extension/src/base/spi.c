@@ -2,6 +2,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
@@ -10,8 +11,9 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
+#include "src/base/catalog.h"
 #include "src/base/machine.h"
-#include "src/pg_llm.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
 
 SPIPlanPtr
@@ -222,24 +224,6 @@ char *
 LlmField(uint64 row, int column)
 {
 	return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
-}
-
-Tensor *
-LlmTensorField(void)
-{
-	Tensor *tensor = NULL;
-	bool null = true;
-
-	if (SPI_processed == 1)
-	{
-		Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null);
-
-		tensor = null ? NULL : DatumGetTensor(value);
-		if (!null && (void *) tensor == DatumGetPointer(value)) /* not a copy: it would go with the result */
-			tensor = memcpy(palloc(VARSIZE(tensor)), tensor, VARSIZE(tensor));
-	}
-	SPI_freetuptable(SPI_tuptable);
-	return tensor;
 }
 
 char *

@@ -10,8 +10,6 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 
-#include "src/tensor/tensor.h"
-
 /*
  * columns says what the rows hold, a letter a column: i l f d b x for int4, int8, float4, float8, boolean and
  * xid, s text, n name, j jsonb, y bytea, t tensor, r a row of a table, I L S for arrays of int4, int8 and
@@ -44,9 +42,6 @@ extern Portal LlmOpenLatest(LlmQuery *query, Datum *values);
 extern bool LlmFetch(LlmQuery *query, Portal portal, long n);
 /* Column of a row of SPI_tuptable: NULL gives NULL, else palloc'd text in the caller's context. */
 extern char *LlmField(uint64 row, int column);
-/* The first column of SPI_tuptable's only row as a tensor of its own; the result is freed. NULL: no row, or
- * NULL. */
-extern Tensor *LlmTensorField(void);
 /* Text of the server's encoding in UTF-8, as files hold it. */
 extern char *LlmUtf8(const char *text);
 /* A function's row result; nulls NULL: no column is. */

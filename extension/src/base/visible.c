@@ -7,7 +7,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rls.h"
 
-#include "src/pg_llm.h"
+#include "src/base/catalog.h"
 #include "src/base/spi.h"
 
 /* Of one version of a model a row's place says which row it is. */

@@ -13,17 +13,6 @@
 #define SAVED_V "optimizer.v."
 #define SAVED_IN_DATABASE "database"
 
-/* ---- SHA-256 (checkpoint_hash.c) ---- */
-
-typedef struct Digest Digest;
-
-extern Digest *DigestBegin(void);
-extern void DigestAdd(Digest *digest, const void *bytes, Size size);
-/* Name in UTF-8, zero byte, "2,3", zero byte, little-endian elements: what llm_model_sha256 is made of. */
-extern void DigestTensor(Digest *digest, const char *utf8_name, const Tensor *tensor);
-/* 64 hexadecimal digits; the digest is gone. */
-extern char *DigestEnd(Digest *digest);
-
 /* ---- folders (checkpoint_folder.c) ---- */
 
 /* Defines pg_llm.checkpoint_dir; called when the module is loaded. */

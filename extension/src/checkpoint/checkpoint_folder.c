@@ -19,7 +19,6 @@
 #include "utils/memutils.h"
 
 #include "src/checkpoint/checkpoint.h"
-#include "src/checkpoint/import_file.h"
 
 static char *checkpoint_dir = NULL;
 

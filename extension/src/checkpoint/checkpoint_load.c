@@ -5,17 +5,22 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "formats/tensor_file.h"
+#include "src/base/catalog.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
+#include "src/base/spi.h"
 #include "src/checkpoint/checkpoint.h"
 #include "src/checkpoint/import_file.h"
-#include "src/pg_llm.h"
-#include "src/base/spi.h"
 #include "src/model/training_lock.h"
+#include "src/tensor/digest.h"
+#include "src/tensor/tensor.h"
 
 struct Saved
 {

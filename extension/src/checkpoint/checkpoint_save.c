@@ -6,16 +6,20 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
 #include "formats/tensor_file.h"
+#include "src/base/catalog.h"
+#include "src/base/memory.h"
+#include "src/base/spi.h"
 #include "src/checkpoint/checkpoint.h"
 #include "src/checkpoint/export_file.h"
 #include "src/checkpoint/import_file.h"
-#include "src/pg_llm.h"
-#include "src/base/spi.h"
 #include "src/checkpoint/tensor_source.h"
+#include "src/tensor/digest.h"
+#include "src/tensor/tensor.h"
 
 typedef struct Entry
 {

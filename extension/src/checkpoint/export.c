@@ -5,14 +5,15 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "utils/builtins.h"
 
 #include "formats/tensor_file.h"
+#include "src/base/spi.h"
 #include "src/checkpoint/export_file.h"
 #include "src/checkpoint/import_file.h"
-#include "src/pg_llm.h"
-#include "src/base/spi.h"
 #include "src/checkpoint/tensor_source.h"
+#include "src/tensor/tensor.h"
 
 PG_FUNCTION_INFO_V1(pg_llm_export_safetensors);
 PG_FUNCTION_INFO_V1(pg_llm_export_npz);

@@ -7,14 +7,16 @@
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-#include "src/checkpoint/import_checkpoint.h"
-#include "src/pg_llm.h"
+#include "src/base/catalog.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
+#include "src/checkpoint/import_checkpoint.h"
 #include "src/tensor/tensor.h"
 
 PG_FUNCTION_INFO_V1(pg_llm_import_safetensors);

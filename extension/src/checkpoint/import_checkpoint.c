@@ -6,8 +6,9 @@
 #include "utils/json.h"
 
 #include "formats/json.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/checkpoint/import_checkpoint.h"
-#include "src/pg_llm.h"
 #include "src/tensor/tensor.h"
 
 #define MAX_CONFIG (1024 * 1024)

@@ -11,8 +11,9 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/checkpoint/import_file.h"
-#include "src/pg_llm.h"
 
 void
 ServerFileAllow(bool write)

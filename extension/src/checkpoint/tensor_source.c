@@ -8,7 +8,8 @@
 
 #include "formats/npz.h"
 #include "formats/tensor_file.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 
 void
 EachTensor(TensorSource *source, void (*use)(TensorSource *source, int i, const Tensor *tensor, void *arg),

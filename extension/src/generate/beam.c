@@ -7,13 +7,16 @@
 
 #include <math.h>
 
+#include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
 #include "kernels/kernels.h"
+#include "src/base/arguments.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/generate/generate.h"
-#include "src/pg_llm.h"
 
 typedef struct Beam
 {

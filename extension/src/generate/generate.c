@@ -6,26 +6,20 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-#include "src/insight/explain.h"
-#include "src/generate/generate.h"
-#include "src/ops/kernels_sql.h"
-#include "src/pg_llm.h"
+#include "src/base/arguments.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
+#include "src/generate/generate.h"
+#include "src/generate/watch.h"
+#include "src/ops/kernels_sql.h"
 
 /* ---- opening ---- */
-
-int
-VocabularySize(const LoadedModel *m)
-{
-	const LlmNode *logits = &m->model.graph.nodes[OutputOf(m, "logits")];
-	int64 V = logits->ndim > 0 ? llm_dim_value(&logits->shape[logits->ndim - 1], &m->model.graph.sizes) : -1;
-
-	return V > 0 && V <= INT_MAX ? (int) V : INT_MAX;
-}
 
 /* The model's option eos_token_id; `otherwise` where it has none. */
 static int
@@ -134,7 +128,7 @@ GenerationOpen(const char *model, const char *prompt, const int *most, int eos)
 	g->context = CurrentMemoryContext;
 	g->m = ModelOf(model, g->context);
 	ExplainMark(EXPLAIN_LOADING);
-	g->bpe = TokenizerPin(model, g->context);
+	g->bpe = TokenizerOf(model, g->context);
 	g->eos = eos;
 	node = OutputOf(g->m, "logits");
 	EncodePrompt(g, prompt);

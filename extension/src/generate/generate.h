@@ -9,7 +9,7 @@
 
 #include "engine/sample.h"
 #include "kernels/random.h"
-#include "src/model/forward.h"
+#include "src/model/inputs.h"
 #include "src/tokenizer/tokenizer.h"
 
 #define DEFAULT_MAX_TOKENS 64
@@ -41,8 +41,6 @@ extern void AppendToken(const LlmBpe *bpe, int32 id, StringInfo bytes);
 extern Generation *GenerationOpen(const char *model, const char *prompt, const int *most, int eos);
 /* From prompt, max_tokens, temperature, topk, topp, model, eos, seed. */
 extern Generation *GenerationFromArguments(FunctionCallInfo fcinfo);
-/* The last dimension of the node "logits". */
-extern int VocabularySize(const LoadedModel *m);
 /* The model's end token for an eos argument. */
 extern int EndToken(const char *model, int V, bool null, int eos);
 /* The logits (V) of one text's last position in the value of the node "logits" for several texts. */

@@ -3,16 +3,19 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "kernels/kernels.h"
+#include "src/base/arguments.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/generate/generate.h"
 #include "src/ops/kernels_bytea.h"
 #include "src/ops/kernels_sql.h"
-#include "src/pg_llm.h"
 
 PG_FUNCTION_INFO_V1(llm_next_tokens);
 Datum

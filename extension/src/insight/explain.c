@@ -6,134 +6,19 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
+#include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "portability/instr_time.h"
 #include "utils/builtins.h"
 
 #include "engine/timing.h"
-#include "src/insight/explain.h"
-#include "src/model/forward.h"
+#include "src/base/arguments.h"
+#include "src/generate/watch.h"
 #include "src/insight/measure.h"
-#include "src/pg_llm.h"
+#include "src/model/model_cache.h"
 #include "src/tokenizer/tokenizer.h"
 
 #define MOST_REPEATS 1000
-
-/* One run of the executor. */
-typedef struct Run
-{
-	int tokens;
-	double microseconds; /* of its ops together */
-	LlmTiming *nodes;    /* in graph order; NULL: there was no such run */
-} Run;
-
-typedef enum Phase
-{
-	PREFILL,
-	DECODE,
-	PHASES
-} Phase;
-
-/* What a statement took. */
-typedef struct Watch
-{
-	MemoryContext context;
-	double last;
-	double part[EXPLAIN_PARTS];
-	int runs;
-	Run run[PHASES];
-} Watch;
-
-/* The statement being explained, while it runs. */
-static Watch *watch = NULL;
-
-static double
-Now(void)
-{
-	instr_time t;
-
-	INSTR_TIME_SET_CURRENT(t);
-	return INSTR_TIME_GET_DOUBLE(t) * 1e6;
-}
-
-/* ---- watching ---- */
-
-void
-ExplainMark(ExplainPart part)
-{
-	double now;
-
-	if (watch == NULL)
-		return;
-	now = Now();
-	watch->part[part] += now - watch->last;
-	watch->last = now;
-}
-
-void
-ExplainBeforeRun(LlmExec *exec)
-{
-	if (watch == NULL)
-		return;
-	ExplainMark(EXPLAIN_EXECUTOR);
-	llm_exec_time(exec);
-}
-
-void
-ExplainRun(const LlmExec *exec, const LlmModel *model, int tokens)
-{
-	const LlmGraph *graph = &model->graph;
-	Run *run;
-
-	if (watch == NULL)
-		return;
-	ExplainMark(EXPLAIN_EXECUTOR);
-	if (watch->runs < PHASES)
-	{
-		run = &watch->run[watch->runs++];
-		run->tokens = tokens;
-		run->nodes = MemoryContextAlloc(watch->context, sizeof(LlmTiming) * Max(1, graph->count));
-		for (int i = 0; i < graph->count; i++)
-		{
-			llm_exec_timing(exec, i, &run->nodes[i]);
-			if (run->nodes[i].ran)
-				run->microseconds += run->nodes[i].microseconds;
-		}
-		watch->part[EXPLAIN_EXECUTOR] -= run->microseconds;
-	}
-	watch->last = Now(); /* the looking itself is not counted */
-}
-
-/* Runs the statement and says what it took. */
-static void
-WatchStatement(const char *model, const char *prompt, int tokens, Watch *w)
-{
-	Oid types[3] = {TEXTOID, INT4OID, TEXTOID};
-	Datum values[3] = {CStringGetTextDatum(prompt), Int32GetDatum(tokens), CStringGetTextDatum(model)};
-	char *query =
-		psprintf("SELECT %s.llm_generate($1, $2, temperature => 0, model => $3, eos => -1)", LlmSchema());
-	int result;
-
-	*w = (Watch){.context = CurrentMemoryContext};
-	SPI_connect();
-	PG_TRY();
-	{
-		watch = w;
-		w->last = Now();
-		result = SPI_execute_with_args(query, 3, types, values, NULL, false, 1);
-		ExplainMark(EXPLAIN_STATEMENT);
-	}
-	PG_FINALLY();
-	{
-		watch = NULL;
-	}
-	PG_END_TRY();
-	if (result != SPI_OK_SELECT)
-		elog(ERROR, "llm_explain: %s", SPI_result_code_string(result));
-	SPI_finish();
-}
 
 static double
 Overhead(const Watch *w)
@@ -165,7 +50,7 @@ typedef struct Row
 {
 	const char *phase, *node, *op; /* node NULL: none */
 	int step;
-	const Run *run;          /* NULL: not of the executor */
+	const WatchedRun *run;   /* NULL: not of the executor */
 	const LlmTiming *timing; /* NULL: microseconds alone */
 	double microseconds;
 } Row;
@@ -186,7 +71,8 @@ PutRow(ReturnSetInfo *result, const MachinePeak *peak, const Row *row)
 }
 
 static void
-PutRun(ReturnSetInfo *result, const MachinePeak *peak, const LlmGraph *graph, Phase phase, const Run *run)
+PutRun(
+	ReturnSetInfo *result, const MachinePeak *peak, const LlmGraph *graph, Phase phase, const WatchedRun *run)
 {
 	static const char *const names[PHASES] = {"prefill", "decode"};
 	Row row = {.phase = names[phase], .run = run};
@@ -225,7 +111,7 @@ TokensThatFit(const LoadedModel *m, const char *prompt)
 	int64 positions = llm_dim_value(&P, &m->model.graph.sizes);
 	Size count;
 
-	TokenizerEncode(TokenizerPin(m->name, CurrentMemoryContext), prompt, strlen(prompt), false, &count);
+	TokenizerEncode(TokenizerOf(m->name, CurrentMemoryContext), prompt, strlen(prompt), false, &count);
 	return positions < 0 || (int64) count < positions ? 2 : 1;
 }
 

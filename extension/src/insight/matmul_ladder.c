@@ -3,6 +3,7 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
 #include "funcapi.h"
 #include "portability/instr_time.h"
 #include "utils/builtins.h"
@@ -10,8 +11,9 @@
 #include "engine/matmul_ladder.h"
 #include "engine/sql_layers.h"
 #include "kernels/random.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/insight/measure.h"
-#include "src/pg_llm.h"
 #include "src/tensor/tensor.h"
 
 static float *

@@ -3,13 +3,16 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 
 #include "engine/measure.h"
 #include "engine/pool.h"
-#include "src/insight/measure.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
+#include "src/insight/measure.h"
 
 const MachinePeak *
 SessionPeak(void)

@@ -4,8 +4,10 @@
  */
 #include "postgres.h"
 
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/model/forward.h"
-#include "src/pg_llm.h"
+#include "src/tensor/tensor_value.h"
 
 LlmValue
 RunNode(const LoadedModel *m, int node, const LlmInput *inputs, int n)
@@ -19,31 +21,6 @@ RunNode(const LoadedModel *m, int node, const LlmInput *inputs, int n)
 	return value;
 }
 
-static Tensor *
-TensorFor(const LlmValue *value, bool drop_batch)
-{
-	int skip = drop_batch && value->ndim > 0 && value->dims[0] == 1;
-
-	return TensorNew(value->ndim - skip, value->dims + skip);
-}
-
-Tensor *
-TensorOfValue(const LlmValue *value, bool drop_batch)
-{
-	Tensor *t = TensorFor(value, drop_batch);
-
-	if (value->integers)
-		for (size_t i = 0; i < value->numel; i++)
-		{
-			LLM_POLL(i);
-			TENSOR_DATA(t)[i] = (float) value->integers[i];
-		}
-	else
-		LlmCopy(TENSOR_DATA(t), value->floats, value->numel * sizeof(float));
-	TensorCanonicalize(t);
-	return t;
-}
-
 typedef struct Placed
 {
 	bool drop_batch;
@@ -55,7 +32,7 @@ PlaceTensor(void *context, const LlmValue *shape)
 {
 	Placed *placed = context;
 
-	placed->tensor = TensorFor(shape, placed->drop_batch);
+	placed->tensor = TensorForValue(shape, placed->drop_batch);
 	return TENSOR_DATA(placed->tensor);
 }
 

@@ -4,8 +4,6 @@
 
 #include "postgres.h"
 
-#include "utils/jsonb.h"
-
 #include "engine/graph.h"
 
 /*
@@ -13,7 +11,5 @@
  * where there are no rows. read_only as for SPI: true reads by the statement's snapshot.
  */
 extern LlmGraph *GraphRead(const char *model, bool read_only);
-/* {"a": 1, "b": [1, "x"]} to the node's attributes; node->name is for errors. */
-extern void GraphReadAttrs(Jsonb *attrs, LlmNode *node);
 
 #endif

@@ -3,10 +3,11 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
 #include "utils/builtins.h"
 
 #include "engine/sql_layers.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
 #include "src/tensor/tensor.h"
 
 PG_FUNCTION_INFO_V1(llm_init_tensor);

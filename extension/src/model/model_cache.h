@@ -5,22 +5,12 @@
 #include "postgres.h"
 
 #include "engine/model.h"
-#include "src/base/shared_copy.h"
-#include "src/base/visible.h"
+#include "src/base/versioned_cache.h"
 
 typedef struct LoadedModel
 {
-	struct LoadedModel *next;
-	char *name;
-	int64 version;
-	uint64 epoch;
-	Visible visible; /* of which rows it is */
-	uint64 used;     /* for giving up the one unused longest */
-	int pins;
-	bool outdated; /* no longer in the list; the last pin frees it */
-	bool alone;    /* private by the setting, or made in the transaction that changed it */
-	MemoryContext context;
-	SharedCopy shared; /* where the weights lie, unless they are this session's own */
+	VersionedCopy copy;
+	const char *name;
 	LlmModel model;
 } LoadedModel;
 
@@ -29,9 +19,7 @@ typedef struct LoadedModel
  * or deleted. ERROR where there is no such model, or parameters are missing or misshapen.
  */
 extern LoadedModel *ModelOf(const char *name, MemoryContext pin);
-/* A copy of one's own whose weights may be changed; gone with `pin`. */
+/* A private copy whose weights may be changed; freed with `pin`. */
 extern LoadedModel *ModelForTraining(const char *name, MemoryContext pin);
-/* Gives up the private copy unused longest; false when all are in use. */
-extern bool ModelEvict(void);
 
 #endif

@@ -9,9 +9,10 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
-#include "src/model/model_load.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
+#include "src/model/model_load.h"
 #include "src/tensor/tensor.h"
 
 static LlmQuery read_params = {

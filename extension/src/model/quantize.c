@@ -7,7 +7,7 @@
 #include "utils/builtins.h"
 
 #include "engine/quantized.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
 #include "src/tensor/tensor.h"
 
 /* The (K,N) that a matmul sees. */

@@ -5,8 +5,9 @@
 #include "postgres.h"
 
 #include "engine/quantized.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/model/model_load.h"
-#include "src/pg_llm.h"
 #include "src/model/shared_weights.h"
 
 /* Smaller models are loaded in the time that making a file takes. */

@@ -7,6 +7,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
@@ -15,12 +16,13 @@
 #include "utils/resowner.h"
 #include "utils/rls.h"
 
-#include "src/checkpoint/checkpoint.h"
-#include "src/model/forward.h"
-#include "src/pg_llm.h"
+#include "src/base/arguments.h"
+#include "src/base/catalog.h"
 #include "src/base/spi.h"
+#include "src/model/inputs.h"
 #include "src/model/training_lock.h"
 #include "src/model/version_row.h"
+#include "src/tensor/digest.h"
 
 /* in one order, so that two that wait cannot wait for one another */
 static LlmQuery models_to_lock = {

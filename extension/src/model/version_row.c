@@ -24,7 +24,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "src/pg_llm.h"
+#include "src/base/catalog.h"
 
 /* ---- the tables, as far as they are what CREATE EXTENSION made ---- */
 

@@ -7,13 +7,15 @@
 #include <math.h>
 
 #include "common/shortest_dec.h"
+#include "fmgr.h"
 
 #include "engine/gradients.h"
 #include "engine/sql_layers.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
+#include "src/base/spi.h"
 #include "src/ops/kernels_bytea.h"
 #include "src/ops/kernels_sql.h"
-#include "src/pg_llm.h"
-#include "src/base/spi.h"
 
 PG_FUNCTION_INFO_V1(bytea_matmul_backward);
 PG_FUNCTION_INFO_V1(bytea_gelu_backward);

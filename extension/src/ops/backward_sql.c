@@ -4,16 +4,18 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
 #include "utils/array.h"
 
 #include "engine/broadcast.h"
 #include "engine/broadcast_backward.h"
 #include "engine/gradients.h"
-#include "engine/sql_layers.h"
 #include "engine/layout.h"
-#include "src/ops/kernels_sql.h"
-#include "src/pg_llm.h"
+#include "engine/sql_layers.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
+#include "src/ops/kernels_sql.h"
 #include "src/tensor/tensor.h"
 
 PG_FUNCTION_INFO_V1(pg_llm_matmul_backward);

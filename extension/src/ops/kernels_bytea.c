@@ -5,15 +5,17 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
+#include "fmgr.h"
 #include "utils/memutils.h"
 
-#include "engine/sql_layers.h"
 #include "engine/layout.h"
 #include "engine/ops.h"
+#include "engine/sql_layers.h"
+#include "src/base/errors.h"
+#include "src/base/machine.h"
+#include "src/base/memory.h"
 #include "src/ops/kernels_bytea.h"
 #include "src/ops/kernels_sql.h"
-#include "src/base/machine.h"
-#include "src/pg_llm.h"
 #include "src/tensor/tensor.h"
 
 PG_FUNCTION_INFO_V1(bytea_matmul);

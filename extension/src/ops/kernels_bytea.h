@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+
 #include "engine/sql_layers.h"
 
 /* How many floats the n-th argument holds, which is not read yet; name says in errors which buffer it is. */

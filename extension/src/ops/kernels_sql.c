@@ -4,18 +4,20 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 
 #include "engine/broadcast.h"
-#include "engine/sql_layers.h"
 #include "engine/layout.h"
 #include "engine/ops.h"
-#include "src/ops/kernels_sql.h"
+#include "engine/sql_layers.h"
+#include "src/base/errors.h"
 #include "src/base/machine.h"
-#include "src/pg_llm.h"
+#include "src/base/memory.h"
+#include "src/ops/kernels_sql.h"
 #include "src/tape/tape.h"
 #include "src/tensor/tensor.h"
 
@@ -213,7 +215,7 @@ pg_llm_attention(PG_FUNCTION_ARGS)
 	for (int i = 0; i < 5; i++)
 		in[i] = PG_GETARG_TENSOR_REST(i, in[i]);
 	if (pg_llm_autograd)
-		PG_RETURN_TENSOR(TapeAttentionLayer(in, n_head, PG_GETARG_BOOL(6)));
+		PG_RETURN_TENSOR(RecordedAttention(in, n_head, PG_GETARG_BOOL(6)));
 	batch = in[0]->ndim == 3 ? in[0]->dims[0] : 1;
 	T = in[0]->dims[in[0]->ndim - 2];
 	C = in[0]->dims[in[0]->ndim - 1];

@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+
 #include "kernels/kernels.h"
 #include "src/tensor/tensor.h"
 
@@ -23,6 +24,11 @@ extern LlmAdamW AdamWArguments(const double number[5], int step);
 extern void CheckClip(double clip);
 /* out (n) = x, scaled down to the norm `clip` where it is longer. */
 extern void GradClip(int64 n, const float *x, double clip, float *out);
+/*
+ * The attention layer of pg_llm_attention, recorded step by step: x (T,C) or (B,T,C) and its four weights.
+ * Shapes were checked.
+ */
+extern Tensor *RecordedAttention(Tensor *const in[5], int n_head, bool causal);
 /* The n-th argument, or when NULL a number from random(). */
 extern uint64 SeedArgument(FunctionCallInfo fcinfo, int n);
 

@@ -4,11 +4,13 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
 #include "utils/memutils.h"
 
 #include "engine/broadcast.h"
+#include "src/base/errors.h"
 #include "src/base/machine.h"
-#include "src/pg_llm.h"
+#include "src/base/memory.h"
 #include "src/tape/tape.h"
 #include "src/tensor/tensor.h"
 

@@ -3,9 +3,12 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
+
 #include "engine/broadcast.h"
 #include "engine/ops.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/tape/tape.h"
 #include "src/tensor/tensor.h"
 

@@ -4,11 +4,13 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "utils/array.h"
 
 #include "engine/broadcast.h"
 #include "engine/layout.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/tape/tape.h"
 #include "src/tensor/tensor.h"
 

@@ -3,6 +3,7 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -10,7 +11,7 @@
 #include "varatt.h"
 #endif
 
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
 #include "src/base/spi.h"
 #include "stories/story.h"
 

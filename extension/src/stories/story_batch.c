@@ -3,9 +3,10 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
 #include "lib/stringinfo.h"
 
-#include "src/pg_llm.h"
+#include "src/base/arguments.h"
 #include "src/stories/story_batch.h"
 #include "src/tokenizer/tokenizer.h"
 
@@ -26,7 +27,7 @@ StoryRequestOf(FunctionCallInfo fcinfo)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						   errmsg("n is %d, expected 1 to %d stories", r.n, MOST_STORIES),
 						   errhint("A thousand stories tell the accuracy of each kind to about a percent.")));
-	r.bpe = TokenizerPin(model, CurrentMemoryContext);
+	r.bpe = TokenizerOf(model, CurrentMemoryContext);
 	r.m = ModelOf(model, CurrentMemoryContext);
 	return r;
 }

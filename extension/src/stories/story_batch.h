@@ -5,7 +5,7 @@
 #include "postgres.h"
 
 #include "formats/bpe.h"
-#include "src/model/forward.h"
+#include "src/model/inputs.h"
 #include "stories/story.h"
 
 /* Stories that a model reads at once. */

@@ -3,13 +3,15 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "engine/tape.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/stories/story_batch.h"
 
 /* Sums over the tokens of each kind, of one attention node: total (NH, kinds). */

@@ -3,13 +3,14 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "kernels/kernels.h"
-#include "src/pg_llm.h"
+#include "src/model/forward.h"
 #include "src/stories/story_batch.h"
 
 typedef struct Score

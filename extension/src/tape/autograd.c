@@ -11,10 +11,12 @@
 #include "utils/tuplestore.h"
 
 #include "engine/ops.h"
-#include "src/tape/autograd.h"
-#include "src/model/forward.h"
-#include "src/pg_llm.h"
+#include "src/base/arguments.h"
+#include "src/base/catalog.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
+#include "src/tape/autograd.h"
 #include "src/tape/tape.h"
 
 /* The run is held while its rows are written: llm_prune_autograd_state passes over it. */

@@ -6,8 +6,8 @@
 
 #include "utils/builtins.h"
 
+#include "src/base/errors.h"
 #include "src/tape/autograd.h"
-#include "src/pg_llm.h"
 
 void
 WalkBroken(int64 id, const char *what)

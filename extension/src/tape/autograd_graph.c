@@ -11,10 +11,11 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 
-#include "src/tape/autograd.h"
-#include "src/model/graph_rows.h"
-#include "src/pg_llm.h"
+#include "src/base/attributes.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
+#include "src/tape/autograd.h"
 #include "src/tape/tape.h"
 
 /* Operations that no leaf leads to are left out: their results are constants. */

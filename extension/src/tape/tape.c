@@ -17,7 +17,8 @@
 #include "utils/memutils.h"
 
 #include "engine/tape.h"
-#include "src/pg_llm.h"
+#include "src/base/catalog.h"
+#include "src/base/errors.h"
 #include "src/tape/tape.h"
 
 bool pg_llm_autograd = false;

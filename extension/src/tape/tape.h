@@ -9,7 +9,6 @@
 #include "postgres.h"
 
 #include "engine/tape.h"
-#include "src/model/model_cache.h"
 #include "src/tensor/tensor.h"
 
 /* A run that is being written. */
@@ -117,29 +116,16 @@ extern TapeParam *TapeParams(TapeRun *run, const char *model, bool read_only, in
 /* Its leaf, written where the run has none; returns its number. */
 extern uint32 TapeParamLeaf(TapeRun *run, const char *model, TapeParam *param);
 
-/* ---- the executor's runs (tape_trace.c) ---- */
+/* ---- values of the executor (tape_heads.c) ---- */
 
-/*
- * The attention layer of pg_llm_attention, recorded step by step: x (T,C) or (B,T,C) and its four weights.
- * Shapes were checked.
- */
-extern Tensor *TapeAttentionLayer(Tensor *const in[5], int NH, bool causal);
+/* Writes a value as a tensor of the run; returns its number. wanted: a leaf leads to it. */
+extern uint32 TapeWriteValue(TapeRun *run, const char *name, const LlmValue *value, bool wanted);
 /*
  * What attention made beside the heads side by side, its value, whose number is the first: scores,
  * probabilities and each head, to look at; gradients flow through the value. Returns all numbers, how many in
  * *n.
  */
 extern uint32 *TapeWriteHeads(TapeRun *run, const char *name, uint32 first, const LlmTraced *traced, int *n);
-/*
- * A forward that a learner asked for: with recording on it goes into the session's run, opened as `kind`
- * where there is none, and the tape knows its value; without its batch that is another tensor, a reshape of
- * it.
- */
-extern Tensor *TapeForward(const LoadedModel *m, int node, const LlmInput *in, int n, const char *kind,
-	Datum tokens, bool drop_batch);
-/* Writes all nodes that a traced run computed; returns the number of the target's value. */
-extern uint32 TapeWriteExec(TapeRun *run, const LoadedModel *m, const LlmExec *exec, int target);
-
 /* Tells a stored value from others (llm_tensor_version). */
 extern int64 TensorVersion(Datum datum);
 

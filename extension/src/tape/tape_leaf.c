@@ -4,12 +4,14 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 
 #include "engine/layout.h"
-#include "src/model/forward.h"
-#include "src/pg_llm.h"
+#include "src/base/arguments.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
 #include "src/tape/tape.h"
 

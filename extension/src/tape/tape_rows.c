@@ -8,6 +8,7 @@
 #include "access/detoast.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -16,7 +17,8 @@
 #include "utils/json.h"
 #include "utils/memutils.h"
 
-#include "src/pg_llm.h"
+#include "src/base/catalog.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
 #include "src/tape/tape.h"
 

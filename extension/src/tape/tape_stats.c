@@ -14,7 +14,8 @@
 #include "utils/tuplestore.h"
 
 #include "engine/reduce.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
 #include "src/tensor/tensor.h"
 

@@ -12,8 +12,9 @@
 #include "utils/memutils.h"
 
 #include "engine/ops.h"
+#include "src/base/errors.h"
 #include "src/base/machine.h"
-#include "src/pg_llm.h"
+#include "src/base/memory.h"
 #include "src/tensor/tensor.h"
 
 /*

@@ -10,6 +10,7 @@
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
 #endif
+
 #include "common/base.h"
 
 /*
@@ -96,5 +97,9 @@ extern int32 TypmodFromShape(int ndim, const int *dims, LlmError *err); /* -1 an
 extern int TypmodToShape(int32 typmod, int *dims);                      /* returns ndim */
 /* Whether a declared shape accepts this one; if not, fills err. */
 extern bool TypmodAccepts(int32 typmod, int ndim, const int *dims, LlmError *err);
+
+/* The first column of SPI_tuptable's only row as a tensor of its own; the result is freed. NULL: no row, or
+ * NULL. */
+extern Tensor *LlmTensorField(void);
 
 #endif

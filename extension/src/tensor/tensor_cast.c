@@ -8,12 +8,14 @@
 #include "access/detoast.h"
 #include "access/tupmacs.h"
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "utils/array.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 
+#include "src/base/errors.h"
 #include "src/base/machine.h"
-#include "src/pg_llm.h"
+#include "src/base/memory.h"
 #include "src/tensor/tensor.h"
 
 PG_FUNCTION_INFO_V1(array_to_tensor);

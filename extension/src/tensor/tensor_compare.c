@@ -4,8 +4,11 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
+#include "miscadmin.h"
+
 #include "engine/compare.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
 #include "src/tensor/tensor.h"
 
 PG_FUNCTION_INFO_V1(tensor_eq);

@@ -6,7 +6,7 @@
 
 #include "port/pg_bitutils.h"
 
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
 #include "src/tensor/tensor.h"
 
 typedef struct State

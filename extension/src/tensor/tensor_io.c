@@ -9,6 +9,7 @@
 #include <math.h>
 
 #include "common/shortest_dec.h"
+#include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "libpq/pqformat.h"
 #include "mb/pg_wchar.h"
@@ -20,7 +21,10 @@
 
 #include "engine/ops.h"
 #include "formats/tensor_text.h"
-#include "src/pg_llm.h"
+#include "src/base/copy.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
+#include "src/base/settings.h"
 #include "src/tensor/tensor.h"
 
 PG_FUNCTION_INFO_V1(tensor_in);

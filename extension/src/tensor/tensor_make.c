@@ -3,8 +3,10 @@
  */
 #include "postgres.h"
 
+#include "fmgr.h"
+
 #include "engine/sql_layers.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
 #include "src/tensor/tensor.h"
 
 PG_FUNCTION_INFO_V1(tensor_zeros);

@@ -5,6 +5,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "funcapi.h"
 #include "utils/array.h"
 
@@ -80,4 +81,22 @@ tensor_matrix(PG_FUNCTION_ARGS)
 	values[1] = Int32GetDatum(call->call_cntr % t->dims[1]);
 	values[2] = Float4GetDatum(TENSOR_DATA(t)[call->call_cntr]);
 	SRF_RETURN_NEXT(call, HeapTupleGetDatum(heap_form_tuple(call->tuple_desc, values, nulls)));
+}
+
+Tensor *
+LlmTensorField(void)
+{
+	Tensor *tensor = NULL;
+	bool null = true;
+
+	if (SPI_processed == 1)
+	{
+		Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null);
+
+		tensor = null ? NULL : DatumGetTensor(value);
+		if (!null && (void *) tensor == DatumGetPointer(value)) /* not a copy: it would go with the result */
+			tensor = memcpy(palloc(VARSIZE(tensor)), tensor, VARSIZE(tensor));
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return tensor;
 }

@@ -6,6 +6,7 @@
 #include "postgres.h"
 
 #include "catalog/namespace.h"
+#include "fmgr.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/pg_list.h"
@@ -14,9 +15,9 @@
 #include "utils/lsyscache.h"
 
 #include "engine/broadcast.h"
-#include "engine/sql_layers.h"
 #include "engine/layout.h"
-#include "src/pg_llm.h"
+#include "engine/sql_layers.h"
+#include "src/base/errors.h"
 #include "src/tensor/tensor.h"
 
 PG_FUNCTION_INFO_V1(tensor_broadcast_support);

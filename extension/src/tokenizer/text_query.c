@@ -8,8 +8,8 @@
 #include "utils/memutils.h"
 #include "utils/plancache.h"
 
+#include "src/base/memory.h"
 #include "src/tokenizer/text_query.h"
-#include "src/pg_llm.h"
 #include "src/tokenizer/tokenizer.h"
 
 #define FETCH 16 /* rows at a time; a text may have a megabyte */

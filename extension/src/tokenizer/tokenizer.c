@@ -4,6 +4,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -12,7 +13,8 @@
 #include "utils/memutils.h"
 
 #include "formats/unicode.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/tokenizer/tokenizer.h"
 
 /* The words llm_bpe_steps takes: each of its rows holds all symbols that are left. */
@@ -31,7 +33,7 @@ Datum
 llm_encode(PG_FUNCTION_ARGS)
 {
 	text *input = LlmDetoast(PG_GETARG_DATUM(0));
-	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)), CurrentMemoryContext);
 	Size count, size;
 	int32 *ids =
 		TokenizerEncode(bpe, VARDATA_ANY(input), VARSIZE_ANY_EXHDR(input), PG_GETARG_BOOL(2), &count);
@@ -81,7 +83,7 @@ DecodeArguments(FunctionCallInfo fcinfo)
 {
 	ArrayType *array = (ArrayType *) LlmDetoast(PG_GETARG_DATUM(0));
 	const int32 *ids = (const int32 *) ARR_DATA_PTR(array);
-	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)), CurrentMemoryContext);
 	Size count = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)), size;
 	bytea *result;
 
@@ -151,7 +153,7 @@ ReadableText(const char *bytes, Size size)
 Datum
 llm_token_text(PG_FUNCTION_ARGS)
 {
-	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)), CurrentMemoryContext);
 	StringInfoData bytes;
 
 	initStringInfo(&bytes);
@@ -231,7 +233,7 @@ Datum
 llm_bpe_steps(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
-	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)), CurrentMemoryContext);
 	uint32 symbols[STEPS_MAX];
 	LlmBpeMerge merge;
 	LlmError err;

@@ -13,11 +13,10 @@
 
 /*
  * The tokenizer of a model (or the tokenizer of that name), as the active snapshot sees its rows; compiled
- * once and kept as long as its version stays. ERROR where there is none. The pointer is good until this
- * session runs SQL again; TokenizerPin keeps it until the memory context is reset or deleted.
+ * once and kept as long as its version stays, at least until `pin` is reset or deleted. ERROR where there is
+ * none.
  */
-extern LlmBpe *TokenizerOf(const char *model);
-extern LlmBpe *TokenizerPin(const char *model, MemoryContext context);
+extern LlmBpe *TokenizerOf(const char *model, MemoryContext pin);
 /* Compiles the rows under exactly this name; ERROR when merges and vocabulary do not fit one another. */
 extern void TokenizerCheck(const char *name);
 

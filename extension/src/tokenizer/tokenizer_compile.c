@@ -13,7 +13,8 @@
 #include "varatt.h"
 #endif
 
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
 #include "src/tokenizer/tokenizer_compile.h"
 

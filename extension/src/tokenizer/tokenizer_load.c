@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "catalog/pg_authid.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
 #include "utils/acl.h"
@@ -16,7 +17,8 @@
 #include "varatt.h"
 #endif
 
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/tokenizer/tokenizer.h"
 #include "src/tokenizer/tokenizer_rows.h"
 

@@ -5,13 +5,14 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
 
-#include "src/pg_llm.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
 #include "src/tokenizer/tokenizer.h"
 #include "src/tokenizer/tokenizer_rows.h"

@@ -13,7 +13,8 @@
 #endif
 
 #include "formats/unicode.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/tokenizer/tokenizer.h"
 
 /* The text itself where the server's encoding is UTF-8. *length gets the result's. */

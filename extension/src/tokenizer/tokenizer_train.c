@@ -4,13 +4,15 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 
 #include "formats/bpe_train.h"
-#include "src/tokenizer/text_query.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
+#include "src/tokenizer/text_query.h"
 #include "src/tokenizer/tokenizer.h"
 #include "src/tokenizer/tokenizer_rows.h"
 

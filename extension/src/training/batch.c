@@ -9,10 +9,11 @@
 #include "utils/builtins.h"
 
 #include "kernels/random.h"
-#include "src/training/batch.h"
-#include "src/generate/generate.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
+#include "src/model/inputs.h"
+#include "src/training/batch.h"
 
 #define FETCH 10000 /* rows at a time */
 

@@ -7,17 +7,18 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-#include <math.h>
-
-#include "src/tokenizer/text_query.h"
-#include "src/pg_llm.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
+#include "src/tokenizer/text_query.h"
 #include "src/tokenizer/tokenizer.h"
 
 PG_FUNCTION_INFO_V1(llm_dataset_load);
@@ -261,7 +262,7 @@ llm_dataset_load(PG_FUNCTION_ARGS)
 		AllocSetContextCreate(CurrentMemoryContext, "llm_dataset_load row", ALLOCSET_DEFAULT_SIZES);
 	Datum values[4];
 
-	l.bpe = TokenizerPin(l.model, CurrentMemoryContext);
+	l.bpe = TokenizerOf(l.model, CurrentMemoryContext);
 	l.ids = palloc(1);
 	SPI_connect();
 	ReadModel(&l, PG_ARGISNULL(3));

@@ -9,9 +9,10 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
-#include "src/training/batch.h"
-#include "src/model/forward.h"
+#include "src/base/arguments.h"
 #include "src/base/spi.h"
+#include "src/model/forward.h"
+#include "src/training/batch.h"
 
 /* Tokens read at once: more are no faster, and take memory. */
 #define TOKENS_AT_ONCE 1024

@@ -6,6 +6,7 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -14,9 +15,11 @@
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
 
-#include "src/checkpoint/checkpoint.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
+#include "src/checkpoint/checkpoint.h"
+#include "src/tensor/digest.h"
 #include "src/training/training.h"
 
 /* A row of llm_train_log. */

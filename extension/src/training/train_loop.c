@@ -18,10 +18,10 @@
 #include "utils/snapmgr.h"
 #include "utils/wait_event.h"
 
+#include "src/base/changes.h"
+#include "src/model/training_lock.h"
 #include "src/training/train.h"
 #include "src/training/training.h"
-#include "src/model/training_lock.h"
-#include "src/model/version.h"
 
 /*
  * Computing takes at least this many times as long as writing; and each write leaves the weights of before as

@@ -10,7 +10,7 @@
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
 
-#include "src/pg_llm.h"
+#include "src/base/catalog.h"
 #include "src/base/spi.h"
 #include "src/training/train_run.h"
 

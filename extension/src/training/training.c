@@ -16,13 +16,13 @@
 
 #include "engine/gradients.h"
 #include "formats/crc32.h"
-#include "src/model/forward.h"
-#include "src/generate/generate.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
+#include "src/model/inputs.h"
+#include "src/model/training_lock.h"
 #include "src/tensor/tensor.h"
 #include "src/training/training.h"
-#include "src/model/training_lock.h"
 
 static LlmQuery read_moments = {
 	.text = "SELECT g.name, p.m, p.v, p.step, p.model, p.name, p.model = g.model AND NOT EXISTS (SELECT FROM"

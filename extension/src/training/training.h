@@ -5,8 +5,8 @@
 #include "postgres.h"
 
 #include "engine/train.h"
-#include "src/training/batch.h"
 #include "src/model/model_cache.h"
+#include "src/training/batch.h"
 #include "src/training/train_run.h"
 
 /* What training holds; everything in a memory context of its own. */

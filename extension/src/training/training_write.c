@@ -9,7 +9,9 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-#include "src/pg_llm.h"
+#include "src/base/catalog.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
 #include "src/tensor/tensor.h"
 #include "src/training/training.h"

@@ -9,7 +9,9 @@
 #include "fmgr.h"
 
 #include "engine/ops.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/base/memory.h"
+#include "src/ops/kernels_sql.h"
 #include "src/tape/tape.h"
 
 extern Datum tensor_matmul(PG_FUNCTION_ARGS);
@@ -66,7 +68,7 @@ Heads(Tensor *qkv, int ndim, const int *dims, int NH, bool causal)
 }
 
 Tensor *
-TapeAttentionLayer(Tensor *const in[5], int NH, bool causal)
+RecordedAttention(Tensor *const in[5], int NH, bool causal)
 {
 	Tensor *x = in[0];
 	Tensor *qkv = Linear(x, in[1], in[2]);

@@ -6,9 +6,10 @@
 #include "common/cryptohash.h"
 #include "common/sha2.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 
-#include "src/checkpoint/checkpoint.h"
-#include "src/pg_llm.h"
+#include "src/base/errors.h"
+#include "src/tensor/digest.h"
 
 struct Digest
 {

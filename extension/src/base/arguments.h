@@ -1,0 +1,19 @@
+/* Text arguments of SQL functions. */
+#ifndef LLM_SRC_BASE_ARGUMENTS_H
+#define LLM_SRC_BASE_ARGUMENTS_H
+
+#include "postgres.h"
+
+#include "fmgr.h"
+
+/* What the tables' CHECK constraints allow. */
+#define MAX_NAME 1000
+
+/* Argument n as text; ERROR where it is NULL, which names it as `what`. */
+extern char *TextArgument(FunctionCallInfo fcinfo, int n, const char *what);
+/* The same for a name; ERROR also where it is longer than MAX_NAME. */
+extern char *NameArgument(FunctionCallInfo fcinfo, int n, const char *what);
+/* The name itself; ERROR where it is longer than MAX_NAME. */
+extern char *CheckName(char *name, const char *what);
+
+#endif

@@ -1,0 +1,75 @@
+#include "src/base/attributes.h"
+
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/numeric.h"
+
+static char *
+CopyString(const char *s, int length)
+{
+	return pnstrdup(s, length);
+}
+
+static void
+ReadScalar(const JsonbValue *value, LlmAttr *attr, const char *node)
+{
+	switch (value->type)
+	{
+		case jbvNull:
+			attr->kind = LLM_ATTR_NULL;
+			break;
+		case jbvBool:
+			attr->kind = LLM_ATTR_BOOL;
+			attr->number = value->val.boolean;
+			break;
+		case jbvNumeric:
+			attr->kind = LLM_ATTR_NUMBER;
+			attr->number = DatumGetFloat8(
+				DirectFunctionCall1(numeric_float8_no_overflow, NumericGetDatum(value->val.numeric)));
+			break;
+		case jbvString:
+			attr->kind = LLM_ATTR_TEXT;
+			attr->text = CopyString(value->val.string.val, value->val.string.len);
+			break;
+		default:
+			ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("node \"%s\": attribute \"%s\" is nested too deep", node, attr->key),
+					errhint("An attribute is a number, a text, true, false, null, or a list of those.")));
+	}
+}
+
+void
+GraphReadAttrs(Jsonb *attrs, LlmNode *node)
+{
+	JsonbIterator *it = JsonbIteratorInit(&attrs->root);
+	JsonbValue value;
+	JsonbIteratorToken token;
+	LlmAttr *attr = NULL, *list = NULL;
+
+	node->attrs = palloc0(sizeof(LlmAttr) * Max(1, JB_ROOT_COUNT(attrs)));
+	while ((token = JsonbIteratorNext(&it, &value, false)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+		{
+			attr = &node->attrs[node->n_attrs++];
+			attr->key = CopyString(value.val.string.val, value.val.string.len);
+		}
+		else if (token == WJB_VALUE && attr)
+			ReadScalar(&value, attr, node->name);
+		else if (token == WJB_BEGIN_ARRAY && attr && list == NULL)
+		{
+			list = attr;
+			list->kind = LLM_ATTR_LIST;
+			list->items = palloc0(sizeof(LlmAttr) * Max(1, value.val.array.nElems));
+		}
+		else if (token == WJB_END_ARRAY)
+			list = NULL;
+		else if (token == WJB_ELEM && list)
+			ReadScalar(&value, &list->items[list->count++], node->name);
+		else if (attr && (token == WJB_BEGIN_OBJECT || token == WJB_BEGIN_ARRAY))
+			ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("node \"%s\": attribute \"%s\" is nested too deep", node->name, attr->key)));
+	}
+}

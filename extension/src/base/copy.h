@@ -1,0 +1,12 @@
+/* COPY TO writes tensors in full, whatever pg_llm.display_limit says. */
+#ifndef LLM_SRC_BASE_COPY_H
+#define LLM_SRC_BASE_COPY_H
+
+#include "postgres.h"
+
+extern bool pg_llm_copying; /* a COPY TO runs */
+
+/* Hooks into COPY; part of _PG_init. */
+extern void CopySettings(void);
+
+#endif

@@ -1,0 +1,35 @@
+/* Errors of the engine as PostgreSQL's, and how long loops notice a cancel request. */
+#ifndef LLM_SRC_BASE_ERRORS_H
+#define LLM_SRC_BASE_ERRORS_H
+
+#include "postgres.h"
+
+#include "miscadmin.h"
+
+#include "common/base.h"
+#include "engine/pool.h"
+
+/* Raises err as an ERROR with its SQLSTATE, detail and hint. */
+extern void LlmRaise(const LlmError *err) __attribute__((noreturn));
+/* if (llm_thing(..., &err) != LLM_OK) LlmRaise(&err) */
+#define LLM_CHECK(call, err)                                                                                 \
+	do                                                                                                       \
+	{                                                                                                        \
+		if ((call) != LLM_OK)                                                                                \
+			LlmRaise(err);                                                                                   \
+	} while (0)
+
+/* For the formats' loops: true when a cancel or a shutdown waits. LlmRaise then raises it. */
+extern const LlmStop LlmCancel;
+/* The same for the thread pool, which polls it between tiles. */
+extern bool StopWanted(void);
+/* Bytes that are moved, or elements that are looked at, between two looks for a cancel request. */
+#define LLM_POLL_BYTES ((Size) 1 << 20)
+#define LLM_POLL(i)                                                                                          \
+	do                                                                                                       \
+	{                                                                                                        \
+		if ((i) % LLM_POLL_ELEMENTS == 0)                                                                    \
+			CHECK_FOR_INTERRUPTS();                                                                          \
+	} while (0)
+
+#endif

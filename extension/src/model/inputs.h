@@ -1,0 +1,35 @@
+/* SQL arguments as the executor's inputs, and the nodes that functions ask a model for. */
+#ifndef LLM_SRC_MODEL_INPUTS_H
+#define LLM_SRC_MODEL_INPUTS_H
+
+#include "postgres.h"
+
+#include "fmgr.h"
+
+#include "engine/execute.h"
+#include "src/model/model_cache.h"
+
+/* An int[] argument: one or two dimensions, no NULLs, at least one element. what names it in errors. */
+extern LlmInput IntegerInput(const char *what, Datum array);
+/* The same for argument n; NULL is an ERROR. */
+extern LlmInput ArrayArgument(FunctionCallInfo fcinfo, int n, const char *what);
+/*
+ * The inputs of a text from SQL arguments: tokens, targets (argument -1: none) of the same shape, positions.
+ * Returns how many.
+ */
+extern int ForwardInputs(
+	FunctionCallInfo fcinfo, const LoadedModel *m, int tokens, int targets, int positions, LlmInput *in);
+/* Index of a node by name; ERROR with a hint where the graph has none. */
+extern int NodeOf(const LoadedModel *m, const char *node);
+/* The same for a node the callers rely on ("logits", "loss"), which must be computed. */
+extern int OutputOf(const LoadedModel *m, const char *node);
+/* ERROR when a text of this length goes past the model's positions. */
+extern void CheckLength(const LoadedModel *m, int64 length);
+/* Positions first … first + T - 1 as an input. */
+extern LlmInput PositionsInput(int first, int T);
+/* tokens (T) become (1,T), as the graph's (B,T). */
+extern LlmInput Batched(LlmInput in);
+/* The last dimension of the node "logits". */
+extern int VocabularySize(const LoadedModel *m);
+
+#endif

@@ -1,0 +1,30 @@
+/*
+ * The module: what the server calls when it loads the library.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "utils/guc.h"
+
+#include "src/base/copy.h"
+#include "src/base/memory.h"
+#include "src/base/settings.h"
+#include "src/base/versioned_cache.h"
+#include "src/checkpoint/checkpoint.h"
+#include "src/tape/tape.h"
+
+PG_MODULE_MAGIC;
+
+void _PG_init(void);
+
+void
+_PG_init(void)
+{
+	MemoryInit(); /* may refuse to go on */
+	MemoryOnPressure(VersionedEvict);
+	SettingsInit();
+	TapeInit();
+	CheckpointSettings();
+	CopySettings();
+	MarkGUCPrefixReserved("pg_llm");
+}
