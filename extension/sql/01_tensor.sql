@@ -3,22 +3,26 @@
 CREATE TYPE tensor;
 
 CREATE FUNCTION tensor_in(cstring, oid, integer) RETURNS tensor
-    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION tensor_in(cstring, oid, integer) IS 'Text form of a tensor: nested brackets such as [[1,2],[3,4]], or one number';
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION tensor_in(cstring, oid, integer) IS
+    'Text form of a tensor: nested brackets such as [[1,2],[3,4]], or one number';
 CREATE FUNCTION tensor_out(tensor) RETURNS cstring
-    AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION tensor_out(tensor) IS 'Text form of a tensor; a summary when it has more than pg_llm.display_limit elements';
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION tensor_out(tensor) IS
+    'Text form of a tensor; a summary when it has more than pg_llm.display_limit elements';
 CREATE FUNCTION tensor_recv(internal, oid, integer) RETURNS tensor
-    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION tensor_recv(internal, oid, integer) IS 'Binary form of a tensor, all little-endian: int32 ndim, int32 dimensions, float32 elements';
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION tensor_recv(internal, oid, integer) IS
+    'Binary form of a tensor, all little-endian: int32 ndim, int32 dimensions, float32 elements';
 CREATE FUNCTION tensor_send(tensor) RETURNS bytea
-    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION tensor_send(tensor) IS 'Binary form of a tensor, all little-endian: int32 ndim, int32 dimensions, float32 elements';
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION tensor_send(tensor) IS
+    'Binary form of a tensor, all little-endian: int32 ndim, int32 dimensions, float32 elements';
 CREATE FUNCTION tensor_typmod_in(cstring[]) RETURNS integer
-    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION tensor_typmod_in(cstring[]) IS 'Declared shape to type modifier: tensor(768), tensor(50257,768)';
 CREATE FUNCTION tensor_typmod_out(integer) RETURNS cstring
-    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION tensor_typmod_out(integer) IS 'Type modifier to declared shape';
 
 -- Category N, not U: beside exp(double precision) and exp(numeric) there will be exp(tensor), and only among
@@ -32,27 +36,29 @@ CREATE TYPE tensor (
 COMMENT ON TYPE tensor IS 'An array of float32 numbers with 0 to 8 dimensions; tensor(2,3) declares the shape';
 
 CREATE FUNCTION tensor(tensor, integer, boolean) RETURNS tensor
-    AS 'MODULE_PATHNAME', 'tensor_coerce' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tensor_coerce';
 COMMENT ON FUNCTION tensor(tensor, integer, boolean) IS 'The tensor itself if its shape is the declared one';
 CREATE CAST (tensor AS tensor) WITH FUNCTION tensor(tensor, integer, boolean) AS IMPLICIT;
 
 -- ---- casts ----
 
 CREATE FUNCTION tensor(real[]) RETURNS tensor
-    AS 'MODULE_PATHNAME', 'array_to_tensor' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'array_to_tensor';
 COMMENT ON FUNCTION tensor(real[]) IS 'A tensor of the array''s shape';
 CREATE FUNCTION tensor(double precision[]) RETURNS tensor
-    AS 'MODULE_PATHNAME', 'array_to_tensor' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'array_to_tensor';
 COMMENT ON FUNCTION tensor(double precision[]) IS 'A tensor of the array''s shape, elements rounded to float32';
 CREATE FUNCTION tensor(numeric[]) RETURNS tensor
-    AS 'MODULE_PATHNAME', 'array_to_tensor' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'array_to_tensor';
 COMMENT ON FUNCTION tensor(numeric[]) IS 'A tensor of the array''s shape, elements rounded to float32';
 CREATE FUNCTION tensor(integer[]) RETURNS tensor
-    AS 'MODULE_PATHNAME', 'array_to_tensor' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION tensor(integer[]) IS 'A tensor of the array''s shape; beyond 16777216 elements are rounded to float32';
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'array_to_tensor';
+COMMENT ON FUNCTION tensor(integer[]) IS
+    'A tensor of the array''s shape; beyond 16777216 elements are rounded to float32';
 CREATE FUNCTION tensor(bigint[]) RETURNS tensor
-    AS 'MODULE_PATHNAME', 'array_to_tensor' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION tensor(bigint[]) IS 'A tensor of the array''s shape; beyond 16777216 elements are rounded to float32';
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'array_to_tensor';
+COMMENT ON FUNCTION tensor(bigint[]) IS
+    'A tensor of the array''s shape; beyond 16777216 elements are rounded to float32';
 CREATE CAST (real[] AS tensor) WITH FUNCTION tensor(real[]) AS ASSIGNMENT;
 CREATE CAST (double precision[] AS tensor) WITH FUNCTION tensor(double precision[]) AS ASSIGNMENT;
 CREATE CAST (numeric[] AS tensor) WITH FUNCTION tensor(numeric[]) AS ASSIGNMENT;
@@ -60,38 +66,41 @@ CREATE CAST (integer[] AS tensor) WITH FUNCTION tensor(integer[]) AS ASSIGNMENT;
 CREATE CAST (bigint[] AS tensor) WITH FUNCTION tensor(bigint[]) AS ASSIGNMENT;
 
 CREATE FUNCTION tensor_to_float4_array(tensor) RETURNS real[]
-    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION tensor_to_float4_array(tensor) IS 'An array of the tensor''s shape; a scalar becomes an array of one element';
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION tensor_to_float4_array(tensor) IS
+    'An array of the tensor''s shape; a scalar becomes an array of one element';
 CREATE FUNCTION tensor_to_float8_array(tensor) RETURNS double precision[]
-    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION tensor_to_float8_array(tensor) IS 'An array of the tensor''s shape; a scalar becomes an array of one element';
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION tensor_to_float8_array(tensor) IS
+    'An array of the tensor''s shape; a scalar becomes an array of one element';
 CREATE FUNCTION tensor_to_int4_array(tensor) RETURNS integer[]
-    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION tensor_to_int4_array(tensor) IS 'An array of the tensor''s shape, whose elements must be integers';
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION tensor_to_int4_array(tensor) IS
+    'An array of the tensor''s shape, whose elements must be integers';
 CREATE CAST (tensor AS real[]) WITH FUNCTION tensor_to_float4_array(tensor) AS ASSIGNMENT;
 CREATE CAST (tensor AS double precision[]) WITH FUNCTION tensor_to_float8_array(tensor) AS ASSIGNMENT;
 CREATE CAST (tensor AS integer[]) WITH FUNCTION tensor_to_int4_array(tensor);
 
 CREATE FUNCTION tensor(double precision) RETURNS tensor
-    AS 'MODULE_PATHNAME', 'number_to_tensor' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'number_to_tensor';
 COMMENT ON FUNCTION tensor(double precision) IS 'A scalar, rounded to float32';
 CREATE FUNCTION tensor(real) RETURNS tensor
-    LANGUAGE SQL IMMUTABLE STRICT PARALLEL SAFE RETURN tensor($1::double precision);
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE RETURN tensor($1::double precision);
 COMMENT ON FUNCTION tensor(real) IS 'A scalar';
 CREATE FUNCTION tensor(numeric) RETURNS tensor
-    LANGUAGE SQL IMMUTABLE STRICT PARALLEL SAFE RETURN tensor($1::double precision);
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE RETURN tensor($1::double precision);
 COMMENT ON FUNCTION tensor(numeric) IS 'A scalar, rounded to float32';
 CREATE FUNCTION tensor(integer) RETURNS tensor
-    LANGUAGE SQL IMMUTABLE STRICT PARALLEL SAFE RETURN tensor($1::double precision);
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE RETURN tensor($1::double precision);
 COMMENT ON FUNCTION tensor(integer) IS 'A scalar, rounded to float32 beyond 16777216';
 CREATE FUNCTION tensor_to_float4(tensor) RETURNS real
-    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION tensor_to_float4(tensor) IS 'The only element of a tensor that has one';
 CREATE FUNCTION tensor_to_float8(tensor) RETURNS double precision
-    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION tensor_to_float8(tensor) IS 'The only element of a tensor that has one';
 CREATE FUNCTION tensor_to_int4(tensor) RETURNS integer
-    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION tensor_to_int4(tensor) IS 'The only element of a tensor that has one, if it is an integer';
 CREATE CAST (double precision AS tensor) WITH FUNCTION tensor(double precision) AS ASSIGNMENT;
 CREATE CAST (real AS tensor) WITH FUNCTION tensor(real) AS ASSIGNMENT;
@@ -102,9 +111,11 @@ CREATE CAST (tensor AS double precision) WITH FUNCTION tensor_to_float8(tensor) 
 CREATE CAST (tensor AS integer) WITH FUNCTION tensor_to_int4(tensor);
 
 CREATE FUNCTION tensor(bytea, shape integer[]) RETURNS tensor
-    AS 'MODULE_PATHNAME', 'bytea_to_tensor' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION tensor(bytea, integer[]) IS 'A tensor of this shape from raw little-endian float32 elements in row-major order';
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_to_tensor';
+COMMENT ON FUNCTION tensor(bytea, integer[]) IS
+    'A tensor of this shape from raw little-endian float32 elements in row-major order';
 CREATE FUNCTION tensor_to_bytea(tensor) RETURNS bytea
-    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION tensor_to_bytea(tensor) IS 'The elements as raw little-endian float32 in row-major order, without the shape';
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION tensor_to_bytea(tensor) IS
+    'The elements as raw little-endian float32 in row-major order, without the shape';
 CREATE CAST (tensor AS bytea) WITH FUNCTION tensor_to_bytea(tensor);

@@ -4,80 +4,102 @@
 -- ---- over tensors ----
 
 CREATE FUNCTION pg_llm_matmul(a tensor, b tensor) RETURNS tensor
-    AS 'MODULE_PATHNAME', 'tensor_matmul' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE COST 1000 SUPPORT tensor_matmul_support;
-COMMENT ON FUNCTION pg_llm_matmul(tensor, tensor) IS 'Matrix product (...,M,K) @ (...,K,N) = (...,M,N), leading axes broadcast; the operator @';
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE COST 1000 SUPPORT tensor_matmul_support
+    AS 'MODULE_PATHNAME', 'tensor_matmul';
+COMMENT ON FUNCTION pg_llm_matmul(tensor, tensor) IS
+    'Matrix product (...,M,K) @ (...,K,N) = (...,M,N), leading axes broadcast; the operator @';
 CREATE FUNCTION pg_llm_add(a tensor, b tensor) RETURNS tensor
-    AS 'MODULE_PATHNAME', 'tensor_add' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_broadcast_support;
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_broadcast_support AS 'MODULE_PATHNAME', 'tensor_add';
 COMMENT ON FUNCTION pg_llm_add(tensor, tensor) IS 'a + b, element by element, shapes broadcast; the operator +';
 CREATE FUNCTION pg_llm_gelu(x tensor, exact boolean DEFAULT false) RETURNS tensor
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support;
-COMMENT ON FUNCTION pg_llm_gelu(tensor, boolean) IS 'GELU of each element: by tanh as in GPT-2, or exact, by erf (Hendrycks and Gimpel, 2016)';
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_gelu(tensor, boolean) IS
+    'GELU of each element: by tanh as in GPT-2, or exact, by erf (Hendrycks and Gimpel, 2016)';
 CREATE FUNCTION pg_llm_softmax(x tensor, axis integer DEFAULT -1) RETURNS tensor
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support;
-COMMENT ON FUNCTION pg_llm_softmax(tensor, integer) IS 'exp(x - max) divided by its sum along an axis, by default the last: the same shape, each run adding up to 1';
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_softmax(tensor, integer) IS
+    'exp(x - max) divided by its sum along an axis, by default the last: the same shape, each run adding up to 1';
 CREATE FUNCTION pg_llm_layernorm(x tensor, gamma tensor, beta tensor, eps real DEFAULT 1e-5) RETURNS tensor
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_layernorm_support;
-COMMENT ON FUNCTION pg_llm_layernorm(tensor, tensor, tensor, real) IS '(x - mean) / sqrt(var + eps) * gamma + beta over the last axis: x (...,C), gamma and beta (C) (Ba et al., 2016)';
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_layernorm_support AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_layernorm(tensor, tensor, tensor, real) IS
+    '(x - mean) / sqrt(var + eps) * gamma + beta over the last axis: x (...,C), gamma and beta (C) (Ba et al., 2016)';
 CREATE FUNCTION pg_llm_cross_entropy(logits tensor, targets integer[]) RETURNS tensor
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION pg_llm_cross_entropy(tensor, integer[]) IS 'Mean over rows of -log softmax(logits)[target]: logits (...,V), one target a row, -100 leaves a row out; a scalar';
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_cross_entropy(tensor, integer[]) IS
+    'Mean over rows of -log softmax(logits)[target]: logits (...,V), one target a row, -100 leaves a row out; a '
+    'scalar';
 CREATE FUNCTION pg_llm_cross_entropy(logits tensor, target integer) RETURNS tensor
-    AS 'MODULE_PATHNAME', 'pg_llm_cross_entropy_row' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION pg_llm_cross_entropy(tensor, integer) IS '-log softmax(logits)[target] of one row of logits (V); a scalar';
-CREATE FUNCTION pg_llm_attention(x tensor, w_qkv tensor, b_qkv tensor, w_o tensor, b_o tensor, n_head integer, causal boolean DEFAULT true) RETURNS tensor
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE COST 1000 SUPPORT tensor_attention_support;
-COMMENT ON FUNCTION pg_llm_attention(tensor, tensor, tensor, tensor, tensor, integer, boolean) IS 'Self-attention of n_head heads: x (T,C) or (B,T,C), w_qkv (C,3*C), b_qkv (3*C), w_o (C,C), b_o (C); the shape of x (Vaswani et al., 2017)';
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pg_llm_cross_entropy_row';
+COMMENT ON FUNCTION pg_llm_cross_entropy(tensor, integer) IS
+    '-log softmax(logits)[target] of one row of logits (V); a scalar';
+CREATE FUNCTION pg_llm_attention(x tensor, w_qkv tensor, b_qkv tensor, w_o tensor, b_o tensor, n_head integer,
+    causal boolean DEFAULT true) RETURNS tensor
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE COST 1000 SUPPORT tensor_attention_support AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_attention(tensor, tensor, tensor, tensor, tensor, integer, boolean) IS
+    'Self-attention of n_head heads: x (T,C) or (B,T,C), w_qkv (C,3*C), b_qkv (3*C), w_o (C,C), b_o (C); the shape '
+    'of x (Vaswani et al., 2017)';
 CREATE FUNCTION pg_llm_embedding(ids integer[], weight tensor) RETURNS tensor
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION pg_llm_embedding(integer[], tensor) IS 'Row id of weight (V,C) for each id: ids (T) give (T,C); a few rows of a large stored table are read alone';
-CREATE FUNCTION pg_llm_dropout(x tensor, p real, training boolean DEFAULT true, seed bigint DEFAULT NULL) RETURNS tensor
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE SUPPORT tensor_same_shape_support;
-COMMENT ON FUNCTION pg_llm_dropout(tensor, real, boolean, bigint) IS 'In training each element is 0 with probability p, else x / (1 - p); otherwise x itself; without a seed random() gives one (Srivastava et al., 2014)';
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_embedding(integer[], tensor) IS
+    'Row id of weight (V,C) for each id: ids (T) give (T,C); a few rows of a large stored table are read alone';
+CREATE FUNCTION pg_llm_dropout(x tensor, p real, training boolean DEFAULT true, seed bigint DEFAULT NULL)
+    RETURNS tensor
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_dropout(tensor, real, boolean, bigint) IS
+    'In training each element is 0 with probability p, else x / (1 - p); otherwise x itself; without a seed '
+    'random() gives one (Srivastava et al., 2014)';
 CREATE FUNCTION pg_llm_transpose(x tensor) RETURNS tensor
-    AS 'MODULE_PATHNAME', 'tensor_transpose' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_transpose_support;
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_transpose_support
+    AS 'MODULE_PATHNAME', 'tensor_transpose';
 COMMENT ON FUNCTION pg_llm_transpose(tensor) IS 'The last two axes change places: (...,M,N) becomes (...,N,M)';
 CREATE FUNCTION pg_llm_ones_like(x tensor) RETURNS tensor
-    AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL SAFE SUPPORT tensor_same_shape_support;
+    LANGUAGE c STABLE STRICT PARALLEL SAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_ones_like(tensor) IS 'A tensor of ones of the shape of x';
 CREATE FUNCTION pg_llm_zeros_like(x tensor) RETURNS tensor
-    AS 'MODULE_PATHNAME' LANGUAGE C STABLE STRICT PARALLEL SAFE SUPPORT tensor_same_shape_support;
+    LANGUAGE c STABLE STRICT PARALLEL SAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_zeros_like(tensor) IS 'A tensor of zeros of the shape of x';
 
 -- ---- over bytea: never recorded ----
 
 CREATE FUNCTION pg_llm_matmul(a bytea, b bytea, m integer, k integer, n integer) RETURNS bytea
-    AS 'MODULE_PATHNAME', 'bytea_matmul' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 1000;
-COMMENT ON FUNCTION pg_llm_matmul(bytea, bytea, integer, integer, integer) IS 'Matrix product a (m,k) @ b (k,n) = (m,n)';
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS 'MODULE_PATHNAME', 'bytea_matmul';
+COMMENT ON FUNCTION pg_llm_matmul(bytea, bytea, integer, integer, integer) IS
+    'Matrix product a (m,k) @ b (k,n) = (m,n)';
 CREATE FUNCTION pg_llm_add(a bytea, b bytea) RETURNS bytea
-    AS 'MODULE_PATHNAME', 'bytea_add' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_add';
 COMMENT ON FUNCTION pg_llm_add(bytea, bytea) IS 'a + b, element by element, of equal lengths';
 CREATE FUNCTION pg_llm_gelu(x bytea) RETURNS bytea
-    AS 'MODULE_PATHNAME', 'bytea_gelu' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_gelu';
 COMMENT ON FUNCTION pg_llm_gelu(bytea) IS 'GELU of each element, by tanh as in GPT-2';
 CREATE FUNCTION pg_llm_softmax(x bytea) RETURNS bytea
-    AS 'MODULE_PATHNAME', 'bytea_softmax' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_softmax';
 COMMENT ON FUNCTION pg_llm_softmax(bytea) IS 'Softmax of the whole buffer as one row';
 CREATE FUNCTION pg_llm_layernorm(x bytea, gamma bytea, beta bytea, eps real) RETURNS bytea
-    AS 'MODULE_PATHNAME', 'bytea_layernorm' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION pg_llm_layernorm(bytea, bytea, bytea, real) IS '(x - mean) / sqrt(var + eps) * gamma + beta for each row of x, as long as gamma and beta';
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_layernorm';
+COMMENT ON FUNCTION pg_llm_layernorm(bytea, bytea, bytea, real) IS
+    '(x - mean) / sqrt(var + eps) * gamma + beta for each row of x, as long as gamma and beta';
 CREATE FUNCTION pg_llm_cross_entropy(logits bytea, target integer) RETURNS real
-    AS 'MODULE_PATHNAME', 'bytea_cross_entropy' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_cross_entropy';
 COMMENT ON FUNCTION pg_llm_cross_entropy(bytea, integer) IS '-log softmax(logits)[target] of one row of logits';
-CREATE FUNCTION pg_llm_attention(x bytea, w_qkv bytea, b_qkv bytea, w_o bytea, b_o bytea, n_head integer, t integer, d integer) RETURNS bytea
-    AS 'MODULE_PATHNAME', 'bytea_attention' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE COST 1000;
-COMMENT ON FUNCTION pg_llm_attention(bytea, bytea, bytea, bytea, bytea, integer, integer, integer) IS 'Causal self-attention: x (t,d), w_qkv (d,3*d), b_qkv (3*d), w_o (d,d), b_o (d); the shape of x';
+CREATE FUNCTION pg_llm_attention(x bytea, w_qkv bytea, b_qkv bytea, w_o bytea, b_o bytea, n_head integer, t integer,
+    d integer) RETURNS bytea
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS 'MODULE_PATHNAME', 'bytea_attention';
+COMMENT ON FUNCTION pg_llm_attention(bytea, bytea, bytea, bytea, bytea, integer, integer, integer) IS
+    'Causal self-attention: x (t,d), w_qkv (d,3*d), b_qkv (3*d), w_o (d,d), b_o (d); the shape of x';
 CREATE FUNCTION pg_llm_embedding(ids integer[], weight bytea, d integer) RETURNS bytea
-    AS 'MODULE_PATHNAME', 'bytea_embedding' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_embedding';
 COMMENT ON FUNCTION pg_llm_embedding(integer[], bytea, integer) IS 'Row id of weight (V,d) for each of n ids: (n,d)';
 CREATE FUNCTION pg_llm_dropout(x bytea, p real, training boolean, seed bigint DEFAULT NULL) RETURNS bytea
-    AS 'MODULE_PATHNAME', 'bytea_dropout' LANGUAGE C VOLATILE PARALLEL SAFE;
-COMMENT ON FUNCTION pg_llm_dropout(bytea, real, boolean, bigint) IS 'In training each element is 0 with probability p, else x / (1 - p); otherwise x itself; without a seed random() gives one';
+    LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_dropout';
+COMMENT ON FUNCTION pg_llm_dropout(bytea, real, boolean, bigint) IS
+    'In training each element is 0 with probability p, else x / (1 - p); otherwise x itself; without a seed '
+    'random() gives one';
 CREATE FUNCTION pg_llm_transpose(x bytea, rows integer, cols integer) RETURNS bytea
-    AS 'MODULE_PATHNAME', 'bytea_transpose' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_transpose';
 COMMENT ON FUNCTION pg_llm_transpose(bytea, integer, integer) IS 'x (rows,cols) becomes (cols,rows)';
 CREATE FUNCTION pg_llm_ones_like(x bytea) RETURNS bytea
-    AS 'MODULE_PATHNAME', 'bytea_ones_like' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_ones_like';
 COMMENT ON FUNCTION pg_llm_ones_like(bytea) IS 'As many ones as x has floats';
 CREATE FUNCTION pg_llm_zeros_like(x bytea) RETURNS bytea
-    AS 'MODULE_PATHNAME', 'bytea_zeros_like' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_zeros_like';
 COMMENT ON FUNCTION pg_llm_zeros_like(bytea) IS 'As many zeros as x has floats';

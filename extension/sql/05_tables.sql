@@ -14,8 +14,10 @@ CREATE TABLE llm_model_config (
     CHECK (d_model % greatest(n_head, 1) = 0)
 );
 COMMENT ON TABLE llm_model_config IS 'A model: its dimensions, architecture options, tokenizer and training defaults';
-COMMENT ON COLUMN llm_model_config.tokenizer IS 'Whose llm_bpe_vocab rows the model uses; NULL: rows under its own name';
-COMMENT ON COLUMN llm_model_config.options IS 'Architecture options: activation (gelu_tanh, gelu_erf, relu), layer_norm_epsilon, tied_head, eos_token_id';
+COMMENT ON COLUMN llm_model_config.tokenizer IS
+    'Whose llm_bpe_vocab rows the model uses; NULL: rows under its own name';
+COMMENT ON COLUMN llm_model_config.options IS
+    'Architecture options: activation (gelu_tanh, gelu_erf, relu), layer_norm_epsilon, tied_head, eos_token_id';
 COMMENT ON COLUMN llm_model_config.recipe IS 'Training defaults of this model, by the argument names of llm_train';
 
 INSERT INTO llm_model_config (model, n_layer, n_head, d_model, d_ff, n_positions, vocab, tokenizer, options) VALUES
@@ -61,7 +63,9 @@ CREATE TABLE llm_graph (
 );
 COMMENT ON TABLE llm_graph IS 'A node of a model''s architecture; the executor runs what these rows say';
 COMMENT ON COLUMN llm_graph.id IS 'Order in which nodes were added; breaks ties in the execution order';
-COMMENT ON COLUMN llm_graph.shape IS 'Inferred from the other columns when the row is written: B batch, T time, C channels, V vocabulary, F feed-forward, P positions';
+COMMENT ON COLUMN llm_graph.shape IS
+    'Inferred from the other columns when the row is written: B batch, T time, C channels, V vocabulary, F '
+    'feed-forward, P positions';
 ALTER SEQUENCE llm_graph_id_seq OWNED BY llm_graph.id;
 
 CREATE TABLE llm_param (
@@ -76,7 +80,8 @@ CREATE TABLE llm_param (
     FOREIGN KEY (model) REFERENCES llm_model_config ON UPDATE CASCADE ON DELETE CASCADE
 ) -- A training loop rewrites every row each second: vacuum must not be throttled.
 WITH (autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_cost_delay = 0);
-COMMENT ON TABLE llm_param IS 'A parameter: its value, gradient and AdamW moments; weights live here and nowhere else';
+COMMENT ON TABLE llm_param IS
+    'A parameter: its value, gradient and AdamW moments; weights live here and nowhere else';
 
 CREATE TABLE llm_param_share (
     target_model text COLLATE "C" NOT NULL,
@@ -99,7 +104,9 @@ CREATE TABLE llm_bpe_vocab (
     PRIMARY KEY (model, token_id),
     UNIQUE (model, token)
 );
-COMMENT ON TABLE llm_bpe_vocab IS 'A token: id, GPT-2 text form, the bytes it stands for, and the rank of the merge that makes it (NULL: a single byte or a special token)';
+COMMENT ON TABLE llm_bpe_vocab IS
+    'A token: id, GPT-2 text form, the bytes it stands for, and the rank of the merge that makes it (NULL: a single '
+    'byte or a special token)';
 
 CREATE TABLE llm_bpe_merges (
     model       text COLLATE "C" NOT NULL,
@@ -108,7 +115,8 @@ CREATE TABLE llm_bpe_merges (
     right_token text COLLATE "C" NOT NULL,
     PRIMARY KEY (model, rank)
 );
-COMMENT ON TABLE llm_bpe_merges IS 'A merge: the adjacent pair left_token, right_token becomes one token; the lowest rank goes first';
+COMMENT ON TABLE llm_bpe_merges IS
+    'A merge: the adjacent pair left_token, right_token becomes one token; the lowest rank goes first';
 
 -- Without these pg_dump would leave every weight behind.
 SELECT pg_catalog.pg_extension_config_dump('llm_model_config', $$WHERE model NOT IN ('gpt2-small', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')$$);

@@ -1,19 +1,26 @@
 -- What keeps models consistent: version numbers raised by every change, graphs that must fit together.
 
-CREATE FUNCTION llm_default_model() RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN pg_catalog.current_setting('pg_llm.default_model');
-COMMENT ON FUNCTION llm_default_model() IS 'The model that functions use when none is named: the setting pg_llm.default_model, gpt2-small where nobody set it';
+CREATE FUNCTION llm_default_model() RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE RETURN pg_catalog.current_setting('pg_llm.default_model');
+COMMENT ON FUNCTION llm_default_model() IS
+    'The model that functions use when none is named: the setting pg_llm.default_model, gpt2-small where nobody set '
+    'it';
 
-CREATE FUNCTION llm_begin_change() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME';
+CREATE FUNCTION llm_begin_change() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_begin_change() IS 'Trigger: a command starts or ends on a table that models read';
 
 -- Nothing here is SECURITY DEFINER. Whoever may write a table a model reads can raise the model's version, since C
 -- writes that row itself, without SQL: what a role hangs on a table never runs with another's rights (README, Security).
-CREATE FUNCTION llm_touch_version() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_touch_version() IS 'Trigger: raises llm_model_version of the changed row''s model, once per command';
+CREATE FUNCTION llm_touch_version() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_touch_version() IS
+    'Trigger: raises llm_model_version of the changed row''s model, once per command';
 
-CREATE FUNCTION llm_check_graph() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_check_graph() IS 'Constraint trigger: refuses a graph whose shapes do not fit and stores the inferred ones';
+CREATE FUNCTION llm_check_graph() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_check_graph() IS
+    'Constraint trigger: refuses a graph whose shapes do not fit and stores the inferred ones';
 
 -- They fire for everybody; nobody may hang them on tables of their own.
 REVOKE EXECUTE ON FUNCTION llm_touch_version(), llm_check_graph() FROM PUBLIC;
@@ -43,7 +50,8 @@ END $$;
 CREATE CONSTRAINT TRIGGER llm_graph_fits AFTER INSERT OR UPDATE OR DELETE ON llm_graph
     DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION llm_check_graph();
 ALTER TABLE llm_graph ENABLE ALWAYS TRIGGER llm_graph_fits;
-COMMENT ON TRIGGER llm_graph_fits ON llm_graph IS 'Shapes must fit when the statement ends; for several statements: SET CONSTRAINTS llm_graph_fits DEFERRED';
+COMMENT ON TRIGGER llm_graph_fits ON llm_graph IS
+    'Shapes must fit when the statement ends; for several statements: SET CONSTRAINTS llm_graph_fits DEFERRED';
 
 -- The dimensions that the shapes' names stand for.
 CREATE CONSTRAINT TRIGGER llm_graph_fits AFTER UPDATE OF d_model, vocab, n_positions, d_ff ON llm_model_config
@@ -52,8 +60,10 @@ ALTER TABLE llm_model_config ENABLE ALWAYS TRIGGER llm_graph_fits;
 COMMENT ON TRIGGER llm_graph_fits ON llm_model_config IS 'A model''s graph must fit its new dimensions too';
 
 CREATE FUNCTION llm_param_shapes(model text, OUT name text, OUT shape int[], OUT init text, OUT std float8)
-RETURNS SETOF record LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_param_shapes(text) IS 'The parameters a model''s graph asks for: name, shape in numbers, how they start';
+    RETURNS SETOF record
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_param_shapes(text) IS
+    'The parameters a model''s graph asks for: name, shape in numbers, how they start';
 
 INSERT INTO llm_op (op, min_inputs, max_inputs, shape_rule, formula, gradient, attributes) VALUES
     ($$input$$, 0, 0, $$declared by the attribute shape$$, $$x$$, $$\text{none: an input is data}$$, $${"shape": "list of dimensions, e.g. [\"B\", \"T\"]", "dtype": "int or float"}$$),

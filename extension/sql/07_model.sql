@@ -1,8 +1,7 @@
 -- Models: GPT-2's architecture as rows, random weights, logits and loss.
 
-CREATE FUNCTION llm_gpt2_graph(model text)
-RETURNS TABLE (name text, op text, inputs text[], attrs jsonb) LANGUAGE sql STABLE STRICT
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_gpt2_graph(model text) RETURNS TABLE (name text, op text, inputs text[], attrs jsonb)
+    LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
     WITH c AS (
         SELECT n_layer, 'h.' || n_layer - 1 AS last, coalesce((options ->> 'tied_head')::boolean, true) AS tied,
             jsonb_build_object('eps', coalesce((options ->> 'layer_norm_epsilon')::float8, 1e-5)) AS eps,
@@ -75,10 +74,11 @@ RETURNS TABLE (name text, op text, inputs text[], attrs jsonb) LANGUAGE sql STAB
     FROM (SELECT * FROM embedding UNION ALL SELECT * FROM block UNION ALL SELECT * FROM head) AS g
     ORDER BY place, layer, n
 $$;
-COMMENT ON FUNCTION llm_gpt2_graph(text) IS 'GPT-2''s architecture as graph rows, for the dimensions and options of a model''s config';
+COMMENT ON FUNCTION llm_gpt2_graph(text) IS
+    'GPT-2''s architecture as graph rows, for the dimensions and options of a model''s config';
 
-CREATE FUNCTION llm_write_gpt2_graph(model text) RETURNS int LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_write_gpt2_graph(model text) RETURNS int
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     n int;
@@ -102,11 +102,12 @@ BEGIN
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN n;
 END $$;
-COMMENT ON FUNCTION llm_write_gpt2_graph(text) IS 'Writes GPT-2''s rows into llm_graph for a model that has none; returns how many';
+COMMENT ON FUNCTION llm_write_gpt2_graph(text) IS
+    'Writes GPT-2''s rows into llm_graph for a model that has none; returns how many';
 
 CREATE FUNCTION llm_create_model(model text, n_layer int, n_head int, d_model int, n_positions int, vocab int,
-    d_ff int DEFAULT NULL, tokenizer text DEFAULT NULL, options jsonb DEFAULT '{}') RETURNS void LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp AS $$
+    d_ff int DEFAULT NULL, tokenizer text DEFAULT NULL, options jsonb DEFAULT '{}') RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     old @extschema@.llm_model_config;
@@ -136,14 +137,16 @@ BEGIN
     END IF;
     PERFORM @extschema@.llm_write_gpt2_graph($1);
 END $$;
-COMMENT ON FUNCTION llm_create_model(text, int, int, int, int, int, int, text, jsonb) IS 'Adds a model of GPT-2''s architecture: its config row, if new, and its graph rows; no weights yet';
+COMMENT ON FUNCTION llm_create_model(text, int, int, int, int, int, int, text, jsonb) IS
+    'Adds a model of GPT-2''s architecture: its config row, if new, and its graph rows; no weights yet';
 
 CREATE FUNCTION llm_init_tensor(name text, shape int[], init text, std float8, seed bigint) RETURNS tensor
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_init_tensor(text, int[], text, float8, bigint) IS 'A parameter''s first value: normal numbers of a seed and the parameter''s name, zeros or ones';
+COMMENT ON FUNCTION llm_init_tensor(text, int[], text, float8, bigint) IS
+    'A parameter''s first value: normal numbers of a seed and the parameter''s name, zeros or ones';
 
-CREATE FUNCTION llm_init_model(model text, seed bigint DEFAULT 0) RETURNS bigint LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_init_model(model text, seed bigint DEFAULT 0) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     n bigint;
@@ -161,15 +164,23 @@ BEGIN
     SELECT coalesce(sum(@extschema@.numel(p.data)), 0) INTO n FROM @extschema@.llm_param AS p WHERE p.model = $1;
     RETURN n;
 END $$;
-COMMENT ON FUNCTION llm_init_model(text, bigint) IS 'Gives a model random weights, the same for the same seed; writes GPT-2''s graph if the model has none; returns the number of parameters';
+COMMENT ON FUNCTION llm_init_model(text, bigint) IS
+    'Gives a model random weights, the same for the same seed; writes GPT-2''s graph if the model has none; returns '
+    'the number of parameters';
 
-CREATE FUNCTION llm_logits(tokens int[], model text DEFAULT @extschema@.llm_default_model(), positions int[] DEFAULT NULL) RETURNS tensor
+CREATE FUNCTION llm_logits(tokens int[], model text DEFAULT @extschema@.llm_default_model(),
+    positions int[] DEFAULT NULL) RETURNS tensor
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_logits(int[], text, int[]) IS 'Logits of every position: tokens (T) give (T,V), tokens (B,T) give (B,T,V)';
+COMMENT ON FUNCTION llm_logits(int[], text, int[]) IS
+    'Logits of every position: tokens (T) give (T,V), tokens (B,T) give (B,T,V)';
 
 CREATE FUNCTION llm_loss(model text, tokens int[], targets int[], positions int[] DEFAULT NULL) RETURNS real
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_loss(text, int[], int[], int[]) IS 'Mean cross-entropy in nats per token; targets have the shape of tokens, negative ones are left out';
+COMMENT ON FUNCTION llm_loss(text, int[], int[], int[]) IS
+    'Mean cross-entropy in nats per token; targets have the shape of tokens, negative ones are left out';
 
-CREATE FUNCTION llm_eval(model text, node text, inputs jsonb) RETURNS tensor LANGUAGE c VOLATILE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_eval(text, text, jsonb) IS 'The value of any node of the graph, from named inputs: {"tokens": [[1, 2, 3]]}; positions count from 0 where absent';
+CREATE FUNCTION llm_eval(model text, node text, inputs jsonb) RETURNS tensor
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_eval(text, text, jsonb) IS
+    'The value of any node of the graph, from named inputs: {"tokens": [[1, 2, 3]]}; positions count from 0 where '
+    'absent';

@@ -2,7 +2,7 @@
 -- connection (Python): both hand their list of tensors to llm_import_begin and write the rows it returns.
 
 CREATE FUNCTION llm_import_config(config jsonb) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     result jsonb := '{}';
     options jsonb := '{}';
@@ -82,11 +82,13 @@ BEGIN
     RETURN result || jsonb_build_object('options', options);
 END
 $$;
-COMMENT ON FUNCTION llm_import_config(jsonb) IS 'HuggingFace''s config.json of a GPT-2 as columns and options of llm_model_config; refuses what the graph cannot express';
+COMMENT ON FUNCTION llm_import_config(jsonb) IS
+    'HuggingFace''s config.json of a GPT-2 as columns and options of llm_model_config; refuses what the graph '
+    'cannot express';
 
 CREATE FUNCTION llm_import_tensors(tensors jsonb)
-RETURNS TABLE ("position" int, name text, dtype text, shape bigint[])
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    RETURNS TABLE ("position" int, name text, dtype text, shape bigint[])
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT *
     FROM (SELECT ordinality::int AS "position", regexp_replace(tensor ->> 'name', '^transformer\.', '') AS name,
                  tensor ->> 'dtype' AS dtype,
@@ -95,10 +97,12 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
           FROM jsonb_array_elements(tensors) WITH ORDINALITY AS t (tensor, ordinality)) AS named
     WHERE name !~ '^h\.[0-9]+\.attn\.(bias|masked_bias)$' AND name !~ '^optimizer\.[mv]\.'
 $$;
-COMMENT ON FUNCTION llm_import_tensors(jsonb) IS 'A file''s tensors under GPT-2''s names: without the transformer. prefix, the causal masks that old checkpoints carry, and the optimizer''s moments in our own';
+COMMENT ON FUNCTION llm_import_tensors(jsonb) IS
+    'A file''s tensors under GPT-2''s names: without the transformer. prefix, the causal masks that old checkpoints '
+    'carry, and the optimizer''s moments in our own';
 
 CREATE FUNCTION llm_import_list(items text[]) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT array_to_string(items[1:20], ', ')
         || CASE WHEN cardinality(items) > 20 THEN format(' and %s more', cardinality(items) - 20) ELSE '' END
 $$;
@@ -106,7 +110,7 @@ COMMENT ON FUNCTION llm_import_list(text[]) IS 'The first twenty items, and how 
 
 -- What the file says about the model: its config.json first, and its tensors' shapes where that is silent.
 CREATE FUNCTION llm_import_dimensions(tensors jsonb, config jsonb) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     stated jsonb := @extschema@.llm_import_config(config);
     derived jsonb;
@@ -126,11 +130,12 @@ BEGIN
     RETURN derived || stated;
 END
 $$;
-COMMENT ON FUNCTION llm_import_dimensions(jsonb, jsonb) IS 'Dimensions and options of the model in a file, from its config.json and its tensors'' shapes';
+COMMENT ON FUNCTION llm_import_dimensions(jsonb, jsonb) IS
+    'Dimensions and options of the model in a file, from its config.json and its tensors'' shapes';
 
 -- Errors unless the file describes the registered model.
 CREATE FUNCTION llm_import_compare(model text, config jsonb, separate_head boolean) RETURNS void
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     the_model CONSTANT text := model;
     file jsonb := @extschema@.llm_import_config(config);
@@ -155,11 +160,12 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION llm_import_compare(text, jsonb, boolean) IS 'Refuses a file whose config.json contradicts the model''s row in llm_model_config';
+COMMENT ON FUNCTION llm_import_compare(text, jsonb, boolean) IS
+    'Refuses a file whose config.json contradicts the model''s row in llm_model_config';
 
 -- Registers the model of a file that nobody registered before.
 CREATE FUNCTION llm_import_register(model text, tensors jsonb, config jsonb, separate_head boolean) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     file jsonb := @extschema@.llm_import_dimensions(tensors, config);
     d_model bigint := file ->> 'd_model';
@@ -191,11 +197,12 @@ BEGIN
         (file -> 'options') || jsonb_build_object('tied_head', NOT separate_head));
 END
 $$;
-COMMENT ON FUNCTION llm_import_register(text, jsonb, jsonb, boolean) IS 'Registers a file''s model: config row and graph, dimensions from config.json or the tensors'' shapes';
+COMMENT ON FUNCTION llm_import_register(text, jsonb, jsonb, boolean) IS
+    'Registers a file''s model: config row and graph, dimensions from config.json or the tensors'' shapes';
 
 -- Errors unless the file's tensors are the model's parameters, by name, shape and type.
 CREATE FUNCTION llm_import_check(model text, tensors jsonb, ignore_head boolean) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     the_model CONSTANT text := model;
     missing text[];
@@ -234,11 +241,12 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION llm_import_check(text, jsonb, boolean) IS 'Names every tensor of a file that is missing, surplus or of another shape than the model''s graph asks for';
+COMMENT ON FUNCTION llm_import_check(text, jsonb, boolean) IS
+    'Names every tensor of a file that is missing, surplus or of another shape than the model''s graph asks for';
 
 CREATE FUNCTION llm_import_begin(model text, tensors jsonb, config jsonb, head_is_wte boolean)
-RETURNS TABLE (name text, "position" int, shape int[])
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    RETURNS TABLE (name text, "position" int, shape int[])
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     the_model CONSTANT text := $1;
@@ -297,10 +305,13 @@ BEGIN
         ORDER BY g.id;
 END
 $$;
-COMMENT ON FUNCTION llm_import_begin(text, jsonb, jsonb, boolean) IS 'Begins an import: registers the model or checks that the file fits it, empties its parameters, and returns which tensor of the file (position from 1) becomes which parameter, in graph order. tensors: [{"name", "dtype", "shape"}]; head_is_wte: lm_head.weight equals wte.weight bit for bit';
+COMMENT ON FUNCTION llm_import_begin(text, jsonb, jsonb, boolean) IS
+    'Begins an import: registers the model or checks that the file fits it, empties its parameters, and returns '
+    'which tensor of the file (position from 1) becomes which parameter, in graph order. tensors: [{"name", '
+    '"dtype", "shape"}]; head_is_wte: lm_head.weight equals wte.weight bit for bit';
 
 CREATE FUNCTION llm_export_config(model text) RETURNS jsonb
-LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT jsonb_build_object(
         'model_type', 'gpt2', 'architectures', jsonb_build_array('GPT2LMHeadModel'),
         'n_layer', c.n_layer, 'n_head', c.n_head, 'n_embd', c.d_model, 'n_inner', c.d_ff,
@@ -313,12 +324,12 @@ LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
         'torch_dtype', 'float32', 'tokenizer', c.tokenizer)
     FROM @extschema@.llm_model_config AS c WHERE c.model = $1
 $$;
-COMMENT ON FUNCTION llm_export_config(text) IS 'A model''s row as HuggingFace''s config.json; NULL where there is no such model';
+COMMENT ON FUNCTION llm_export_config(text) IS
+    'A model''s row as HuggingFace''s config.json; NULL where there is no such model';
 
 -- What an export writes, in graph order. A shared parameter is written as a copy of its owner's.
-CREATE FUNCTION llm_export_rows(model text)
-RETURNS TABLE (name text, owner_model text, owner_name text, shape int[])
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_export_rows(model text) RETURNS TABLE (name text, owner_model text, owner_name text, shape int[])
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT g.name::text, coalesce(s.source_model, g.model)::text, coalesce(s.source_name, g.name)::text,
            @extschema@.shape(p.data)
     FROM @extschema@.llm_graph AS g
@@ -328,10 +339,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE g.model = $1 AND g.op = 'param'
     ORDER BY g.id
 $$;
-COMMENT ON FUNCTION llm_export_rows(text) IS 'A model''s parameters in graph order, whose rows hold them, and their shapes (NULL: no value)';
+COMMENT ON FUNCTION llm_export_rows(text) IS
+    'A model''s parameters in graph order, whose rows hold them, and their shapes (NULL: no value)';
 
 CREATE FUNCTION llm_export_check(model text) RETURNS void
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     the_model CONSTANT text := $1;
@@ -348,11 +360,12 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION llm_export_check(text) IS 'Errors unless every parameter of a model has a value; names those without';
+COMMENT ON FUNCTION llm_export_check(text) IS
+    'Errors unless every parameter of a model has a value; names those without';
 
 CREATE FUNCTION llm_export_begin(model text)
-RETURNS TABLE (name text, owner_model text, owner_name text, shape int[], config text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    RETURNS TABLE (name text, owner_model text, owner_name text, shape int[], config text)
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     the_model CONSTANT text := $1;
@@ -370,17 +383,24 @@ BEGIN
                  FROM @extschema@.llm_export_rows(the_model) AS r;
 END
 $$;
-COMMENT ON FUNCTION llm_export_begin(text) IS 'Begins an export: the rows to write, or an error that names what is missing; and the model as config.json';
+COMMENT ON FUNCTION llm_export_begin(text) IS
+    'Begins an export: the rows to write, or an error that names what is missing; and the model as config.json';
 
 CREATE FUNCTION pg_llm_import_safetensors(path text, model text, OUT tensors int, OUT parameters bigint)
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION pg_llm_import_safetensors(text, text) IS 'Imports a GPT-2 from a .safetensors file of the server, or from a folder with model.safetensors (or its shards and index) and config.json';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_import_safetensors(text, text) IS
+    'Imports a GPT-2 from a .safetensors file of the server, or from a folder with model.safetensors (or its shards '
+    'and index) and config.json';
 CREATE FUNCTION pg_llm_import_npz(path text, model text, OUT tensors int, OUT parameters bigint)
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION pg_llm_import_npz(text, text) IS 'Imports a GPT-2 from an .npz file of the server, or from a folder with model.npz and config.json';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_import_npz(text, text) IS
+    'Imports a GPT-2 from an .npz file of the server, or from a folder with model.npz and config.json';
 CREATE FUNCTION pg_llm_export_safetensors(path text, model text, OUT tensors int, OUT parameters bigint)
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION pg_llm_export_safetensors(text, text) IS 'Writes a model to a .safetensors file of the server, or as model.safetensors and config.json into an existing folder; a reader never sees half a file';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_export_safetensors(text, text) IS
+    'Writes a model to a .safetensors file of the server, or as model.safetensors and config.json into an existing '
+    'folder; a reader never sees half a file';
 CREATE FUNCTION pg_llm_export_npz(path text, model text, OUT tensors int, OUT parameters bigint)
-    AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION pg_llm_export_npz(text, text) IS 'Writes a model to an .npz file of the server that numpy.load reads; a reader never sees half a file';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_export_npz(text, text) IS
+    'Writes a model to an .npz file of the server that numpy.load reads; a reader never sees half a file';

@@ -24,11 +24,14 @@ CREATE TABLE llm_train_run (
     who          name NOT NULL DEFAULT session_user
 );
 CREATE INDEX ON llm_train_run (model, run);
-COMMENT ON TABLE llm_train_run IS 'A training run: every argument as it was resolved, so that its steps can be continued and computed again';
+COMMENT ON TABLE llm_train_run IS
+    'A training run: every argument as it was resolved, so that its steps can be continued and computed again';
 COMMENT ON SEQUENCE llm_train_run_run_seq IS 'Source of llm_train_run.run';
 COMMENT ON COLUMN llm_train_run.dataset IS 'Where its rows come from; NULL: single rows, by llm_train_step';
-COMMENT ON COLUMN llm_train_run.dataset_rows IS 'How many rows the dataset had when the run began; with others the order of rows is another';
-COMMENT ON COLUMN llm_train_run.first_step IS 'The model''s step before the run: step first_step + i is the i-th of the schedule';
+COMMENT ON COLUMN llm_train_run.dataset_rows IS
+    'How many rows the dataset had when the run began; with others the order of rows is another';
+COMMENT ON COLUMN llm_train_run.first_step IS
+    'The model''s step before the run: step first_step + i is the i-th of the schedule';
 COMMENT ON COLUMN llm_train_run.n_steps IS 'How many steps the run has when it is complete';
 SELECT pg_catalog.pg_extension_config_dump('llm_train_run', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('llm_train_run', 'run'), '');
@@ -49,20 +52,26 @@ CREATE TABLE llm_train_log (
     UNIQUE (run, step)
 );
 CREATE INDEX ON llm_train_log (model, step);
-COMMENT ON TABLE llm_train_log IS 'A training step: run, learning rate, loss in nats per token, gradient norm before clipping, tokens scored, seconds, ids of the llm_dataset rows and a checksum of what they held, seed; the other arguments are those of its run';
+COMMENT ON TABLE llm_train_log IS
+    'A training step: run, learning rate, loss in nats per token, gradient norm before clipping, tokens scored, '
+    'seconds, ids of the llm_dataset rows and a checksum of what they held, seed; the other arguments are those of '
+    'its run';
 SELECT pg_catalog.pg_extension_config_dump('llm_train_log', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('llm_train_log', 'id'), '');
 
-CREATE FUNCTION llm_recipe(model text, name text, value float8, otherwise float8) RETURNS float8 LANGUAGE sql STABLE AS $$
+CREATE FUNCTION llm_recipe(model text, name text, value float8, otherwise float8) RETURNS float8
+    LANGUAGE sql STABLE AS $$
     SELECT coalesce($3, (SELECT (config.recipe ->> $2)::float8 FROM @extschema@.llm_model_config AS config
         WHERE config.model = $1), $4)
 $$;
-COMMENT ON FUNCTION llm_recipe(text, text, float8, float8) IS 'A training number: the value given, else the model''s recipe, else the kit''s default';
+COMMENT ON FUNCTION llm_recipe(text, text, float8, float8) IS
+    'A training number: the value given, else the model''s recipe, else the kit''s default';
 
-CREATE FUNCTION llm_train_plan(model text, n_steps bigint, n_layer int, n_head int, d int, vocab int, dropout_p float8,
-    beta1 float8, beta2 float8, eps float8, wd float8, lr_max float8, warmup bigint, grad_clip float8, batch_size int,
-    accumulation int, dataset text, seed bigint, min_lr float8) RETURNS llm_train_run LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_train_plan(model text, n_steps bigint, n_layer int, n_head int, d int, vocab int,
+    dropout_p float8, beta1 float8, beta2 float8, eps float8, wd float8, lr_max float8, warmup bigint,
+    grad_clip float8, batch_size int, accumulation int, dataset text, seed bigint, min_lr float8)
+    RETURNS llm_train_run
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     config @extschema@.llm_model_config;
@@ -96,10 +105,13 @@ BEGIN
     plan.min_lr := @extschema@.llm_recipe($1, 'min_lr', $19, 0);
     RETURN plan;
 END $$;
-COMMENT ON FUNCTION llm_train_plan(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8, bigint, float8, int, int, text, bigint, float8) IS
-'The arguments of a training call resolved: what is left out comes from the model''s recipe, then from the kit''s defaults';
+COMMENT ON FUNCTION llm_train_plan(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8,
+    bigint, float8, int, int, text, bigint, float8) IS
+    'The arguments of a training call resolved: what is left out comes from the model''s recipe, then from the '
+    'kit''s defaults';
 
-CREATE FUNCTION llm_train_begin(plan llm_train_run, step bigint, resume boolean, OUT run bigint, OUT first_step bigint)
+CREATE FUNCTION llm_train_begin(plan llm_train_run, step bigint, resume boolean, OUT run bigint,
+    OUT first_step bigint)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -141,15 +153,18 @@ BEGIN
         RETURNING r.run, r.first_step INTO run, first_step;
 END $$;
 COMMENT ON FUNCTION llm_train_begin(llm_train_run, bigint, boolean) IS
-'The run that a training call at this step of the model belongs to: with resume, the model''s newest run if its arguments are the same and it is not complete; else a new row of llm_train_run';
+    'The run that a training call at this step of the model belongs to: with resume, the model''s newest run if its '
+    'arguments are the same and it is not complete; else a new row of llm_train_run';
 
-CREATE FUNCTION llm_train_steps(plan llm_train_run, batch_id bigint, grad_workers int, notice_every bigint, wait boolean)
-    RETURNS real LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+CREATE FUNCTION llm_train_steps(plan llm_train_run, batch_id bigint, grad_workers int, notice_every bigint,
+    wait boolean) RETURNS real
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_train_steps(llm_train_run, bigint, int, bigint, boolean) IS
-'What llm_train and llm_train_step call once every argument is resolved: a run of n_steps, from its dataset or one row; returns the last loss';
+    'What llm_train and llm_train_step call once every argument is resolved: a run of n_steps, from its dataset or '
+    'one row; returns the last loss';
 
-CREATE FUNCTION llm_train_trace(model text) RETURNS bigint LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_train_trace(model text) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     last record;
     longest int;
@@ -166,13 +181,15 @@ BEGIN
     RETURN @extschema@.llm_trace($1, tokens, targets, last.positions);
 END $$;
 COMMENT ON FUNCTION llm_train_trace(text) IS
-'Records the forward of a model over the rows of its last training step (of the first micro-batch), with the weights that it has now and without dropout; returns the run';
+    'Records the forward of a model over the rows of its last training step (of the first micro-batch), with the '
+    'weights that it has now and without dropout; returns the run';
 
 CREATE FUNCTION llm_train_step(model text, batch_id bigint, lr_max float8 DEFAULT NULL, beta1 float8 DEFAULT NULL,
     beta2 float8 DEFAULT NULL, eps float8 DEFAULT NULL, wd float8 DEFAULT NULL, grad_clip float8 DEFAULT NULL,
-    dropout_p float8 DEFAULT NULL, seed bigint DEFAULT NULL, positions int[] DEFAULT NULL, grad_workers int DEFAULT NULL,
-    prune_workers int DEFAULT NULL, trace boolean DEFAULT false, wait boolean DEFAULT false)
-    RETURNS real LANGUAGE plpgsql VOLATILE AS $$
+    dropout_p float8 DEFAULT NULL, seed bigint DEFAULT NULL, positions int[] DEFAULT NULL,
+    grad_workers int DEFAULT NULL, prune_workers int DEFAULT NULL, trace boolean DEFAULT false,
+    wait boolean DEFAULT false) RETURNS real
+    LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     plan @extschema@.llm_train_run;
     loss real;
@@ -190,16 +207,19 @@ BEGIN
     END IF;
     RETURN loss;
 END $$;
-COMMENT ON FUNCTION llm_train_step(text, bigint, float8, float8, float8, float8, float8, float8, float8, bigint, int[], int, int, boolean, boolean) IS
-'One AdamW step at learning rate lr_max on one row of llm_dataset; returns its loss before the step. positions (T): NULL counts from 0; grad_workers, prune_workers, trace and wait as for llm_train';
+COMMENT ON FUNCTION llm_train_step(text, bigint, float8, float8, float8, float8, float8, float8, float8, bigint,
+    int[], int, int, boolean, boolean) IS
+    'One AdamW step at learning rate lr_max on one row of llm_dataset; returns its loss before the step. positions '
+    '(T): NULL counts from 0; grad_workers, prune_workers, trace and wait as for llm_train';
 
-CREATE FUNCTION llm_train(model text, n_steps bigint, n_layer int DEFAULT NULL, n_head int DEFAULT NULL, d int DEFAULT NULL,
-    vocab int DEFAULT NULL, dropout_p float8 DEFAULT NULL, beta1 float8 DEFAULT NULL, beta2 float8 DEFAULT NULL,
-    eps float8 DEFAULT NULL, wd float8 DEFAULT NULL, lr_max float8 DEFAULT NULL, warmup bigint DEFAULT NULL,
-    grad_clip float8 DEFAULT NULL, grad_workers int DEFAULT NULL, prune_workers int DEFAULT NULL,
-    batch_size int DEFAULT NULL, accumulation int DEFAULT NULL, dataset text DEFAULT NULL, seed bigint DEFAULT NULL,
-    min_lr float8 DEFAULT NULL, trace boolean DEFAULT false, notice_every bigint DEFAULT NULL, wait boolean DEFAULT false)
-    RETURNS real LANGUAGE plpgsql VOLATILE AS $$
+CREATE FUNCTION llm_train(model text, n_steps bigint, n_layer int DEFAULT NULL, n_head int DEFAULT NULL,
+    d int DEFAULT NULL, vocab int DEFAULT NULL, dropout_p float8 DEFAULT NULL, beta1 float8 DEFAULT NULL,
+    beta2 float8 DEFAULT NULL, eps float8 DEFAULT NULL, wd float8 DEFAULT NULL, lr_max float8 DEFAULT NULL,
+    warmup bigint DEFAULT NULL, grad_clip float8 DEFAULT NULL, grad_workers int DEFAULT NULL,
+    prune_workers int DEFAULT NULL, batch_size int DEFAULT NULL, accumulation int DEFAULT NULL,
+    dataset text DEFAULT NULL, seed bigint DEFAULT NULL, min_lr float8 DEFAULT NULL, trace boolean DEFAULT false,
+    notice_every bigint DEFAULT NULL, wait boolean DEFAULT false) RETURNS real
+    LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     loss real;
 BEGIN
@@ -213,28 +233,34 @@ BEGIN
     END IF;
     RETURN loss;
 END $$;
-COMMENT ON FUNCTION llm_train(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8, bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, boolean) IS
-'Trains for n_steps more in one transaction and returns the last loss; what is left out comes from the model''s recipe, then from the kit''s defaults. grad_workers: threads; prune_workers: prunes finished runs of the tape first, with so many threads; trace: records the last step''s forward as a run; notice_every: steps between NOTICEs (NULL: a tenth of them, 0: none); wait: until another training of the model has ended';
+COMMENT ON FUNCTION llm_train(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8,
+    bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, boolean) IS
+    'Trains for n_steps more in one transaction and returns the last loss; what is left out comes from the model''s '
+    'recipe, then from the kit''s defaults. grad_workers: threads; prune_workers: prunes finished runs of the tape '
+    'first, with so many threads; trace: records the last step''s forward as a run; notice_every: steps between '
+    'NOTICEs (NULL: a tenth of them, 0: none); wait: until another training of the model has ended';
 
 CREATE FUNCTION llm_train_lock(model text, wait boolean DEFAULT false) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_train_lock(text, boolean) IS
-'Takes the right to train a model until the transaction ends; an error that names who has it, or (wait) waits';
+    'Takes the right to train a model until the transaction ends; an error that names who has it, or (wait) waits';
 
 -- No SET clause and no SECURITY DEFINER on either procedure: PostgreSQL forbids COMMIT within them.
 CREATE PROCEDURE llm_train_loop_steps(plan llm_train_run, commit_every bigint, grad_workers int, notice_every bigint,
-    wait boolean, resume boolean, until_step bigint) LANGUAGE c AS 'MODULE_PATHNAME';
+    wait boolean, resume boolean, until_step bigint)
+    LANGUAGE c AS 'MODULE_PATHNAME';
 COMMENT ON PROCEDURE llm_train_loop_steps(llm_train_run, bigint, int, bigint, boolean, boolean, bigint) IS
-'What llm_train_loop calls once every argument is resolved';
+    'What llm_train_loop calls once every argument is resolved';
 
 CREATE PROCEDURE llm_train_loop(model text, n_steps bigint, n_layer int DEFAULT NULL, n_head int DEFAULT NULL,
     d int DEFAULT NULL, vocab int DEFAULT NULL, dropout_p float8 DEFAULT NULL, beta1 float8 DEFAULT NULL,
     beta2 float8 DEFAULT NULL, eps float8 DEFAULT NULL, wd float8 DEFAULT NULL, lr_max float8 DEFAULT NULL,
-    warmup bigint DEFAULT NULL, grad_clip float8 DEFAULT NULL, grad_workers int DEFAULT NULL, prune_workers int DEFAULT NULL,
-    batch_size int DEFAULT NULL, accumulation int DEFAULT NULL, dataset text DEFAULT NULL, seed bigint DEFAULT NULL,
-    min_lr float8 DEFAULT NULL, trace boolean DEFAULT false, commit_every bigint DEFAULT NULL,
-    notice_every bigint DEFAULT NULL, wait boolean DEFAULT false, resume boolean DEFAULT true,
-    until_step bigint DEFAULT NULL) LANGUAGE plpgsql AS $$
+    warmup bigint DEFAULT NULL, grad_clip float8 DEFAULT NULL, grad_workers int DEFAULT NULL,
+    prune_workers int DEFAULT NULL, batch_size int DEFAULT NULL, accumulation int DEFAULT NULL,
+    dataset text DEFAULT NULL, seed bigint DEFAULT NULL, min_lr float8 DEFAULT NULL, trace boolean DEFAULT false,
+    commit_every bigint DEFAULT NULL, notice_every bigint DEFAULT NULL, wait boolean DEFAULT false,
+    resume boolean DEFAULT true, until_step bigint DEFAULT NULL)
+    LANGUAGE plpgsql AS $$
 BEGIN
     IF $16 IS NOT NULL THEN
         PERFORM @extschema@.llm_prune_autograd_state($16);
@@ -245,13 +271,21 @@ BEGIN
         PERFORM @extschema@.llm_train_trace($1);
     END IF;
 END $$;
-COMMENT ON PROCEDURE llm_train_loop(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8, bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, bigint, boolean, boolean, bigint) IS
-'Trains as llm_train does, committing as it goes: every commit_every steps, or each second or more, when computing has taken ten times as long as the last write. A run is n_steps long in all: called again with the same arguments while the model''s newest run is not complete, it goes on with that run to the same bits (resume => false begins anew); when it is complete, the call is another run of n_steps more. until_step: a step of the model, as llm_train_log counts them, at which the call ends if the run has not ended before; the same call without it, or with a later one, goes on, to the same bits while the dataset has the same rows';
+COMMENT ON PROCEDURE llm_train_loop(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8,
+    bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, bigint, boolean, boolean, bigint) IS
+    'Trains as llm_train does, committing as it goes: every commit_every steps, or each second or more, when '
+    'computing has taken ten times as long as the last write. A run is n_steps long in all: called again with the '
+    'same arguments while the model''s newest run is not complete, it goes on with that run to the same bits '
+    '(resume => false begins anew); when it is complete, the call is another run of n_steps more. until_step: a '
+    'step of the model, as llm_train_log counts them, at which the call ends if the run has not ended before; the '
+    'same call without it, or with a later one, goes on, to the same bits while the dataset has the same rows';
 
-CREATE FUNCTION llm_dataset_loss(model text, dataset text, max_rows bigint DEFAULT NULL, OUT loss float8, OUT tokens bigint)
+CREATE FUNCTION llm_dataset_loss(model text, dataset text, max_rows bigint DEFAULT NULL, OUT loss float8,
+    OUT tokens bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_dataset_loss(text, text, bigint) IS
-'A model''s mean loss in nats per token over the first max_rows rows of a dataset (NULL: all), and how many tokens that is';
+    'A model''s mean loss in nats per token over the first max_rows rows of a dataset (NULL: all), and how many '
+    'tokens that is';
 
 CREATE FUNCTION llm_dataset_characters(model text, dataset text, max_rows bigint DEFAULT NULL) RETURNS bigint
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -267,11 +301,12 @@ CREATE FUNCTION llm_dataset_characters(model text, dataset text, max_rows bigint
     SELECT sum(n)::bigint FROM rows, unnest(rows.target) AS t (token_id) JOIN lengths USING (token_id)
 $$;
 COMMENT ON FUNCTION llm_dataset_characters(text, text, bigint) IS
-'Characters of text that the targets of a dataset''s first max_rows rows (NULL: all) stand for; special tokens have none. NULL where the model has no tokenizer';
+    'Characters of text that the targets of a dataset''s first max_rows rows (NULL: all) stand for; special tokens '
+    'have none. NULL where the model has no tokenizer';
 
-CREATE FUNCTION llm_perplexity(model text, dataset text, max_rows bigint DEFAULT NULL, OUT loss float8, OUT perplexity float8,
-    OUT tokens bigint, OUT bits_per_character float8) LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_perplexity(model text, dataset text, max_rows bigint DEFAULT NULL, OUT loss float8,
+    OUT perplexity float8, OUT tokens bigint, OUT bits_per_character float8)
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     SELECT l.loss, l.tokens INTO loss, tokens FROM @extschema@.llm_dataset_loss($1, $2, $3) AS l;
     -- beyond 709 nats, which only broken weights give, a float8 ends
@@ -280,4 +315,6 @@ BEGIN
         / nullif(@extschema@.llm_dataset_characters($1, $2, $3), 0);
 END $$;
 COMMENT ON FUNCTION llm_perplexity(text, text, bigint) IS
-'How well a model predicts the first max_rows rows of a dataset (NULL: all): loss in nats per token, perplexity e^loss, tokens scored, and bits per character, which compares across vocabularies (NULL where the model has no tokenizer)';
+    'How well a model predicts the first max_rows rows of a dataset (NULL: all): loss in nats per token, perplexity '
+    'e^loss, tokens scored, and bits per character, which compares across vocabularies (NULL where the model has no '
+    'tokenizer)';

@@ -1,7 +1,7 @@
 -- Parameters that are another's storage, gradients and optimizer state set back.
 
-CREATE FUNCTION llm_check_share() RETURNS trigger LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_check_share() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     other @extschema@.llm_param_share;
 BEGIN
@@ -24,15 +24,18 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION llm_check_share() IS 'Constraint trigger: refuses a shared parameter whose source is itself shared, or may not be changed by this role';
+COMMENT ON FUNCTION llm_check_share() IS
+    'Constraint trigger: refuses a shared parameter whose source is itself shared, or may not be changed by this '
+    'role';
 REVOKE EXECUTE ON FUNCTION llm_check_share() FROM PUBLIC;
 CREATE CONSTRAINT TRIGGER llm_share_is_flat AFTER INSERT OR UPDATE ON llm_param_share
     DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION llm_check_share();
 -- Not ENABLE ALWAYS: a subscriber applies row by row what the publisher checked when it was whole.
-COMMENT ON TRIGGER llm_share_is_flat ON llm_param_share IS 'A source is never a target: one step leads to the stored values';
+COMMENT ON TRIGGER llm_share_is_flat ON llm_param_share IS
+    'A source is never a target: one step leads to the stored values';
 
-CREATE FUNCTION llm_param_shape(model text, name text) RETURNS int[] LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_param_shape(model text, name text) RETURNS int[]
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found int[];
 BEGIN
@@ -43,7 +46,8 @@ BEGIN
     END IF;
     RETURN found;
 END $$;
-COMMENT ON FUNCTION llm_param_shape(text, text) IS 'The shape that a model''s graph gives a parameter; an error where it has none of that name';
+COMMENT ON FUNCTION llm_param_shape(text, text) IS
+    'The shape that a model''s graph gives a parameter; an error where it has none of that name';
 
 CREATE FUNCTION llm_share_param(source_model text, source_name text, target_model text, target_name text) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -90,10 +94,13 @@ BEGIN
     DELETE FROM @extschema@.llm_param AS p WHERE (p.model, p.name) = ($3, $4);
 END $$;
 COMMENT ON FUNCTION llm_share_param(text, text, text, text) IS
-'From now on the target parameter is the source''s storage: read, trained and changed as one, its gradients added to the source''s. Both have one shape. The target''s own row of llm_param is deleted, and what was stored in it is stored in the source; a source that is itself shared stands for its own source';
+    'From now on the target parameter is the source''s storage: read, trained and changed as one, its gradients '
+    'added to the source''s. Both have one shape. The target''s own row of llm_param is deleted, and what was '
+    'stored in it is stored in the source; a source that is itself shared stands for its own source';
 
 CREATE FUNCTION llm_unshare_param(target_model text, target_name text, copy_optimizer_state boolean DEFAULT false)
-    RETURNS void LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     root @extschema@.llm_param_share;
@@ -118,10 +125,11 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION llm_unshare_param(text, text, boolean) IS
-'Gives a shared parameter a row of its own again: a copy of the source''s values, and of its moments and step if asked (else it starts without)';
+    'Gives a shared parameter a row of its own again: a copy of the source''s values, and of its moments and step '
+    'if asked (else it starts without)';
 
-CREATE FUNCTION llm_check_model(model text) RETURNS void LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_check_model(model text) RETURNS void
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF $1 IS NULL THEN
         RAISE EXCEPTION 'model must not be NULL' USING ERRCODE = 'null_value_not_allowed';
@@ -132,8 +140,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION llm_check_model(text) IS 'An error where there is no such model';
 
-CREATE FUNCTION llm_zero_grad(model text) RETURNS bigint LANGUAGE plpgsql VOLATILE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_zero_grad(model text) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     n bigint;
@@ -145,10 +153,11 @@ BEGIN
     RETURN n;
 END $$;
 COMMENT ON FUNCTION llm_zero_grad(text) IS
-'Sets the gradients of a model''s parameters to NULL, those it shares included; the moments stay. Returns how many had one';
+    'Sets the gradients of a model''s parameters to NULL, those it shares included; the moments stay. Returns how '
+    'many had one';
 
-CREATE FUNCTION llm_reset_optimizer(model text) RETURNS bigint LANGUAGE plpgsql VOLATILE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_reset_optimizer(model text) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     n bigint;
@@ -161,4 +170,5 @@ BEGIN
     RETURN n;
 END $$;
 COMMENT ON FUNCTION llm_reset_optimizer(text) IS
-'Forgets AdamW''s moments of a model''s own parameters and sets their step to 0; weights stay. Returns how many had some';
+    'Forgets AdamW''s moments of a model''s own parameters and sets their step to 0; weights stay. Returns how many '
+    'had some';

@@ -1,17 +1,20 @@
 -- Weights in fewer bits. Rows stay float32 tensors; the copies that the kernels read become two or four times smaller.
 
 CREATE FUNCTION pg_llm_quantize(t tensor, format text, transposed boolean DEFAULT false) RETURNS tensor
-    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_quantize(tensor, text, boolean) IS
-'A matrix (K,N), or (N,K) if transposed, with each number replaced by one near it that needs fewer bits: bf16, the nearest float32 with 8 significant bits; or int8, a whole number from -127 to 127 times a scale for each 128 rows of a column, the largest magnitude / 127 rounded up to 8 significant bits';
+    'A matrix (K,N), or (N,K) if transposed, with each number replaced by one near it that needs fewer bits: bf16, '
+    'the nearest float32 with 8 significant bits; or int8, a whole number from -127 to 127 times a scale for each '
+    '128 rows of a column, the largest magnitude / 127 rounded up to 8 significant bits';
 
 CREATE FUNCTION pg_llm_format(t tensor, transposed boolean DEFAULT false) RETURNS text
-    AS 'MODULE_PATHNAME' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_format(tensor, boolean) IS
-'The smallest format that holds every number of a matrix (K,N), or (N,K) if transposed, exactly: int8, bf16 or float32. In this format the kernels read it';
+    'The smallest format that holds every number of a matrix (K,N), or (N,K) if transposed, exactly: int8, bf16 or '
+    'float32. In this format the kernels read it';
 
-CREATE FUNCTION llm_matmul_weights(model text) RETURNS TABLE (name text, transposed boolean) LANGUAGE sql STABLE STRICT
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_matmul_weights(model text) RETURNS TABLE (name text, transposed boolean)
+    LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.name, bool_and(coalesce((m.attrs ->> 'transpose_b')::boolean, false))
     FROM @extschema@.llm_graph AS p
     JOIN @extschema@.llm_graph AS m ON m.model = p.model AND m.op = 'matmul' AND m.inputs[2] = p.name
@@ -19,10 +22,10 @@ CREATE FUNCTION llm_matmul_weights(model text) RETURNS TABLE (name text, transpo
     GROUP BY p.id, p.name ORDER BY p.id
 $$;
 COMMENT ON FUNCTION llm_matmul_weights(text) IS
-'Parameters of a model that its matmuls read as matrices, and whether each is read transposed';
+    'Parameters of a model that its matmuls read as matrices, and whether each is read transposed';
 
-CREATE FUNCTION llm_quantize(model text, format text, target text DEFAULT NULL) RETURNS text LANGUAGE plpgsql VOLATILE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_quantize(model text, format text, target text DEFAULT NULL) RETURNS text
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     made text := coalesce($3, $1 || '-' || $2);
@@ -66,10 +69,13 @@ BEGIN
     RETURN made;
 END $$;
 COMMENT ON FUNCTION llm_quantize(text, text, text) IS
-'Makes a copy of a model, named target (NULL: the model''s name and the format), whose matmuls read bf16 or int8 weights. The copy''s rows hold the numbers that the format does, in float32, and nothing else is stored: sums stay float32, and every result is that of these rows. Returns the name';
+    'Makes a copy of a model, named target (NULL: the model''s name and the format), whose matmuls read bf16 or '
+    'int8 weights. The copy''s rows hold the numbers that the format does, in float32, and nothing else is stored: '
+    'sums stay float32, and every result is that of these rows. Returns the name';
 
-CREATE FUNCTION llm_quantization(model text, source text) RETURNS TABLE (name text, format text, bits float8, rms_error float8,
-    max_error float8, source_rms float8) LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_quantization(model text, source text)
+    RETURNS TABLE (name text, format text, bits float8, rms_error float8, max_error float8, source_rms float8)
+    LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
     SELECT w.name, f.format, CASE f.format WHEN 'int8' THEN 8.25 WHEN 'bf16' THEN 16 ELSE 32 END::float8,
         sqrt(e.square), e.largest, sqrt(e.source_square)
     FROM @extschema@.llm_matmul_weights($1) AS w
@@ -82,15 +88,17 @@ CREATE FUNCTION llm_quantization(model text, source text) RETURNS TABLE (name te
         @extschema@.mean(q.data OPERATOR(@extschema@.*) q.data)::float8 AS source_square) AS e
 $$;
 COMMENT ON FUNCTION llm_quantization(text, text) IS
-'What quantizing did to each matrix: the format it is read in, bits a weight with scales, root mean square and largest difference from the source model''s weight, and that weight''s own root mean square';
+    'What quantizing did to each matrix: the format it is read in, bits a weight with scales, root mean square and '
+    'largest difference from the source model''s weight, and that weight''s own root mean square';
 
 CREATE FUNCTION llm_perplexity_change(model text, source text, dataset text, max_rows bigint DEFAULT NULL,
-    OUT perplexity float8, OUT source_perplexity float8, OUT change float8, OUT tokens bigint) LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp AS $$
+    OUT perplexity float8, OUT source_perplexity float8, OUT change float8, OUT tokens bigint)
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     SELECT p.perplexity, p.tokens INTO perplexity, tokens FROM @extschema@.llm_perplexity($1, $3, $4) AS p;
     SELECT p.perplexity INTO source_perplexity FROM @extschema@.llm_perplexity($2, $3, $4) AS p;
     change := perplexity / source_perplexity - 1;
 END $$;
 COMMENT ON FUNCTION llm_perplexity_change(text, text, text, bigint) IS
-'The price of fewer bits: perplexity of a quantized model and of its source on the first max_rows rows of a dataset (NULL: all), and the relative change';
+    'The price of fewer bits: perplexity of a quantized model and of its source on the first max_rows rows of a '
+    'dataset (NULL: all), and the relative change';

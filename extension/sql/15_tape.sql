@@ -21,9 +21,12 @@ CREATE UNLOGGED TABLE llm_run (
     open    boolean NOT NULL
 );
 CREATE INDEX ON llm_run (pid) WHERE open;
-COMMENT ON TABLE llm_run IS 'One recorded run: the model and tokens it began with, who, when; unlogged and not dumped, like its tape';
-COMMENT ON COLUMN llm_run.key IS 'A random number that the values of this run carry: a value with another key is a constant';
-COMMENT ON COLUMN llm_run.open IS 'Whether the session pid goes on recording into it; it stays true where a session ended, or switched off by SET';
+COMMENT ON TABLE llm_run IS
+    'One recorded run: the model and tokens it began with, who, when; unlogged and not dumped, like its tape';
+COMMENT ON COLUMN llm_run.key IS
+    'A random number that the values of this run carry: a value with another key is a constant';
+COMMENT ON COLUMN llm_run.open IS
+    'Whether the session pid goes on recording into it; it stays true where a session ended, or switched off by SET';
 
 CREATE UNLOGGED TABLE llm_tape (
     id      bigint PRIMARY KEY,
@@ -35,9 +38,13 @@ CREATE UNLOGGED TABLE llm_tape (
     extra   jsonb NOT NULL DEFAULT '{}'
 );
 CREATE INDEX ON llm_tape (run);
-COMMENT ON TABLE llm_tape IS 'An operation executed: what it is in llm_op, the graph node it computed, ids of the tensors read and made; unlogged and not dumped';
+COMMENT ON TABLE llm_tape IS
+    'An operation executed: what it is in llm_op, the graph node it computed, ids of the tensors read and made; '
+    'unlogged and not dumped';
 COMMENT ON COLUMN llm_tape.id IS 'run * 1000000 + n; also the id of the first tensor it made';
-COMMENT ON COLUMN llm_tape.extra IS 'attrs: as in llm_graph; flops, bytes, microseconds; of attention model and tokens: whose tokens it reads and their id';
+COMMENT ON COLUMN llm_tape.extra IS
+    'attrs: as in llm_graph; flops, bytes, microseconds; of attention model and tokens: whose tokens it reads and '
+    'their id';
 
 CREATE UNLOGGED TABLE llm_tensor_rt (
     id            bigint PRIMARY KEY,
@@ -49,9 +56,12 @@ CREATE UNLOGGED TABLE llm_tensor_rt (
     requires_grad boolean NOT NULL
 );
 CREATE INDEX ON llm_tensor_rt (run, name);
-COMMENT ON TABLE llm_tensor_rt IS 'A tensor of a run: a leaf, a constant or a result, and its gradient once llm_backprop or llm_backward came by; unlogged and not dumped';
+COMMENT ON TABLE llm_tensor_rt IS
+    'A tensor of a run: a leaf, a constant or a result, and its gradient once llm_backprop or llm_backward came by; '
+    'unlogged and not dumped';
 COMMENT ON COLUMN llm_tensor_rt.data IS 'NULL where llm_tensor_map says which parameter of llm_param it is';
-COMMENT ON COLUMN llm_tensor_rt.grad IS 'Of the number last walked back from; of a mapped leaf the sum since llm_accumulate_grads last took it';
+COMMENT ON COLUMN llm_tensor_rt.grad IS
+    'Of the number last walked back from; of a mapped leaf the sum since llm_accumulate_grads last took it';
 COMMENT ON COLUMN llm_tensor_rt.requires_grad IS 'Whether a leaf to differentiate leads to it';
 
 CREATE UNLOGGED TABLE llm_tensor_map (
@@ -64,49 +74,75 @@ CREATE UNLOGGED TABLE llm_tensor_map (
     version     bigint
 );
 CREATE INDEX ON llm_tensor_map (run);
-COMMENT ON TABLE llm_tensor_map IS 'Which parameter of llm_param the tensor id is, or which row of it; unlogged and not dumped';
-COMMENT ON COLUMN llm_tensor_map.accumulated IS 'false: its gradient, if it has one, waits for llm_accumulate_grads to add it to llm_param.grad';
-COMMENT ON COLUMN llm_tensor_map.version IS 'Tells the value that the parameter had from later ones (llm_tensor_version)';
+COMMENT ON TABLE llm_tensor_map IS
+    'Which parameter of llm_param the tensor id is, or which row of it; unlogged and not dumped';
+COMMENT ON COLUMN llm_tensor_map.accumulated IS
+    'false: its gradient, if it has one, waits for llm_accumulate_grads to add it to llm_param.grad';
+COMMENT ON COLUMN llm_tensor_map.version IS
+    'Tells the value that the parameter had from later ones (llm_tensor_version)';
 
 -- ---- recording ----
 
-CREATE FUNCTION llm_autograd() RETURNS boolean LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
+CREATE FUNCTION llm_autograd() RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_autograd() IS 'Whether operations on tensors are recorded: the setting pg_llm.autograd';
 
 CREATE VIEW llm_autograd_mode WITH (security_invoker = true) AS SELECT llm_autograd() AS flag;
-COMMENT ON VIEW llm_autograd_mode IS 'One row, the switch of this session: UPDATE llm_autograd_mode SET flag = true records what follows; SET pg_llm.autograd does the same';
-COMMENT ON COLUMN llm_autograd_mode.flag IS 'true: operations on tensors are recorded; INSERT sets it too, DELETE switches off';
+COMMENT ON VIEW llm_autograd_mode IS
+    'One row, the switch of this session: UPDATE llm_autograd_mode SET flag = true records what follows; SET '
+    'pg_llm.autograd does the same';
+COMMENT ON COLUMN llm_autograd_mode.flag IS
+    'true: operations on tensors are recorded; INSERT sets it too, DELETE switches off';
 
-CREATE FUNCTION llm_set_autograd_mode() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_set_autograd_mode() IS 'Trigger: sets pg_llm.autograd; switching off closes the session''s run';
+CREATE FUNCTION llm_set_autograd_mode() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_set_autograd_mode() IS
+    'Trigger: sets pg_llm.autograd; switching off closes the session''s run';
 CREATE TRIGGER llm_set_autograd_mode INSTEAD OF INSERT OR UPDATE OR DELETE ON llm_autograd_mode
     FOR EACH ROW EXECUTE FUNCTION llm_set_autograd_mode();
-COMMENT ON TRIGGER llm_set_autograd_mode ON llm_autograd_mode IS 'Writing the row sets pg_llm.autograd for the session';
+COMMENT ON TRIGGER llm_set_autograd_mode ON llm_autograd_mode IS
+    'Writing the row sets pg_llm.autograd for the session';
 -- It sets what everybody may set.
 GRANT SELECT, INSERT, UPDATE, DELETE ON llm_autograd_mode TO PUBLIC;
 
-CREATE FUNCTION llm_open_run() RETURNS bigint LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME';
+CREATE FUNCTION llm_open_run() RETURNS bigint
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_open_run() IS 'The run that this session is recording into; NULL where there is none';
 
-CREATE FUNCTION llm_var(t tensor, name text) RETURNS tensor LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_var(tensor, text) IS 'The tensor itself as a leaf to differentiate by; the same name in one run is the same leaf; with autograd off it does nothing';
-
-CREATE FUNCTION llm_trace(model text, tokens int[], targets int[] DEFAULT NULL, positions int[] DEFAULT NULL) RETURNS bigint
+CREATE FUNCTION llm_var(t tensor, name text) RETURNS tensor
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_trace(text, int[], int[], int[]) IS 'Runs a model up to the logits, with targets up to the loss, and keeps every tensor in llm_tape and llm_tensor_rt; returns the run';
+COMMENT ON FUNCTION llm_var(tensor, text) IS
+    'The tensor itself as a leaf to differentiate by; the same name in one run is the same leaf; with autograd off '
+    'it does nothing';
 
-CREATE FUNCTION llm_tensor_version(t tensor) RETURNS bigint LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_tensor_version(tensor) IS 'A number that tells a stored value from other ones without reading it: where its bytes lie, or a hash where it is small';
-
-CREATE FUNCTION llm_materialize_params(model text) RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_materialize_params(text) IS 'Makes each parameter of a model a leaf of the session''s run, which llm_tensor then shows; returns how many';
-
-CREATE FUNCTION pg_llm_autograd_map_param(model text, name text, token_id int, tensor tensor, dims int[] DEFAULT NULL) RETURNS tensor
+CREATE FUNCTION llm_trace(model text, tokens int[], targets int[] DEFAULT NULL, positions int[] DEFAULT NULL)
+    RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION pg_llm_autograd_map_param(text, text, int, tensor, int[]) IS 'The tensor, in shape dims, as a leaf whose gradient belongs to a parameter of a model, or to row token_id of it';
+COMMENT ON FUNCTION llm_trace(text, int[], int[], int[]) IS
+    'Runs a model up to the logits, with targets up to the loss, and keeps every tensor in llm_tape and '
+    'llm_tensor_rt; returns the run';
 
-CREATE FUNCTION llm_on_tape(t tensor, id bigint) RETURNS tensor LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_on_tape(tensor, bigint) IS 'The tensor as the one that the session''s open run knows by this id';
+CREATE FUNCTION llm_tensor_version(t tensor) RETURNS bigint
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_tensor_version(tensor) IS
+    'A number that tells a stored value from other ones without reading it: where its bytes lie, or a hash where it '
+    'is small';
+
+CREATE FUNCTION llm_materialize_params(model text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_materialize_params(text) IS
+    'Makes each parameter of a model a leaf of the session''s run, which llm_tensor then shows; returns how many';
+
+CREATE FUNCTION pg_llm_autograd_map_param(model text, name text, token_id int, tensor tensor, dims int[] DEFAULT NULL)
+    RETURNS tensor
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_autograd_map_param(text, text, int, tensor, int[]) IS
+    'The tensor, in shape dims, as a leaf whose gradient belongs to a parameter of a model, or to row token_id of it';
+
+CREATE FUNCTION llm_on_tape(t tensor, id bigint) RETURNS tensor
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_on_tape(tensor, bigint) IS
+    'The tensor as the one that the session''s open run knows by this id';
 
 CREATE VIEW llm_tensor WITH (security_invoker = true) AS
     SELECT m.name, m.model, llm_on_tape(CASE WHEN r.data IS NULL THEN p.data ELSE r.data END, m.id) AS data, m.token_id, m.id
@@ -115,23 +151,31 @@ CREATE VIEW llm_tensor WITH (security_invoker = true) AS
     LEFT JOIN llm_param_share AS s ON r.data IS NULL AND s.target_model = m.model AND s.target_name = m.name
     LEFT JOIN llm_param AS p ON r.data IS NULL AND p.model = coalesce(s.source_model, m.model) AND p.name = coalesce(s.source_name, m.name)
     WHERE m.run = (SELECT llm_open_run());
-COMMENT ON VIEW llm_tensor IS 'The parameters that the session materialised, by name; what is computed from data is recorded, down to llm_param';
+COMMENT ON VIEW llm_tensor IS
+    'The parameters that the session materialised, by name; what is computed from data is recorded, down to '
+    'llm_param';
 
 -- ---- gradients ----
 
 CREATE FUNCTION llm_backward(loss tensor, OUT name text, OUT grad tensor) RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_backward(tensor) IS 'Gradients of one recorded number with respect to every named leaf that leads to it, handed out, not accumulated; closes the run';
+COMMENT ON FUNCTION llm_backward(tensor) IS
+    'Gradients of one recorded number with respect to every named leaf that leads to it, handed out, not '
+    'accumulated; closes the run';
 
-CREATE FUNCTION llm_backprop(tape_id bigint, model text) RETURNS bigint LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_backprop(bigint, text) IS 'Walks the tape back from the number that operation tape_id made to the model''s parameters and writes llm_tensor_rt.grad; returns how many tensors got one';
+CREATE FUNCTION llm_backprop(tape_id bigint, model text) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_backprop(bigint, text) IS
+    'Walks the tape back from the number that operation tape_id made to the model''s parameters and writes '
+    'llm_tensor_rt.grad; returns how many tensors got one';
 
 CREATE FUNCTION llm_add_gradient(grad tensor, shape int[], more tensor, token_id int) RETURNS tensor
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_add_gradient(tensor, int[], tensor, int) IS 'grad + more, or more added to row token_id; a NULL grad is zeros of the shape; never recorded';
+COMMENT ON FUNCTION llm_add_gradient(tensor, int[], tensor, int) IS
+    'grad + more, or more added to row token_id; a NULL grad is zeros of the shape; never recorded';
 
-CREATE FUNCTION llm_accumulate_grads(model text, workers int DEFAULT NULL) RETURNS bigint LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_accumulate_grads(model text, workers int DEFAULT NULL) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     threads text := current_setting('pg_llm.threads');
@@ -177,13 +221,16 @@ BEGIN
     END IF;
     RETURN n;
 END $$;
-COMMENT ON FUNCTION llm_accumulate_grads(text, int) IS 'Adds the gradients that this session''s runs found to llm_param.grad, in the order of their ids, of a shared parameter to its source; returns how many';
+COMMENT ON FUNCTION llm_accumulate_grads(text, int) IS
+    'Adds the gradients that this session''s runs found to llm_param.grad, in the order of their ids, of a shared '
+    'parameter to its source; returns how many';
 
-CREATE FUNCTION llm_own_run(pid int, started timestamptz) RETURNS boolean LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME';
+CREATE FUNCTION llm_own_run(pid int, started timestamptz) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_own_run(int, timestamptz) IS 'Whether a run of that process and time is this session''s';
 
-CREATE FUNCTION llm_prune_autograd_state(workers int DEFAULT NULL) RETURNS bigint LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_prune_autograd_state(workers int DEFAULT NULL) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n bigint;
 BEGIN
@@ -200,4 +247,6 @@ BEGIN
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN n;
 END $$;
-COMMENT ON FUNCTION llm_prune_autograd_state(int) IS 'Removes the runs of the session''s role with their tapes, but for those that a session is recording or working on; returns how many';
+COMMENT ON FUNCTION llm_prune_autograd_state(int) IS
+    'Removes the runs of the session''s role with their tapes, but for those that a session is recording or working '
+    'on; returns how many';

@@ -1,19 +1,26 @@
 -- The tape made for reading. What these views compute is never recorded, whether or not autograd is on.
 
-CREATE FUNCTION llm_tensor_stats(t tensor, OUT numel bigint, OUT mean real, OUT sd real, OUT norm real, OUT largest real, OUT dead float8)
-    RETURNS record LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_tensor_stats(tensor) IS 'Elements, their mean, standard deviation, Euclidean norm, largest magnitude, and the fraction that is exactly 0; never recorded';
+CREATE FUNCTION llm_tensor_stats(t tensor, OUT numel bigint, OUT mean real, OUT sd real, OUT norm real,
+    OUT largest real, OUT dead float8) RETURNS record
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_tensor_stats(tensor) IS
+    'Elements, their mean, standard deviation, Euclidean norm, largest magnitude, and the fraction that is exactly '
+    '0; never recorded';
 
-CREATE FUNCTION llm_attention_rows(probs tensor, head int, causal boolean, tokens text[], OUT batch int, OUT query int,
-    OUT query_token text, OUT key int, OUT key_token text, OUT weight real) RETURNS SETOF record
+CREATE FUNCTION llm_attention_rows(probs tensor, head int, causal boolean, tokens text[], OUT batch int,
+    OUT query int, OUT query_token text, OUT key int, OUT key_token text, OUT weight real) RETURNS SETOF record
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_attention_rows(tensor, int, boolean, text[]) IS 'One head of probabilities (B,NH,T,T) as rows; causal: keys up to the query; tokens: the texts of the B*T tokens or NULL';
+COMMENT ON FUNCTION llm_attention_rows(tensor, int, boolean, text[]) IS
+    'One head of probabilities (B,NH,T,T) as rows; causal: keys up to the query; tokens: the texts of the B*T '
+    'tokens or NULL';
 
 -- What a tensor is called: its name, the value of a lone number, or its operation and number.
-CREATE FUNCTION llm_tensor_label(name text, op text, id bigint, data tensor) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
+CREATE FUNCTION llm_tensor_label(name text, op text, id bigint, data tensor) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
     RETURN coalesce(name, CASE WHEN op IS NULL AND @extschema@.ndim(data) = 0 THEN data::text END,
         coalesce(op, 'constant') || ' ' || id % 1000000);
-COMMENT ON FUNCTION llm_tensor_label(text, text, bigint, tensor) IS 'What a view calls a tensor: its name, the value of a lone number, or its operation and number';
+COMMENT ON FUNCTION llm_tensor_label(text, text, bigint, tensor) IS
+    'What a view calls a tensor: its name, the value of a lone number, or its operation and number';
 
 CREATE VIEW llm_tape_named WITH (security_invoker = true) AS
     SELECT t.run, t.id, t.op, llm_tensor_label(r.name, t.op, t.id, NULL) AS name,
@@ -24,7 +31,8 @@ CREATE VIEW llm_tape_named WITH (security_invoker = true) AS
         r.shape, (t.extra ->> 'microseconds')::float8 AS microseconds, (t.extra ->> 'flops')::bigint AS flops,
         (t.extra ->> 'bytes')::bigint AS bytes
     FROM llm_tape AS t JOIN llm_tensor_rt AS r ON r.id = t.id;
-COMMENT ON VIEW llm_tape_named IS 'An operation executed, with names in place of ids: what it read, what shape it made, what it cost';
+COMMENT ON VIEW llm_tape_named IS
+    'An operation executed, with names in place of ids: what it read, what shape it made, what it cost';
 
 CREATE VIEW llm_op_cost WITH (security_invoker = true) AS
     SELECT run, op, count(*) AS calls, round(sum(microseconds)::numeric, 1)::float8 AS microseconds,
@@ -33,13 +41,17 @@ CREATE VIEW llm_op_cost WITH (security_invoker = true) AS
     FROM (SELECT t.run, t.op, (t.extra ->> 'microseconds')::float8 AS microseconds, (t.extra ->> 'flops')::float8 AS flops
         FROM llm_tape AS t) AS t
     GROUP BY run, op;
-COMMENT ON VIEW llm_op_cost IS 'What a run spent on each kind of operation: calls, time and its share of the run, floating-point operations, GFLOP/s';
+COMMENT ON VIEW llm_op_cost IS
+    'What a run spent on each kind of operation: calls, time and its share of the run, floating-point operations, '
+    'GFLOP/s';
 
 CREATE VIEW llm_activation WITH (security_invoker = true) AS
     SELECT t.run, r.id, llm_tensor_label(r.name, t.op, r.id, NULL) AS name, t.op, r.shape, s.mean, s.sd, s.dead
     FROM llm_tape AS t CROSS JOIN LATERAL unnest(t.outputs) AS made(id) JOIN llm_tensor_rt AS r ON r.id = made.id
     CROSS JOIN LATERAL llm_tensor_stats(r.data) AS s;
-COMMENT ON VIEW llm_activation IS 'A tensor that a run computed: mean and standard deviation of its elements, and dead, the fraction that is exactly 0';
+COMMENT ON VIEW llm_activation IS
+    'A tensor that a run computed: mean and standard deviation of its elements, and dead, the fraction that is '
+    'exactly 0';
 
 CREATE VIEW llm_gradient WITH (security_invoker = true) AS
     SELECT r.run, coalesce(m.model, run.model) AS model, llm_tensor_label(r.name, t.op, r.id, r.data) AS name, g.numel, g.norm,
@@ -53,13 +65,17 @@ CREATE VIEW llm_gradient WITH (security_invoker = true) AS
     CROSS JOIN LATERAL llm_tensor_stats(r.grad) AS g
     LEFT JOIN LATERAL llm_tensor_stats(coalesce(r.data, p.data)) AS w ON true
     WHERE r.grad IS NOT NULL;
-COMMENT ON VIEW llm_gradient IS 'A tensor of a run that got a gradient, activations included: norm of the gradient and of the tensor, their ratio, the largest magnitude';
+COMMENT ON VIEW llm_gradient IS
+    'A tensor of a run that got a gradient, activations included: norm of the gradient and of the tensor, their '
+    'ratio, the largest magnitude';
 
 CREATE VIEW llm_param_gradient WITH (security_invoker = true) AS
     SELECT p.model, p.name, g.numel, g.norm, w.norm AS weight_norm, g.norm / nullif(w.norm, 0) AS ratio, g.largest
     FROM llm_param AS p CROSS JOIN LATERAL llm_tensor_stats(p.grad) AS g LEFT JOIN LATERAL llm_tensor_stats(p.data) AS w ON true
     WHERE p.grad IS NOT NULL;
-COMMENT ON VIEW llm_param_gradient IS 'A parameter with a gradient in llm_param.grad: norm of the gradient and of the weights, their ratio, the largest magnitude';
+COMMENT ON VIEW llm_param_gradient IS
+    'A parameter with a gradient in llm_param.grad: norm of the gradient and of the weights, their ratio, the '
+    'largest magnitude';
 
 CREATE VIEW llm_attention_map WITH (security_invoker = true) AS
     SELECT t.run, a.batch, coalesce(substring(t.node FROM '^h\.([0-9]{1,6})\.')::int, place.n) AS layer, heads.head,
@@ -77,4 +93,6 @@ CREATE VIEW llm_attention_map WITH (security_invoker = true) AS
     CROSS JOIN LATERAL generate_series(0, probs.shape[2] - 1) AS heads(head)
     CROSS JOIN LATERAL llm_attention_rows(probs.data, heads.head, coalesce((t.extra #>> '{attrs,causal}')::boolean, true), words.texts) AS a
     WHERE t.op = 'attention';
-COMMENT ON VIEW llm_attention_map IS 'How much a query position attends to a key position, in each layer and head of a run, with the tokens there; positions, layers and heads count from 0';
+COMMENT ON VIEW llm_attention_map IS
+    'How much a query position attends to a key position, in each layer and head of a run, with the tokens there; '
+    'positions, layers and heads count from 0';

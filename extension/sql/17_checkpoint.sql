@@ -20,11 +20,16 @@ CREATE TABLE llm_checkpoint (
 );
 ALTER SEQUENCE llm_checkpoint_id_seq OWNED BY llm_checkpoint.id;
 CREATE INDEX ON llm_checkpoint (model, step);
-COMMENT ON TABLE llm_checkpoint IS 'A snapshot of a model: weights, AdamW''s moments and step, as llm_checkpoint_save found them';
-COMMENT ON COLUMN llm_checkpoint.location IS 'Where it is: a file''s path on the server, or ''database'' for rows of llm_checkpoint_param (not named "where", which SQL reserves)';
-COMMENT ON COLUMN llm_checkpoint.sha256 IS 'SHA-256 of the file''s bytes; of rows: as llm_model_sha256, over all of them';
+COMMENT ON TABLE llm_checkpoint IS
+    'A snapshot of a model: weights, AdamW''s moments and step, as llm_checkpoint_save found them';
+COMMENT ON COLUMN llm_checkpoint.location IS
+    'Where it is: a file''s path on the server, or ''database'' for rows of llm_checkpoint_param (not named '
+    '"where", which SQL reserves)';
+COMMENT ON COLUMN llm_checkpoint.sha256 IS
+    'SHA-256 of the file''s bytes; of rows: as llm_model_sha256, over all of them';
 COMMENT ON COLUMN llm_checkpoint.model_sha256 IS 'What llm_model_sha256 said of the model';
-COMMENT ON COLUMN llm_checkpoint.log_id IS 'The model''s last row in llm_train_log then: llm_replay continues after it; NULL: there was none';
+COMMENT ON COLUMN llm_checkpoint.log_id IS
+    'The model''s last row in llm_train_log then: llm_replay continues after it; NULL: there was none';
 
 CREATE TABLE llm_checkpoint_model (
     checkpoint bigint PRIMARY KEY REFERENCES llm_checkpoint ON UPDATE CASCADE ON DELETE CASCADE,
@@ -32,9 +37,11 @@ CREATE TABLE llm_checkpoint_model (
     graph      jsonb NOT NULL,
     steps      jsonb NOT NULL
 );
-COMMENT ON TABLE llm_checkpoint_model IS 'The architecture of a checkpoint''s model, so that it can be loaded where the model is gone';
+COMMENT ON TABLE llm_checkpoint_model IS
+    'The architecture of a checkpoint''s model, so that it can be loaded where the model is gone';
 COMMENT ON COLUMN llm_checkpoint_model.config IS 'The row of llm_model_config';
-COMMENT ON COLUMN llm_checkpoint_model.graph IS 'The rows of llm_graph in their order: name, op, inputs, attrs, and the shape of each parameter';
+COMMENT ON COLUMN llm_checkpoint_model.graph IS
+    'The rows of llm_graph in their order: name, op, inputs, attrs, and the shape of each parameter';
 COMMENT ON COLUMN llm_checkpoint_model.steps IS 'Parameters whose step is not the checkpoint''s: {name: step}';
 
 -- One row a tensor: m and v beside data in one row would pass PostgreSQL's 1 GB a row three times as soon.
@@ -44,27 +51,32 @@ CREATE TABLE llm_checkpoint_param (
     data       tensor NOT NULL,
     PRIMARY KEY (checkpoint, name)
 );
-COMMENT ON TABLE llm_checkpoint_param IS 'A tensor of a checkpoint in the database, named as in a checkpoint file: a parameter wte.weight, its moments optimizer.m.wte.weight and optimizer.v.wte.weight';
+COMMENT ON TABLE llm_checkpoint_param IS
+    'A tensor of a checkpoint in the database, named as in a checkpoint file: a parameter wte.weight, its moments '
+    'optimizer.m.wte.weight and optimizer.v.wte.weight';
 
 SELECT pg_catalog.pg_extension_config_dump('llm_checkpoint', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_checkpoint_model', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_checkpoint_param', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_checkpoint_id_seq', '');
 
-CREATE FUNCTION llm_model_digest(model text) RETURNS text LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME';
+CREATE FUNCTION llm_model_digest(model text) RETURNS text
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_model_digest(text) IS 'What llm_model_sha256 calls once it knows that the model has weights';
 
-CREATE FUNCTION llm_model_sha256(model text) RETURNS text LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_model_sha256(model text) RETURNS text
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM @extschema@.llm_export_check(model);
     RETURN @extschema@.llm_model_digest(model);
 END $$;
-COMMENT ON FUNCTION llm_model_sha256(text) IS 'SHA-256 of a model''s parameters in the order of their names (by code point): of each the name in UTF-8, a zero byte, the shape as 50257,768, a zero byte, and the little-endian float32 elements';
+COMMENT ON FUNCTION llm_model_sha256(text) IS
+    'SHA-256 of a model''s parameters in the order of their names (by code point): of each the name in UTF-8, a '
+    'zero byte, the shape as 50257,768, a zero byte, and the little-endian float32 elements';
 
 CREATE FUNCTION llm_checkpoint_tensors(model text)
-RETURNS TABLE (name text, owner_model text, owner_name text, part text, shape int[])
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    RETURNS TABLE (name text, owner_model text, owner_name text, part text, shape int[])
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT part.prefix || r.name, r.owner_model, r.owner_name, part.part, part.shape
     FROM @extschema@.llm_export_rows($1) AS r
     JOIN @extschema@.llm_param AS p ON p.model = r.owner_model AND p.name = r.owner_name,
@@ -72,11 +84,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                     ('optimizer.v.', 'v', @extschema@.shape(p.v))) AS part (prefix, part, shape)
     WHERE part.shape IS NOT NULL
 $$;
-COMMENT ON FUNCTION llm_checkpoint_tensors(text) IS 'What a checkpoint of a model holds: each tensor''s name, and the row and column of llm_param it comes from';
+COMMENT ON FUNCTION llm_checkpoint_tensors(text) IS
+    'What a checkpoint of a model holds: each tensor''s name, and the row and column of llm_param it comes from';
 
 CREATE FUNCTION llm_checkpoint_facts(model text, OUT step bigint, OUT log_id bigint, OUT parameters bigint,
     OUT config jsonb, OUT graph jsonb, OUT steps jsonb, OUT file_config text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH param AS MATERIALIZED (
         SELECT r.name, r.owner_model, p.step, r.shape, @extschema@.numel(p.data) AS numel
         FROM @extschema@.llm_export_rows($1) AS r
@@ -96,14 +109,18 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             jsonb_build_object('format_version', 1, 'model', $1, 'step', newest.step)))
     FROM newest
 $$;
-COMMENT ON FUNCTION llm_checkpoint_facts(text) IS 'What llm_checkpoint tells of a model besides its tensors, and the config.json of a checkpoint file';
+COMMENT ON FUNCTION llm_checkpoint_facts(text) IS
+    'What llm_checkpoint tells of a model besides its tensors, and the config.json of a checkpoint file';
 
 CREATE FUNCTION llm_checkpoint_write(id bigint, model text, format text, config text, OUT location text,
-    OUT bytes bigint, OUT sha256 text, OUT model_sha256 text) LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_checkpoint_write(bigint, text, text, text) IS 'Writes a model''s tensors as safetensors, npz or rows, and says where and what they hash to; what llm_checkpoint_save calls';
+    OUT bytes bigint, OUT sha256 text, OUT model_sha256 text)
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_checkpoint_write(bigint, text, text, text) IS
+    'Writes a model''s tensors as safetensors, npz or rows, and says where and what they hash to; what '
+    'llm_checkpoint_save calls';
 
-CREATE FUNCTION llm_checkpoint_place(format text, location text) RETURNS text LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_checkpoint_place(format text, location text) RETURNS text
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     in_file boolean := location = 'file';
 BEGIN
@@ -123,10 +140,13 @@ BEGIN
         pg_has_role(current_user, 'pg_write_server_files', 'USAGE') AND current_setting('pg_llm.checkpoint_dir', true) <> '');
     RETURN CASE WHEN in_file THEN coalesce(format, 'safetensors') ELSE 'rows' END;
 END $$;
-COMMENT ON FUNCTION llm_checkpoint_place(text, text) IS 'The format a checkpoint gets: files where asked for, or where the role may write them and pg_llm.checkpoint_dir is set; else rows';
+COMMENT ON FUNCTION llm_checkpoint_place(text, text) IS
+    'The format a checkpoint gets: files where asked for, or where the role may write them and '
+    'pg_llm.checkpoint_dir is set; else rows';
 
-CREATE FUNCTION llm_checkpoint_save(model text, note text DEFAULT NULL, format text DEFAULT NULL, location text DEFAULT NULL)
-RETURNS bigint LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_checkpoint_save(model text, note text DEFAULT NULL, format text DEFAULT NULL,
+    location text DEFAULT NULL) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     new_id bigint;
@@ -148,10 +168,13 @@ BEGIN
         VALUES (new_id, facts.config, facts.graph, facts.steps);
     RETURN new_id;
 END $$;
-COMMENT ON FUNCTION llm_checkpoint_save(text, text, text, text) IS 'Keeps a model''s weights, moments and step, and returns the checkpoint''s id. format: safetensors or npz; location: file or database; by default a safetensors file where the role may write one and pg_llm.checkpoint_dir is set, else rows in the database. A rollback takes the file with it';
+COMMENT ON FUNCTION llm_checkpoint_save(text, text, text, text) IS
+    'Keeps a model''s weights, moments and step, and returns the checkpoint''s id. format: safetensors or npz; '
+    'location: file or database; by default a safetensors file where the role may write one and '
+    'pg_llm.checkpoint_dir is set, else rows in the database. A rollback takes the file with it';
 
-CREATE FUNCTION llm_checkpoint_get(id bigint) RETURNS llm_checkpoint LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_checkpoint_get(id bigint) RETURNS llm_checkpoint
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found_row @extschema@.llm_checkpoint;
 BEGIN
@@ -164,8 +187,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION llm_checkpoint_get(bigint) IS 'A row of llm_checkpoint, or an error that says how to list them';
 
-CREATE FUNCTION llm_checkpoint_make(model text, id bigint) RETURNS void LANGUAGE plpgsql VOLATILE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_checkpoint_make(model text, id bigint) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     source text;
@@ -187,10 +210,11 @@ BEGIN
             FROM jsonb_array_elements(saved.graph) WITH ORDINALITY AS n (node, place) ORDER BY n.place;
     END IF;
 END $$;
-COMMENT ON FUNCTION llm_checkpoint_make(text, bigint) IS 'Makes the model of a checkpoint anew, under this name, where there is none';
+COMMENT ON FUNCTION llm_checkpoint_make(text, bigint) IS
+    'Makes the model of a checkpoint anew, under this name, where there is none';
 
-CREATE FUNCTION llm_checkpoint_check(model text, id bigint) RETURNS void LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_checkpoint_check(model text, id bigint) RETURNS void
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     saved @extschema@.llm_checkpoint_model;
@@ -224,14 +248,18 @@ BEGIN
             USING DETAIL = 'Nodes that differ: ' || @extschema@.llm_import_list(differences);
     END IF;
 END $$;
-COMMENT ON FUNCTION llm_checkpoint_check(text, bigint) IS 'Errors unless a model has the parameters of a checkpoint, by name and shape; warns where the rest of its graph differs';
+COMMENT ON FUNCTION llm_checkpoint_check(text, bigint) IS
+    'Errors unless a model has the parameters of a checkpoint, by name and shape; warns where the rest of its graph '
+    'differs';
 
 CREATE FUNCTION llm_checkpoint_read(id bigint, model text, location text, format text, sha256 text) RETURNS bigint
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_checkpoint_read(bigint, text, text, text, text) IS 'Compares a checkpoint with its SHA-256 and writes its tensors into the rows of a model; what llm_checkpoint_load calls';
+COMMENT ON FUNCTION llm_checkpoint_read(bigint, text, text, text, text) IS
+    'Compares a checkpoint with its SHA-256 and writes its tensors into the rows of a model; what '
+    'llm_checkpoint_load calls';
 
-CREATE FUNCTION llm_checkpoint_load(model text, id bigint) RETURNS bigint LANGUAGE plpgsql VOLATILE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_checkpoint_load(model text, id bigint) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     saved CONSTANT @extschema@.llm_checkpoint := @extschema@.llm_checkpoint_get($2);
@@ -256,13 +284,17 @@ BEGIN
     END IF;
     RETURN saved.step;
 END $$;
-COMMENT ON FUNCTION llm_checkpoint_load(text, bigint) IS 'Brings back a checkpoint''s weights, moments and step into a model (of its parameters, or a new name: it is then made), and returns the step; whatever is not what was saved is refused, and the model keeps its weights';
+COMMENT ON FUNCTION llm_checkpoint_load(text, bigint) IS
+    'Brings back a checkpoint''s weights, moments and step into a model (of its parameters, or a new name: it is '
+    'then made), and returns the step; whatever is not what was saved is refused, and the model keeps its weights';
 
-CREATE FUNCTION llm_checkpoint_remove(id bigint, location text) RETURNS boolean LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_checkpoint_remove(bigint, text) IS 'Removes a checkpoint''s file when the transaction commits; false where this database did not make it';
+CREATE FUNCTION llm_checkpoint_remove(id bigint, location text) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_checkpoint_remove(bigint, text) IS
+    'Removes a checkpoint''s file when the transaction commits; false where this database did not make it';
 
-CREATE FUNCTION llm_checkpoint_delete(id bigint) RETURNS void LANGUAGE plpgsql VOLATILE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_checkpoint_delete(id bigint) RETURNS void
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     saved CONSTANT @extschema@.llm_checkpoint := @extschema@.llm_checkpoint_get($1);
 BEGIN
@@ -271,15 +303,19 @@ BEGIN
     END IF;
     DELETE FROM @extschema@.llm_checkpoint AS c WHERE c.id = $1;
 END $$;
-COMMENT ON FUNCTION llm_checkpoint_delete(bigint) IS 'Forgets a checkpoint; its file goes when the transaction commits (a plain DELETE FROM llm_checkpoint leaves the file)';
+COMMENT ON FUNCTION llm_checkpoint_delete(bigint) IS
+    'Forgets a checkpoint; its file goes when the transaction commits (a plain DELETE FROM llm_checkpoint leaves '
+    'the file)';
 
 CREATE FUNCTION llm_replay_steps(model text, from_checkpoint bigint, log_ids bigint[], hashed bigint[])
-RETURNS TABLE (step bigint, loss real, logged real, matches boolean, model_sha256 text)
-LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_replay_steps(text, bigint, bigint[], bigint[]) IS 'Computes these steps of llm_train_log again from a checkpoint, in memory; the weights'' llm_model_sha256 after the steps in hashed';
+    RETURNS TABLE (step bigint, loss real, logged real, matches boolean, model_sha256 text)
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_replay_steps(text, bigint, bigint[], bigint[]) IS
+    'Computes these steps of llm_train_log again from a checkpoint, in memory; the weights'' llm_model_sha256 after '
+    'the steps in hashed';
 
-CREATE FUNCTION llm_replay_chain(model text, from_checkpoint bigint, to_step bigint) RETURNS bigint[] LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_replay_chain(model text, from_checkpoint bigint, to_step bigint) RETURNS bigint[]
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     saved CONSTANT @extschema@.llm_checkpoint := @extschema@.llm_checkpoint_get($2);
@@ -321,11 +357,13 @@ BEGIN
     END IF;
     RETURN ids;
 END $$;
-COMMENT ON FUNCTION llm_replay_chain(text, bigint, bigint) IS 'The rows of llm_train_log that lead from a checkpoint to a step, in order; errors where one of them, or a row it was trained on, is gone';
+COMMENT ON FUNCTION llm_replay_chain(text, bigint, bigint) IS
+    'The rows of llm_train_log that lead from a checkpoint to a step, in order; errors where one of them, or a row '
+    'it was trained on, is gone';
 
 CREATE FUNCTION llm_replay(model text, from_checkpoint bigint, to_step bigint DEFAULT NULL)
-RETURNS TABLE (step bigint, loss real, logged real, matches boolean, weights_match boolean, compared_with text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    RETURNS TABLE (step bigint, loss real, logged real, matches boolean, weights_match boolean, compared_with text)
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     ids CONSTANT bigint[] := @extschema@.llm_replay_chain($1, $2, $3);
@@ -349,4 +387,8 @@ BEGIN
         FROM known WHERE known.step = r.step) AS k ON true
     ORDER BY r.step;
 END $$;
-COMMENT ON FUNCTION llm_replay(text, bigint, bigint) IS 'Computes a model''s training again from a checkpoint''s weights, the rows of llm_dataset, the seeds and llm_train_log, in memory, up to to_step (NULL: the newest one logged). matches: loss and gradient norm are the logged ones to the last bit; weights_match: so are the weights of compared_with, a later checkpoint or the model itself (NULL: there is nothing to compare with)';
+COMMENT ON FUNCTION llm_replay(text, bigint, bigint) IS
+    'Computes a model''s training again from a checkpoint''s weights, the rows of llm_dataset, the seeds and '
+    'llm_train_log, in memory, up to to_step (NULL: the newest one logged). matches: loss and gradient norm are the '
+    'logged ones to the last bit; weights_match: so are the weights of compared_with, a later checkpoint or the '
+    'model itself (NULL: there is nothing to compare with)';

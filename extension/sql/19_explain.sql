@@ -2,15 +2,17 @@
 
 CREATE FUNCTION llm_explain_rows(model text, prompt text, repeats int, OUT phase text, OUT tokens int, OUT step int,
     OUT node text, OUT op text, OUT microseconds float8, OUT flops bigint, OUT bytes bigint, OUT threads int,
-    OUT peak_gflops float8, OUT peak_gb_s float8)
-RETURNS SETOF record LANGUAGE c VOLATILE ROWS 200 AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_explain_rows(text, text, int) IS 'What llm_explain adds up: each op of prefill and of one decode step, the parts of the statement around them, and the machine''s peak';
+    OUT peak_gflops float8, OUT peak_gb_s float8) RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 200 AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_explain_rows(text, text, int) IS
+    'What llm_explain adds up: each op of prefill and of one decode step, the parts of the statement around them, '
+    'and the machine''s peak';
 
-CREATE FUNCTION llm_explain(model text DEFAULT @extschema@.llm_default_model(), prompt text DEFAULT 'Once upon a time',
-    by text DEFAULT 'part', repeats int DEFAULT 3)
-RETURNS TABLE (phase text, op text, node text, calls bigint, microseconds float8, share float8, flops bigint, bytes bigint,
-    gflops float8, of_peak float8, of_bandwidth float8)
-LANGUAGE plpgsql VOLATILE ROWS 40 SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_explain(model text DEFAULT @extschema@.llm_default_model(),
+    prompt text DEFAULT 'Once upon a time', by text DEFAULT 'part', repeats int DEFAULT 3)
+    RETURNS TABLE (phase text, op text, node text, calls bigint, microseconds float8, share float8, flops bigint,
+    bytes bigint, gflops float8, of_peak float8, of_bandwidth float8)
+    LANGUAGE plpgsql VOLATILE ROWS 40 SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
     IF $3 IS NULL OR $3 NOT IN ('op', 'part', 'node') THEN
@@ -37,17 +39,23 @@ BEGIN
         CASE WHEN $3 = 'op' AND s.flops IS NOT NULL THEN -s.microseconds ELSE s.step END;
 END $$;
 COMMENT ON FUNCTION llm_explain(text, text, text, int) IS
-'Where the time goes of SELECT llm_generate(prompt, 2, 0): prefill runs the prompt, decode one more token, overhead is the rest of the statement, PostgreSQL''s own part among it; first is what the session''s first such statement had around its ops. by op, part (one row for all layers) or node. share of the whole, of_peak of the machine''s multiply-add peak, of_bandwidth of its memory reads (above 1: out of the cache); the fastest of so many repeats. Each op runs by itself here; a run that nobody times computes bias, activation and residual sum in one go with the product before them, to the same bits and a little faster';
+    'Where the time goes of SELECT llm_generate(prompt, 2, 0): prefill runs the prompt, decode one more token, '
+    'overhead is the rest of the statement, PostgreSQL''s own part among it; first is what the session''s first '
+    'such statement had around its ops. by op, part (one row for all layers) or node. share of the whole, of_peak '
+    'of the machine''s multiply-add peak, of_bandwidth of its memory reads (above 1: out of the cache); the fastest '
+    'of so many repeats. Each op runs by itself here; a run that nobody times computes bias, activation and '
+    'residual sum in one go with the product before them, to the same bits and a little faster';
 
-CREATE FUNCTION llm_explain_time(microseconds float8) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+CREATE FUNCTION llm_explain_time(microseconds float8) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT CASE WHEN $1 >= 999500 THEN to_char($1 / 1e6, 'FM9999990.00') || ' s'
         WHEN $1 >= 999.5 THEN to_char($1 / 1e3, 'FM9990.00') || ' ms' ELSE to_char($1, 'FM9990.0') || ' us' END
 $$;
 COMMENT ON FUNCTION llm_explain_time(float8) IS 'Microseconds as people read them: 1.20 s, 3.45 ms, 6.7 us';
 
-CREATE FUNCTION llm_explain_text(model text DEFAULT @extschema@.llm_default_model(), prompt text DEFAULT 'Once upon a time',
-    by text DEFAULT 'op', repeats int DEFAULT 3)
-RETURNS SETOF text LANGUAGE plpgsql VOLATILE ROWS 40 SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_explain_text(model text DEFAULT @extschema@.llm_default_model(),
+    prompt text DEFAULT 'Once upon a time', by text DEFAULT 'op', repeats int DEFAULT 3) RETURNS SETOF text
+    LANGUAGE plpgsql VOLATILE ROWS 40 SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     tokens CONSTANT int := cardinality(@extschema@.llm_encode($2, $1));
@@ -77,4 +85,5 @@ BEGIN
             '  ' || lpad(to_char(100 * row.of_bandwidth, 'FM99990'), 3) || ' % of bandwidth'));
     END LOOP;
 END $$;
-COMMENT ON FUNCTION llm_explain_text(text, text, text, int) IS 'llm_explain as text, a line a row, as EXPLAIN ANALYZE writes';
+COMMENT ON FUNCTION llm_explain_text(text, text, text, int) IS
+    'llm_explain as text, a line a row, as EXPLAIN ANALYZE writes';

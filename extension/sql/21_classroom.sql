@@ -1,7 +1,8 @@
 -- The classroom model's corpus, and how well a model has learned it: by kind of token, against the true distribution.
 
-CREATE FUNCTION llm_story_dataset(dataset text, from_seed bigint, n int, model text DEFAULT @extschema@.llm_default_model())
-    RETURNS bigint LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION llm_story_dataset(dataset text, from_seed bigint, n int,
+    model text DEFAULT @extschema@.llm_default_model()) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     end_token CONSTANT int := coalesce(@extschema@.llm_end_token($4), -1);
@@ -22,25 +23,30 @@ BEGIN
     RETURN rows;
 END $$;
 COMMENT ON FUNCTION llm_story_dataset(text, bigint, int, text) IS
-'Appends the stories of n seeds to a dataset, one a row: tokens (T) from the story''s first, targets shifted by one, the last the end token; returns the number of rows';
+    'Appends the stories of n seeds to a dataset, one a row: tokens (T) from the story''s first, targets shifted by '
+    'one, the last the end token; returns the number of rows';
 
 CREATE FUNCTION llm_story_score(model text, from_seed bigint, n int, end_token int)
     RETURNS TABLE (kind text, tokens bigint, correct bigint, nats float8, true_nats float8, characters bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_story_score(text, bigint, int, int) IS
-'Sums over the tokens of n stories that a model predicts, by kind: what llm_story_accuracy and llm_story_loss divide';
+    'Sums over the tokens of n stories that a model predicts, by kind: what llm_story_accuracy and llm_story_loss '
+    'divide';
 
-CREATE FUNCTION llm_story_accuracy(model text DEFAULT @extschema@.llm_default_model(), from_seed bigint DEFAULT -1000, n int DEFAULT 1000)
+CREATE FUNCTION llm_story_accuracy(model text DEFAULT @extschema@.llm_default_model(), from_seed bigint DEFAULT -1000,
+    n int DEFAULT 1000)
     RETURNS TABLE (kind text, tokens bigint, correct bigint, top1 float8, loss float8, floor float8)
     LANGUAGE sql VOLATILE PARALLEL UNSAFE AS $$
     SELECT s.kind, s.tokens, s.correct, s.correct::float8 / s.tokens, s.nats / s.tokens, s.true_nats / s.tokens
     FROM @extschema@.llm_story_score($1, $2, $3, @extschema@.llm_end_token($1)) AS s
 $$;
 COMMENT ON FUNCTION llm_story_accuracy(text, bigint, int) IS
-'How a model predicts the stories of n seeds (negative: held out), by kind of token: how often its first choice is the story''s (top1), its loss and the floor no model can beat, in nats per token';
+    'How a model predicts the stories of n seeds (negative: held out), by kind of token: how often its first choice '
+    'is the story''s (top1), its loss and the floor no model can beat, in nats per token';
 
-CREATE FUNCTION llm_story_loss(model text DEFAULT @extschema@.llm_default_model(), from_seed bigint DEFAULT -1000, n int DEFAULT 1000,
-    OUT tokens bigint, OUT loss float8, OUT floor float8, OUT above float8, OUT bits_per_character float8, OUT floor_bits float8)
+CREATE FUNCTION llm_story_loss(model text DEFAULT @extschema@.llm_default_model(), from_seed bigint DEFAULT -1000,
+    n int DEFAULT 1000, OUT tokens bigint, OUT loss float8, OUT floor float8, OUT above float8,
+    OUT bits_per_character float8, OUT floor_bits float8)
     LANGUAGE sql VOLATILE PARALLEL UNSAFE AS $$
     SELECT sum(s.tokens)::bigint, sum(s.nats) / sum(s.tokens), sum(s.true_nats) / sum(s.tokens),
         sum(s.nats) / sum(s.true_nats) - 1, sum(s.nats) / ln(2) / sum(s.characters),
@@ -48,17 +54,21 @@ CREATE FUNCTION llm_story_loss(model text DEFAULT @extschema@.llm_default_model(
     FROM @extschema@.llm_story_score($1, $2, $3, @extschema@.llm_end_token($1)) AS s
 $$;
 COMMENT ON FUNCTION llm_story_loss(text, bigint, int) IS
-'A model''s loss over the stories of n seeds beside the floor of the same stories, in nats per token and in bits per character; above: by which fraction of the floor it is higher';
+    'A model''s loss over the stories of n seeds beside the floor of the same stories, in nats per token and in '
+    'bits per character; above: by which fraction of the floor it is higher';
 
 CREATE FUNCTION llm_story_attention(model text, from_seed bigint, n int, end_token int)
     RETURNS TABLE (node text, layer int, head int, kind text, tokens bigint, attention float8)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_story_attention(text, bigint, int, int) IS 'What llm_story_heads calls';
 
-CREATE FUNCTION llm_story_heads(model text DEFAULT @extschema@.llm_default_model(), from_seed bigint DEFAULT -200, n int DEFAULT 200)
+CREATE FUNCTION llm_story_heads(model text DEFAULT @extschema@.llm_default_model(), from_seed bigint DEFAULT -200,
+    n int DEFAULT 200)
     RETURNS TABLE (node text, layer int, head int, kind text, tokens bigint, attention float8)
     LANGUAGE sql VOLATILE PARALLEL UNSAFE AS $$
     SELECT a.* FROM @extschema@.llm_story_attention($1, $2, $3, NULL) AS a
 $$;
 COMMENT ON FUNCTION llm_story_heads(text, bigint, int) IS
-'Where each attention head looks while a model predicts what the stories of n seeds said before: its mean attention, from 0 to 1, on the earlier places of the very token to come, by kind; for song, object copy and surname copy only places right behind an earlier occurrence of the current token';
+    'Where each attention head looks while a model predicts what the stories of n seeds said before: its mean '
+    'attention, from 0 to 1, on the earlier places of the very token to come, by kind; for song, object copy and '
+    'surname copy only places right behind an earlier occurrence of the current token';
