@@ -16,12 +16,14 @@ BEGIN
         ORDER BY 1 LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'role "%", which is no superuser, may create objects in schema @extschema@', item.who
-            USING ERRCODE = 'insufficient_privilege', DETAIL = 'What it makes there could run with the rights of whoever '
-            'installs or calls pg_llm.', HINT = 'CREATE SCHEMA llm; CREATE EXTENSION pg_llm SCHEMA llm, with llm in '
-            'search_path; or ALTER SCHEMA @extschema@ OWNER TO CURRENT_USER first.';
+            USING ERRCODE = 'insufficient_privilege',
+            DETAIL = 'What it makes there could run with the rights of whoever installs or calls pg_llm.',
+            HINT = 'CREATE SCHEMA llm; CREATE EXTENSION pg_llm SCHEMA llm, with llm in search_path; '
+            'or ALTER SCHEMA @extschema@ OWNER TO CURRENT_USER first.';
     END IF;
     SELECT f.what, r.rolname INTO item FROM (
-        SELECT 'function ' || p.oid::regprocedure, p.proowner FROM pg_proc p WHERE p.pronamespace = '@extschema@'::regnamespace
+        SELECT 'function ' || p.oid::regprocedure, p.proowner FROM pg_proc p
+            WHERE p.pronamespace = '@extschema@'::regnamespace
         UNION ALL
         SELECT 'operator ' || o.oid::regoperator, o.oprowner FROM pg_operator o
             WHERE o.oprnamespace = '@extschema@'::regnamespace

@@ -336,11 +336,14 @@ CREATE FUNCTION tensor_stack_final(internal) RETURNS tensor
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION tensor_stack_final(internal) IS 'Result of stack';
 
-CREATE AGGREGATE sum(tensor) (SFUNC = tensor_sum_step, STYPE = internal, FINALFUNC = tensor_sum_final, SSPACE = 1000000);
+CREATE AGGREGATE sum(tensor) (
+    SFUNC = tensor_sum_step, STYPE = internal, FINALFUNC = tensor_sum_final, SSPACE = 1000000);
 COMMENT ON AGGREGATE sum(tensor) IS
     'Sum of tensors of one shape, in float32 in the order of the rows: ((a + b) + c) + ...; NULLs are left out';
-CREATE AGGREGATE avg(tensor) (SFUNC = tensor_sum_step, STYPE = internal, FINALFUNC = tensor_avg_final, SSPACE = 1000000);
+CREATE AGGREGATE avg(tensor) (
+    SFUNC = tensor_sum_step, STYPE = internal, FINALFUNC = tensor_avg_final, SSPACE = 1000000);
 COMMENT ON AGGREGATE avg(tensor) IS 'sum(tensor) divided by the number of rows; NULLs are left out';
-CREATE AGGREGATE stack(tensor) (SFUNC = tensor_stack_step, STYPE = internal, FINALFUNC = tensor_stack_final, SSPACE = 1000000);
+CREATE AGGREGATE stack(tensor) (
+    SFUNC = tensor_stack_step, STYPE = internal, FINALFUNC = tensor_stack_final, SSPACE = 1000000);
 COMMENT ON AGGREGATE stack(tensor) IS
     'Tensors of one shape as rows of a new first axis: n times (2,3) give (n,2,3); NULLs are left out';

@@ -119,7 +119,8 @@ COMMENT ON TABLE llm_bpe_merges IS
     'A merge: the adjacent pair left_token, right_token becomes one token; the lowest rank goes first';
 
 -- Without these pg_dump would leave every weight behind.
-SELECT pg_catalog.pg_extension_config_dump('llm_model_config', $$WHERE model NOT IN ('gpt2-small', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')$$);
+SELECT pg_catalog.pg_extension_config_dump('llm_model_config',
+    $$WHERE model NOT IN ('gpt2-small', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')$$);
 -- llm_model_version is left out: the triggers make its rows anew as the others come back.
 SELECT pg_catalog.pg_extension_config_dump('llm_graph', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_graph_id_seq', '');

@@ -11,7 +11,7 @@ CREATE FUNCTION llm_begin_change() RETURNS trigger
 COMMENT ON FUNCTION llm_begin_change() IS 'Trigger: a command starts or ends on a table that models read';
 
 -- Nothing here is SECURITY DEFINER. Whoever may write a table a model reads can raise the model's version, since C
--- writes that row itself, without SQL: what a role hangs on a table never runs with another's rights (README, Security).
+-- writes that row itself, without SQL: what a role hangs on a table never runs with another's rights (SECURITY.md).
 CREATE FUNCTION llm_touch_version() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_touch_version() IS
@@ -28,6 +28,7 @@ REVOKE EXECUTE ON FUNCTION llm_touch_version(), llm_check_graph() FROM PUBLIC;
 DO $$
 DECLARE
     item text[];
+    name text;
 BEGIN
     FOREACH item SLICE 1 IN ARRAY ARRAY[['llm_model_config', 'model'], ['llm_graph', 'model'], ['llm_param', 'model'],
         ['llm_param_share', 'target_model'], ['llm_bpe_vocab', 'model'], ['llm_bpe_merges', 'model']]
@@ -40,10 +41,11 @@ BEGIN
             'FOR EACH ROW EXECUTE FUNCTION @extschema@.llm_touch_version(%L)', item[1], item[2]);
         EXECUTE pg_catalog.format('CREATE TRIGGER llm_touch_version_truncate AFTER TRUNCATE ON @extschema@.%I '
             'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.llm_touch_version()', item[1]);
-        EXECUTE pg_catalog.format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_begin_change', item[1]);
-        EXECUTE pg_catalog.format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_end_change', item[1]);
-        EXECUTE pg_catalog.format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_touch_version', item[1]);
-        EXECUTE pg_catalog.format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER llm_touch_version_truncate', item[1]);
+        FOREACH name IN ARRAY
+            ARRAY['llm_begin_change', 'llm_end_change', 'llm_touch_version', 'llm_touch_version_truncate']
+        LOOP
+            EXECUTE pg_catalog.format('ALTER TABLE @extschema@.%I ENABLE ALWAYS TRIGGER %I', item[1], name);
+        END LOOP;
     END LOOP;
 END $$;
 
@@ -66,38 +68,91 @@ COMMENT ON FUNCTION llm_param_shapes(text) IS
     'The parameters a model''s graph asks for: name, shape in numbers, how they start';
 
 INSERT INTO llm_op (op, min_inputs, max_inputs, shape_rule, formula, gradient, attributes) VALUES
-    ($$input$$, 0, 0, $$declared by the attribute shape$$, $$x$$, $$\text{none: an input is data}$$, $${"shape": "list of dimensions, e.g. [\"B\", \"T\"]", "dtype": "int or float"}$$),
-    ($$param$$, 0, 0, $$declared by the attribute shape$$, $$\theta$$, $$\bar\theta = \sum_{\text{uses}} \bar\theta_{\text{use}}$$, $${"shape": "list of numbers or the names C, V, P, F", "init": "normal, zeros or ones", "std": "standard deviation of init normal"}$$),
-    ($$embedding$$, 2, 2, $$(…), (V,C) -> (…,C)$$, $$y_{t} = W_{x_t}$$, $$\bar W_v = \sum_{t : x_t = v} \bar y_t$$, $${}$$),
-    ($$matmul$$, 2, 2, $$(…,M,K), (…,K,N) -> (…,M,N); leading dimensions broadcast, a 1-D input is a row or a column$$, $$Y = X W$$, $$\bar X = \bar Y W^\top,\quad \bar W = X^\top \bar Y$$, $${"transpose_b": "true: the second input is (…,N,K)"}$$),
-    ($$add$$, 2, 2, $$broadcast$$, $$z = x + y$$, $$\bar x = \bar z,\quad \bar y = \bar z \text{ (summed over broadcast axes)}$$, $${}$$),
+    ($$input$$, 0, 0, $$declared by the attribute shape$$, $$x$$, $$\text{none: an input is data}$$,
+        $${"shape": "list of dimensions, e.g. [\"B\", \"T\"]", "dtype": "int or float"}$$),
+    ($$param$$, 0, 0, $$declared by the attribute shape$$, $$\theta$$,
+        $$\bar\theta = \sum_{\text{uses}} \bar\theta_{\text{use}}$$,
+        $${"shape": "list of numbers or the names C, V, P, F", "init": "normal, zeros or ones",
+        "std": "standard deviation of init normal"}$$),
+    ($$embedding$$, 2, 2, $$(…), (V,C) -> (…,C)$$, $$y_{t} = W_{x_t}$$, $$\bar W_v = \sum_{t : x_t = v} \bar y_t$$,
+        $${}$$),
+    ($$matmul$$, 2, 2,
+        $$(…,M,K), (…,K,N) -> (…,M,N); leading dimensions broadcast, a 1-D input is a row or a column$$,
+        $$Y = X W$$, $$\bar X = \bar Y W^\top,\quad \bar W = X^\top \bar Y$$,
+        $${"transpose_b": "true: the second input is (…,N,K)"}$$),
+    ($$add$$, 2, 2, $$broadcast$$, $$z = x + y$$,
+        $$\bar x = \bar z,\quad \bar y = \bar z \text{ (summed over broadcast axes)}$$, $${}$$),
     ($$sub$$, 2, 2, $$broadcast$$, $$z = x - y$$, $$\bar x = \bar z,\quad \bar y = -\bar z$$, $${}$$),
-    ($$mul$$, 2, 2, $$broadcast$$, $$z = x \odot y$$, $$\bar x = \bar z \odot y,\quad \bar y = \bar z \odot x$$, $${}$$),
-    ($$div$$, 2, 2, $$broadcast$$, $$z = x / y$$, $$\bar x = \bar z / y,\quad \bar y = -\bar z \odot z / y$$, $${}$$),
+    ($$mul$$, 2, 2, $$broadcast$$, $$z = x \odot y$$, $$\bar x = \bar z \odot y,\quad \bar y = \bar z \odot x$$,
+        $${}$$),
+    ($$div$$, 2, 2, $$broadcast$$, $$z = x / y$$, $$\bar x = \bar z / y,\quad \bar y = -\bar z \odot z / y$$,
+        $${}$$),
     ($$neg$$, 1, 1, $$same$$, $$y = -x$$, $$\bar x = -\bar y$$, $${}$$),
     ($$exp$$, 1, 1, $$same$$, $$y = e^{x}$$, $$\bar x = \bar y \odot y$$, $${}$$),
     ($$log$$, 1, 1, $$same$$, $$y = \ln x$$, $$\bar x = \bar y / x$$, $${}$$),
     ($$sqrt$$, 1, 1, $$same$$, $$y = \sqrt{x}$$, $$\bar x = \bar y / (2 y)$$, $${}$$),
     ($$tanh$$, 1, 1, $$same$$, $$y = \tanh x$$, $$\bar x = \bar y \odot (1 - y^2)$$, $${}$$),
     ($$relu$$, 1, 1, $$same$$, $$y = \max(x, 0)$$, $$\bar x = \bar y \odot [x > 0]$$, $${}$$),
-    ($$gelu$$, 1, 1, $$same$$, $$y = \tfrac{x}{2}\bigl(1 + \tanh\bigl(\sqrt{2/\pi}\,(x + 0.044715\,x^3)\bigr)\bigr) \approx x\,\Phi(x)$$, $$\bar x = \bar y \odot \tfrac{d}{dx}\operatorname{gelu}(x)$$, $${"approximate": "tanh (GPT-2) or none (exact, by erf)"}$$),
-    ($$softmax$$, 1, 1, $$same; runs along an axis add up to 1$$, $$y_i = \frac{e^{x_i - \max x}}{\sum_j e^{x_j - \max x}}$$, $$\bar x_i = y_i \bigl(\bar y_i - \sum_j \bar y_j y_j\bigr)$$, $${"axis": "counted from 0, or from -1, the last, which it is where absent"}$$),
-    ($$layernorm$$, 3, 3, $$(…,C), (C), (C) -> (…,C)$$, $$y = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \odot \gamma + \beta$$, $$\bar x = \tfrac{1}{\sigma}\bigl(\bar n - \operatorname{mean}(\bar n) - n \odot \operatorname{mean}(\bar n \odot n)\bigr),\ \bar n = \bar y \odot \gamma$$, $${"eps": "added to the variance, 1e-5"}$$),
-    ($$attention$$, 1, 1, $$(B,T,3*C) -> (B,T,C), or (T,3*C) -> (T,C)$$, $$y_h = \operatorname{softmax}\Bigl(\frac{Q_h K_h^\top}{\sqrt{HS}} + \text{mask}\Bigr) V_h$$, $$\bar V = P^\top \bar y,\ \bar S = P \odot (\bar P - \textstyle\sum P \odot \bar P),\ \bar Q = \bar S K / \sqrt{HS},\ \bar K = \bar S^\top Q / \sqrt{HS}$$, $${"n_head": "number of heads", "causal": "true: a position sees itself and earlier ones", "window": "how many keys a position sees; null: all", "scale": "of the scores; 1/sqrt(HS)", "head_mask": "one number per head that multiplies its output; 0 ablates", "dropout": "probability, in training"}$$),
-    ($$dropout$$, 1, 1, $$same$$, $$y = x \odot m / (1 - p),\ m \sim \text{Bernoulli}(1-p) \text{ in training; else } y = x$$, $$\bar x = \bar y \odot m / (1 - p)$$, $${"p": "probability; the training call's dropout_p where absent", "seed": "text of a whole number: always drops, with the mask of pg_llm_dropout for that seed"}$$),
-    ($$cross_entropy$$, 2, 2, $$(…,V), (…) -> ()$$, $$L = -\frac{1}{N} \sum_t \ln \operatorname{softmax}(x_t)_{y_t}$$, $$\bar x_t = \frac{1}{N} (\operatorname{softmax}(x_t) - e_{y_t})$$, $${}$$),
-    ($$sum$$, 1, 1, $$the axis goes, or all of them$$, $$y = \sum_i x_i$$, $$\bar x_i = \bar y$$, $${"axis": "counted from 0, or from -1, the last; absent: all elements"}$$),
-    ($$mean$$, 1, 1, $$the axis goes, or all of them$$, $$y = \frac{1}{n} \sum_i x_i$$, $$\bar x_i = \bar y / n$$, $${"axis": "counted from 0, or from -1, the last; absent: all elements"}$$),
-    ($$max$$, 1, 1, $$the axis goes, or all of them$$, $$y = \max_i x_i$$, $$\bar x_i = \bar y\,[i = \operatorname{argmax} x]$$, $${"axis": "counted from 0, or from -1, the last; absent: all elements"}$$),
-    ($$min$$, 1, 1, $$the axis goes, or all of them$$, $$y = \min_i x_i$$, $$\bar x_i = \bar y\,[i = \operatorname{argmin} x]$$, $${"axis": "counted from 0, or from -1, the last; absent: all elements"}$$),
-    ($$var$$, 1, 1, $$the axis goes, or all of them$$, $$y = \frac{1}{n} \sum_i (x_i - \mu)^2$$, $$\bar x_i = 2 \bar y\,(x_i - \mu) / n$$, $${"axis": "counted from 0, or from -1, the last; absent: all elements"}$$),
-    ($$norm$$, 1, 1, $$the axis goes, or all of them$$, $$y = \sqrt{\textstyle\sum_i x_i^2}$$, $$\bar x_i = \bar y\,x_i / y \text{, and } 0 \text{ where } y = 0$$, $${"axis": "counted from 0, or from -1, the last; absent: all elements"}$$),
-    ($$reshape$$, 1, 1, $$the attribute shape, of as many elements$$, $$y = x \text{ in another shape}$$, $$\bar x = \bar y \text{ in the shape of } x$$, $${"shape": "list of dimensions, one of which may be -1: what is left"}$$),
-    ($$transpose$$, 1, 1, $$axes in another order$$, $$y_{i_{\pi(1)} \dots i_{\pi(n)}} = x_{i_1 \dots i_n}$$, $$\bar x_{i_1 \dots i_n} = \bar y_{i_{\pi(1)} \dots i_{\pi(n)}}$$, $${"axes": "each axis of the input once, in the order wanted; absent: the last two swapped"}$$),
-    ($$slice$$, 1, 1, $$starts up to, not including, stops along the first axes$$, $$y_i = x_{\text{start} + i}$$, $$\bar x_{\text{start} + i} = \bar y_i,\quad 0 \text{ elsewhere}$$, $${"starts": "list of positions, negative ones from the end", "stops": "list of positions, null for the end"}$$),
-    ($$concat$$, 1, NULL, $$equal but for the joined axis, which grows$$, $$y = [x_1 \mid x_2 \mid \dots]$$, $$\bar x_k = \text{its part of } \bar y$$, $${"axis": "counted from 0, which it is where absent, or from -1, the last"}$$),
+    ($$gelu$$, 1, 1, $$same$$,
+        $$y = \tfrac{x}{2}\bigl(1 + \tanh\bigl(\sqrt{2/\pi}\,(x + 0.044715\,x^3)\bigr)\bigr) \approx x\,\Phi(x)$$,
+        $$\bar x = \bar y \odot \tfrac{d}{dx}\operatorname{gelu}(x)$$,
+        $${"approximate": "tanh (GPT-2) or none (exact, by erf)"}$$),
+    ($$softmax$$, 1, 1, $$same; runs along an axis add up to 1$$,
+        $$y_i = \frac{e^{x_i - \max x}}{\sum_j e^{x_j - \max x}}$$,
+        $$\bar x_i = y_i \bigl(\bar y_i - \sum_j \bar y_j y_j\bigr)$$,
+        $${"axis": "counted from 0, or from -1, the last, which it is where absent"}$$),
+    ($$layernorm$$, 3, 3, $$(…,C), (C), (C) -> (…,C)$$,
+        $$y = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \odot \gamma + \beta$$,
+        '\bar x = \tfrac{1}{\sigma}\bigl(\bar n - \operatorname{mean}(\bar n) '
+        '- n \odot \operatorname{mean}(\bar n \odot n)\bigr),\ \bar n = \bar y \odot \gamma',
+        $${"eps": "added to the variance, 1e-5"}$$),
+    ($$attention$$, 1, 1, $$(B,T,3*C) -> (B,T,C), or (T,3*C) -> (T,C)$$,
+        $$y_h = \operatorname{softmax}\Bigl(\frac{Q_h K_h^\top}{\sqrt{HS}} + \text{mask}\Bigr) V_h$$,
+        '\bar V = P^\top \bar y,\ \bar S = P \odot (\bar P - \textstyle\sum P \odot \bar P),'
+        '\ \bar Q = \bar S K / \sqrt{HS},\ \bar K = \bar S^\top Q / \sqrt{HS}', $${"n_head": "number of heads",
+        "causal": "true: a position sees itself and earlier ones",
+        "window": "how many keys a position sees; null: all", "scale": "of the scores; 1/sqrt(HS)",
+        "head_mask": "one number per head that multiplies its output; 0 ablates",
+        "dropout": "probability, in training"}$$),
+    ($$dropout$$, 1, 1, $$same$$,
+        $$y = x \odot m / (1 - p),\ m \sim \text{Bernoulli}(1-p) \text{ in training; else } y = x$$,
+        $$\bar x = \bar y \odot m / (1 - p)$$, $${"p": "probability; the training call's dropout_p where absent",
+        "seed": "text of a whole number: always drops, with the mask of pg_llm_dropout for that seed"}$$),
+    ($$cross_entropy$$, 2, 2, $$(…,V), (…) -> ()$$,
+        $$L = -\frac{1}{N} \sum_t \ln \operatorname{softmax}(x_t)_{y_t}$$,
+        $$\bar x_t = \frac{1}{N} (\operatorname{softmax}(x_t) - e_{y_t})$$, $${}$$),
+    ($$sum$$, 1, 1, $$the axis goes, or all of them$$, $$y = \sum_i x_i$$, $$\bar x_i = \bar y$$,
+        $${"axis": "counted from 0, or from -1, the last; absent: all elements"}$$),
+    ($$mean$$, 1, 1, $$the axis goes, or all of them$$, $$y = \frac{1}{n} \sum_i x_i$$, $$\bar x_i = \bar y / n$$,
+        $${"axis": "counted from 0, or from -1, the last; absent: all elements"}$$),
+    ($$max$$, 1, 1, $$the axis goes, or all of them$$, $$y = \max_i x_i$$,
+        $$\bar x_i = \bar y\,[i = \operatorname{argmax} x]$$,
+        $${"axis": "counted from 0, or from -1, the last; absent: all elements"}$$),
+    ($$min$$, 1, 1, $$the axis goes, or all of them$$, $$y = \min_i x_i$$,
+        $$\bar x_i = \bar y\,[i = \operatorname{argmin} x]$$,
+        $${"axis": "counted from 0, or from -1, the last; absent: all elements"}$$),
+    ($$var$$, 1, 1, $$the axis goes, or all of them$$, $$y = \frac{1}{n} \sum_i (x_i - \mu)^2$$,
+        $$\bar x_i = 2 \bar y\,(x_i - \mu) / n$$,
+        $${"axis": "counted from 0, or from -1, the last; absent: all elements"}$$),
+    ($$norm$$, 1, 1, $$the axis goes, or all of them$$, $$y = \sqrt{\textstyle\sum_i x_i^2}$$,
+        $$\bar x_i = \bar y\,x_i / y \text{, and } 0 \text{ where } y = 0$$,
+        $${"axis": "counted from 0, or from -1, the last; absent: all elements"}$$),
+    ($$reshape$$, 1, 1, $$the attribute shape, of as many elements$$, $$y = x \text{ in another shape}$$,
+        $$\bar x = \bar y \text{ in the shape of } x$$,
+        $${"shape": "list of dimensions, one of which may be -1: what is left"}$$),
+    ($$transpose$$, 1, 1, $$axes in another order$$, $$y_{i_{\pi(1)} \dots i_{\pi(n)}} = x_{i_1 \dots i_n}$$,
+        $$\bar x_{i_1 \dots i_n} = \bar y_{i_{\pi(1)} \dots i_{\pi(n)}}$$,
+        $${"axes": "each axis of the input once, in the order wanted; absent: the last two swapped"}$$),
+    ($$slice$$, 1, 1, $$starts up to, not including, stops along the first axes$$, $$y_i = x_{\text{start} + i}$$,
+        $$\bar x_{\text{start} + i} = \bar y_i,\quad 0 \text{ elsewhere}$$,
+        $${"starts": "list of positions, negative ones from the end",
+        "stops": "list of positions, null for the end"}$$),
+    ($$concat$$, 1, NULL, $$equal but for the joined axis, which grows$$, $$y = [x_1 \mid x_2 \mid \dots]$$,
+        $$\bar x_k = \text{its part of } \bar y$$,
+        $${"axis": "counted from 0, which it is where absent, or from -1, the last"}$$),
     ($$stack$$, 1, NULL, $$k inputs of one shape -> (k,…)$$, $$y_k = x_k$$, $$\bar x_k = \bar y_k$$, $${}$$),
-    ($$total$$, 1, NULL, $$k inputs of one shape -> same$$, $$y = ((x_1 + x_2) + x_3) + \dots$$, $$\bar x_k = \bar y$$, $${}$$),
+    ($$total$$, 1, NULL, $$k inputs of one shape -> same$$, $$y = ((x_1 + x_2) + x_3) + \dots$$,
+        $$\bar x_k = \bar y$$, $${}$$),
     ($$ones_like$$, 1, 1, $$same$$, $$y = 1$$, $$\text{none: } y \text{ does not depend on } x$$, $${}$$),
     ($$zeros_like$$, 1, 1, $$same$$, $$y = 0$$, $$\text{none: } y \text{ does not depend on } x$$, $${}$$);
 

@@ -11,7 +11,7 @@ CREATE FUNCTION llm_gpt2_graph(model text) RETURNS TABLE (name text, op text, in
             CASE WHEN d_ff = 4 * d_model THEN '4*C' ELSE 'F' END AS ff,
             -- the sums into the residual stream start smaller, by the number of such sums (Radford et al., 2019)
             0.02 / sqrt(2 * greatest(n_layer, 1)::float8) AS small
-        FROM @extschema@.llm_model_config AS config WHERE config.model = $1
+        FROM @extschema@.llm_model_config AS config WHERE config.model = llm_gpt2_graph.model
     ),
     embedding AS (
         SELECT 0 AS place, 0 AS layer, v.* FROM c, LATERAL (VALUES
@@ -79,26 +79,28 @@ COMMENT ON FUNCTION llm_gpt2_graph(text) IS
 
 CREATE FUNCTION llm_write_gpt2_graph(model text) RETURNS int
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
     n int;
     mode text;
     layers int;
 BEGIN
-    SELECT config.options ->> 'activation', config.n_layer INTO mode, layers FROM @extschema@.llm_model_config AS config WHERE config.model = $1;
+    SELECT config.options ->> 'activation', config.n_layer INTO mode, layers
+        FROM @extschema@.llm_model_config AS config WHERE config.model = model;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no model "%"', left($1, 100) USING ERRCODE = 'undefined_object',
-            HINT = 'SELECT model FROM llm_model_config lists the models; llm_create_model(name, n_layer, n_head, d_model, n_positions, vocab) adds one.';
+        RAISE EXCEPTION 'there is no model "%"', left(model, 100) USING ERRCODE = 'undefined_object',
+            HINT = 'SELECT model FROM llm_model_config lists the models; '
+            'llm_create_model(name, n_layer, n_head, d_model, n_positions, vocab) adds one.';
     ELSIF mode IS NOT NULL AND mode NOT IN ('gelu_tanh', 'gelu_erf', 'relu') THEN
-        RAISE EXCEPTION 'model "%": activation "%" is not known', $1, mode USING ERRCODE = 'invalid_parameter_value',
+        RAISE EXCEPTION 'model "%": activation "%" is not known', model, mode USING ERRCODE = 'invalid_parameter_value',
             HINT = 'options: {"activation": "gelu_tanh"}, "gelu_erf" or "relu".';
     ELSIF layers > 700 THEN
-        RAISE EXCEPTION 'model "%": % layers are more than 700', $1, layers USING ERRCODE = 'program_limit_exceeded',
+        RAISE EXCEPTION 'model "%": % layers are more than 700', model, layers USING ERRCODE = 'program_limit_exceeded',
             HINT = 'A graph has at most 20000 nodes and a layer is 28 of them.';
     END IF;
     INSERT INTO @extschema@.llm_graph (model, name, op, inputs, attrs)
-        SELECT $1, g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_gpt2_graph($1) AS g
-        WHERE NOT EXISTS (SELECT FROM @extschema@.llm_graph AS old WHERE old.model = $1);
+        SELECT model, g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_gpt2_graph(model) AS g
+        WHERE NOT EXISTS (SELECT FROM @extschema@.llm_graph AS old WHERE old.model = model);
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN n;
 END $$;
@@ -108,34 +110,42 @@ COMMENT ON FUNCTION llm_write_gpt2_graph(text) IS
 CREATE FUNCTION llm_create_model(model text, n_layer int, n_head int, d_model int, n_positions int, vocab int,
     d_ff int DEFAULT NULL, tokenizer text DEFAULT NULL, options jsonb DEFAULT '{}') RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
     old @extschema@.llm_model_config;
 BEGIN
-    IF $1 IS NULL OR $2 IS NULL OR $3 IS NULL OR $4 IS NULL OR $5 IS NULL OR $6 IS NULL THEN
+    IF model IS NULL OR n_layer IS NULL OR n_head IS NULL OR d_model IS NULL OR n_positions IS NULL OR vocab IS NULL
+    THEN
         RAISE EXCEPTION 'model, n_layer, n_head, d_model, n_positions and vocab must not be NULL'
             USING ERRCODE = 'null_value_not_allowed';
-    ELSIF $2 < 0 OR least($3, $4, $5, $6, coalesce($7, 1)) < 1 THEN
+    ELSIF n_layer < 0 OR least(n_head, d_model, n_positions, vocab, coalesce(d_ff, 1)) < 1 THEN
         RAISE EXCEPTION 'dimensions must be positive: n_layer %, n_head %, d_model %, n_positions %, vocab %, d_ff %',
-            $2, $3, $4, $5, $6, coalesce($7::text, 'NULL') USING ERRCODE = 'invalid_parameter_value',
+            n_layer, n_head, d_model, n_positions, vocab, coalesce(d_ff::text, 'NULL')
+            USING ERRCODE = 'invalid_parameter_value',
             HINT = 'n_layer may be 0; d_ff NULL is 4 * d_model.';
-    ELSIF $4 % $3 <> 0 THEN
-        RAISE EXCEPTION 'd_model % does not divide into % heads', $4, $3 USING ERRCODE = 'invalid_parameter_value',
+    ELSIF d_model % n_head <> 0 THEN
+        RAISE EXCEPTION 'd_model % does not divide into % heads', d_model, n_head
+            USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Each head takes d_model / n_head channels; choose a d_model that is a multiple of n_head.';
     END IF;
-    INSERT INTO @extschema@.llm_model_config (model, n_layer, n_head, d_model, d_ff, n_positions, vocab, tokenizer, options)
-        VALUES ($1, $2, $3, $4, coalesce($7, 4 * $4), $5, $6, $8, coalesce($9, '{}')) ON CONFLICT DO NOTHING;
-    SELECT * INTO STRICT old FROM @extschema@.llm_model_config AS config WHERE config.model = $1;
+    d_ff := coalesce(d_ff, 4 * d_model);
+    options := coalesce(options, '{}');
+    INSERT INTO @extschema@.llm_model_config
+        (model, n_layer, n_head, d_model, d_ff, n_positions, vocab, tokenizer, options)
+        VALUES (model, n_layer, n_head, d_model, d_ff, n_positions, vocab, tokenizer, options) ON CONFLICT DO NOTHING;
+    SELECT * INTO STRICT old FROM @extschema@.llm_model_config AS config WHERE config.model = model;
     IF (old.n_layer, old.n_head, old.d_model, old.n_positions, old.vocab, old.d_ff)
-        <> ($2, $3, $4, $5, $6, coalesce($7, 4 * $4)) THEN
-        RAISE EXCEPTION 'model "%" exists with other dimensions: n_layer %, n_head %, d_model %, n_positions %, vocab %, d_ff %',
-            $1, old.n_layer, old.n_head, old.d_model, old.n_positions, old.vocab, old.d_ff
-            USING ERRCODE = 'duplicate_object', HINT = 'Choose another name, or DELETE FROM llm_model_config WHERE model = ...';
-    ELSIF NOT old.options @> coalesce($9, '{}') OR ($8 IS NOT NULL AND old.tokenizer IS DISTINCT FROM $8) THEN
-        RAISE EXCEPTION 'model "%" exists with other options: %, tokenizer %', $1, old.options, coalesce(old.tokenizer, 'its own')
-            USING ERRCODE = 'duplicate_object', HINT = 'UPDATE llm_model_config changes them; graph rows that exist stay as they are.';
+        <> (n_layer, n_head, d_model, n_positions, vocab, d_ff) THEN
+        RAISE EXCEPTION 'model "%" exists with other dimensions: '
+            'n_layer %, n_head %, d_model %, n_positions %, vocab %, d_ff %', model, old.n_layer, old.n_head,
+            old.d_model, old.n_positions, old.vocab, old.d_ff USING ERRCODE = 'duplicate_object',
+            HINT = 'Choose another name, or DELETE FROM llm_model_config WHERE model = ...';
+    ELSIF NOT old.options @> options OR (tokenizer IS NOT NULL AND old.tokenizer IS DISTINCT FROM tokenizer) THEN
+        RAISE EXCEPTION 'model "%" exists with other options: %, tokenizer %', model, old.options,
+            coalesce(old.tokenizer, 'its own') USING ERRCODE = 'duplicate_object',
+            HINT = 'UPDATE llm_model_config changes them; graph rows that exist stay as they are.';
     END IF;
-    PERFORM @extschema@.llm_write_gpt2_graph($1);
+    PERFORM @extschema@.llm_write_gpt2_graph(model);
 END $$;
 COMMENT ON FUNCTION llm_create_model(text, int, int, int, int, int, int, text, jsonb) IS
     'Adds a model of GPT-2''s architecture: its config row, if new, and its graph rows; no weights yet';
@@ -147,21 +157,21 @@ COMMENT ON FUNCTION llm_init_tensor(text, int[], text, float8, bigint) IS
 
 CREATE FUNCTION llm_init_model(model text, seed bigint DEFAULT 0) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
     n bigint;
 BEGIN
-    IF $1 IS NULL OR $2 IS NULL THEN
+    IF model IS NULL OR seed IS NULL THEN
         RAISE EXCEPTION 'model and seed must not be NULL' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    PERFORM @extschema@.llm_write_gpt2_graph($1);
-    DELETE FROM @extschema@.llm_param AS p WHERE p.model = $1;
+    PERFORM @extschema@.llm_write_gpt2_graph(model);
+    DELETE FROM @extschema@.llm_param AS p WHERE p.model = model;
     INSERT INTO @extschema@.llm_param (model, name, data)
-        SELECT $1, s.name, @extschema@.llm_init_tensor(s.name, s.shape, s.init, s.std, $2)
-        FROM @extschema@.llm_param_shapes($1) AS s
+        SELECT model, s.name, @extschema@.llm_init_tensor(s.name, s.shape, s.init, s.std, seed)
+        FROM @extschema@.llm_param_shapes(model) AS s
         WHERE NOT EXISTS (SELECT FROM @extschema@.llm_param_share AS share
-            WHERE share.target_model = $1 AND share.target_name = s.name);
-    SELECT coalesce(sum(@extschema@.numel(p.data)), 0) INTO n FROM @extschema@.llm_param AS p WHERE p.model = $1;
+            WHERE share.target_model = model AND share.target_name = s.name);
+    SELECT coalesce(sum(@extschema@.numel(p.data)), 0) INTO n FROM @extschema@.llm_param AS p WHERE p.model = model;
     RETURN n;
 END $$;
 COMMENT ON FUNCTION llm_init_model(text, bigint) IS

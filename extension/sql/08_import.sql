@@ -22,13 +22,15 @@ BEGIN
     ELSIF coalesce(config ->> 'model_type', 'gpt2') <> 'gpt2' THEN
         RAISE EXCEPTION 'config.json describes a model of type "%", expected "gpt2"', config ->> 'model_type'
             USING ERRCODE = 'feature_not_supported',
-                  HINT = 'Other architectures can be written as llm_graph rows; their weights go into llm_param by name.';
+                  HINT = 'Other architectures can be written as llm_graph rows; their weights go into llm_param '
+                      'by name.';
     ELSIF coalesce(config ->> 'scale_attn_weights', 'true') <> 'true'
         OR coalesce(config ->> 'scale_attn_by_inverse_layer_idx', 'false') <> 'false'
         OR coalesce(config ->> 'add_cross_attention', 'false') <> 'false' THEN
         RAISE EXCEPTION 'config.json asks for attention that GPT-2''s graph does not have'
             USING ERRCODE = 'feature_not_supported',
-                  DETAIL = 'scale_attn_weights must be true, scale_attn_by_inverse_layer_idx and add_cross_attention false.';
+                  DETAIL = 'scale_attn_weights must be true, scale_attn_by_inverse_layer_idx and '
+                      'add_cross_attention false.';
     END IF;
 
     -- A null means "not stated", as HuggingFace writes n_inner.
@@ -93,7 +95,8 @@ CREATE FUNCTION llm_import_tensors(tensors jsonb)
     FROM (SELECT ordinality::int AS "position", regexp_replace(tensor ->> 'name', '^transformer\.', '') AS name,
                  tensor ->> 'dtype' AS dtype,
                  ARRAY(SELECT dim::bigint
-                       FROM jsonb_array_elements_text(tensor -> 'shape') WITH ORDINALITY AS d (dim, i) ORDER BY i) AS shape
+                       FROM jsonb_array_elements_text(tensor -> 'shape') WITH ORDINALITY AS d (dim, i)
+                       ORDER BY i) AS shape
           FROM jsonb_array_elements(tensors) WITH ORDINALITY AS t (tensor, ordinality)) AS named
     WHERE name !~ '^h\.[0-9]+\.attn\.(bias|masked_bias)$' AND name !~ '^optimizer\.[mv]\.'
 $$;
@@ -142,7 +145,8 @@ DECLARE
     registered jsonb;
     differences text[];
 BEGIN
-    SELECT to_jsonb(c) - 'options' || jsonb_build_object('layer_norm_epsilon', 1e-5, 'activation', 'gelu_tanh') || c.options
+    SELECT to_jsonb(c) - 'options' || jsonb_build_object('layer_norm_epsilon', 1e-5, 'activation', 'gelu_tanh')
+        || c.options
     INTO STRICT registered
     FROM @extschema@.llm_model_config AS c WHERE c.model = the_model;
     SELECT array_agg(format('%s: registered %s, file %s', key, registered ->> key, value #>> '{}') ORDER BY key)
@@ -150,7 +154,8 @@ BEGIN
     FROM jsonb_each(file - 'options' - 'tokenizer' || (file -> 'options') - 'tied_head')
     WHERE registered -> key <> value;
     IF separate_head AND coalesce(registered ->> 'tied_head', 'true') = 'true' THEN
-        differences := differences || 'head: registered tied to wte.weight, file has a lm_head.weight that differs from it'::text;
+        differences := differences
+            || 'head: registered tied to wte.weight, file has a lm_head.weight that differs from it'::text;
     END IF;
     IF differences IS NOT NULL THEN
         RAISE EXCEPTION 'model "%" is registered as another model than the file''s', the_model
@@ -188,8 +193,10 @@ BEGIN
     ELSIF n_head IS NULL THEN
         RAISE EXCEPTION 'n_head of model "%" is unknown: the file has no config.json, and weights do not show it', model
             USING ERRCODE = 'undefined_object',
-                  HINT = format('Register the model first: SELECT llm_create_model(%L, n_layer => %s, n_head => ?, d_model => %s, n_positions => %s, vocab => %s, d_ff => %s);',
-                                model, file ->> 'n_layer', d_model, file ->> 'n_positions', file ->> 'vocab', coalesce(file ->> 'd_ff', 'NULL'));
+                  HINT = format('Register the model first: SELECT llm_create_model(%L, n_layer => %s, n_head => ?, '
+                                'd_model => %s, n_positions => %s, vocab => %s, d_ff => %s);',
+                                model, file ->> 'n_layer', d_model, file ->> 'n_positions', file ->> 'vocab',
+                                coalesce(file ->> 'd_ff', 'NULL'));
     END IF;
     PERFORM @extschema@.llm_create_model(model, (file ->> 'n_layer')::int, n_head, d_model::int,
         (file ->> 'n_positions')::int, (file ->> 'vocab')::int, coalesce((file ->> 'd_ff')::int, (d_model * 4)::int),
@@ -224,7 +231,8 @@ BEGIN
     FROM (SELECT p.name, p.shape::bigint[] AS shape, translate(p.shape::text, '{}', '()') AS wanted,
                  row_number() OVER () AS i
           FROM @extschema@.llm_param_shapes(the_model) AS p) AS expected
-    FULL JOIN (SELECT f.*, translate(f.shape::text, '{}', '()') AS got, f.dtype IN ('F32', 'F16', 'BF16', 'F64') AS floats
+    FULL JOIN (SELECT f.*, translate(f.shape::text, '{}', '()') AS got,
+                      f.dtype IN ('F32', 'F16', 'BF16', 'F64') AS floats
                FROM @extschema@.llm_import_tensors(tensors) AS f
                WHERE f.name <> 'lm_head.weight' OR NOT ignore_head) AS t ON t.name = expected.name;
     numbers := array_remove(ARRAY[cardinality(missing) || ' missing', cardinality(surplus) || ' surplus',
@@ -237,7 +245,8 @@ BEGIN
                                      'Of another shape: ' || @extschema@.llm_import_list(misshapen)),
                   HINT = CASE WHEN transposed
                               THEN 'The file holds weights as (out,in), GPT-2''s are (in,out): transpose them.'
-                              ELSE 'The names and shapes expected: SELECT * FROM llm_param_shapes(' || quote_literal(the_model) || ');' END;
+                              ELSE 'The names and shapes expected: SELECT * FROM llm_param_shapes('
+                                  || quote_literal(the_model) || ');' END;
     END IF;
 END
 $$;
@@ -247,13 +256,14 @@ COMMENT ON FUNCTION llm_import_check(text, jsonb, boolean) IS
 CREATE FUNCTION llm_import_begin(model text, tensors jsonb, config jsonb, head_is_wte boolean)
     RETURNS TABLE (name text, "position" int, shape int[])
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
-    the_model CONSTANT text := $1;
+    the_model CONSTANT text := model;
     has_head CONSTANT boolean := EXISTS (
         SELECT FROM @extschema@.llm_import_tensors(tensors) AS t WHERE t.name = 'lm_head.weight');
     -- An equal head counts as separate only where the config says so: then training may part them.
-    separate_head boolean := has_head AND (NOT head_is_wte OR coalesce(config ->> 'tie_word_embeddings' = 'false', false));
+    separate_head boolean := has_head
+        AND (NOT head_is_wte OR coalesce(config ->> 'tie_word_embeddings' = 'false', false));
     twice text;
     shared text;
 BEGIN
@@ -273,13 +283,14 @@ BEGIN
     IF EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = the_model) THEN
         PERFORM @extschema@.llm_import_compare(the_model, config, has_head AND NOT head_is_wte);
         IF NOT EXISTS (SELECT FROM @extschema@.llm_graph AS g WHERE g.model = the_model) THEN
-            PERFORM @extschema@.llm_create_model(c.model, c.n_layer, c.n_head, c.d_model, c.n_positions, c.vocab, c.d_ff,
-                                                 c.tokenizer, c.options)
+            PERFORM @extschema@.llm_create_model(c.model, c.n_layer, c.n_head, c.d_model, c.n_positions, c.vocab,
+                                                 c.d_ff, c.tokenizer, c.options)
             FROM @extschema@.llm_model_config AS c WHERE c.model = the_model;
         END IF;
     ELSE
         IF separate_head AND NOT head_is_wte AND config ->> 'tie_word_embeddings' = 'true' THEN
-            RAISE WARNING 'config.json ties the head, but lm_head.weight differs from wte.weight: imported as a head of its own';
+            RAISE WARNING 'config.json ties the head, but lm_head.weight differs from wte.weight: '
+                'imported as a head of its own';
         END IF;
         PERFORM @extschema@.llm_import_register(
             the_model, tensors, config,
@@ -322,7 +333,7 @@ CREATE FUNCTION llm_export_config(model text) RETURNS jsonb
         'tie_word_embeddings', coalesce(c.options -> 'tied_head', 'true'),
         'bos_token_id', c.options -> 'eos_token_id', 'eos_token_id', c.options -> 'eos_token_id',
         'torch_dtype', 'float32', 'tokenizer', c.tokenizer)
-    FROM @extschema@.llm_model_config AS c WHERE c.model = $1
+    FROM @extschema@.llm_model_config AS c WHERE c.model = llm_export_config.model
 $$;
 COMMENT ON FUNCTION llm_export_config(text) IS
     'A model''s row as HuggingFace''s config.json; NULL where there is no such model';
@@ -336,7 +347,7 @@ CREATE FUNCTION llm_export_rows(model text) RETURNS TABLE (name text, owner_mode
     LEFT JOIN @extschema@.llm_param_share AS s ON s.target_model = g.model AND s.target_name = g.name
     LEFT JOIN @extschema@.llm_param AS p
         ON p.model = coalesce(s.source_model, g.model) AND p.name = coalesce(s.source_name, g.name)
-    WHERE g.model = $1 AND g.op = 'param'
+    WHERE g.model = llm_export_rows.model AND g.op = 'param'
     ORDER BY g.id
 $$;
 COMMENT ON FUNCTION llm_export_rows(text) IS
@@ -344,9 +355,9 @@ COMMENT ON FUNCTION llm_export_rows(text) IS
 
 CREATE FUNCTION llm_export_check(model text) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
-    the_model CONSTANT text := $1;
+    the_model CONSTANT text := model;
     missing text[] := ARRAY(SELECT r.name FROM @extschema@.llm_export_rows(the_model) AS r WHERE r.shape IS NULL);
 BEGIN
     IF NOT EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = the_model) THEN
@@ -356,7 +367,7 @@ BEGIN
         RAISE EXCEPTION 'model "%" has no weights', the_model USING ERRCODE = 'undefined_object',
             DETAIL = CASE WHEN missing <> '{}' THEN 'Without a value: ' || @extschema@.llm_import_list(missing)
                           ELSE 'It has no parameters in llm_graph.' END,
-            HINT = 'Import a checkpoint, or give it random weights: SELECT llm_init_model(' || quote_literal(the_model) || ');';
+            HINT = format('Import a checkpoint, or give it random weights: SELECT llm_init_model(%L);', the_model);
     END IF;
 END
 $$;
@@ -366,18 +377,19 @@ COMMENT ON FUNCTION llm_export_check(text) IS
 CREATE FUNCTION llm_export_begin(model text)
     RETURNS TABLE (name text, owner_model text, owner_name text, shape int[], config text)
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
-    the_model CONSTANT text := $1;
+    the_model CONSTANT text := model;
     the_config CONSTANT text := jsonb_pretty(@extschema@.llm_export_config(the_model));
 BEGIN
     PERFORM @extschema@.llm_export_check(the_model);
     IF EXISTS (SELECT g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_graph AS g WHERE g.model = the_model
                EXCEPT SELECT t.name, t.op, t.inputs, t.attrs FROM @extschema@.llm_gpt2_graph(the_model) AS t)
         OR EXISTS (SELECT t.name, t.op, t.inputs, t.attrs FROM @extschema@.llm_gpt2_graph(the_model) AS t
-                   EXCEPT SELECT g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_graph AS g WHERE g.model = the_model) THEN
-        RAISE WARNING 'the graph of model "%" is no longer GPT-2''s, and the file''s config.json cannot say so', the_model
-            USING HINT = 'The weights are written; keep the rows of llm_graph as well.';
+                   EXCEPT SELECT g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_graph AS g
+                          WHERE g.model = the_model) THEN
+        RAISE WARNING 'the graph of model "%" is no longer GPT-2''s, and the file''s config.json cannot say so',
+            the_model USING HINT = 'The weights are written; keep the rows of llm_graph as well.';
     END IF;
     RETURN QUERY SELECT r.name, r.owner_model, r.owner_name, r.shape, the_config
                  FROM @extschema@.llm_export_rows(the_model) AS r;

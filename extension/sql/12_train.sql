@@ -61,8 +61,8 @@ SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('ll
 
 CREATE FUNCTION llm_recipe(model text, name text, value float8, otherwise float8) RETURNS float8
     LANGUAGE sql STABLE AS $$
-    SELECT coalesce($3, (SELECT (config.recipe ->> $2)::float8 FROM @extschema@.llm_model_config AS config
-        WHERE config.model = $1), $4)
+    SELECT coalesce(value, (SELECT (config.recipe ->> name)::float8 FROM @extschema@.llm_model_config AS config
+        WHERE config.model = llm_recipe.model), otherwise)
 $$;
 COMMENT ON FUNCTION llm_recipe(text, text, float8, float8) IS
     'A training number: the value given, else the model''s recipe, else the kit''s default';
@@ -72,37 +72,40 @@ CREATE FUNCTION llm_train_plan(model text, n_steps bigint, n_layer int, n_head i
     grad_clip float8, batch_size int, accumulation int, dataset text, seed bigint, min_lr float8)
     RETURNS llm_train_run
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
     config @extschema@.llm_model_config;
     plan @extschema@.llm_train_run;
 BEGIN
-    SELECT c.* INTO config FROM @extschema@.llm_model_config AS c WHERE c.model = $1;
+    SELECT c.* INTO config FROM @extschema@.llm_model_config AS c WHERE c.model = model;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no model "%"', left($1, 100) USING ERRCODE = 'undefined_object',
+        RAISE EXCEPTION 'there is no model "%"', left(model, 100) USING ERRCODE = 'undefined_object',
             HINT = 'llm_create_model and llm_init_model make one.';
-    ELSIF (coalesce($3, config.n_layer), coalesce($4, config.n_head), coalesce($5, config.d_model), coalesce($6, config.vocab))
-        <> (config.n_layer, config.n_head, config.d_model, config.vocab) THEN
-        RAISE EXCEPTION 'model "%" has n_layer %, n_head %, d %, vocab %; the call says %, %, %, %', $1, config.n_layer,
-            config.n_head, config.d_model, config.vocab, coalesce($3, config.n_layer), coalesce($4, config.n_head),
-            coalesce($5, config.d_model), coalesce($6, config.vocab)
+    END IF;
+    n_layer := coalesce(n_layer, config.n_layer);
+    n_head := coalesce(n_head, config.n_head);
+    d := coalesce(d, config.d_model);
+    vocab := coalesce(vocab, config.vocab);
+    IF (n_layer, n_head, d, vocab) <> (config.n_layer, config.n_head, config.d_model, config.vocab) THEN
+        RAISE EXCEPTION 'model "%" has n_layer %, n_head %, d %, vocab %; the call says %, %, %, %', model,
+            config.n_layer, config.n_head, config.d_model, config.vocab, n_layer, n_head, d, vocab
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave them out: they are taken from llm_model_config.';
     END IF;
-    plan.model := $1;
-    plan.dataset := coalesce($17, config.recipe ->> 'dataset', $1);
-    plan.n_steps := $2;
-    plan.dropout_p := @extschema@.llm_recipe($1, 'dropout_p', $7, 0.1);
-    plan.beta1 := @extschema@.llm_recipe($1, 'beta1', $8, 0.9);
-    plan.beta2 := @extschema@.llm_recipe($1, 'beta2', $9, 0.999);
-    plan.eps := @extschema@.llm_recipe($1, 'eps', $10, 1e-8);
-    plan.wd := @extschema@.llm_recipe($1, 'wd', $11, 0.01);
-    plan.lr_max := @extschema@.llm_recipe($1, 'lr_max', $12, 2.5e-4);
-    plan.warmup := @extschema@.llm_recipe($1, 'warmup', $13, 2000);
-    plan.grad_clip := @extschema@.llm_recipe($1, 'grad_clip', $14, NULL);
-    plan.batch_size := @extschema@.llm_recipe($1, 'batch_size', $15, 1);
-    plan.accumulation := @extschema@.llm_recipe($1, 'accumulation', $16, 1);
-    plan.seed := coalesce($18, (config.recipe ->> 'seed')::bigint, 0);
-    plan.min_lr := @extschema@.llm_recipe($1, 'min_lr', $19, 0);
+    plan.model := model;
+    plan.dataset := coalesce(dataset, config.recipe ->> 'dataset', model);
+    plan.n_steps := n_steps;
+    plan.dropout_p := @extschema@.llm_recipe(model, 'dropout_p', dropout_p, 0.1);
+    plan.beta1 := @extschema@.llm_recipe(model, 'beta1', beta1, 0.9);
+    plan.beta2 := @extschema@.llm_recipe(model, 'beta2', beta2, 0.999);
+    plan.eps := @extschema@.llm_recipe(model, 'eps', eps, 1e-8);
+    plan.wd := @extschema@.llm_recipe(model, 'wd', wd, 0.01);
+    plan.lr_max := @extschema@.llm_recipe(model, 'lr_max', lr_max, 2.5e-4);
+    plan.warmup := @extschema@.llm_recipe(model, 'warmup', warmup, 2000);
+    plan.grad_clip := @extschema@.llm_recipe(model, 'grad_clip', grad_clip, NULL);
+    plan.batch_size := @extschema@.llm_recipe(model, 'batch_size', batch_size, 1);
+    plan.accumulation := @extschema@.llm_recipe(model, 'accumulation', accumulation, 1);
+    plan.seed := coalesce(seed, (config.recipe ->> 'seed')::bigint, 0);
+    plan.min_lr := @extschema@.llm_recipe(model, 'min_lr', min_lr, 0);
     RETURN plan;
 END $$;
 COMMENT ON FUNCTION llm_train_plan(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8,
@@ -119,23 +122,23 @@ DECLARE
     last @extschema@.llm_train_run;
     logged bigint;
 BEGIN
-    plan.first_step := $2;
+    plan.first_step := step;
     IF plan.dataset IS NOT NULL THEN
         SELECT count(*) INTO plan.dataset_rows FROM @extschema@.llm_dataset AS data WHERE data.dataset = plan.dataset;
     END IF;
     SELECT r.* INTO last FROM @extschema@.llm_train_run AS r WHERE r.model = plan.model ORDER BY r.run DESC LIMIT 1;
-    IF $3 AND last.run IS NOT NULL AND $2 > last.first_step AND $2 < last.first_step + last.n_steps
+    IF resume AND last.run IS NOT NULL AND step > last.first_step AND step < last.first_step + last.n_steps
         AND to_jsonb(last) - mine = to_jsonb(plan) - mine THEN
         SELECT max(log.step) INTO logged FROM @extschema@.llm_train_log AS log WHERE log.run = last.run;
-        RAISE NOTICE 'continuing run % of model "%" after step % of %', last.run, plan.model, $2 - last.first_step,
-            concat(plan.n_steps, CASE WHEN last.first_step > 0 THEN ' (the model''s step ' || $2 || ')' END,
-            CASE WHEN logged <> $2 THEN ', as another run: it was at step ' || logged || ' of the model' END);
+        RAISE NOTICE 'continuing run % of model "%" after step % of %', last.run, plan.model, step - last.first_step,
+            concat(plan.n_steps, CASE WHEN last.first_step > 0 THEN ' (the model''s step ' || step || ')' END,
+            CASE WHEN logged <> step THEN ', as another run: it was at step ' || logged || ' of the model' END);
         IF last.dataset_rows <> plan.dataset_rows THEN
             RAISE WARNING 'dataset "%" had % rows when the run began and has % now', plan.dataset, last.dataset_rows,
                 plan.dataset_rows USING HINT = 'The order of rows is another than an uninterrupted run would have had.';
         END IF;
         plan.first_step := last.first_step;
-        IF logged = $2 THEN
+        IF logged = step THEN
             run := last.run;
             first_step := last.first_step;
             RETURN;
@@ -145,8 +148,8 @@ BEGIN
         RAISE NOTICE 'the warm-up (% steps) is as long as the run (% steps): the learning rate never gets beyond it',
             plan.warmup, plan.n_steps USING HINT = 'Set warmup to a tenth of n_steps, say.';
     END IF;
-    INSERT INTO @extschema@.llm_train_run AS r (model, dataset, dataset_rows, first_step, n_steps, lr_max, min_lr, warmup,
-        beta1, beta2, eps, wd, grad_clip, dropout_p, batch_size, accumulation, seed, positions)
+    INSERT INTO @extschema@.llm_train_run AS r (model, dataset, dataset_rows, first_step, n_steps, lr_max, min_lr,
+        warmup, beta1, beta2, eps, wd, grad_clip, dropout_p, batch_size, accumulation, seed, positions)
         VALUES (plan.model, plan.dataset, plan.dataset_rows, plan.first_step, plan.n_steps, plan.lr_max, plan.min_lr,
         plan.warmup, plan.beta1, plan.beta2, plan.eps, plan.wd, plan.grad_clip, plan.dropout_p, plan.batch_size,
         plan.accumulation, plan.seed, plan.positions)
@@ -165,6 +168,7 @@ COMMENT ON FUNCTION llm_train_steps(llm_train_run, bigint, int, bigint, boolean)
 
 CREATE FUNCTION llm_train_trace(model text) RETURNS bigint
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
 DECLARE
     last record;
     longest int;
@@ -172,13 +176,14 @@ DECLARE
     targets int[];
 BEGIN
     SELECT l.step, l.rows[1:r.batch_size] AS ids, r.positions INTO last FROM @extschema@.llm_train_log AS l
-        JOIN @extschema@.llm_train_run AS r USING (run) WHERE l.model = $1 ORDER BY l.id DESC LIMIT 1;
+        JOIN @extschema@.llm_train_run AS r USING (run) WHERE l.model = model ORDER BY l.id DESC LIMIT 1;
     SELECT max(cardinality(d.tokens)) INTO longest FROM @extschema@.llm_dataset AS d WHERE d.id = ANY (last.ids);
     -- shorter rows end in token 0 with target -1, which does not count
     SELECT array_agg(d.tokens || array_fill(0, ARRAY[longest - cardinality(d.tokens)]) ORDER BY row.place),
-        array_agg(d.target || array_fill(-1, ARRAY[longest - cardinality(d.tokens)]) ORDER BY row.place) INTO tokens, targets
+        array_agg(d.target || array_fill(-1, ARRAY[longest - cardinality(d.tokens)]) ORDER BY row.place)
+        INTO tokens, targets
         FROM unnest(last.ids) WITH ORDINALITY AS row (id, place) JOIN @extschema@.llm_dataset AS d USING (id);
-    RETURN @extschema@.llm_trace($1, tokens, targets, last.positions);
+    RETURN @extschema@.llm_trace(model, tokens, targets, last.positions);
 END $$;
 COMMENT ON FUNCTION llm_train_trace(text) IS
     'Records the forward of a model over the rows of its last training step (of the first micro-batch), with the '
@@ -194,16 +199,18 @@ DECLARE
     plan @extschema@.llm_train_run;
     loss real;
 BEGIN
-    IF $13 IS NOT NULL THEN
-        PERFORM @extschema@.llm_prune_autograd_state($13);
+    IF prune_workers IS NOT NULL THEN
+        PERFORM @extschema@.llm_prune_autograd_state(prune_workers);
     END IF;
-    plan := @extschema@.llm_train_plan($1, 1, NULL, NULL, NULL, NULL, $9, $4, $5, $6, $7, $3, 0, $8, 1, 1, NULL, $10, 0);
+    plan := @extschema@.llm_train_plan(model, 1, NULL, NULL, NULL, NULL, dropout_p, beta1, beta2, eps, wd, lr_max,
+        warmup => 0, grad_clip => grad_clip, batch_size => 1, accumulation => 1, dataset => NULL, seed => seed,
+        min_lr => 0);
     plan.dataset := NULL;
     plan.min_lr := plan.lr_max;
-    plan.positions := $11;
-    loss := @extschema@.llm_train_steps(plan, $2, $12, 0, $15);
-    IF $14 THEN
-        PERFORM @extschema@.llm_train_trace($1);
+    plan.positions := positions;
+    loss := @extschema@.llm_train_steps(plan, batch_id, grad_workers, 0, wait);
+    IF trace THEN
+        PERFORM @extschema@.llm_train_trace(model);
     END IF;
     RETURN loss;
 END $$;
@@ -221,15 +228,17 @@ CREATE FUNCTION llm_train(model text, n_steps bigint, n_layer int DEFAULT NULL, 
     notice_every bigint DEFAULT NULL, wait boolean DEFAULT false) RETURNS real
     LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
+    plan @extschema@.llm_train_run;
     loss real;
 BEGIN
-    IF $16 IS NOT NULL THEN
-        PERFORM @extschema@.llm_prune_autograd_state($16);
+    IF prune_workers IS NOT NULL THEN
+        PERFORM @extschema@.llm_prune_autograd_state(prune_workers);
     END IF;
-    loss := @extschema@.llm_train_steps(@extschema@.llm_train_plan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
-        $17, $18, $19, $20, $21), NULL, $15, $23, $24);
-    IF $22 THEN
-        PERFORM @extschema@.llm_train_trace($1);
+    plan := @extschema@.llm_train_plan(model, n_steps, n_layer, n_head, d, vocab, dropout_p, beta1, beta2, eps, wd,
+        lr_max, warmup, grad_clip, batch_size, accumulation, dataset, seed, min_lr);
+    loss := @extschema@.llm_train_steps(plan, NULL, grad_workers, notice_every, wait);
+    IF trace THEN
+        PERFORM @extschema@.llm_train_trace(model);
     END IF;
     RETURN loss;
 END $$;
@@ -261,14 +270,17 @@ CREATE PROCEDURE llm_train_loop(model text, n_steps bigint, n_layer int DEFAULT 
     commit_every bigint DEFAULT NULL, notice_every bigint DEFAULT NULL, wait boolean DEFAULT false,
     resume boolean DEFAULT true, until_step bigint DEFAULT NULL)
     LANGUAGE plpgsql AS $$
+DECLARE
+    plan @extschema@.llm_train_run;
 BEGIN
-    IF $16 IS NOT NULL THEN
-        PERFORM @extschema@.llm_prune_autograd_state($16);
+    IF prune_workers IS NOT NULL THEN
+        PERFORM @extschema@.llm_prune_autograd_state(prune_workers);
     END IF;
-    CALL @extschema@.llm_train_loop_steps(@extschema@.llm_train_plan($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
-        $14, $17, $18, $19, $20, $21), $23, $15, $24, $25, $26, $27);
-    IF $22 THEN
-        PERFORM @extschema@.llm_train_trace($1);
+    plan := @extschema@.llm_train_plan(model, n_steps, n_layer, n_head, d, vocab, dropout_p, beta1, beta2, eps, wd,
+        lr_max, warmup, grad_clip, batch_size, accumulation, dataset, seed, min_lr);
+    CALL @extschema@.llm_train_loop_steps(plan, commit_every, grad_workers, notice_every, wait, resume, until_step);
+    IF trace THEN
+        PERFORM @extschema@.llm_train_trace(model);
     END IF;
 END $$;
 COMMENT ON PROCEDURE llm_train_loop(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8,
@@ -291,12 +303,15 @@ CREATE FUNCTION llm_dataset_characters(model text, dataset text, max_rows bigint
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH lengths AS (
         SELECT v.token_id, CASE WHEN v.rank IS NULL AND v.token LIKE '<|%|>' THEN 0 ELSE
-            (SELECT count(*) FROM generate_series(0, length(v.bytes) - 1) AS i WHERE get_byte(v.bytes, i) & 192 <> 128) END AS n
+            (SELECT count(*) FROM generate_series(0, length(v.bytes) - 1) AS i
+                WHERE get_byte(v.bytes, i) & 192 <> 128) END AS n
         FROM @extschema@.llm_bpe_vocab AS v
-        WHERE v.model = coalesce((SELECT c.tokenizer FROM @extschema@.llm_model_config AS c WHERE c.model = $1), $1)
+        WHERE v.model = coalesce((SELECT c.tokenizer FROM @extschema@.llm_model_config AS c
+            WHERE c.model = llm_dataset_characters.model), llm_dataset_characters.model)
     ),
     rows AS (
-        SELECT d.target FROM @extschema@.llm_dataset AS d WHERE d.dataset = $2 ORDER BY d.id LIMIT $3
+        SELECT d.target FROM @extschema@.llm_dataset AS d WHERE d.dataset = llm_dataset_characters.dataset
+        ORDER BY d.id LIMIT max_rows
     )
     SELECT sum(n)::bigint FROM rows, unnest(rows.target) AS t (token_id) JOIN lengths USING (token_id)
 $$;
@@ -308,11 +323,11 @@ CREATE FUNCTION llm_perplexity(model text, dataset text, max_rows bigint DEFAULT
     OUT perplexity float8, OUT tokens bigint, OUT bits_per_character float8)
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    SELECT l.loss, l.tokens INTO loss, tokens FROM @extschema@.llm_dataset_loss($1, $2, $3) AS l;
+    SELECT l.loss, l.tokens INTO loss, tokens FROM @extschema@.llm_dataset_loss(model, dataset, max_rows) AS l;
     -- beyond 709 nats, which only broken weights give, a float8 ends
     perplexity := CASE WHEN loss < 709 THEN exp(loss) WHEN loss = 'NaN' THEN loss ELSE 'Infinity' END;
     bits_per_character := loss * tokens / ln(2::float8)
-        / nullif(@extschema@.llm_dataset_characters($1, $2, $3), 0);
+        / nullif(@extschema@.llm_dataset_characters(model, dataset, max_rows), 0);
 END $$;
 COMMENT ON FUNCTION llm_perplexity(text, text, bigint) IS
     'How well a model predicts the first max_rows rows of a dataset (NULL: all): loss in nats per token, perplexity '

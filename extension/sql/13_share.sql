@@ -9,14 +9,16 @@ BEGIN
         WHERE (s.target_model, s.target_name) = (NEW.source_model, NEW.source_name)
             OR (s.source_model, s.source_name) = (NEW.target_model, NEW.target_name) LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION 'parameter "%" of model "%" cannot be stored in "%" of "%": "%" of "%" is stored in "%" of "%" already',
+        RAISE EXCEPTION 'parameter "%" of model "%" cannot be stored in "%" of "%": '
+            '"%" of "%" is stored in "%" of "%" already',
             NEW.target_name, NEW.target_model, NEW.source_name, NEW.source_model, other.target_name, other.target_model,
             other.source_name, other.source_model USING ERRCODE = 'invalid_parameter_value',
             HINT = 'A source holds values of its own. llm_share_param follows such chains to their source.';
     END IF;
     -- Who changes the source then writes the version of the target, too: a role must not hang its models on another's.
     IF row_security_active('@extschema@.llm_param') THEN
-        PERFORM FROM @extschema@.llm_param AS p WHERE (p.model, p.name) = (NEW.source_model, NEW.source_name) FOR KEY SHARE;
+        PERFORM FROM @extschema@.llm_param AS p WHERE (p.model, p.name) = (NEW.source_model, NEW.source_name)
+            FOR KEY SHARE;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'role "%" may not change parameter "%" of model "%", so it cannot share it', current_user,
                 NEW.source_name, NEW.source_model USING ERRCODE = 'insufficient_privilege';
@@ -36,13 +38,15 @@ COMMENT ON TRIGGER llm_share_is_flat ON llm_param_share IS
 
 CREATE FUNCTION llm_param_shape(model text, name text) RETURNS int[]
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
 DECLARE
     found int[];
 BEGIN
-    SELECT s.shape INTO found FROM @extschema@.llm_param_shapes($1) AS s WHERE s.name = $2;
+    SELECT s.shape INTO found FROM @extschema@.llm_param_shapes(model) AS s WHERE s.name = name;
     IF found IS NULL THEN
-        RAISE EXCEPTION 'model "%" has no parameter "%"', left($1, 100), left($2, 100) USING ERRCODE = 'undefined_object',
-            HINT = format('SELECT name, shape FROM llm_param_shapes(%L) lists them.', left($1, 100));
+        RAISE EXCEPTION 'model "%" has no parameter "%"', left(model, 100), left(name, 100)
+            USING ERRCODE = 'undefined_object',
+            HINT = format('SELECT name, shape FROM llm_param_shapes(%L) lists them.', left(model, 100));
     END IF;
     RETURN found;
 END $$;
@@ -51,47 +55,50 @@ COMMENT ON FUNCTION llm_param_shape(text, text) IS
 
 CREATE FUNCTION llm_share_param(source_model text, source_name text, target_model text, target_name text) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
-    root_model text := $1;
-    root_name text := $2;
+    root_model text := source_model;
+    root_name text := source_name;
     wants int[];
     holds int[];
 BEGIN
-    IF $1 IS NULL OR $2 IS NULL OR $3 IS NULL OR $4 IS NULL THEN
+    IF source_model IS NULL OR source_name IS NULL OR target_model IS NULL OR target_name IS NULL THEN
         RAISE EXCEPTION 'source_model, source_name, target_model and target_name must not be NULL'
             USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    PERFORM @extschema@.llm_train_lock($3);
+    PERFORM @extschema@.llm_train_lock(target_model);
     SELECT s.source_model, s.source_name INTO root_model, root_name FROM @extschema@.llm_param_share AS s
-        WHERE (s.target_model, s.target_name) = ($1, $2);
+        WHERE (s.target_model, s.target_name) = (source_model, source_name);
     IF NOT FOUND THEN
-        root_model := $1;
-        root_name := $2;
+        root_model := source_model;
+        root_name := source_name;
     END IF;
-    IF (root_model, root_name) = ($3, $4) THEN
-        RAISE EXCEPTION 'parameter "%" of model "%" cannot be stored in itself%', $4, $3,
-            CASE WHEN (root_model, root_name) = ($1, $2) THEN '' ELSE format(': "%s" of "%s" is stored in it', $2, $1) END
+    IF (root_model, root_name) = (target_model, target_name) THEN
+        RAISE EXCEPTION 'parameter "%" of model "%" cannot be stored in itself%', target_name, target_model,
+            CASE WHEN (root_model, root_name) <> (source_model, source_name)
+                THEN format(': "%s" of "%s" is stored in it', source_name, source_model) ELSE '' END
             USING ERRCODE = 'invalid_parameter_value', HINT = 'llm_unshare_param gives a parameter values of its own.';
     END IF;
-    wants := @extschema@.llm_param_shape($3, $4);
+    wants := @extschema@.llm_param_shape(target_model, target_name);
     SELECT @extschema@.shape(p.data) INTO holds FROM @extschema@.llm_param AS p
         WHERE (p.model, p.name) = (root_model, root_name);
     IF holds IS NULL THEN
         RAISE EXCEPTION 'parameter "%" of model "%" has no values to share', root_name, root_model
-            USING ERRCODE = 'undefined_object', HINT = 'SELECT model, name, shape(data) FROM llm_param lists those that have.';
+            USING ERRCODE = 'undefined_object',
+            HINT = 'SELECT model, name, shape(data) FROM llm_param lists those that have.';
     ELSIF holds <> wants THEN
-        RAISE EXCEPTION 'parameter "%" of model "%" has shape %, "%" of "%" wants %', root_name, root_model, holds, $4, $3,
-            wants USING ERRCODE = 'array_subscript_error', HINT = 'Only parameters of the same shape can share one tensor.';
+        RAISE EXCEPTION 'parameter "%" of model "%" has shape %, "%" of "%" wants %', root_name, root_model, holds,
+            target_name, target_model, wants USING ERRCODE = 'array_subscript_error',
+            HINT = 'Only parameters of the same shape can share one tensor.';
     END IF;
     SET CONSTRAINTS @extschema@.llm_share_is_flat DEFERRED;
     UPDATE @extschema@.llm_param_share AS s SET source_model = root_model, source_name = root_name
-        WHERE (s.source_model, s.source_name) = ($3, $4);
+        WHERE (s.source_model, s.source_name) = (target_model, target_name);
     INSERT INTO @extschema@.llm_param_share AS s (target_model, target_name, source_model, source_name)
-        VALUES ($3, $4, root_model, root_name) ON CONFLICT (target_model, target_name)
+        VALUES (target_model, target_name, root_model, root_name) ON CONFLICT ON CONSTRAINT llm_param_share_pkey
         DO UPDATE SET source_model = EXCLUDED.source_model, source_name = EXCLUDED.source_name;
     SET CONSTRAINTS @extschema@.llm_share_is_flat IMMEDIATE;
-    DELETE FROM @extschema@.llm_param AS p WHERE (p.model, p.name) = ($3, $4);
+    DELETE FROM @extschema@.llm_param AS p WHERE (p.model, p.name) = (target_model, target_name);
 END $$;
 COMMENT ON FUNCTION llm_share_param(text, text, text, text) IS
     'From now on the target parameter is the source''s storage: read, trained and changed as one, its gradients '
@@ -101,21 +108,23 @@ COMMENT ON FUNCTION llm_share_param(text, text, text, text) IS
 CREATE FUNCTION llm_unshare_param(target_model text, target_name text, copy_optimizer_state boolean DEFAULT false)
     RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
     root @extschema@.llm_param_share;
 BEGIN
-    IF $1 IS NULL OR $2 IS NULL THEN
+    IF target_model IS NULL OR target_name IS NULL THEN
         RAISE EXCEPTION 'target_model and target_name must not be NULL' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    PERFORM @extschema@.llm_train_lock($1);
-    DELETE FROM @extschema@.llm_param_share AS s WHERE (s.target_model, s.target_name) = ($1, $2) RETURNING s.* INTO root;
+    PERFORM @extschema@.llm_train_lock(target_model);
+    DELETE FROM @extschema@.llm_param_share AS s WHERE (s.target_model, s.target_name) = (target_model, target_name)
+        RETURNING s.* INTO root;
     IF root.target_model IS NULL THEN
-        RAISE EXCEPTION 'parameter "%" of model "%" is not shared', left($2, 100), left($1, 100)
+        RAISE EXCEPTION 'parameter "%" of model "%" is not shared', left(target_name, 100), left(target_model, 100)
             USING ERRCODE = 'undefined_object', HINT = 'SELECT * FROM llm_param_share lists those that are.';
     END IF;
     INSERT INTO @extschema@.llm_param AS own (model, name, data, m, v, step)
-        SELECT $1, $2, p.data, CASE WHEN $3 THEN p.m END, CASE WHEN $3 THEN p.v END, CASE WHEN $3 THEN p.step ELSE 0 END
+        SELECT target_model, target_name, p.data, CASE WHEN copy_optimizer_state THEN p.m END,
+            CASE WHEN copy_optimizer_state THEN p.v END, CASE WHEN copy_optimizer_state THEN p.step ELSE 0 END
         FROM @extschema@.llm_param AS p WHERE (p.model, p.name) = (root.source_model, root.source_name)
         ON CONFLICT (model, name) DO UPDATE SET data = EXCLUDED.data, grad = NULL, m = EXCLUDED.m, v = EXCLUDED.v,
             step = EXCLUDED.step;
@@ -130,11 +139,12 @@ COMMENT ON FUNCTION llm_unshare_param(text, text, boolean) IS
 
 CREATE FUNCTION llm_check_model(model text) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
 BEGIN
-    IF $1 IS NULL THEN
+    IF model IS NULL THEN
         RAISE EXCEPTION 'model must not be NULL' USING ERRCODE = 'null_value_not_allowed';
-    ELSIF NOT EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = $1) THEN
-        RAISE EXCEPTION 'there is no model "%"', left($1, 100) USING ERRCODE = 'undefined_object',
+    ELSIF NOT EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = model) THEN
+        RAISE EXCEPTION 'there is no model "%"', left(model, 100) USING ERRCODE = 'undefined_object',
             HINT = 'SELECT model FROM llm_model_config lists the models.';
     END IF;
 END $$;
@@ -142,13 +152,14 @@ COMMENT ON FUNCTION llm_check_model(text) IS 'An error where there is no such mo
 
 CREATE FUNCTION llm_zero_grad(model text) RETURNS bigint
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
     n bigint;
 BEGIN
-    PERFORM @extschema@.llm_check_model($1);
-    UPDATE @extschema@.llm_param AS p SET grad = NULL WHERE p.grad IS NOT NULL AND (p.model = $1 OR (p.model, p.name) IN
-        (SELECT s.source_model, s.source_name FROM @extschema@.llm_param_share AS s WHERE s.target_model = $1));
+    PERFORM @extschema@.llm_check_model(model);
+    UPDATE @extschema@.llm_param AS p SET grad = NULL
+        WHERE p.grad IS NOT NULL AND (p.model = model OR (p.model, p.name) IN (
+            SELECT s.source_model, s.source_name FROM @extschema@.llm_param_share AS s WHERE s.target_model = model));
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN n;
 END $$;
@@ -158,14 +169,14 @@ COMMENT ON FUNCTION llm_zero_grad(text) IS
 
 CREATE FUNCTION llm_reset_optimizer(model text) RETURNS bigint
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
     n bigint;
 BEGIN
-    PERFORM @extschema@.llm_check_model($1);
-    PERFORM @extschema@.llm_train_lock($1);
+    PERFORM @extschema@.llm_check_model(model);
+    PERFORM @extschema@.llm_train_lock(model);
     UPDATE @extschema@.llm_param AS p SET m = NULL, v = NULL, step = 0
-        WHERE p.model = $1 AND (p.m IS NOT NULL OR p.v IS NOT NULL OR p.step <> 0);
+        WHERE p.model = model AND (p.m IS NOT NULL OR p.v IS NOT NULL OR p.step <> 0);
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN n;
 END $$;

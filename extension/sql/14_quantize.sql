@@ -18,7 +18,7 @@ CREATE FUNCTION llm_matmul_weights(model text) RETURNS TABLE (name text, transpo
     SELECT p.name, bool_and(coalesce((m.attrs ->> 'transpose_b')::boolean, false))
     FROM @extschema@.llm_graph AS p
     JOIN @extschema@.llm_graph AS m ON m.model = p.model AND m.op = 'matmul' AND m.inputs[2] = p.name
-    WHERE p.model = $1 AND p.op = 'param' AND cardinality(p.shape) = 2
+    WHERE p.model = llm_matmul_weights.model AND p.op = 'param' AND cardinality(p.shape) = 2
     GROUP BY p.id, p.name ORDER BY p.id
 $$;
 COMMENT ON FUNCTION llm_matmul_weights(text) IS
@@ -26,45 +26,48 @@ COMMENT ON FUNCTION llm_matmul_weights(text) IS
 
 CREATE FUNCTION llm_quantize(model text, format text, target text DEFAULT NULL) RETURNS text
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
-    made text := coalesce($3, $1 || '-' || $2);
+    made text := coalesce(target, model || '-' || format);
     missing text;
 BEGIN
-    IF $1 IS NULL OR $2 IS NULL THEN
+    IF model IS NULL OR format IS NULL THEN
         RAISE EXCEPTION 'model and format must not be NULL' USING ERRCODE = 'null_value_not_allowed';
-    ELSIF $2 NOT IN ('bf16', 'int8') THEN
-        RAISE EXCEPTION '"%" is no format of weights', left($2, 100) USING ERRCODE = 'invalid_parameter_value',
+    ELSIF format NOT IN ('bf16', 'int8') THEN
+        RAISE EXCEPTION '"%" is no format of weights', left(format, 100) USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Formats are bf16 (16 bits) and int8 (8.25 bits, scales included).';
-    ELSIF NOT EXISTS (SELECT FROM @extschema@.llm_graph AS g WHERE g.model = $1) THEN
-        RAISE EXCEPTION 'there is no model "%" to make a copy of', left($1, 100) USING ERRCODE = 'undefined_object',
+    ELSIF NOT EXISTS (SELECT FROM @extschema@.llm_graph AS g WHERE g.model = model) THEN
+        RAISE EXCEPTION 'there is no model "%" to make a copy of', left(model, 100) USING ERRCODE = 'undefined_object',
             HINT = 'SELECT model, count(*) FROM llm_param GROUP BY model lists those with weights.';
     END IF;
-    INSERT INTO @extschema@.llm_model_config (model, n_layer, n_head, d_model, d_ff, n_positions, vocab, tokenizer, options, recipe)
-        SELECT made, n_layer, n_head, d_model, d_ff, n_positions, vocab, coalesce(tokenizer, $1),
-            options || jsonb_build_object('weights', $2), recipe
-        FROM @extschema@.llm_model_config WHERE model = $1
+    INSERT INTO @extschema@.llm_model_config
+        (model, n_layer, n_head, d_model, d_ff, n_positions, vocab, tokenizer, options, recipe)
+        SELECT made, n_layer, n_head, d_model, d_ff, n_positions, vocab, coalesce(tokenizer, model),
+            options || jsonb_build_object('weights', format), recipe
+        FROM @extschema@.llm_model_config AS c WHERE c.model = model
         ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is a model "%" already', left(made, 100) USING ERRCODE = 'duplicate_object',
-            HINT = 'Give the copy another name, llm_quantize(model, format, name), or delete the old one from llm_model_config.';
+            HINT = 'Give the copy another name, llm_quantize(model, format, name), '
+            'or delete the old one from llm_model_config.';
     END IF;
     INSERT INTO @extschema@.llm_graph (model, name, op, inputs, attrs)
-        SELECT made, name, op, inputs, attrs FROM @extschema@.llm_graph WHERE model = $1 ORDER BY id;
+        SELECT made, name, op, inputs, attrs FROM @extschema@.llm_graph AS g WHERE g.model = model ORDER BY id;
     INSERT INTO @extschema@.llm_param (model, name, data)
-        SELECT made, g.name, CASE WHEN w.name IS NULL THEN p.data ELSE @extschema@.pg_llm_quantize(p.data, $2, w.transposed) END
+        SELECT made, g.name, CASE WHEN w.name IS NULL THEN p.data
+            ELSE @extschema@.pg_llm_quantize(p.data, format, w.transposed) END
         FROM @extschema@.llm_graph AS g
         LEFT JOIN @extschema@.llm_param_share AS s ON s.target_model = g.model AND s.target_name = g.name
         LEFT JOIN @extschema@.llm_param AS p
             ON p.model = coalesce(s.source_model, g.model) AND p.name = coalesce(s.source_name, g.name)
-        LEFT JOIN @extschema@.llm_matmul_weights($1) AS w ON w.name = g.name
-        WHERE g.model = $1 AND g.op = 'param'
+        LEFT JOIN @extschema@.llm_matmul_weights(model) AS w ON w.name = g.name
+        WHERE g.model = model AND g.op = 'param'
         ORDER BY g.id;
     SELECT string_agg('"' || name || '"', ', ' ORDER BY name) INTO missing
-    FROM (SELECT name FROM @extschema@.llm_param WHERE model = made AND data IS NULL ORDER BY name LIMIT 5) AS p;
+    FROM (SELECT name FROM @extschema@.llm_param AS p WHERE p.model = made AND data IS NULL ORDER BY name LIMIT 5) AS p;
     IF missing IS NOT NULL THEN
-        RAISE EXCEPTION 'model "%" has no weights for %', $1, missing USING ERRCODE = 'undefined_object',
-            HINT = format('llm_init_model(%L, seed) gives it random weights.', $1);
+        RAISE EXCEPTION 'model "%" has no weights for %', model, missing USING ERRCODE = 'undefined_object',
+            HINT = format('llm_init_model(%L, seed) gives it random weights.', model);
     END IF;
     RETURN made;
 END $$;
@@ -78,9 +81,9 @@ CREATE FUNCTION llm_quantization(model text, source text)
     LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
     SELECT w.name, f.format, CASE f.format WHEN 'int8' THEN 8.25 WHEN 'bf16' THEN 16 ELSE 32 END::float8,
         sqrt(e.square), e.largest, sqrt(e.source_square)
-    FROM @extschema@.llm_matmul_weights($1) AS w
-    JOIN @extschema@.llm_param AS p ON p.model = $1 AND p.name = w.name
-    JOIN @extschema@.llm_param AS q ON q.model = $2 AND q.name = w.name,
+    FROM @extschema@.llm_matmul_weights(model) AS w
+    JOIN @extschema@.llm_param AS p ON p.model = llm_quantization.model AND p.name = w.name
+    JOIN @extschema@.llm_param AS q ON q.model = source AND q.name = w.name,
     LATERAL (SELECT @extschema@.pg_llm_format(p.data, w.transposed) AS format) AS f,
     LATERAL (SELECT p.data OPERATOR(@extschema@.-) q.data AS change) AS d,
     LATERAL (SELECT @extschema@.mean(d.change OPERATOR(@extschema@.*) d.change)::float8 AS square,
@@ -95,8 +98,9 @@ CREATE FUNCTION llm_perplexity_change(model text, source text, dataset text, max
     OUT perplexity float8, OUT source_perplexity float8, OUT change float8, OUT tokens bigint)
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    SELECT p.perplexity, p.tokens INTO perplexity, tokens FROM @extschema@.llm_perplexity($1, $3, $4) AS p;
-    SELECT p.perplexity INTO source_perplexity FROM @extschema@.llm_perplexity($2, $3, $4) AS p;
+    SELECT p.perplexity, p.tokens INTO perplexity, tokens
+        FROM @extschema@.llm_perplexity(model, dataset, max_rows) AS p;
+    SELECT p.perplexity INTO source_perplexity FROM @extschema@.llm_perplexity(source, dataset, max_rows) AS p;
     change := perplexity / source_perplexity - 1;
 END $$;
 COMMENT ON FUNCTION llm_perplexity_change(text, text, text, bigint) IS

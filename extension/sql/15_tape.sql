@@ -1,7 +1,7 @@
 -- The tape: what was computed, operation by operation, as rows; gradients walk it back.
 --
--- Ids are run * 1000000 + n with n from 1, one numbering for all tensors of a run in the order they were made; the id of
--- an operation is that of its first result. So max(id) is the last operation of the newest run.
+-- Ids are run * 1000000 + n with n from 1, one numbering for all tensors of a run in the order they were made; the id
+-- of an operation is that of its first result. So max(id) is the last operation of the newest run.
 -- The four tables are unlogged and left out of dumps: they hold what can be computed again, a crash empties all of them
 -- together, and writing them must not cost what writing weights costs.
 
@@ -145,11 +145,13 @@ COMMENT ON FUNCTION llm_on_tape(tensor, bigint) IS
     'The tensor as the one that the session''s open run knows by this id';
 
 CREATE VIEW llm_tensor WITH (security_invoker = true) AS
-    SELECT m.name, m.model, llm_on_tape(CASE WHEN r.data IS NULL THEN p.data ELSE r.data END, m.id) AS data, m.token_id, m.id
+    SELECT m.name, m.model, llm_on_tape(CASE WHEN r.data IS NULL THEN p.data ELSE r.data END, m.id) AS data,
+        m.token_id, m.id
     FROM llm_tensor_map AS m
     JOIN llm_tensor_rt AS r USING (id)
     LEFT JOIN llm_param_share AS s ON r.data IS NULL AND s.target_model = m.model AND s.target_name = m.name
-    LEFT JOIN llm_param AS p ON r.data IS NULL AND p.model = coalesce(s.source_model, m.model) AND p.name = coalesce(s.source_name, m.name)
+    LEFT JOIN llm_param AS p ON r.data IS NULL AND p.model = coalesce(s.source_model, m.model)
+        AND p.name = coalesce(s.source_name, m.name)
     WHERE m.run = (SELECT llm_open_run());
 COMMENT ON VIEW llm_tensor IS
     'The parameters that the session materialised, by name; what is computed from data is recorded, down to '
@@ -176,35 +178,38 @@ COMMENT ON FUNCTION llm_add_gradient(tensor, int[], tensor, int) IS
 
 CREATE FUNCTION llm_accumulate_grads(model text, workers int DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
     threads text := current_setting('pg_llm.threads');
     item record;
     n bigint := 0;
 BEGIN
-    IF $1 IS NULL OR NOT EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = $1) THEN
-        RAISE EXCEPTION 'there is no model "%"', coalesce(left($1, 100), 'NULL') USING ERRCODE = 'undefined_object',
+    IF model IS NULL OR NOT EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = model) THEN
+        RAISE EXCEPTION 'there is no model "%"', coalesce(left(model, 100), 'NULL') USING ERRCODE = 'undefined_object',
             HINT = 'SELECT model FROM llm_model_config lists the models.';
-    ELSIF $2 < 1 OR $2 > 1024 THEN
-        RAISE EXCEPTION 'workers is %; it must be from 1 to 1024', $2 USING ERRCODE = 'invalid_parameter_value',
+    ELSIF workers < 1 OR workers > 1024 THEN
+        RAISE EXCEPTION 'workers is %; it must be from 1 to 1024', workers USING ERRCODE = 'invalid_parameter_value',
             HINT = 'NULL uses as many threads as pg_llm.threads says.';
     END IF;
-    PERFORM set_config('pg_llm.threads', coalesce($2::text, threads), false);
+    PERFORM set_config('pg_llm.threads', coalesce(workers::text, threads), false);
     FOR item IN
-        SELECT m.id, coalesce(s.source_model, m.model) AS model, coalesce(s.source_name, m.name) AS name, m.token_id, r.grad
+        SELECT m.id, coalesce(s.source_model, m.model) AS model, coalesce(s.source_name, m.name) AS name, m.token_id,
+            r.grad
         FROM @extschema@.llm_tensor_map AS m
         JOIN @extschema@.llm_run AS run USING (run)
         JOIN @extschema@.llm_tensor_rt AS r ON r.id = m.id
         LEFT JOIN @extschema@.llm_param_share AS s ON s.target_model = m.model AND s.target_name = m.name
-        WHERE m.model = $1 AND NOT m.accumulated AND r.grad IS NOT NULL AND @extschema@.llm_own_run(run.pid, run.started)
+        WHERE m.model = model AND NOT m.accumulated AND r.grad IS NOT NULL
+            AND @extschema@.llm_own_run(run.pid, run.started)
         ORDER BY m.id FOR KEY SHARE OF run
     LOOP
         UPDATE @extschema@.llm_param AS p
             SET grad = @extschema@.llm_add_gradient(p.grad, @extschema@.shape(p.data), item.grad, item.token_id)
             WHERE p.model = item.model AND p.name = item.name;
         IF NOT FOUND THEN
-            RAISE EXCEPTION 'model "%" has no parameter "%" to take the gradient of tensor %', item.model, item.name, item.id
-                USING ERRCODE = 'undefined_object', HINT = 'SELECT name FROM llm_param WHERE model = ... lists those it has.';
+            RAISE EXCEPTION 'model "%" has no parameter "%" to take the gradient of tensor %', item.model, item.name,
+                item.id USING ERRCODE = 'undefined_object',
+                HINT = 'SELECT name FROM llm_param WHERE model = ... lists those it has.';
         END IF;
         UPDATE @extschema@.llm_tensor_map AS m SET accumulated = true WHERE m.id = item.id;
         n := n + 1;
@@ -216,7 +221,7 @@ BEGIN
             WHERE m.run = run.run AND NOT m.accumulated AND r.grad IS NOT NULL);
     PERFORM set_config('pg_llm.threads', threads, false);
     IF n = 0 THEN
-        RAISE NOTICE 'no gradient of model "%" is waiting', $1
+        RAISE NOTICE 'no gradient of model "%" is waiting', model
             USING HINT = 'llm_backprop(tape id, model) makes them; each is added once.';
     END IF;
     RETURN n;
@@ -234,8 +239,8 @@ CREATE FUNCTION llm_prune_autograd_state(workers int DEFAULT NULL) RETURNS bigin
 DECLARE
     n bigint;
 BEGIN
-    IF $1 < 1 OR $1 > 1024 THEN
-        RAISE EXCEPTION 'workers is %; it must be from 1 to 1024', $1 USING ERRCODE = 'invalid_parameter_value',
+    IF workers < 1 OR workers > 1024 THEN
+        RAISE EXCEPTION 'workers is %; it must be from 1 to 1024', workers USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Leave it out: deleting rows takes one thread.';
     END IF;
     -- A session that works on a run holds its row: neither waits for the other while it holds rows of the tape.

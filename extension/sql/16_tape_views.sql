@@ -38,7 +38,8 @@ CREATE VIEW llm_op_cost WITH (security_invoker = true) AS
     SELECT run, op, count(*) AS calls, round(sum(microseconds)::numeric, 1)::float8 AS microseconds,
         sum(microseconds) / nullif(sum(sum(microseconds)) OVER (PARTITION BY run), 0) AS share,
         sum(flops) AS flops, sum(flops) / nullif(sum(microseconds), 0) / 1000 AS gflops
-    FROM (SELECT t.run, t.op, (t.extra ->> 'microseconds')::float8 AS microseconds, (t.extra ->> 'flops')::float8 AS flops
+    FROM (SELECT t.run, t.op, (t.extra ->> 'microseconds')::float8 AS microseconds,
+            (t.extra ->> 'flops')::float8 AS flops
         FROM llm_tape AS t) AS t
     GROUP BY run, op;
 COMMENT ON VIEW llm_op_cost IS
@@ -54,14 +55,15 @@ COMMENT ON VIEW llm_activation IS
     'exactly 0';
 
 CREATE VIEW llm_gradient WITH (security_invoker = true) AS
-    SELECT r.run, coalesce(m.model, run.model) AS model, llm_tensor_label(r.name, t.op, r.id, r.data) AS name, g.numel, g.norm,
-        w.norm AS weight_norm, g.norm / nullif(w.norm, 0) AS ratio, g.largest
+    SELECT r.run, coalesce(m.model, run.model) AS model, llm_tensor_label(r.name, t.op, r.id, r.data) AS name, g.numel,
+        g.norm, w.norm AS weight_norm, g.norm / nullif(w.norm, 0) AS ratio, g.largest
     FROM llm_tensor_rt AS r
     JOIN llm_run AS run ON run.run = r.run
     LEFT JOIN llm_tape AS t ON t.id = r.id
     LEFT JOIN llm_tensor_map AS m ON m.id = r.id
     LEFT JOIN llm_param_share AS s ON r.data IS NULL AND s.target_model = m.model AND s.target_name = m.name
-    LEFT JOIN llm_param AS p ON r.data IS NULL AND p.model = coalesce(s.source_model, m.model) AND p.name = coalesce(s.source_name, m.name)
+    LEFT JOIN llm_param AS p ON r.data IS NULL AND p.model = coalesce(s.source_model, m.model)
+        AND p.name = coalesce(s.source_name, m.name)
     CROSS JOIN LATERAL llm_tensor_stats(r.grad) AS g
     LEFT JOIN LATERAL llm_tensor_stats(coalesce(r.data, p.data)) AS w ON true
     WHERE r.grad IS NOT NULL;
@@ -71,7 +73,8 @@ COMMENT ON VIEW llm_gradient IS
 
 CREATE VIEW llm_param_gradient WITH (security_invoker = true) AS
     SELECT p.model, p.name, g.numel, g.norm, w.norm AS weight_norm, g.norm / nullif(w.norm, 0) AS ratio, g.largest
-    FROM llm_param AS p CROSS JOIN LATERAL llm_tensor_stats(p.grad) AS g LEFT JOIN LATERAL llm_tensor_stats(p.data) AS w ON true
+    FROM llm_param AS p CROSS JOIN LATERAL llm_tensor_stats(p.grad) AS g
+    LEFT JOIN LATERAL llm_tensor_stats(p.data) AS w ON true
     WHERE p.grad IS NOT NULL;
 COMMENT ON VIEW llm_param_gradient IS
     'A parameter with a gradient in llm_param.grad: norm of the gradient and of the weights, their ratio, the '
@@ -82,16 +85,20 @@ CREATE VIEW llm_attention_map WITH (security_invoker = true) AS
         a.query, a.query_token, a.key, a.key_token, a.weight
     FROM llm_tape AS t
     JOIN llm_tensor_rt AS probs ON probs.id = t.outputs[3]
-    CROSS JOIN LATERAL (SELECT count(*)::int AS n FROM llm_tape AS o WHERE o.run = t.run AND o.op = 'attention' AND o.id < t.id) AS place
+    CROSS JOIN LATERAL (SELECT count(*)::int AS n FROM llm_tape AS o
+        WHERE o.run = t.run AND o.op = 'attention' AND o.id < t.id) AS place
     LEFT JOIN LATERAL (
-        SELECT array_agg(CASE WHEN v.token_id IS NOT NULL THEN llm_decode(ARRAY[v.token_id], t.extra ->> 'model') END ORDER BY e.idx) AS texts
+        SELECT array_agg(CASE WHEN v.token_id IS NOT NULL THEN llm_decode(ARRAY[v.token_id], t.extra ->> 'model') END
+            ORDER BY e.idx) AS texts
         FROM llm_tensor_rt AS tokens
         CROSS JOIN LATERAL tensor_rows(tokens.data) AS e
         LEFT JOIN llm_model_config AS c ON c.model = t.extra ->> 'model'
-        LEFT JOIN llm_bpe_vocab AS v ON v.model = coalesce(c.tokenizer, t.extra ->> 'model') AND v.token_id = e.value::int
+        LEFT JOIN llm_bpe_vocab AS v
+            ON v.model = coalesce(c.tokenizer, t.extra ->> 'model') AND v.token_id = e.value::int
         WHERE tokens.id = (t.extra ->> 'tokens')::bigint) AS words ON true
     CROSS JOIN LATERAL generate_series(0, probs.shape[2] - 1) AS heads(head)
-    CROSS JOIN LATERAL llm_attention_rows(probs.data, heads.head, coalesce((t.extra #>> '{attrs,causal}')::boolean, true), words.texts) AS a
+    CROSS JOIN LATERAL llm_attention_rows(probs.data, heads.head,
+        coalesce((t.extra #>> '{attrs,causal}')::boolean, true), words.texts) AS a
     WHERE t.op = 'attention';
 COMMENT ON VIEW llm_attention_map IS
     'How much a query position attends to a key position, in each layer and head of a run, with the tokens there; '

@@ -78,7 +78,7 @@ CREATE FUNCTION llm_checkpoint_tensors(model text)
     RETURNS TABLE (name text, owner_model text, owner_name text, part text, shape int[])
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT part.prefix || r.name, r.owner_model, r.owner_name, part.part, part.shape
-    FROM @extschema@.llm_export_rows($1) AS r
+    FROM @extschema@.llm_export_rows(model) AS r
     JOIN @extschema@.llm_param AS p ON p.model = r.owner_model AND p.name = r.owner_name,
     LATERAL (VALUES ('', 'data', @extschema@.shape(p.data)), ('optimizer.m.', 'm', @extschema@.shape(p.m)),
                     ('optimizer.v.', 'v', @extschema@.shape(p.v))) AS part (prefix, part, shape)
@@ -92,21 +92,23 @@ CREATE FUNCTION llm_checkpoint_facts(model text, OUT step bigint, OUT log_id big
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH param AS MATERIALIZED (
         SELECT r.name, r.owner_model, p.step, r.shape, @extschema@.numel(p.data) AS numel
-        FROM @extschema@.llm_export_rows($1) AS r
+        FROM @extschema@.llm_export_rows(model) AS r
         JOIN @extschema@.llm_param AS p ON p.model = r.owner_model AND p.name = r.owner_name
     ), newest AS ( -- as training counts: its own parameters' steps, where it has any
-        SELECT coalesce(max(p.step) FILTER (WHERE p.owner_model = $1), max(p.step), 0) AS step FROM param AS p
+        SELECT coalesce(max(p.step) FILTER (WHERE p.owner_model = model), max(p.step), 0) AS step FROM param AS p
     )
     SELECT newest.step,
-        (SELECT max(log.id) FROM @extschema@.llm_train_log AS log WHERE log.model = $1),
+        (SELECT max(log.id) FROM @extschema@.llm_train_log AS log
+            WHERE log.model = llm_checkpoint_facts.model),
         (SELECT coalesce(sum(p.numel), 0)::bigint FROM param AS p),
-        (SELECT to_jsonb(c) FROM @extschema@.llm_model_config AS c WHERE c.model = $1),
+        (SELECT to_jsonb(c) FROM @extschema@.llm_model_config AS c WHERE c.model = llm_checkpoint_facts.model),
         (SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object('name', g.name, 'op', g.op, 'inputs', g.inputs,
                 'attrs', g.attrs, 'shape', p.shape)) ORDER BY g.id, g.name)
-            FROM @extschema@.llm_graph AS g LEFT JOIN param AS p ON p.name = g.name AND g.op = 'param' WHERE g.model = $1),
+            FROM @extschema@.llm_graph AS g LEFT JOIN param AS p ON p.name = g.name AND g.op = 'param'
+            WHERE g.model = llm_checkpoint_facts.model),
         (SELECT coalesce(jsonb_object_agg(p.name, p.step), '{}') FROM param AS p WHERE p.step <> newest.step),
-        jsonb_pretty(@extschema@.llm_export_config($1) || jsonb_build_object('pg_llm_checkpoint',
-            jsonb_build_object('format_version', 1, 'model', $1, 'step', newest.step)))
+        jsonb_pretty(@extschema@.llm_export_config(model) || jsonb_build_object('pg_llm_checkpoint',
+            jsonb_build_object('format_version', 1, 'model', model, 'step', newest.step)))
     FROM newest
 $$;
 COMMENT ON FUNCTION llm_checkpoint_facts(text) IS
@@ -127,17 +129,20 @@ BEGIN
     IF location NOT IN ('file', 'database') THEN
         RAISE EXCEPTION 'location is "%", expected ''file'' or ''database''', left(location, 100)
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'The kit names files itself, below pg_llm.checkpoint_dir; pg_llm_export_safetensors(path, model) writes where you say.';
+                  HINT = 'The kit names files itself, below pg_llm.checkpoint_dir; '
+                      'pg_llm_export_safetensors(path, model) writes where you say.';
     ELSIF format NOT IN ('safetensors', 'npz', 'rows') THEN
         RAISE EXCEPTION 'format is "%", expected ''safetensors'' or ''npz''', left(format, 100)
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Both hold the same tensors; transformers reads safetensors, NumPy reads npz.';
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Both hold the same tensors; transformers reads safetensors, NumPy reads npz.';
     ELSIF (format = 'rows' AND in_file) OR (format <> 'rows' AND location = 'database') THEN
         RAISE EXCEPTION 'a checkpoint of format "%" cannot have the location "%"', format, location
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'In the database a checkpoint is rows: leave the format out. Files are safetensors or npz.';
     END IF;
     in_file := coalesce(in_file, format <> 'rows',
-        pg_has_role(current_user, 'pg_write_server_files', 'USAGE') AND current_setting('pg_llm.checkpoint_dir', true) <> '');
+        pg_has_role(current_user, 'pg_write_server_files', 'USAGE')
+            AND current_setting('pg_llm.checkpoint_dir', true) <> '');
     RETURN CASE WHEN in_file THEN coalesce(format, 'safetensors') ELSE 'rows' END;
 END $$;
 COMMENT ON FUNCTION llm_checkpoint_place(text, text) IS
@@ -147,20 +152,22 @@ COMMENT ON FUNCTION llm_checkpoint_place(text, text) IS
 CREATE FUNCTION llm_checkpoint_save(model text, note text DEFAULT NULL, format text DEFAULT NULL,
     location text DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
     new_id bigint;
-    the_format CONSTANT text := @extschema@.llm_checkpoint_place($3, $4);
+    the_format CONSTANT text := @extschema@.llm_checkpoint_place(format, location);
     facts record;
 BEGIN
-    PERFORM @extschema@.llm_export_check($1);
+    PERFORM @extschema@.llm_export_check(model);
     new_id := nextval('@extschema@.llm_checkpoint_id_seq');
     -- The row first: the rows of llm_checkpoint_param refer to it.
-    INSERT INTO @extschema@.llm_checkpoint (id, model, step, note, parameters, bytes, location, format, sha256, model_sha256)
-        VALUES (new_id, $1, 0, $2, 0, 0, CASE the_format WHEN 'rows' THEN 'database' ELSE '' END, the_format, '', '');
+    INSERT INTO @extschema@.llm_checkpoint
+        (id, model, step, note, parameters, bytes, location, format, sha256, model_sha256)
+        VALUES (new_id, model, 0, note, 0, 0, CASE the_format WHEN 'rows' THEN 'database' ELSE '' END, the_format,
+            '', '');
     -- One statement, one snapshot: what the row says is true of the weights written.
-    SELECT * INTO STRICT facts FROM @extschema@.llm_checkpoint_facts($1) AS f,
-        LATERAL @extschema@.llm_checkpoint_write(new_id, $1, the_format, f.file_config) AS w;
+    SELECT * INTO STRICT facts FROM @extschema@.llm_checkpoint_facts(model) AS f,
+        LATERAL @extschema@.llm_checkpoint_write(new_id, model, the_format, f.file_config) AS w;
     UPDATE @extschema@.llm_checkpoint AS c SET step = facts.step, parameters = facts.parameters, bytes = facts.bytes,
         location = facts.location, sha256 = facts.sha256, model_sha256 = facts.model_sha256, log_id = facts.log_id
         WHERE c.id = new_id;
@@ -175,12 +182,13 @@ COMMENT ON FUNCTION llm_checkpoint_save(text, text, text, text) IS
 
 CREATE FUNCTION llm_checkpoint_get(id bigint) RETURNS llm_checkpoint
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
 DECLARE
     found_row @extschema@.llm_checkpoint;
 BEGIN
-    SELECT c.* INTO found_row FROM @extschema@.llm_checkpoint AS c WHERE c.id = $1;
+    SELECT c.* INTO found_row FROM @extschema@.llm_checkpoint AS c WHERE c.id = id;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no checkpoint %', coalesce($1::text, 'NULL') USING ERRCODE = 'undefined_object',
+        RAISE EXCEPTION 'there is no checkpoint %', coalesce(id::text, 'NULL') USING ERRCODE = 'undefined_object',
             HINT = 'SELECT id, model, step, at, note FROM llm_checkpoint ORDER BY id lists them.';
     END IF;
     RETURN found_row;
@@ -189,23 +197,25 @@ COMMENT ON FUNCTION llm_checkpoint_get(bigint) IS 'A row of llm_checkpoint, or a
 
 CREATE FUNCTION llm_checkpoint_make(model text, id bigint) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
     source text;
     saved @extschema@.llm_checkpoint_model;
 BEGIN
-    SELECT s.* INTO saved FROM @extschema@.llm_checkpoint_model AS s WHERE s.checkpoint = $2;
-    SELECT c.model INTO source FROM @extschema@.llm_checkpoint AS c WHERE c.id = $2;
-    IF NOT EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = $1) THEN
+    SELECT s.* INTO saved FROM @extschema@.llm_checkpoint_model AS s WHERE s.checkpoint = id;
+    SELECT c.model INTO source FROM @extschema@.llm_checkpoint AS c WHERE c.id = id;
+    IF NOT EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = model) THEN
         INSERT INTO @extschema@.llm_model_config
-            SELECT n.* FROM jsonb_populate_record(NULL::@extschema@.llm_model_config, saved.config || jsonb_build_object('model', $1,
-                'tokenizer', coalesce(saved.config ->> 'tokenizer', CASE WHEN $1 <> source AND EXISTS (
-                    SELECT FROM @extschema@.llm_bpe_vocab AS v WHERE v.model = source) THEN source END))) AS n;
+            SELECT n.* FROM jsonb_populate_record(NULL::@extschema@.llm_model_config,
+                saved.config || jsonb_build_object('model', model, 'tokenizer', coalesce(saved.config ->> 'tokenizer',
+                    CASE WHEN model <> source AND EXISTS (SELECT FROM @extschema@.llm_bpe_vocab AS v
+                        WHERE v.model = source) THEN source END))) AS n;
     END IF;
-    IF NOT EXISTS (SELECT FROM @extschema@.llm_graph AS g WHERE g.model = $1) THEN
+    IF NOT EXISTS (SELECT FROM @extschema@.llm_graph AS g WHERE g.model = model) THEN
         INSERT INTO @extschema@.llm_graph (model, name, op, inputs, attrs)
-            SELECT $1, n.node ->> 'name', n.node ->> 'op',
-                ARRAY(SELECT i.name FROM jsonb_array_elements_text(n.node -> 'inputs') WITH ORDINALITY AS i (name, place) ORDER BY place),
+            SELECT model, n.node ->> 'name', n.node ->> 'op',
+                ARRAY(SELECT i.name FROM jsonb_array_elements_text(n.node -> 'inputs')
+                    WITH ORDINALITY AS i (name, place) ORDER BY place),
                 n.node -> 'attrs'
             FROM jsonb_array_elements(saved.graph) WITH ORDINALITY AS n (node, place) ORDER BY n.place;
     END IF;
@@ -215,36 +225,37 @@ COMMENT ON FUNCTION llm_checkpoint_make(text, bigint) IS
 
 CREATE FUNCTION llm_checkpoint_check(model text, id bigint) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
     saved @extschema@.llm_checkpoint_model;
     source text;
     differences text[];
 BEGIN
-    SELECT c.model INTO source FROM @extschema@.llm_checkpoint AS c WHERE c.id = $2;
-    SELECT s.* INTO saved FROM @extschema@.llm_checkpoint_model AS s WHERE s.checkpoint = $2;
+    SELECT c.model INTO source FROM @extschema@.llm_checkpoint AS c WHERE c.id = id;
+    SELECT s.* INTO saved FROM @extschema@.llm_checkpoint_model AS s WHERE s.checkpoint = id;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'checkpoint % has no row in llm_checkpoint_model', $2 USING ERRCODE = 'undefined_object';
+        RAISE EXCEPTION 'checkpoint % has no row in llm_checkpoint_model', id USING ERRCODE = 'undefined_object';
     END IF;
-    SELECT array_agg(format('%s: checkpoint %s, model %s', coalesce(s.name, p.name), coalesce(s.shape, 'none'), coalesce(p.shape, 'none'))
-            ORDER BY coalesce(s.name, p.name)) INTO differences
+    SELECT array_agg(format('%s: checkpoint %s, model %s', coalesce(s.name, p.name), coalesce(s.shape, 'none'),
+            coalesce(p.shape, 'none')) ORDER BY coalesce(s.name, p.name)) INTO differences
         FROM (SELECT n ->> 'name', translate(n ->> 'shape', '[] ', '()') FROM jsonb_array_elements(saved.graph) AS n
               WHERE n ->> 'op' = 'param') AS s (name, shape)
-        FULL JOIN (SELECT name, translate(shape::text, '{}', '()') FROM @extschema@.llm_param_shapes($1)) AS p (name, shape)
-            ON p.name = s.name
+        FULL JOIN (SELECT name, translate(shape::text, '{}', '()') FROM @extschema@.llm_param_shapes(model))
+            AS p (name, shape) ON p.name = s.name
         WHERE s.shape IS DISTINCT FROM p.shape;
     IF differences IS NOT NULL THEN
-        RAISE EXCEPTION 'checkpoint % is of model "%", whose parameters are not those of model "%"', $2, source, $1
+        RAISE EXCEPTION 'checkpoint % is of model "%", whose parameters are not those of model "%"', id, source, model
             USING ERRCODE = 'array_subscript_error', DETAIL = @extschema@.llm_import_list(differences),
                   HINT = 'Load it under a name that is not taken: the model is then made as it was.';
     END IF;
     SELECT array_agg(coalesce(s.name, g.name) ORDER BY coalesce(s.name, g.name)) INTO differences
         FROM (SELECT n ->> 'name', n -> 'op', n -> 'inputs', n -> 'attrs' FROM jsonb_array_elements(saved.graph) AS n)
             AS s (name, op, inputs, attrs)
-        FULL JOIN (SELECT * FROM @extschema@.llm_graph AS own WHERE own.model = $1) AS g ON g.name = s.name
+        FULL JOIN (SELECT * FROM @extschema@.llm_graph AS own WHERE own.model = model) AS g ON g.name = s.name
         WHERE (s.op, s.inputs, s.attrs) IS DISTINCT FROM (to_jsonb(g.op), to_jsonb(g.inputs), g.attrs);
     IF differences IS NOT NULL THEN
-        RAISE WARNING 'the graph of model "%" is not what it was when checkpoint % was saved: the same weights compute something else', $1, $2
+        RAISE WARNING 'the graph of model "%" is not what it was when checkpoint % was saved: '
+            'the same weights compute something else', model, id
             USING DETAIL = 'Nodes that differ: ' || @extschema@.llm_import_list(differences);
     END IF;
 END $$;
@@ -260,27 +271,29 @@ COMMENT ON FUNCTION llm_checkpoint_read(bigint, text, text, text, text) IS
 
 CREATE FUNCTION llm_checkpoint_load(model text, id bigint) RETURNS bigint
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
-    saved CONSTANT @extschema@.llm_checkpoint := @extschema@.llm_checkpoint_get($2);
+    saved CONSTANT @extschema@.llm_checkpoint := @extschema@.llm_checkpoint_get(id);
     others text;
 BEGIN
-    IF $1 IS NULL OR $1 = '' THEN
+    IF model IS NULL OR model = '' THEN
         RAISE EXCEPTION 'a model needs a name' USING ERRCODE = 'invalid_parameter_value',
             HINT = format('To load it where it came from: SELECT llm_checkpoint_load(%L, %s);', saved.model, saved.id);
     END IF;
-    PERFORM @extschema@.llm_checkpoint_make($1, $2);
-    PERFORM @extschema@.llm_checkpoint_check($1, $2);
+    PERFORM @extschema@.llm_checkpoint_make(model, id);
+    PERFORM @extschema@.llm_checkpoint_check(model, id);
     INSERT INTO @extschema@.llm_param (model, name)
-        SELECT r.owner_model, r.owner_name FROM @extschema@.llm_export_rows($1) AS r
-        WHERE NOT EXISTS (SELECT FROM @extschema@.llm_param AS p WHERE p.model = r.owner_model AND p.name = r.owner_name);
-    PERFORM @extschema@.llm_checkpoint_read(saved.id, $1, saved.location, saved.format, saved.sha256);
+        SELECT r.owner_model, r.owner_name FROM @extschema@.llm_export_rows(model) AS r
+        WHERE NOT EXISTS (SELECT FROM @extschema@.llm_param AS p
+            WHERE p.model = r.owner_model AND p.name = r.owner_name);
+    PERFORM @extschema@.llm_checkpoint_read(saved.id, model, saved.location, saved.format, saved.sha256);
     UPDATE @extschema@.llm_param AS p SET step = coalesce((s.steps ->> r.name)::bigint, saved.step)
-        FROM @extschema@.llm_export_rows($1) AS r, @extschema@.llm_checkpoint_model AS s
+        FROM @extschema@.llm_export_rows(model) AS r, @extschema@.llm_checkpoint_model AS s
         WHERE s.checkpoint = saved.id AND p.model = r.owner_model AND p.name = r.owner_name;
-    SELECT string_agg(DISTINCT r.owner_model, ', ') INTO others FROM @extschema@.llm_export_rows($1) AS r WHERE r.owner_model <> $1;
+    SELECT string_agg(DISTINCT r.owner_model, ', ') INTO others FROM @extschema@.llm_export_rows(model) AS r
+        WHERE r.owner_model <> model;
     IF others IS NOT NULL THEN
-        RAISE NOTICE 'parameters that model "%" shares were loaded into their source: %', $1, others;
+        RAISE NOTICE 'parameters that model "%" shares were loaded into their source: %', model, others;
     END IF;
     RETURN saved.step;
 END $$;
@@ -295,13 +308,15 @@ COMMENT ON FUNCTION llm_checkpoint_remove(bigint, text) IS
 
 CREATE FUNCTION llm_checkpoint_delete(id bigint) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
 DECLARE
-    saved CONSTANT @extschema@.llm_checkpoint := @extschema@.llm_checkpoint_get($1);
+    saved CONSTANT @extschema@.llm_checkpoint := @extschema@.llm_checkpoint_get(id);
 BEGIN
     IF saved.location <> 'database' AND NOT @extschema@.llm_checkpoint_remove(saved.id, saved.location) THEN
-        RAISE NOTICE 'the file "%" stays: it is not in this database''s folder below pg_llm.checkpoint_dir', saved.location;
+        RAISE NOTICE 'the file "%" stays: it is not in this database''s folder below pg_llm.checkpoint_dir',
+            saved.location;
     END IF;
-    DELETE FROM @extschema@.llm_checkpoint AS c WHERE c.id = $1;
+    DELETE FROM @extschema@.llm_checkpoint AS c WHERE c.id = id;
 END $$;
 COMMENT ON FUNCTION llm_checkpoint_delete(bigint) IS
     'Forgets a checkpoint; its file goes when the transaction commits (a plain DELETE FROM llm_checkpoint leaves '
@@ -316,43 +331,51 @@ COMMENT ON FUNCTION llm_replay_steps(text, bigint, bigint[], bigint[]) IS
 
 CREATE FUNCTION llm_replay_chain(model text, from_checkpoint bigint, to_step bigint) RETURNS bigint[]
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
-    saved CONSTANT @extschema@.llm_checkpoint := @extschema@.llm_checkpoint_get($2);
-    last_step CONSTANT bigint := coalesce($3, (SELECT log.step FROM @extschema@.llm_train_log AS log WHERE log.model = $1
-        AND log.id > coalesce(saved.log_id, 0) ORDER BY log.id DESC LIMIT 1));
+    saved CONSTANT @extschema@.llm_checkpoint := @extschema@.llm_checkpoint_get(from_checkpoint);
+    last_step CONSTANT bigint := coalesce(to_step, (SELECT log.step FROM @extschema@.llm_train_log AS log
+        WHERE log.model = model AND log.id > coalesce(saved.log_id, 0) ORDER BY log.id DESC LIMIT 1));
     ids bigint[];
     first_step bigint;
     gone text;
 BEGIN
     IF last_step IS NULL THEN
-        RAISE EXCEPTION 'llm_train_log has no step of model "%" after checkpoint %', $1, $2 USING ERRCODE = '02000',
+        RAISE EXCEPTION 'llm_train_log has no step of model "%" after checkpoint %', model, from_checkpoint
+            USING ERRCODE = '02000',
             HINT = 'Replay computes logged steps again: train first, or choose an earlier checkpoint.';
     ELSIF last_step <= saved.step THEN
-        RAISE EXCEPTION 'to_step is %, and checkpoint % is of step %', last_step, $2, saved.step
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Replay goes forward: choose a later step or an earlier checkpoint.';
+        RAISE EXCEPTION 'to_step is %, and checkpoint % is of step %', last_step, from_checkpoint, saved.step
+            USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'Replay goes forward: choose a later step or an earlier checkpoint.';
     END IF;
     -- Back from the newest row of the last step: a model taken back to an earlier one has several rows a step.
     WITH RECURSIVE chain AS (
         (SELECT log.id, log.step FROM @extschema@.llm_train_log AS log
-            WHERE log.model = $1 AND log.step = last_step AND log.id > coalesce(saved.log_id, 0) ORDER BY log.id DESC LIMIT 1)
+            WHERE log.model = model AND log.step = last_step AND log.id > coalesce(saved.log_id, 0)
+            ORDER BY log.id DESC LIMIT 1)
         UNION ALL
         SELECT before.id, before.step FROM chain, LATERAL (
-            SELECT log.id, log.step FROM @extschema@.llm_train_log AS log WHERE log.model = $1 AND log.step = chain.step - 1
+            SELECT log.id, log.step FROM @extschema@.llm_train_log AS log
+            WHERE log.model = model AND log.step = chain.step - 1
                 AND log.id < chain.id AND log.id > coalesce(saved.log_id, 0) ORDER BY log.id DESC LIMIT 1) AS before
         WHERE chain.step > saved.step + 1
     )
-    SELECT array_agg(chain.id ORDER BY chain.step), coalesce(min(chain.step), last_step + 1) INTO ids, first_step FROM chain;
+    SELECT array_agg(chain.id ORDER BY chain.step), coalesce(min(chain.step), last_step + 1)
+        INTO ids, first_step FROM chain;
     IF first_step <> saved.step + 1 THEN
-        RAISE EXCEPTION 'llm_train_log has no row for step % of model "%"', first_step - 1, $1 USING ERRCODE = '02000',
-            HINT = format('Steps %s to %s are needed after checkpoint %s.', saved.step + 1, last_step, $2);
+        RAISE EXCEPTION 'llm_train_log has no row for step % of model "%"', first_step - 1, model
+            USING ERRCODE = '02000',
+            HINT = format('Steps %s to %s are needed after checkpoint %s.', saved.step + 1, last_step, from_checkpoint);
     END IF;
-    SELECT string_agg(format('step %s: row %s', missing.step, missing.id), ', ' ORDER BY missing.step, missing.id) INTO gone
+    SELECT string_agg(format('step %s: row %s', missing.step, missing.id), ', ' ORDER BY missing.step, missing.id)
+        INTO gone
         FROM (SELECT DISTINCT log.step, r.id FROM @extschema@.llm_train_log AS log, unnest(log.rows) AS r (id)
             WHERE log.id = ANY (ids) AND NOT EXISTS (SELECT FROM @extschema@.llm_dataset AS d WHERE d.id = r.id)
             ORDER BY 1, 2 LIMIT 20) AS missing;
     IF gone IS NOT NULL THEN
-        RAISE EXCEPTION 'rows of llm_dataset that these steps were trained on are gone' USING ERRCODE = '02000', DETAIL = gone,
+        RAISE EXCEPTION 'rows of llm_dataset that these steps were trained on are gone'
+            USING ERRCODE = '02000', DETAIL = gone,
             HINT = 'Put them back with the same ids, or replay up to the step before (to_step).';
     END IF;
     RETURN ids;
@@ -364,26 +387,27 @@ COMMENT ON FUNCTION llm_replay_chain(text, bigint, bigint) IS
 CREATE FUNCTION llm_replay(model text, from_checkpoint bigint, to_step bigint DEFAULT NULL)
     RETURNS TABLE (step bigint, loss real, logged real, matches boolean, weights_match boolean, compared_with text)
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
-    ids CONSTANT bigint[] := @extschema@.llm_replay_chain($1, $2, $3);
+    ids CONSTANT bigint[] := @extschema@.llm_replay_chain(model, from_checkpoint, to_step);
     now_at bigint;
 BEGIN
-    PERFORM @extschema@.llm_checkpoint_check($1, $2);
-    PERFORM @extschema@.llm_export_check($1);
-    SELECT f.step INTO now_at FROM @extschema@.llm_checkpoint_facts($1) AS f;
+    PERFORM @extschema@.llm_checkpoint_check(model, from_checkpoint);
+    PERFORM @extschema@.llm_export_check(model);
+    SELECT f.step INTO now_at FROM @extschema@.llm_checkpoint_facts(model) AS f;
     RETURN QUERY
     WITH logged AS (SELECT log.id, log.step FROM @extschema@.llm_train_log AS log WHERE log.id = ANY (ids)),
     known AS MATERIALIZED ( -- what the weights were after a step: a checkpoint's, and the model's own
-        SELECT l.step, c.model_sha256, 'checkpoint ' || c.id AS what FROM logged AS l JOIN @extschema@.llm_checkpoint AS c
-            ON c.log_id = l.id AND c.step = l.step
+        SELECT l.step, c.model_sha256, 'checkpoint ' || c.id AS what
+        FROM logged AS l JOIN @extschema@.llm_checkpoint AS c ON c.log_id = l.id AND c.step = l.step
         UNION ALL
-        SELECT l.step, @extschema@.llm_model_sha256($1), 'model ' || $1 FROM logged AS l WHERE l.step = now_at
-            AND l.id = (SELECT max(log.id) FROM @extschema@.llm_train_log AS log WHERE log.model = $1)
+        SELECT l.step, @extschema@.llm_model_sha256(model), 'model ' || model FROM logged AS l WHERE l.step = now_at
+            AND l.id = (SELECT max(log.id) FROM @extschema@.llm_train_log AS log WHERE log.model = model)
     )
     SELECT r.step, r.loss, r.logged, r.matches, k.matches, k.what
-    FROM @extschema@.llm_replay_steps($1, $2, ids, ARRAY(SELECT k.step FROM known AS k)) AS r
-    LEFT JOIN LATERAL (SELECT bool_and(known.model_sha256 = r.model_sha256) AS matches, string_agg(known.what, ', ' ORDER BY known.what) AS what
+    FROM @extschema@.llm_replay_steps(model, from_checkpoint, ids, ARRAY(SELECT k.step FROM known AS k)) AS r
+    LEFT JOIN LATERAL (SELECT bool_and(known.model_sha256 = r.model_sha256) AS matches,
+            string_agg(known.what, ', ' ORDER BY known.what) AS what
         FROM known WHERE known.step = r.step) AS k ON true
     ORDER BY r.step;
 END $$;

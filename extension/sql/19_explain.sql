@@ -13,20 +13,23 @@ CREATE FUNCTION llm_explain(model text DEFAULT @extschema@.llm_default_model(),
     RETURNS TABLE (phase text, op text, node text, calls bigint, microseconds float8, share float8, flops bigint,
     bytes bigint, gflops float8, of_peak float8, of_bandwidth float8)
     LANGUAGE plpgsql VOLATILE ROWS 40 SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 BEGIN
-    IF $3 IS NULL OR $3 NOT IN ('op', 'part', 'node') THEN
-        RAISE EXCEPTION 'by is %; it must be op, part or node', coalesce(quote_literal(left($3, 100)), 'NULL')
+    IF by IS NULL OR by NOT IN ('op', 'part', 'node') THEN
+        RAISE EXCEPTION 'by is %; it must be op, part or node', coalesce(quote_literal(left(by, 100)), 'NULL')
             USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'op: one row a kind of operation; part: one row for the same node of all layers; node: one row each.';
+            HINT = 'op: one row a kind of operation; part: one row for the same node of all layers; '
+            'node: one row each.';
     END IF;
     RETURN QUERY
     WITH rows AS MATERIALIZED (
-        SELECT r.*, CASE $3 WHEN 'node' THEN r.node WHEN 'part' THEN regexp_replace(r.node, '\.\d+\.', '.*.', 'g') END AS part
-        FROM @extschema@.llm_explain_rows($1, $2, $4) AS r
+        SELECT r.*, CASE by WHEN 'node' THEN r.node
+            WHEN 'part' THEN regexp_replace(r.node, '\.\d+\.', '.*.', 'g') END AS part
+        FROM @extschema@.llm_explain_rows(model, prompt, repeats) AS r
     ), sums AS (
         SELECT r.phase, r.op, r.part, min(r.step) AS step, count(*) AS calls, sum(r.microseconds) AS microseconds,
-            sum(r.flops)::bigint AS flops, sum(r.bytes)::bigint AS bytes, max(r.peak_gflops) AS peak, max(r.peak_gb_s) AS read
+            sum(r.flops)::bigint AS flops, sum(r.bytes)::bigint AS bytes, max(r.peak_gflops) AS peak,
+            max(r.peak_gb_s) AS read
         FROM rows AS r GROUP BY r.phase, r.op, r.part
     )
     SELECT s.phase, s.op, s.part, s.calls, round(s.microseconds::numeric, 2)::float8,
@@ -36,7 +39,7 @@ BEGIN
         round((s.bytes / nullif(s.microseconds, 0) / 1e3 / s.read)::numeric, 4)::float8
     FROM sums AS s CROSS JOIN LATERAL (SELECT s.flops / nullif(s.microseconds, 0) / 1e3) AS v (gflops)
     ORDER BY array_position(ARRAY['prefill', 'decode', 'overhead', 'first'], s.phase),
-        CASE WHEN $3 = 'op' AND s.flops IS NOT NULL THEN -s.microseconds ELSE s.step END;
+        CASE WHEN by = 'op' AND s.flops IS NOT NULL THEN -s.microseconds ELSE s.step END;
 END $$;
 COMMENT ON FUNCTION llm_explain(text, text, text, int) IS
     'Where the time goes of SELECT llm_generate(prompt, 2, 0): prefill runs the prompt, decode one more token, '
@@ -48,23 +51,24 @@ COMMENT ON FUNCTION llm_explain(text, text, text, int) IS
 
 CREATE FUNCTION llm_explain_time(microseconds float8) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
-    SELECT CASE WHEN $1 >= 999500 THEN to_char($1 / 1e6, 'FM9999990.00') || ' s'
-        WHEN $1 >= 999.5 THEN to_char($1 / 1e3, 'FM9990.00') || ' ms' ELSE to_char($1, 'FM9990.0') || ' us' END
+    SELECT CASE WHEN microseconds >= 999500 THEN to_char(microseconds / 1e6, 'FM9999990.00') || ' s'
+        WHEN microseconds >= 999.5 THEN to_char(microseconds / 1e3, 'FM9990.00') || ' ms'
+        ELSE to_char(microseconds, 'FM9990.0') || ' us' END
 $$;
 COMMENT ON FUNCTION llm_explain_time(float8) IS 'Microseconds as people read them: 1.20 s, 3.45 ms, 6.7 us';
 
 CREATE FUNCTION llm_explain_text(model text DEFAULT @extschema@.llm_default_model(),
     prompt text DEFAULT 'Once upon a time', by text DEFAULT 'op', repeats int DEFAULT 3) RETURNS SETOF text
     LANGUAGE plpgsql VOLATILE ROWS 40 SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
-    tokens CONSTANT int := cardinality(@extschema@.llm_encode($2, $1));
+    tokens CONSTANT int := cardinality(@extschema@.llm_encode(prompt, model));
     row record;
     phase text := '';
 BEGIN
     FOR row IN
         SELECT e.*, sum(e.microseconds) OVER (PARTITION BY e.phase) AS spent
-        FROM @extschema@.llm_explain($1, $2, $3, $4) WITH ORDINALITY AS e ORDER BY e.ordinality
+        FROM @extschema@.llm_explain(model, prompt, by, repeats) WITH ORDINALITY AS e ORDER BY e.ordinality
     LOOP
         IF row.phase <> phase THEN
             phase := row.phase;
@@ -77,7 +81,7 @@ BEGIN
                 to_char(CASE phase WHEN 'prefill' THEN tokens ELSE 1 END * 1e6 / nullif(row.spent, 0), 'FM99999990.0'));
         END IF;
         RETURN NEXT rtrim(format('  ->  %s  calls %s  time %s%s%s%s%s',
-            rpad(concat_ws(' ', row.op, row.node), CASE WHEN $3 = 'op' THEN 14 ELSE 36 END), lpad(row.calls::text, 3),
+            rpad(concat_ws(' ', row.op, row.node), CASE WHEN by = 'op' THEN 14 ELSE 36 END), lpad(row.calls::text, 3),
             lpad(@extschema@.llm_explain_time(row.microseconds), 10),
             '  ' || lpad(to_char(100 * row.share, 'FM990.0'), 5) || ' %',
             '  ' || lpad(to_char(row.gflops, 'FM99990.0'), 7) || ' GFLOP/s',

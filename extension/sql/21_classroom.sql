@@ -3,22 +3,22 @@
 CREATE FUNCTION llm_story_dataset(dataset text, from_seed bigint, n int,
     model text DEFAULT @extschema@.llm_default_model()) RETURNS bigint
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
-    end_token CONSTANT int := coalesce(@extschema@.llm_end_token($4), -1);
+    end_token CONSTANT int := coalesce(@extschema@.llm_end_token(model), -1);
     rows bigint;
 BEGIN
-    IF $1 IS NULL OR $2 IS NULL OR $3 IS NULL OR $4 IS NULL THEN
+    IF dataset IS NULL OR from_seed IS NULL OR n IS NULL OR model IS NULL THEN
         RAISE EXCEPTION 'dataset, from_seed, n and model must not be NULL' USING ERRCODE = 'null_value_not_allowed';
-    ELSIF $3 < 1 THEN
-        RAISE EXCEPTION 'n is %, expected 1 or more stories', $3 USING ERRCODE = 'invalid_parameter_value';
+    ELSIF n < 1 THEN
+        RAISE EXCEPTION 'n is %, expected 1 or more stories', n USING ERRCODE = 'invalid_parameter_value';
     END IF;
     -- MATERIALIZED, or each story would be told once for tokens and once for target.
     WITH encoded AS MATERIALIZED (
-        SELECT seed, @extschema@.llm_encode((@extschema@.llm_story(seed)).text, $4) AS tokens
-        FROM generate_series($2, $2 + $3 - 1) AS seed)
+        SELECT seed, @extschema@.llm_encode((@extschema@.llm_story(seed)).text, model) AS tokens
+        FROM generate_series(from_seed, from_seed + n - 1) AS seed)
     INSERT INTO @extschema@.llm_dataset (dataset, tokens, target)
-        SELECT $1, tokens, tokens[2:] || end_token FROM encoded ORDER BY seed;
+        SELECT dataset, tokens, tokens[2:] || end_token FROM encoded ORDER BY seed;
     GET DIAGNOSTICS rows = ROW_COUNT;
     RETURN rows;
 END $$;
@@ -38,7 +38,7 @@ CREATE FUNCTION llm_story_accuracy(model text DEFAULT @extschema@.llm_default_mo
     RETURNS TABLE (kind text, tokens bigint, correct bigint, top1 float8, loss float8, floor float8)
     LANGUAGE sql VOLATILE PARALLEL UNSAFE AS $$
     SELECT s.kind, s.tokens, s.correct, s.correct::float8 / s.tokens, s.nats / s.tokens, s.true_nats / s.tokens
-    FROM @extschema@.llm_story_score($1, $2, $3, @extschema@.llm_end_token($1)) AS s
+    FROM @extschema@.llm_story_score(model, from_seed, n, @extschema@.llm_end_token(model)) AS s
 $$;
 COMMENT ON FUNCTION llm_story_accuracy(text, bigint, int) IS
     'How a model predicts the stories of n seeds (negative: held out), by kind of token: how often its first choice '
@@ -51,7 +51,7 @@ CREATE FUNCTION llm_story_loss(model text DEFAULT @extschema@.llm_default_model(
     SELECT sum(s.tokens)::bigint, sum(s.nats) / sum(s.tokens), sum(s.true_nats) / sum(s.tokens),
         sum(s.nats) / sum(s.true_nats) - 1, sum(s.nats) / ln(2) / sum(s.characters),
         sum(s.true_nats) / ln(2) / sum(s.characters)
-    FROM @extschema@.llm_story_score($1, $2, $3, @extschema@.llm_end_token($1)) AS s
+    FROM @extschema@.llm_story_score(model, from_seed, n, @extschema@.llm_end_token(model)) AS s
 $$;
 COMMENT ON FUNCTION llm_story_loss(text, bigint, int) IS
     'A model''s loss over the stories of n seeds beside the floor of the same stories, in nats per token and in '
@@ -66,7 +66,7 @@ CREATE FUNCTION llm_story_heads(model text DEFAULT @extschema@.llm_default_model
     n int DEFAULT 200)
     RETURNS TABLE (node text, layer int, head int, kind text, tokens bigint, attention float8)
     LANGUAGE sql VOLATILE PARALLEL UNSAFE AS $$
-    SELECT a.* FROM @extschema@.llm_story_attention($1, $2, $3, NULL) AS a
+    SELECT a.* FROM @extschema@.llm_story_attention(model, from_seed, n, NULL) AS a
 $$;
 COMMENT ON FUNCTION llm_story_heads(text, bigint, int) IS
     'Where each attention head looks while a model predicts what the stories of n seeds said before: its mean '
