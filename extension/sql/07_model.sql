@@ -1,78 +1,86 @@
 -- Models: GPT-2's architecture as rows, random weights, logits and loss.
 
+-- B batch, T time, C channels, F = 4*C where d_ff says nothing else, V vocabulary, P positions.
+-- %: this layer; ^: the residual stream that it reads. shape: of a layer with parameters, that of its weight.
 CREATE FUNCTION llm_gpt2_graph(model text) RETURNS TABLE (name text, op text, inputs text[], attrs jsonb)
     LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
-    WITH c AS (
-        SELECT n_layer, 'h.' || n_layer - 1 AS last, coalesce((options ->> 'tied_head')::boolean, true) AS tied,
-            jsonb_build_object('eps', coalesce((options ->> 'layer_norm_epsilon')::float8, 1e-5)) AS eps,
-            jsonb_build_object('n_head', n_head) AS heads,
+    WITH node (part, n, name, kind, inputs, shape) AS (VALUES
+        (0,  1, 'tokens',          'input',         '{}',                           '{B,T}'),
+        (0,  2, 'positions',       'input',         '{}',                           '{T}'),
+        (0,  3, 'wte.weight',      'param',         '{}',                           '{V,C}'),
+        (0,  4, 'wpe.weight',      'param',         '{}',                           '{P,C}'),
+        (0,  5, 'wte',             'embedding',     '{tokens,wte.weight}',          NULL),      -- (B,T,C)
+        (0,  6, 'wpe',             'embedding',     '{positions,wpe.weight}',       NULL),      -- (T,C)
+        (0,  7, 'embd',            'add',           '{wte,wpe}',                    NULL),      -- (B,T,C)
+        (0,  8, 'drop',            'dropout',       '{embd}',                       NULL),
+        -- each layer: x = x + attn(ln_1(x))
+        (1,  1, '%.ln_1',          'layernorm',     '{^}',                          '{C}'),     -- (B,T,C)
+        (1,  2, '%.attn.c_attn',   'linear',        '{%.ln_1}',                     '{C,3*C}'), -- (B,T,3*C)
+        (1,  3, '%.attn.heads',    'attention',     '{%.attn.c_attn}',              NULL),      -- (B,T,C)
+        (1,  4, '%.attn.c_proj',   'linear',        '{%.attn.heads}',               '{C,C}'),
+        (1,  5, '%.attn.drop',     'dropout',       '{%.attn.c_proj}',              NULL),
+        (1,  6, '%.attn.residual', 'add',           '{^,%.attn.drop}',              NULL),
+        -- x = x + mlp(ln_2(x))
+        (1,  7, '%.ln_2',          'layernorm',     '{%.attn.residual}',            '{C}'),
+        (1,  8, '%.mlp.c_fc',      'linear',        '{%.ln_2}',                     '{C,F}'),   -- (B,T,F)
+        (1,  9, '%.mlp.act',       'gelu',          '{%.mlp.c_fc}',                 NULL),
+        (1, 10, '%.mlp.c_proj',    'linear',        '{%.mlp.act}',                  '{F,C}'),   -- (B,T,C)
+        (1, 11, '%.mlp.drop',      'dropout',       '{%.mlp.c_proj}',               NULL),
+        (1, 12, '%',               'add',           '{%.attn.residual,%.mlp.drop}', NULL),
+        -- the head
+        (2,  1, 'ln_f',            'layernorm',     '{^}',                          '{C}'),
+        (2,  2, 'lm_head.weight',  'param',         '{}',                           '{V,C}'),   -- unless tied
+        (2,  3, 'logits',          'matmul',        '{ln_f,lm_head.weight}',        NULL),      -- (B,T,V)
+        (2,  4, 'targets',         'input',         '{}',                           '{B,T}'),
+        (2,  5, 'loss',            'cross_entropy', '{logits,targets}',             NULL)       -- ()
+    ),
+    piece (kind, k, suffix, op, inputs) AS (VALUES -- the rows of a layer with parameters; self: its name
+        ('layernorm', 1, '.weight', 'param',     '{}'),
+        ('layernorm', 2, '.bias',   'param',     '{}'),
+        ('layernorm', 3, '',        'layernorm', '{input,self.weight,self.bias}'),
+        ('linear',    1, '.weight', 'param',     '{}'),
+        ('linear',    2, '.bias',   'param',     '{}'),
+        ('linear',    3, '.matmul', 'matmul',    '{input,self.weight}'),
+        ('linear',    4, '',        'add',       '{self.matmul,self.bias}')
+    ),
+    config AS (
+        SELECT n_layer, n_head, coalesce((options ->> 'tied_head')::boolean, true) AS tied,
+            coalesce((options ->> 'layer_norm_epsilon')::float8, 1e-5) AS eps,
             CASE options ->> 'activation' WHEN 'relu' THEN 'relu' ELSE 'gelu' END AS act,
-            CASE options ->> 'activation' WHEN 'gelu_erf' THEN '{"approximate": "none"}' ELSE '{}' END::jsonb AS act_attrs,
+            CASE options ->> 'activation' WHEN 'gelu_erf' THEN '{"approximate": "none"}' ELSE '{}' END AS how,
             CASE WHEN d_ff = 4 * d_model THEN '4*C' ELSE 'F' END AS ff,
-            -- the sums into the residual stream start smaller, by the number of such sums (Radford et al., 2019)
+            -- 2 n_layer sums into the residual stream: their terms start smaller (Radford et al., 2019)
             0.02 / sqrt(2 * greatest(n_layer, 1)::float8) AS small
         FROM @extschema@.llm_model_config AS config WHERE config.model = llm_gpt2_graph.model
     ),
-    embedding AS (
-        SELECT 0 AS place, 0 AS layer, v.* FROM c, LATERAL (VALUES
-            (1, 'tokens',     'input',     '{}'::text[],               '{"shape": ["B", "T"], "dtype": "int"}'::jsonb),
-            (2, 'positions',  'input',     '{}',                       '{"shape": ["T"], "dtype": "int"}'),
-            (3, 'wte.weight', 'param',     '{}',                       '{"shape": ["V", "C"], "init": "normal", "std": 0.02}'),
-            (4, 'wpe.weight', 'param',     '{}',                       '{"shape": ["P", "C"], "init": "normal", "std": 0.02}'),
-            (5, 'wte',        'embedding', '{tokens,wte.weight}',      '{}'),
-            (6, 'wpe',        'embedding', '{positions,wpe.weight}',   '{}'),
-            (7, 'embd',       'add',       '{wte,wpe}',                '{}'),
-            (8, 'drop',       'dropout',   '{embd}',                   '{}')) AS v (n, name, op, inputs, attrs)
-    ),
-    block AS ( -- x = x + attn(ln_1(x)); x = x + mlp(ln_2(x))
-        SELECT 1, i, v.n, h || v.name, v.op, v.inputs, v.attrs
-        FROM c, generate_series(0, n_layer - 1) AS i, format('h.%s', i) AS h,
-        LATERAL (VALUES
-            ( 1, '.ln_1.weight',        'param',     '{}',                                                   '{"shape": ["C"], "init": "ones"}'),
-            ( 2, '.ln_1.bias',          'param',     '{}',                                                   '{"shape": ["C"], "init": "zeros"}'),
-            ( 3, '.ln_1',               'layernorm', ARRAY[CASE i WHEN 0 THEN 'drop' ELSE 'h.' || i - 1 END, h || '.ln_1.weight', h || '.ln_1.bias'], eps),
-            ( 4, '.attn.c_attn.weight', 'param',     '{}',                                                   '{"shape": ["C", "3*C"], "init": "normal", "std": 0.02}'),
-            ( 5, '.attn.c_attn.bias',   'param',     '{}',                                                   '{"shape": ["3*C"], "init": "zeros"}'),
-            ( 6, '.attn.c_attn.matmul', 'matmul',    ARRAY[h || '.ln_1', h || '.attn.c_attn.weight'],        '{}'),
-            ( 7, '.attn.c_attn',        'add',       ARRAY[h || '.attn.c_attn.matmul', h || '.attn.c_attn.bias'], '{}'),
-            ( 8, '.attn.heads',         'attention', ARRAY[h || '.attn.c_attn'],                             heads),
-            ( 9, '.attn.c_proj.weight', 'param',     '{}',                                                   jsonb_build_object('shape', ARRAY['C', 'C'], 'init', 'normal', 'std', small)),
-            (10, '.attn.c_proj.bias',   'param',     '{}',                                                   '{"shape": ["C"], "init": "zeros"}'),
-            (11, '.attn.c_proj.matmul', 'matmul',    ARRAY[h || '.attn.heads', h || '.attn.c_proj.weight'],  '{}'),
-            (12, '.attn.c_proj',        'add',       ARRAY[h || '.attn.c_proj.matmul', h || '.attn.c_proj.bias'], '{}'),
-            (13, '.attn.drop',          'dropout',   ARRAY[h || '.attn.c_proj'],                             '{}'),
-            (14, '.attn.residual',      'add',       ARRAY[CASE i WHEN 0 THEN 'drop' ELSE 'h.' || i - 1 END, h || '.attn.drop'], '{}'),
-            (15, '.ln_2.weight',        'param',     '{}',                                                   '{"shape": ["C"], "init": "ones"}'),
-            (16, '.ln_2.bias',          'param',     '{}',                                                   '{"shape": ["C"], "init": "zeros"}'),
-            (17, '.ln_2',               'layernorm', ARRAY[h || '.attn.residual', h || '.ln_2.weight', h || '.ln_2.bias'], eps),
-            (18, '.mlp.c_fc.weight',    'param',     '{}',                                                   jsonb_build_object('shape', ARRAY['C', ff], 'init', 'normal', 'std', 0.02)),
-            (19, '.mlp.c_fc.bias',      'param',     '{}',                                                   jsonb_build_object('shape', ARRAY[ff], 'init', 'zeros')),
-            (20, '.mlp.c_fc.matmul',    'matmul',    ARRAY[h || '.ln_2', h || '.mlp.c_fc.weight'],           '{}'),
-            (21, '.mlp.c_fc',           'add',       ARRAY[h || '.mlp.c_fc.matmul', h || '.mlp.c_fc.bias'],  '{}'),
-            (22, '.mlp.act',            act,         ARRAY[h || '.mlp.c_fc'],                                act_attrs),
-            (23, '.mlp.c_proj.weight',  'param',     '{}',                                                   jsonb_build_object('shape', ARRAY[ff, 'C'], 'init', 'normal', 'std', small)),
-            (24, '.mlp.c_proj.bias',    'param',     '{}',                                                   '{"shape": ["C"], "init": "zeros"}'),
-            (25, '.mlp.c_proj.matmul',  'matmul',    ARRAY[h || '.mlp.act', h || '.mlp.c_proj.weight'],      '{}'),
-            (26, '.mlp.c_proj',         'add',       ARRAY[h || '.mlp.c_proj.matmul', h || '.mlp.c_proj.bias'], '{}'),
-            (27, '.mlp.drop',           'dropout',   ARRAY[h || '.mlp.c_proj'],                              '{}'),
-            (28, '',                    'add',       ARRAY[h || '.attn.residual', h || '.mlp.drop'],         '{}')
-        ) AS v (n, name, op, inputs, attrs)
-    ),
-    head AS (
-        SELECT 2, 0, v.* FROM c, LATERAL (VALUES
-            (1, 'ln_f.weight',    'param',         '{}'::text[],                                       '{"shape": ["C"], "init": "ones"}'::jsonb),
-            (2, 'ln_f.bias',      'param',         '{}',                                               '{"shape": ["C"], "init": "zeros"}'),
-            (3, 'ln_f',           'layernorm',     ARRAY[CASE n_layer WHEN 0 THEN 'drop' ELSE last END, 'ln_f.weight', 'ln_f.bias'], eps),
-            (4, 'lm_head.weight', 'param',         '{}',                                               '{"shape": ["V", "C"], "init": "normal", "std": 0.02}'),
-            (5, 'logits',         'matmul',        ARRAY['ln_f', CASE WHEN tied THEN 'wte.weight' ELSE 'lm_head.weight' END], '{"transpose_b": true}'),
-            (6, 'targets',        'input',         '{}',                                               '{"shape": ["B", "T"], "dtype": "int"}'),
-            (7, 'loss',           'cross_entropy', '{logits,targets}',                                 '{}')
-        ) AS v (n, name, op, inputs, attrs)
-        WHERE NOT (tied AND v.name = 'lm_head.weight')
+    graph AS (
+        SELECT part, layer, n, k, kind, coalesce(piece.op, kind) AS op,
+            replace(node.name || coalesce(suffix, ''), '%', 'h.' || layer) AS name,
+            replace(replace(
+                coalesce(replace(replace(piece.inputs, 'self', node.name), 'input', btrim(node.inputs, '{}')),
+                    node.inputs), '%', 'h.' || layer),
+                '^', CASE layer WHEN 0 THEN 'drop' ELSE 'h.' || layer - 1 END)::text[] AS inputs,
+            array_replace(shape::text[], 'F', ff) AS shape
+        FROM config CROSS JOIN node LEFT JOIN piece USING (kind)
+        JOIN LATERAL generate_series(0, n_layer) AS layer
+            ON CASE part WHEN 0 THEN layer = 0 WHEN 1 THEN layer < n_layer ELSE layer = n_layer END
     )
-    SELECT g.name, g.op, g.inputs, g.attrs
-    FROM (SELECT * FROM embedding UNION ALL SELECT * FROM block UNION ALL SELECT * FROM head) AS g
-    ORDER BY place, layer, n
+    SELECT g.name, CASE g.op WHEN 'gelu' THEN act ELSE g.op END,
+        CASE WHEN tied THEN array_replace(g.inputs, 'lm_head.weight', 'wte.weight') ELSE g.inputs END,
+        CASE g.op
+            WHEN 'input' THEN jsonb_build_object('shape', shape, 'dtype', 'int')
+            WHEN 'param' THEN CASE WHEN g.name LIKE '%.bias'
+                THEN jsonb_build_object('shape', shape[cardinality(shape):], 'init', 'zeros')
+                WHEN kind = 'layernorm' THEN jsonb_build_object('shape', shape, 'init', 'ones')
+                ELSE jsonb_build_object('shape', shape, 'init', 'normal',
+                    'std', CASE WHEN g.name LIKE '%.c_proj.weight' THEN small ELSE 0.02 END) END
+            WHEN 'layernorm' THEN jsonb_build_object('eps', eps)
+            WHEN 'attention' THEN jsonb_build_object('n_head', n_head)
+            WHEN 'gelu' THEN how::jsonb
+            ELSE CASE g.name WHEN 'logits' THEN '{"transpose_b": true}' ELSE '{}' END::jsonb END
+    FROM config CROSS JOIN graph AS g
+    WHERE NOT (tied AND g.name = 'lm_head.weight')
+    ORDER BY part, layer, n, k
 $$;
 COMMENT ON FUNCTION llm_gpt2_graph(text) IS
     'GPT-2''s architecture as graph rows, for the dimensions and options of a model''s config';
