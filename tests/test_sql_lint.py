@@ -127,3 +127,40 @@ def test_sql_is_found_in_cells_of_every_kind():
         "SELECT 4",
     ]
     assert sql_of_markdown("text `a @ b`\n```sql\nSELECT 5\n```") == ["SELECT 5\n", "a @ b"]
+
+
+# A definition says what it takes and returns, then its language and what it promises, last how it does it.
+DEFINITION = re.compile(
+    r"CREATE (FUNCTION|PROCEDURE) \w+\([^;$]*\n    LANGUAGE (c|sql|plpgsql)"
+    r"( IMMUTABLE| STABLE| VOLATILE)?( STRICT)?( PARALLEL \w+)?( COST \d+)?( ROWS \d+)?( SUPPORT \w+)?"
+    r"( SET search_path = pg_catalog, pg_temp)?"
+    r"\s+(AS 'MODULE_PATHNAME'(, '\w+')?;|AS \$\$\n|RETURN |BEGIN ATOMIC\n)"
+)
+
+
+def odd_definitions(sql: str) -> list[str]:
+    """The functions and procedures that are not written as DEFINITION says."""
+    found = re.split(r"^(?=CREATE (?:FUNCTION|PROCEDURE) )", sql, flags=re.MULTILINE)[1:]
+    return [text.split("(")[0] for text in found if not DEFINITION.match(text)]
+
+
+def test_the_extension_is_written_in_one_way():
+    files = {path.name: path.read_text() for path in (REPO / "extension" / "sql").glob("*.sql")}
+    assert not [(name, line) for name, sql in files.items() for line in sql.splitlines() if len(line) > 120]
+    assert not [(name, odd) for name, sql in files.items() for odd in odd_definitions(sql)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "odd"),
+    [
+        ("CREATE FUNCTION f(a int) RETURNS int\n    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME';", False),
+        ("CREATE FUNCTION f(a int)\n    RETURNS int\n    LANGUAGE sql AS $$\n    SELECT 1\n$$;", False),
+        ("CREATE FUNCTION f(a int) RETURNS int\n    AS 'MODULE_PATHNAME' LANGUAGE c STABLE;", True),
+        ("CREATE FUNCTION f(a int) RETURNS int\n    LANGUAGE C AS 'MODULE_PATHNAME';", True),
+        ("CREATE FUNCTION f(a int) RETURNS int\n    LANGUAGE c STRICT STABLE AS 'MODULE_PATHNAME';", True),
+        ("CREATE FUNCTION f(a int) RETURNS int LANGUAGE c AS 'MODULE_PATHNAME';", True),
+        ("CREATE FUNCTION f() RETURNS int AS $$\n    SELECT 1\n$$\n    LANGUAGE sql;", True),
+    ],
+)
+def test_other_dialects_are_seen(sql, odd):
+    assert odd_definitions(sql) == (["CREATE FUNCTION f"] if odd else [])
