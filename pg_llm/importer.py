@@ -1,6 +1,6 @@
 """load_model(conn, folder_or_file, model): a checkpoint into the database, over any psycopg 3 connection.
 
-Which tensors a model must have is decided by the server (llm_import_begin), as for the import by path; here
+Which tensors a model must have is decided by the server (_llm_import_begin), as for the import by path; here
 files are read and rows are sent, a piece at a time.
 """
 
@@ -71,7 +71,7 @@ def _schema(cursor: psycopg.Cursor) -> sql.Identifier:
 def _begin(cursor, schema, checkpoint: Checkpoint, model: str) -> list[tuple[str, int]]:
     tensors = [{"name": t.name, "dtype": t.dtype, "shape": t.shape} for t in checkpoint.tensors]
     query = sql.SQL(
-        "SELECT name, position FROM {}.llm_import_begin(%s::text, %s::text::jsonb, %s::text::jsonb, %s)"
+        "SELECT name, position FROM {}._llm_import_begin(%s::text, %s::text::jsonb, %s::text::jsonb, %s)"
     )
     arguments = [model, json.dumps(tensors), checkpoint.config, checkpoint.head_is_wte()]
     return cursor.execute(query.format(schema), arguments).fetchall()

@@ -79,12 +79,12 @@ def test_flags(conn):
     ):
         flags.setdefault(name, set()).add(tuple(flag))
     for name in (
-        "llm_logits", "llm_loss", "llm_eval", "llm_generate", "llm_generate_rows", "llm_next_tokens",
+        "llm_logits", "llm_loss", "llm_eval", "llm_generate", "_llm_generate_rows", "llm_next_tokens",
         "llm_beam_search", "llm_init_model", "llm_create_model",
     ):  # fmt: skip
         assert flags[name] == {("v", "u", False)}, name
     assert flags["llm_generate_stream"] == {("s", "u", False)}  # else the planner does not inline it
-    assert flags["llm_init_tensor"] == {("i", "s", False)}
+    assert flags["_llm_init_tensor"] == {("i", "s", False)}
     assert flags["llm_default_model"] == {("s", "s", False)}
     for name in ("shape", "ndim", "numel"):
         assert flags[name] == {("i", "s", True)}, name

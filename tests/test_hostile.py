@@ -38,7 +38,7 @@ TOO_MUCH = [
     "SELECT llm_logits(array_fill(1, ARRAY[100, 500]), 'm')",
     "SELECT llm_loss('m', array_fill(1, ARRAY[100, 500]), array_fill(1, ARRAY[100, 500]))",
     "SELECT * FROM llm_beam_search('ab', 250, 500, 'm')",
-    "SELECT llm_init_tensor('x', ARRAY[5000, 5000], 'normal', 1, 1)",
+    "SELECT _llm_init_tensor('x', ARRAY[5000, 5000], 'normal', 1, 1)",
     "SELECT randn(ARRAY[5000, 5000], 1)",
     "SELECT zeros(ARRAY[2000, 2000]) @ zeros(ARRAY[2000, 2000])",
     "SELECT stack(zeros(ARRAY[100, 1000]) ORDER BY i) FROM generate_series(1, 1000) AS i",
@@ -133,10 +133,10 @@ def calls():
         yield "SELECT * FROM llm_beam_search(%s, 2, 2, 'm')", [name]
         yield "SELECT * FROM llm_next_tokens(%s, 2, 'm')", [name]
         yield "SELECT * FROM llm_param_shapes(%s)", [name]
-        yield "SELECT llm_init_tensor(%s, ARRAY[2], 'normal', 1, 1)", [name]
-        yield "SELECT llm_init_tensor('x', ARRAY[2], %s, 1, 1)", [name]
+        yield "SELECT _llm_init_tensor(%s, ARRAY[2], 'normal', 1, 1)", [name]
+        yield "SELECT _llm_init_tensor('x', ARRAY[2], %s, 1, 1)", [name]
         yield "SELECT llm_init_model(%s, 1)", [name]
-        yield "SELECT llm_write_gpt2_graph(%s)", [name]
+        yield "SELECT _llm_write_gpt2_graph(%s)", [name]
         yield "SELECT set_config('pg_llm.default_model', %s, true), llm_generate('ab', 2)", [name[:1000]]
     for n in NUMBERS:
         yield f"SELECT llm_generate('ab', ({n})::int, model => 'm')", None
@@ -151,8 +151,8 @@ def calls():
         yield f"SELECT llm_logits(ARRAY[1], 'm', ARRAY[({n})::int])", None
         yield f"SELECT llm_loss('m', ARRAY[1], ARRAY[({n})::int])", None
         yield f"""SELECT llm_eval('m', 'h.0', '{{"tokens": [{n}]}}')""", None
-        yield f"SELECT llm_init_tensor('x', ARRAY[({n})::int, 2], 'normal', 1, 1)", None
-        yield f"SELECT llm_init_tensor('x', ARRAY[2], 'normal', 1, ({n})::bigint)", None
+        yield f"SELECT _llm_init_tensor('x', ARRAY[({n})::int, 2], 'normal', 1, 1)", None
+        yield f"SELECT _llm_init_tensor('x', ARRAY[2], 'normal', 1, ({n})::bigint)", None
         yield f"SELECT llm_init_model('m', ({n})::bigint)", None
         yield f"SELECT pg_llm_sample('[1,2,3]'::tensor, 1, ({n})::int, 1, 1)", None
         for place in range(5):
@@ -169,7 +169,7 @@ def calls():
         yield f"SELECT pg_llm_sample('[1,2]'::tensor, 1, 1, ('{x}')::float8)".replace("'NULL'", "NULL"), None
         yield f"SELECT pg_llm_sample('[1,{x}]'::tensor)", None
         yield (
-            f"SELECT llm_init_tensor('x', ARRAY[9], 'normal', ('{x}')::float8, 1)".replace("'NULL'", "NULL"),
+            f"SELECT _llm_init_tensor('x', ARRAY[9], 'normal', ('{x}')::float8, 1)".replace("'NULL'", "NULL"),
             None,
         )
     yield "SELECT llm_logits('[-2147483648:-2147483647]={1,2}', 'm')", None

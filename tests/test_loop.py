@@ -408,5 +408,5 @@ def test_where_it_cannot_run(small):
     assert (bits(small), steps(small), locks(small)) == (before, 0, 0)
     small.execute("DO $$ BEGIN CALL llm_train_loop('small', 5, warmup => 0); END $$")
     assert steps(small) == 5
-    query = "SELECT prosecdef, proconfig FROM pg_proc WHERE proname LIKE 'llm_train_loop%'"
+    query = "SELECT prosecdef, proconfig FROM pg_proc WHERE proname LIKE '%llm_train_loop%'"
     assert small.execute(query).fetchall() == [(False, None)] * 2

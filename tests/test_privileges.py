@@ -130,16 +130,16 @@ def test_trigger_functions_are_not_for_others(m, role):
     """With a table of one's own under them, anybody could hold the versions of others' models."""
     m.execute(f"GRANT CREATE, USAGE ON SCHEMA public TO {role}; SET ROLE {role}")
     m.execute("CREATE TABLE own (model text)")
-    for function in ("llm_touch_version('model')", "llm_check_graph()"):
+    for function in ("_llm_touch_version('model')", "_llm_check_graph()"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             m.execute(f"CREATE TRIGGER t AFTER INSERT ON own FOR EACH ROW EXECUTE FUNCTION {function}")
     m.execute(
-        "CREATE TRIGGER t BEFORE INSERT ON own EXECUTE FUNCTION llm_begin_change(); "
+        "CREATE TRIGGER t BEFORE INSERT ON own EXECUTE FUNCTION _llm_begin_change(); "
         "INSERT INTO own VALUES ('m')"
     )
     m.execute("RESET ROLE; REVOKE CREATE, USAGE ON SCHEMA public FROM PUBLIC; DROP TABLE own")
     m.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")
-    for function in ("llm_begin_change", "llm_touch_version", "llm_check_graph"):
+    for function in ("_llm_begin_change", "_llm_touch_version", "_llm_check_graph"):
         with pytest.raises(psycopg.Error, match="for the triggers of"):
             m.execute(f"SELECT {function}()")
 
@@ -171,9 +171,9 @@ FUNCTIONS = [
     "unnest(text[])", "numel(tensor)", "sum(bigint)", "llm_default_model()",
     "jsonb_build_object(text, int)", "sqrt(double precision)",
     "format(text, int)", "generate_series(int, int)", "nextval(regclass)", "string_to_array(text, text)",
-    "llm_param_shapes(text)", "llm_write_gpt2_graph(text)", "llm_gpt2_graph(text)",
-    "llm_generate_rows(text, int, double precision, int, double precision, text, int, bigint)",
-    "llm_init_tensor(text, int[], text, double precision, bigint)",
+    "llm_param_shapes(text)", "_llm_write_gpt2_graph(text)", "llm_gpt2_graph(text)",
+    "_llm_generate_rows(text, int, double precision, int, double precision, text, int, bigint)",
+    "_llm_init_tensor(text, int[], text, double precision, bigint)",
 ]  # fmt: skip
 
 

@@ -150,8 +150,8 @@ LIES = {
         "'{NULL}'",
         "array_fill(1, ARRAY[20])",
     ],
-    "llm_tensor_version(t tensor) RETURNS bigint STABLE": ["NULL", "1"],
-    "llm_own_run(pid int, started timestamptz) RETURNS boolean STABLE": ["NULL", "false"],
+    "_llm_tensor_version(t tensor) RETURNS bigint STABLE": ["NULL", "1"],
+    "_llm_own_run(pid int, started timestamptz) RETURNS boolean STABLE": ["NULL", "false"],
     "llm_end_token(model text) RETURNS int STABLE": ["NULL", "-5", "2147483647"],
 }
 
@@ -338,9 +338,9 @@ def test_each_function(m):
             attack(m, everything, lie, "UPDATE llm_param SET step = step")
     rows = m.execute(
         """SELECT pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), p.proname
-        FROM pg_proc p WHERE p.proname IN ('llm_export_rows', 'llm_export_begin', 'llm_import_begin',
-        'llm_checkpoint_tensors', 'llm_checkpoint_facts', 'llm_train_begin', 'llm_train_plan',
-        'llm_param_shapes', 'llm_gpt2_graph', 'llm_checkpoint_get')"""
+        FROM pg_proc p WHERE p.proname IN ('_llm_export_rows', '_llm_export_begin', '_llm_import_begin',
+        '_llm_checkpoint_tensors', '_llm_checkpoint_facts', '_llm_train_begin', '_llm_train_plan',
+        'llm_param_shapes', 'llm_gpt2_graph', '_llm_checkpoint_get')"""
     ).fetchall()
     assert len(rows) == 10
     for arguments, result, name in rows:

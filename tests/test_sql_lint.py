@@ -129,6 +129,15 @@ def test_sql_is_found_in_cells_of_every_kind():
     assert sql_of_markdown("text `a @ b`\n```sql\nSELECT 5\n```") == ["SELECT 5\n", "a @ b"]
 
 
+def test_internal_functions_are_not_for_learners():
+    """Those named _llm_ are called by the extension and the kit; nothing that a learner reads names one."""
+    sql = "".join(path.read_text() for path in (REPO / "extension" / "sql").glob("*.sql"))
+    internal = re.findall(r"^CREATE (?:FUNCTION|PROCEDURE) (_llm_\w+)\(", sql, re.MULTILINE)
+    pages = [REPO / "README.md", *(REPO / "notebooks").glob("*.ipynb"), *(REPO / "notebooks").glob("*.md")]
+    assert internal and len(pages) > 2
+    assert not [(p.name, name) for p in pages for name in re.findall(r"\b_llm_\w+", p.read_text())]
+
+
 # A definition says what it takes and returns, then its language and what it promises, last how it does it.
 DEFINITION = re.compile(
     r"CREATE (FUNCTION|PROCEDURE) \w+\([^;$]*\n    LANGUAGE (c|sql|plpgsql)"

@@ -151,7 +151,7 @@ def test_nothing_can_be_hung_on_any_relation(pupil):
 
 def test_the_extensions_schema_is_not_the_students(pupil):
     for statement in (
-        "CREATE FUNCTION public.llm_recipe(text, text, float8, numeric) RETURNS int RETURN 1",
+        "CREATE FUNCTION public._llm_recipe(text, text, float8, numeric) RETURNS int RETURN 1",
         "CREATE OPERATOR public.@ (LEFTARG = tensor, RIGHTARG = int, FUNCTION = evil.yes)",
         "CREATE TABLE public.mine ()",
         "CREATE VIEW public.mine AS SELECT 1",
@@ -161,7 +161,7 @@ def test_the_extensions_schema_is_not_the_students(pupil):
         "DROP SCHEMA public CASCADE",
         "DROP EXTENSION pg_llm CASCADE",
         "ALTER EXTENSION pg_llm SET SCHEMA evil",
-        "ALTER FUNCTION llm_touch_version() SECURITY DEFINER",
+        "ALTER FUNCTION _llm_touch_version() SECURITY DEFINER",
         "CREATE OR REPLACE FUNCTION public.shape(t tensor) RETURNS int[] RETURN NULL",
         "UPDATE llm_model_version SET version = 1",
         "UPDATE llm_op SET formula = ''",
@@ -247,7 +247,7 @@ def test_what_older_builds_gave_is_taken_back(pupil, use):
         admin.execute(
             "GRANT TRIGGER ON llm_param TO pupil WITH GRANT OPTION; ALTER SCHEMA public OWNER TO pupil"
         )
-        admin.execute("ALTER FUNCTION llm_touch_version() SECURITY DEFINER")
+        admin.execute("ALTER FUNCTION _llm_touch_version() SECURITY DEFINER")
         admin.execute("ALTER VIEW llm_tensor SET (security_invoker = false)")
     pupil.execute("DROP SCHEMA pupil")
     pupil.execute(HANGINGS[0].format(r="llm_graph") + "; " + HANGINGS[4].format(r="llm_param"))

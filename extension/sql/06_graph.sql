@@ -6,24 +6,24 @@ COMMENT ON FUNCTION llm_default_model() IS
     'The model that functions use when none is named: the setting pg_llm.default_model, gpt2-small where nobody set '
     'it';
 
-CREATE FUNCTION llm_begin_change() RETURNS trigger
-    LANGUAGE c AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_begin_change() IS 'Trigger: a command starts or ends on a table that models read';
+CREATE FUNCTION _llm_begin_change() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'llm_begin_change';
+COMMENT ON FUNCTION _llm_begin_change() IS 'Trigger: a command starts or ends on a table that models read';
 
 -- Nothing here is SECURITY DEFINER. Whoever may write a table a model reads can raise the model's version, since C
 -- writes that row itself, without SQL: what a role hangs on a table never runs with another's rights (SECURITY.md).
-CREATE FUNCTION llm_touch_version() RETURNS trigger
-    LANGUAGE c AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_touch_version() IS
+CREATE FUNCTION _llm_touch_version() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'llm_touch_version';
+COMMENT ON FUNCTION _llm_touch_version() IS
     'Trigger: raises llm_model_version of the changed row''s model, once per command';
 
-CREATE FUNCTION llm_check_graph() RETURNS trigger
-    LANGUAGE c AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_check_graph() IS
+CREATE FUNCTION _llm_check_graph() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'llm_check_graph';
+COMMENT ON FUNCTION _llm_check_graph() IS
     'Constraint trigger: refuses a graph whose shapes do not fit and stores the inferred ones';
 
 -- They fire for everybody; nobody may hang them on tables of their own.
-REVOKE EXECUTE ON FUNCTION llm_touch_version(), llm_check_graph() FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION _llm_touch_version(), _llm_check_graph() FROM PUBLIC;
 
 DO $$
 DECLARE
@@ -34,13 +34,13 @@ BEGIN
         ['llm_param_share', 'target_model'], ['llm_bpe_vocab', 'model'], ['llm_bpe_merges', 'model']]
     LOOP
         EXECUTE pg_catalog.format('CREATE TRIGGER llm_begin_change BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.%I '
-            'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.llm_begin_change()', item[1]);
+            'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@._llm_begin_change()', item[1]);
         EXECUTE pg_catalog.format('CREATE TRIGGER llm_end_change AFTER INSERT OR UPDATE OR DELETE ON @extschema@.%I '
-            'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.llm_begin_change()', item[1]);
+            'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@._llm_begin_change()', item[1]);
         EXECUTE pg_catalog.format('CREATE TRIGGER llm_touch_version AFTER INSERT OR UPDATE OR DELETE ON @extschema@.%I '
-            'FOR EACH ROW EXECUTE FUNCTION @extschema@.llm_touch_version(%L)', item[1], item[2]);
+            'FOR EACH ROW EXECUTE FUNCTION @extschema@._llm_touch_version(%L)', item[1], item[2]);
         EXECUTE pg_catalog.format('CREATE TRIGGER llm_touch_version_truncate AFTER TRUNCATE ON @extschema@.%I '
-            'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.llm_touch_version()', item[1]);
+            'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@._llm_touch_version()', item[1]);
         FOREACH name IN ARRAY
             ARRAY['llm_begin_change', 'llm_end_change', 'llm_touch_version', 'llm_touch_version_truncate']
         LOOP
@@ -50,14 +50,14 @@ BEGIN
 END $$;
 
 CREATE CONSTRAINT TRIGGER llm_graph_fits AFTER INSERT OR UPDATE OR DELETE ON llm_graph
-    DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION llm_check_graph();
+    DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION _llm_check_graph();
 ALTER TABLE llm_graph ENABLE ALWAYS TRIGGER llm_graph_fits;
 COMMENT ON TRIGGER llm_graph_fits ON llm_graph IS
     'Shapes must fit when the statement ends; for several statements: SET CONSTRAINTS llm_graph_fits DEFERRED';
 
 -- The dimensions that the shapes' names stand for.
 CREATE CONSTRAINT TRIGGER llm_graph_fits AFTER UPDATE OF d_model, vocab, n_positions, d_ff ON llm_model_config
-    DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION llm_check_graph();
+    DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION _llm_check_graph();
 ALTER TABLE llm_model_config ENABLE ALWAYS TRIGGER llm_graph_fits;
 COMMENT ON TRIGGER llm_graph_fits ON llm_model_config IS 'A model''s graph must fit its new dimensions too';
 

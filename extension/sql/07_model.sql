@@ -85,7 +85,7 @@ $$;
 COMMENT ON FUNCTION llm_gpt2_graph(text) IS
     'GPT-2''s architecture as graph rows, for the dimensions and options of a model''s config';
 
-CREATE FUNCTION llm_write_gpt2_graph(model text) RETURNS int
+CREATE FUNCTION _llm_write_gpt2_graph(model text) RETURNS int
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
@@ -112,7 +112,7 @@ BEGIN
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN n;
 END $$;
-COMMENT ON FUNCTION llm_write_gpt2_graph(text) IS
+COMMENT ON FUNCTION _llm_write_gpt2_graph(text) IS
     'Writes GPT-2''s rows into llm_graph for a model that has none; returns how many';
 
 CREATE FUNCTION llm_create_model(model text, n_layer int, n_head int, d_model int, n_positions int, vocab int,
@@ -153,14 +153,14 @@ BEGIN
             coalesce(old.tokenizer, 'its own') USING ERRCODE = 'duplicate_object',
             HINT = 'UPDATE llm_model_config changes them; graph rows that exist stay as they are.';
     END IF;
-    PERFORM @extschema@.llm_write_gpt2_graph(model);
+    PERFORM @extschema@._llm_write_gpt2_graph(model);
 END $$;
 COMMENT ON FUNCTION llm_create_model(text, int, int, int, int, int, int, text, jsonb) IS
     'Adds a model of GPT-2''s architecture: its config row, if new, and its graph rows; no weights yet';
 
-CREATE FUNCTION llm_init_tensor(name text, shape int[], init text, std float8, seed bigint) RETURNS tensor
-    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_init_tensor(text, int[], text, float8, bigint) IS
+CREATE FUNCTION _llm_init_tensor(name text, shape int[], init text, std float8, seed bigint) RETURNS tensor
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'llm_init_tensor';
+COMMENT ON FUNCTION _llm_init_tensor(text, int[], text, float8, bigint) IS
     'A parameter''s first value: normal numbers of a seed and the parameter''s name, zeros or ones';
 
 CREATE FUNCTION llm_init_model(model text, seed bigint DEFAULT 0) RETURNS bigint
@@ -172,10 +172,10 @@ BEGIN
     IF model IS NULL OR seed IS NULL THEN
         RAISE EXCEPTION 'model and seed must not be NULL' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    PERFORM @extschema@.llm_write_gpt2_graph(model);
+    PERFORM @extschema@._llm_write_gpt2_graph(model);
     DELETE FROM @extschema@.llm_param AS p WHERE p.model = model;
     INSERT INTO @extschema@.llm_param (model, name, data)
-        SELECT model, s.name, @extschema@.llm_init_tensor(s.name, s.shape, s.init, s.std, seed)
+        SELECT model, s.name, @extschema@._llm_init_tensor(s.name, s.shape, s.init, s.std, seed)
         FROM @extschema@.llm_param_shapes(model) AS s
         WHERE NOT EXISTS (SELECT FROM @extschema@.llm_param_share AS share
             WHERE share.target_model = model AND share.target_name = s.name);

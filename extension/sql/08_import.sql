@@ -1,7 +1,7 @@
 -- Checkpoints in and out. What a file must hold is decided here once, for the import by path (C) and over the
--- connection (Python): both hand their list of tensors to llm_import_begin and write the rows it returns.
+-- connection (Python): both hand their list of tensors to _llm_import_begin and write the rows it returns.
 
-CREATE FUNCTION llm_import_config(config jsonb) RETURNS jsonb
+CREATE FUNCTION _llm_import_config(config jsonb) RETURNS jsonb
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     result jsonb := '{}';
@@ -84,11 +84,11 @@ BEGIN
     RETURN result || jsonb_build_object('options', options);
 END
 $$;
-COMMENT ON FUNCTION llm_import_config(jsonb) IS
+COMMENT ON FUNCTION _llm_import_config(jsonb) IS
     'HuggingFace''s config.json of a GPT-2 as columns and options of llm_model_config; refuses what the graph '
     'cannot express';
 
-CREATE FUNCTION llm_import_tensors(tensors jsonb)
+CREATE FUNCTION _llm_import_tensors(tensors jsonb)
     RETURNS TABLE ("position" int, name text, dtype text, shape bigint[])
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT *
@@ -100,22 +100,22 @@ CREATE FUNCTION llm_import_tensors(tensors jsonb)
           FROM jsonb_array_elements(tensors) WITH ORDINALITY AS t (tensor, ordinality)) AS named
     WHERE name !~ '^h\.[0-9]+\.attn\.(bias|masked_bias)$' AND name !~ '^optimizer\.[mv]\.'
 $$;
-COMMENT ON FUNCTION llm_import_tensors(jsonb) IS
+COMMENT ON FUNCTION _llm_import_tensors(jsonb) IS
     'A file''s tensors under GPT-2''s names: without the transformer. prefix, the causal masks that old checkpoints '
     'carry, and the optimizer''s moments in our own';
 
-CREATE FUNCTION llm_import_list(items text[]) RETURNS text
+CREATE FUNCTION _llm_import_list(items text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT array_to_string(items[1:20], ', ')
         || CASE WHEN cardinality(items) > 20 THEN format(' and %s more', cardinality(items) - 20) ELSE '' END
 $$;
-COMMENT ON FUNCTION llm_import_list(text[]) IS 'The first twenty items, and how many more there are';
+COMMENT ON FUNCTION _llm_import_list(text[]) IS 'The first twenty items, and how many more there are';
 
 -- What the file says about the model: its config.json first, and its tensors' shapes where that is silent.
-CREATE FUNCTION llm_import_dimensions(tensors jsonb, config jsonb) RETURNS jsonb
+CREATE FUNCTION _llm_import_dimensions(tensors jsonb, config jsonb) RETURNS jsonb
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    stated jsonb := @extschema@.llm_import_config(config);
+    stated jsonb := @extschema@._llm_import_config(config);
     derived jsonb;
 BEGIN
     SELECT jsonb_strip_nulls(jsonb_build_object(
@@ -125,7 +125,7 @@ BEGIN
                'n_positions', max(shape[1]) FILTER (WHERE name = 'wpe.weight'),
                'vocab', max(shape[1]) FILTER (WHERE name = 'wte.weight')))
     INTO derived
-    FROM @extschema@.llm_import_tensors(tensors);
+    FROM @extschema@._llm_import_tensors(tensors);
     -- n_inner null means 4 n_embd to HuggingFace, whatever the tensors look like.
     IF config IS NOT NULL AND NOT stated ? 'd_ff' AND stated ? 'd_model' THEN
         stated := stated || jsonb_build_object('d_ff', (stated ->> 'd_model')::bigint * 4);
@@ -133,15 +133,15 @@ BEGIN
     RETURN derived || stated;
 END
 $$;
-COMMENT ON FUNCTION llm_import_dimensions(jsonb, jsonb) IS
+COMMENT ON FUNCTION _llm_import_dimensions(jsonb, jsonb) IS
     'Dimensions and options of the model in a file, from its config.json and its tensors'' shapes';
 
 -- Errors unless the file describes the registered model.
-CREATE FUNCTION llm_import_compare(model text, config jsonb, separate_head boolean) RETURNS void
+CREATE FUNCTION _llm_import_compare(model text, config jsonb, separate_head boolean) RETURNS void
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     the_model CONSTANT text := model;
-    file jsonb := @extschema@.llm_import_config(config);
+    file jsonb := @extschema@._llm_import_config(config);
     registered jsonb;
     differences text[];
 BEGIN
@@ -165,14 +165,14 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION llm_import_compare(text, jsonb, boolean) IS
+COMMENT ON FUNCTION _llm_import_compare(text, jsonb, boolean) IS
     'Refuses a file whose config.json contradicts the model''s row in llm_model_config';
 
 -- Registers the model of a file that nobody registered before.
-CREATE FUNCTION llm_import_register(model text, tensors jsonb, config jsonb, separate_head boolean) RETURNS void
+CREATE FUNCTION _llm_import_register(model text, tensors jsonb, config jsonb, separate_head boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    file jsonb := @extschema@.llm_import_dimensions(tensors, config);
+    file jsonb := @extschema@._llm_import_dimensions(tensors, config);
     d_model bigint := file ->> 'd_model';
     n_head int := file ->> 'n_head';
     unknown text := coalesce(CASE WHEN NOT file ? 'vocab' OR NOT file ? 'd_model' THEN 'wte.weight' END,
@@ -182,8 +182,8 @@ BEGIN
         RAISE EXCEPTION 'the dimensions of model "%" are unknown: the file has no config.json and no two-dimensional %',
             model, unknown
             USING ERRCODE = 'undefined_object',
-                  DETAIL = format('The file''s tensors: %s', coalesce(nullif(@extschema@.llm_import_list(ARRAY(
-                      SELECT t.name FROM @extschema@.llm_import_tensors(tensors) AS t)), ''), 'none')),
+                  DETAIL = format('The file''s tensors: %s', coalesce(nullif(@extschema@._llm_import_list(ARRAY(
+                      SELECT t.name FROM @extschema@._llm_import_tensors(tensors) AS t)), ''), 'none')),
                   HINT = 'A GPT-2 checkpoint has wte.weight (vocab,d_model) and wpe.weight (n_positions,d_model).';
     END IF;
     IF n_head IS NULL AND d_model % 64 = 0 THEN
@@ -204,11 +204,11 @@ BEGIN
         (file -> 'options') || jsonb_build_object('tied_head', NOT separate_head));
 END
 $$;
-COMMENT ON FUNCTION llm_import_register(text, jsonb, jsonb, boolean) IS
+COMMENT ON FUNCTION _llm_import_register(text, jsonb, jsonb, boolean) IS
     'Registers a file''s model: config row and graph, dimensions from config.json or the tensors'' shapes';
 
 -- Errors unless the file's tensors are the model's parameters, by name, shape and type.
-CREATE FUNCTION llm_import_check(model text, tensors jsonb, ignore_head boolean) RETURNS void
+CREATE FUNCTION _llm_import_check(model text, tensors jsonb, ignore_head boolean) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     the_model CONSTANT text := model;
@@ -233,16 +233,16 @@ BEGIN
           FROM @extschema@.llm_param_shapes(the_model) AS p) AS expected
     FULL JOIN (SELECT f.*, translate(f.shape::text, '{}', '()') AS got,
                       f.dtype IN ('F32', 'F16', 'BF16', 'F64') AS floats
-               FROM @extschema@.llm_import_tensors(tensors) AS f
+               FROM @extschema@._llm_import_tensors(tensors) AS f
                WHERE f.name <> 'lm_head.weight' OR NOT ignore_head) AS t ON t.name = expected.name;
     numbers := array_remove(ARRAY[cardinality(missing) || ' missing', cardinality(surplus) || ' surplus',
                                   cardinality(misshapen) || ' of another shape'], NULL);
     IF cardinality(numbers) > 0 THEN
         RAISE EXCEPTION 'the file''s tensors are not those of model "%": %', the_model, array_to_string(numbers, ', ')
             USING ERRCODE = CASE WHEN misshapen IS NOT NULL THEN 'array_subscript_error' ELSE 'undefined_object' END,
-                  DETAIL = concat_ws(E'\n', 'Missing: ' || @extschema@.llm_import_list(missing),
-                                     'Surplus: ' || @extschema@.llm_import_list(surplus),
-                                     'Of another shape: ' || @extschema@.llm_import_list(misshapen)),
+                  DETAIL = concat_ws(E'\n', 'Missing: ' || @extschema@._llm_import_list(missing),
+                                     'Surplus: ' || @extschema@._llm_import_list(surplus),
+                                     'Of another shape: ' || @extschema@._llm_import_list(misshapen)),
                   HINT = CASE WHEN transposed
                               THEN 'The file holds weights as (out,in), GPT-2''s are (in,out): transpose them.'
                               ELSE 'The names and shapes expected: SELECT * FROM llm_param_shapes('
@@ -250,17 +250,17 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION llm_import_check(text, jsonb, boolean) IS
+COMMENT ON FUNCTION _llm_import_check(text, jsonb, boolean) IS
     'Names every tensor of a file that is missing, surplus or of another shape than the model''s graph asks for';
 
-CREATE FUNCTION llm_import_begin(model text, tensors jsonb, config jsonb, head_is_wte boolean)
+CREATE FUNCTION _llm_import_begin(model text, tensors jsonb, config jsonb, head_is_wte boolean)
     RETURNS TABLE (name text, "position" int, shape int[])
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
     the_model CONSTANT text := model;
     has_head CONSTANT boolean := EXISTS (
-        SELECT FROM @extschema@.llm_import_tensors(tensors) AS t WHERE t.name = 'lm_head.weight');
+        SELECT FROM @extschema@._llm_import_tensors(tensors) AS t WHERE t.name = 'lm_head.weight');
     -- An equal head counts as separate only where the config says so: then training may part them.
     separate_head boolean := has_head
         AND (NOT head_is_wte OR coalesce(config ->> 'tie_word_embeddings' = 'false', false));
@@ -272,7 +272,7 @@ BEGIN
             HINT = 'For example: SELECT pg_llm_import_safetensors(''/data/gpt2'', ''gpt2-small'');';
     END IF;
     SELECT min(t.name) INTO twice
-    FROM @extschema@.llm_import_tensors(tensors) AS t GROUP BY t.name HAVING count(*) > 1 LIMIT 1;
+    FROM @extschema@._llm_import_tensors(tensors) AS t GROUP BY t.name HAVING count(*) > 1 LIMIT 1;
     IF twice IS NOT NULL THEN
         RAISE EXCEPTION 'the file has the tensor % both with and without the prefix "transformer."', twice
             USING ERRCODE = 'invalid_parameter_value';
@@ -281,7 +281,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('pg_llm import ' || the_model, 0));
 
     IF EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = the_model) THEN
-        PERFORM @extschema@.llm_import_compare(the_model, config, has_head AND NOT head_is_wte);
+        PERFORM @extschema@._llm_import_compare(the_model, config, has_head AND NOT head_is_wte);
         IF NOT EXISTS (SELECT FROM @extschema@.llm_graph AS g WHERE g.model = the_model) THEN
             PERFORM @extschema@.llm_create_model(c.model, c.n_layer, c.n_head, c.d_model, c.n_positions, c.vocab,
                                                  c.d_ff, c.tokenizer, c.options)
@@ -292,11 +292,11 @@ BEGIN
             RAISE WARNING 'config.json ties the head, but lm_head.weight differs from wte.weight: '
                 'imported as a head of its own';
         END IF;
-        PERFORM @extschema@.llm_import_register(
+        PERFORM @extschema@._llm_import_register(
             the_model, tensors, config,
             separate_head OR (NOT has_head AND coalesce(config ->> 'tie_word_embeddings' = 'false', false)));
     END IF;
-    PERFORM @extschema@.llm_import_check(the_model, tensors, head_is_wte AND NOT EXISTS (
+    PERFORM @extschema@._llm_import_check(the_model, tensors, head_is_wte AND NOT EXISTS (
         SELECT FROM @extschema@.llm_param_shapes(the_model) AS p WHERE p.name = 'lm_head.weight'));
 
     SELECT string_agg(s.target_name, ', ' ORDER BY s.target_name) INTO shared
@@ -311,12 +311,12 @@ BEGIN
     RETURN QUERY
         SELECT p.name::text, t."position", p.shape
         FROM @extschema@.llm_param_shapes(the_model) AS p
-        JOIN @extschema@.llm_import_tensors(tensors) AS t ON t.name = p.name
+        JOIN @extschema@._llm_import_tensors(tensors) AS t ON t.name = p.name
         JOIN @extschema@.llm_graph AS g ON g.model = the_model AND g.name = p.name
         ORDER BY g.id;
 END
 $$;
-COMMENT ON FUNCTION llm_import_begin(text, jsonb, jsonb, boolean) IS
+COMMENT ON FUNCTION _llm_import_begin(text, jsonb, jsonb, boolean) IS
     'Begins an import: registers the model or checks that the file fits it, empties its parameters, and returns '
     'which tensor of the file (position from 1) becomes which parameter, in graph order. tensors: [{"name", '
     '"dtype", "shape"}]; head_is_wte: lm_head.weight equals wte.weight bit for bit';
@@ -339,7 +339,7 @@ COMMENT ON FUNCTION llm_export_config(text) IS
     'A model''s row as HuggingFace''s config.json; NULL where there is no such model';
 
 -- What an export writes, in graph order. A shared parameter is written as a copy of its owner's.
-CREATE FUNCTION llm_export_rows(model text) RETURNS TABLE (name text, owner_model text, owner_name text, shape int[])
+CREATE FUNCTION _llm_export_rows(model text) RETURNS TABLE (name text, owner_model text, owner_name text, shape int[])
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT g.name::text, coalesce(s.source_model, g.model)::text, coalesce(s.source_name, g.name)::text,
            @extschema@.shape(p.data)
@@ -347,34 +347,34 @@ CREATE FUNCTION llm_export_rows(model text) RETURNS TABLE (name text, owner_mode
     LEFT JOIN @extschema@.llm_param_share AS s ON s.target_model = g.model AND s.target_name = g.name
     LEFT JOIN @extschema@.llm_param AS p
         ON p.model = coalesce(s.source_model, g.model) AND p.name = coalesce(s.source_name, g.name)
-    WHERE g.model = llm_export_rows.model AND g.op = 'param'
+    WHERE g.model = _llm_export_rows.model AND g.op = 'param'
     ORDER BY g.id
 $$;
-COMMENT ON FUNCTION llm_export_rows(text) IS
+COMMENT ON FUNCTION _llm_export_rows(text) IS
     'A model''s parameters in graph order, whose rows hold them, and their shapes (NULL: no value)';
 
-CREATE FUNCTION llm_export_check(model text) RETURNS void
+CREATE FUNCTION _llm_export_check(model text) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
     the_model CONSTANT text := model;
-    missing text[] := ARRAY(SELECT r.name FROM @extschema@.llm_export_rows(the_model) AS r WHERE r.shape IS NULL);
+    missing text[] := ARRAY(SELECT r.name FROM @extschema@._llm_export_rows(the_model) AS r WHERE r.shape IS NULL);
 BEGIN
     IF NOT EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = the_model) THEN
         RAISE EXCEPTION 'there is no model "%"', the_model USING ERRCODE = 'undefined_object',
             HINT = 'SELECT model FROM llm_model_config lists the models.';
-    ELSIF missing <> '{}' OR NOT EXISTS (SELECT FROM @extschema@.llm_export_rows(the_model)) THEN
+    ELSIF missing <> '{}' OR NOT EXISTS (SELECT FROM @extschema@._llm_export_rows(the_model)) THEN
         RAISE EXCEPTION 'model "%" has no weights', the_model USING ERRCODE = 'undefined_object',
-            DETAIL = CASE WHEN missing <> '{}' THEN 'Without a value: ' || @extschema@.llm_import_list(missing)
+            DETAIL = CASE WHEN missing <> '{}' THEN 'Without a value: ' || @extschema@._llm_import_list(missing)
                           ELSE 'It has no parameters in llm_graph.' END,
             HINT = format('Import a checkpoint, or give it random weights: SELECT llm_init_model(%L);', the_model);
     END IF;
 END
 $$;
-COMMENT ON FUNCTION llm_export_check(text) IS
+COMMENT ON FUNCTION _llm_export_check(text) IS
     'Errors unless every parameter of a model has a value; names those without';
 
-CREATE FUNCTION llm_export_begin(model text)
+CREATE FUNCTION _llm_export_begin(model text)
     RETURNS TABLE (name text, owner_model text, owner_name text, shape int[], config text)
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
@@ -382,7 +382,7 @@ DECLARE
     the_model CONSTANT text := model;
     the_config CONSTANT text := jsonb_pretty(@extschema@.llm_export_config(the_model));
 BEGIN
-    PERFORM @extschema@.llm_export_check(the_model);
+    PERFORM @extschema@._llm_export_check(the_model);
     IF EXISTS (SELECT g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_graph AS g WHERE g.model = the_model
                EXCEPT SELECT t.name, t.op, t.inputs, t.attrs FROM @extschema@.llm_gpt2_graph(the_model) AS t)
         OR EXISTS (SELECT t.name, t.op, t.inputs, t.attrs FROM @extschema@.llm_gpt2_graph(the_model) AS t
@@ -392,10 +392,10 @@ BEGIN
             the_model USING HINT = 'The weights are written; keep the rows of llm_graph as well.';
     END IF;
     RETURN QUERY SELECT r.name, r.owner_model, r.owner_name, r.shape, the_config
-                 FROM @extschema@.llm_export_rows(the_model) AS r;
+                 FROM @extschema@._llm_export_rows(the_model) AS r;
 END
 $$;
-COMMENT ON FUNCTION llm_export_begin(text) IS
+COMMENT ON FUNCTION _llm_export_begin(text) IS
     'Begins an export: the rows to write, or an error that names what is missing; and the model as config.json';
 
 CREATE FUNCTION pg_llm_import_safetensors(path text, model text, OUT tensors int, OUT parameters bigint)

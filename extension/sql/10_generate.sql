@@ -8,11 +8,11 @@ COMMENT ON FUNCTION llm_generate(text, int, float8, int, float8, text, int, bigi
     'The prompt and its continuation by at most max_tokens tokens (64, or what fits the model); temperature 0 is '
     'greedy; eos 50256 stands for the model''s own end token, NULL or -1 for none; seed NULL is random';
 
-CREATE FUNCTION llm_generate_rows(prompt text, max_tokens int, temperature float8, topk int, topp float8, model text,
+CREATE FUNCTION _llm_generate_rows(prompt text, max_tokens int, temperature float8, topk int, topp float8, model text,
     eos int, seed bigint, OUT step int, OUT token_id int, OUT token text, OUT text text, OUT is_complete boolean)
     RETURNS SETOF record
-    LANGUAGE c VOLATILE ROWS 64 AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_generate_rows(text, int, float8, int, float8, text, int, bigint) IS
+    LANGUAGE c VOLATILE ROWS 64 AS 'MODULE_PATHNAME', 'llm_generate_rows';
+COMMENT ON FUNCTION _llm_generate_rows(text, int, float8, int, float8, text, int, bigint) IS
     'What llm_generate_stream selects from';
 
 -- A plain SQL function that the planner inlines: a set-returning function in FROM would be collected whole before
@@ -22,8 +22,8 @@ CREATE FUNCTION llm_generate_stream(prompt text, max_tokens int DEFAULT NULL, te
     eos int DEFAULT 50256, seed bigint DEFAULT NULL)
     RETURNS TABLE (step int, token_id int, token text, text text, is_complete boolean)
     LANGUAGE sql STABLE ROWS 64 AS $$
-    SELECT (r).step, (r).token_id, (r).token, (r).text, (r).is_complete
-    FROM (SELECT @extschema@.llm_generate_rows(prompt, max_tokens, temperature, topk, topp, model, eos, seed) AS r) AS g
+    SELECT (r).step, (r).token_id, (r).token, (r).text, (r).is_complete FROM (
+        SELECT @extschema@._llm_generate_rows(prompt, max_tokens, temperature, topk, topp, model, eos, seed) AS r) AS g
 $$;
 COMMENT ON FUNCTION llm_generate_stream(text, int, float8, int, float8, text, int, bigint) IS
     'llm_generate, one row per token as it is made: text is the whole text so far, token the piece that came';

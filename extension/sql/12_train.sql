@@ -59,15 +59,15 @@ COMMENT ON TABLE llm_train_log IS
 SELECT pg_catalog.pg_extension_config_dump('llm_train_log', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('llm_train_log', 'id'), '');
 
-CREATE FUNCTION llm_recipe(model text, name text, value float8, otherwise float8) RETURNS float8
+CREATE FUNCTION _llm_recipe(model text, name text, value float8, otherwise float8) RETURNS float8
     LANGUAGE sql STABLE AS $$
     SELECT coalesce(value, (SELECT (config.recipe ->> name)::float8 FROM @extschema@.llm_model_config AS config
-        WHERE config.model = llm_recipe.model), otherwise)
+        WHERE config.model = _llm_recipe.model), otherwise)
 $$;
-COMMENT ON FUNCTION llm_recipe(text, text, float8, float8) IS
+COMMENT ON FUNCTION _llm_recipe(text, text, float8, float8) IS
     'A training number: the value given, else the model''s recipe, else the kit''s default';
 
-CREATE FUNCTION llm_train_plan(model text, n_steps bigint, n_layer int, n_head int, d int, vocab int,
+CREATE FUNCTION _llm_train_plan(model text, n_steps bigint, n_layer int, n_head int, d int, vocab int,
     dropout_p float8, beta1 float8, beta2 float8, eps float8, wd float8, lr_max float8, warmup bigint,
     grad_clip float8, batch_size int, accumulation int, dataset text, seed bigint, min_lr float8)
     RETURNS llm_train_run
@@ -94,26 +94,26 @@ BEGIN
     plan.model := model;
     plan.dataset := coalesce(dataset, config.recipe ->> 'dataset', model);
     plan.n_steps := n_steps;
-    plan.dropout_p := @extschema@.llm_recipe(model, 'dropout_p', dropout_p, 0.1);
-    plan.beta1 := @extschema@.llm_recipe(model, 'beta1', beta1, 0.9);
-    plan.beta2 := @extschema@.llm_recipe(model, 'beta2', beta2, 0.999);
-    plan.eps := @extschema@.llm_recipe(model, 'eps', eps, 1e-8);
-    plan.wd := @extschema@.llm_recipe(model, 'wd', wd, 0.01);
-    plan.lr_max := @extschema@.llm_recipe(model, 'lr_max', lr_max, 2.5e-4);
-    plan.warmup := @extschema@.llm_recipe(model, 'warmup', warmup, 2000);
-    plan.grad_clip := @extschema@.llm_recipe(model, 'grad_clip', grad_clip, NULL);
-    plan.batch_size := @extschema@.llm_recipe(model, 'batch_size', batch_size, 1);
-    plan.accumulation := @extschema@.llm_recipe(model, 'accumulation', accumulation, 1);
+    plan.dropout_p := @extschema@._llm_recipe(model, 'dropout_p', dropout_p, 0.1);
+    plan.beta1 := @extschema@._llm_recipe(model, 'beta1', beta1, 0.9);
+    plan.beta2 := @extschema@._llm_recipe(model, 'beta2', beta2, 0.999);
+    plan.eps := @extschema@._llm_recipe(model, 'eps', eps, 1e-8);
+    plan.wd := @extschema@._llm_recipe(model, 'wd', wd, 0.01);
+    plan.lr_max := @extschema@._llm_recipe(model, 'lr_max', lr_max, 2.5e-4);
+    plan.warmup := @extschema@._llm_recipe(model, 'warmup', warmup, 2000);
+    plan.grad_clip := @extschema@._llm_recipe(model, 'grad_clip', grad_clip, NULL);
+    plan.batch_size := @extschema@._llm_recipe(model, 'batch_size', batch_size, 1);
+    plan.accumulation := @extschema@._llm_recipe(model, 'accumulation', accumulation, 1);
     plan.seed := coalesce(seed, (config.recipe ->> 'seed')::bigint, 0);
-    plan.min_lr := @extschema@.llm_recipe(model, 'min_lr', min_lr, 0);
+    plan.min_lr := @extschema@._llm_recipe(model, 'min_lr', min_lr, 0);
     RETURN plan;
 END $$;
-COMMENT ON FUNCTION llm_train_plan(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8,
+COMMENT ON FUNCTION _llm_train_plan(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8,
     bigint, float8, int, int, text, bigint, float8) IS
     'The arguments of a training call resolved: what is left out comes from the model''s recipe, then from the '
     'kit''s defaults';
 
-CREATE FUNCTION llm_train_begin(plan llm_train_run, step bigint, resume boolean, OUT run bigint,
+CREATE FUNCTION _llm_train_begin(plan llm_train_run, step bigint, resume boolean, OUT run bigint,
     OUT first_step bigint)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -155,18 +155,18 @@ BEGIN
         plan.accumulation, plan.seed, plan.positions)
         RETURNING r.run, r.first_step INTO run, first_step;
 END $$;
-COMMENT ON FUNCTION llm_train_begin(llm_train_run, bigint, boolean) IS
+COMMENT ON FUNCTION _llm_train_begin(llm_train_run, bigint, boolean) IS
     'The run that a training call at this step of the model belongs to: with resume, the model''s newest run if its '
     'arguments are the same and it is not complete; else a new row of llm_train_run';
 
-CREATE FUNCTION llm_train_steps(plan llm_train_run, batch_id bigint, grad_workers int, notice_every bigint,
+CREATE FUNCTION _llm_train_steps(plan llm_train_run, batch_id bigint, grad_workers int, notice_every bigint,
     wait boolean) RETURNS real
-    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_train_steps(llm_train_run, bigint, int, bigint, boolean) IS
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'llm_train_steps';
+COMMENT ON FUNCTION _llm_train_steps(llm_train_run, bigint, int, bigint, boolean) IS
     'What llm_train and llm_train_step call once every argument is resolved: a run of n_steps, from its dataset or '
     'one row; returns the last loss';
 
-CREATE FUNCTION llm_train_trace(model text) RETURNS bigint
+CREATE FUNCTION _llm_train_trace(model text) RETURNS bigint
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
@@ -185,7 +185,7 @@ BEGIN
         FROM unnest(last.ids) WITH ORDINALITY AS row (id, place) JOIN @extschema@.llm_dataset AS d USING (id);
     RETURN @extschema@.llm_trace(model, tokens, targets, last.positions);
 END $$;
-COMMENT ON FUNCTION llm_train_trace(text) IS
+COMMENT ON FUNCTION _llm_train_trace(text) IS
     'Records the forward of a model over the rows of its last training step (of the first micro-batch), with the '
     'weights that it has now and without dropout; returns the run';
 
@@ -202,15 +202,15 @@ BEGIN
     IF prune_workers IS NOT NULL THEN
         PERFORM @extschema@.llm_prune_autograd_state(prune_workers);
     END IF;
-    plan := @extschema@.llm_train_plan(model, 1, NULL, NULL, NULL, NULL, dropout_p, beta1, beta2, eps, wd, lr_max,
+    plan := @extschema@._llm_train_plan(model, 1, NULL, NULL, NULL, NULL, dropout_p, beta1, beta2, eps, wd, lr_max,
         warmup => 0, grad_clip => grad_clip, batch_size => 1, accumulation => 1, dataset => NULL, seed => seed,
         min_lr => 0);
     plan.dataset := NULL;
     plan.min_lr := plan.lr_max;
     plan.positions := positions;
-    loss := @extschema@.llm_train_steps(plan, batch_id, grad_workers, 0, wait);
+    loss := @extschema@._llm_train_steps(plan, batch_id, grad_workers, 0, wait);
     IF trace THEN
-        PERFORM @extschema@.llm_train_trace(model);
+        PERFORM @extschema@._llm_train_trace(model);
     END IF;
     RETURN loss;
 END $$;
@@ -234,11 +234,11 @@ BEGIN
     IF prune_workers IS NOT NULL THEN
         PERFORM @extschema@.llm_prune_autograd_state(prune_workers);
     END IF;
-    plan := @extschema@.llm_train_plan(model, n_steps, n_layer, n_head, d, vocab, dropout_p, beta1, beta2, eps, wd,
+    plan := @extschema@._llm_train_plan(model, n_steps, n_layer, n_head, d, vocab, dropout_p, beta1, beta2, eps, wd,
         lr_max, warmup, grad_clip, batch_size, accumulation, dataset, seed, min_lr);
-    loss := @extschema@.llm_train_steps(plan, NULL, grad_workers, notice_every, wait);
+    loss := @extschema@._llm_train_steps(plan, NULL, grad_workers, notice_every, wait);
     IF trace THEN
-        PERFORM @extschema@.llm_train_trace(model);
+        PERFORM @extschema@._llm_train_trace(model);
     END IF;
     RETURN loss;
 END $$;
@@ -255,10 +255,10 @@ COMMENT ON FUNCTION llm_train_lock(text, boolean) IS
     'Takes the right to train a model until the transaction ends; an error that names who has it, or (wait) waits';
 
 -- No SET clause and no SECURITY DEFINER on either procedure: PostgreSQL forbids COMMIT within them.
-CREATE PROCEDURE llm_train_loop_steps(plan llm_train_run, commit_every bigint, grad_workers int, notice_every bigint,
+CREATE PROCEDURE _llm_train_loop_steps(plan llm_train_run, commit_every bigint, grad_workers int, notice_every bigint,
     wait boolean, resume boolean, until_step bigint)
-    LANGUAGE c AS 'MODULE_PATHNAME';
-COMMENT ON PROCEDURE llm_train_loop_steps(llm_train_run, bigint, int, bigint, boolean, boolean, bigint) IS
+    LANGUAGE c AS 'MODULE_PATHNAME', 'llm_train_loop_steps';
+COMMENT ON PROCEDURE _llm_train_loop_steps(llm_train_run, bigint, int, bigint, boolean, boolean, bigint) IS
     'What llm_train_loop calls once every argument is resolved';
 
 CREATE PROCEDURE llm_train_loop(model text, n_steps bigint, n_layer int DEFAULT NULL, n_head int DEFAULT NULL,
@@ -276,11 +276,11 @@ BEGIN
     IF prune_workers IS NOT NULL THEN
         PERFORM @extschema@.llm_prune_autograd_state(prune_workers);
     END IF;
-    plan := @extschema@.llm_train_plan(model, n_steps, n_layer, n_head, d, vocab, dropout_p, beta1, beta2, eps, wd,
+    plan := @extschema@._llm_train_plan(model, n_steps, n_layer, n_head, d, vocab, dropout_p, beta1, beta2, eps, wd,
         lr_max, warmup, grad_clip, batch_size, accumulation, dataset, seed, min_lr);
-    CALL @extschema@.llm_train_loop_steps(plan, commit_every, grad_workers, notice_every, wait, resume, until_step);
+    CALL @extschema@._llm_train_loop_steps(plan, commit_every, grad_workers, notice_every, wait, resume, until_step);
     IF trace THEN
-        PERFORM @extschema@.llm_train_trace(model);
+        PERFORM @extschema@._llm_train_trace(model);
     END IF;
 END $$;
 COMMENT ON PROCEDURE llm_train_loop(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8,
@@ -299,7 +299,7 @@ COMMENT ON FUNCTION llm_dataset_loss(text, text, bigint) IS
     'A model''s mean loss in nats per token over the first max_rows rows of a dataset (NULL: all), and how many '
     'tokens that is';
 
-CREATE FUNCTION llm_dataset_characters(model text, dataset text, max_rows bigint DEFAULT NULL) RETURNS bigint
+CREATE FUNCTION _llm_dataset_characters(model text, dataset text, max_rows bigint DEFAULT NULL) RETURNS bigint
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH lengths AS (
         SELECT v.token_id, CASE WHEN v.rank IS NULL AND v.token LIKE '<|%|>' THEN 0 ELSE
@@ -307,15 +307,15 @@ CREATE FUNCTION llm_dataset_characters(model text, dataset text, max_rows bigint
                 WHERE get_byte(v.bytes, i) & 192 <> 128) END AS n
         FROM @extschema@.llm_bpe_vocab AS v
         WHERE v.model = coalesce((SELECT c.tokenizer FROM @extschema@.llm_model_config AS c
-            WHERE c.model = llm_dataset_characters.model), llm_dataset_characters.model)
+            WHERE c.model = _llm_dataset_characters.model), _llm_dataset_characters.model)
     ),
     rows AS (
-        SELECT d.target FROM @extschema@.llm_dataset AS d WHERE d.dataset = llm_dataset_characters.dataset
+        SELECT d.target FROM @extschema@.llm_dataset AS d WHERE d.dataset = _llm_dataset_characters.dataset
         ORDER BY d.id LIMIT max_rows
     )
     SELECT sum(n)::bigint FROM rows, unnest(rows.target) AS t (token_id) JOIN lengths USING (token_id)
 $$;
-COMMENT ON FUNCTION llm_dataset_characters(text, text, bigint) IS
+COMMENT ON FUNCTION _llm_dataset_characters(text, text, bigint) IS
     'Characters of text that the targets of a dataset''s first max_rows rows (NULL: all) stand for; special tokens '
     'have none. NULL where the model has no tokenizer';
 
@@ -327,7 +327,7 @@ BEGIN
     -- beyond 709 nats, which only broken weights give, a float8 ends
     perplexity := CASE WHEN loss < 709 THEN exp(loss) WHEN loss = 'NaN' THEN loss ELSE 'Infinity' END;
     bits_per_character := loss * tokens / ln(2::float8)
-        / nullif(@extschema@.llm_dataset_characters(model, dataset, max_rows), 0);
+        / nullif(@extschema@._llm_dataset_characters(model, dataset, max_rows), 0);
 END $$;
 COMMENT ON FUNCTION llm_perplexity(text, text, bigint) IS
     'How well a model predicts the first max_rows rows of a dataset (NULL: all): loss in nats per token, perplexity '

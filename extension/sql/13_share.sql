@@ -1,6 +1,6 @@
 -- Parameters that are another's storage, gradients and optimizer state set back.
 
-CREATE FUNCTION llm_check_share() RETURNS trigger
+CREATE FUNCTION _llm_check_share() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     other @extschema@.llm_param_share;
@@ -26,17 +26,17 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION llm_check_share() IS
+COMMENT ON FUNCTION _llm_check_share() IS
     'Constraint trigger: refuses a shared parameter whose source is itself shared, or may not be changed by this '
     'role';
-REVOKE EXECUTE ON FUNCTION llm_check_share() FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION _llm_check_share() FROM PUBLIC;
 CREATE CONSTRAINT TRIGGER llm_share_is_flat AFTER INSERT OR UPDATE ON llm_param_share
-    DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION llm_check_share();
+    DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION _llm_check_share();
 -- Not ENABLE ALWAYS: a subscriber applies row by row what the publisher checked when it was whole.
 COMMENT ON TRIGGER llm_share_is_flat ON llm_param_share IS
     'A source is never a target: one step leads to the stored values';
 
-CREATE FUNCTION llm_param_shape(model text, name text) RETURNS int[]
+CREATE FUNCTION _llm_param_shape(model text, name text) RETURNS int[]
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
@@ -50,7 +50,7 @@ BEGIN
     END IF;
     RETURN found;
 END $$;
-COMMENT ON FUNCTION llm_param_shape(text, text) IS
+COMMENT ON FUNCTION _llm_param_shape(text, text) IS
     'The shape that a model''s graph gives a parameter; an error where it has none of that name';
 
 CREATE FUNCTION llm_share_param(source_model text, source_name text, target_model text, target_name text) RETURNS void
@@ -79,7 +79,7 @@ BEGIN
                 THEN format(': "%s" of "%s" is stored in it', source_name, source_model) ELSE '' END
             USING ERRCODE = 'invalid_parameter_value', HINT = 'llm_unshare_param gives a parameter values of its own.';
     END IF;
-    wants := @extschema@.llm_param_shape(target_model, target_name);
+    wants := @extschema@._llm_param_shape(target_model, target_name);
     SELECT @extschema@.shape(p.data) INTO holds FROM @extschema@.llm_param AS p
         WHERE (p.model, p.name) = (root_model, root_name);
     IF holds IS NULL THEN
@@ -137,7 +137,7 @@ COMMENT ON FUNCTION llm_unshare_param(text, text, boolean) IS
     'Gives a shared parameter a row of its own again: a copy of the source''s values, and of its moments and step '
     'if asked (else it starts without)';
 
-CREATE FUNCTION llm_check_model(model text) RETURNS void
+CREATE FUNCTION _llm_check_model(model text) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 BEGIN
@@ -148,7 +148,7 @@ BEGIN
             HINT = 'SELECT model FROM llm_model_config lists the models.';
     END IF;
 END $$;
-COMMENT ON FUNCTION llm_check_model(text) IS 'An error where there is no such model';
+COMMENT ON FUNCTION _llm_check_model(text) IS 'An error where there is no such model';
 
 CREATE FUNCTION llm_zero_grad(model text) RETURNS bigint
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -156,7 +156,7 @@ CREATE FUNCTION llm_zero_grad(model text) RETURNS bigint
 DECLARE
     n bigint;
 BEGIN
-    PERFORM @extschema@.llm_check_model(model);
+    PERFORM @extschema@._llm_check_model(model);
     UPDATE @extschema@.llm_param AS p SET grad = NULL
         WHERE p.grad IS NOT NULL AND (p.model = model OR (p.model, p.name) IN (
             SELECT s.source_model, s.source_name FROM @extschema@.llm_param_share AS s WHERE s.target_model = model));
@@ -173,7 +173,7 @@ CREATE FUNCTION llm_reset_optimizer(model text) RETURNS bigint
 DECLARE
     n bigint;
 BEGIN
-    PERFORM @extschema@.llm_check_model(model);
+    PERFORM @extschema@._llm_check_model(model);
     PERFORM @extschema@.llm_train_lock(model);
     UPDATE @extschema@.llm_param AS p SET m = NULL, v = NULL, step = 0
         WHERE p.model = model AND (p.m IS NOT NULL OR p.v IS NOT NULL OR p.step <> 0);

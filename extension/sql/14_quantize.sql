@@ -13,15 +13,15 @@ COMMENT ON FUNCTION pg_llm_format(tensor, boolean) IS
     'The smallest format that holds every number of a matrix (K,N), or (N,K) if transposed, exactly: int8, bf16 or '
     'float32. In this format the kernels read it';
 
-CREATE FUNCTION llm_matmul_weights(model text) RETURNS TABLE (name text, transposed boolean)
+CREATE FUNCTION _llm_matmul_weights(model text) RETURNS TABLE (name text, transposed boolean)
     LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.name, bool_and(coalesce((m.attrs ->> 'transpose_b')::boolean, false))
     FROM @extschema@.llm_graph AS p
     JOIN @extschema@.llm_graph AS m ON m.model = p.model AND m.op = 'matmul' AND m.inputs[2] = p.name
-    WHERE p.model = llm_matmul_weights.model AND p.op = 'param' AND cardinality(p.shape) = 2
+    WHERE p.model = _llm_matmul_weights.model AND p.op = 'param' AND cardinality(p.shape) = 2
     GROUP BY p.id, p.name ORDER BY p.id
 $$;
-COMMENT ON FUNCTION llm_matmul_weights(text) IS
+COMMENT ON FUNCTION _llm_matmul_weights(text) IS
     'Parameters of a model that its matmuls read as matrices, and whether each is read transposed';
 
 CREATE FUNCTION llm_quantize(model text, format text, target text DEFAULT NULL) RETURNS text
@@ -60,7 +60,7 @@ BEGIN
         LEFT JOIN @extschema@.llm_param_share AS s ON s.target_model = g.model AND s.target_name = g.name
         LEFT JOIN @extschema@.llm_param AS p
             ON p.model = coalesce(s.source_model, g.model) AND p.name = coalesce(s.source_name, g.name)
-        LEFT JOIN @extschema@.llm_matmul_weights(model) AS w ON w.name = g.name
+        LEFT JOIN @extschema@._llm_matmul_weights(model) AS w ON w.name = g.name
         WHERE g.model = model AND g.op = 'param'
         ORDER BY g.id;
     SELECT string_agg('"' || name || '"', ', ' ORDER BY name) INTO missing
@@ -81,7 +81,7 @@ CREATE FUNCTION llm_quantization(model text, source text)
     LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
     SELECT w.name, f.format, CASE f.format WHEN 'int8' THEN 8.25 WHEN 'bf16' THEN 16 ELSE 32 END::float8,
         sqrt(e.square), e.largest, sqrt(e.source_square)
-    FROM @extschema@.llm_matmul_weights(model) AS w
+    FROM @extschema@._llm_matmul_weights(model) AS w
     JOIN @extschema@.llm_param AS p ON p.model = llm_quantization.model AND p.name = w.name
     JOIN @extschema@.llm_param AS q ON q.model = source AND q.name = w.name,
     LATERAL (SELECT @extschema@.pg_llm_format(p.data, w.transposed) AS format) AS f,

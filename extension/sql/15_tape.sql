@@ -79,27 +79,27 @@ COMMENT ON TABLE llm_tensor_map IS
 COMMENT ON COLUMN llm_tensor_map.accumulated IS
     'false: its gradient, if it has one, waits for llm_accumulate_grads to add it to llm_param.grad';
 COMMENT ON COLUMN llm_tensor_map.version IS
-    'Tells the value that the parameter had from later ones (llm_tensor_version)';
+    'Tells the value that the parameter had from later ones (_llm_tensor_version)';
 
 -- ---- recording ----
 
-CREATE FUNCTION llm_autograd() RETURNS boolean
-    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_autograd() IS 'Whether operations on tensors are recorded: the setting pg_llm.autograd';
+CREATE FUNCTION _llm_autograd() RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'llm_autograd';
+COMMENT ON FUNCTION _llm_autograd() IS 'Whether operations on tensors are recorded: the setting pg_llm.autograd';
 
-CREATE VIEW llm_autograd_mode WITH (security_invoker = true) AS SELECT llm_autograd() AS flag;
+CREATE VIEW llm_autograd_mode WITH (security_invoker = true) AS SELECT _llm_autograd() AS flag;
 COMMENT ON VIEW llm_autograd_mode IS
     'One row, the switch of this session: UPDATE llm_autograd_mode SET flag = true records what follows; SET '
     'pg_llm.autograd does the same';
 COMMENT ON COLUMN llm_autograd_mode.flag IS
     'true: operations on tensors are recorded; INSERT sets it too, DELETE switches off';
 
-CREATE FUNCTION llm_set_autograd_mode() RETURNS trigger
-    LANGUAGE c AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_set_autograd_mode() IS
+CREATE FUNCTION _llm_set_autograd_mode() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'llm_set_autograd_mode';
+COMMENT ON FUNCTION _llm_set_autograd_mode() IS
     'Trigger: sets pg_llm.autograd; switching off closes the session''s run';
 CREATE TRIGGER llm_set_autograd_mode INSTEAD OF INSERT OR UPDATE OR DELETE ON llm_autograd_mode
-    FOR EACH ROW EXECUTE FUNCTION llm_set_autograd_mode();
+    FOR EACH ROW EXECUTE FUNCTION _llm_set_autograd_mode();
 COMMENT ON TRIGGER llm_set_autograd_mode ON llm_autograd_mode IS
     'Writing the row sets pg_llm.autograd for the session';
 -- It sets what everybody may set.
@@ -122,9 +122,9 @@ COMMENT ON FUNCTION llm_trace(text, int[], int[], int[]) IS
     'Runs a model up to the logits, with targets up to the loss, and keeps every tensor in llm_tape and '
     'llm_tensor_rt; returns the run';
 
-CREATE FUNCTION llm_tensor_version(t tensor) RETURNS bigint
-    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_tensor_version(tensor) IS
+CREATE FUNCTION _llm_tensor_version(t tensor) RETURNS bigint
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'llm_tensor_version';
+COMMENT ON FUNCTION _llm_tensor_version(tensor) IS
     'A number that tells a stored value from other ones without reading it: where its bytes lie, or a hash where it '
     'is small';
 
@@ -139,13 +139,13 @@ CREATE FUNCTION pg_llm_autograd_map_param(model text, name text, token_id int, t
 COMMENT ON FUNCTION pg_llm_autograd_map_param(text, text, int, tensor, int[]) IS
     'The tensor, in shape dims, as a leaf whose gradient belongs to a parameter of a model, or to row token_id of it';
 
-CREATE FUNCTION llm_on_tape(t tensor, id bigint) RETURNS tensor
-    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_on_tape(tensor, bigint) IS
+CREATE FUNCTION _llm_on_tape(t tensor, id bigint) RETURNS tensor
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'llm_on_tape';
+COMMENT ON FUNCTION _llm_on_tape(tensor, bigint) IS
     'The tensor as the one that the session''s open run knows by this id';
 
 CREATE VIEW llm_tensor WITH (security_invoker = true) AS
-    SELECT m.name, m.model, llm_on_tape(CASE WHEN r.data IS NULL THEN p.data ELSE r.data END, m.id) AS data,
+    SELECT m.name, m.model, _llm_on_tape(CASE WHEN r.data IS NULL THEN p.data ELSE r.data END, m.id) AS data,
         m.token_id, m.id
     FROM llm_tensor_map AS m
     JOIN llm_tensor_rt AS r USING (id)
@@ -171,9 +171,9 @@ COMMENT ON FUNCTION llm_backprop(bigint, text) IS
     'Walks the tape back from the number that operation tape_id made to the model''s parameters and writes '
     'llm_tensor_rt.grad; returns how many tensors got one';
 
-CREATE FUNCTION llm_add_gradient(grad tensor, shape int[], more tensor, token_id int) RETURNS tensor
-    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_add_gradient(tensor, int[], tensor, int) IS
+CREATE FUNCTION _llm_add_gradient(grad tensor, shape int[], more tensor, token_id int) RETURNS tensor
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'llm_add_gradient';
+COMMENT ON FUNCTION _llm_add_gradient(tensor, int[], tensor, int) IS
     'grad + more, or more added to row token_id; a NULL grad is zeros of the shape; never recorded';
 
 CREATE FUNCTION llm_accumulate_grads(model text, workers int DEFAULT NULL) RETURNS bigint
@@ -200,11 +200,11 @@ BEGIN
         JOIN @extschema@.llm_tensor_rt AS r ON r.id = m.id
         LEFT JOIN @extschema@.llm_param_share AS s ON s.target_model = m.model AND s.target_name = m.name
         WHERE m.model = model AND NOT m.accumulated AND r.grad IS NOT NULL
-            AND @extschema@.llm_own_run(run.pid, run.started)
+            AND @extschema@._llm_own_run(run.pid, run.started)
         ORDER BY m.id FOR KEY SHARE OF run
     LOOP
         UPDATE @extschema@.llm_param AS p
-            SET grad = @extschema@.llm_add_gradient(p.grad, @extschema@.shape(p.data), item.grad, item.token_id)
+            SET grad = @extschema@._llm_add_gradient(p.grad, @extschema@.shape(p.data), item.grad, item.token_id)
             WHERE p.model = item.model AND p.name = item.name;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'model "%" has no parameter "%" to take the gradient of tensor %', item.model, item.name,
@@ -216,7 +216,7 @@ BEGIN
     END LOOP;
     -- walked back again, they count again
     UPDATE @extschema@.llm_tape AS t SET extra = extra - 'backprop' FROM @extschema@.llm_run AS run
-        WHERE n > 0 AND t.run = run.run AND @extschema@.llm_own_run(run.pid, run.started) AND extra ? 'backprop'
+        WHERE n > 0 AND t.run = run.run AND @extschema@._llm_own_run(run.pid, run.started) AND extra ? 'backprop'
         AND NOT EXISTS (SELECT FROM @extschema@.llm_tensor_map AS m JOIN @extschema@.llm_tensor_rt AS r ON r.id = m.id
             WHERE m.run = run.run AND NOT m.accumulated AND r.grad IS NOT NULL);
     PERFORM set_config('pg_llm.threads', threads, false);
@@ -230,9 +230,9 @@ COMMENT ON FUNCTION llm_accumulate_grads(text, int) IS
     'Adds the gradients that this session''s runs found to llm_param.grad, in the order of their ids, of a shared '
     'parameter to its source; returns how many';
 
-CREATE FUNCTION llm_own_run(pid int, started timestamptz) RETURNS boolean
-    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_own_run(int, timestamptz) IS 'Whether a run of that process and time is this session''s';
+CREATE FUNCTION _llm_own_run(pid int, started timestamptz) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'llm_own_run';
+COMMENT ON FUNCTION _llm_own_run(int, timestamptz) IS 'Whether a run of that process and time is this session''s';
 
 CREATE FUNCTION llm_prune_autograd_state(workers int DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -246,7 +246,7 @@ BEGIN
     -- A session that works on a run holds its row: neither waits for the other while it holds rows of the tape.
     DELETE FROM @extschema@.llm_run AS d WHERE d.run IN (SELECT r.run FROM @extschema@.llm_run AS r
         WHERE r.who = session_user AND r.run IS DISTINCT FROM @extschema@.llm_open_run()
-        AND NOT (r.open AND NOT @extschema@.llm_own_run(r.pid, r.started)
+        AND NOT (r.open AND NOT @extschema@._llm_own_run(r.pid, r.started)
             AND EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = r.pid AND a.backend_start <= r.started))
         ORDER BY r.run FOR UPDATE SKIP LOCKED);
     GET DIAGNOSTICS n = ROW_COUNT;

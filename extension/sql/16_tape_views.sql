@@ -7,10 +7,10 @@ COMMENT ON FUNCTION llm_tensor_stats(tensor) IS
     'Elements, their mean, standard deviation, Euclidean norm, largest magnitude, and the fraction that is exactly '
     '0; never recorded';
 
-CREATE FUNCTION llm_attention_rows(probs tensor, head int, causal boolean, tokens text[], OUT batch int,
+CREATE FUNCTION _llm_attention_rows(probs tensor, head int, causal boolean, tokens text[], OUT batch int,
     OUT query int, OUT query_token text, OUT key int, OUT key_token text, OUT weight real) RETURNS SETOF record
-    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_attention_rows(tensor, int, boolean, text[]) IS
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'llm_attention_rows';
+COMMENT ON FUNCTION _llm_attention_rows(tensor, int, boolean, text[]) IS
     'One head of probabilities (B,NH,T,T) as rows; causal: keys up to the query; tokens: the texts of the B*T '
     'tokens or NULL';
 
@@ -97,7 +97,7 @@ CREATE VIEW llm_attention_map WITH (security_invoker = true) AS
             ON v.model = coalesce(c.tokenizer, t.extra ->> 'model') AND v.token_id = e.value::int
         WHERE tokens.id = (t.extra ->> 'tokens')::bigint) AS words ON true
     CROSS JOIN LATERAL generate_series(0, probs.shape[2] - 1) AS heads(head)
-    CROSS JOIN LATERAL llm_attention_rows(probs.data, heads.head,
+    CROSS JOIN LATERAL _llm_attention_rows(probs.data, heads.head,
         coalesce((t.extra #>> '{attrs,causal}')::boolean, true), words.texts) AS a
     WHERE t.op = 'attention';
 COMMENT ON VIEW llm_attention_map IS

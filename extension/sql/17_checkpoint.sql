@@ -60,68 +60,68 @@ SELECT pg_catalog.pg_extension_config_dump('llm_checkpoint_model', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_checkpoint_param', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_checkpoint_id_seq', '');
 
-CREATE FUNCTION llm_model_digest(model text) RETURNS text
-    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_model_digest(text) IS 'What llm_model_sha256 calls once it knows that the model has weights';
+CREATE FUNCTION _llm_model_digest(model text) RETURNS text
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'llm_model_digest';
+COMMENT ON FUNCTION _llm_model_digest(text) IS 'What llm_model_sha256 calls once it knows that the model has weights';
 
 CREATE FUNCTION llm_model_sha256(model text) RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM @extschema@.llm_export_check(model);
-    RETURN @extschema@.llm_model_digest(model);
+    PERFORM @extschema@._llm_export_check(model);
+    RETURN @extschema@._llm_model_digest(model);
 END $$;
 COMMENT ON FUNCTION llm_model_sha256(text) IS
     'SHA-256 of a model''s parameters in the order of their names (by code point): of each the name in UTF-8, a '
     'zero byte, the shape as 50257,768, a zero byte, and the little-endian float32 elements';
 
-CREATE FUNCTION llm_checkpoint_tensors(model text)
+CREATE FUNCTION _llm_checkpoint_tensors(model text)
     RETURNS TABLE (name text, owner_model text, owner_name text, part text, shape int[])
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT part.prefix || r.name, r.owner_model, r.owner_name, part.part, part.shape
-    FROM @extschema@.llm_export_rows(model) AS r
+    FROM @extschema@._llm_export_rows(model) AS r
     JOIN @extschema@.llm_param AS p ON p.model = r.owner_model AND p.name = r.owner_name,
     LATERAL (VALUES ('', 'data', @extschema@.shape(p.data)), ('optimizer.m.', 'm', @extschema@.shape(p.m)),
                     ('optimizer.v.', 'v', @extschema@.shape(p.v))) AS part (prefix, part, shape)
     WHERE part.shape IS NOT NULL
 $$;
-COMMENT ON FUNCTION llm_checkpoint_tensors(text) IS
+COMMENT ON FUNCTION _llm_checkpoint_tensors(text) IS
     'What a checkpoint of a model holds: each tensor''s name, and the row and column of llm_param it comes from';
 
-CREATE FUNCTION llm_checkpoint_facts(model text, OUT step bigint, OUT log_id bigint, OUT parameters bigint,
+CREATE FUNCTION _llm_checkpoint_facts(model text, OUT step bigint, OUT log_id bigint, OUT parameters bigint,
     OUT config jsonb, OUT graph jsonb, OUT steps jsonb, OUT file_config text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH param AS MATERIALIZED (
         SELECT r.name, r.owner_model, p.step, r.shape, @extschema@.numel(p.data) AS numel
-        FROM @extschema@.llm_export_rows(model) AS r
+        FROM @extschema@._llm_export_rows(model) AS r
         JOIN @extschema@.llm_param AS p ON p.model = r.owner_model AND p.name = r.owner_name
     ), newest AS ( -- as training counts: its own parameters' steps, where it has any
         SELECT coalesce(max(p.step) FILTER (WHERE p.owner_model = model), max(p.step), 0) AS step FROM param AS p
     )
     SELECT newest.step,
         (SELECT max(log.id) FROM @extschema@.llm_train_log AS log
-            WHERE log.model = llm_checkpoint_facts.model),
+            WHERE log.model = _llm_checkpoint_facts.model),
         (SELECT coalesce(sum(p.numel), 0)::bigint FROM param AS p),
-        (SELECT to_jsonb(c) FROM @extschema@.llm_model_config AS c WHERE c.model = llm_checkpoint_facts.model),
+        (SELECT to_jsonb(c) FROM @extschema@.llm_model_config AS c WHERE c.model = _llm_checkpoint_facts.model),
         (SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object('name', g.name, 'op', g.op, 'inputs', g.inputs,
                 'attrs', g.attrs, 'shape', p.shape)) ORDER BY g.id, g.name)
             FROM @extschema@.llm_graph AS g LEFT JOIN param AS p ON p.name = g.name AND g.op = 'param'
-            WHERE g.model = llm_checkpoint_facts.model),
+            WHERE g.model = _llm_checkpoint_facts.model),
         (SELECT coalesce(jsonb_object_agg(p.name, p.step), '{}') FROM param AS p WHERE p.step <> newest.step),
         jsonb_pretty(@extschema@.llm_export_config(model) || jsonb_build_object('pg_llm_checkpoint',
             jsonb_build_object('format_version', 1, 'model', model, 'step', newest.step)))
     FROM newest
 $$;
-COMMENT ON FUNCTION llm_checkpoint_facts(text) IS
+COMMENT ON FUNCTION _llm_checkpoint_facts(text) IS
     'What llm_checkpoint tells of a model besides its tensors, and the config.json of a checkpoint file';
 
-CREATE FUNCTION llm_checkpoint_write(id bigint, model text, format text, config text, OUT location text,
+CREATE FUNCTION _llm_checkpoint_write(id bigint, model text, format text, config text, OUT location text,
     OUT bytes bigint, OUT sha256 text, OUT model_sha256 text)
-    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_checkpoint_write(bigint, text, text, text) IS
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'llm_checkpoint_write';
+COMMENT ON FUNCTION _llm_checkpoint_write(bigint, text, text, text) IS
     'Writes a model''s tensors as safetensors, npz or rows, and says where and what they hash to; what '
     'llm_checkpoint_save calls';
 
-CREATE FUNCTION llm_checkpoint_place(format text, location text) RETURNS text
+CREATE FUNCTION _llm_checkpoint_place(format text, location text) RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     in_file boolean := location = 'file';
@@ -145,7 +145,7 @@ BEGIN
             AND current_setting('pg_llm.checkpoint_dir', true) <> '');
     RETURN CASE WHEN in_file THEN coalesce(format, 'safetensors') ELSE 'rows' END;
 END $$;
-COMMENT ON FUNCTION llm_checkpoint_place(text, text) IS
+COMMENT ON FUNCTION _llm_checkpoint_place(text, text) IS
     'The format a checkpoint gets: files where asked for, or where the role may write them and '
     'pg_llm.checkpoint_dir is set; else rows';
 
@@ -155,10 +155,10 @@ CREATE FUNCTION llm_checkpoint_save(model text, note text DEFAULT NULL, format t
 #variable_conflict use_variable
 DECLARE
     new_id bigint;
-    the_format CONSTANT text := @extschema@.llm_checkpoint_place(format, location);
+    the_format CONSTANT text := @extschema@._llm_checkpoint_place(format, location);
     facts record;
 BEGIN
-    PERFORM @extschema@.llm_export_check(model);
+    PERFORM @extschema@._llm_export_check(model);
     new_id := nextval('@extschema@.llm_checkpoint_id_seq');
     -- The row first: the rows of llm_checkpoint_param refer to it.
     INSERT INTO @extschema@.llm_checkpoint
@@ -166,8 +166,8 @@ BEGIN
         VALUES (new_id, model, 0, note, 0, 0, CASE the_format WHEN 'rows' THEN 'database' ELSE '' END, the_format,
             '', '');
     -- One statement, one snapshot: what the row says is true of the weights written.
-    SELECT * INTO STRICT facts FROM @extschema@.llm_checkpoint_facts(model) AS f,
-        LATERAL @extschema@.llm_checkpoint_write(new_id, model, the_format, f.file_config) AS w;
+    SELECT * INTO STRICT facts FROM @extschema@._llm_checkpoint_facts(model) AS f,
+        LATERAL @extschema@._llm_checkpoint_write(new_id, model, the_format, f.file_config) AS w;
     UPDATE @extschema@.llm_checkpoint AS c SET step = facts.step, parameters = facts.parameters, bytes = facts.bytes,
         location = facts.location, sha256 = facts.sha256, model_sha256 = facts.model_sha256, log_id = facts.log_id
         WHERE c.id = new_id;
@@ -180,7 +180,7 @@ COMMENT ON FUNCTION llm_checkpoint_save(text, text, text, text) IS
     'location: file or database; by default a safetensors file where the role may write one and '
     'pg_llm.checkpoint_dir is set, else rows in the database. A rollback takes the file with it';
 
-CREATE FUNCTION llm_checkpoint_get(id bigint) RETURNS llm_checkpoint
+CREATE FUNCTION _llm_checkpoint_get(id bigint) RETURNS llm_checkpoint
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
@@ -193,9 +193,9 @@ BEGIN
     END IF;
     RETURN found_row;
 END $$;
-COMMENT ON FUNCTION llm_checkpoint_get(bigint) IS 'A row of llm_checkpoint, or an error that says how to list them';
+COMMENT ON FUNCTION _llm_checkpoint_get(bigint) IS 'A row of llm_checkpoint, or an error that says how to list them';
 
-CREATE FUNCTION llm_checkpoint_make(model text, id bigint) RETURNS void
+CREATE FUNCTION _llm_checkpoint_make(model text, id bigint) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
@@ -220,10 +220,10 @@ BEGIN
             FROM jsonb_array_elements(saved.graph) WITH ORDINALITY AS n (node, place) ORDER BY n.place;
     END IF;
 END $$;
-COMMENT ON FUNCTION llm_checkpoint_make(text, bigint) IS
+COMMENT ON FUNCTION _llm_checkpoint_make(text, bigint) IS
     'Makes the model of a checkpoint anew, under this name, where there is none';
 
-CREATE FUNCTION llm_checkpoint_check(model text, id bigint) RETURNS void
+CREATE FUNCTION _llm_checkpoint_check(model text, id bigint) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
@@ -245,7 +245,7 @@ BEGIN
         WHERE s.shape IS DISTINCT FROM p.shape;
     IF differences IS NOT NULL THEN
         RAISE EXCEPTION 'checkpoint % is of model "%", whose parameters are not those of model "%"', id, source, model
-            USING ERRCODE = 'array_subscript_error', DETAIL = @extschema@.llm_import_list(differences),
+            USING ERRCODE = 'array_subscript_error', DETAIL = @extschema@._llm_import_list(differences),
                   HINT = 'Load it under a name that is not taken: the model is then made as it was.';
     END IF;
     SELECT array_agg(coalesce(s.name, g.name) ORDER BY coalesce(s.name, g.name)) INTO differences
@@ -256,16 +256,16 @@ BEGIN
     IF differences IS NOT NULL THEN
         RAISE WARNING 'the graph of model "%" is not what it was when checkpoint % was saved: '
             'the same weights compute something else', model, id
-            USING DETAIL = 'Nodes that differ: ' || @extschema@.llm_import_list(differences);
+            USING DETAIL = 'Nodes that differ: ' || @extschema@._llm_import_list(differences);
     END IF;
 END $$;
-COMMENT ON FUNCTION llm_checkpoint_check(text, bigint) IS
+COMMENT ON FUNCTION _llm_checkpoint_check(text, bigint) IS
     'Errors unless a model has the parameters of a checkpoint, by name and shape; warns where the rest of its graph '
     'differs';
 
-CREATE FUNCTION llm_checkpoint_read(id bigint, model text, location text, format text, sha256 text) RETURNS bigint
-    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_checkpoint_read(bigint, text, text, text, text) IS
+CREATE FUNCTION _llm_checkpoint_read(id bigint, model text, location text, format text, sha256 text) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'llm_checkpoint_read';
+COMMENT ON FUNCTION _llm_checkpoint_read(bigint, text, text, text, text) IS
     'Compares a checkpoint with its SHA-256 and writes its tensors into the rows of a model; what '
     'llm_checkpoint_load calls';
 
@@ -273,24 +273,24 @@ CREATE FUNCTION llm_checkpoint_load(model text, id bigint) RETURNS bigint
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
-    saved CONSTANT @extschema@.llm_checkpoint := @extschema@.llm_checkpoint_get(id);
+    saved CONSTANT @extschema@.llm_checkpoint := @extschema@._llm_checkpoint_get(id);
     others text;
 BEGIN
     IF model IS NULL OR model = '' THEN
         RAISE EXCEPTION 'a model needs a name' USING ERRCODE = 'invalid_parameter_value',
             HINT = format('To load it where it came from: SELECT llm_checkpoint_load(%L, %s);', saved.model, saved.id);
     END IF;
-    PERFORM @extschema@.llm_checkpoint_make(model, id);
-    PERFORM @extschema@.llm_checkpoint_check(model, id);
+    PERFORM @extschema@._llm_checkpoint_make(model, id);
+    PERFORM @extschema@._llm_checkpoint_check(model, id);
     INSERT INTO @extschema@.llm_param (model, name)
-        SELECT r.owner_model, r.owner_name FROM @extschema@.llm_export_rows(model) AS r
+        SELECT r.owner_model, r.owner_name FROM @extschema@._llm_export_rows(model) AS r
         WHERE NOT EXISTS (SELECT FROM @extschema@.llm_param AS p
             WHERE p.model = r.owner_model AND p.name = r.owner_name);
-    PERFORM @extschema@.llm_checkpoint_read(saved.id, model, saved.location, saved.format, saved.sha256);
+    PERFORM @extschema@._llm_checkpoint_read(saved.id, model, saved.location, saved.format, saved.sha256);
     UPDATE @extschema@.llm_param AS p SET step = coalesce((s.steps ->> r.name)::bigint, saved.step)
-        FROM @extschema@.llm_export_rows(model) AS r, @extschema@.llm_checkpoint_model AS s
+        FROM @extschema@._llm_export_rows(model) AS r, @extschema@.llm_checkpoint_model AS s
         WHERE s.checkpoint = saved.id AND p.model = r.owner_model AND p.name = r.owner_name;
-    SELECT string_agg(DISTINCT r.owner_model, ', ') INTO others FROM @extschema@.llm_export_rows(model) AS r
+    SELECT string_agg(DISTINCT r.owner_model, ', ') INTO others FROM @extschema@._llm_export_rows(model) AS r
         WHERE r.owner_model <> model;
     IF others IS NOT NULL THEN
         RAISE NOTICE 'parameters that model "%" shares were loaded into their source: %', model, others;
@@ -301,18 +301,18 @@ COMMENT ON FUNCTION llm_checkpoint_load(text, bigint) IS
     'Brings back a checkpoint''s weights, moments and step into a model (of its parameters, or a new name: it is '
     'then made), and returns the step; whatever is not what was saved is refused, and the model keeps its weights';
 
-CREATE FUNCTION llm_checkpoint_remove(id bigint, location text) RETURNS boolean
-    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_checkpoint_remove(bigint, text) IS
+CREATE FUNCTION _llm_checkpoint_remove(id bigint, location text) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'llm_checkpoint_remove';
+COMMENT ON FUNCTION _llm_checkpoint_remove(bigint, text) IS
     'Removes a checkpoint''s file when the transaction commits; false where this database did not make it';
 
 CREATE FUNCTION llm_checkpoint_delete(id bigint) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
-    saved CONSTANT @extschema@.llm_checkpoint := @extschema@.llm_checkpoint_get(id);
+    saved CONSTANT @extschema@.llm_checkpoint := @extschema@._llm_checkpoint_get(id);
 BEGIN
-    IF saved.location <> 'database' AND NOT @extschema@.llm_checkpoint_remove(saved.id, saved.location) THEN
+    IF saved.location <> 'database' AND NOT @extschema@._llm_checkpoint_remove(saved.id, saved.location) THEN
         RAISE NOTICE 'the file "%" stays: it is not in this database''s folder below pg_llm.checkpoint_dir',
             saved.location;
     END IF;
@@ -322,18 +322,18 @@ COMMENT ON FUNCTION llm_checkpoint_delete(bigint) IS
     'Forgets a checkpoint; its file goes when the transaction commits (a plain DELETE FROM llm_checkpoint leaves '
     'the file)';
 
-CREATE FUNCTION llm_replay_steps(model text, from_checkpoint bigint, log_ids bigint[], hashed bigint[])
+CREATE FUNCTION _llm_replay_steps(model text, from_checkpoint bigint, log_ids bigint[], hashed bigint[])
     RETURNS TABLE (step bigint, loss real, logged real, matches boolean, model_sha256 text)
-    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_replay_steps(text, bigint, bigint[], bigint[]) IS
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'llm_replay_steps';
+COMMENT ON FUNCTION _llm_replay_steps(text, bigint, bigint[], bigint[]) IS
     'Computes these steps of llm_train_log again from a checkpoint, in memory; the weights'' llm_model_sha256 after '
     'the steps in hashed';
 
-CREATE FUNCTION llm_replay_chain(model text, from_checkpoint bigint, to_step bigint) RETURNS bigint[]
+CREATE FUNCTION _llm_replay_chain(model text, from_checkpoint bigint, to_step bigint) RETURNS bigint[]
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
-    saved CONSTANT @extschema@.llm_checkpoint := @extschema@.llm_checkpoint_get(from_checkpoint);
+    saved CONSTANT @extschema@.llm_checkpoint := @extschema@._llm_checkpoint_get(from_checkpoint);
     last_step CONSTANT bigint := coalesce(to_step, (SELECT log.step FROM @extschema@.llm_train_log AS log
         WHERE log.model = model AND log.id > coalesce(saved.log_id, 0) ORDER BY log.id DESC LIMIT 1));
     ids bigint[];
@@ -380,7 +380,7 @@ BEGIN
     END IF;
     RETURN ids;
 END $$;
-COMMENT ON FUNCTION llm_replay_chain(text, bigint, bigint) IS
+COMMENT ON FUNCTION _llm_replay_chain(text, bigint, bigint) IS
     'The rows of llm_train_log that lead from a checkpoint to a step, in order; errors where one of them, or a row '
     'it was trained on, is gone';
 
@@ -389,12 +389,12 @@ CREATE FUNCTION llm_replay(model text, from_checkpoint bigint, to_step bigint DE
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
-    ids CONSTANT bigint[] := @extschema@.llm_replay_chain(model, from_checkpoint, to_step);
+    ids CONSTANT bigint[] := @extschema@._llm_replay_chain(model, from_checkpoint, to_step);
     now_at bigint;
 BEGIN
-    PERFORM @extschema@.llm_checkpoint_check(model, from_checkpoint);
-    PERFORM @extschema@.llm_export_check(model);
-    SELECT f.step INTO now_at FROM @extschema@.llm_checkpoint_facts(model) AS f;
+    PERFORM @extschema@._llm_checkpoint_check(model, from_checkpoint);
+    PERFORM @extschema@._llm_export_check(model);
+    SELECT f.step INTO now_at FROM @extschema@._llm_checkpoint_facts(model) AS f;
     RETURN QUERY
     WITH logged AS (SELECT log.id, log.step FROM @extschema@.llm_train_log AS log WHERE log.id = ANY (ids)),
     known AS MATERIALIZED ( -- what the weights were after a step: a checkpoint's, and the model's own
@@ -405,7 +405,7 @@ BEGIN
             AND l.id = (SELECT max(log.id) FROM @extschema@.llm_train_log AS log WHERE log.model = model)
     )
     SELECT r.step, r.loss, r.logged, r.matches, k.matches, k.what
-    FROM @extschema@.llm_replay_steps(model, from_checkpoint, ids, ARRAY(SELECT k.step FROM known AS k)) AS r
+    FROM @extschema@._llm_replay_steps(model, from_checkpoint, ids, ARRAY(SELECT k.step FROM known AS k)) AS r
     LEFT JOIN LATERAL (SELECT bool_and(known.model_sha256 = r.model_sha256) AS matches,
             string_agg(known.what, ', ' ORDER BY known.what) AS what
         FROM known WHERE known.step = r.step) AS k ON true

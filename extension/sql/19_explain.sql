@@ -1,10 +1,10 @@
 -- Where the time of a statement goes, op by op.
 
-CREATE FUNCTION llm_explain_rows(model text, prompt text, repeats int, OUT phase text, OUT tokens int, OUT step int,
+CREATE FUNCTION _llm_explain_rows(model text, prompt text, repeats int, OUT phase text, OUT tokens int, OUT step int,
     OUT node text, OUT op text, OUT microseconds float8, OUT flops bigint, OUT bytes bigint, OUT threads int,
     OUT peak_gflops float8, OUT peak_gb_s float8) RETURNS SETOF record
-    LANGUAGE c VOLATILE ROWS 200 AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_explain_rows(text, text, int) IS
+    LANGUAGE c VOLATILE ROWS 200 AS 'MODULE_PATHNAME', 'llm_explain_rows';
+COMMENT ON FUNCTION _llm_explain_rows(text, text, int) IS
     'What llm_explain adds up: each op of prefill and of one decode step, the parts of the statement around them, '
     'and the machine''s peak';
 
@@ -25,7 +25,7 @@ BEGIN
     WITH rows AS MATERIALIZED (
         SELECT r.*, CASE by WHEN 'node' THEN r.node
             WHEN 'part' THEN regexp_replace(r.node, '\.\d+\.', '.*.', 'g') END AS part
-        FROM @extschema@.llm_explain_rows(model, prompt, repeats) AS r
+        FROM @extschema@._llm_explain_rows(model, prompt, repeats) AS r
     ), sums AS (
         SELECT r.phase, r.op, r.part, min(r.step) AS step, count(*) AS calls, sum(r.microseconds) AS microseconds,
             sum(r.flops)::bigint AS flops, sum(r.bytes)::bigint AS bytes, max(r.peak_gflops) AS peak,
@@ -49,13 +49,13 @@ COMMENT ON FUNCTION llm_explain(text, text, text, int) IS
     'of so many repeats. Each op runs by itself here; a run that nobody times computes bias, activation and '
     'residual sum in one go with the product before them, to the same bits and a little faster';
 
-CREATE FUNCTION llm_explain_time(microseconds float8) RETURNS text
+CREATE FUNCTION _llm_explain_time(microseconds float8) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT CASE WHEN microseconds >= 999500 THEN to_char(microseconds / 1e6, 'FM9999990.00') || ' s'
         WHEN microseconds >= 999.5 THEN to_char(microseconds / 1e3, 'FM9990.00') || ' ms'
         ELSE to_char(microseconds, 'FM9990.0') || ' us' END
 $$;
-COMMENT ON FUNCTION llm_explain_time(float8) IS 'Microseconds as people read them: 1.20 s, 3.45 ms, 6.7 us';
+COMMENT ON FUNCTION _llm_explain_time(float8) IS 'Microseconds as people read them: 1.20 s, 3.45 ms, 6.7 us';
 
 CREATE FUNCTION llm_explain_text(model text DEFAULT @extschema@.llm_default_model(),
     prompt text DEFAULT 'Once upon a time', by text DEFAULT 'op', repeats int DEFAULT 3) RETURNS SETOF text
@@ -77,12 +77,12 @@ BEGIN
                 WHEN 'decode' THEN '%1$s: one token after %2$s, %3$s, %4$s tokens/s'
                 WHEN 'overhead' THEN '%1$s around them: %3$s'
                 ELSE 'around the first token of this session: %3$s' END,
-                phase, tokens, @extschema@.llm_explain_time(row.spent),
+                phase, tokens, @extschema@._llm_explain_time(row.spent),
                 to_char(CASE phase WHEN 'prefill' THEN tokens ELSE 1 END * 1e6 / nullif(row.spent, 0), 'FM99999990.0'));
         END IF;
         RETURN NEXT rtrim(format('  ->  %s  calls %s  time %s%s%s%s%s',
             rpad(concat_ws(' ', row.op, row.node), CASE WHEN by = 'op' THEN 14 ELSE 36 END), lpad(row.calls::text, 3),
-            lpad(@extschema@.llm_explain_time(row.microseconds), 10),
+            lpad(@extschema@._llm_explain_time(row.microseconds), 10),
             '  ' || lpad(to_char(100 * row.share, 'FM990.0'), 5) || ' %',
             '  ' || lpad(to_char(row.gflops, 'FM99990.0'), 7) || ' GFLOP/s',
             '  ' || lpad(to_char(100 * row.of_peak, 'FM99990'), 3) || ' % of peak',

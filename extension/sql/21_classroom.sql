@@ -26,10 +26,10 @@ COMMENT ON FUNCTION llm_story_dataset(text, bigint, int, text) IS
     'Appends the stories of n seeds to a dataset, one a row: tokens (T) from the story''s first, targets shifted by '
     'one, the last the end token; returns the number of rows';
 
-CREATE FUNCTION llm_story_score(model text, from_seed bigint, n int, end_token int)
+CREATE FUNCTION _llm_story_score(model text, from_seed bigint, n int, end_token int)
     RETURNS TABLE (kind text, tokens bigint, correct bigint, nats float8, true_nats float8, characters bigint)
-    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_story_score(text, bigint, int, int) IS
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'llm_story_score';
+COMMENT ON FUNCTION _llm_story_score(text, bigint, int, int) IS
     'Sums over the tokens of n stories that a model predicts, by kind: what llm_story_accuracy and llm_story_loss '
     'divide';
 
@@ -38,7 +38,7 @@ CREATE FUNCTION llm_story_accuracy(model text DEFAULT @extschema@.llm_default_mo
     RETURNS TABLE (kind text, tokens bigint, correct bigint, top1 float8, loss float8, floor float8)
     LANGUAGE sql VOLATILE PARALLEL UNSAFE AS $$
     SELECT s.kind, s.tokens, s.correct, s.correct::float8 / s.tokens, s.nats / s.tokens, s.true_nats / s.tokens
-    FROM @extschema@.llm_story_score(model, from_seed, n, @extschema@.llm_end_token(model)) AS s
+    FROM @extschema@._llm_story_score(model, from_seed, n, @extschema@.llm_end_token(model)) AS s
 $$;
 COMMENT ON FUNCTION llm_story_accuracy(text, bigint, int) IS
     'How a model predicts the stories of n seeds (negative: held out), by kind of token: how often its first choice '
@@ -51,22 +51,22 @@ CREATE FUNCTION llm_story_loss(model text DEFAULT @extschema@.llm_default_model(
     SELECT sum(s.tokens)::bigint, sum(s.nats) / sum(s.tokens), sum(s.true_nats) / sum(s.tokens),
         sum(s.nats) / sum(s.true_nats) - 1, sum(s.nats) / ln(2) / sum(s.characters),
         sum(s.true_nats) / ln(2) / sum(s.characters)
-    FROM @extschema@.llm_story_score(model, from_seed, n, @extschema@.llm_end_token(model)) AS s
+    FROM @extschema@._llm_story_score(model, from_seed, n, @extschema@.llm_end_token(model)) AS s
 $$;
 COMMENT ON FUNCTION llm_story_loss(text, bigint, int) IS
     'A model''s loss over the stories of n seeds beside the floor of the same stories, in nats per token and in '
     'bits per character; above: by which fraction of the floor it is higher';
 
-CREATE FUNCTION llm_story_attention(model text, from_seed bigint, n int, end_token int)
+CREATE FUNCTION _llm_story_attention(model text, from_seed bigint, n int, end_token int)
     RETURNS TABLE (node text, layer int, head int, kind text, tokens bigint, attention float8)
-    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_story_attention(text, bigint, int, int) IS 'What llm_story_heads calls';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'llm_story_attention';
+COMMENT ON FUNCTION _llm_story_attention(text, bigint, int, int) IS 'What llm_story_heads calls';
 
 CREATE FUNCTION llm_story_heads(model text DEFAULT @extschema@.llm_default_model(), from_seed bigint DEFAULT -200,
     n int DEFAULT 200)
     RETURNS TABLE (node text, layer int, head int, kind text, tokens bigint, attention float8)
     LANGUAGE sql VOLATILE PARALLEL UNSAFE AS $$
-    SELECT a.* FROM @extschema@.llm_story_attention(model, from_seed, n, NULL) AS a
+    SELECT a.* FROM @extschema@._llm_story_attention(model, from_seed, n, NULL) AS a
 $$;
 COMMENT ON FUNCTION llm_story_heads(text, bigint, int) IS
     'Where each attention head looks while a model predicts what the stories of n seeds said before: its mean '

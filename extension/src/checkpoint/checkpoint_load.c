@@ -236,7 +236,7 @@ Datum
 llm_checkpoint_read(PG_FUNCTION_ARGS)
 {
 	static LlmQuery list = {
-		"SELECT name, owner_model, owner_name FROM %s.llm_export_rows($1)", 1, {TEXTOID}, .columns = "sss"};
+		"SELECT name, owner_model, owner_name FROM %s._llm_export_rows($1)", 1, {TEXTOID}, .columns = "sss"};
 	Datum model = PG_GETARG_DATUM(1);
 	MemoryContext one =
 		AllocSetContextCreate(CurrentMemoryContext, "pg_llm checkpoint", ALLOCSET_DEFAULT_SIZES);

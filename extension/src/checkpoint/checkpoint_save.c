@@ -76,7 +76,7 @@ static void
 ListEntries(Save *save, const char *model, bool moments, MemoryContext context)
 {
 	static LlmQuery list = {"SELECT name, owner_model, owner_name, part, shape FROM "
-							"%s.llm_checkpoint_tensors($1) WHERE part = 'data' OR $2",
+							"%s._llm_checkpoint_tensors($1) WHERE part = 'data' OR $2",
 		2, {TEXTOID, BOOLOID}, .columns = "ssssI"};
 	Datum args[2] = {CStringGetTextDatum(model), BoolGetDatum(moments)};
 	TensorSource *source = &save->source;

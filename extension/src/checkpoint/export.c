@@ -47,7 +47,7 @@ static void
 BeginExport(Export *export, MemoryContext context)
 {
 	static LlmQuery begin = {
-		"SELECT name, shape, config, owner_model, owner_name FROM %s.llm_export_begin($1)", 1, {TEXTOID},
+		"SELECT name, shape, config, owner_model, owner_name FROM %s._llm_export_begin($1)", 1, {TEXTOID},
 		.columns = "sIsss"};
 	Datum args[1] = {CStringGetTextDatum(export->model)};
 	TensorSource *source = &export->source;

@@ -1,6 +1,6 @@
 /*
- * Import by path. What the file must hold is decided in SQL (llm_import_begin); here its tensors become rows,
- * one at a time.
+ * Import by path. What the file must hold is decided in SQL (_llm_import_begin); here its tensors become
+ * rows, one at a time.
  */
 #include "postgres.h"
 
@@ -35,7 +35,7 @@ static ImportRow *
 BeginImport(const char *model, const Checkpoint *checkpoint, MemoryContext context, int *count)
 {
 	static LlmQuery begin = {
-		"SELECT name, position, shape FROM %s.llm_import_begin($1, $2::jsonb, $3::jsonb, $4)", 4,
+		"SELECT name, position, shape FROM %s._llm_import_begin($1, $2::jsonb, $3::jsonb, $4)", 4,
 		{TEXTOID, TEXTOID, TEXTOID, BOOLOID}, .columns = "siI"};
 	Datum args[4] = {CStringGetTextDatum(model), CStringGetTextDatum(CheckpointTensorsJson(checkpoint)),
 		checkpoint->config ? CStringGetTextDatum(checkpoint->config) : (Datum) 0,

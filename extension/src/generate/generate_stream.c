@@ -66,7 +66,7 @@ llm_generate_rows(PG_FUNCTION_ARGS)
 		call = SRF_FIRSTCALL_INIT();
 		caller = MemoryContextSwitchTo(call->multi_call_memory_ctx);
 		if (get_call_result_type(fcinfo, NULL, &call->tuple_desc) != TYPEFUNC_COMPOSITE)
-			elog(ERROR, "llm_generate_rows must return a row type");
+			elog(ERROR, "_llm_generate_rows must return a row type");
 		call->tuple_desc = BlessTupleDesc(call->tuple_desc);
 		call->user_fctx = GenerationFromArguments(fcinfo);
 		MemoryContextSwitchTo(caller);

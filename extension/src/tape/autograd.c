@@ -21,13 +21,13 @@
 
 /* The run is held while its rows are written: llm_prune_autograd_state passes over it. */
 static LlmQuery run_of_key = {
-	.text = "SELECT run, %s.llm_own_run(pid, started), who, pid FROM %s.llm_run WHERE key = $1"
+	.text = "SELECT run, %s._llm_own_run(pid, started), who, pid FROM %s.llm_run WHERE key = $1"
 			" FOR KEY SHARE",
 	.nargs = 1,
 	.types = {INT4OID},
 	.columns = "lbni"};
 static LlmQuery run_of_op = {
-	.text = "SELECT r.run, %s.llm_own_run(r.pid, r.started), r.who, r.pid FROM %s.llm_tape AS t"
+	.text = "SELECT r.run, %s._llm_own_run(r.pid, r.started), r.who, r.pid FROM %s.llm_tape AS t"
 			" JOIN %s.llm_run AS r USING (run) WHERE t.id = $1 FOR KEY SHARE OF r",
 	.nargs = 1,
 	.types = {INT8OID},

@@ -28,7 +28,7 @@ static LlmQuery read_ops = {
 	.columns = "lsLLjb?"};
 static LlmQuery read_tensors = {
 	.text = "SELECT r.id, r.name, coalesce(r.data, p.data), r.requires_grad, m.model,"
-			" r.data IS NULL AND m.version IS DISTINCT FROM %s.llm_tensor_version(p.data),"
+			" r.data IS NULL AND m.version IS DISTINCT FROM %s._llm_tensor_version(p.data),"
 			" CASE WHEN NOT m.accumulated THEN r.grad END"
 			" FROM %s.llm_tensor_rt AS r LEFT JOIN %s.llm_tensor_map AS m USING (id)"
 			" LEFT JOIN %s.llm_param_share AS s"

@@ -126,7 +126,7 @@ extern uint32 TapeWriteValue(TapeRun *run, const char *name, const LlmValue *val
  * *n.
  */
 extern uint32 *TapeWriteHeads(TapeRun *run, const char *name, uint32 first, const LlmTraced *traced, int *n);
-/* Tells a stored value from others (llm_tensor_version). */
+/* Tells a stored value from others (_llm_tensor_version). */
 extern int64 TensorVersion(Datum datum);
 
 #endif

@@ -35,7 +35,7 @@ static LlmQuery find_mapped = {
 #define PARAMETERS                                                                                           \
 	"(SELECT name, model AS source_model, name AS source_name FROM %s.llm_param WHERE model = $1 UNION ALL"  \
 	" SELECT target_name, source_model, source_name FROM %s.llm_param_share WHERE target_model = $1)"
-static LlmQuery read_params = {.text = "SELECT n.name, %s.shape(p.data), %s.llm_tensor_version(p.data) "
+static LlmQuery read_params = {.text = "SELECT n.name, %s.shape(p.data), %s._llm_tensor_version(p.data) "
 									   "FROM " PARAMETERS " AS n JOIN %s.llm_param AS p"
 									   " ON p.model = n.source_model AND p.name = n.source_name"
 									   " WHERE p.data IS NOT NULL ORDER BY n.name COLLATE \"C\"",

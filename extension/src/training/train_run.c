@@ -18,7 +18,7 @@ static LlmQuery read_run = {.text = "SELECT r FROM %s.llm_train_run AS r WHERE r
 	.nargs = 1,
 	.types = {INT8OID},
 	.columns = "r"};
-static LlmQuery begin_run = {.text = "SELECT run, first_step FROM %s.llm_train_begin($1, $2, $3)",
+static LlmQuery begin_run = {.text = "SELECT run, first_step FROM %s._llm_train_begin($1, $2, $3)",
 	.nargs = 3,
 	.columns = "ll",
 	.one = true};

@@ -28,7 +28,7 @@ SELECT DISTINCT phase FROM llm_explain('costs', 'abcdefghijklmnop', 'op', 1) ORD
 SELECT regexp_replace(line, '\d+\.\d+ (s|ms|us)|\d+\.\d+ (tokens/s|%)|\s+\d+(\.\d+)? (GFLOP/s|% of \w+)', '#', 'g') AS line
     FROM llm_explain_text('costs', 'abcd') AS line WHERE line !~ '->';
 SELECT count(*) FROM llm_explain_text('costs', 'abcd', 'node', 1);
-SELECT t, llm_explain_time(t) FROM unnest(ARRAY[0, 3.14, 999.4, 999.5, 1500, 999499, 999500, 12345678]::float8[]) AS t;
+SELECT t, _llm_explain_time(t) FROM unnest(ARRAY[0, 3.14, 999.4, 999.5, 1500, 999499, 999500, 12345678]::float8[]) AS t;
 -- Looking changes nothing: the text is the one of an unwatched statement, and the seed's stream is where it was.
 SELECT llm_generate('abcd', 5, 0, model => 'costs') = (SELECT llm_generate('abcd', 5, 0, model => 'costs') FROM llm_explain('costs', 'abcd', 'op', 1) LIMIT 1) AS same;
 

@@ -6,47 +6,47 @@ RESET client_min_messages;
 \set SHOW_CONTEXT never
 
 -- What config.json says, in our words.
-SELECT llm_import_config('{"model_type": "gpt2", "vocab_size": 11, "n_ctx": 7, "n_embd": 6, "n_layer": 2, "n_head": 3,
+SELECT _llm_import_config('{"model_type": "gpt2", "vocab_size": 11, "n_ctx": 7, "n_embd": 6, "n_layer": 2, "n_head": 3,
     "n_inner": null, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-05, "tie_word_embeddings": false,
     "eos_token_id": [4, 5]}');
-SELECT llm_import_config(NULL);
-SELECT llm_import_config('[]');
-SELECT llm_import_config('{"n_head": 2.5}');
-SELECT llm_import_config('{"model_type": "llama"}');
-SELECT llm_import_config('{"activation_function": "silu"}');
+SELECT _llm_import_config(NULL);
+SELECT _llm_import_config('[]');
+SELECT _llm_import_config('{"n_head": 2.5}');
+SELECT _llm_import_config('{"model_type": "llama"}');
+SELECT _llm_import_config('{"activation_function": "silu"}');
 
 -- Names, and what is left aside.
-SELECT * FROM llm_import_tensors('[{"name": "transformer.wte.weight", "dtype": "F16", "shape": [11, 6]},
+SELECT * FROM _llm_import_tensors('[{"name": "transformer.wte.weight", "dtype": "F16", "shape": [11, 6]},
     {"name": "h.0.attn.bias", "dtype": "U8", "shape": [1, 1, 7, 7]}, {"name": "h.0.attn.masked_bias", "dtype": "F32", "shape": []},
     {"name": "h.0.attn.c_attn.bias", "dtype": "F32", "shape": [18]}]');
 
 -- A file that holds too little, too much and something else.
-SELECT * FROM llm_import_begin('wrong', '[{"name": "wte.weight", "dtype": "F32", "shape": [11, 6]},
+SELECT * FROM _llm_import_begin('wrong', '[{"name": "wte.weight", "dtype": "F32", "shape": [11, 6]},
     {"name": "wpe.weight", "dtype": "I64", "shape": [7, 6]}, {"name": "ln_f.weight", "dtype": "F32", "shape": [5]},
     {"name": "extra", "dtype": "F32", "shape": []}]', '{"n_head": 3}', false);
-SELECT * FROM llm_import_begin('wrong', '[]', NULL, false);
-SELECT * FROM llm_import_begin('', '[]', NULL, false);
+SELECT * FROM _llm_import_begin('wrong', '[]', NULL, false);
+SELECT * FROM _llm_import_begin('', '[]', NULL, false);
 SELECT count(*) FROM llm_model_config WHERE model = 'wrong';
 
 -- A file that fits: parameters in the graph's order, whatever the file's.
 BEGIN;
-SELECT * FROM llm_import_begin('right', '[{"name": "transformer.ln_f.bias", "dtype": "F32", "shape": [6]},
+SELECT * FROM _llm_import_begin('right', '[{"name": "transformer.ln_f.bias", "dtype": "F32", "shape": [6]},
     {"name": "transformer.ln_f.weight", "dtype": "F32", "shape": [6]}, {"name": "transformer.wte.weight", "dtype": "F32", "shape": [11, 6]},
     {"name": "transformer.wpe.weight", "dtype": "F32", "shape": [7, 6]}]', '{"n_head": 3}', false);
 ROLLBACK;
 
 -- No head count in sight, and a guess where the width allows one.
-SELECT * FROM llm_import_begin('heads', '[{"name": "wte.weight", "dtype": "F32", "shape": [11, 6]},
+SELECT * FROM _llm_import_begin('heads', '[{"name": "wte.weight", "dtype": "F32", "shape": [11, 6]},
     {"name": "wpe.weight", "dtype": "F32", "shape": [7, 6]}]', NULL, false);
 BEGIN;
-SELECT count(*) FROM llm_import_begin('heads', '[{"name": "wte.weight", "dtype": "F32", "shape": [11, 128]},
+SELECT count(*) FROM _llm_import_begin('heads', '[{"name": "wte.weight", "dtype": "F32", "shape": [11, 128]},
     {"name": "wpe.weight", "dtype": "F32", "shape": [7, 128]}, {"name": "ln_f.weight", "dtype": "F32", "shape": [128]},
     {"name": "ln_f.bias", "dtype": "F32", "shape": [128]}]', NULL, false);
 SELECT n_layer, n_head, d_model, n_positions, vocab FROM llm_model_config WHERE model = 'heads';
 ROLLBACK;
 
 -- A registered model is not altered by a file that is another.
-SELECT * FROM llm_import_begin('gpt2-small', '[]', '{"n_layer": 24, "n_head": 12, "activation_function": "relu"}', false);
+SELECT * FROM _llm_import_begin('gpt2-small', '[]', '{"n_layer": 24, "n_head": 12, "activation_function": "relu"}', false);
 
 -- Out and in again by path, the same bits. The data folder is the one place that any server can write to.
 \set VERBOSITY terse
