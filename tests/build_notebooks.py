@@ -13,9 +13,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import nbformat
+from helpers.notebook_guard import silent_failure
 from nbclient import NotebookClient
 from nbval.plugin import find_comment_markers, find_metadata_tags
-from notebook_guard import silent_failure
 
 REPO = Path(__file__).resolve().parent.parent
 METADATA = {

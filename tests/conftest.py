@@ -10,8 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-
-REPO = Path(__file__).resolve().parent.parent
+from helpers.paths import REPO, cache_folder
 
 # Whole files that a quick run leaves out, besides single tests marked slow.
 SLOW_FILES = {
@@ -29,15 +28,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.name in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
-
-
-def cache_folder() -> Path:
-    """Where compiled extensions are kept between runs: below build/, or below /tmp if its path has spaces."""
-    folder = REPO / "build"
-    if " " in str(folder) or not os.access(REPO, os.W_OK):
-        folder = Path("/tmp") / f"pg_llm-build-{os.getuid()}"
-    folder.mkdir(exist_ok=True, mode=0o755)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +65,7 @@ def server(home, extension):
     patch.delenv("PG_LLM_DSN", raising=False)
     server = Server()
     with psycopg.connect(**server.start().conninfo(), autocommit=True) as conn:
-        # What the tests write need not outlive the machine; tests/test_server.py has servers as they ship.
+        # What the tests write need not outlive the machine; test_server.py has servers as they ship.
         conn.execute("ALTER SYSTEM SET fsync = off")
         conn.execute("SELECT pg_reload_conf()")
     yield server

@@ -1,0 +1,237 @@
+"""What test_same_bits.py computes: kernels, gradients, a model's weights, forwards and texts, hashed.
+
+A hash is the SHA-256 of a value's shape and of its little-endian elements as NumPy holds them: how a server
+prints does not matter. Every setting, thread count, cached or not, and PostgreSQL version must give it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+# Numbers where formulas change or end, NaNs of several payloads, denormals; then usual ones.
+ODD = np.concatenate(
+    [
+        np.array([0x7F800001, 0xFFC12345, 0x7FC00000, 0xFFFFFFFF, 1, 0x80000001, 0x007FFFFF], "<u4").view(
+            "<f4"
+        ),
+        np.array(
+            [0, -0.0, 1, -1, np.inf, -np.inf, 88.72, 88.73, -87.3, -87.4, 0.625, 0.9225, 4, 1e38], "<f4"
+        ),
+        np.linspace(-9, 9, 100, dtype="<f4"),
+    ]
+)  # 121 numbers
+X = "tensor(%(odd)s::bytea, ARRAY[11, 11])"
+
+# One SQL expression for each kernel; randn is one of them.
+KERNELS = {
+    "randn": "randn(ARRAY[7, 129], 1)",
+    "randn large": "randn(ARRAY[40000], -1)",
+    "matmul": "randn(ARRAY[45, 300], 1) @ randn(ARRAY[300, 70], 2)",
+    "matmul one row": "randn(ARRAY[1, 777], 1) @ randn(ARRAY[777, 130], 2)",
+    "matmul batched": "randn(ARRAY[3, 1, 5, 129], 1) @ randn(ARRAY[2, 129, 33], 2)",
+    "matmul of oddities": f"{X} @ {X}",
+    "pg_llm_matmul": "pg_llm_matmul(randn(ARRAY[45, 300], 1), randn(ARRAY[300, 70], 2))",
+    "pg_llm_matmul bytea": "pg_llm_matmul(randn(ARRAY[5, 300], 1)::bytea, "
+    "randn(ARRAY[300, 7], 2)::bytea, 5, 300, 7)",
+    "add": f"{X} + {X}",
+    "sub": f"{X} - slice({X}, ARRAY[3, 0], ARRAY[4, 11])",
+    "mul": f"{X} * slice({X}, ARRAY[0, 5], ARRAY[11, 6])",
+    "div": f"{X} / randn(ARRAY[2, 1, 11], 3)",
+    "neg": f"-{X}",
+    "exp": f"exp({X})",
+    "log": f"log({X})",
+    "tanh": f"tanh({X})",
+    "sqrt": f"sqrt({X})",
+    "relu": f"relu({X})",
+    "exp large": "exp(randn(ARRAY[40000], 5) * 20.0)",
+    "gelu": f"pg_llm_gelu({X})",
+    "gelu exact": f"pg_llm_gelu({X}, true)",
+    "gelu bytea": f"pg_llm_gelu({X}::bytea)",
+    "softmax": "pg_llm_softmax(randn(ARRAY[37, 5000], 1))",
+    "softmax axis 0": "pg_llm_softmax(randn(ARRAY[37, 50], 1), 0)",
+    "softmax of oddities": f"pg_llm_softmax({X})",
+    "softmax bytea": "pg_llm_softmax(randn(ARRAY[300], 1)::bytea)",
+    "layernorm": "pg_llm_layernorm(randn(ARRAY[13, 770], 1), randn(ARRAY[770], 2), randn(ARRAY[770], 3))",
+    "layernorm of oddities": f"pg_llm_layernorm({X}, randn(ARRAY[11], 2), randn(ARRAY[11], 3), 1e-3)",
+    "cross_entropy": "pg_llm_cross_entropy(randn(ARRAY[3, 5000], 1), ARRAY[7, -100, 4999])",
+    "cross_entropy bytea": "pg_llm_cross_entropy(randn(ARRAY[5000], 1)::bytea, 4321)",
+    "attention": "pg_llm_attention(randn(ARRAY[2, 140, 30], 1), randn(ARRAY[30, 90], 2), "
+    "randn(ARRAY[90], 3), randn(ARRAY[30, 30], 4), randn(ARRAY[30], 5), 3)",
+    "attention not causal": "pg_llm_attention(randn(ARRAY[50, 30], 1), randn(ARRAY[30, 90], 2), "
+    "randn(ARRAY[90], 3), randn(ARRAY[30, 30], 4), randn(ARRAY[30], 5), 2, false)",
+    "embedding": "pg_llm_embedding(ARRAY[[3, 0], [9, 9]], randn(ARRAY[10, 33], 1))",
+    "dropout": "pg_llm_dropout(randn(ARRAY[20000], 1), 0.1, true, 7)",
+    "transpose": "pg_llm_transpose(randn(ARRAY[45, 70], 1))",
+    "tensor_sum": "tensor_sum(randn(ARRAY[100000], 1))",
+    "tensor_sum axis 0": "tensor_sum(randn(ARRAY[5000, 19], 1), 0)",
+    "tensor_max": f"tensor_max({X}, 1)",
+    "tensor_min": f"tensor_min({X}, 0)",
+    "mean": "mean(randn(ARRAY[37, 5000], 1), -1)",
+    "var": "var(randn(ARRAY[37, 5000], 1), -1)",
+    "norm": "norm(randn(ARRAY[370000], 1))",
+    "argmax": f"argmax({X}, 1)",
+    "sum of rows": "(SELECT sum(randn(ARRAY[50], i) ORDER BY i) FROM generate_series(1, 300) AS i)",
+    "avg of rows": "(SELECT avg(randn(ARRAY[50], i) ORDER BY i) FROM generate_series(1, 300) AS i)",
+    "sample": "ARRAY(SELECT pg_llm_sample(randn(ARRAY[3000], 1) * 3.0, 0.8, 50, 0.9, i) "
+    "FROM generate_series(1, 100) AS i)",
+}
+
+
+def var(name: str, shape: str, seed: int) -> str:
+    return f"llm_var(randn(ARRAY[{shape}], {seed}), '{name}')"
+
+
+def const(shape: str, seed: int) -> str:
+    return f"randn(ARRAY[{shape}], {seed})"
+
+
+# Scalars of which gradients are hashed: rules that sum, broadcast, move and choose, over odd sizes.
+GRADIENTS = {
+    "products": f"mean(pg_llm_softmax(({const('3, 1, 5, 129', 1)} @ {var('w', '2, 129, 33', 2)})"
+    f" + {var('b', '33', 3)}, 2) * {const('3, 2, 5, 33', 4)})",
+    "elements": f"tensor_sum(exp({var('a', '37, 1, 11', 1)} * 0.3) / (1.5 + tanh({var('b', '5, 1', 2)}))"
+    f" - pg_llm_gelu({var('c', '11', 3)}))",
+    "norms": f"norm(pg_llm_layernorm({var('x', '300, 77', 1)}, {var('g', '77', 2)}, {var('b', '77', 3)})"
+    f" - relu({var('r', '300, 1', 4)}))",
+    "reductions": f"mean(var({var('x', '70, 130', 1)}, 0) * tensor_max({var('y', '70, 130', 2)}, 0)"
+    f" + norm({var('x', '70, 130', 1)}, 0))",
+    "views": f"tensor_sum(concat(ARRAY[slice({var('x', '9, 40', 1)}, ARRAY[2, 3], ARRAY[-1, 30]),"
+    f" transpose(reshape({var('y', '3, 54', 2)}, ARRAY[27, 6]))], 0) * {const('12, 27', 3)})",
+    "attention": f"tensor_sum(pg_llm_attention({var('x', '2, 140, 30', 1)}, {var('w', '30, 90', 2)},"
+    f" {var('b', '90', 3)}, {var('o', '30, 30', 4)}, {var('p', '30', 5)}, 3) * {const('2, 140, 30', 6)})",
+    "loss": f"pg_llm_cross_entropy(pg_llm_dropout(pg_llm_embedding(ARRAY[[3, 0], [9, 9]],"
+    f" {var('e', '10, 333', 1)}), 0.1, true, 7), ARRAY[[5, -100], [0, 332]])",
+}
+
+# Two models of every kind of activation and head; 257 tokens: the bytes and an end.
+MODELS = {
+    "bits": (2, 3, 48, 150, 257, None, "bits", "{}"),
+    "bits_odd": (3, 5, 35, 140, 257, 50, "bits", '{"activation": "gelu_erf", "tied_head": false}'),
+}
+TEXT = list(b"The same bits everywhere: scalar, AVX2, AVX-512; one thread or many. ") * 3
+
+
+def token_forms() -> list[str]:
+    """GPT-2's printable form of each byte."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(b) if b in plain else chr(next(others)) for b in range(256)]
+
+
+def make_models(conn) -> None:
+    """A tokenizer of single bytes and the models, from their seeds."""
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO llm_bpe_vocab (model, token_id, token, bytes) VALUES ('bits', %s, %s, %s)",
+            [(i, form, bytes([i])) for i, form in enumerate(token_forms())]
+            + [(256, "<|endoftext|>", b"<|endoftext|>")],
+        )
+    for seed, (model, sizes) in enumerate(MODELS.items()):
+        conn.execute("SELECT llm_create_model(%s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb)", (model, *sizes))
+        conn.execute("SELECT llm_init_model(%s, %s)", (model, seed))
+        # Fresh biases and norms are 0 and 1, and logits nearly equal: let every weight matter.
+        conn.execute(
+            "UPDATE llm_param SET data = data * 6.0 + randn(shape(data), length(name)) * 0.05 "
+            "WHERE model = %s",
+            (model,),
+        )
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """First 32 hexadecimal digits of the SHA-256 of arrays' shapes and little-endian bytes."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        sha.update(repr((array.dtype.str, array.shape)).encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()[:32]
+
+
+def tensor(conn, expression: str, **arguments) -> np.ndarray:
+    """A tensor expression's value, over any connection: its shape, and its elements as bytes."""
+    query = f"SELECT shape(t), t::bytea FROM (SELECT {expression} AS t OFFSET 0) AS one"
+    shape, raw = conn.execute(query, arguments, binary=True).fetchone()
+    return np.frombuffer(raw, "<f4").reshape(shape)
+
+
+def kernel(conn, expression: str) -> str:
+    """The hash of a kernel's value: a tensor, float32 buffer, number or list of ids."""
+    arguments = {"odd": ODD.tobytes()}
+    kind = conn.execute(f"SELECT pg_typeof({expression})::text", arguments).fetchone()[0]
+    if kind.endswith("tensor"):
+        return digest(tensor(conn, expression, **arguments))
+    value = conn.execute(f"SELECT {expression}", arguments, binary=True).fetchone()[0]
+    return digest(np.frombuffer(value, "<f4") if kind == "bytea" else np.asarray(value, "<f8"))
+
+
+def gradients(conn, expression: str) -> str:
+    """The hash of a scalar's gradients with respect to its variables, by name."""
+    conn.execute("SET pg_llm.autograd = on")
+    query = f"SELECT shape(grad), grad::bytea FROM llm_backward({expression}) ORDER BY name"
+    rows = conn.execute(query, binary=True).fetchall()
+    conn.execute("RESET pg_llm.autograd")
+    return digest(*[np.frombuffer(raw, "<f4").reshape(shape) for shape, raw in rows])
+
+
+def model_gradients(conn, model: str) -> str:
+    """The hash of a model's gradients after a trace and the walk back over it."""
+    batch = [[TEXT[i : i + 65] for i in range(start, start + 3)] for start in (0, 1)]
+    (run,) = conn.execute("SELECT llm_trace(%s, %s::int[], %s::int[])", (model, *batch)).fetchone()
+    (loss,) = conn.execute("SELECT max(id) FROM llm_tape WHERE run = %s", (run,)).fetchone()
+    conn.execute("SELECT llm_zero_grad(%s)", (model,))
+    conn.execute("SELECT llm_backprop(%s, %s)", (loss, model))
+    conn.execute("SELECT llm_accumulate_grads(%s)", (model,))
+    rows = "SELECT shape(grad), grad::bytea FROM llm_param WHERE model = %s ORDER BY name"
+    found = conn.execute(rows, (model,), binary=True).fetchall()
+    return digest(*[np.frombuffer(raw, "<f4").reshape(shape) for shape, raw in found])
+
+
+def logits(conn, model: str, tokens: list[int]) -> np.ndarray:
+    return tensor(conn, "llm_logits(%(tokens)s::int[], %(model)s)", tokens=tokens, model=model)
+
+
+def stream(conn, model: str, prompt: str, n: int, temperature: float, seed: int) -> list[int]:
+    """Token ids that generation with the key/value cache gives."""
+    query = "SELECT token_id FROM llm_generate_stream(%s, %s, %s, 40, 0.9, %s, NULL, %s) ORDER BY step"
+    return [row[0] for row in conn.execute(query, (prompt, n, temperature, model, seed))]
+
+
+def uncached(conn, model: str, tokens: list[int], n: int) -> list[int]:
+    """The most likely continuation by a full forward for each token."""
+    tokens = list(tokens)
+    for _ in range(n):
+        tokens.append(int(np.argmax(logits(conn, model, tokens)[-1])))
+    return tokens[-n:]
+
+
+def all_hashes(conn) -> dict[str, str]:
+    """Every hash under the settings that conn has now."""
+    hashes = {f"kernel {name}": kernel(conn, expression) for name, expression in KERNELS.items()}
+    hashes |= {f"gradients of {name}": gradients(conn, expression) for name, expression in GRADIENTS.items()}
+    for model in MODELS:
+        hashes[f"{model} gradients"] = model_gradients(conn, model)
+        weights = "SELECT name FROM llm_param WHERE model = %s ORDER BY name"
+        names = [row[0] for row in conn.execute(weights, (model,))]
+        data = "(SELECT data FROM llm_param WHERE model = %(model)s AND name = %(name)s)"
+        hashes[f"{model} weights"] = digest(*[tensor(conn, data, model=model, name=name) for name in names])
+        for T in (1, 17, 130):
+            hashes[f"{model} logits of {T}"] = digest(logits(conn, model, TEXT[:T]))
+        batch = [TEXT[i : i + 20] for i in range(3)]
+        hashes[f"{model} logits of a batch"] = digest(logits(conn, model, batch))
+        loss = "SELECT llm_loss(%s, %s::int[], %s::int[])"
+        loss = conn.execute(loss, (model, TEXT[:130], TEXT[1:131]), binary=True).fetchone()[0]
+        hashes[f"{model} loss"] = digest(np.asarray(loss, "<f4"))
+        inputs = '{"tokens": [[84, 104, 101]]}'
+        inner = tensor(conn, "llm_eval(%(m)s, 'h.0.attn.heads', %(i)s::jsonb)", m=model, i=inputs)
+        hashes[f"{model} attention heads"] = digest(inner)
+        hashes[f"{model} greedy"] = digest(np.asarray(stream(conn, model, "The same", 40, 0, 0), "<i4"))
+        sampled = [stream(conn, model, "bits", 40, 0.8, seed) for seed in range(3)]
+        hashes[f"{model} sampled"] = digest(np.asarray(sampled, "<i4"))
+        ranked = conn.execute("SELECT token_id, probability FROM llm_next_tokens('bit', 20, %s)", (model,))
+        hashes[f"{model} next tokens"] = digest(np.asarray(ranked.fetchall(), "<f8"))
+        beams = conn.execute("SELECT score, text FROM llm_beam_search('bit', 3, 8, %s)", (model,)).fetchall()
+        texts = np.frombuffer("\0".join(text for _, text in beams).encode(), "u1")
+        hashes[f"{model} beams"] = digest(np.asarray([score for score, _ in beams], "<f8"), texts)
+    return hashes

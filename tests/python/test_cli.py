@@ -1,0 +1,211 @@
+"""The command pg-llm: every command has help with an example and its place in README; errors are one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers.paths import REPO
+
+from pg_llm import lab
+from pg_llm.cli import cli
+from pg_llm.errors import KitError
+
+
+def run(*arguments, check=True, **environment):
+    """Runs pg-llm as a user would; returns the finished process."""
+    where = {**os.environ, "PYTHONPATH": str(REPO), **environment}
+    command = [sys.executable, "-m", "pg_llm", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=where, cwd="/", timeout=300)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_shows_an_example_and_is_in_the_readme(name):
+    assert f"Example: pg-llm {name}" in cli.commands[name].help
+    assert re.search(rf"\b{name}\b", (REPO / "README.md").read_text())
+
+
+@pytest.mark.parametrize(
+    "options", ["--load --check", "--load --steps 5", "--load --fresh", "--check --steps 5"]
+)
+def test_options_of_classroom_that_contradict_each_other(options, tmp_path):
+    done = run("classroom", *options.split(), check=False, PG_LLM_HOME=str(tmp_path / "none"))
+    assert done.returncode == 2 and "go with it" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_help_needs_no_server(name, tmp_path):
+    done = run(name, "--help", PG_LLM_HOME=str(tmp_path / "none"))
+    assert f"Example: pg-llm {name}" in done.stdout
+    assert not (tmp_path / "none").exists()
+
+
+def test_start_status_stop(extension, home):
+    own = {"PG_LLM_HOME": str(home / "cli home"), "PG_LLM_EXTENSION": str(extension)}
+    stopped = run("status", check=False, **own)
+    assert stopped.returncode == 3
+    assert "does not run" in stopped.stdout
+    assert "PostgreSQL runs (process" in run("start", **own).stdout
+    assert run("start", **own).stdout.count("\n") == 1
+    running = run("status", **own).stdout
+    assert re.search(r"tcp: +none", running)
+    assert re.search(r"version: +18", running)
+    assert "attention" not in running
+    assert run("stop", **own).stdout == "stopped\n"
+    assert run("stop", **own).stdout == "no server was running\n"
+
+
+def test_status_tells_of_an_upgrade(extension, home):
+    """The kit was upgraded under a running server: sessions from before it still run what they began with."""
+    copy = home / "upgraded"
+    shutil.copytree(extension, copy)
+    own = {"PG_LLM_HOME": str(home / "upgrade home"), "PG_LLM_EXTENSION": str(copy)}
+    run("start", **own)
+    time.sleep(1.1)  # a process's start is known to the hundredth, a machine's to the second
+    library = next((copy / "lib").iterdir())
+    library.write_bytes(library.read_bytes())
+    said = run("status", **own).stdout
+    run("stop", **own)
+    assert "attention:  the extension is newer than the server" in said
+
+
+def test_psql(server, database):
+    query = "SELECT count(*) FROM pg_extension WHERE extname = 'pg_llm'"
+    assert run("psql", "-Atc", query).stdout == "1\n"
+    assert run("psql", database, "-Atc", "SELECT current_database()").stdout == f"{database}\n"
+    missing = run("psql", "no_such_database", check=False)
+    assert missing.returncode == 1
+    assert missing.stderr == "pg-llm: there is no database no_such_database; 'pg-llm psql -l' lists them\n"
+
+
+def test_psql_uses_the_dsn(server, database):
+    live = server.start()
+    dsn = f"host={live.socket_dir} port={live.port} user=postgres dbname=postgres"
+    assert (
+        run("psql", database, "-Atc", "SELECT current_database()", PG_LLM_DSN=dsn).stdout == f"{database}\n"
+    )
+    assert run("psql", "-Atc", "SELECT current_database()", PG_LLM_DSN=dsn).stdout == "postgres\n"
+    refused = run("stop", check=False, PG_LLM_DSN=dsn)
+    assert refused.returncode == 1
+    assert "unset it" in refused.stderr
+
+
+def test_doctor_is_content(server):
+    said = run("doctor").stdout
+    assert "BAD" not in said
+    assert "everything the kit needs is there" in said
+
+
+def test_doctor_names_what_is_wrong(server, tmp_path):
+    sick = run("doctor", check=False, PG_LLM_EXTENSION=str(tmp_path))
+    assert sick.returncode == 1
+    assert re.search(r"BAD +Compiled extension: .*pip install", sick.stdout)
+    lost = run("doctor", check=False, PG_LLM_DSN="host=/nowhere")
+    assert lost.returncode == 1
+    assert re.search(r"BAD +Server: cannot connect", lost.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nosuch"], 2, "No such command"),
+        (["convert", "--source", "/nowhere", "--output", "x.npz"], 2, "does not exist"),
+        (["ingest-tokenizer", "--model", "x"], 2, "Missing option"),
+        (["start", "--port", "x"], 2, "not a valid integer"),
+    ],
+)
+def test_wrong_use_is_explained(arguments, code, words):
+    done = run(*arguments, check=False)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_errors_are_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run("start", check=False, PG_LLM_HOME=str(tmp_path / "file" / "home"))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "cannot be written" in done.stderr
+
+
+def test_ingest_tokenizer(server, database, tmp_path):
+    """A tokenizer of four tokens; once more only with --truncate."""
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
+    live = server.start()
+    dsn = f"host={live.socket_dir} port={live.port} user=postgres dbname={database}"
+    files = ["--vocab", tmp_path / "vocab.json", "--merges", tmp_path / "merges.txt"]
+    command = ["ingest-tokenizer", "--dsn", dsn, "--model", "tiny", *files]
+    assert run(*command).stdout == "tokenizer tiny: 4 tokens\n"
+    again = run(*command, check=False)
+    assert again.returncode == 1
+    assert again.stderr.count("\n") == 1
+    assert run(*command, "--truncate").stdout == "tokenizer tiny: 4 tokens\n"
+
+
+# -- the learner's copy of the notebooks ----------------------------------------
+
+
+def notebook(*sources, outputs=()):
+    cells = [{"cell_type": "code", "source": [s], "outputs": list(outputs)} for s in sources]
+    return json.dumps({"cells": cells, "nbformat": 4})
+
+
+@pytest.fixture
+def packaged(tmp_path):
+    folder = tmp_path / "packaged"
+    folder.mkdir()
+    (folder / "00.ipynb").write_text(notebook("one"))
+    (folder / "01.ipynb").write_text(notebook("two"))
+    return folder
+
+
+def test_notebooks_are_copied_once(packaged, tmp_path):
+    said = []
+    mine = lab.update_copy(packaged, tmp_path / "mine", said.append)
+    (mine / "01.ipynb").unlink()
+    lab.update_copy(packaged, mine, said.append)
+    assert (mine / "00.ipynb").exists()
+    assert not (mine / "01.ipynb").exists(), "a notebook that was thrown away stays away"
+    assert said == []
+
+
+def test_an_edited_notebook_is_never_overwritten(packaged, tmp_path):
+    said = []
+    mine = lab.update_copy(packaged, tmp_path / "mine", said.append)
+    (mine / "00.ipynb").write_text(notebook("one, my way"))
+    (mine / "01.ipynb").write_text(notebook("two", outputs=[{"text": "ran"}]))
+    for name in ("00", "01"):
+        (packaged / f"{name}.ipynb").write_text(notebook(f"{name}, second edition"))
+    lab.update_copy(packaged, mine, said.append)
+    assert "my way" in (mine / "00.ipynb").read_text()
+    assert "second edition" in (mine / "00.new.ipynb").read_text()
+    assert "second edition" in (mine / "01.ipynb").read_text(), "having run it is no change"
+    assert said == ["00.ipynb has your changes; the new edition lies beside it as 00.new.ipynb"]
+    lab.update_copy(packaged, mine, said.append)
+    assert len(said) == 1
+
+
+def test_notebooks_that_cannot_be_copied(packaged, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(KitError, match="cannot be copied"):
+        lab.update_copy(packaged, tmp_path / "file" / "mine")
+    mine = lab.update_copy(packaged, tmp_path / "mine")
+    (mine / lab.MANIFEST).write_text("{")
+    with pytest.raises(KitError, match="damaged"):
+        lab.update_copy(packaged, mine)
+
+
+def test_a_checkout_uses_its_own_notebooks():
+    assert lab.notebooks() == REPO / "notebooks"

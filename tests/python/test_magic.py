@@ -1,0 +1,243 @@
+"""%load_ext pg_llm in a real kernel: one connection, SQL as written, errors that teach, Ctrl-C, restarts."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from helpers.jupyter_kernel import Kernel
+
+
+@pytest.fixture(scope="module")
+def kernel(server):
+    kernel = Kernel()
+    assert kernel.run("%load_ext pg_llm\nimport pg_llm").ok
+    yield kernel
+    kernel.close()
+
+
+def rows(seen) -> list[str]:
+    """The cells of the HTML table a cell showed, without their dress."""
+    assert seen.ok, seen.traceback
+    return re.findall(r"<td[^>]*>(.*?)</td>", seen.html, re.DOTALL)
+
+
+def test_loading_prints_nothing_that_differs_between_machines(server):
+    kernel = Kernel()
+    seen = kernel.run("%load_ext pg_llm")
+    kernel.close()
+    assert (seen.ok, seen.printed, seen.result) == (True, "", "")
+
+
+def test_one_session_for_sql_cells_and_python(kernel):
+    pid = rows(kernel.run("%sql SELECT pg_backend_pid()"))
+    assert rows(kernel.run('pg_llm.sql("SELECT pg_backend_pid()")')) == pid
+    assert kernel.run("from sql.connection import Connection").ok
+    text = "Connection.current.internal_connection.connection.driver_connection.info.backend_pid"
+    assert kernel.run(text).result == pid[0]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "SELECT '{x}'",
+        "SELECT '{1,2}'::int[]",
+        """SELECT '{"a":1,"b":"x:y"}'::jsonb""",
+        "SELECT $$x$$",
+        "SELECT $x$ it's $x$",
+        "SELECT '$x $$x'",
+        "SELECT (ARRAY[1,2,3])[1:2]",
+        "SELECT '12:30'::time, 7::int",
+        "SELECT ':x', E'\\\\:x'",
+        "SELECT 7 % 4, 'abc' LIKE 'a%c', '%(x)s %s'",
+        "SELECT 'a -- b' /* :x ; {x} */ -- :x",
+        "SELECT 'semi;colon'",
+    ],
+)
+def test_sql_arrives_as_it_is_written(kernel, server, written):
+    import pg_llm
+
+    assert kernel.run("x = 5").ok
+    with pg_llm.connect("as_written") as conn:
+        expected = conn.execute(written).fetchall()
+    got = kernel.run(f"%%sql got <<\n{written}")
+    assert got.ok, got.traceback
+    assert kernel.run("print([tuple(r) for r in got])").printed.strip() == str(expected)
+
+
+def test_a_python_variable_is_a_parameter_only_where_it_is_named(kernel):
+    assert kernel.run('wanted = "it\'s"; tokens = [1, 2, 3]; import numpy as np; w = np.eye(2)').ok
+    shown = rows(kernel.run("%sql SELECT :wanted, :tokens::int[], :w, 10 % 3"))
+    assert shown == ["it&#x27;s", "[1, 2, 3]", "[[1,0],[0,1]]", "1"]
+
+
+def test_an_unknown_variable_is_named_as_such(kernel):
+    seen = kernel.run("%sql SELECT :no_such_variable")
+    assert seen.error == "SyntaxError" and "Python variable" in seen.traceback
+
+
+@pytest.mark.parametrize("how", ["%sql {}", "%%sql\n{}", 'pg_llm.sql("""{}""")'])
+def test_a_failing_statement_fails_the_cell_briefly(kernel, how):
+    seen = kernel.run(how.format("SELECT foo FROM bar"))
+    assert not seen.ok and seen.error == "UndefinedTable"
+    assert seen.printed == ""
+    assert "42P01" in seen.traceback and "LINE 1: SELECT foo FROM bar" in seen.traceback
+    assert len(seen.traceback.splitlines()) < 8 and "/" not in seen.traceback
+
+
+def test_detail_and_hint_are_shown(kernel):
+    seen = kernel.run("%%sql\nDO $$ BEGIN RAISE 'no' USING DETAIL = 'the detail', HINT = 'the hint'; END $$")
+    assert "DETAIL: the detail" in seen.traceback and "HINT: the hint" in seen.traceback
+
+
+def test_notices_are_shown_and_skipping_is_not(kernel):
+    seen = kernel.run("%%sql\nDO $$ BEGIN RAISE NOTICE 'hello'; END $$;\nDROP TABLE IF EXISTS no_such_table")
+    assert seen.printed == "NOTICE: hello\n"
+
+
+def test_a_cell_is_several_statements_and_shows_the_last_table(kernel):
+    seen = kernel.run("%%sql\nBEGIN;\nCREATE TABLE gone AS SELECT 7 AS a;\nSELECT * FROM gone;\nROLLBACK;")
+    assert rows(seen) == ["7"]
+    assert kernel.run("%sql SELECT * FROM gone").error == "UndefinedTable"
+
+
+def test_a_transaction_stays_open_between_cells(kernel):
+    assert kernel.run("%%sql\nBEGIN;\nCREATE TABLE between_cells AS SELECT 1 AS a").ok
+    assert rows(kernel.run("%sql SELECT a FROM between_cells")) == ["1"]
+    assert kernel.run("%sql ROLLBACK").ok
+    assert not kernel.run("%sql SELECT a FROM between_cells").ok
+
+
+def test_an_aborted_transaction_says_how_to_leave_it(kernel):
+    assert not kernel.run("%%sql\nBEGIN;\nSELECT 1/0").ok
+    assert "%sql ROLLBACK" in kernel.run("%sql SELECT 1").traceback
+    assert kernel.run("%sql ROLLBACK").ok
+
+
+def test_create_database_and_a_committing_procedure_work(kernel):
+    assert kernel.run("%sql CREATE DATABASE made_in_a_cell").ok
+    assert kernel.run("%sql DROP DATABASE made_in_a_cell").ok
+    assert kernel.run("%%sql\nCREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$;\nCALL p()").ok
+
+
+def test_large_tensors_are_summaries_in_sql_cells_and_arrays_in_python(kernel):
+    many = "array_agg(i::real)::tensor AS t FROM generate_series(1, 1000) i"
+    assert "tensor(1000)" in kernel.run(f"%sql SELECT {many}").result
+    assert kernel.run(f'pg_llm.sql("SELECT {many}").t[0].sum()').result.endswith("500500.0)")
+
+
+@pytest.mark.parametrize("how", ["%sql {}", 'pg_llm.sql("{}")'])
+def test_an_interrupt_stops_the_statement_and_keeps_the_session(kernel, how):
+    pid = rows(kernel.run("%sql SELECT pg_backend_pid()"))
+    seen = kernel.run(how.format("SELECT pg_sleep(30)"), interrupt_after=1)
+    assert seen.error == "KeyboardInterrupt" and seen.seconds < 10
+    assert len(seen.traceback.splitlines()) == 1
+    assert rows(kernel.run("%sql SELECT pg_backend_pid()")) == pid
+
+
+def test_a_lost_connection_is_said_and_made_again(kernel):
+    seen = kernel.run("%sql SELECT pg_terminate_backend(pg_backend_pid())")
+    assert seen.error == "KitError" and "run this cell again" in seen.message
+    assert rows(kernel.run("%sql SELECT 1")) == ["1"]
+    assert rows(kernel.run('pg_llm.sql("SELECT 2")')) == ["2"]
+    assert rows(kernel.run("%sql SHOW pg_llm.display_limit")) == ["100"]
+
+
+def test_ipython_sql_can_go_elsewhere_and_come_back(kernel):
+    assert kernel.run("%sql sqlite://").ok
+    assert rows(kernel.run("%sql SELECT sqlite_version() IS NOT NULL")) == ["1"]
+    assert kernel.run("%sql pg_llm").ok
+    assert rows(kernel.run("%sql SELECT pg_backend_pid() > 0")) == ["true"]
+
+
+def test_persist_writes_a_frame_on_the_same_connection(kernel):
+    assert kernel.run("import pandas as pd\nkept = pd.DataFrame({'a': [1, 2]})\n%sql --persist kept").ok
+    assert rows(kernel.run("%sql SELECT sum(a) FROM kept")) == ["3"]
+
+
+def test_spaces_in_text_are_kept(kernel):
+    seen = kernel.run("%sql SELECT ' the  cat' AS token")
+    assert rows(seen) == [" the  cat"] and "white-space:pre-wrap" in seen.html
+
+
+def test_the_kit_magic_helps_and_refuses_what_it_does_not_know(kernel):
+    assert "%%sql" in kernel.run("%pg_llm help").printed
+    assert "embedded" in kernel.run("%pg_llm status").result
+    seen = kernel.run("%pg_llm fly")
+    assert not seen.ok and "status, reset and help" in seen.printed
+
+
+def test_a_notebook_keeps_its_database_and_reset_empties_it(server):
+    name = {"JPY_SESSION_NAME": "course/keeps its database.ipynb"}
+    first = Kernel(**name)
+    assert first.run("%load_ext pg_llm").printed == ""
+    assert first.run("%sql CREATE TABLE mine AS SELECT 42 AS answer").ok
+    first.close()
+    second = Kernel(**name)
+    assert "as you left it" in second.run("%load_ext pg_llm").printed
+    assert rows(second.run("%sql SELECT answer FROM mine")) == ["42"]
+    reset = second.run("%pg_llm reset")
+    assert reset.ok and "clean" in reset.printed
+    assert second.run("%sql SELECT answer FROM mine").error == "UndefinedTable"
+    assert rows(second.run("%sql SELECT current_database()")) == ["keeps_its_database"]
+    second.close()
+
+
+def test_reset_keeps_the_attempts(server):
+    kernel = Kernel(JPY_SESSION_NAME="attempts.ipynb")
+    assert kernel.run("%load_ext pg_llm\nfrom pg_llm import check\ncheck('01.1', 'nonsense')").ok
+    assert kernel.run("%pg_llm reset").ok
+    assert rows(kernel.run("%sql SELECT exercise, is_right, answer FROM learner.attempt")) == [
+        "01.1",
+        "false",
+        "nonsense",
+    ]
+    kernel.close()
+
+
+def test_an_unreachable_server_fails_the_load(server):
+    kernel = Kernel(PG_LLM_DSN="host=/nowhere dbname=x")
+    seen = kernel.run("%load_ext pg_llm")
+    kernel.close()
+    assert not seen.ok and seen.error == "KitError" and "PG_LLM_DSN" in seen.message
+
+
+def test_results_are_the_same_text_in_html_and_plain(kernel):
+    seen = kernel.run("%sql SELECT NULL AS nothing, true AS yes, '\\xc4a0'::bytea AS raw, 0.1::real AS f")
+    assert rows(seen) == ["NULL", "true", "\\xc4a0", "0.1"]
+    assert json.dumps(seen.result.split()) == json.dumps(
+        "nothing yes raw f ------- ---- ------ --- NULL true \\xc4a0 0.1".split()
+    )
+
+
+@pytest.fixture
+def pupil(server):
+    """DSN of a role that may create nothing, in a database that a superuser has prepared."""
+    import pg_llm
+    from pg_llm import database as databases
+
+    databases.drop_database("class_of_30")
+    with pg_llm.connect("as_written") as conn:
+        conn.execute("DROP ROLE IF EXISTS pupil; CREATE ROLE pupil LOGIN PASSWORD 'pupil'")
+        conn.execute("CREATE DATABASE class_of_30")
+        conn.execute("GRANT CONNECT ON DATABASE class_of_30 TO pupil")
+    with pg_llm.connect("class_of_30") as conn:
+        conn.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO pupil")
+    info = {**server.start().conninfo("class_of_30"), "user": "pupil", "password": "pupil"}
+    yield " ".join(f"{key}='{value}'" for key, value in info.items())
+    databases.drop_database("class_of_30")
+
+
+def test_a_role_that_creates_nothing_works_in_the_dsns_database(pupil):
+    for notebook in ({}, {"JPY_SESSION_NAME": "lesson.ipynb"}):
+        kernel = Kernel(PG_LLM_DSN=pupil, **notebook)
+        loaded = kernel.run("%load_ext pg_llm")
+        assert loaded.ok, loaded.traceback
+        assert "share class_of_30" in loaded.printed and "pupil" not in loaded.printed
+        assert rows(kernel.run("%sql SELECT current_database(), current_user")) == ["class_of_30", "pupil"]
+        assert rows(kernel.run("%sql SELECT llm_encode('Hello world!', 'gpt2')")) == ["[15496, 995, 0]"]
+        reset = kernel.run("%pg_llm reset")
+        assert reset.error == "KitError" and "did not make" in reset.message
+        assert rows(kernel.run("%sql SELECT 1")) == ["1"]
+        kernel.close()

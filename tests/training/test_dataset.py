@@ -1,0 +1,285 @@
+"""Texts as rows to train on: llm_dataset_load and pg-llm prepare-dataset, which must agree to the token."""
+
+from __future__ import annotations
+
+import io
+import random
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import psycopg
+import pytest
+from helpers.paths import REPO
+
+from pg_llm import dataset as datasets
+from pg_llm.dataset import Blocks, cut, find_inputs, pieces, prepare_dataset
+from pg_llm.errors import KitError
+
+ODD = "ab'sll 12 .,-\t\n\r  \u00a0é中。🙂\u2028\x1c"
+
+
+def rows(conn, dataset: str) -> list[tuple[str, list[int], list[int]]]:
+    query = "SELECT dataset, tokens, target FROM llm_dataset WHERE dataset IN (%s, %s) ORDER BY id"
+    return conn.execute(query, [dataset, dataset + "-validation"]).fetchall()
+
+
+def stream(found) -> list[int]:
+    """The ids that rows without overlap and validation were cut from."""
+    ids = [token for _, tokens, _ in found for token in tokens]
+    last = [target for _, _, targets in found for target in targets if target >= 0]
+    return ids[: len(last)] + last[-1:]
+
+
+def encode(conn, text: str) -> list[int]:
+    return conn.execute("SELECT llm_encode(%s, 'gpt2')", [text]).fetchone()[0]
+
+
+def random_text(seed: int, length: int) -> str:
+    return "".join(random.Random(seed).choices(ODD, k=length))
+
+
+# -- pieces --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_text_cut_anywhere_has_the_tokens_of_the_whole(conn, seed):
+    """Every place that cut() offers, in text made of what is hard to cut."""
+    text = random_text(seed, 120)
+    whole = encode(conn, text)
+    places = {cut(text, limit) for limit in range(1, len(text) + 1)} - {0}
+    assert len(places) > 10
+    for at in places:
+        assert encode(conn, text[:at]) + encode(conn, text[at:]) == whole, (text[:at], text[at:])
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("separator", [None, "\n\n", "<|endoftext|>"])
+def test_pieces_do_not_depend_on_how_text_arrives(seed, separator, monkeypatch):
+    monkeypatch.setattr(datasets, "PIECE", 40)
+    r = random.Random(seed)
+    text = "".join(r.choice([random_text(r.random(), 30), separator or "", " "]) for _ in range(30))
+    arrivals, at = [], 0
+    while at < len(text):
+        arrivals.append(text[at : at + r.randrange(1, 50)])
+        at += len(arrivals[-1])
+    documents, document = [], ""
+    for piece, ends in pieces(arrivals, separator):
+        document += piece
+        if ends:
+            documents.append(document)
+            document = ""
+    assert documents == (text.split(separator) if separator else [text])
+
+
+def test_memory_does_not_grow_with_the_file(conn, tmp_path, monkeypatch):
+    """What is held is a piece, a read and a row, never the whole file."""
+    monkeypatch.setattr(datasets, "PIECE", 5000)
+    monkeypatch.setattr(datasets, "READ", 3000)
+    sizes = []
+    original = datasets.pieces
+
+    def watched(*arguments):
+        for piece in original(*arguments):
+            sizes.append(len(piece[0]))
+            yield piece
+
+    monkeypatch.setattr(datasets, "pieces", watched)
+    path = tmp_path / "long.txt"
+    path.write_text("some words in a line\n" * 20_000)
+    prepare_dataset(conn, [path], "gpt2", "long", block_size=64, progress=False)
+    assert len(sizes) > 50
+    assert max(sizes) <= 8000
+
+
+# -- rows ----------------------------------------------------------------------------------
+
+
+def test_a_file_gives_the_tokens_of_its_whole_text(conn, shared, tmp_path):
+    path = shared / "data" / "corpora" / "tinyshakespeare.txt"
+    done = prepare_dataset(conn, [path], "gpt2", "plays", block_size=1000, progress=False)
+    ids = encode(conn, path.read_text()) + [50256]
+    found = rows(conn, "plays")
+    assert stream(found) == ids
+    assert done == (1, len(ids), len(found), 0, 1000, 50256)
+    assert all(len(tokens) == len(target) == 1000 for _, tokens, target in found)
+    joined = [token for _, tokens, _ in found for token in tokens]
+    shifted = [target for _, _, targets in found for target in targets]
+    assert shifted[: len(ids) - 1] == joined[1 : len(ids) - 1] + [50256]
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 5, 15])
+@pytest.mark.parametrize("validation", [0, 0.1, 0.5])
+def test_the_database_makes_the_same_rows(conn, tmp_path, overlap, validation, monkeypatch):
+    """llm_dataset_load of the same texts, in the same order."""
+    monkeypatch.setattr(datasets, "PIECE", 100)
+    texts = [random_text(n, 700) + "the end." for n in range(4)]
+    for n, text in enumerate(texts):
+        (tmp_path / f"{n}.txt").write_text(text, newline="")
+    done = prepare_dataset(
+        conn,
+        [tmp_path / "*.txt"],
+        "gpt2",
+        "files",
+        block_size=16,
+        overlap=overlap,
+        validation=validation,
+        truncate=True,
+        progress=False,
+    )
+    conn.execute("CREATE TEMP TABLE IF NOT EXISTS texts (n int, body text)")
+    conn.execute("TRUNCATE texts")
+    with conn.cursor() as cursor:
+        cursor.executemany("INSERT INTO texts VALUES (%s, %s)", list(enumerate(texts)))
+    query = "SELECT * FROM llm_dataset_load('texts', 'SELECT body FROM texts ORDER BY n', 'gpt2', 16, "
+    query += "%s, %s, truncate => true)"
+    loaded = conn.execute(query, [overlap, validation]).fetchone()
+    assert loaded == done[:4]
+    strip = [(name.removeprefix("texts"), *ids) for name, *ids in rows(conn, "texts")]
+    assert strip == [(name.removeprefix("files"), *ids) for name, *ids in rows(conn, "files")]
+    assert loaded[3] == round(loaded[2] * validation + 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_every_target_is_in_a_row_and_validation_shares_none(seed):
+    r = random.Random(seed)
+    block = r.randrange(1, 12)
+    overlap = r.randrange(block)
+    validation = r.choice([0, 0.1, 0.3, 0.7])
+    n = r.randrange(2, 200)
+    blocks = Blocks(block, overlap, validation, None)
+    found = []
+    for at in range(0, n, 7):
+        blocks.add(np.arange(at, min(at + 7, n), dtype=np.int32))
+        found += blocks.take()
+    found += blocks.take_rest()
+    held = {int(t) for row in found if row.held_out for t in row.target if t >= 0}
+    trained = {int(t) for row in found if not row.held_out for t in row.target if t >= 0}
+    assert held | trained == set(range(1, n))
+    assert not held & trained
+    for row in found:
+        real = row.target >= 0
+        assert (row.target[real] == row.tokens[real] + 1).all()
+        assert len(row.tokens) == len(row.target) == block
+
+
+def test_separator_truncate_and_append(conn, tmp_path):
+    path = tmp_path / "stories.txt"
+    path.write_text("one two<|endoftext|>three<|endoftext|>")
+    done = prepare_dataset(
+        conn, [path], "gpt2", "stories", block_size=4, separator="<|endoftext|>", progress=False
+    )
+    assert done.documents == 2
+    assert stream(rows(conn, "stories")) == encode(conn, "one two") + [50256] + encode(conn, "three") + [
+        50256
+    ]
+    prepare_dataset(conn, [path], "gpt2", "stories", block_size=4, progress=False)
+    assert len(rows(conn, "stories")) > done.rows
+    prepare_dataset(conn, [path], "gpt2", "stories", block_size=100, truncate=True, progress=False)
+    assert len(rows(conn, "stories")) == 1
+
+
+def test_all_or_nothing(conn, tmp_path):
+    good, bad = tmp_path / "good.txt", tmp_path / "later.txt"
+    good.write_text("good words " * 1000)
+    bad.write_bytes(b"fine until here \xff")
+    with pytest.raises(KitError, match=r"later.txt is not UTF-8: byte 16 is 0xff"):
+        prepare_dataset(conn, [good, bad], "gpt2", "both", block_size=8, progress=False)
+    assert rows(conn, "both") == []
+
+
+def test_a_character_between_two_reads(conn, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "READ", 1)
+    path = tmp_path / "one.txt"
+    path.write_text("é中🙂")
+    prepare_dataset(conn, [path], "gpt2", "wide", block_size=50, progress=False)
+    assert stream(rows(conn, "wide")) == encode(conn, "é中🙂") + [50256]
+    path.write_bytes(b"abc\xe4\xb8")
+    with pytest.raises(KitError, match=r"not UTF-8: byte 3 is 0xe4"):
+        prepare_dataset(conn, [path], "gpt2", "wide", block_size=50, progress=False)
+
+
+def test_what_is_refused(conn, tmp_path):
+    empty, nul = tmp_path / "empty.txt", tmp_path / "nul.bin"
+    empty.write_text("")
+    nul.write_bytes(b"a\0b")
+    cases = [
+        (["nothing-*.txt"], {}, "there is no file nothing-"),
+        ([tmp_path], {}, "is a folder; name its files"),
+        ([], {}, "there is no input"),
+        (["-", "-"], {}, "only once"),
+        ([empty], {}, "there is no text in"),
+        ([nul], {}, "holds a NUL"),
+        ([empty], {"block_size": 0}, "block size is 0"),
+        ([empty], {"block_size": 8, "overlap": 8}, "overlap is 8, expected 0 to 7"),
+        ([empty], {"block_size": 8, "validation": 1.0}, "validation is 1"),
+        ([empty], {"separator": ""}, "separator is empty"),
+        ([empty], {"block_size": None}, "gpt2 is no model"),
+        ([empty], {"tokenizer": "gpt2-small", "block_size": 1025}, "reads at most 1024"),
+    ]
+    for inputs, arguments, message in cases:
+        arguments = {"tokenizer": "gpt2", "dataset": "refused", "block_size": 8, **arguments}
+        with pytest.raises(KitError, match=message):
+            prepare_dataset(conn, inputs, **arguments, progress=False)
+    with pytest.raises(psycopg.errors.UndefinedObject, match="no tokenizer"):
+        empty.write_text("text")
+        prepare_dataset(conn, [empty], "nobody", "refused", block_size=8, progress=False)
+    assert rows(conn, "refused") == []
+
+
+def test_patterns_are_in_order(tmp_path):
+    for name in ("b.txt", "a.txt", "c.md"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "d.txt").mkdir()
+    found = find_inputs([tmp_path / "c.md", str(tmp_path / "*.txt")])
+    assert [path.name for path in found] == ["c.md", "a.txt", "b.txt"]
+
+
+def test_standard_input(conn, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"so it goes")))
+    done = prepare_dataset(conn, ["-"], "gpt2", "stdin", block_size=8, progress=False)
+    assert done.documents == 1
+    assert stream(rows(conn, "stdin")) == encode(conn, "so it goes") + [50256]
+
+
+def test_the_command(conn, server, database, tmp_path):
+    live = server.start()
+    dsn = f"host={live.socket_dir} port={live.port} user=postgres dbname={database}"
+    (tmp_path / "one.txt").write_text("one two three " * 50)
+    command = [sys.executable, "-m", "pg_llm", "prepare-dataset", "--dsn", dsn, "--tokenizer", "gpt2-small"]
+    command += ["--input", str(tmp_path / "*.txt"), "--input", "-", "--block-size", "32", "--truncate"]
+    done = subprocess.run(
+        [*command, "--dataset", "mine", "--validation", "0.2"],
+        input="and more",
+        capture_output=True,
+        text=True,
+        cwd=REPO,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        "dataset mine: 2 documents, 155 tokens, 5 rows of 32, 1 of them in mine-validation\n"
+    )
+    assert len(rows(conn, "mine")) == 5
+    own = subprocess.run(command, input="", capture_output=True, text=True, cwd=REPO, timeout=120)
+    assert own.stdout == "dataset gpt2-small: 1 document, 152 tokens, 5 rows of 32\n"
+    bad = subprocess.run(
+        [*command[:-3], "--block-size", "9999"],
+        capture_output=True,
+        text=True,
+        cwd=REPO,
+        timeout=120,
+        input="",
+    )
+    assert bad.returncode == 1
+    assert bad.stderr.startswith("pg-llm: block size is 9999, and model gpt2-small reads at most 1024 tokens")
+
+
+def test_loading_in_the_database_can_be_canceled(conn):
+    texts = "SELECT repeat(md5(n::text), 100) FROM generate_series(1, 10000000) n"
+    query = f"SELECT llm_dataset_load('x', '{texts}', 'gpt2', 64)"
+    threading.Timer(1, conn.cancel).start()
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        conn.execute(query)
+    assert rows(conn, "x") == []
