@@ -12,23 +12,6 @@ import psycopg
 import pytest
 from helpers.paths import REPO, cache_folder
 
-# Whole files that a quick run leaves out, besides single tests marked slow.
-SLOW_FILES = {
-    f"test_{name}.py"
-    for name in (
-        "bootstrap bpe_train cli client container database dataset"
-        " export hostile import magic notebooks server"
-    ).split()
-}
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Marks the slow files before -m chooses."""
-    for item in items:
-        if item.path.name in SLOW_FILES:
-            item.add_marker(pytest.mark.slow)
-
 
 @pytest.fixture(scope="session")
 def home():

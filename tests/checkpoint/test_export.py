@@ -30,6 +30,8 @@ import pg_llm
 from pg_llm.checkpoint import CheckpointError
 from pg_llm.convert import convert
 
+pytestmark = pytest.mark.slow
+
 folder = checkpoint_files.folder
 model = checkpoint_files.model
 

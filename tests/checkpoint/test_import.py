@@ -27,6 +27,8 @@ from helpers.checkpoint_files import (
 
 from pg_llm.checkpoint import CheckpointError, open_checkpoint
 
+pytestmark = pytest.mark.slow
+
 folder = checkpoint_files.folder
 model = checkpoint_files.model
 MODELS = ["gpt-nano-adder-a", "gpt-nano-sort", "makemore-names-a", "slm-4096"]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 
 import nbformat
+import pytest
 from helpers.jupyter_kernel import Kernel
 from helpers.notebooks import named, nbval
 from helpers.paths import REPO
+
+pytestmark = pytest.mark.slow
 
 CANARY = REPO / "tests" / "notebooks" / "canary.ipynb"
 

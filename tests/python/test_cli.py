@@ -17,6 +17,8 @@ from pg_llm import lab
 from pg_llm.cli import cli
 from pg_llm.errors import KitError
 
+pytestmark = pytest.mark.slow
+
 
 def run(*arguments, check=True, **environment):
     """Runs pg-llm as a user would; returns the finished process."""

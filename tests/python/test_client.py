@@ -13,6 +13,8 @@ import pg_llm
 from pg_llm.client import Beam, Event, PGLLMClient
 from pg_llm.errors import KitError
 
+pytestmark = pytest.mark.slow
+
 MODEL = "client_test"
 SLOW = "client_test_slow"
 

@@ -8,6 +8,8 @@ import re
 import pytest
 from helpers.jupyter_kernel import Kernel
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def kernel(server):

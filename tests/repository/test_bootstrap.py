@@ -10,6 +10,8 @@ import sys
 import pytest
 from helpers.paths import REPO
 
+pytestmark = pytest.mark.slow
+
 BOOTSTRAP = REPO / "pg_llm" / "bootstrap.py"
 
 

@@ -9,6 +9,8 @@ from helpers.tiny_model import logits, make
 
 import pg_llm
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def m(server, database):

@@ -14,6 +14,8 @@ import psycopg
 import pytest
 from helpers.paths import REPO
 
+pytestmark = pytest.mark.slow
+
 
 def start(home, extension, **environment):
     where = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "POSTGRES"))}
@@ -42,7 +44,6 @@ def port(monkeypatch):
         return free.getsockname()[1]
 
 
-@pytest.mark.slow
 def test_password_database_and_restart(home, extension, port):
     """A client with the password finds the extension; what it writes is there after a stop and a start."""
     own = {"POSTGRES_PASSWORD": "secret", "POSTGRES_DB": "course", "PG_LLM_PORT": str(port)}

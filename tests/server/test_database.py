@@ -16,6 +16,8 @@ from pg_llm.access import maintenance as connect_for_maintenance
 from pg_llm.access import open_database
 from pg_llm.errors import KitError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def maintenance(server):

@@ -21,6 +21,8 @@ from pg_llm import processes, programs, server, settings
 from pg_llm.errors import KitError
 from pg_llm.server import Server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(extension, monkeypatch):
@@ -59,7 +61,6 @@ def test_private_socket_and_no_port(folder):
         assert conn.execute("SHOW server_version_num").fetchone()[0].startswith("18")
 
 
-@pytest.mark.slow
 def test_a_path_with_spaces_and_quotes(folder):
     """The data folder's name is the user's business, even one that no socket path could hold."""
     home = folder / "My Documents (1)" / "it's $HOME" / ("long" * 30)
@@ -67,7 +68,6 @@ def test_a_path_with_spaces_and_quotes(folder):
         conn.execute("LOAD 'pg_llm'")
 
 
-@pytest.mark.slow
 def test_started_by_several_programs_at_once(folder):
     """Five programs start the server in the same moment: one server, everybody connected."""
     code = "import sys; from pg_llm.server import Server; print(Server(sys.argv[1]).start().pid)"
@@ -78,7 +78,6 @@ def test_started_by_several_programs_at_once(folder):
     assert len(pids) == 1 and pids != {""}
 
 
-@pytest.mark.slow
 def test_after_kill_nothing_committed_is_lost(folder):
     """kill -9 of the server while a session computes: the orphan is ended, what was committed is there."""
     live = Server(folder / "home").start()
@@ -100,7 +99,6 @@ def test_after_kill_nothing_committed_is_lost(folder):
         assert conn.execute("SELECT x FROM kept").fetchone() == (42,)
 
 
-@pytest.mark.slow
 def test_a_stale_pid_file_of_a_number_in_use_again(folder):
     """After a crash of the machine postmaster.pid may name any living process; it is not mistaken for one."""
     home = Server(folder / "home")
@@ -112,7 +110,6 @@ def test_a_stale_pid_file_of_a_number_in_use_again(folder):
     assert home.start().pid not in (live.pid, os.getpid())
 
 
-@pytest.mark.slow
 def test_damaged_pid_files(folder):
     home = Server(folder / "home")
     home.start()
@@ -124,7 +121,6 @@ def test_damaged_pid_files(folder):
         home.stop()
 
 
-@pytest.mark.slow
 def test_the_socket_folder_was_cleaned_away(folder):
     """Logging out removes XDG_RUNTIME_DIR and with it the socket; the next start makes a reachable server."""
     live = Server(folder / "home").start()
@@ -133,7 +129,6 @@ def test_the_socket_folder_was_cleaned_away(folder):
         assert conn.execute("SELECT 1").fetchone() == (1,)
 
 
-@pytest.mark.slow
 def test_somebody_elses_socket_folder(folder, monkeypatch):
     """A folder of the socket's name that is not private, or a link, is refused."""
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
@@ -172,7 +167,6 @@ def test_root_and_a_folder_that_the_servers_user_cannot_enter(folder):
         Server(folder / "private" / "home").start()
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 def test_root_and_programs_that_the_servers_user_cannot_read(folder, extension, monkeypatch):
     """A virtual environment below /root: programs and extension are copied, anew when they change."""
@@ -197,7 +191,6 @@ def test_root_and_programs_that_the_servers_user_cannot_read(folder, extension, 
     assert len(list((home.home / "server").iterdir())) == 1, "copies that nobody uses are removed"
 
 
-@pytest.mark.slow
 def test_an_upgrade_moves_the_extension(folder, extension, monkeypatch):
     """A running server is told where the extension is now; sessions from then on use it."""
     home = Server(folder / "home")
@@ -213,7 +206,6 @@ def test_an_upgrade_moves_the_extension(folder, extension, monkeypatch):
         conn.execute("CREATE EXTENSION pg_llm")
 
 
-@pytest.mark.slow
 def test_data_of_another_major_version(folder):
     home = Server(folder / "home")
     home.start()
@@ -223,7 +215,6 @@ def test_data_of_another_major_version(folder):
         home.start()
 
 
-@pytest.mark.slow
 def test_an_interrupted_initdb_leaves_no_data_folder(folder):
     home = Server(folder / "home")
     (folder / "home" / "data.new" / "base").mkdir(parents=True)
@@ -231,7 +222,6 @@ def test_an_interrupted_initdb_leaves_no_data_folder(folder):
     assert not (folder / "home" / "data.new").exists()
 
 
-@pytest.mark.slow
 def test_a_lock_held_where_we_cannot_see(folder, monkeypatch):
     """A server of another container: its process is invisible, its lock is not."""
     home = Server(folder / "home")
@@ -254,7 +244,6 @@ def test_settings_that_break_the_start_are_shown(folder):
         home.start()
 
 
-@pytest.mark.slow
 def test_the_users_own_settings_win(folder):
     home = Server(folder / "home")
     home.start()
@@ -285,7 +274,6 @@ def test_tcp_only_when_asked_and_with_a_password(folder):
         home.start(port=port, password="x")
 
 
-@pytest.mark.slow
 def test_the_environments_postgres_variables_do_not_matter(folder, monkeypatch):
     for name, value in {"PGPORT": "1", "PGHOST": "/nowhere", "PGDATA": "/nowhere", "PGUSER": "x"}.items():
         monkeypatch.setenv(name, value)

@@ -10,6 +10,8 @@ import threading
 import psycopg
 import pytest
 
+pytestmark = pytest.mark.slow
+
 regex = pytest.importorskip("regex")
 tokenizers = pytest.importorskip("tokenizers")
 

@@ -17,6 +17,8 @@ from pg_llm import dataset as datasets
 from pg_llm.dataset import Blocks, cut, find_inputs, pieces, prepare_dataset
 from pg_llm.errors import KitError
 
+pytestmark = pytest.mark.slow
+
 ODD = "ab'sll 12 .,-\t\n\r  \u00a0é中。🙂\u2028\x1c"
 
 
