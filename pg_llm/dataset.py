@@ -1,6 +1,6 @@
 """Text files into llm_dataset: read here, encoded by the server, a piece at a time, however long they are.
 
-The rows are those that llm_dataset_load makes of the same texts in the database (extension/src/dataset.c).
+The rows are those that llm_dataset_load makes of the same texts in the database (src/training/dataset.c).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 /*
- * See ladder.h. This file is compiled without automatic vectors: the lower rungs are to show what one
+ * See matmul_ladder.h. This file is compiled without automatic vectors: the lower rungs are to show what one
  * multiplication at a time does.
  */
 #include "engine/matmul_ladder.h"

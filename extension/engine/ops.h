@@ -16,7 +16,7 @@ extern LlmCode llm_pack(int K, int N, const float *b, bool transposed, float *pa
 /* out (M,N) = a (M,K) @ panels (K,N); rows of a are lda apart. */
 extern LlmCode llm_matmul_packed(int M, int N, int K, const float *a, size_t lda, const float *panels,
 	float *out, const LlmAllocator *memory, LlmError *err);
-/* The same with panels of a format (compact.h): the bits are those of its numbers in float32. */
+/* The same with panels of a format (quantized.h): the bits are those of its numbers in float32. */
 extern LlmCode llm_matmul_compact(LlmFormat format, int M, int N, int K, const float *a, size_t lda,
 	const void *panels, float *out, const LlmAllocator *memory, LlmError *err);
 /* The same, each element taking the steps before it is handed on; other of a step as (M,N) says. */

@@ -1,5 +1,5 @@
 /*
- * Cutting products into parts, and moving the columns of one: shared by matmul*.c and panels.c.
+ * Cutting products into parts, and moving the columns of one: shared by matmul*.c and unpack.c.
  */
 #ifndef LLM_PARTITION_H
 #define LLM_PARTITION_H

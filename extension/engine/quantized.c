@@ -1,5 +1,5 @@
 /*
- * See compact.h.
+ * See quantized.h.
  */
 #include "engine/quantized.h"
 

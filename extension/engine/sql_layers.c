@@ -1,5 +1,5 @@
 /*
- * See layers.h.
+ * See sql_layers.h.
  */
 #include "engine/sql_layers.h"
 

@@ -29,7 +29,7 @@ typedef enum LlmIsa
 	LLM_ISA_COUNT
 } LlmIsa;
 
-/* How a packed matrix holds its numbers (engine/compact.h). */
+/* How a packed matrix holds its numbers (engine/quantized.h). */
 typedef enum LlmFormat
 {
 	LLM_FLOAT32,
@@ -180,7 +180,7 @@ typedef struct LlmKernels
 	/* One step over n elements: w, m, v are changed. */
 	void (*adamw)(size_t n, float *w, const float *g, float *m, float *v, const LlmAdamW *h);
 
-	/* For measuring (burst.h): operations done; memory read. */
+	/* For measuring (peak.h): operations done; memory read. */
 	double (*burst_fma)(size_t rounds, float *sink);
 	float (*burst_read)(size_t n, const float *x);
 

@@ -1,4 +1,4 @@
-/* See teller.h. */
+/* See sampler.h. */
 #include <string.h>
 
 #include "stories/sampler.h"

@@ -1,8 +1,10 @@
-"""The repository, and where compiled extensions are kept between runs."""
+"""The repository, its files, and where compiled extensions are kept between runs."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
@@ -15,3 +17,12 @@ def cache_folder() -> Path:
         folder = Path("/tmp") / f"pg_llm-build-{os.getuid()}"
     folder.mkdir(exist_ok=True, mode=0o755)
     return folder
+
+
+def tracked() -> list[str]:
+    """The repository's files, by git; in a copy without git whatever no build made."""
+    if shutil.which("git") and (REPO / ".git").exists():
+        return subprocess.check_output(["git", "-C", REPO, "ls-files"], text=True).splitlines()
+    made = {"build", "dist", "__pycache__", "_extension", ".git", ".venv", ".pytest_cache", ".ruff_cache"}
+    paths = (p.relative_to(REPO) for p in REPO.rglob("*") if p.is_file())
+    return [p.as_posix() for p in paths if not made & {*p.parts} and ".egg-info" not in p.parts[0]]

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from helpers.paths import REPO
+from helpers.paths import REPO, tracked
 
 from pg_llm import build_extension, programs
 
@@ -27,15 +27,6 @@ TOP = {
     "README.md",
     "LICENSE",
 }
-
-
-def tracked() -> list[str]:
-    """The repository's files, by git; in a copy without git whatever no build made."""
-    if shutil.which("git") and (REPO / ".git").exists():
-        return subprocess.check_output(["git", "-C", REPO, "ls-files"], text=True).splitlines()
-    made = {"build", "dist", "__pycache__", "_extension", ".git", ".venv", ".pytest_cache", ".ruff_cache"}
-    paths = (p.relative_to(REPO) for p in REPO.rglob("*") if p.is_file())
-    return [p.as_posix() for p in paths if not made & {*p.parts} and ".egg-info" not in p.parts[0]]
 
 
 def test_the_top_level_is_what_the_design_says():

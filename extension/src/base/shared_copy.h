@@ -5,7 +5,7 @@
  *
  * Reading order: shared_key.c (what a copy is of, and who may share it), shared_copy.c (finding, waiting,
  * making), shared_files.c (names, and clearing away what nobody needs), then the two kinds of data:
- * shared_weights.c and shared_tokenizer.c.
+ * model/shared_weights.c and tokenizer/tokenizer_compile.c.
  */
 #ifndef LLM_SRC_BASE_SHARED_COPY_H
 #define LLM_SRC_BASE_SHARED_COPY_H

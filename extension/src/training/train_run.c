@@ -1,5 +1,5 @@
 /*
- * See recipe.h.
+ * See train_run.h.
  */
 #include "postgres.h"
 

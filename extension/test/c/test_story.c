@@ -162,7 +162,7 @@ lexicon(void)
 		for (int j = 0; j < i; j++)
 			CHECK(strcmp(all[i], all[j]) != 0);
 	}
-	for (int i = 0; i < COUNT(ENDINGS); i++) /* what plot.c counts on */
+	for (int i = 0; i < COUNT(ENDINGS); i++) /* what grammar.c counts on */
 	{
 		int tokens = 0;
 
