@@ -35,7 +35,7 @@ def main(arguments):
     os.chdir(ROOT)
     if command == "lab":
         run_instead([venv("pg-llm"), "lab"] + rest)
-    run_instead([venv("python"), "-m", "pytest"] + rest)
+    run_instead([venv("python"), "-m", "pytest", "-n", "2", "--dist", "loadfile"] + rest)
 
 
 # -- Debian packages ----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from filelock import FileLock
 from helpers.paths import REPO, cache_folder
 
 
@@ -30,8 +31,9 @@ def extension(home):
     from pg_llm import build_extension, programs
 
     pg_config = programs.server_package() / "pginstall18" / "bin" / "pg_config"
-    work = build_extension.compile_for(REPO / "extension", cache_folder() / "test18", pg_config)
-    build_extension.collect(work, home / "extension")
+    with FileLock(cache_folder() / "test18.lock"):  # pytest -n 2 has two sessions
+        work = build_extension.compile_for(REPO / "extension", cache_folder() / "test18", pg_config)
+        build_extension.collect(work, home / "extension")
     for path in [home / "extension", *(home / "extension").rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
     return home / "extension"

@@ -9,7 +9,9 @@ import tempfile
 from pathlib import Path
 
 import psycopg
+from filelock import FileLock
 
+from helpers.paths import REPO, cache_folder
 from pg_llm import build_extension, programs
 
 
@@ -35,12 +37,28 @@ def ask(pg_config: Path, what: str) -> str:
     return subprocess.run([pg_config, what], capture_output=True, text=True, check=True).stdout.strip()
 
 
+def installed(version: int) -> PgInstall:
+    """That PostgreSQL with the tree's extension; made once for all files and workers of a test run."""
+    folder = cache_folder() / f"pg{version}"
+    this_run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    with FileLock(f"{folder}.lock"):
+        install = PgInstall(version, folder)
+        # A second `make install` would take the library from under the servers that another worker runs.
+        stamp = folder / "installed_by"
+        if not stamp.exists() or stamp.read_text() != this_run:
+            stamp.unlink(missing_ok=True)
+            install.install_extension(REPO / "extension")
+            stamp.write_text(this_run)
+    return install
+
+
 class PgInstall:
     """A copied PostgreSQL below `folder`: it finds its files relative to its programs, wherever they are."""
 
     def __init__(self, version: int, folder: Path):
         self.version = version
         self.folder = folder
+        self.work = folder / "build"  # where the extension is compiled
         self.user = programs.run_as()
         origin = pg_config_of(version)
         parts = {name: Path(ask(origin, f"--{name}")) for name in ("bindir", "pkglibdir", "sharedir")}
@@ -79,11 +97,11 @@ class PgInstall:
     def _place(self, base: Path, path: Path) -> Path:
         return self.prefix / path.relative_to(base)
 
-    def install_extension(self, source: Path) -> Path:
-        """make install, warnings being errors; returns the folder it was built in."""
-        work = self.folder / "build"
-        build_extension.compile_for(source, work, self.bin / "pg_config", "LLM_WERROR=-Werror", "install")
-        return work
+    def install_extension(self, source: Path) -> None:
+        """make install, warnings being errors."""
+        build_extension.compile_for(
+            source, self.work, self.bin / "pg_config", "LLM_WERROR=-Werror", "install"
+        )
 
 
 class PgServer:

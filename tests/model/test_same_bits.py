@@ -16,8 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from helpers import same_bits
-from helpers.paths import REPO, cache_folder
-from helpers.pg_install import PgInstall, PgServer, pg_config_of
+from helpers.pg_install import PgServer, installed, pg_config_of
 
 FILE = Path(__file__).with_name("hashes.json")
 WRITE = os.environ.get("PG_LLM_WRITE_HASHES") == "1"
@@ -104,8 +103,7 @@ def other_postgres(request, home):
         pytest.skip(f"PostgreSQL {request.param} with its headers is not on this machine")
     folder = home / f"bits{request.param}"
     folder.mkdir(mode=0o755)
-    install = PgInstall(request.param, cache_folder() / f"pg{request.param}")
-    install.install_extension(REPO / "extension")
+    install = installed(request.param)
     server = PgServer(install, folder)
     try:
         with server.connect() as conn:

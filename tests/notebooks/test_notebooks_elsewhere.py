@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from helpers.notebooks import named, nbval
-from helpers.paths import REPO, cache_folder
-from helpers.pg_install import PgInstall, PgServer, pg_config_of
+from helpers.pg_install import PgServer, installed, pg_config_of
 
 pytestmark = pytest.mark.slow
 
@@ -15,8 +14,7 @@ def elsewhere(request, home):
     """DSN of a server of that version with the tree's extension installed."""
     if pg_config_of(request.param) is None:
         pytest.skip(f"PostgreSQL {request.param} with its headers is not on this machine")
-    install = PgInstall(request.param, cache_folder() / f"pg{request.param}")
-    install.install_extension(REPO / "extension")
+    install = installed(request.param)
     folder = home / f"notebooks{request.param}"
     folder.mkdir(mode=0o755)
     server = PgServer(install, folder)

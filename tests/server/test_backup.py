@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from helpers import tiny_model
 from helpers.altered import ROLES, contents, fill, same
-from helpers.paths import REPO, cache_folder
-from helpers.pg_install import PgInstall, PgServer, pg_config_of
+from helpers.paths import REPO
+from helpers.pg_install import PgServer, installed, pg_config_of
 
 import pg_llm
 from pg_llm import archive, clients, rows, template
@@ -447,8 +447,7 @@ def fifteen(home):
     """A server of PostgreSQL 15 with the extension."""
     if pg_config_of(15) is None:
         pytest.skip("PostgreSQL 15 with its headers is not on this machine")
-    install = PgInstall(15, cache_folder() / "pg15")
-    install.install_extension(REPO / "extension")
+    install = installed(15)
     server = PgServer(install, home)
     yield server
     server.stop()

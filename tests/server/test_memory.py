@@ -11,8 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from helpers.paths import REPO, cache_folder
-from helpers.pg_install import PgInstall, PgServer, pg_config_of
+from helpers.pg_install import PgServer, installed, pg_config_of
 from helpers.shared_copies import wait_until
 from helpers.tiny_model import make
 
@@ -29,8 +28,7 @@ def postgres(request, home):
         pytest.skip(f"PostgreSQL {request.param} with its headers is not on this machine")
     folder = home / f"memory{request.param}"
     folder.mkdir(mode=0o755)
-    install = PgInstall(request.param, cache_folder() / f"pg{request.param}")
-    install.install_extension(REPO / "extension")
+    install = installed(request.param)
     server = PgServer(install, folder)
     with server.connect() as conn:
         conn.execute("CREATE EXTENSION pg_llm")

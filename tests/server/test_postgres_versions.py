@@ -6,8 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers.paths import REPO, cache_folder
-from helpers.pg_install import PgInstall, PgServer, pg_config_of
+from helpers.pg_install import PgServer, installed, pg_config_of
 
 pytestmark = pytest.mark.slow
 
@@ -34,8 +33,7 @@ def postgres(request, home):
     """A running server of that version with the tree's extension, compiled with -Werror and installed."""
     if pg_config_of(request.param) is None:
         pytest.skip(f"PostgreSQL {request.param} with its headers is not on this machine")
-    install = PgInstall(request.param, cache_folder() / f"pg{request.param}")
-    install.work = install.install_extension(REPO / "extension")
+    install = installed(request.param)
     server = PgServer(install, home)
     yield server
     server.stop()
