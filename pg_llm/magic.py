@@ -28,7 +28,7 @@ from sql.magic import SqlMagic
 from sql.run import FakeResultProxy, ResultSet
 
 from pg_llm import database as databases
-from pg_llm import render, session, sqltext
+from pg_llm import pictures, render, session, sqltext
 from pg_llm.errors import KitError
 
 ROWS_SHOWN = 50
@@ -199,6 +199,7 @@ def load_ipython_extension(shell) -> None:
     magic.style = "DEFAULT" if hasattr(prettytable, "DEFAULT") else "_DEPRECATED_DEFAULT"
     magic.short_errors = magic.feedback = magic.displaycon = False
     magic.displaylimit = ROWS_SHOWN
+    pictures.register(shell)
 
 
 def _notebook(shell) -> str | None:
