@@ -107,6 +107,7 @@ def test_known_ids(conn):
     assert encode(conn, "<|endoftext|>") == [27, 91, 437, 1659, 5239, 91, 29]
 
 
+@pytest.mark.slow
 def test_corpora(conn, oracle, oracle2, shared):
     """Three corpora and Python's own library: zero differences, and the text comes back."""
     for path in sorted((shared / "data" / "corpora").glob("*.txt")):
@@ -142,6 +143,7 @@ def test_special_tokens(conn, oracle):
         assert encode(conn, text) == oracle.encode_ordinary(text)
 
 
+@pytest.mark.slow
 def test_every_code_point(conn):
     """Letter, number, space or other: each code point of Unicode, assigned or not, as tokenizers sees it.
 

@@ -312,6 +312,7 @@ def test_the_tokenizer_has_every_word_whole(taught):
             )
 
 
+@pytest.mark.slow
 def test_no_held_out_story_was_trained_on(taught):
     recipe = classroom.recipe()
     stories = recipe["steps"] * recipe["train"]["batch_size"]
@@ -323,6 +324,7 @@ def test_no_held_out_story_was_trained_on(taught):
     assert told == 0
 
 
+@pytest.mark.slow
 def test_the_loss_is_within_five_percent_of_the_floor(taught):
     loss, floor, above = taught.execute(
         "SELECT loss, floor, above FROM llm_story_loss('classroom', %s, %s)", HELD_OUT
@@ -330,6 +332,7 @@ def test_the_loss_is_within_five_percent_of_the_floor(taught):
     assert 0 < above < 0.05, (loss, floor)
 
 
+@pytest.mark.slow
 def test_it_copies_and_keeps_track(accuracy):
     least = dict.fromkeys(["song", "object copy", "surname copy", "recipient"], 0.95) | {
         "who": 0.9,
@@ -339,6 +342,7 @@ def test_it_copies_and_keeps_track(accuracy):
     assert all(got[kind] >= least[kind] for kind in least), got
 
 
+@pytest.mark.slow
 def test_one_layer_cannot_sing(accuracy):
     assert accuracy["classroom-1"]["song"] <= accuracy["classroom"]["song"] - 0.4
 
@@ -357,6 +361,7 @@ def who_was_given_it(conn, stories=200):
     return np.mean(right)
 
 
+@pytest.mark.slow
 def test_an_induction_head_has_a_name_and_a_use(taught, accuracy):
     """One query names it; without it songs are gone, and nothing is but what goes on as it did before.
 
