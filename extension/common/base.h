@@ -16,7 +16,7 @@
 
 #define LLM_MAX_DIMS 8
 
-/* Kinds of error; src/error.c maps each to its SQLSTATE. */
+/* Kinds of error; src/base/errors.c maps each to its SQLSTATE. */
 typedef enum LlmCode
 {
 	LLM_OK = 0,
