@@ -25,4 +25,4 @@ FROM runtime AS server
 EXPOSE 5432
 # SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for every client to leave.
 STOPSIGNAL SIGINT
-ENTRYPOINT ["python", "-m", "pg_llm.container"]
+ENTRYPOINT ["python", "-m", "pg_llm.server.container"]

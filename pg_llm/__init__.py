@@ -14,30 +14,30 @@ __version__ = "0.1.0"
 _WHERE = {
     "KitError": "errors",
     "PGLLMClient": "client",
-    "activations": "frames",
-    "attention": "frames",
-    "check": "exercises",
-    "connect": "database",
-    "explain": "costs",
-    "gradients": "frames",
-    "load_model": "importer",
-    "load_tokenizer": "ingest",
-    "params": "frames",
-    "plot_attention": "plots",
-    "plot_bigrams": "plots",
-    "plot_gradients": "plots",
-    "plot_loss": "plots",
-    "plot_losses": "plots",
-    "plot_next_tokens": "plots",
-    "plot_paths": "plots",
-    "plot_points": "plots",
-    "plot_roofline": "costs",
-    "plot_tape": "tape_plot",
-    "plot_tensor": "plots",
-    "practice_model": "practice",
-    "sql": "frames",
-    "tape": "frames",
-    "train_log": "frames",
+    "activations": "notebook.frames",
+    "attention": "notebook.frames",
+    "check": "notebook.exercises",
+    "connect": "server.database",
+    "explain": "plots.roofline",
+    "gradients": "notebook.frames",
+    "load_model": "files.importer",
+    "load_tokenizer": "files.tokenizer",
+    "params": "notebook.frames",
+    "plot_attention": "plots.plots",
+    "plot_bigrams": "plots.plots",
+    "plot_gradients": "plots.plots",
+    "plot_loss": "plots.plots",
+    "plot_losses": "plots.plots",
+    "plot_next_tokens": "plots.plots",
+    "plot_paths": "plots.plots",
+    "plot_points": "plots.plots",
+    "plot_roofline": "plots.roofline",
+    "plot_tape": "plots.tape_plot",
+    "plot_tensor": "plots.plots",
+    "practice_model": "notebook.fallback_model",
+    "sql": "notebook.frames",
+    "tape": "notebook.frames",
+    "train_log": "notebook.frames",
 }
 
 __all__ = sorted([*_WHERE, "load_ipython_extension"])
@@ -55,6 +55,6 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(ipython) -> None:
     """%load_ext pg_llm: starts or finds the server and hands its connection to %%sql."""
-    from pg_llm.magic import load_ipython_extension as load
+    from pg_llm.notebook.magic import load_ipython_extension as load
 
     load(ipython)

@@ -35,7 +35,7 @@ def start(port, listen):
     Example: pg-llm start
     Example: pg-llm start --port 5432 --listen '*'
     """
-    from pg_llm.server import Server
+    from pg_llm.server.server import Server
 
     _only_embedded("start")
     password = None
@@ -56,7 +56,7 @@ def stop():
     \b
     Example: pg-llm stop
     """
-    from pg_llm.server import Server
+    from pg_llm.server.server import Server
 
     _only_embedded("stop")
     click.echo("stopped" if Server().stop() else "no server was running")
@@ -71,7 +71,7 @@ def status():
     \b
     Example: pg-llm status
     """
-    from pg_llm.doctor import server_facts
+    from pg_llm.server.doctor import server_facts
 
     facts, runs = server_facts()
     for name, value in facts.items():
@@ -91,14 +91,14 @@ def psql(database, arguments):
     """
     from psycopg.conninfo import make_conninfo
 
-    from pg_llm import database as databases
-    from pg_llm import programs
-    from pg_llm.access import DEFAULT
-    from pg_llm.server import Server
+    from pg_llm.server import binaries
+    from pg_llm.server import database as databases
+    from pg_llm.server.connect import DEFAULT
+    from pg_llm.server.server import Server
 
     if database.startswith("-"):
         database, arguments = "", (database, *arguments)
-    program = str(programs.server_package() / "pginstall18" / "bin" / "psql")
+    program = str(binaries.server_package() / "pginstall18" / "bin" / "psql")
     if databases.dsn():
         target = make_conninfo(databases.dsn(), **({"dbname": database} if database else {}))
         os.execv(program, [program, "-d", target, *arguments])
@@ -120,7 +120,7 @@ def doctor():
     \b
     Example: pg-llm doctor
     """
-    from pg_llm.doctor import examine
+    from pg_llm.server.doctor import examine
 
     raise SystemExit(examine(click.echo))
 
@@ -135,7 +135,7 @@ def lab(browser, arguments):
     Example: pg-llm lab
     Example: pg-llm lab --no-browser --port 9000
     """
-    from pg_llm.lab import run
+    from pg_llm.notebook.lab import run
 
     run(click.echo, browser, list(arguments))
 
@@ -149,7 +149,7 @@ def convert(source, output):
     \b
     Example: pg-llm convert --source ./gpt2 --output gpt2.npz
     """
-    from pg_llm.convert import convert as run
+    from pg_llm.files.convert import convert as run
 
     run(source, output)
     click.echo(f"wrote {output}")
@@ -167,13 +167,13 @@ def ingest_tokenizer(dsn, model, vocab, merges, truncate):
     \b
     Example: pg-llm ingest-tokenizer --model mine --vocab vocab.json --merges merges.txt
     """
-    from pg_llm import ingest
-    from pg_llm.database import connect
+    from pg_llm.files import tokenizer
+    from pg_llm.server.database import connect
 
     if dsn:
         os.environ["PG_LLM_DSN"] = dsn
     with connect() as conn:
-        ingest.load_tokenizer(conn, vocab, merges, model, truncate=truncate)
+        tokenizer.load_tokenizer(conn, vocab, merges, model, truncate=truncate)
         count = conn.execute("SELECT count(*) FROM llm_bpe_vocab WHERE model = %s", [model]).fetchone()[0]
     click.echo(f"tokenizer {model}: {count} tokens")
 
@@ -197,8 +197,8 @@ def prepare_dataset(dsn, tokenizer, inputs, dataset, block_size, overlap, valida
     Example: pg-llm prepare-dataset --input 'books/*.txt' --block-size 256 --truncate
     Example: zcat wiki.gz | pg-llm prepare-dataset --input - --block-size 1024 --validation 0.05
     """
-    from pg_llm import dataset as datasets
-    from pg_llm.database import connect
+    from pg_llm.files import dataset as datasets
+    from pg_llm.server.database import connect
 
     dataset = dataset or tokenizer
     if dsn:
@@ -238,7 +238,7 @@ def backup(database, file, replace):
     """
     from pathlib import Path
 
-    from pg_llm.backup import backup as run
+    from pg_llm.backup.backup import backup as run
 
     _end_like_interrupted()
     run(database, Path(file), replace, click.echo)
@@ -263,7 +263,7 @@ def restore(file, database, replace, no_owner, no_acl):
     """
     from pathlib import Path
 
-    from pg_llm.restore import restore as run
+    from pg_llm.backup.restore import restore as run
 
     _end_like_interrupted()
     run(Path(file), database, replace, not no_owner, not no_acl, click.echo)
@@ -296,7 +296,7 @@ def classroom(layers, output, check, steps, fresh, load):
     if check and steps:
         raise click.UsageError("--check is for all steps: --steps does not go with it")
     if load:
-        from pg_llm.database import connect
+        from pg_llm.server.database import connect
 
         with connect() as conn:
             click.echo(f"loaded: {', '.join(models.load(conn)) or 'nothing, no models are shipped'}")

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import pq, sql
 from psycopg.rows import class_row, tuple_row
 
-from pg_llm import frames, session
+from pg_llm.notebook import frames, session
 
 _DEFAULT = object()  # an argument not given: the server's default holds (None is SQL's NULL)
 

@@ -48,12 +48,13 @@ def build(path: Path) -> None:
 
 def own_server(home: Path):
     """A server on the tree's own extension, so that what is saved belongs to this version of the sources."""
-    from pg_llm import build_extension, programs
-    from pg_llm.server import Server
+    from pg_llm.build import build_extension
+    from pg_llm.server import binaries
+    from pg_llm.server.server import Server
 
     home.chmod(0o755)
     if "PG_LLM_EXTENSION" not in os.environ:
-        pg_config = programs.server_package() / "pginstall18" / "bin" / "pg_config"
+        pg_config = binaries.server_package() / "pginstall18" / "bin" / "pg_config"
         work = build_extension.compile_for(REPO / "extension", home / "work", pg_config)
         build_extension.collect(work, home / "extension")
         os.environ["PG_LLM_EXTENSION"] = str(home / "extension")

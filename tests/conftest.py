@@ -28,9 +28,10 @@ def extension(home):
     """The tree's own extension, compiled for the embedded server: folder with lib/ and share/."""
     if os.environ.get("PG_LLM_EXTENSION"):
         return Path(os.environ["PG_LLM_EXTENSION"])
-    from pg_llm import build_extension, programs
+    from pg_llm.build import build_extension
+    from pg_llm.server import binaries
 
-    pg_config = programs.server_package() / "pginstall18" / "bin" / "pg_config"
+    pg_config = binaries.server_package() / "pginstall18" / "bin" / "pg_config"
     with FileLock(cache_folder() / "test18.lock"):  # pytest -n 2 has two sessions
         work = build_extension.compile_for(REPO / "extension", cache_folder() / "test18", pg_config)
         build_extension.collect(work, home / "extension")
@@ -42,7 +43,7 @@ def extension(home):
 @pytest.fixture(scope="session")
 def server(home, extension):
     """The running embedded server; PG_LLM_HOME and PG_LLM_EXTENSION name it to what the tests start."""
-    from pg_llm.server import Server
+    from pg_llm.server.server import Server
 
     patch = pytest.MonkeyPatch()
     patch.setenv("PG_LLM_HOME", str(home))
@@ -63,7 +64,7 @@ def server(home, extension):
 def database(server, request):
     """Name of the module's own database, made from the template, without the models that ship."""
     import pg_llm
-    from pg_llm import database as databases
+    from pg_llm.server import database as databases
 
     name = "test_" + re.sub(r"\W", "_", request.module.__name__.rpartition(".")[2])[:50]
     databases.drop_database(name)

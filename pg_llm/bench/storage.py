@@ -10,7 +10,7 @@ from pg_llm.bench.kit import Kit
 from pg_llm.bench.report import OURS, Row, row
 from pg_llm.bench.serving import classroom_model
 from pg_llm.bench.timing import in_turn, seconds, values_in_turn
-from pg_llm.convert import save_safetensors
+from pg_llm.files.convert import save_safetensors
 
 NEW = "bench-import"
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from pg_llm import ingest
 from pg_llm.bench.kit import Kit
 from pg_llm.bench.peers import installed
 from pg_llm.bench.report import OURS, Row, rates, row
 from pg_llm.bench.timing import in_turn, seconds, summary
+from pg_llm.files.tokenizer import gpt2_files, load_tokenizer
 
 NAME = "bench-gpt2"
 # tiktoken's own pattern for GPT-2
@@ -25,8 +25,8 @@ MIXED = (
 
 
 def tokenizer(kit: Kit) -> Iterator[Row]:
-    vocab, merges = ingest.gpt2_files()
-    load = seconds(lambda: ingest.load_tokenizer(kit.conn, vocab, merges, NAME, truncate=True))
+    vocab, merges = gpt2_files()
+    load = seconds(lambda: load_tokenizer(kit.conn, vocab, merges, NAME, truncate=True))
     yield Row("tokenizer, GPT-2's two files into rows", "s", load, smaller_is_better=True)
     yield compiling(kit)
     peer = tiktoken_gpt2(vocab, merges) if kit.with_peers and installed("tiktoken") else None

@@ -74,8 +74,8 @@ def load(conn: psycopg.Connection) -> list[str]:
 
     All or nothing; returns the models' names. Errors: KitError for a file that is not the shipped one.
     """
-    from pg_llm.importer import load_model
-    from pg_llm.ingest import load_tokenizer
+    from pg_llm.files.importer import load_model
+    from pg_llm.files.tokenizer import load_tokenizer
 
     layers = shipped()
     if layers:

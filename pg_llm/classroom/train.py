@@ -18,10 +18,10 @@ import psycopg
 from psycopg import sql
 
 from pg_llm import classroom
-from pg_llm.access import maintenance, open_database
-from pg_llm.convert import save_safetensors
 from pg_llm.errors import KitError
-from pg_llm.tensors import register
+from pg_llm.files.adapter import register
+from pg_llm.files.convert import save_safetensors
+from pg_llm.server.connect import maintenance, open_database
 
 DATASET = "classroom"
 # Stories written in one transaction, seconds between two looks at the log, steps in a row of the csv.

@@ -17,8 +17,8 @@ from helpers.tiny_model import make
 from helpers.training import fill
 
 import pg_llm
-from pg_llm import database as databases
-from pg_llm import programs
+from pg_llm.server import binaries
+from pg_llm.server import database as databases
 
 
 def folders(folder):
@@ -152,7 +152,7 @@ def test_full_disk_leaves_nothing(m, connect, folder, large):
     other = connect()
     other.execute(f"SET pg_llm.checkpoint_dir = '{folder}'")
     limit = ["prlimit", "--pid", str(other.info.backend_pid), f"--fsize={20 << 20}"]
-    if shutil.which("prlimit") is None or programs.run_as().run(limit).returncode != 0:
+    if shutil.which("prlimit") is None or binaries.run_as().run(limit).returncode != 0:
         pytest.skip("there is no prlimit, or it may not limit the server's process")
     for format in ("safetensors", "npz"):
         with pytest.raises(psycopg.Error, match="cannot write"):
@@ -275,7 +275,7 @@ def test_dump_and_restore(m, server, folder):
     rows, file = save(m, "rows"), save(m)
     before = bits(m)
     dump = folder / "dump.sql"
-    client = programs.server_package() / "pginstall18" / "bin"
+    client = binaries.server_package() / "pginstall18" / "bin"
     where = psycopg.conninfo.make_conninfo(**m.info.get_parameters())
     subprocess.run([client / "pg_dump", "-f", dump, "-d", where], check=True)
     with pg_llm.connect(fresh=True) as other:

@@ -27,8 +27,8 @@ from helpers.checkpoint_files import (
 from psycopg.rows import dict_row
 
 import pg_llm
-from pg_llm.checkpoint import CheckpointError
-from pg_llm.convert import convert
+from pg_llm.files.checkpoint import CheckpointError
+from pg_llm.files.convert import convert
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,7 @@ from helpers.checkpoint_files import (
     write_safetensors,
 )
 
-from pg_llm.checkpoint import CheckpointError, open_checkpoint
+from pg_llm.files.checkpoint import CheckpointError, open_checkpoint
 
 pytestmark = pytest.mark.slow
 

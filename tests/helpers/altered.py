@@ -6,7 +6,8 @@ import re
 import subprocess
 
 from helpers import tiny_model
-from pg_llm import alterations, backup, carry, clients
+from pg_llm.backup import alterations, backup
+from pg_llm.server import clients, reset
 
 ROLES = ("backup_owner", "backup_reader", "Backup Pupil")
 
@@ -151,7 +152,7 @@ def contents(conn) -> dict:
     tables = conn.execute(
         "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'm') AND relpersistence = 'p' "
         "AND relname <> ALL (%s) AND relnamespace::regnamespace::text !~ '^(pg_|information_schema)'",
-        [list(carry.DERIVED)],
+        [list(reset.DERIVED)],
     ).fetchall()
     schema = "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'pg_llm'"
     (schema,) = conn.execute(schema).fetchone()

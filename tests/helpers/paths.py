@@ -23,6 +23,8 @@ def tracked() -> list[str]:
     """The repository's files, by git; in a copy without git whatever no build made."""
     if shutil.which("git") and (REPO / ".git").exists():
         return subprocess.check_output(["git", "-C", REPO, "ls-files"], text=True).splitlines()
-    made = {"build", "dist", "__pycache__", "_extension", ".git", ".venv", ".pytest_cache", ".ruff_cache"}
+    made = {"__pycache__", "_extension", ".git", ".venv", ".pytest_cache", ".ruff_cache"}
+    top = {"build", "dist"}
     paths = (p.relative_to(REPO) for p in REPO.rglob("*") if p.is_file())
-    return [p.as_posix() for p in paths if not made & {*p.parts} and ".egg-info" not in p.parts[0]]
+    paths = (p for p in paths if not made & {*p.parts} and p.parts[0] not in top)
+    return [p.as_posix() for p in paths if ".egg-info" not in p.parts[0]]

@@ -12,14 +12,15 @@ import psycopg
 from filelock import FileLock
 
 from helpers.paths import REPO, cache_folder
-from pg_llm import build_extension, programs
+from pg_llm.build import build_extension
+from pg_llm.server import binaries
 
 
 def pg_config_of(version: int) -> Path | None:
     """pg_config of a PostgreSQL on this machine whose headers are there too, else None."""
     if version in (16, 18):
         path = (
-            programs.server_package()
+            binaries.server_package()
             / ("pginstall18" if version == 18 else "pginstall")
             / "bin"
             / "pg_config"
@@ -59,7 +60,7 @@ class PgInstall:
         self.version = version
         self.folder = folder
         self.work = folder / "build"  # where the extension is compiled
-        self.user = programs.run_as()
+        self.user = binaries.run_as()
         origin = pg_config_of(version)
         parts = {name: Path(ask(origin, f"--{name}")) for name in ("bindir", "pkglibdir", "sharedir")}
         includes = Path(ask(origin, "--includedir-server")), Path(ask(origin, "--includedir"))
@@ -87,7 +88,7 @@ class PgInstall:
         mine = self.pg_regress(self.prefix)
         if mine is None or subprocess.run([mine, "--version"], capture_output=True).returncode == 0:
             return
-        other = self.pg_regress(programs.server_package() / "pginstall")
+        other = self.pg_regress(binaries.server_package() / "pginstall")
         shutil.copy2(other, mine)
 
     @staticmethod

@@ -8,7 +8,7 @@ import pytest
 from helpers import tiny_model
 
 import pg_llm
-from pg_llm.costs import roof
+from pg_llm.plots.roofline import roof
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

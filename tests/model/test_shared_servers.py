@@ -15,8 +15,8 @@ import pytest
 from helpers.shared_copies import TOKENS, files, folder_of, mapped, wait_until
 from helpers.tiny_model import letters
 
-from pg_llm import programs
-from pg_llm.server import Server
+from pg_llm.server import binaries
+from pg_llm.server.server import Server
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_a_file_that_may_not_grow(open_session):
 
     def limit(size):
         command = ["prlimit", f"--pid={conn.info.backend_pid}", f"--fsize={size}:unlimited"]
-        done = programs.run_as().run(command)
+        done = binaries.run_as().run(command)
         assert done.returncode == 0, done.stderr
 
     limit(20 << 20)

@@ -15,7 +15,7 @@ from helpers.notebooks import named
 from PIL import Image
 
 import pg_llm
-from pg_llm import pictures
+from pg_llm.notebook import pictures
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from helpers.paths import REPO
 
-from pg_llm import sqltext
+from pg_llm.notebook import sqltext
 
 # Words and marks that end one expression and begin another.
 BREAKS = set(

@@ -13,9 +13,9 @@ import time
 import pytest
 from helpers.paths import REPO
 
-from pg_llm import lab
 from pg_llm.cli import cli
 from pg_llm.errors import KitError
+from pg_llm.notebook import lab
 
 pytestmark = pytest.mark.slow
 

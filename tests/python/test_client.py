@@ -166,8 +166,8 @@ def test_next_tokens_params_and_graph_are_frames(conn):
 
 
 def test_the_extension_may_be_in_another_schema(server):
-    pg_llm.database.drop_database("client_elsewhere")
-    pg_llm.database.create_database("client_elsewhere")
+    pg_llm.server.database.drop_database("client_elsewhere")
+    pg_llm.server.database.create_database("client_elsewhere")
     with pg_llm.connect("client_elsewhere") as conn:
         conn.execute("DROP EXTENSION pg_llm CASCADE; CREATE SCHEMA kit; CREATE EXTENSION pg_llm SCHEMA kit")
         conn.execute("SELECT kit.llm_create_model('m', 1, 1, 8, 16, 300)")

@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 import pg_llm
-from pg_llm import frames, practice
 from pg_llm.client import PGLLMClient
+from pg_llm.notebook import fallback_model, frames
 
 MODEL = "framed"
 TOKENS = "ARRAY[5, 6, 7, 5, 6]"
@@ -90,11 +90,11 @@ def test_without_the_extension_on_the_search_path_and_without_it_at_all(conn, ru
 
 
 def test_a_stand_in_is_trained_once_and_gives_way_to_the_classroom(conn, monkeypatch, capsys):
-    monkeypatch.setattr(practice, "STEPS", 1)
-    monkeypatch.setattr(practice, "STORIES", 16)
+    monkeypatch.setattr(fallback_model, "STEPS", 1)
+    monkeypatch.setattr(fallback_model, "STORIES", 16)
     conn.execute("DELETE FROM llm_model_config WHERE model LIKE 'classroom%'")
-    assert practice.practice_model(conn) == "practice" and "stand-in" in capsys.readouterr().out
-    assert practice.practice_model(conn) == "practice" and capsys.readouterr().out == ""
+    assert fallback_model.practice_model(conn) == "practice" and "stand-in" in capsys.readouterr().out
+    assert fallback_model.practice_model(conn) == "practice" and capsys.readouterr().out == ""
     assert len(frames.train_log("practice", conn=conn)) == 1
     conn.execute("SELECT llm_create_model('classroom', 1, 1, 4, 8, 10), llm_init_model('classroom')")
-    assert practice.practice_model(conn) == "classroom"
+    assert fallback_model.practice_model(conn) == "classroom"

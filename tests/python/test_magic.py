@@ -217,7 +217,7 @@ def test_results_are_the_same_text_in_html_and_plain(kernel):
 def pupil(server):
     """DSN of a role that may create nothing, in a database that a superuser has prepared."""
     import pg_llm
-    from pg_llm import database as databases
+    from pg_llm.server import database as databases
 
     databases.drop_database("class_of_30")
     with pg_llm.connect("as_written") as conn:

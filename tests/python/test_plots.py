@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import pg_llm
-from pg_llm.tape_plot import Layered
+from pg_llm.plots.tape_plot import Layered
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from helpers.paths import REPO, cache_folder
 
-from pg_llm import build_extension
+from pg_llm.build import build_extension
 
 
 @pytest.mark.slow

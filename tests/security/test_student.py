@@ -7,9 +7,9 @@ import psycopg
 import pytest
 
 import pg_llm
-from pg_llm import database as databases
-from pg_llm import rights, template
 from pg_llm.errors import KitError
+from pg_llm.server import database as databases
+from pg_llm.server import rights, template
 
 pytestmark = pytest.mark.slow  # each test makes a template
 
@@ -305,7 +305,7 @@ def test_a_superuser_in_a_database_full_of_traps(pupil, use, tmp_path, role):
         databases.reset(name)
     with psycopg.connect(databases.dsn(), dbname=name, autocommit=True) as admin:
         rights.secure(admin)
-    from pg_llm.backup import backup
+    from pg_llm.backup.backup import backup
 
     backup(name, tmp_path / "a.backup")
 

@@ -19,13 +19,14 @@ from helpers.paths import REPO
 from helpers.pg_install import PgServer, installed, pg_config_of
 
 import pg_llm
-from pg_llm import archive, clients, rows, template
-from pg_llm import backup as backups
-from pg_llm import database as databases
-from pg_llm.access import maintenance, open_database
-from pg_llm.backup import backup
+from pg_llm.backup import archive, rows
+from pg_llm.backup import backup as backups
+from pg_llm.backup.backup import backup
+from pg_llm.backup.restore import restore
 from pg_llm.errors import KitError
-from pg_llm.restore import restore
+from pg_llm.server import clients, template
+from pg_llm.server import database as databases
+from pg_llm.server.connect import maintenance, open_database
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +198,7 @@ def test_a_failing_restore_leaves_no_database(file, tmp_path):
 def test_a_full_disk_leaves_no_file(source, tmp_path):
     """A limit on the size of files stands for the disk's."""
     code = (
-        "import resource, sys; from pathlib import Path; from pg_llm.backup import backup\n"
+        "import resource, sys; from pathlib import Path; from pg_llm.backup.backup import backup\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))\n"
         "backup(sys.argv[1], Path(sys.argv[2]))"
     )

@@ -25,7 +25,7 @@ def start(home, extension, **environment):
         "PG_LLM_EXTENSION": str(extension),
         **environment,
     }
-    command = [sys.executable, "-m", "pg_llm.container"]
+    command = [sys.executable, "-m", "pg_llm.server.container"]
     return subprocess.Popen(command, env=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -16,7 +16,7 @@ import psutil
 import psycopg
 import pytest
 
-from pg_llm.server import Server
+from pg_llm.server.server import Server
 
 pytestmark = pytest.mark.slow
 

@@ -10,11 +10,12 @@ import psycopg
 import pytest
 
 import pg_llm
-from pg_llm import classroom, programs, template
-from pg_llm import database as databases
-from pg_llm.access import maintenance as connect_for_maintenance
-from pg_llm.access import open_database
+from pg_llm import classroom
 from pg_llm.errors import KitError
+from pg_llm.server import binaries, template
+from pg_llm.server import database as databases
+from pg_llm.server.connect import maintenance as connect_for_maintenance
+from pg_llm.server.connect import open_database
 
 pytestmark = pytest.mark.slow
 
@@ -64,11 +65,11 @@ def test_a_new_build_rebuilds_the_template(server, maintenance, monkeypatch, dro
     monkeypatch.setattr(template, "current_build", lambda: "another")
     databases.create_database("after")
     assert databases.build_of("after") == "another"
-    assert databases.build_of("before") == programs.build_hash()
+    assert databases.build_of("before") == binaries.build_hash()
     monkeypatch.undo()
     databases.create_template()
     assert template.read_note(maintenance, template.TEMPLATE) == {
-        "build": programs.build_hash(),
+        "build": binaries.build_hash(),
         "classroom": classroom.digest(),
         "version": "0.1",
     }
@@ -100,7 +101,7 @@ def test_fresh_databases_go_with_their_maker(server, maintenance):
     names = []
     for ending in ("pass", "os._exit(1)"):
         command = [sys.executable, "-c", code.format(ending)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=programs.PACKAGE.parent)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=binaries.PACKAGE.parent)
         names.append(done.stdout.strip())
     assert all(name.startswith("fresh_") for name in names)
     assert not databases.database_exists(names[0])
@@ -142,7 +143,7 @@ def test_reset_keeps_the_learners_work(server, dropped):
             "SELECT id, made IS NOT NULL, t::text FROM learner.attempt ORDER BY id"
         ).fetchall()
         assert rows == [(1, True, "[1,2]"), (2, True, None), (3, True, None)]
-        assert databases.build_of("lesson") == programs.build_hash()
+        assert databases.build_of("lesson") == binaries.build_hash()
 
 
 def test_reset_of_nothing_makes_it(server, dropped):

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from helpers.tiny_model import logits, make
 
-from pg_llm.server import Server
+from pg_llm.server.server import Server
 
 pytestmark = pytest.mark.slow
 TABLES = "llm_model_config, llm_graph, llm_param, llm_param_share, llm_bpe_vocab, llm_bpe_merges"
@@ -36,7 +36,7 @@ def pair(extension):
             for conn in (source, copy):
                 conn.execute("CREATE EXTENSION pg_llm; SET client_min_messages = error")
                 conn.execute("DELETE FROM llm_model_config")
-            from pg_llm.tensors import register
+            from pg_llm.files.adapter import register
 
             register(source)
             register(copy)

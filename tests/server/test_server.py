@@ -17,9 +17,9 @@ import psutil
 import psycopg
 import pytest
 
-from pg_llm import processes, programs, server, settings
 from pg_llm.errors import KitError
-from pg_llm.server import Server
+from pg_llm.server import binaries, processes, server, settings
+from pg_llm.server.server import Server
 
 pytestmark = pytest.mark.slow
 
@@ -70,9 +70,9 @@ def test_a_path_with_spaces_and_quotes(folder):
 
 def test_started_by_several_programs_at_once(folder):
     """Five programs start the server in the same moment: one server, everybody connected."""
-    code = "import sys; from pg_llm.server import Server; print(Server(sys.argv[1]).start().pid)"
+    code = "import sys; from pg_llm.server.server import Server; print(Server(sys.argv[1]).start().pid)"
     command = [sys.executable, "-c", code, str(folder / "home")]
-    root = {**os.environ, "PYTHONPATH": str(programs.PACKAGE.parent)}
+    root = {**os.environ, "PYTHONPATH": str(binaries.PACKAGE.parent)}
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=root) for _ in range(5)]
     pids = {process.communicate(timeout=120)[0].strip() for process in started}
     assert len(pids) == 1 and pids != {""}

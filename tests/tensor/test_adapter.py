@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 import pg_llm
-from pg_llm import tensors
+from pg_llm.files import adapter
 
 ARRAYS = [
     np.array(3.5, np.float32),
@@ -127,7 +127,7 @@ def test_a_summary_refuses_to_be_an_array(connect):
     conn = connect()
     conn.execute("SET pg_llm.display_limit = 10")
     (text,) = conn.execute("SELECT zeros(ARRAY[11])").fetchone()
-    assert isinstance(text, tensors.TensorSummary) and str(text).startswith("tensor(11)")
+    assert isinstance(text, adapter.TensorSummary) and str(text).startswith("tensor(11)")
     with pytest.raises(TypeError, match="display_limit"):
         np.asarray(text)
     assert same(conn.execute("SELECT zeros(ARRAY[11])", binary=True).fetchone()[0], np.zeros(11))
@@ -136,13 +136,13 @@ def test_a_summary_refuses_to_be_an_array(connect):
 
 def test_register_works_where_the_schema_is_not_on_the_path(server):
     """And leaves a connection without autocommit out of any transaction."""
-    pg_llm.database.drop_database("elsewhere")
-    pg_llm.database.create_database("elsewhere")
+    pg_llm.server.database.drop_database("elsewhere")
+    pg_llm.server.database.create_database("elsewhere")
     with pg_llm.connect("elsewhere") as conn:
         conn.execute("DROP EXTENSION pg_llm CASCADE; CREATE SCHEMA kit; CREATE EXTENSION pg_llm SCHEMA kit")
     info = server.start().conninfo("elsewhere")
     with psycopg.connect(**info) as conn:
-        tensors.register(conn)
+        adapter.register(conn)
         assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
         assert same(conn.execute("SELECT %s", [np.ones(3)], binary=True).fetchone()[0], np.ones(3))
 
@@ -153,7 +153,7 @@ def test_register_without_the_extension_says_what_to_run(server):
         conn.execute("CREATE DATABASE bare TEMPLATE template0")
     with psycopg.connect(**server.start().conninfo("bare")) as conn:
         with pytest.raises(LookupError, match="CREATE EXTENSION pg_llm"):
-            tensors.register(conn)
+            adapter.register(conn)
 
 
 @pytest.mark.parametrize(
@@ -166,4 +166,4 @@ def test_register_without_the_extension_says_what_to_run(server):
     ],
 )
 def test_summaries(array, text):
-    assert tensors.summary(array) == text
+    assert adapter.summary(array) == text

@@ -6,7 +6,7 @@ import pytest
 from helpers.shared_copies import TOKENS, files, folder_of
 from helpers.tiny_model import logits, make
 
-from pg_llm.tensors import register
+from pg_llm.files.adapter import register
 
 
 @pytest.fixture

@@ -15,14 +15,14 @@ import pytest
 from helpers.paths import REPO
 
 import pg_llm
-from pg_llm import ingest
 from pg_llm.errors import KitError
+from pg_llm.files import tokenizer
 
 tiktoken = pytest.importorskip("tiktoken")
 pytest.importorskip("tiktoken.load")
 tokenizers = pytest.importorskip("tokenizers")
 
-VOCAB, MERGES = ingest.gpt2_files()
+VOCAB, MERGES = tokenizer.gpt2_files()
 # tiktoken's own pattern for GPT-2
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 CODE_POINTS = [c for c in range(1, 0x110000) if not 0xD800 <= c < 0xE000]  # SQL text holds no NUL
@@ -383,7 +383,7 @@ def test_any_role_that_may_write(conn, connect):
         conn.execute("GRANT SELECT ON llm_model_config, llm_model_version TO tokenizer_teacher")
         teacher = connect()
         teacher.execute("SET ROLE tokenizer_teacher")
-        assert ingest.load_tokenizer(teacher, VOCAB, MERGES, "taught") == 50257
+        assert tokenizer.load_tokenizer(teacher, VOCAB, MERGES, "taught") == 50257
         assert encode(teacher, "Hello world!", "taught") == [15496, 995, 0]
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied to read file"):
             teacher.execute("SELECT pg_llm_load_bpe_vocab(%s, 'x')", [str(VOCAB)])
@@ -422,7 +422,7 @@ def test_other_encoding(conn):
             pieces = latin.execute("SELECT array_agg(piece ORDER BY position) FROM llm_pretokenize('é à')")
             assert pieces.fetchone()[0] == ["é", " à"]
             with pytest.raises(psycopg.errors.UntranslatableCharacter):
-                ingest.load_tokenizer(latin, VOCAB, MERGES, "gpt2")
+                tokenizer.load_tokenizer(latin, VOCAB, MERGES, "gpt2")
     finally:
         conn.execute("DROP DATABASE latin WITH (FORCE)")
 

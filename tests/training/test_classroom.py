@@ -183,7 +183,7 @@ def test_an_interrupted_making_ends_in_the_same_bytes(server, tmp_path, monkeypa
     Two stages, as for the model of 4 layers: with all stories from the start it is another model.
     """
     from pg_llm.classroom import train as making
-    from pg_llm.database import drop_database
+    from pg_llm.server.database import drop_database
 
     def small(folder, **how):
         return making.train(1, tmp_path / folder, say=said.append, **how)

@@ -13,9 +13,9 @@ import psycopg
 import pytest
 from helpers.paths import REPO
 
-from pg_llm import dataset as datasets
-from pg_llm.dataset import Blocks, cut, find_inputs, pieces, prepare_dataset
 from pg_llm.errors import KitError
+from pg_llm.files import dataset as datasets
+from pg_llm.files.dataset import Blocks, cut, find_inputs, pieces, prepare_dataset
 
 pytestmark = pytest.mark.slow
 

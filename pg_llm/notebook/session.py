@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 
-from pg_llm import database as databases
 from pg_llm.errors import KitError
+from pg_llm.server import database as databases
 
 DISPLAY_LIMIT = 100  # elements of a tensor that %%sql shows in full
 

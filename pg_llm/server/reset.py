@@ -7,8 +7,8 @@ import subprocess
 import psycopg
 from psycopg import sql
 
-from pg_llm import clients
 from pg_llm.errors import KitError
+from pg_llm.server import clients
 
 # Raised by triggers when the other tables are filled.
 DERIVED = {"llm_model_version"}

@@ -16,12 +16,13 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from pg_llm import alterations, archive, clients, rows, template
-from pg_llm import database as databases
-from pg_llm.access import maintenance, open_database
-from pg_llm.alterations import AFTER_ROWS, BEFORE_ROWS, LAST, Fact
-from pg_llm.backup import DUMP, session
+from pg_llm.backup import alterations, archive, rows
+from pg_llm.backup.alterations import AFTER_ROWS, BEFORE_ROWS, LAST, Fact
+from pg_llm.backup.backup import DUMP, session
 from pg_llm.errors import KitError
+from pg_llm.server import clients, template
+from pg_llm.server import database as databases
+from pg_llm.server.connect import maintenance, open_database
 
 # The table whose rows describe the build; of a backup of another one it takes the columns that users added.
 BUILDS_OWN = "llm_op"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from pg_llm import programs
 from pg_llm.errors import KitError
+from pg_llm.server import binaries
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def flock(path: Path, wait: float):
         os.close(descriptor)
 
 
-def socket_dir(home: Path, user: programs.RunAs) -> Path:
+def socket_dir(home: Path, user: binaries.RunAs) -> Path:
     """A short private folder for the socket: the kernel takes paths up to 107 bytes only."""
     name = "pg_llm-" + hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -100,4 +100,4 @@ def _cwd(process: psutil.Process) -> str:
     except psutil.AccessDenied:
         # Root in a container may not look into another user's process, but that user may.
         look = ["/bin/sh", "-c", 'cd "/proc/$1/cwd" && pwd -P', "sh", process.pid]
-        return programs.run_as().run(look).stdout.rstrip("\n")
+        return binaries.run_as().run(look).stdout.rstrip("\n")

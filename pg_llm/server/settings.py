@@ -9,14 +9,14 @@ from pathlib import Path
 
 import psutil
 
-from pg_llm import programs
+from pg_llm.server import binaries
 
 PORT = 5432  # names the socket file; no TCP port is opened by it
 FILE = "pg_llm.conf"
 MEGABYTE = 1 << 20
 
 
-def render(found: programs.Programs, data: Path, socket_dir: Path, port: int, listen: str) -> str:
+def render(found: binaries.Programs, data: Path, socket_dir: Path, port: int, listen: str) -> str:
     """The text of pg_llm.conf for a server whose files are in data."""
     memory = memory_bytes() // MEGABYTE
     values = {
@@ -53,7 +53,7 @@ def with_paths(have: str, want: str) -> str:
     return "\n".join([*rest, *paths_of(want), ""])
 
 
-def write(path: Path, text: str, user: programs.RunAs) -> None:
+def write(path: Path, text: str, user: binaries.RunAs) -> None:
     """Writes a file of the server's user, whole or not at all."""
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(text)
@@ -62,7 +62,7 @@ def write(path: Path, text: str, user: programs.RunAs) -> None:
     fresh.replace(path)
 
 
-def prepare(data: Path, user: programs.RunAs) -> None:
+def prepare(data: Path, user: binaries.RunAs) -> None:
     """Makes a new data folder include pg_llm.conf, trust its socket and ask for passwords elsewhere."""
     conf = (data / "postgresql.conf").read_text()
     # initdb's own lines for these would win over the included file.

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from pg_llm.checkpoint import Checkpoint, CheckpointError, Tensor, open_checkpoint, progress_bar
+from pg_llm.files.checkpoint import Checkpoint, CheckpointError, Tensor, open_checkpoint, progress_bar
 
 # A field of the wire protocol is at most 1 GB.
 _MAX_TENSOR_BYTES = 2**30 - 64

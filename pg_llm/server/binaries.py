@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pg_llm.errors import KitError
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)

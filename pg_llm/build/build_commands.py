@@ -12,10 +12,10 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 from setuptools.errors import ExecError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pg_llm import build_extension  # noqa: E402
+from pg_llm.build import build_extension  # noqa: E402
 
 
 class Build(build):

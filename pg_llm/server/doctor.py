@@ -11,11 +11,12 @@ from pathlib import Path
 
 import psutil
 
-from pg_llm import __version__, database, programs, settings
-from pg_llm.access import maintenance, open_database
+from pg_llm import __version__
 from pg_llm.errors import KitError
-from pg_llm.server import Running, Server
-from pg_llm.template import TEMPLATE
+from pg_llm.server import binaries, database, settings
+from pg_llm.server.connect import maintenance, open_database
+from pg_llm.server.server import Running, Server
+from pg_llm.server.template import TEMPLATE
 
 MEGABYTE = 1 << 20
 
@@ -101,16 +102,16 @@ def _packages():
 
 def _postgresql():
     """PostgreSQL programs."""
-    found = programs.installed()
+    found = binaries.installed()
     yield f"PostgreSQL {found.major} in {found.bin}"
 
 
 def _extension():
     """Compiled extension."""
-    folder = programs.extension_folder()
+    folder = binaries.extension_folder()
     if not list((folder / "lib").glob("pg_llm.*")):
         raise KitError(f"no library in {folder}/lib; install the kit again: pip install --force-reinstall .")
-    yield f"build {programs.build_hash(folder)} in {folder}"
+    yield f"build {binaries.build_hash(folder)} in {folder}"
 
 
 def _folder():
@@ -174,11 +175,11 @@ def _upgrade_problems(server: Server, live: Running) -> list[str]:
     problems = []
     try:
         running = Path(psutil.Process(live.pid).exe())
-        installed = programs.usable_by(programs.run_as(), server.home).bin / "postgres"
+        installed = binaries.usable_by(binaries.run_as(), server.home).bin / "postgres"
         if not running.exists() or not os.path.samefile(running, installed):
             problems.append(f"the server runs {running}, installed is {installed}: pg-llm stop, pg-llm start")
         started = psutil.Process(live.pid).create_time()
-        library = max(p.stat().st_ctime for p in (programs.extension_folder() / "lib").iterdir())
+        library = max(p.stat().st_ctime for p in (binaries.extension_folder() / "lib").iterdir())
         if library > started:
             problems.append(
                 "the extension is newer than the server; sessions opened before it still run the old one"

@@ -20,8 +20,8 @@ from pathlib import Path
 import platformdirs
 import psutil
 
-from pg_llm import processes, programs, settings
 from pg_llm.errors import KitError
+from pg_llm.server import binaries, processes, settings
 
 SUPERUSER = "postgres"
 START_SECONDS = 300  # crash recovery may have much to replay
@@ -141,15 +141,15 @@ class Server:
                 os.umask(0o077)
                 os.execve(found.bin / "postgres", self._command(found), processes.environment())
 
-    def _command(self, found: programs.Programs) -> list:
+    def _command(self, found: binaries.Programs) -> list:
         return [found.bin / "postgres", "-D", self.data]
 
-    def _prepare(self, port: int | None, listen: str) -> tuple[programs.RunAs, programs.Programs]:
+    def _prepare(self, port: int | None, listen: str) -> tuple[binaries.RunAs, binaries.Programs]:
         """Everything up to the start itself: a data folder, settings, no remains of an earlier server."""
-        user = programs.run_as()
-        found = programs.usable_by(user, self.home)
+        user = binaries.run_as()
+        found = binaries.usable_by(user, self.home)
         self._end_orphans()
-        programs.forget_copies(self.home, found)
+        binaries.forget_copies(self.home, found)
         self._check_data(user, found)
         if not (self.data / "PG_VERSION").exists():
             self._initdb(user, found)
@@ -198,15 +198,15 @@ class Server:
             have = path.read_text()
         except PermissionError:
             return True  # another user's server: usable, not ours to change
-        found = programs.usable_by(programs.run_as(), self.home)
+        found = binaries.usable_by(binaries.run_as(), self.home)
         want = settings.render(found, self.data, live.socket_dir, live.port, live.listen)
         if settings.paths_of(have) != settings.paths_of(want):
             with self._lock():
-                settings.write(path, settings.with_paths(have, want), programs.run_as())
+                settings.write(path, settings.with_paths(have, want), binaries.run_as())
                 os.kill(live.pid, signal.SIGHUP)
         return True
 
-    def _initdb(self, user: programs.RunAs, found: programs.Programs) -> None:
+    def _initdb(self, user: binaries.RunAs, found: binaries.Programs) -> None:
         # Made beside its place and renamed: an interrupted initdb leaves nothing that looks like data.
         fresh = self.home / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
@@ -221,7 +221,7 @@ class Server:
         settings.prepare(fresh, user)
         fresh.rename(self.data)
 
-    def _check_data(self, user: programs.RunAs, found: programs.Programs) -> None:
+    def _check_data(self, user: binaries.RunAs, found: binaries.Programs) -> None:
         version = self.data / "PG_VERSION"
         if self.data.exists() and self.data.stat().st_uid != user.uid:
             raise KitError(f"{self.data} belongs to user id {self.data.stat().st_uid}, not to {user.name}")
@@ -263,7 +263,7 @@ class Server:
             int(lines[0]), int(lines[3]), Path(lines[4]), lines[5].strip(), lines[7].strip() == "ready"
         )
 
-    def _open_log(self, user: programs.RunAs) -> None:
+    def _open_log(self, user: binaries.RunAs) -> None:
         if self.log.exists() and self.log.stat().st_size > 10_000_000:
             self.log.replace(self.log.with_suffix(".old"))
         self.log.touch(mode=0o600)
@@ -299,7 +299,7 @@ class Server:
             raise KitError(
                 f"folder {self.home} cannot be written ({error.strerror}); set PG_LLM_HOME to one of yours"
             ) from None
-        user = programs.run_as()
+        user = binaries.run_as()
         if user.switch and user.run(["/bin/sh", "-c", 'test -x "$1"', "sh", self.home]).returncode != 0:
             raise KitError(
                 f"the server runs as user {user.name} (PostgreSQL refuses to run as root), who cannot enter "

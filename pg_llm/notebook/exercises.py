@@ -7,15 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import psycopg
 
-from pg_llm import answers, session
+from pg_llm.notebook import session, solutions
 
 
 def check(exercise: str, answer) -> None:
     """Says whether an answer is right, or what to look at. Attempts are kept in learner.attempt."""
-    if exercise not in answers.EXERCISES:
-        known = ", ".join(answers.EXERCISES)
+    if exercise not in solutions.EXERCISES:
+        known = ", ".join(solutions.EXERCISES)
         raise KeyError(f"there is no exercise {exercise}; there are {known}")
-    task = answers.EXERCISES[exercise]
+    task = solutions.EXERCISES[exercise]
     value = plain(answer)
     if (
         value is None

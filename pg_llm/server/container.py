@@ -6,9 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-from pg_llm import database, settings
 from pg_llm.errors import KitError
-from pg_llm.server import Server
+from pg_llm.server import database, settings
+from pg_llm.server.server import Server
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
-from pg_llm import session
+from pg_llm.notebook import session
 
 STEPS, BATCH, STORIES = 24, 16, 384
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from pg_llm import alterations, archive, carry, clients, rows
-from pg_llm.access import open_database
+from pg_llm.backup import alterations, archive, rows
 from pg_llm.errors import KitError
+from pg_llm.server import clients, reset
+from pg_llm.server.connect import open_database
 
 DUMP = "database.dump"
 LOCK_SECONDS = 60
@@ -111,7 +112,7 @@ def _rights(conn: psycopg.Connection):
 
 
 def _write(conn: psycopg.Connection, writer: archive.Writer, database: str, say: Callable) -> None:
-    tables = conn.execute(rows.TABLES, [list(carry.DERIVED)]).fetchall()
+    tables = conn.execute(rows.TABLES, [list(reset.DERIVED)]).fetchall()
     sequences = [name for (name,) in conn.execute(SEQUENCES).fetchall()]
     conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     with conn.transaction():

@@ -9,7 +9,7 @@ from psycopg import pq
 from psycopg import sql as composed
 from psycopg.rows import tuple_row
 
-from pg_llm import render, session, sqltext
+from pg_llm.notebook import render, session, sqltext
 
 ROWS_SHOWN = 50
 DIGITS = 6

@@ -18,10 +18,11 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from pg_llm import classroom, rights, template
-from pg_llm.access import DEFAULT, dsn, maintenance, open_database, prepare
+from pg_llm import classroom
 from pg_llm.errors import KitError
-from pg_llm.template import current_build
+from pg_llm.server import rights, template
+from pg_llm.server.connect import DEFAULT, dsn, maintenance, open_database, prepare
+from pg_llm.server.template import current_build
 
 __all__ = [
     "build_of",
@@ -125,7 +126,7 @@ def drop_database(database: str) -> None:
 
 def reset(database: str) -> None:
     """A clean database under the same name; models named my_* and the tables of schema `learner` are kept."""
-    from pg_llm.carry import carry_over
+    from pg_llm.server.reset import carry_over
 
     fresh = database[:50] + "_new_" + uuid.uuid4().hex[:6]
     create_database(fresh)
@@ -187,6 +188,6 @@ def drop_quietly(database: str) -> None:
 
 
 def _embedded_runs() -> bool:
-    from pg_llm.server import Server
+    from pg_llm.server.server import Server
 
     return Server().running() is not None

@@ -27,9 +27,9 @@ from sql.connection import Connection
 from sql.magic import SqlMagic
 from sql.run import FakeResultProxy, ResultSet
 
-from pg_llm import database as databases
-from pg_llm import pictures, render, session, sqltext
 from pg_llm.errors import KitError
+from pg_llm.notebook import pictures, render, session, sqltext
+from pg_llm.server import database as databases
 
 ROWS_SHOWN = 50
 OURS = "pg_llm"  # ipython-sql's name of the notebook's connection: %sql pg_llm comes back from another one
@@ -163,7 +163,7 @@ class KitMagics(Magics):
 
 def status():
     """One row per fact about the session, as a DataFrame."""
-    from pg_llm.frames import Frame
+    from pg_llm.notebook.frames import Frame
 
     conn = session.current().conn
     models = conn.execute("SELECT DISTINCT model FROM llm_param ORDER BY model").fetchall()

@@ -13,9 +13,10 @@ import warnings
 import psycopg
 from psycopg import sql
 
-from pg_llm import classroom, rights
-from pg_llm.access import dsn, maintenance, open_database, prepare
+from pg_llm import classroom
 from pg_llm.errors import KitError
+from pg_llm.server import rights
+from pg_llm.server.connect import dsn, maintenance, open_database, prepare
 
 TEMPLATE = "pg_llm_template"
 LOCK_KEY = 0x70675F6C6C6D  # "pg_llm": who holds this advisory lock builds the template
@@ -101,7 +102,7 @@ def _secure_copies(conn: psycopg.Connection) -> None:
 def current_build() -> str:
     """The build of the extension that new databases get; of a server elsewhere its version is all we know."""
     if not dsn():
-        from pg_llm.programs import build_hash
+        from pg_llm.server.binaries import build_hash
 
         return build_hash()
     with maintenance() as conn:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import psycopg
 
-from pg_llm.frames import Frame, view
-from pg_llm.plots import BLUE, GREY, _axes
+from pg_llm.notebook.frames import Frame, view
+from pg_llm.plots.plots import BLUE, GREY, _axes
 
 COLORS = {"prefill": BLUE, "decode": "#c8622a"}
 SEEN, NAMED = 0.002, 0.03  # share of the phase's time from which an op is drawn, and named

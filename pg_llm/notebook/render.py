@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 
-from pg_llm.tensors import summary
+from pg_llm.files.adapter import summary
 
 LONGEST = 2000  # characters shown of one text
 _TEXT = ' style="text-align:left;white-space:pre-wrap"'

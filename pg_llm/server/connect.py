@@ -21,7 +21,7 @@ def open_database(database: str | None) -> psycopg.Connection:
     try:
         if dsn():
             return psycopg.connect(dsn(), autocommit=True, **({"dbname": database} if database else {}))
-        from pg_llm.server import Server
+        from pg_llm.server.server import Server
 
         return psycopg.connect(**Server().start().conninfo(database or DEFAULT), autocommit=True)
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
@@ -55,15 +55,16 @@ def prepare(conn: psycopg.Connection) -> None:
             raise KitError(f"CREATE EXTENSION pg_llm failed: {error.diag.message_primary or error}") from None
         else:
             _fill(conn)
-    from pg_llm.tensors import register
+    from pg_llm.files.adapter import register
 
     register(conn)
 
 
 def _fill(conn: psycopg.Connection) -> None:
     """What every database of the kit starts with: GPT-2's tokenizer and the classroom models."""
-    from pg_llm import classroom, ingest
+    from pg_llm import classroom
+    from pg_llm.files import tokenizer
 
-    vocab, merges = ingest.gpt2_files()
-    ingest.load_tokenizer(conn, vocab, merges, "gpt2")
+    vocab, merges = tokenizer.gpt2_files()
+    tokenizer.load_tokenizer(conn, vocab, merges, "gpt2")
     classroom.load(conn)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import psycopg
 
-from pg_llm.programs import server_package
+from pg_llm.server.binaries import server_package
 
 MAJOR = 18  # of the programs, which cannot read newer servers
 _TIMEOUT = b"SET transaction_timeout = 0;\n"  # of PostgreSQL 17

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pg_llm.plots import BLUE, GREY
+from pg_llm.plots.plots import BLUE, GREY
 
 LONGEST = 26  # characters of a name in a box
 ROWS = 45  # more layers than these cannot be read

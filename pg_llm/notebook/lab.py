@@ -9,16 +9,16 @@ import shutil
 import sys
 from pathlib import Path
 
-from pg_llm import server
 from pg_llm.errors import KitError
+from pg_llm.server import server
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent.parent
 MANIFEST = ".pg_llm.json"
 
 
 def run(echo, browser: bool, arguments: list[str]) -> None:
     """Becomes JupyterLab; returns only when something is missing."""
-    from pg_llm import database
+    from pg_llm.server import database
 
     if not database.dsn():
         echo(f"PostgreSQL: {server.default_home()}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from pg_llm.archive import BLOCK, Reader, Writer
+from pg_llm.backup.archive import BLOCK, Reader, Writer
 
 LARGE = 256 << 20  # bytes from which on a row is large
 

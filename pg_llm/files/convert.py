@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from pg_llm.checkpoint import (
+from pg_llm.files.checkpoint import (
     CONFIG,
     Checkpoint,
     CheckpointError,

@@ -1,0 +1,1 @@
+"""pg-llm backup and pg-llm restore: a database as one file."""

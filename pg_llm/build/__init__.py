@@ -1,0 +1,1 @@
+"""Compiles the extension when the package is installed."""

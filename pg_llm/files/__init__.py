@@ -1,0 +1,1 @@
+"""Files and arrays on their way into the database: checkpoints, tokenizers, datasets, tensors."""

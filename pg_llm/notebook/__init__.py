@@ -1,0 +1,1 @@
+"""What a Jupyter notebook uses: %%sql, query results as tables, exercises."""

@@ -1,0 +1,1 @@
+"""The embedded PostgreSQL, or the server of PG_LLM_DSN, and its databases."""
