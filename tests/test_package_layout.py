@@ -11,8 +11,8 @@ from conftest import REPO
 PACKAGE = REPO / "pg_llm"
 # From the ground up: each may import those before it. bootstrap.py runs before anything is installed.
 # classroom/ is data that every database starts with; its train.py, which makes that data, needs a server.
-LAYERS = """bootstrap errors build files classroom server backup notebook plots client alias classroom.train
-            bench cli __main__""".split()
+LAYERS = """bootstrap errors catalog build files classroom server backup notebook plots client alias
+            classroom.train bench cli __main__""".split()
 
 
 def layer(module: str) -> str:

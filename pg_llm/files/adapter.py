@@ -15,27 +15,22 @@ import psycopg
 from psycopg import adapt, pq
 from psycopg.types import TypeInfo
 
+from pg_llm import catalog
+
 MAX_DIMS = 8
 # A field of the wire protocol is at most 1 GB; the server says the same of its values.
 MAX_ELEMENTS = (2**30 - 64) // 4
 
-_FIND_TYPE = """
-SELECT t.oid, t.typarray FROM pg_catalog.pg_extension e
-JOIN pg_catalog.pg_type t ON t.typnamespace = e.extnamespace AND t.typname = 'tensor'
-WHERE e.extname = 'pg_llm'
-"""
+_TYPE = "SELECT oid, typarray FROM pg_catalog.pg_type WHERE typname = 'tensor' AND typnamespace = %s"
 
 
 def register(conn: psycopg.Connection) -> None:
     """Makes conn send float arrays as tensor and receive tensors as float32 arrays; int arrays are int[].
 
-    Raises LookupError where the database has no extension pg_llm.
+    Errors: NoExtensionError where the database does not have the extension.
     """
-    with conn.transaction(), conn.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
-        found = cursor.execute(_FIND_TYPE).fetchone()
-    if found is None:
-        raise LookupError("this database has no tensor type; run: CREATE EXTENSION pg_llm")
-    oid, array_oid = found
+    with conn.transaction():
+        oid, array_oid = catalog.row(conn, _TYPE, [catalog.namespace(conn)[0]])
     adapters = conn.adapters
     # Registers tensor[] as well: a list of arrays.
     TypeInfo("tensor", oid, array_oid, regtype="tensor").register(conn)

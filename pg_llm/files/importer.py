@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
+from pg_llm import catalog
 from pg_llm.files.checkpoint import Checkpoint, CheckpointError, Tensor, open_checkpoint, progress_bar
 
 # A field of the wire protocol is at most 1 GB.
@@ -42,7 +43,7 @@ def load_model(
     with open_checkpoint(folder_or_file) as checkpoint:
         _check_sizes(checkpoint)
         with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
-            schema = _schema(cursor)
+            schema = catalog.schema(conn)
             rows = _begin(cursor, schema, checkpoint, model)
             chosen = [(name, checkpoint.tensors[position - 1]) for name, position in rows]
             _copy(cursor, schema, model, chosen, progress)
@@ -55,17 +56,6 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
             raise CheckpointError(
                 f'tensor "{tensor.name}" has {tensor.size} elements; one row holds {_MAX_TENSOR_BYTES // 4}'
             )
-
-
-def _schema(cursor: psycopg.Cursor) -> sql.Identifier:
-    """Where the extension lives: names are qualified, so that search_path and pg_temp cannot interfere."""
-    found = cursor.execute(
-        "SELECT n.nspname FROM pg_catalog.pg_extension e "
-        "JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_llm'"
-    ).fetchone()
-    if found is None:
-        raise LookupError("this database has no models; run: CREATE EXTENSION pg_llm")
-    return sql.Identifier(found[0])
 
 
 def _begin(cursor, schema, checkpoint: Checkpoint, model: str) -> list[tuple[str, int]]:
@@ -95,7 +85,7 @@ def _copy(cursor, schema, model: str, chosen: list[tuple[str, Tensor]], progress
                 + head
             )
             for piece in tensor.pieces():
-                copy.write(memoryview(piece).cast("B"))
+                copy.write(piece.data.cast("B"))
                 bar.update(piece.nbytes)
         copy.write(struct.pack("!h", -1))
 

@@ -1,0 +1,48 @@
+"""Small queries that every part of the package needs, over any psycopg 3 connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.abc import Params
+from psycopg.rows import tuple_row
+
+from pg_llm.errors import NoExtensionError
+
+Query = str | bytes | sql.SQL | sql.Composed
+
+
+def row(conn: psycopg.Connection, query: Query, params: Params | None = None) -> tuple[Any, ...]:
+    """The first row of a query that always returns one."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        found = cursor.execute(query, params).fetchone()
+    assert found is not None
+    return found
+
+
+def value(conn: psycopg.Connection, query: Query, params: Params | None = None) -> Any:
+    """The first value of that row."""
+    return row(conn, query, params)[0]
+
+
+def namespace(conn: psycopg.Connection) -> tuple[int, str]:
+    """Oid and name of the schema that holds the extension, which need not be on the search path.
+
+    Errors: NoExtensionError.
+    """
+    query = (
+        "SELECT n.oid, n.nspname FROM pg_catalog.pg_extension e "
+        "JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_llm'"
+    )
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        found = cursor.execute(query).fetchone()
+    if found is None:
+        raise NoExtensionError
+    return found
+
+
+def schema(conn: psycopg.Connection) -> sql.Identifier:
+    """The name of that schema, to qualify names with: search_path and pg_temp then cannot interfere."""
+    return sql.Identifier(namespace(conn)[1])
