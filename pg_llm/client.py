@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import psycopg
 from psycopg import pq, sql
 from psycopg.rows import class_row, tuple_row
 
+from pg_llm import catalog
 from pg_llm.notebook import frames, session
-
-_DEFAULT = object()  # an argument not given: the server's default holds (None is SQL's NULL)
 
 
 @dataclass(frozen=True)
@@ -50,50 +50,66 @@ class PGLLMClient:
     def generate(
         self,
         prompt: str,
-        max_tokens=_DEFAULT,
-        temperature=_DEFAULT,
-        topk=_DEFAULT,
-        topp=_DEFAULT,
-        model=_DEFAULT,
-        eos=_DEFAULT,
-        seed=_DEFAULT,
+        max_tokens: int | None = None,
+        *,
+        temperature: float | None = 1.0,
+        topk: int | None = 50,
+        topp: float | None = 0.95,
+        eos: int | None = 50256,
+        seed: int | None = None,
+        model: str | None = None,
     ) -> str:
-        """The prompt and its continuation. temperature 0 is greedy; eos None means no token ends the text."""
-        arguments = self._arguments(locals())
+        """The prompt and its continuation, sampled token by token.
+
+        max_tokens: of the continuation; None: 64, or what fits the model.
+        temperature: divides the logits; 0 is greedy.
+        topk, topp: sampled are the k most probable tokens, and of these the most probable ones that together
+            have the probability topp; None: no limit.
+        eos: the token that ends the text; 50256 stands for the model's own, None for no token.
+        seed: of the random numbers; None: another one each time.
+        """
         with self._cursor() as cursor:
-            return cursor.execute(self._call("SELECT {}", "llm_generate", arguments), arguments).fetchone()[0]
+            query, arguments = self._call(
+                "SELECT {}", "llm_generate", model, prompt=prompt, max_tokens=max_tokens,
+                temperature=temperature, topk=topk, topp=topp, eos=eos, seed=seed,
+            )  # fmt: skip
+            return cursor.execute(query, arguments).fetchall()[0][0]
 
     def stream(
         self,
         prompt: str,
-        max_tokens=_DEFAULT,
-        temperature=_DEFAULT,
-        topk=_DEFAULT,
-        topp=_DEFAULT,
-        model=_DEFAULT,
-        eos=_DEFAULT,
-        seed=_DEFAULT,
-    ) -> Iterator[Event]:
-        """The same, token by token, each as soon as it is made. Closing the iterator cancels the rest."""
-        arguments = self._arguments(locals())
-        query = self._call(
-            "SELECT step, token_id, token, text, is_complete FROM {}", "llm_generate_stream", arguments
-        )
+        max_tokens: int | None = None,
+        *,
+        temperature: float | None = 1.0,
+        topk: int | None = 50,
+        topp: float | None = 0.95,
+        eos: int | None = 50256,
+        seed: int | None = None,
+        model: str | None = None,
+    ) -> Generator[Event, None, None]:
+        """The text of generate, token by token, each as soon as it is made; .close() cancels the rest."""
+        query, arguments = self._call(
+            "SELECT step, token_id, token, text, is_complete FROM {}", "llm_generate_stream", model,
+            prompt=prompt, max_tokens=max_tokens, temperature=temperature, topk=topk, topp=topp, eos=eos,
+            seed=seed,
+        )  # fmt: skip
         return self._events(query, arguments)
 
     def beam_search(
-        self, prompt: str, beam_width=_DEFAULT, max_tokens=_DEFAULT, model=_DEFAULT
+        self, prompt: str, beam_width: int = 4, *, max_tokens: int | None = None, model: str | None = None
     ) -> list[Beam]:
         """The most probable continuations that a beam of that width finds, best first."""
-        arguments = self._arguments(locals())
-        query = self._call("SELECT rank, score, text FROM {} ORDER BY rank", "llm_beam_search", arguments)
+        query, arguments = self._call(
+            "SELECT rank, score, text FROM {} ORDER BY rank", "llm_beam_search", model,
+            prompt=prompt, beam_width=beam_width, max_tokens=max_tokens,
+        )  # fmt: skip
         with self._cursor(class_row(Beam)) as cursor:
             return cursor.execute(query, arguments).fetchall()
 
-    def next_tokens(self, prompt: str, k: int | None = 10, model=_DEFAULT) -> frames.Frame:
+    def next_tokens(self, prompt: str, k: int | None = 10, *, model: str | None = None) -> frames.Frame:
         """The k most probable next tokens (None: all of them): rank, token_id, token, probability."""
-        arguments = self._arguments(locals())
-        return self._frame(self._call("SELECT * FROM {}", "llm_next_tokens", arguments), arguments)
+        query, arguments = self._call("SELECT * FROM {}", "llm_next_tokens", model, prompt=prompt, k=k)
+        return self._frame(query, arguments)
 
     def graph(self, model: str | None = None) -> frames.Frame:
         """One row a node of the architecture: name, op, inputs, attrs, shape."""
@@ -136,12 +152,13 @@ class PGLLMClient:
         with session.connection(self._conn) as conn, conn.cursor(row_factory=row_factory) as cursor:
             yield cursor
 
-    def _events(self, query: sql.Composed, arguments: dict) -> Iterator[Event]:
+    def _events(self, query: sql.Composed, arguments: dict) -> Generator[Event, None, None]:
         with session.connection(self._conn) as conn, _undone_if_left(conn):
             session.streaming(conn, +1)
             try:
                 with conn.cursor(row_factory=class_row(Event)) as cursor:
-                    with contextlib.closing(cursor.stream(query, arguments)) as events:
+                    events = cast("Generator[Event, None, None]", cursor.stream(query, arguments))
+                    with contextlib.closing(events):
                         yield from events
             finally:
                 session.streaming(conn, -1)
@@ -154,22 +171,20 @@ class PGLLMClient:
             cursor.execute(query, arguments)
             return frames.frame(cursor)
 
-    def _arguments(self, given: dict) -> dict:
-        """What the caller gave, by SQL's names; this client's model where the caller gave none."""
-        arguments = {k: v for k, v in given.items() if k != "self" and v is not _DEFAULT}
-        arguments["model"] = arguments.get("model") or self.model
-        return arguments if arguments["model"] else {k: v for k, v in arguments.items() if k != "model"}
-
-    def _call(self, query: str, function: str, arguments: dict) -> sql.Composed:
+    def _call(
+        self, query: str, function: str, model: str | None, **arguments: object
+    ) -> tuple[sql.Composed, dict[str, object]]:
+        """A query with a call of a function in place of {}, and the arguments it sends."""
+        model = model or self.model
+        if model:
+            arguments["model"] = model
         named = sql.SQL(", ").join(
             sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments
         )
-        call = sql.SQL("{}.{}({})").format(self._schema(), sql.Identifier(function), named)
-        return sql.SQL(query).format(call)
-
-    def _schema(self) -> sql.Identifier:
         with session.connection(self._conn) as conn:
-            return frames.schema(conn)
+            schema = catalog.schema(conn)
+        call = sql.SQL("{}.{}({})").format(schema, sql.Identifier(function), named)
+        return sql.SQL(query).format(call), arguments
 
 
 @contextlib.contextmanager

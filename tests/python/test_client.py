@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import time
 
 import numpy as np
@@ -174,6 +176,20 @@ def test_the_extension_may_be_in_another_schema(server):
         conn.execute("SELECT kit.llm_init_model('m', 1)")
         client = PGLLMClient(conn, model="m")
         assert len(client.params()) and len(client.graph())
+
+
+@pytest.mark.parametrize("method", ["generate", "stream", "beam_search", "next_tokens"])
+def test_the_defaults_are_those_of_the_function(conn, method):
+    """help(PGLLMClient.generate) shows what llm_generate does with an argument that is left out."""
+    function = {"stream": "generate_stream"}.get(method, method)
+    query = "SELECT pg_get_function_arguments(%s::regproc)"
+    declared = conn.execute(query, [f"llm_{function}"]).fetchone()[0]
+    defaults = dict(re.findall(r"(\w+) [^,]*? DEFAULT ([^,:]+)", declared))
+    parameters = inspect.signature(getattr(PGLLMClient, method)).parameters
+    assert {*parameters} - {"self", "prompt"} == {*defaults}
+    assert defaults.pop("model") == "llm_default_model()" and parameters["model"].default is None
+    for name, default in defaults.items():
+        assert parameters[name].default == (None if default == "NULL" else float(default)), name
 
 
 def test_another_kind_of_connection_is_refused():
