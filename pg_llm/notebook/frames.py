@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import psycopg
@@ -9,34 +11,44 @@ from psycopg import pq
 from psycopg import sql as composed
 from psycopg.rows import tuple_row
 
+from pg_llm import catalog
 from pg_llm.notebook import render, session, sqltext
 
-ROWS_SHOWN = 50
-DIGITS = 6
 _FLOAT4, _FLOATS, _INTEGERS, _BOOL = 700, (701, 1700), (20, 21, 23, 26), 16
 
 
 class Frame(pd.DataFrame):
-    """A DataFrame whose cells may hold tensors; they are shown as one line each."""
+    """A DataFrame whose cells may hold tensors; they are shown as one line each.
+
+    pandas' options display.max_rows, display.max_columns and display.precision hold; the precision counts
+    significant digits. The index is shown unless it is an unnamed RangeIndex.
+    """
 
     @property
     def _constructor(self):
         return Frame
 
-    def _table(self, draw):
-        if not isinstance(self.index, pd.RangeIndex):
-            return None
-        shown = self.head(ROWS_SHOWN)
-        rows = zip(*(shown.iloc[:, i].tolist() for i in range(shown.shape[1])), strict=True)
-        rows = [[None if v is pd.NA else v for v in row] for row in rows]
-        note = f"{len(self):,} rows, the first {ROWS_SHOWN} shown" if len(self) > ROWS_SHOWN else ""
-        return draw(self.columns, rows, DIGITS, note)
+    def _table(self, draw: Callable[..., str]) -> str:
+        most, wide = pd.get_option("display.max_rows"), pd.get_option("display.max_columns")
+        shown = self.head(most) if most else self
+        columns = [(str(name), shown.iloc[:, i].tolist()) for i, name in enumerate(self.columns)]
+        if wide and len(columns) > wide:
+            left, right = wide - wide // 2, wide // 2
+            columns = [*columns[:left], ("…", ["…"] * len(shown)), *columns[len(columns) - right :]]
+        if not isinstance(self.index, pd.RangeIndex) or self.index.name is not None:
+            levels = enumerate(self.index.names)
+            index = [(str(name or ""), shown.index.get_level_values(i).tolist()) for i, name in levels]
+            columns = [*index, *columns]
+        rows = zip(*(values for _, values in columns), strict=True)
+        cells = [[None if v is pd.NA else v for v in row] for row in rows]
+        note = f"{len(self):,} rows, the first {len(shown)} shown" if len(self) > len(shown) else ""
+        return draw([name for name, _ in columns], cells, pd.get_option("display.precision"), note)
 
-    def _repr_html_(self):
-        return self._table(render.html_table) or super()._repr_html_()
+    def _repr_html_(self) -> str:
+        return self._table(render.html_table)
 
-    def __repr__(self):
-        return self._table(render.text_table) or super().__repr__()
+    def __repr__(self) -> str:
+        return self._table(render.text_table)
 
 
 def sql(query: str, /, *, conn: psycopg.Connection | None = None, **params) -> Frame | None:
@@ -124,17 +136,8 @@ def train_log(
 def view(query: str, conn: psycopg.Connection | None = None, **params) -> Frame:
     """A query as a frame; {0} in it is the extension's schema, which need not be on the search path."""
     with session.connection(conn) as chosen, chosen.cursor(binary=True, row_factory=tuple_row) as cursor:
-        cursor.execute(composed.SQL(query).format(schema(chosen)), params)
+        cursor.execute(composed.SQL(query).format(catalog.schema(chosen)), params)
         return frame(cursor)
-
-
-def schema(conn: psycopg.Connection) -> composed.Identifier:
-    """Where the extension lives in a database."""
-    query = "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'pg_llm'"
-    row = conn.cursor(row_factory=tuple_row).execute(query).fetchone()
-    if row is None:
-        raise LookupError("this database has no extension pg_llm; run: CREATE EXTENSION pg_llm")
-    return composed.Identifier(row[0])
 
 
 # -- rows to columns ----
@@ -144,13 +147,13 @@ def frame(cursor: psycopg.Cursor) -> Frame:
     """All rows of an executed cursor, each column in the numpy type that fits it."""
     rows = cursor.fetchall()
     columns = []
-    for i, column in enumerate(cursor.description):
+    for i, column in enumerate(cursor.description or []):
         values = [row[i] for row in rows]
         if cursor.adapters.get_loader(column.type_code, pq.Format.BINARY) is None:
             values = [_decode(v) for v in values]
         columns.append(_typed(values, column.type_code))
     result = Frame(dict(enumerate(columns)))
-    result.columns = [column.name for column in cursor.description]
+    result.columns = [column.name for column in cursor.description or []]
     return result
 
 

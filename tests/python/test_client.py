@@ -7,6 +7,7 @@ import re
 import time
 
 import numpy as np
+import pandas as pd
 import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
@@ -226,6 +227,35 @@ def test_frames_show_tensors_in_one_line(conn):
     assert repr(frame).splitlines()[2] == "tensor(30,40) [0, 0, 0, 0, …] mean 0 sd 0  NULL   a"
     assert "tensor(30,40)" in frame._repr_html_()
     assert type(frame.head(1)) is type(frame)
+
+
+def test_frames_obey_pandas_options(conn):
+    frame = pg_llm.sql(
+        "SELECT i, i / 3.0::float8 AS third, i AS a, i AS b FROM generate_series(1, 70) AS i", conn=conn
+    )
+    assert len(repr(frame).splitlines()) == 2 + 60 + 1
+    with pd.option_context("display.max_rows", 3, "display.precision", 2, "display.max_columns", 3):
+        shown = repr(frame).splitlines()
+        assert [line.split() for line in shown] == [
+            ["i", "third", "…", "b"], ["-", "-----", "-", "-"],
+            ["1", "0.33", "…", "1"], ["2", "0.67", "…", "2"], ["3", "1", "…", "3"],
+            "70 rows, the first 3 shown".split(),
+        ]  # fmt: skip
+        assert frame._repr_html_().count("<tr>") == 4
+    with pd.option_context("display.max_rows", None):
+        assert len(repr(frame).splitlines()) == 2 + 70
+
+
+def test_frames_show_an_index_that_names_the_rows(conn):
+    frame = pg_llm.sql("SELECT 'w' AS name, zeros(ARRAY[30,40]) AS t, 2 AS n", conn=conn)
+    assert repr(frame.set_index("name")).splitlines()[0].split() == ["name", "t", "n"]
+    assert repr(frame.set_index("name")).splitlines()[2].startswith("w     tensor(30,40) [0, 0, 0, 0, …]")
+    assert repr(frame.set_index(pd.RangeIndex(1, name="row"))).splitlines()[0].split()[0] == "row"
+    assert "<th>n</th>" in frame.set_index(["name", "n"])._repr_html_()
+    numbers = pg_llm.sql("SELECT i FROM generate_series(1, 3) AS i", conn=conn)
+    assert [line.split() for line in repr(numbers.iloc[[2, 0, 1]]).splitlines()[2:]] == [
+        ["2", "3"], ["0", "1"], ["1", "2"],
+    ]  # fmt: skip
 
 
 def test_sql_with_nothing_to_return(conn):
