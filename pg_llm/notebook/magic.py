@@ -162,7 +162,7 @@ class KitMagics(Magics):
 
 
 def status():
-    """One row per fact about the session, as a DataFrame."""
+    """One row per fact about the session, as a DataFrame: columns item and value."""
     from pg_llm.notebook.frames import Frame
 
     conn = session.current().conn
@@ -177,7 +177,7 @@ def status():
         "threads": threads[0].replace("0", "as many as there are"),
         "models with weights": ", ".join(row[0] for row in models) or "none yet",
     }
-    return Frame({"what": list(facts), "is": list(facts.values())})
+    return Frame({"item": list(facts), "value": list(facts.values())})
 
 
 # -- loading ----

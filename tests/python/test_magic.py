@@ -166,6 +166,8 @@ def test_spaces_in_text_are_kept(kernel):
 def test_the_kit_magic_helps_and_refuses_what_it_does_not_know(kernel):
     assert "%%sql" in kernel.run("%pg_llm help").printed
     assert "embedded" in kernel.run("%pg_llm status").result
+    facts = kernel.run("seen = %pg_llm status\ndict(zip(seen.item, seen.value))").result
+    assert "'server': 'PostgreSQL 18" in facts
     seen = kernel.run("%pg_llm fly")
     assert not seen.ok and "status, reset and help" in seen.printed
 
