@@ -200,6 +200,9 @@ def load_ipython_extension(shell) -> None:
     magic.short_errors = magic.feedback = magic.displaycon = False
     magic.displaylimit = ROWS_SHOWN
     pictures.register(shell)
+    # plot_* return Axes, whose text says nothing that their figure does not show.
+    shown = shell.display_formatter.ipython_display_formatter
+    shown.for_type_by_name("matplotlib.axes._axes", "Axes", lambda axes: None)
 
 
 def _notebook(shell) -> str | None:

@@ -1,15 +1,18 @@
-"""Pictures of what queries return. Each function draws one, into ax where that is given."""
+"""Pictures of what queries return. Each function draws one, into ax if given, and returns its Axes."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 BLUE, GREY = "#336791", "#9aa5b1"
 
 
-def _axes(ax, width: float, height: float):
+def _axes(ax: Axes | None, width: float, height: float) -> Axes:
     if ax is None:
         _, ax = plt.subplots(figsize=(width, height), layout="constrained")
     for side in ("top", "right"):
@@ -17,7 +20,7 @@ def _axes(ax, width: float, height: float):
     return ax
 
 
-def plot_next_tokens(frame: pd.DataFrame, title: str = "", ax=None) -> None:
+def plot_next_tokens(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
     """Bars of the probabilities in a result of llm_next_tokens (columns token, probability), best on top."""
     ax = _axes(ax, 6, 0.6 + 0.28 * len(frame))
     labels = [repr(token) for token in frame["token"]]
@@ -29,9 +32,10 @@ def plot_next_tokens(frame: pd.DataFrame, title: str = "", ax=None) -> None:
     ax.set_xlabel("probability of being next")
     ax.xaxis.set_major_formatter("{x:.0%}" if max(frame["probability"], default=1) > 0.05 else "{x:.3%}")
     ax.set_title(title, loc="left")
+    return ax
 
 
-def plot_tensor(tensor, title: str = "", rows=None, columns=None, ax=None) -> None:
+def plot_tensor(tensor, title: str = "", rows=None, columns=None, ax: Axes | None = None) -> Axes:
     """A heat map of a matrix (a vector is one row): blue below zero, red above, white at zero.
 
     rows, columns: labels. Small matrices show their numbers.
@@ -53,9 +57,10 @@ def plot_tensor(tensor, title: str = "", rows=None, columns=None, ax=None) -> No
         ax.figure.colorbar(image, ax=ax, shrink=0.8)
     _label(ax, rows, columns)
     ax.set_title(title, loc="left")
+    return ax
 
 
-def plot_bigrams(frame: pd.DataFrame, title: str = "", ax=None) -> None:
+def plot_bigrams(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
     """A heat map of pairs: first column the token before, second the one after, third how often."""
     before, after, value = frame.columns[:3]
     order = list(dict.fromkeys(frame[before])) + [t for t in dict.fromkeys(frame[after])]
@@ -73,9 +78,10 @@ def plot_bigrams(frame: pd.DataFrame, title: str = "", ax=None) -> None:
     ax.set_ylabel(f"{before} (before)" if before != "before" else "before")
     ax.set_xlabel(f"{after} (after)" if after != "after" else "after")
     ax.set_title(title, loc="left")
+    return ax
 
 
-def plot_points(frame: pd.DataFrame, title: str = "", ax=None) -> None:
+def plot_points(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
     """Labelled points: columns label, x, y."""
     label, x, y = frame.columns[:3]
     ax = _axes(ax, 6.5, 5)
@@ -84,9 +90,12 @@ def plot_points(frame: pd.DataFrame, title: str = "", ax=None) -> None:
     ax.axhline(0, color=GREY, lw=0.6, zorder=0)
     ax.axvline(0, color=GREY, lw=0.6, zorder=0)
     ax.set_title(title, loc="left")
+    return ax
 
 
-def plot_losses(frame: pd.DataFrame, lines: dict | None = None, title: str = "", ax=None) -> None:
+def plot_losses(
+    frame: pd.DataFrame, lines: dict | None = None, title: str = "", ax: Axes | None = None
+) -> Axes:
     """A curve of loss (second column) over the first column, with named horizontal reference lines."""
     x, loss = frame.columns[:2]
     ax = _axes(ax, 6.5, 3.6)
@@ -105,13 +114,21 @@ def plot_losses(frame: pd.DataFrame, lines: dict | None = None, title: str = "",
     ax.set_xlabel(str(x))
     ax.set_ylabel(f"{loss} (nats per token)")
     ax.set_title(title, loc="left")
+    return ax
 
 
-def plot_attention(frame: pd.DataFrame, title: str = "", ax=None) -> None:
+class Grid(tuple[Axes, ...]):
+    """The Axes of a figure that has several."""
+
+    def _ipython_display_(self) -> None:
+        """Prints nothing: Jupyter draws the figure by itself."""
+
+
+def plot_attention(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes | Grid:
     """Heat maps of who looks at whom, one for each (layer, head) in the frame: a row is a query, dark is 1.
 
     frame: columns layer, head, query, query_token, key, key_token, weight of pg_llm.attention(); of a batch
-    the first text is drawn.
+    the first text is drawn. Returns the Axes of one map, or a tuple of them.
     """
     if "batch" in frame and len(frame):
         frame = frame[frame["batch"] == frame["batch"].iloc[0]]
@@ -124,17 +141,17 @@ def plot_attention(frame: pd.DataFrame, title: str = "", ax=None) -> None:
         raise ValueError(f"plot_attention: {len(heads)} heads do not fit one ax; choose a layer and a head")
     if few:
         side = min(8.0, 1.6 + 0.24 * len(tokens))
-        axes = [_axes(ax, side, side)]
+        axes = Grid([_axes(ax, side, side)])
     else:
         columns = min(4, len(heads))
         rows = -(-len(heads) // columns)
         _, grid = plt.subplots(
             rows, columns, figsize=(2.3 * columns, 2.4 * rows), layout="constrained", squeeze=False
         )
-        axes = grid.ravel()
-        for spare in axes[len(heads) :]:
+        for spare in grid.ravel()[len(heads) :]:
             spare.axis("off")
-    for ax, ((layer, head), part) in zip(axes, heads, strict=False):
+        axes = Grid(grid.ravel()[: len(heads)])
+    for ax, ((layer, head), part) in zip(axes, heads, strict=True):
         matrix = np.full((len(tokens), len(tokens)), np.nan)
         matrix[part["query"] - part["query"].min(), part["key"] - part["key"].min()] = part["weight"]
         ax.imshow(matrix, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
@@ -148,9 +165,12 @@ def plot_attention(frame: pd.DataFrame, title: str = "", ax=None) -> None:
         axes[0].set_xlabel("key: at whom")
     elif title:
         axes[0].figure.suptitle(title, x=0.01, ha="left")
+    return axes[0] if few else axes
 
 
-def plot_gradients(frame: pd.DataFrame, column: str = "norm", title: str = "", ax=None) -> None:
+def plot_gradients(
+    frame: pd.DataFrame, column: str = "norm", title: str = "", ax: Axes | None = None
+) -> Axes:
     """Gradient norms from the embeddings up to the head: a line for each kind of matrix, on a log scale.
 
     frame: pg_llm.gradients(); column: norm, weight_norm, ratio or largest.
@@ -168,7 +188,7 @@ def plot_gradients(frame: pd.DataFrame, column: str = "norm", title: str = "", a
         ax.plot(np.array(at)[order], rows[column].to_numpy()[order], marker="o", ms=4, color=f"C{k}",
                 label=str(part).removesuffix(".weight"))  # fmt: skip
     others = frame[parts["part"].isna()].sort_values(column)[["name", column]]
-    below = {}  # the last label at the left and at the right
+    below: dict[int, float] = {}  # the last label at the left and at the right
     for name, value in others.itertuples(index=False):
         x = 0 if name.startswith(("wte", "wpe")) else len(names) - 1
         lift = 7 if value < 1.3 * below.get(x, 0) else 0
@@ -183,9 +203,10 @@ def plot_gradients(frame: pd.DataFrame, column: str = "norm", title: str = "", a
     if matrices.any():
         ax.legend(frameon=False, fontsize=8)
     ax.set_title(title, loc="left")
+    return ax
 
 
-def plot_loss(frame: pd.DataFrame, floor=None, title: str = "", ax=None) -> None:
+def plot_loss(frame: pd.DataFrame, floor=None, title: str = "", ax: Axes | None = None) -> Axes:
     """The loss of training, smoothed over the raw line, above the floor that no model can get below.
 
     frame: columns step, loss of pg_llm.train_log(). floor: a row of llm_story_floor, or nats per token; with
@@ -195,8 +216,9 @@ def plot_loss(frame: pd.DataFrame, floor=None, title: str = "", ax=None) -> None
     ax.plot(frame["step"], frame["loss"], color=BLUE, lw=0.8, alpha=0.35)
     smooth = frame["loss"].rolling(max(1, len(frame) // 40), min_periods=1, center=True).mean()
     ax.plot(frame["step"], smooth, color=BLUE, lw=1.8)
-    row = floor.iloc[0] if isinstance(floor, pd.DataFrame) else floor
-    level = None if row is None else float(row if np.isscalar(row) else row["nats_per_token"])
+    row: Any = floor.iloc[0] if isinstance(floor, pd.DataFrame) else floor
+    measured = not (row is None or np.isscalar(row))
+    level = None if row is None else float(row["nats_per_token"] if measured else row)
     if level is not None:
         ax.axhline(level, color=GREY, lw=1, ls="--", zorder=0)
         ax.annotate(f"floor {level:.3f}", (1, level), xycoords=("axes fraction", "data"), ha="right",
@@ -204,16 +226,18 @@ def plot_loss(frame: pd.DataFrame, floor=None, title: str = "", ax=None) -> None
     ax.set_ylim(bottom=0)
     ax.set_xlabel("step")
     ax.set_ylabel("loss (nats per token)")
-    if level is not None and not np.isscalar(row):
+    if level is not None and measured:
         error = float(row["standard_error"])
         ax.axhspan(level - 2 * error, level + 2 * error, color=GREY, alpha=0.25, lw=0, zorder=0)
         bits = float(row["bits_per_character"]) / level
-        right = ax.secondary_yaxis("right", functions=(lambda y: y * bits, lambda y: y / bits))
+        scale = (lambda y: np.multiply(y, bits), lambda y: np.divide(y, bits))
+        right = ax.secondary_yaxis("right", functions=scale)
         right.set_ylabel("bits per character")
     ax.set_title(title, loc="left")
+    return ax
 
 
-def plot_paths(frame: pd.DataFrame, height, title: str = "", ax=None) -> None:
+def plot_paths(frame: pd.DataFrame, height, title: str = "", ax: Axes | None = None) -> Axes:
     """Ways down a valley: columns label, x, y, in the order of steps; height(x, y) gives contour lines."""
     label, x, y = frame.columns[:3]
     ax = _axes(ax, 6.5, 3.8)
@@ -231,6 +255,7 @@ def plot_paths(frame: pd.DataFrame, height, title: str = "", ax=None) -> None:
     ax.set_ylabel(str(y))
     ax.legend(frameon=False, fontsize=8)
     ax.set_title(title, loc="left")
+    return ax
 
 
 def _label(ax, rows, columns) -> None:
@@ -250,7 +275,7 @@ def _label_points(ax, labels, xs, ys) -> None:
     ax.margins(0.12)
     ax.figure.canvas.draw()
     scale = 72 / ax.figure.dpi
-    taken = []
+    taken: list[tuple[float, float, float]] = []
     points = ax.transData.transform(list(zip(xs, ys, strict=True)))
     for label, (px, py) in sorted(zip(map(str, labels), points, strict=True), key=lambda item: -item[1][1]):
         at, width = py, letter * len(label) + 6

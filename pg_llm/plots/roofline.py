@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import psycopg
+from matplotlib.axes import Axes
 
 from pg_llm.notebook.frames import Frame, view
 from pg_llm.plots.plots import BLUE, GREY, _axes
@@ -41,13 +44,13 @@ def roof(frame: pd.DataFrame) -> tuple[float, float]:
             "plot_roofline: no row tells the machine's peak; explain gives them where pg_llm.memory_limit "
             "leaves room to measure it"
         )
-    best = rows.loc[rows["of_peak"].idxmax()]
+    best = rows.iloc[rows["of_peak"].argmax()]
     peak = best["gflops"] / best["of_peak"]
-    best = rows.loc[rows["of_bandwidth"].idxmax()]
+    best = rows.iloc[rows["of_bandwidth"].argmax()]
     return peak, best["bytes"] / best["microseconds"] / 1e3 / best["of_bandwidth"]
 
 
-def plot_roofline(frame: pd.DataFrame, title: str = "", ax=None) -> None:
+def plot_roofline(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
     """Speed over arithmetic intensity (operations a byte), below the roof of memory and multiply-add peak.
 
     frame: pg_llm.explain(); a point is an op, its area the time spent. Points above the slope read from the
@@ -72,13 +75,14 @@ def plot_roofline(frame: pd.DataFrame, title: str = "", ax=None) -> None:
     ax.set_xlim(low, high)
     ax.set_ylim(min(rows["gflops"].min(), low * bandwidth) / 1.5, max(rows["gflops"].max(), peak) * 2)
     _name(ax, rows[rows["part"] >= NAMED])
-    style = {"textcoords": "offset points", "color": "#444", "fontsize": 9}
+    style: dict[str, Any] = {"textcoords": "offset points", "color": "#444", "fontsize": 9}
     ax.annotate(f"peak {peak:.0f} GFLOP/s", (high, peak), (0, 4), ha="right", **style)
     ax.annotate(f"memory {bandwidth:.0f} GB/s", (low, low * bandwidth), (14, 0), **style)
     ax.set_xlabel("operations for each byte moved")
     ax.set_ylabel("GFLOP/s")
     ax.legend(frameon=False, fontsize=9, loc="lower right", markerscale=0.5)
     ax.set_title(title, loc="left")
+    return ax
 
 
 def _name(ax, rows: pd.DataFrame) -> None:

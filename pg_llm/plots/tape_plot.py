@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 
 from pg_llm.plots.plots import BLUE, GREY
 
 LONGEST = 26  # characters of a name in a box
 ROWS = 45  # more layers than these cannot be read
 COLUMN, ROW = 2.3, 0.66  # inches between boxes
+Node = str | tuple[str, str, int]  # an operation or input by name; a bend: the line's ends and the layer
 
 
-def plot_tape(frame: pd.DataFrame, title: str = "", notes: dict | None = None, ax=None) -> None:
+def plot_tape(
+    frame: pd.DataFrame, title: str = "", notes: dict | None = None, ax: Axes | None = None
+) -> Axes:
     """Boxes for operations (blue) and for what they only read (grey), with lines from inputs to results.
 
     frame: columns op, name, inputs, shape of pg_llm.tape() or llm_tape_named; choose the rows of one block.
     notes: a line to add to the box of a name.
     """
-    import matplotlib.pyplot as plt
-
     graph = Layered(frame)
     if not graph.depth:
         raise ValueError("plot_tape: the frame has no rows; is the run's number right?")
@@ -42,6 +45,7 @@ def plot_tape(frame: pd.DataFrame, title: str = "", notes: dict | None = None, a
     ax.set_ylim(max(graph.depth.values()) + 0.6, -0.6)
     ax.axis("off")
     ax.set_title(title, loc="left")
+    return ax
 
 
 class Layered:
@@ -51,29 +55,32 @@ class Layered:
     """
 
     def __init__(self, frame: pd.DataFrame):
-        rows = list(frame[["op", "name", "inputs", "shape"]].itertuples(index=False))
-        self.made, self.label, reads = {}, {}, {}
+        rows = frame[["op", "name", "inputs", "shape"]].itertuples(index=False)
+        self.label: dict[Node, tuple[str, str, str]] = {}
+        latest: dict[str, str] = {}
+        reads: dict[str, list[str]] = {}
         for n, (op, name, inputs, shape) in enumerate(rows):
-            name = name if isinstance(name, str) else None  # pandas may hold NaN for NULL
+            name = name if isinstance(name, str) else ""  # pandas may hold NaN for NULL
             key = name if name and name not in reads else f"{name or op} #{n}"
             # A name can be made twice; what reads it later reads the later one.
-            reads[key] = [self.made.get(i, i) for i in dict.fromkeys(inputs)]
-            self.made[name or key] = key
-            own = name is not None and not name.startswith(f"{op} ")  # the views call the third sum "add 3"
+            reads[key] = [latest.get(i, i) for i in dict.fromkeys(inputs)]
+            latest[name or key] = key
+            own = name and not name.startswith(f"{op} ")  # the views call the third sum "add 3"
             self.label[key] = (str(op), short(name) if own else "", _shape(shape))
-        self.made = set(reads)
+        self.made: set[Node] = {*reads}
         for inputs in list(reads.values()):
             for i in inputs:
                 if i not in reads:
                     self.label[i] = ("", short(i), "")
         self.depth = _depths(reads)
-        self.paths, self._above = [], {n: [] for n in self.depth}
+        self.paths: list[list[Node]] = []
+        self._above: dict[Node, list[Node]] = {n: [] for n in self.depth}
         for node, inputs in reads.items():
             for i in inputs:
                 self._connect(i, node)
 
-    def _connect(self, above, below) -> None:
-        path = [above]
+    def _connect(self, above: str, below: str) -> None:
+        path: list[Node] = [above]
         for layer in range(self.depth[above] + 1, self.depth[below]):
             bend = (above, below, layer)
             self.depth[bend], self._above[bend] = layer, [path[-1]]
@@ -81,16 +88,16 @@ class Layered:
         self._above[below].append(path[-1])
         self.paths.append([*path, below])
 
-    def places(self) -> dict:
+    def places(self) -> dict[Node, float]:
         """x of each node: near the middle of what it is connected to, a width apart within its layer."""
-        below = {n: [] for n in self.depth}
+        below: dict[Node, list[Node]] = {n: [] for n in self.depth}
         for node, above in self._above.items():
             for a in above:
                 below[a].append(node)
-        layers = {}
+        layers: dict[int, list[Node]] = {}
         for node, layer in self.depth.items():
             layers.setdefault(layer, []).append(node)
-        x = {}
+        x: dict[Node, float] = {}
         for layer in sorted(layers):
             self._spread(layers[layer], x, self._above)
         for sweep in range(8):
@@ -100,10 +107,10 @@ class Layered:
                 self._spread(layers[layer], x, near)
         return x
 
-    def _width(self, node) -> float:
+    def _width(self, node: Node) -> float:
         return 1.0 if node in self.label else 0.35
 
-    def _spread(self, nodes: list, x: dict, near: dict) -> None:
+    def _spread(self, nodes: list[Node], x: dict[Node, float], near: dict[Node, list[Node]]) -> None:
         """Moves a layer's nodes to the mean of their neighbours, as far as their widths let them."""
         want = {}
         for n in nodes:
@@ -111,7 +118,8 @@ class Layered:
             pull = sum(p for _, p in known)
             want[n] = sum(at * p for at, p in known) / pull if pull else x.get(n, 0.0)
         order = sorted(nodes, key=lambda n: (want[n], x.get(n, 0.0)))
-        at, right = [], None
+        at: list[float] = []
+        right: float | None = None
         for n in order:
             at.append(want[n] if right is None else max(want[n], right + self._width(n) / 2))
             right = at[-1] + self._width(n) / 2
@@ -120,14 +128,14 @@ class Layered:
         off /= sum(self._pull(n) for n in order)
         x.update({n: a - off for a, n in zip(at, order, strict=True)})
 
-    def _pull(self, node) -> float:
+    def _pull(self, node: Node) -> float:
         """Operations stand below one another; inputs and bends make room for them."""
         return 1.0 if node in self.made else 0.05
 
 
-def _depths(reads: dict) -> dict:
+def _depths(reads: dict[str, list[str]]) -> dict[Node, int]:
     """Layers from the inputs down; what is only read stands right above its first reader."""
-    depth = {}
+    depth: dict[Node, int] = {}
     for node, inputs in reads.items():  # a tape's rows come after what they read
         depth[node] = 1 + max((depth.get(i, 0) for i in inputs), default=-1)
     for node, inputs in reads.items():

@@ -163,6 +163,14 @@ def test_spaces_in_text_are_kept(kernel):
     assert rows(seen) == [" the  cat"] and "white-space:pre-wrap" in seen.html
 
 
+def test_a_figure_is_shown_without_the_text_of_its_axes(kernel):
+    assert kernel.run("import pg_llm").ok
+    for call in ("plot_tensor([1, 2])", "plots.plots.Grid([pg_llm.plot_tensor([1, 2])])"):
+        seen = kernel.run(f"pg_llm.{call}")
+        assert seen.ok and [{*shown} for shown in seen.displays] == [{"image/png", "text/plain"}]
+        assert "Axes" not in seen.result
+
+
 def test_the_kit_magic_helps_and_refuses_what_it_does_not_know(kernel):
     assert "%%sql" in kernel.run("%pg_llm help").printed
     assert "embedded" in kernel.run("%pg_llm status").result

@@ -68,6 +68,30 @@ def test_a_name_made_twice_is_two_boxes():
     assert len(graph.made) == 3 and graph.depth["y"] == 1 and max(graph.depth.values()) == 3
 
 
+def test_every_plot_returns_its_axes(block):
+    points = pd.DataFrame({"label": ["a", "b"], "x": [0.0, 1.0], "y": [1.0, 2.0]})
+    drawn = [
+        pg_llm.plot_tape(block),
+        pg_llm.plot_tensor(np.eye(3)),
+        pg_llm.plot_points(points),
+        pg_llm.plot_next_tokens(pd.DataFrame({"token": ["a"], "probability": [0.5]})),
+        pg_llm.plot_bigrams(pd.DataFrame({"before": ["a"], "after": ["b"], "n": [1]})),
+        pg_llm.plot_losses(pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]})),
+        pg_llm.plot_loss(pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]})),
+        pg_llm.plot_paths(points, lambda x, y: x * y),
+        pg_llm.plot_attention(heads(1, 1, 3)),
+    ]
+    assert [ax.figure.number for ax in drawn] == plt.get_fignums()
+    given = plt.figure().subplots()
+    assert pg_llm.plot_tensor(np.eye(3), ax=given) is given
+
+
+def test_attention_of_several_heads_returns_an_axes_for_each():
+    maps = pg_llm.plot_attention(heads(2, 3, 4))
+    assert isinstance(maps, tuple)
+    assert [ax.get_title("left") for ax in maps] == [f"layer {i}, head {k}" for i in (0, 1) for k in range(3)]
+
+
 def test_a_tape_without_rows_or_with_too_many_says_so():
     empty = pd.DataFrame(columns=COLUMNS)
     with pytest.raises(ValueError, match="no rows"):
