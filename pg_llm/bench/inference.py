@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -30,7 +30,7 @@ def prefill(kit: Kit) -> Iterator[Row]:
         "all": ("SELECT numel(llm_logits(%s::int[], %s))", tokens),
     }
     for which, (query, text) in queries.items():
-        actions = {OURS: partial(kit.one, query, (text, kit.model))}
+        actions: dict[str, Callable] = {OURS: partial(kit.one, query, (text, kit.model))}
         actions |= {peer.name: partial(peer.prefill, tokens, which == "all") for peer in rivals}
         times, peak = kit.beside("fma_gflops", {name: partial(seconds, a) for name, a in actions.items()})
         yield rates(
@@ -63,7 +63,7 @@ def decode(kit: Kit) -> Iterator[Row]:
     query = "SELECT llm_generate('Hello', %s, 0, model => %s, eos => -1)"
     for form, (size, rivals, target) in FORMATS.items():
         with kit.quantized(form) as model:
-            actions = {OURS: partial(kit.one, query, (n, model))}
+            actions: dict[str, Callable] = {OURS: partial(kit.one, query, (n, model))}
             actions |= {peer.name: partial(peer.decode, tokens, n) for peer in kit.peers(*rivals)}
             times, read = kit.beside("read_gb_s", {name: partial(seconds, a) for name, a in actions.items()})
         yield rates(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
 
 import pg_llm
+from pg_llm import catalog
 from pg_llm.bench import peers
 from pg_llm.bench.peers import SMALL, Peer, Shape, Weights
 from pg_llm.bench.timing import Figure, values_in_turn
@@ -46,7 +48,7 @@ class Kit:
         self._peers.clear()
         self._stack.close()
 
-    def one(self, query: str, parameters=()) -> object:
+    def one(self, query: str, parameters=()) -> Any:
         """The first column of a query's first row."""
         row = self.conn.execute(query, parameters).fetchone()
         return row[0] if row else None
@@ -65,10 +67,12 @@ class Kit:
     @cached_property
     def machine(self) -> tuple[int, float, float]:
         """Threads, multiply-add peak in GFLOP/s, memory read in GB/s: the best of a few measurements."""
-        tries = [self.conn.execute("SELECT * FROM llm_measure_peak()").fetchone() for _ in range(3)]
+        tries = [catalog.row(self.conn, "SELECT * FROM llm_measure_peak()") for _ in range(3)]
         return tries[0][0], max(t[1] for t in tries), max(t[2] for t in tries)
 
-    def beside(self, which: str, measures: dict[str, Callable[[], float]]) -> tuple[dict[str, Figure], float]:
+    def beside(
+        self, which: str, measures: Mapping[str, Callable[[], float]]
+    ) -> tuple[dict[str, Figure], float]:
         """What the measures tell, in turn, and what the machine reaches meanwhile.
 
         which: fma_gflops or read_gb_s, a column of llm_measure_peak.
@@ -79,6 +83,7 @@ class Kit:
 
     @property
     def threads(self) -> int:
+        """The number of threads that the server computes with."""
         return self.machine[0]
 
     # -- the model ----

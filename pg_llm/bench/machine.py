@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -25,29 +26,37 @@ BACKWARD = [(256, 768, 3072), (1024, 768, 3072), (1024, 3072, 768)]
 
 
 def peak(kit: Kit) -> Iterator[Row]:
+    """The multiply-add peak and the read bandwidth of this machine."""
     threads, gflops, read = kit.machine
     yield Row(f"multiply-add peak, {threads} threads", "GFLOP/s", gflops)
     yield Row("memory read", "GB/s", read)
 
 
 def forward(kit: Kit) -> Iterator[Row]:
+    """GFLOP/s of the matrix products of a forward pass."""
     for m, k, n in FORWARD[3:5] if kit.quick else FORWARD:
         target = "" if m == 1 else "75 % of peak" if m < 512 else "85 % of peak"
         yield product(kit, m, k, n, "forward", target)
 
 
 def backward(kit: Kit) -> Iterator[Row]:
+    """GFLOP/s of the matrix products of a backward pass."""
     for m, k, n in BACKWARD[:1] if kit.quick else BACKWARD:
         for form in ("dx", "dw"):
             yield product(kit, m, k, n, form, "78 % of peak")
 
 
+def best_rate(amount: float, action: Callable[[], object]) -> float:
+    """Amount a second, in the best of five runs."""
+    return amount / min(seconds(action) for _ in range(5))
+
+
 def product(kit: Kit, m: int, k: int, n: int, form: str, target: str) -> Row:
     """GFLOP/s of x (m,k) @ w (k,n), dx = dy @ w^T or dw = x^T @ dy; each the best of five."""
     query = "SELECT llm_measure_matmul(%s, %s, %s, 5, %s)"
-    measures = {OURS: lambda: kit.one(query, (m, k, n, form))}
+    measures: dict[str, Callable[[], float]] = {OURS: lambda: kit.one(query, (m, k, n, form))}
     for name, multiply in rivals(kit, m, k, n, form).items():
-        measures[name] = lambda f=multiply: 2e-9 * m * k * n / min(seconds(f) for _ in range(5))
+        measures[name] = partial(best_rate, 2e-9 * m * k * n, multiply)
     figures, bound = kit.beside("read_gb_s" if m == 1 else "fma_gflops", measures)
     # one row reads each weight for two operations: memory is the bound
     bound, of = (bound / 2, "read bandwidth") if m == 1 else (bound, "peak")

@@ -87,6 +87,7 @@ def number(value: float) -> str:
 
 
 def cpu_name() -> str:
+    """The processor's model name."""
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))

@@ -97,5 +97,6 @@ class Crowd:
         return sum(done) / (time.perf_counter() - start), min(done) / max(done)
 
     def close(self) -> None:
+        """Closes every session."""
         for session in self.sessions:
             session.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -25,17 +25,18 @@ class Figure(NamedTuple):
 
 
 def seconds(action: Callable[[], object]) -> float:
+    """Wall-clock seconds that an action takes."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
 
 
-def in_turn(repeats: int, actions: dict[str, Callable[[], object]]) -> dict[str, Figure]:
+def in_turn(repeats: int, actions: Mapping[str, Callable[[], object]]) -> dict[str, Figure]:
     """Seconds that each action takes; each runs once before it counts, then all of them in turn."""
     return values_in_turn(repeats, {name: partial(seconds, action) for name, action in actions.items()})
 
 
-def values_in_turn(repeats: int, measures: dict[str, Callable[[], float]]) -> dict[str, Figure]:
+def values_in_turn(repeats: int, measures: Mapping[str, Callable[[], float]]) -> dict[str, Figure]:
     """The same for what tells its own figure."""
     for measure in measures.values():
         measure()

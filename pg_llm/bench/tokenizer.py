@@ -25,6 +25,7 @@ MIXED = (
 
 
 def tokenizer(kit: Kit) -> Iterator[Row]:
+    """Loading GPT-2's tokenizer, and encoding text with it."""
     vocab, merges = gpt2_files()
     load = seconds(lambda: load_tokenizer(kit.conn, vocab, merges, NAME, truncate=True))
     yield Row("tokenizer, GPT-2's two files into rows", "s", load, smaller_is_better=True)
@@ -76,7 +77,7 @@ def encode_decode(kit: Kit, peer, kind: str, text: str) -> Iterator[Row]:
     kit.conn.execute(
         "INSERT INTO bench_text SELECT t, llm_encode(t, %s) FROM (SELECT %s::text) AS s(t)", [NAME, text]
     )
-    ids = kit.conn.execute("SELECT ids FROM bench_text", binary=True).fetchone()[0]
+    ((ids,),) = kit.conn.execute("SELECT ids FROM bench_text", binary=True).fetchall()
     if peer:
         assert peer.encode_ordinary(text) == ids, "llm_encode and tiktoken differ"
     for what, query, theirs, target in [

@@ -113,14 +113,14 @@ class MemoryWatch:
 
     def __enter__(self) -> MemoryWatch:
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._watch, args=[self.pid], daemon=True)
         if self.pid:
             self._thread.start()
         return self
 
-    def _watch(self) -> None:
+    def _watch(self, pid: int) -> None:
         while not self._done.wait(0.05):
-            self.most = max(self.most, anonymous(self.pid))
+            self.most = max(self.most, anonymous(pid))
 
     def __exit__(self, *error) -> None:
         self._done.set()

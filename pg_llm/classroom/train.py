@@ -17,7 +17,7 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
-from pg_llm import classroom
+from pg_llm import catalog, classroom
 from pg_llm.errors import KitError
 from pg_llm.files.adapter import register
 from pg_llm.files.convert import save_safetensors
@@ -53,7 +53,7 @@ def train(
         say(f"database {database}: {_begin(conn, recipe, model, layers, last)}")
         with _progress(database, model, last):
             for stories, until_step in _stages(recipe, model, last):
-                if _step(conn, model) < until_step:
+                if (_step(conn, model) or 0) < until_step:
                     _tell_stories(conn, recipe, stories)
                     _run(conn, recipe, model, until_step)
         return export(conn, model, folder)
@@ -91,7 +91,7 @@ def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int, last
     sizes, tokenizer = recipe["model"], recipe["tokenizer"]
     step = _step(conn, model)
     if step is not None:
-        found = conn.execute("SELECT recipe FROM llm_model_config WHERE model = %s", [model]).fetchone()[0]
+        found = catalog.value(conn, "SELECT recipe FROM llm_model_config WHERE model = %s", [model])
         runs = conn.execute("SELECT n_steps FROM llm_train_run WHERE model = %s", [model]).fetchall()
         if found != recipe["train"] or any(n != recipe["steps"] for (n,) in runs):
             raise KitError("a run of another recipe is there; --fresh throws it away")
@@ -99,13 +99,14 @@ def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int, last
             raise KitError(f"the run is at step {step}, beyond {last}; --fresh throws it away")
         return f"goes on after step {step} of {last}" if step < last else f"all {step} steps are done"
     with conn.transaction():
-        count = conn.execute(
+        count = catalog.value(
+            conn,
             "SELECT llm_bpe_train(%s, %s, %s, truncate => true)",
             [tokenizer["corpus"], tokenizer["vocab_size"], classroom.TOKENIZER],
-        ).fetchone()[0]
+        )
         if count != sizes["vocab"]:
             raise KitError(f"the stories gave {count} tokens, the recipe says {sizes['vocab']}")
-        eos = conn.execute("SELECT llm_end_token(%s)", [classroom.TOKENIZER]).fetchone()[0]
+        eos = catalog.value(conn, "SELECT llm_end_token(%s)", [classroom.TOKENIZER])
         dimensions = [layers, sizes["n_head"], sizes["d_model"], sizes["n_positions"], sizes["vocab"]]
         conn.execute(
             "SELECT llm_create_model(%s, %s, %s, %s, %s, %s, tokenizer => %s, options => %s::jsonb)",
@@ -121,7 +122,7 @@ def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int, last
             "WHERE model = %s AND op = 'param' AND (name = s.key OR name LIKE '%%.' || s.key)",
             [json.dumps(sizes["std"]), model],
         )
-        numbers = conn.execute("SELECT llm_init_model(%s, %s)", [model, sizes["seed"][model]]).fetchone()[0]
+        numbers = catalog.value(conn, "SELECT llm_init_model(%s, %s)", [model, sizes["seed"][model]])
     return f"{count} tokens learned, {numbers} random numbers, {last} steps to go"
 
 
@@ -137,7 +138,7 @@ def _stages(recipe: dict, model: str, last: int) -> Iterator[tuple[int, int]]:
 def _tell_stories(conn: psycopg.Connection, recipe: dict, want: int) -> None:
     from tqdm.auto import tqdm
 
-    have = conn.execute("SELECT count(*) FROM llm_dataset WHERE dataset = %s", [DATASET]).fetchone()[0]
+    have = catalog.value(conn, "SELECT count(*) FROM llm_dataset WHERE dataset = %s", [DATASET])
     with tqdm(total=want, initial=have, unit=" stories", delay=2, leave=False) as bar:
         while have < want:
             n = min(PIECE, want - have)
@@ -154,7 +155,7 @@ def _run(conn: psycopg.Connection, recipe: dict, model: str, until_step: int) ->
 
 
 def _step(conn: psycopg.Connection, model: str) -> int | None:
-    return conn.execute("SELECT max(step) FROM llm_param WHERE model = %s", [model]).fetchone()[0]
+    return catalog.value(conn, "SELECT max(step) FROM llm_param WHERE model = %s", [model])
 
 
 @contextlib.contextmanager
@@ -191,7 +192,7 @@ def _write_weights(conn: psycopg.Connection, model: str, path: Path) -> None:
         "SELECT name, data FROM llm_param JOIN llm_graph USING (model, name) WHERE model = %s ORDER BY id",
         [model],
     ).fetchall()
-    config = conn.execute("SELECT llm_export_config(%s)::text", [model]).fetchone()[0]
+    config = catalog.value(conn, "SELECT llm_export_config(%s)::text", [model])
     save_safetensors(path, dict(rows), config)
 
 

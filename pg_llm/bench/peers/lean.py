@@ -21,6 +21,7 @@ class Block(nn.Module):
         self.c_fc, self.mlp_proj = nn.Linear(C, 4 * C), nn.Linear(4 * C, C)
 
     def forward(self, x, cache: list | None = None):
+        """x (B,T,C) -> (B,T,C), with this block's attention and feed-forward network added."""
         B, T, C = x.shape
         q, k, v = (
             part.view(B, T, self.n_head, -1).transpose(1, 2) for part in self.c_attn(self.ln_1(x)).split(C, 2)
@@ -45,6 +46,7 @@ class Gpt2(nn.Module):
         self.ln_f = nn.LayerNorm(C)
 
     def forward(self, tokens, targets=None, last: bool = False, caches: list | None = None):
+        """tokens (B,T) -> logits (B,T,V), or (B,1,V) of the last position; with targets the mean loss."""
         past = caches[0][0].shape[2] if caches and caches[0] else 0
         x = self.wte(tokens) + self.wpe(torch.arange(past, past + tokens.shape[1]))
         for i, block in enumerate(self.h):
@@ -83,10 +85,12 @@ class Torch:
 
     @torch.no_grad()
     def prefill(self, tokens: list[int], every: bool) -> np.ndarray:
+        """The logits (V) after the tokens."""
         return self.model(torch.tensor([tokens]), last=not every)[0, -1].numpy()
 
     @torch.no_grad()
     def decode(self, tokens: list[int], n: int) -> list[int]:
+        """The n most likely next tokens, one by one."""
         caches: list[list] = [[] for _ in range(self.shape.n_layer)]
         out, given = [], torch.tensor([tokens])
         for _ in range(n):

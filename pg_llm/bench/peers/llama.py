@@ -37,12 +37,14 @@ class Llama:
         return np.ctypeslib.as_array(pointer, (self.vocab,))
 
     def prefill(self, tokens: list[int], every: bool) -> np.ndarray:
+        """The logits (V) after the tokens."""
         model = self.models[every]
         model.reset()
         model.eval(tokens)
         return self._logits(model).copy()
 
     def decode(self, tokens: list[int], n: int) -> list[int]:
+        """The n most likely next tokens, one by one."""
         model, out, given = self.models[0], [], tokens
         model.reset()
         for _ in range(n):

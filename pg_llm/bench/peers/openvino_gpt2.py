@@ -22,8 +22,13 @@ class OpenVino:
         )
 
     def prefill(self, tokens: list[int], every: bool) -> np.ndarray:
+        """The logits (V) after the tokens."""
         model = self.every if every else self.last
         return model(np.array([tokens], np.int32))[0][0, -1]
+
+    def decode(self, tokens: list[int], n: int) -> list[int]:
+        """Not measured: it would need the stateful form of the model."""
+        raise NotImplementedError
 
 
 def graph(shape: Shape, weights: Weights, every: bool) -> ov.Model:
