@@ -7,6 +7,36 @@ In a notebook: %load_ext pg_llm. In a program: pg_llm.connect(). Names are loade
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
+    from pg_llm.client import PGLLMClient as PGLLMClient
+    from pg_llm.errors import KitError as KitError
+    from pg_llm.errors import PgLlmError as PgLlmError
+    from pg_llm.files.importer import load_model as load_model
+    from pg_llm.files.tokenizer import load_tokenizer as load_tokenizer
+    from pg_llm.notebook.exercises import check as check
+    from pg_llm.notebook.fallback_model import practice_model as practice_model
+    from pg_llm.notebook.frames import activations as activations
+    from pg_llm.notebook.frames import attention as attention
+    from pg_llm.notebook.frames import gradients as gradients
+    from pg_llm.notebook.frames import params as params
+    from pg_llm.notebook.frames import sql as sql
+    from pg_llm.notebook.frames import tape as tape
+    from pg_llm.notebook.frames import train_log as train_log
+    from pg_llm.plots.plots import plot_attention as plot_attention
+    from pg_llm.plots.plots import plot_bigrams as plot_bigrams
+    from pg_llm.plots.plots import plot_gradients as plot_gradients
+    from pg_llm.plots.plots import plot_loss as plot_loss
+    from pg_llm.plots.plots import plot_losses as plot_losses
+    from pg_llm.plots.plots import plot_next_tokens as plot_next_tokens
+    from pg_llm.plots.plots import plot_paths as plot_paths
+    from pg_llm.plots.plots import plot_points as plot_points
+    from pg_llm.plots.plots import plot_tensor as plot_tensor
+    from pg_llm.plots.roofline import explain as explain
+    from pg_llm.plots.roofline import plot_roofline as plot_roofline
+    from pg_llm.plots.tape_plot import plot_tape as plot_tape
+    from pg_llm.server.database import connect as connect
 
 __version__ = "0.1.0"
 
@@ -14,6 +44,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "KitError": "errors",
     "PGLLMClient": "client",
+    "PgLlmError": "errors",
     "activations": "notebook.frames",
     "attention": "notebook.frames",
     "check": "notebook.exercises",

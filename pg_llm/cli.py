@@ -167,6 +167,7 @@ def ingest_tokenizer(dsn, model, vocab, merges, truncate):
     \b
     Example: pg-llm ingest-tokenizer --model mine --vocab vocab.json --merges merges.txt
     """
+    from pg_llm import catalog
     from pg_llm.files import tokenizer
     from pg_llm.server.database import connect
 
@@ -174,7 +175,7 @@ def ingest_tokenizer(dsn, model, vocab, merges, truncate):
         os.environ["PG_LLM_DSN"] = dsn
     with connect() as conn:
         tokenizer.load_tokenizer(conn, vocab, merges, model, truncate=truncate)
-        count = conn.execute("SELECT count(*) FROM llm_bpe_vocab WHERE model = %s", [model]).fetchone()[0]
+        count = catalog.value(conn, "SELECT count(*) FROM llm_bpe_vocab WHERE model = %s", [model])
     click.echo(f"tokenizer {model}: {count} tokens")
 
 
@@ -270,7 +271,8 @@ def restore(file, database, replace, no_owner, no_acl):
 
 
 @cli.command()
-@click.option("--layers", type=click.Choice(["4", "2", "1"]), default="4", show_default=True)
+@click.option("--layers", type=click.Choice(["4", "2", "1"]), default="4", show_default=True,
+              help="Layers of the model.")  # fmt: skip
 @click.option("--output", default=".", show_default=True, help="Folder for weights, tokenizer and log.")
 @click.option("--check", is_flag=True, help="Fail unless the files are the shipped ones, to the last bit.")
 @click.option(

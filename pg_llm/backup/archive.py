@@ -14,6 +14,9 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+from psycopg.abc import Buffer
 
 from pg_llm.errors import KitError
 
@@ -35,11 +38,11 @@ class Writer:
     """Takes members in order; manifest is what the file will say of itself."""
 
     def __init__(self, archive: zipfile.ZipFile):
-        self.manifest = {"format": FORMAT, "members": {}}
+        self.manifest: dict[str, Any] = {"format": FORMAT, "members": {}}
         self._zip = archive
         self._zip.writestr(MARK, "A database of pg_llm. Restore it with: pg-llm restore FILE DATABASE\n")
 
-    def add(self, name: str, blocks: Iterable[bytes], bar) -> None:
+    def add(self, name: str, blocks: Iterable[Buffer], bar) -> None:
         """A member of these bytes."""
         digest, size = hashlib.sha256(), 0
         with self._zip.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
@@ -51,6 +54,7 @@ class Writer:
         self.manifest["members"][name] = {"size": size, "sha256": digest.hexdigest()}
 
     def finish(self) -> None:
+        """Writes the manifest, the archive's last member."""
         self._zip.writestr(MANIFEST, json.dumps(self.manifest, indent=1))
 
 
@@ -142,6 +146,7 @@ class Reader:
                 yield block
 
     def close(self) -> None:
+        """Closes the file."""
         self._zip.close()
 
     @contextlib.contextmanager

@@ -17,6 +17,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from pg_llm import catalog
 from pg_llm.backup import alterations, archive, rows
 from pg_llm.errors import KitError
 from pg_llm.server import clients, reset
@@ -119,13 +120,13 @@ def _write(conn: psycopg.Connection, writer: archive.Writer, database: str, say:
         # Before the snapshot: a table that is rewritten or emptied after it would look empty to it.
         locked = sql.SQL(", ").join(sql.SQL("ONLY " + name) for name, _, _ in tables)
         conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(locked))
-        (snapshot,) = conn.execute("SELECT pg_export_snapshot()").fetchone()
+        snapshot = catalog.value(conn, "SELECT pg_export_snapshot()")
         writer.manifest |= {
             "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **conn.execute(DATABASE).fetchone()[0],
-            "roles": conn.execute(ROLES).fetchone()[0],
+            **catalog.value(conn, DATABASE),
+            "roles": catalog.value(conn, ROLES),
             "relations": conn.execute(RELATIONS).fetchall(),
-            "build": conn.execute(alterations.BUILD).fetchone()[0],
+            "build": catalog.value(conn, alterations.BUILD),
             "facts": alterations.read_facts(conn),
             "needs": conn.execute(alterations.NEEDS).fetchall(),
             "tables": [],
@@ -147,8 +148,8 @@ def _write(conn: psycopg.Connection, writer: archive.Writer, database: str, say:
 
 def _say_what_is_not_kept(conn: psycopg.Connection, say: Callable) -> None:
     query = "SELECT format('%s.llm_checkpoint', extnamespace::regnamespace) FROM pg_extension "
-    (table,) = conn.execute(query + "WHERE extname = 'pg_llm'").fetchone()
-    if conn.execute("SELECT to_regclass(%s)", [table]).fetchone()[0]:
+    table = catalog.value(conn, query + "WHERE extname = 'pg_llm'")
+    if catalog.value(conn, "SELECT to_regclass(%s)", [table]):
         query = f"SELECT id, location FROM {table} WHERE location <> 'database' ORDER BY id"
         for number, location in conn.execute(query).fetchall():
             say(f"checkpoint {number} is the file {location}, which is not in the backup")
@@ -163,6 +164,7 @@ def _dump(conn: psycopg.Connection, *arguments: str) -> Iterator[bytes]:
             **clients.command(conn, "pg_dump", *options), stdout=subprocess.PIPE, stderr=errors
         )
         try:
+            assert process.stdout
             while block := process.stdout.read(archive.BLOCK):
                 yield block
             if process.wait() != 0:

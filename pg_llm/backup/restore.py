@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from pg_llm import catalog
 from pg_llm.backup import alterations, archive, rows
 from pg_llm.backup.alterations import AFTER_ROWS, BEFORE_ROWS, LAST, Fact
 from pg_llm.backup.backup import DUMP, session
@@ -75,7 +76,7 @@ def restore(
         except BaseException as error:
             databases.drop_quietly(building)
             if isinstance(error, psycopg.Error | OSError):
-                words = getattr(error, "diag", None) and error.diag.message_primary or str(error)
+                words = isinstance(error, psycopg.Error) and error.diag.message_primary or str(error)
                 raise KitError(f"{path} could not be restored, nothing was changed: {words}") from error
             raise
         if aside:
@@ -90,7 +91,7 @@ def restore(
 def _check_server(server: psycopg.Connection, database: str, replace: bool) -> None:
     databases.check_name(database)
     template.current_build()  # or an error: the server has no extension to restore
-    if not server.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()[0]:
+    if not catalog.value(server, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
         raise KitError(
             f"role {server.info.user} is no superuser, and only superusers may create the extension: "
             "ask one to restore the backup"
@@ -156,8 +157,9 @@ def _create(server: psycopg.Connection, building: str, manifest: dict, say: Call
     if locale:
         exact += sql.SQL(" {}_LOCALE {}").format(sql.SQL(provider.upper()), literal(locale))
     choices = [exact, *(sql.SQL(f"LOCALE_PROVIDER libc LOCALE '{name}'") for name in ("C.UTF-8", "C"))]
-    create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} ")
-    create = create.format(sql.Identifier(building), literal(manifest["encoding"]))
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} ").format(
+        sql.Identifier(building), literal(manifest["encoding"])
+    )
     for choice in choices:
         try:
             server.execute(create + choice)
@@ -225,6 +227,12 @@ def _elements(value: str) -> list[str]:
     return [bare or quoted.replace('""', '"') for quoted, bare in found]
 
 
+def _named(entry: str) -> str:
+    """Kind and name of an entry in pg_restore's list."""
+    found = ENTRY.match(entry)
+    return found[3] if found else ""
+
+
 # -- what is in it -------------------------------------------------------------------------
 
 
@@ -250,9 +258,9 @@ class _Filling:
             needed, rest, late = self._entries()
             # Columns may need types and functions of the users', whose views may need the columns.
             self._script(needed)
-            self.same = self.conn.execute(alterations.BUILD).fetchone()[0] == self.manifest["build"]
+            self.same = catalog.value(self.conn, alterations.BUILD) == self.manifest["build"]
             query = "SELECT format('%s.llm_op', extnamespace::regnamespace) FROM pg_extension "
-            (table,) = self.conn.execute(query + "WHERE extname = 'pg_llm'").fetchone()
+            table = catalog.value(self.conn, query + "WHERE extname = 'pg_llm'")
             self.builds_own = list(rows.types_of(self.conn, table))
             here = alterations.read_facts(self.conn)
             theirs = [Fact(*fact) for fact in self.manifest["facts"]]
@@ -276,7 +284,7 @@ class _Filling:
         note = template.parse_note(self.manifest["comment"])
         query = "SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'"
         now = {
-            "version": self.conn.execute(query).fetchone()[0],
+            "version": catalog.value(self.conn, query),
             template.build_key(): template.current_build(),
         }
         return {k: v for k, v in {**note, **now}.items() if k != "pid"} if note else {}
@@ -298,25 +306,26 @@ class _Filling:
 
     def _entries(self) -> tuple[list[str], list[str], list[str]]:
         """The dump's entries: what the extension's columns need, the rest, and what must come last."""
-        command = [clients.program("pg_restore"), "-l", self.dump]
-        listed = subprocess.run(command, capture_output=True, check=True, **UTF8).stdout.splitlines()
+        command = [clients.program("pg_restore"), "-l", str(self.dump)]
+        listed = subprocess.run(command, capture_output=True, check=True).stdout.decode(**UTF8).splitlines()
         needs = {tuple(need) for need in self.manifest["needs"]}
-        needed, rest = [], []
+        needed: list[str] = []
+        rest: list[str] = []
         for line in listed:
             if entry := ENTRY.match(line):
                 kind = entry[3].startswith(("SCHEMA ", "EXTENSION ", "SHELL TYPE "))
                 (needed if kind or (int(entry[1]), int(entry[2])) in needs else rest).append(line)
-        late = next((i for i, line in enumerate(rest) if ENTRY.match(line)[3].startswith(LATE)), len(rest))
+        late = next((i for i, line in enumerate(rest) if _named(line).startswith(LATE)), len(rest))
         return needed, rest[:late], rest[late:]
 
     def _without_gone(self, entries: list[str]) -> list[str]:
         """Finds views that only the backup's build of the extension had; leaves out the rights on them."""
         grants = []
         for relation, schema, name in self.manifest["relations"]:
-            if self.conn.execute("SELECT to_regclass(%s) IS NULL", [relation]).fetchone()[0]:
+            if catalog.value(self.conn, "SELECT to_regclass(%s) IS NULL", [relation]):
                 self.gone.add(relation)
                 grants += [f"ACL {schema} TABLE {name} ", f"ACL {schema} COLUMN {name}."]
-        return [line for line in entries if not ENTRY.match(line)[3].startswith(tuple(grants))]
+        return [line for line in entries if not _named(line).startswith(tuple(grants))]
 
     def _script(self, entries: list[str], *options: str) -> None:
         """Runs entries of the dump."""
@@ -325,13 +334,14 @@ class _Filling:
         listed = self.dump.with_name("entries")
         listed.write_text("\n".join(entries) + "\n", **UTF8)
         options += ("--no-owner",) * (not self.owners) + ("--no-acl",) * (not self.grants)
-        source = [clients.program("pg_restore"), "-f", "-", "-L", listed, "--no-tablespaces", *options]
+        source = [clients.program("pg_restore"), "-f", "-", "-L", str(listed), "--no-tablespaces", *options]
         variables = f"--set=ON_ERROR_STOP={int(self.same)}", "--set=VERBOSITY=verbose"
         target = clients.command(self.conn, "psql", "-X", "-q", "-w", *variables)
         with tempfile.TemporaryFile() as errors, archive.progress("own objects") as shown:
-            reads = subprocess.Popen([*source, self.dump], stdout=subprocess.PIPE, stderr=errors)
+            reads = subprocess.Popen([*source, str(self.dump)], stdout=subprocess.PIPE, stderr=errors)
             runs = subprocess.Popen(**target, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
             try:
+                assert reads.stdout and runs.stdin
                 with contextlib.suppress(BrokenPipeError), runs.stdin:
                     for line in clients.suited(reads.stdout, self.conn.info.server_version):
                         runs.stdin.write(line)

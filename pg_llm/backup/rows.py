@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.abc import Buffer
 
+from pg_llm import catalog
 from pg_llm.backup.archive import BLOCK, Reader, Writer
 
 LARGE = 256 << 20  # bytes from which on a row is large
@@ -66,6 +69,7 @@ class Column:
 
     @property
     def quoted(self) -> sql.Identifier:
+        """The name, quoted for SQL."""
         return sql.Identifier(self.name)
 
 
@@ -74,7 +78,7 @@ def write(conn: psycopg.Connection, writer: Writer, table: str, binary: bool, ba
     columns = [Column(*row) for row in conn.execute(COLUMNS, [table]).fetchall()]
     large = _large(conn, table, columns) if binary else None
     number = len(writer.manifest["members"])
-    entry = {
+    entry: dict[str, Any] = {
         "name": table,
         "format": "binary" if binary else "text",
         "columns": [[c.name, "text" if c.as_text and binary else c.type] for c in columns],
@@ -94,15 +98,16 @@ def write(conn: psycopg.Connection, writer: Writer, table: str, binary: bool, ba
 
     small = sql.SQL("NOT ({})").format(large) if large else sql.SQL("true")
     add(entry["member"], map(value, columns), small)
-    for column in columns if large else ():
-        add(entry["parts"][column.name], [sql.SQL("ctid::text"), value(column)], large)
+    if large:
+        for column in columns:
+            add(entry["parts"][column.name], [sql.SQL("ctid::text"), value(column)], large)
     return entry
 
 
 def _large(conn: psycopg.Connection, table: str, columns: list[Column]) -> sql.Composable | None:
     """The condition of rows that are copied value by value; None where there are none."""
     query = "SELECT format('%s.numel', extnamespace::regnamespace) FROM pg_extension WHERE extname = 'pg_llm'"
-    numel = sql.SQL(conn.execute(query).fetchone()[0])
+    numel = sql.SQL(catalog.value(conn, query))
     sizes = [
         sql.SQL("coalesce(4 * {}({}), 0)").format(numel, c.quoted)
         if c.tensor
@@ -111,11 +116,11 @@ def _large(conn: psycopg.Connection, table: str, columns: list[Column]) -> sql.C
         if c.varies
     ]
     large = sql.SQL("{} > {}").format(sql.SQL(" + ").join(sizes), LARGE)
-    query = sql.SQL("SELECT EXISTS (SELECT FROM ONLY {} WHERE {})").format(sql.SQL(table), large)
-    return large if conn.execute(query).fetchone()[0] else None
+    some = sql.SQL("SELECT EXISTS (SELECT FROM ONLY {} WHERE {})").format(sql.SQL(table), large)
+    return large if catalog.value(conn, some) else None
 
 
-def _blocks(conn: psycopg.Connection, query: sql.Composable) -> Iterator[bytes]:
+def _blocks(conn: psycopg.Connection, query: sql.Composed) -> Iterator[Buffer]:
     """What COPY sends: small rows together, a large one as it arrives."""
     held, size = [], 0
     with conn.cursor().copy(query) as copy:
@@ -153,11 +158,10 @@ def read(conn: psycopg.Connection, reader: Reader, entry: dict, table: str, bar)
             values = sql.SQL(", ").join(_cast(staged, c, types[c]) for c in columns)
             conn.execute(insert + sql.SQL("SELECT {} FROM {}").format(values, staged))
     with contextlib.ExitStack() as stack:
-        parts = {}
+        parts: dict[str, sql.Identifier] = {}
         for column, member in entry["parts"].items():
-            part = {"place": "text", "value": columns[column]}
-            staged = _staged(conn, reader, member, entry["format"], part, bar)
-            parts[column] = stack.enter_context(staged)
+            pair = {"place": "text", "value": columns[column]}
+            parts[column] = stack.enter_context(_staged(conn, reader, member, entry["format"], pair, bar))
         if parts:  # tuples of pointers: no value is read before it goes to its place
             values = sql.SQL(", ").join(_cast(part, "value", types[c]) for c, part in parts.items())
             first, *others = parts.values()

@@ -82,6 +82,7 @@ class TensorBinaryLoader(adapt.Loader):
     format = pq.Format.BINARY
 
     def load(self, data) -> np.ndarray:
+        """The value as a read-only float32 array. Errors: DataError."""
         (ndim,) = struct.unpack_from("<i", data)
         if not 0 <= ndim <= MAX_DIMS:
             raise psycopg.DataError(
@@ -99,6 +100,7 @@ class TensorTextLoader(adapt.Loader):
     format = pq.Format.TEXT
 
     def load(self, data) -> np.ndarray | TensorSummary:
+        """The value as a float32 array, or the server's summary of a large one."""
         text = bytes(data).decode()
         if text.startswith("tensor("):
             return _read_empty(text) if text.endswith(") []") else TensorSummary(text)

@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ MAX_SAFETENSORS_HEADER = 100_000_000
 CONFIG = "config.json"
 
 # safetensors' names of the types that convert to float32; bfloat16 is read as the upper half of a float32.
-_FLOATS = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "F64": np.dtype("<f8")}
+_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
+_FLOATS: dict[str, np.dtype] = {name: np.dtype(stored) for name, stored in _TYPES.items()}
 _SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4}
 _SIZES |= {"U64": 8, "I64": 8} | {name: dtype.itemsize for name, dtype in _FLOATS.items()}
 
@@ -49,6 +51,7 @@ class Tensor:
 
     @property
     def size(self) -> int:
+        """The number of elements."""
         return math.prod(self.shape)
 
     def pieces(self) -> Iterator[np.ndarray]:
@@ -217,7 +220,7 @@ def _read_safetensors(file: Path, checkpoint: Checkpoint, stack: contextlib.Exit
         stored = data[8 + length + begin : 8 + length + end]
         if dtype in _FLOATS:
             stored = stored.view(_FLOATS[dtype])
-        checkpoint.tensors.append(Tensor(name, dtype, shape, lambda stored=stored: stored))
+        checkpoint.tensors.append(Tensor(name, dtype, shape, partial(np.asarray, stored)))
 
 
 def _check_cover(entries: list, size: int) -> None:
@@ -298,6 +301,4 @@ def _read_torch(file: Path, checkpoint: Checkpoint, stack: contextlib.ExitStack)
 
     for name, tensor in state.items():
         dtype = names.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
-        checkpoint.tensors.append(
-            Tensor(name, dtype, tuple(tensor.shape), lambda tensor=tensor: load(tensor))
-        )
+        checkpoint.tensors.append(Tensor(name, dtype, tuple(tensor.shape), partial(load, tensor)))

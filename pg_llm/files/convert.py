@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def _weights(source: Path, checkpoint: Checkpoint) -> list[tuple[str, Tensor]]:
 
 def _write_values(file, tensor: Tensor, bar) -> None:
     for piece in tensor.pieces():
-        file.write(memoryview(piece).cast("B"))
+        file.write(piece.data.cast("B"))
         bar.update(piece.nbytes)
 
 
@@ -80,7 +81,7 @@ def _write_npz(file, tensors: list[tuple[str, Tensor]], config: str | None, bar)
 def save_safetensors(path: Path, arrays: dict[str, np.ndarray], config: str | None = None) -> None:
     """Writes arrays that are in memory, as float32, in the order given; config is config.json's text."""
     tensors = [
-        (name, Tensor(name, "F32", data.shape, lambda data=data: data)) for name, data in arrays.items()
+        (name, Tensor(name, "F32", data.shape, partial(np.asarray, data))) for name, data in arrays.items()
     ]
     with path.open("wb") as file:
         write_safetensors(file, tensors, config, progress_bar([], path.name, show=False))

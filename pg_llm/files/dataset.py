@@ -20,6 +20,7 @@ import psycopg
 from psycopg import adapt, pq
 from psycopg.rows import tuple_row
 
+from pg_llm import catalog
 from pg_llm.errors import KitError
 
 HELD_OUT = "-validation"
@@ -71,7 +72,7 @@ def prepare_dataset(
     with conn.transaction(), conn.cursor(binary=True, row_factory=tuple_row) as cursor:
         cursor.adapters.register_loader(_INT4_ARRAY, _Ints)
         block_size = _block_size(cursor, tokenizer, block_size)
-        (end,) = cursor.execute("SELECT llm_end_token(%s)", [tokenizer]).fetchone()
+        end = catalog.value(conn, "SELECT llm_end_token(%s)", [tokenizer])
         blocks = Blocks(block_size, overlap, validation, end)
         if truncate:
             names = [dataset, dataset + HELD_OUT]
@@ -100,16 +101,18 @@ def find_inputs(inputs: Iterable[str | Path]) -> list[str | Path]:
     found: list[str | Path] = []
     for name in map(str, inputs):
         path = Path(name).expanduser()
-        if name == "-" or path.is_file():
-            matches = ["-" if name == "-" else path]
+        if name == "-":
+            found.append(name)
+        elif path.is_file():
+            found.append(path)
         elif path.is_dir():
             raise KitError(f"{name} is a folder; name its files: '{name.rstrip('/')}/*.txt'")
         else:
-            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-            matches = [match for match in matches if match.is_file()]
-            if not matches:
+            matches = map(Path, sorted(glob.glob(str(path), recursive=True)))
+            files = [match for match in matches if match.is_file()]
+            if not files:
                 raise KitError(f"there is no file {name}")
-        found += matches
+            found += files
     if not found:
         raise KitError("there is no input; name files, patterns such as 'books/*.txt', or '-'")
     if found.count("-") > 1:

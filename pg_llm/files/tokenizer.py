@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 
+from pg_llm import catalog
 from pg_llm.errors import KitError
 
 # What the two files are called: by Hugging Face, and in OpenAI's GPT-2 release.
@@ -36,25 +37,25 @@ def load_tokenizer(
     if not model:
         raise KitError("name the tokenizer: load_tokenizer(conn, vocab_file, merges_file, model='...')")
     vocab, merges = find_files(vocab_file, merges_file)
-    row = conn.execute(
+    return catalog.value(
+        conn,
         "SELECT pg_llm_load_bpe(%b, %b, %s, %s)",
         [vocab.read_bytes(), merges.read_bytes() if merges else None, model, truncate],
-    ).fetchone()
-    return row[0]
+    )
 
 
 def find_files(vocab: str | Path, merges: str | Path | None = None) -> tuple[Path, Path | None]:
     """The vocabulary file and the merges file (None: there is none) that the arguments mean."""
-    vocab, merges = Path(vocab), Path(merges) if merges else None
-    if vocab.is_dir():
-        folder, vocab = vocab, _first(vocab, VOCAB_NAMES)
-        if vocab is None:
+    vocab_file, merges_file = Path(vocab), Path(merges) if merges else None
+    if vocab_file.is_dir():
+        folder, found = vocab_file, _first(vocab_file, VOCAB_NAMES)
+        if found is None:
             raise KitError(f"{folder} has no {' or '.join(VOCAB_NAMES)}; name the vocabulary file")
-        merges = merges or _first(folder, MERGES_NAMES)
-    for path in (vocab, merges):
+        vocab_file, merges_file = found, merges_file or _first(folder, MERGES_NAMES)
+    for path in (vocab_file, merges_file):
         if path and not path.is_file():
             raise KitError(f"there is no file {path}")
-    return vocab, merges
+    return vocab_file, merges_file
 
 
 def gpt2_files() -> tuple[Path, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
+from pg_llm import catalog
 from pg_llm.notebook import session
 
 STEPS, BATCH, STORIES = 24, 16, 384
@@ -28,8 +29,8 @@ def practice_model(conn: psycopg.Connection | None = None) -> str:
 
 def _train(conn: psycopg.Connection) -> None:
     corpus = "SELECT (llm_story(seed)).text FROM generate_series(0, 19999) AS seed"
-    vocab = conn.execute("SELECT llm_bpe_train(%s, 2048, 'practice')", [corpus]).fetchone()[0]
-    end = conn.execute("SELECT llm_end_token('practice')").fetchone()[0]
+    vocab = catalog.value(conn, "SELECT llm_bpe_train(%s, 2048, 'practice')", [corpus])
+    end = catalog.value(conn, "SELECT llm_end_token('practice')")
     conn.execute(
         "SELECT llm_create_model('practice', 4, 4, 128, 128, %s, options => "
         "jsonb_build_object('eos_token_id', %s::int)), llm_init_model('practice', 1), "

@@ -27,6 +27,7 @@ from sql.connection import Connection
 from sql.magic import SqlMagic
 from sql.run import FakeResultProxy, ResultSet
 
+from pg_llm import catalog
 from pg_llm.errors import KitError
 from pg_llm.notebook import pictures, render, session, sqltext
 from pg_llm.server import database as databases
@@ -64,7 +65,7 @@ class NotebookConnection(Connection):
         self.dialect = engine.dialect
         self.name = OURS
         self.internal_connection = engine.connect()
-        self.connect_args = {}
+        self.connect_args: dict = {}
         Connection.connections[OURS] = Connection.current = self
 
 
@@ -105,7 +106,7 @@ class NotebookSql(SqlMagic):
     @no_var_expand
     @needs_local_scope
     @line_magic("sql")
-    @cell_magic("sql")
+    @cell_magic("sql")  # type: ignore[arg-type]  # IPython's decorators declare no types
     def execute(self, line="", cell="", local_ns=None):
         """Runs SQL on the notebook's connection; ipython-sql's options and connection strings still work."""
         text = f"{line}\n{cell}"
@@ -124,7 +125,7 @@ class NotebookSql(SqlMagic):
         return None
 
     execute.parser = SqlMagic.execute.parser
-    execute.argcmd_name = "sql"
+    execute.argcmd_name = "sql"  # type: ignore[assignment]
 
     def _run(self, text, local_ns):
         """Each statement in turn; the last one that returns rows is the cell's result."""
@@ -167,14 +168,14 @@ def status():
 
     conn = session.current().conn
     models = conn.execute("SELECT DISTINCT model FROM llm_param ORDER BY model").fetchall()
-    extension = conn.execute("SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'").fetchone()
-    threads = conn.execute("SELECT current_setting('pg_llm.threads')").fetchone()
+    extension = catalog.value(conn, "SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'")
+    threads = catalog.value(conn, "SELECT current_setting('pg_llm.threads')")
     facts = {
         "database": conn.info.dbname,
         "server": f"PostgreSQL {conn.info.parameter_status('server_version')}"
         + (" of PG_LLM_DSN" if databases.dsn() else ", embedded"),
-        "extension": f"pg_llm {extension[0]}",
-        "threads": threads[0].replace("0", "as many as there are"),
+        "extension": f"pg_llm {extension}",
+        "threads": threads.replace("0", "as many as there are"),
         "models with weights": ", ".join(row[0] for row in models) or "none yet",
     }
     return Frame({"item": list(facts), "value": list(facts.values())})
@@ -255,11 +256,13 @@ def describe(error: BaseException) -> str:
     return "\n".join(lines)
 
 
-def _brief(error: BaseException) -> None:
-    error._render_traceback_ = lambda: [f"\x1b[31m{describe(error)}\x1b[0m"]
+def _brief(error: BaseException) -> str:
+    text = f"\x1b[31m{describe(error)}\x1b[0m"
+    session.show_instead(error, text)
+    return text
 
 
 def _show_error(shell, kind, error, traceback, tb_offset=None):
-    _brief(error)
-    shell._showtraceback(kind, error, error._render_traceback_())
-    return error._render_traceback_()
+    lines = [_brief(error)]
+    shell._showtraceback(kind, error, lines)
+    return lines

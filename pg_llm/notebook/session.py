@@ -25,7 +25,7 @@ class Session:
     """A connection that is made again, to the same database, when the server was restarted."""
 
     def __init__(self, database: str | None = None, fresh: bool = False):
-        self._listeners: list[Callable[[Session], None]] = []
+        self._listeners: list[Callable[[Session], object]] = []
         self._open(lambda: databases.connect(database, fresh=fresh))
         self.database = self.conn.info.dbname
 
@@ -36,7 +36,7 @@ class Session:
         for listener in self._listeners:
             listener(self)
 
-    def on_connect(self, listener: Callable[[Session], None]) -> None:
+    def on_connect(self, listener: Callable[[Session], object]) -> None:
         """Calls listener now and after each reconnection."""
         self._listeners.append(listener)
         listener(self)
@@ -89,8 +89,10 @@ def start(database: str | None, fresh: bool) -> Session:
 @contextlib.contextmanager
 def connection(conn: psycopg.Connection | None = None) -> Iterator[psycopg.Connection]:
     """conn, or the notebook's connection, which is made anew if it breaks in the block: the error says so."""
-    session = current() if conn is None else None
-    conn = session.conn if session else conn
+    session = None
+    if conn is None:
+        session = current()
+        conn = session.conn
     refuse_if_streaming(conn)
     try:
         yield conn
@@ -100,8 +102,13 @@ def connection(conn: psycopg.Connection | None = None) -> Iterator[psycopg.Conne
         raise
     except KeyboardInterrupt as interrupt:
         # psycopg has cancelled the query; in a notebook that is all there is to say.
-        interrupt._render_traceback_ = lambda: ["interrupted; the server stopped the statement"]
+        show_instead(interrupt, "interrupted; the server stopped the statement")
         raise
+
+
+def show_instead(error: BaseException, text: str) -> None:
+    """Has IPython print text where it would print the error's traceback."""
+    vars(error)["_render_traceback_"] = lambda: [text]
 
 
 def show_notice(diagnostic: psycopg.errors.Diagnostic) -> None:

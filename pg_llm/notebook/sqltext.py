@@ -37,6 +37,7 @@ class Token:
 
     @property
     def end(self) -> int:
+        """The position after the last character."""
         return self.start + len(self.text)
 
 
@@ -48,8 +49,8 @@ def tokens(sql: str) -> Iterator[Token]:
             kind, end = "comment", _comment_end(sql, at)
         else:
             found = _TOKEN.match(sql, at)
-            kind, end = found.lastgroup, found.end()
-            kind = "dollar" if kind == "tag" else kind
+            assert found and found.lastgroup  # its last alternative is any character
+            kind, end = "dollar" if found.lastgroup == "tag" else found.lastgroup, found.end()
         yield Token(kind, sql[at:end], at)
         at = end
 
@@ -66,7 +67,9 @@ def _comment_end(sql: str, start: int) -> int:
 
 def split(sql: str) -> list[str]:
     """The statements of sql without their semicolons; pieces of only space and comments are left out."""
-    statements, begin, depth, blocks, words, told = [], 0, 0, 0, [], False
+    statements: list[str] = []
+    words: list[str] = []
+    begin, depth, blocks, told = 0, 0, 0, False
 
     def close(end: int) -> None:
         if told:

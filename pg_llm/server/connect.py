@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from pg_llm.errors import KitError
 
@@ -19,8 +20,8 @@ def dsn() -> str | None:
 def open_database(database: str | None) -> psycopg.Connection:
     """An autocommit connection to an existing database, as it comes."""
     try:
-        if dsn():
-            return psycopg.connect(dsn(), autocommit=True, **({"dbname": database} if database else {}))
+        if elsewhere := dsn():
+            return psycopg.connect(make_conninfo(elsewhere, dbname=database), autocommit=True)
         from pg_llm.server.server import Server
 
         return psycopg.connect(**Server().start().conninfo(database or DEFAULT), autocommit=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from pg_llm import __version__
+from pg_llm import __version__, catalog
 from pg_llm.errors import KitError
 from pg_llm.server import binaries, database, settings
 from pg_llm.server.connect import maintenance, open_database
@@ -26,7 +26,7 @@ def server_facts() -> tuple[dict[str, str], bool]:
     facts = {"kit": f"pg_llm {__version__}"}
     if database.dsn():
         with open_database(None) as conn:
-            version = conn.execute("SHOW server_version").fetchone()[0]
+            version = catalog.value(conn, "SHOW server_version")
             facts["server"] = f"PostgreSQL {version} at {conn.info.host or 'a local socket'} (PG_LLM_DSN)"
         return facts, True
     server = Server()
@@ -38,9 +38,9 @@ def server_facts() -> tuple[dict[str, str], bool]:
     facts["socket"] = str(live.socket)
     facts["tcp"] = f"{live.listen} port {live.port}" if live.listen else "none"
     with open_database("postgres") as conn:
-        facts["version"] = conn.execute("SHOW server_version").fetchone()[0]
+        facts["version"] = catalog.value(conn, "SHOW server_version")
         query = "SELECT count(*) - 1 FROM pg_stat_activity WHERE backend_type = 'client backend'"
-        facts["sessions"] = str(conn.execute(query).fetchone()[0])
+        facts["sessions"] = str(catalog.value(conn, query))
     for number, problem in enumerate(_upgrade_problems(server, live)):
         facts[f"attention {number + 1}" if number else "attention"] = problem
     return facts, True
@@ -50,7 +50,7 @@ def examine(echo) -> int:
     """Prints one line a check; returns the number of failed ones, at most 1."""
     failed = 0
     for check in CHECKS:
-        title = check.__doc__.splitlines()[0].rstrip(".")
+        title = (check.__doc__ or "").splitlines()[0].rstrip(".")
         try:
             for line in check():
                 echo(f"  ok    {title}: {line}")
@@ -142,7 +142,7 @@ def _server():
         if problems:
             raise _Attention("; ".join(problems))
     with open_database(None if database.dsn() else "postgres") as conn:
-        version = conn.execute("SHOW server_version").fetchone()[0]
+        version = catalog.value(conn, "SHOW server_version")
         if conn.info.server_version < 150000:
             raise KitError(f"PostgreSQL {version} is too old; 15 or newer is needed")
         conn.execute("SHOW fsync")
@@ -152,7 +152,7 @@ def _server():
 def _template():
     """Template database."""
     with database.connect(fresh=True) as conn:
-        tokens = conn.execute("SELECT count(*) FROM llm_bpe_vocab WHERE model = 'gpt2'").fetchone()[0]
+        tokens = catalog.value(conn, "SELECT count(*) FROM llm_bpe_vocab WHERE model = 'gpt2'")
     if tokens != 50257:
         raise KitError(f"GPT-2's tokenizer has {tokens} tokens, not 50257; drop database {TEMPLATE}")
     yield f"build {database.current_build()}, a new database can be made from it"

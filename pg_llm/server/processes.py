@@ -47,13 +47,14 @@ def socket_dir(home: Path, user: binaries.RunAs) -> Path:
     """A short private folder for the socket: the kernel takes paths up to 107 bytes only."""
     name = "pg_llm-" + hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    usable = (
+    folder = Path("/tmp") / f"{name}-{user.uid}"
+    if (
         runtime
         and not user.switch
         and os.access(runtime, os.W_OK | os.X_OK)
         and len(os.fsencode(runtime)) < 70
-    )
-    folder = Path(runtime) / name if usable else Path("/tmp") / f"{name}-{user.uid}"
+    ):
+        folder = Path(runtime) / name
     try:
         folder.mkdir(mode=0o700)
         os.chown(folder, user.uid, user.gid)
@@ -77,6 +78,7 @@ def environment() -> dict:
 
 
 def alive(pid: int) -> bool:
+    """Whether a process exists and has not ended."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -7,6 +7,7 @@ import subprocess
 import psycopg
 from psycopg import sql
 
+from pg_llm import catalog
 from pg_llm.errors import KitError
 from pg_llm.server import clients
 
@@ -72,8 +73,8 @@ def _advance_sequences(old: psycopg.Connection, new: psycopg.Connection) -> None
     """The rows kept their numbers: new ones must be beyond them."""
     for schema, name in old.execute(SEQUENCES).fetchall():
         sequence = sql.Identifier(schema, name)
-        (last,) = old.execute(sql.SQL("SELECT last_value FROM {}").format(sequence)).fetchone()
-        if new.execute("SELECT to_regclass(%s)", [sequence.as_string(new)]).fetchone()[0]:
+        last = catalog.value(old, sql.SQL("SELECT last_value FROM {}").format(sequence))
+        if catalog.value(new, "SELECT to_regclass(%s)", [sequence.as_string(new)]):
             advance = "SELECT setval(%s::regclass, greatest(%s::bigint, last_value)) FROM {}"
             new.execute(sql.SQL(advance).format(sequence), [sequence.as_string(new), last])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import psycopg
 
+from pg_llm import catalog
 from pg_llm.errors import KitError
 
 # Tables that the extension alone writes: PUBLIC reads them.
@@ -118,7 +119,7 @@ def refuse_strangers(conn: psycopg.Connection) -> None:
     to the superuser: who logged in decides, not who the session is now.
     """
     conn.execute("SET search_path = pg_catalog, pg_temp")
-    (superuser,) = conn.execute("SELECT rolsuper FROM pg_roles WHERE rolname = session_user").fetchone()
+    superuser = catalog.value(conn, "SELECT rolsuper FROM pg_roles WHERE rolname = session_user")
     owner = stranger(conn, conn.info.dbname) if superuser else None
     if owner:
         name, user = conn.info.dbname, conn.info.user

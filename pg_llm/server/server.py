@@ -50,6 +50,7 @@ class Running:
 
     @property
     def socket(self) -> Path:
+        """The path of the server's Unix socket."""
         return self.socket_dir / f".s.PGSQL.{self.port}"
 
     def conninfo(self, dbname: str = "postgres") -> dict:

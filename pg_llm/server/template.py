@@ -13,7 +13,7 @@ import warnings
 import psycopg
 from psycopg import sql
 
-from pg_llm import classroom
+from pg_llm import catalog, classroom
 from pg_llm.errors import KitError
 from pg_llm.server import rights
 from pg_llm.server.connect import dsn, maintenance, open_database, prepare
@@ -73,7 +73,7 @@ def _build(conn: psycopg.Connection, note: dict) -> dict:
         rights.secure(inside)
         inside.execute("VACUUM (FREEZE, ANALYZE)")
         query = "SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'"
-        note = {"version": inside.execute(query).fetchone()[0], **note}
+        note = {"version": catalog.value(inside, query), **note}
     if exists(conn, TEMPLATE):
         old = sql.Identifier(TEMPLATE)
         conn.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(old))
@@ -138,5 +138,6 @@ def parse_note(comment: str | None) -> dict:
 
 
 def write_note(conn: psycopg.Connection, database: str, note: dict) -> None:
+    """Writes the kit's note on a database, as its comment."""
     text = sql.Literal(json.dumps({"pg_llm": note}))
     conn.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(database), text))
