@@ -21,6 +21,7 @@ TORCH = "torch==2.13.0"  # unpinned, pip would take a build with several gigabyt
 
 
 def main(arguments):
+    """Sets up .venv, then opens the notebooks or runs the tests."""
     if len(arguments) < 1 or arguments[0] not in ("lab", "test"):
         sys.exit(__doc__.strip())
     if sys.version_info < (3, 10):  # noqa: UP036 (this file also runs where the kit cannot)
@@ -42,6 +43,7 @@ def main(arguments):
 
 
 def need_compiler():
+    """Installs a missing C compiler or make, or ends in one sentence where that is impossible."""
     missing = []
     if not shutil.which("gcc") and not shutil.which("cc"):
         missing += ["gcc", "libc6-dev"]
@@ -56,6 +58,7 @@ def need_compiler():
 
 
 def want_test_packages():
+    """Installs what some tests need, where this user may; without it they are skipped."""
     wishes = (
         ("PostgreSQL 15's tests", ["postgresql-15", "postgresql-server-dev-15"], has_postgresql_15),
         ("the C format check", ["clang-format-14"], lambda: shutil.which("clang-format-14")),
@@ -68,16 +71,19 @@ def want_test_packages():
 
 
 def has_postgresql_15():
+    """Whether Debian's PostgreSQL 15 is installed, with its headers."""
     return os.path.exists("/usr/lib/postgresql/15/bin/postgres") and os.path.exists(
         "/usr/include/postgresql/15/server/postgres.h"
     )
 
 
 def has_arm64_compiler():
+    """Whether a cross compiler for arm64 is installed."""
     return platform.machine() == "aarch64" or shutil.which("aarch64-linux-gnu-gcc")
 
 
 def compiles(text):
+    """Whether the preprocessor finds what a C text includes."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     command = [compiler, "-E", "-x", "c", "-", "-o", os.devnull]
     return subprocess.run(command, input=text.encode(), stderr=subprocess.DEVNULL).returncode == 0
@@ -125,6 +131,7 @@ def make_venv():
 
 
 def install(for_tests):
+    """Installs the kit into .venv, unless nothing changed since it was installed."""
     stamp = os.path.join(VENV, "pg_llm.stamp")
     wanted = f"{fingerprint()} {for_tests}"
     if os.path.exists(stamp):
@@ -150,6 +157,7 @@ def install(for_tests):
 
 
 def pip(*arguments):
+    """Runs pip install in .venv; returns its exit code."""
     command = [venv("python"), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
     # An older pip would warn about packages that still come with a setup.py; a newer one ignores this.
     environment = dict(os.environ, PIP_USE_PEP517="1")
@@ -171,6 +179,7 @@ def fingerprint():
 
 
 def venv(program):
+    """The path of a program in .venv."""
     return os.path.join(VENV, "bin", program)
 
 
@@ -180,6 +189,7 @@ def run_instead(command):
 
 
 def say(text):
+    """Prints a line of progress."""
     print("pg_llm: " + text, flush=True)
 
 

