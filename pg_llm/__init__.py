@@ -85,7 +85,7 @@ def __dir__() -> list[str]:
 
 
 def load_ipython_extension(ipython) -> None:
-    """%load_ext pg_llm: starts or finds the server and hands its connection to %%sql."""
+    """%load_ext pg_llm: starts or finds the server and gives its connection to %%sql."""
     from pg_llm.notebook.magic import load_ipython_extension as load
 
     load(ipython)

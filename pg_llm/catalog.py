@@ -15,7 +15,7 @@ Query = str | bytes | sql.SQL | sql.Composed
 
 
 def row(conn: psycopg.Connection, query: Query, params: Params | None = None) -> tuple[Any, ...]:
-    """The first row of a query that always returns one."""
+    """The first row of a query that returns at least one."""
     with conn.cursor(row_factory=tuple_row) as cursor:
         found = cursor.execute(query, params).fetchone()
     assert found is not None
@@ -23,7 +23,7 @@ def row(conn: psycopg.Connection, query: Query, params: Params | None = None) ->
 
 
 def value(conn: psycopg.Connection, query: Query, params: Params | None = None) -> Any:
-    """The first value of that row."""
+    """The first column of that row."""
     return row(conn, query, params)[0]
 
 

@@ -17,7 +17,7 @@ from pg_llm.notebook import frames, session
 
 @dataclass(frozen=True)
 class Event:
-    """One generated token: the piece that came and the whole text so far; is_complete marks the last one."""
+    """One generated token: its text, and the whole text so far; is_complete marks the last token."""
 
     step: int
     token_id: int
@@ -36,7 +36,9 @@ class Beam:
 
 
 class PGLLMClient:
-    """Talks to a model over conn, or over the notebook's connection; model None is the database's default.
+    """Generates text with a model over a psycopg 3 connection, by default the notebook's.
+
+    model: the one that methods use unless told otherwise; None: the database's default model.
 
     >>> PGLLMClient(conn, model="my_gpt").generate("Hello", max_tokens=20, seed=1)  # doctest: +SKIP
     """
@@ -87,7 +89,10 @@ class PGLLMClient:
         seed: int | None = None,
         model: str | None = None,
     ) -> Generator[Event, None, None]:
-        """The text of generate, token by token, each as soon as it is made; .close() cancels the rest."""
+        """Yields generate's tokens one by one, each as soon as the server has sampled it.
+
+        Closing the generator, or leaving the loop over it, cancels the rest. Arguments as for generate.
+        """
         query, arguments = self._call(
             "SELECT step, token_id, token, text, is_complete FROM {}", "llm_generate_stream", model,
             prompt=prompt, max_tokens=max_tokens, temperature=temperature, topk=topk, topp=topp, eos=eos,
@@ -98,7 +103,7 @@ class PGLLMClient:
     def beam_search(
         self, prompt: str, beam_width: int = 4, *, max_tokens: int | None = None, model: str | None = None
     ) -> list[Beam]:
-        """The most probable continuations that a beam of that width finds, best first."""
+        """The most probable continuations that a beam search of this width finds, best first."""
         query, arguments = self._call(
             "SELECT rank, score, text FROM {} ORDER BY rank", "llm_beam_search", model,
             prompt=prompt, beam_width=beam_width, max_tokens=max_tokens,
@@ -107,12 +112,15 @@ class PGLLMClient:
             return cursor.execute(query, arguments).fetchall()
 
     def next_tokens(self, prompt: str, k: int | None = 10, *, model: str | None = None) -> frames.Frame:
-        """The k most probable next tokens (None: all of them): rank, token_id, token, probability."""
+        """The k most probable next tokens, one per row; k None: the whole vocabulary.
+
+        Columns rank, token_id, token, probability.
+        """
         query, arguments = self._call("SELECT * FROM {}", "llm_next_tokens", model, prompt=prompt, k=k)
         return self._frame(query, arguments)
 
     def graph(self, model: str | None = None) -> frames.Frame:
-        """One row a node of the architecture: name, op, inputs, attrs, shape."""
+        """The model's computation graph, one row per node. Columns name, op, inputs, attrs, shape."""
         query = (
             "SELECT name, op, inputs, attrs, shape FROM {0}.llm_graph "
             "WHERE model = coalesce(%(model)s, {0}.llm_default_model()) ORDER BY id"
@@ -120,15 +128,15 @@ class PGLLMClient:
         return frames.view(query, self._conn, model=model or self.model)
 
     def params(self, model: str | None = None) -> frames.Frame:
-        """pg_llm.params of this client's model."""
+        """pg_llm.params for this client's model and connection."""
         return frames.params(model or self.model, conn=self._conn)
 
     def train_log(self, model: str | None = None, run: int | None = None) -> frames.Frame:
-        """pg_llm.train_log of this client's model."""
+        """pg_llm.train_log for this client's model and connection."""
         return frames.train_log(model or self.model, run, conn=self._conn)
 
     def gradients(self, model: str | None = None, run: int | None = None) -> frames.Frame:
-        """pg_llm.gradients of this client's model."""
+        """pg_llm.gradients for this client's model and connection."""
         return frames.gradients(model or self.model, run, conn=self._conn)
 
     def tape(self, run: int | None = None) -> frames.Frame:

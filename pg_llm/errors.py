@@ -8,11 +8,11 @@ class PgLlmError(Exception):
 
 
 class KitError(PgLlmError, RuntimeError):
-    """Something outside the program is not as it must be; the message ends with the way to mend it."""
+    """Something outside the program must be mended: a file, the server, a right. The message says how."""
 
 
 class NoExtensionError(PgLlmError, LookupError):
-    """The database that a connection leads to does not have the extension pg_llm."""
+    """The connection's database does not have the extension pg_llm."""
 
     def __init__(self) -> None:
         super().__init__("this database has no extension pg_llm; run: CREATE EXTENSION pg_llm")

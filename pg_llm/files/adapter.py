@@ -25,7 +25,7 @@ _TYPE = "SELECT oid, typarray FROM pg_catalog.pg_type WHERE typname = 'tensor' A
 
 
 def register(conn: psycopg.Connection) -> None:
-    """Makes conn send float arrays as tensor and receive tensors as float32 arrays; int arrays are int[].
+    """Has conn send float arrays as tensor, int arrays as int[], and return tensors as float32 arrays.
 
     Errors: NoExtensionError where the database does not have the extension.
     """

@@ -24,7 +24,7 @@ _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 
 
 class Imported(NamedTuple):
-    """What load_model wrote: how many tensors, and how many numbers in them."""
+    """What load_model wrote: the number of tensors and of parameters."""
 
     tensors: int
     parameters: int
@@ -33,7 +33,7 @@ class Imported(NamedTuple):
 def load_model(
     conn: psycopg.Connection, folder_or_file: str | Path, model: str, *, progress: bool = True
 ) -> Imported:
-    """Imports a GPT-2 (safetensors, npz, PyTorch .bin) as `model`; replaces the weights it had.
+    """Imports a GPT-2 checkpoint (safetensors, npz, PyTorch .bin) as `model`, replacing its weights.
 
     All or nothing: one transaction, or a savepoint inside the caller's. Needs no rights but those on the
     llm_ tables. Errors: CheckpointError for the file, psycopg.Error (naming every tensor that is missing,

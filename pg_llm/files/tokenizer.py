@@ -26,7 +26,7 @@ def load_tokenizer(
     model: str | None = None,
     truncate: bool = False,
 ) -> int:
-    """Load a vocabulary and its merges as tokenizer `model`, in one statement; returns the number of tokens.
+    """Loads a byte-pair vocabulary and its merges as tokenizer `model`; returns the number of tokens.
 
     vocab_file may be a folder that holds both files. A vocabulary file without merges_file is one without
     merges (plain characters). truncate replaces a tokenizer of that name.

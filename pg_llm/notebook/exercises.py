@@ -11,7 +11,10 @@ from pg_llm.notebook import session, solutions
 
 
 def check(exercise: str, answer) -> None:
-    """Says whether an answer is right, or what to look at. Attempts are kept in learner.attempt."""
+    """Prints whether an answer is right, or a hint; the attempt is kept in learner.attempt.
+
+    Errors: KeyError for an exercise that does not exist. Example: check("01.2", answer)
+    """
     if exercise not in solutions.EXERCISES:
         known = ", ".join(solutions.EXERCISES)
         raise KeyError(f"there is no exercise {exercise}; there are {known}")

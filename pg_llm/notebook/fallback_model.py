@@ -1,4 +1,4 @@
-"""The model that notebooks look into: the kit's trained one, or where there is none a quick stand-in."""
+"""The model that notebooks inspect: the classroom model, or a stand-in that is trained in seconds."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ STEPS, BATCH, STORIES = 24, 16, 384
 
 
 def practice_model(conn: psycopg.Connection | None = None) -> str:
-    """The name of a model of 4 layers, 4 heads and width 128 that has read stories.
+    """The name of a small trained GPT-2 (4 layers, 4 heads, width 128) in the database.
 
-    `classroom` if it is there; else `practice` is made, of the same shape, and trained for a few seconds.
+    `classroom` if it is there; otherwise `practice`, which is created and trained for a few seconds.
     """
     with session.connection(conn) as chosen:
         query = "SELECT model FROM llm_param WHERE model IN ('classroom', 'practice') ORDER BY model LIMIT 1"

@@ -1,4 +1,4 @@
-"""Query results as pandas DataFrames that know how to show a tensor, and what a run left behind as such."""
+"""Query results as pandas DataFrames that display tensors, and functions that read a run's records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FLOAT4, _FLOATS, _INTEGERS, _BOOL = 700, (701, 1700), (20, 21, 23, 26), 16
 
 
 class Frame(pd.DataFrame):
-    """A DataFrame whose cells may hold tensors; they are shown as one line each.
+    """A pandas DataFrame that displays each tensor in one line.
 
     pandas' options display.max_rows, display.max_columns and display.precision hold; the precision counts
     significant digits. The index is shown unless it is an unnamed RangeIndex.
@@ -52,10 +52,11 @@ class Frame(pd.DataFrame):
 
 
 def sql(query: str, /, *, conn: psycopg.Connection | None = None, **params) -> Frame | None:
-    """The last result of some SQL as a DataFrame, None if there is none.
+    """Runs SQL statements; returns the last one's rows as a DataFrame, None if it returns no rows.
 
-    Tensors arrive as read-only float32 arrays, int[] as lists, numeric as float64. Parameters are written
-    %(name)s, and then a percent sign %%. conn: another connection than the notebook's.
+    Tensors become read-only float32 arrays, int[] lists, numeric float64. Keyword arguments are parameters,
+    %(name)s in the query, where a percent sign is then %%. conn: None is the notebook's connection.
+    Errors: psycopg.Error.
 
     >>> pg_llm.sql("SELECT name, data FROM llm_param WHERE model = %(m)s", m="my_gpt")  # doctest: +SKIP
     """
@@ -75,7 +76,10 @@ _MODEL = "coalesce(%(model)s, {0}.llm_default_model())"
 
 
 def tape(run: int | None = None, *, conn: psycopg.Connection | None = None) -> Frame:
-    """One row an operation of a run, in the order of execution: id, op, name, inputs by name, shape, cost."""
+    """The operations of a run in the order of execution, one per row; run None: your newest.
+
+    Columns run, id, op, name, inputs (names), shape and the cost of each.
+    """
     return view(f"SELECT * FROM {{0}}.llm_tape_named WHERE run = {_NEWEST} ORDER BY id", conn, run=run)
 
 
@@ -86,7 +90,10 @@ def attention(
     *,
     conn: psycopg.Connection | None = None,
 ) -> Frame:
-    """One row a layer, head, query and key of a traced run, with their tokens and the attention weight."""
+    """The attention weights of a traced run, one per row; run None: your newest.
+
+    Columns batch, layer, head, query, query_token, key, key_token, weight; layer and head choose one.
+    """
     query = (
         f"SELECT * FROM {{0}}.llm_attention_map WHERE run = {_NEWEST} "
         "AND (%(layer)s::int IS NULL OR layer = %(layer)s) AND (%(head)s::int IS NULL OR head = %(head)s) "
@@ -96,16 +103,19 @@ def attention(
 
 
 def activations(run: int | None = None, *, conn: psycopg.Connection | None = None) -> Frame:
-    """One row a tensor of a run: op, shape, mean, standard deviation, and the fraction that is exactly 0."""
+    """Statistics of the tensors of a run, one per row; run None: your newest.
+
+    Columns op, shape, mean, standard deviation and dead, the fraction of elements that are exactly 0.
+    """
     return view(f"SELECT * FROM {{0}}.llm_activation WHERE run = {_NEWEST} ORDER BY id", conn, run=run)
 
 
 def gradients(
     model: str | None = None, run: int | None = None, *, conn: psycopg.Connection | None = None
 ) -> Frame:
-    """One row a parameter of a model: its gradient's norm, its own, their ratio, the largest element.
+    """The gradients of a model, one parameter per row: norm, weight_norm, ratio, largest element.
 
-    run: the tensors of that run instead, activations included.
+    run: the gradients of that run's tensors instead, activations included.
     """
     if run is not None:
         return view("SELECT * FROM {0}.llm_gradient WHERE run = %(run)s ORDER BY name", conn, run=run)
@@ -114,7 +124,7 @@ def gradients(
 
 
 def params(model: str | None = None, *, conn: psycopg.Connection | None = None) -> Frame:
-    """One row a parameter: name, shape, number of elements, mean and standard deviation."""
+    """The parameters of a model, one per row. Columns name, shape, numel, mean, sd."""
     query = (
         "SELECT name, {0}.shape(data) AS shape, numel, mean, sd FROM {0}.llm_param, "
         f"{{0}}.llm_tensor_stats(data) WHERE model = {_MODEL} ORDER BY name"
@@ -125,7 +135,10 @@ def params(model: str | None = None, *, conn: psycopg.Connection | None = None) 
 def train_log(
     model: str | None = None, run: int | None = None, *, conn: psycopg.Connection | None = None
 ) -> Frame:
-    """One row a training step: step, learning rate, loss (nats per token), gradient norm, tokens, seconds."""
+    """The training log of a model, one step per row.
+
+    Columns run, step, lr, loss (nats per token), grad_norm, tokens, seconds.
+    """
     query = (
         "SELECT run, step, lr, loss, grad_norm, tokens, seconds FROM {0}.llm_train_log "
         f"WHERE model = {_MODEL} AND (%(run)s::bigint IS NULL OR run = %(run)s) ORDER BY id"
@@ -134,7 +147,7 @@ def train_log(
 
 
 def view(query: str, conn: psycopg.Connection | None = None, **params) -> Frame:
-    """A query as a frame; {0} in it is the extension's schema, which need not be on the search path."""
+    """The rows of a query as a Frame; {0} in it stands for the extension's schema."""
     with session.connection(conn) as chosen, chosen.cursor(binary=True, row_factory=tuple_row) as cursor:
         cursor.execute(composed.SQL(query).format(catalog.schema(chosen)), params)
         return frame(cursor)
@@ -144,7 +157,7 @@ def view(query: str, conn: psycopg.Connection | None = None, **params) -> Frame:
 
 
 def frame(cursor: psycopg.Cursor) -> Frame:
-    """All rows of an executed cursor, each column in the numpy type that fits it."""
+    """All rows of an executed cursor as a Frame, each column in the numpy dtype that fits its SQL type."""
     rows = cursor.fetchall()
     columns = []
     for i, column in enumerate(cursor.description or []):

@@ -70,7 +70,7 @@ class NotebookConnection(Connection):
 
 
 class Result(ResultSet):
-    """ipython-sql's result set, drawn by pg_llm.render."""
+    """ipython-sql's result set, drawn by pg_llm.notebook.render."""
 
     def _draw(self, table):
         shown = self.config.displaylimit or len(self)

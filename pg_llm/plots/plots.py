@@ -1,4 +1,4 @@
-"""Pictures of what queries return. Each function draws one, into ax if given, and returns its Axes."""
+"""Figures of query results. Each function draws one, into ax if given, and returns its Axes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def plot_next_tokens(frame: pd.DataFrame, title: str = "", ax: Axes | None = Non
 def plot_tensor(tensor, title: str = "", rows=None, columns=None, ax: Axes | None = None) -> Axes:
     """A heat map of a matrix (a vector is one row): blue below zero, red above, white at zero.
 
-    rows, columns: labels. Small matrices show their numbers.
+    tensor: (M,N) or (N). rows, columns: labels. Up to 12 x 12 the values are written into the cells.
+    Errors: ValueError for more dimensions.
     """
     matrix = np.atleast_2d(np.asarray(tensor, np.float64))
     if matrix.ndim != 2:
@@ -125,10 +126,10 @@ class Grid(tuple[Axes, ...]):
 
 
 def plot_attention(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes | Grid:
-    """Heat maps of who looks at whom, one for each (layer, head) in the frame: a row is a query, dark is 1.
+    """Heat maps of attention weights, one per (layer, head) in the frame: a row is a query, dark is 1.
 
     frame: columns layer, head, query, query_token, key, key_token, weight of pg_llm.attention(); of a batch
-    the first text is drawn. Returns the Axes of one map, or a tuple of them.
+    the first sequence is drawn. Returns the Axes, of several heads a tuple of Axes. Errors: ValueError.
     """
     if "batch" in frame and len(frame):
         frame = frame[frame["batch"] == frame["batch"].iloc[0]]
@@ -207,7 +208,7 @@ def plot_gradients(
 
 
 def plot_loss(frame: pd.DataFrame, floor=None, title: str = "", ax: Axes | None = None) -> Axes:
-    """The loss of training, smoothed over the raw line, above the floor that no model can get below.
+    """The training loss, raw and smoothed, above the floor that no model can get below.
 
     frame: columns step, loss of pg_llm.train_log(). floor: a row of llm_story_floor, or nats per token; with
     a row the right-hand axis shows bits per character, which compare across vocabularies.
@@ -238,7 +239,7 @@ def plot_loss(frame: pd.DataFrame, floor=None, title: str = "", ax: Axes | None 
 
 
 def plot_paths(frame: pd.DataFrame, height, title: str = "", ax: Axes | None = None) -> Axes:
-    """Ways down a valley: columns label, x, y, in the order of steps; height(x, y) gives contour lines."""
+    """Paths of optimizers over the contour lines of height(x, y): columns label, x, y, a row per step."""
     label, x, y = frame.columns[:3]
     ax = _axes(ax, 6.5, 3.8)
     sides = []

@@ -1,4 +1,4 @@
-"""Where the time goes, op by op, and how far each op is from what the machine could do at most."""
+"""Where the time goes, op by op, and how close each op comes to the machine's limits."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def explain(
     *,
     conn: psycopg.Connection | None = None,
 ) -> Frame:
-    """One row an op of prefill and of a decode step, and what the statement takes around them.
+    """The time of each op in prefill and in a decode step, one per row, and the statement's overhead.
 
     Columns phase, op, node, calls, microseconds, share, flops, bytes, gflops, of_peak, of_bandwidth.
-    by: op (one row a kind), part (one row for all layers) or node. Errors: psycopg.Error.
+    by: op (a row per kind of op), part (all layers in one row) or node. Errors: psycopg.Error.
     Example: pg_llm.explain("The capital of France is", by="op")
     """
     query = (
@@ -51,7 +51,7 @@ def roof(frame: pd.DataFrame) -> tuple[float, float]:
 
 
 def plot_roofline(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
-    """Speed over arithmetic intensity (operations a byte), below the roof of memory and multiply-add peak.
+    """The roofline plot: GFLOP/s over arithmetic intensity (FLOP per byte), below the machine's limits.
 
     frame: pg_llm.explain(); a point is an op, its area the time spent. Points above the slope read from the
     cache instead of memory. Errors: ValueError where the frame does not tell the peak.

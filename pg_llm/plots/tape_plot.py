@@ -1,4 +1,4 @@
-"""The tape as a picture: what was computed from what, inputs above, results below."""
+"""The tape as a graph: what was computed from what, inputs above, results below."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Node = str | tuple[str, str, int]  # an operation or input by name; a bend: the 
 def plot_tape(
     frame: pd.DataFrame, title: str = "", notes: dict | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Boxes for operations (blue) and for what they only read (grey), with lines from inputs to results.
+    """Draws the computation graph: operations in blue, what they only read in grey, results below inputs.
 
     frame: columns op, name, inputs, shape of pg_llm.tape() or llm_tape_named; choose the rows of one block.
-    notes: a line to add to the box of a name.
+    notes: a line to add to the box of a name. Errors: ValueError for no rows, or too many to read.
     """
     graph = Layered(frame)
     if not graph.depth:

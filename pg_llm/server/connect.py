@@ -18,7 +18,7 @@ def dsn() -> str | None:
 
 
 def open_database(database: str | None) -> psycopg.Connection:
-    """An autocommit connection to an existing database, as it comes."""
+    """An autocommit connection to an existing database; nothing in it is prepared. Errors: KitError."""
     try:
         if elsewhere := dsn():
             return psycopg.connect(make_conninfo(elsewhere, dbname=database), autocommit=True)
@@ -31,7 +31,7 @@ def open_database(database: str | None) -> psycopg.Connection:
 
 
 def maintenance() -> psycopg.Connection:
-    """An autocommit connection to where databases are made and dropped from."""
+    """An autocommit connection to the database from which others are created and dropped."""
     conn = open_database(None if dsn() else "postgres")
     conn.execute("SET search_path = pg_catalog, pg_temp")  # PG_LLM_DSN may name anybody's database
     return conn

@@ -41,10 +41,12 @@ FRESH = "fresh_"
 
 
 def connect(database: str | None = None, fresh: bool = False) -> psycopg.Connection:
-    """An autocommit connection with the extension created and tensors read as numpy arrays.
+    """Connects to the embedded server, which is started if need be, or to the one that PG_LLM_DSN names.
 
-    database: made from the template where it is missing; None is the kit's own (PG_LLM_DSN: the DSN's).
+    The connection is in autocommit mode, has the extension and reads tensors as numpy arrays.
+    database: created from the template if missing; None: pg_llm, or the DSN's own.
     fresh: a new database that is dropped when this program ends.
+    Errors: KitError, psycopg.Error. Example: conn = pg_llm.connect()
     """
     if fresh:
         database = FRESH + uuid.uuid4().hex[:12]
