@@ -92,7 +92,7 @@ def test_the_wheel_holds_the_compiled_extension_and_the_notebooks(wheel):
     assert any(name.startswith("pg_llm/_extension/lib/pg_llm.") for name in names)
     assert "pg_llm/_extension/share/extension/pg_llm.control" in names
     assert "pg_llm/_extension/share/extension/pg_llm--0.1.sql" in names
-    assert "pg_llm_client/__init__.py" in names
+    assert {"pg_llm_client/__init__.py", "pg_llm/py.typed"} <= {*names}
     ours = {f"pg_llm/{p.relative_to(REPO).as_posix()}" for p in (REPO / "notebooks").glob("*.ipynb")}
     ours |= {p.relative_to(REPO).as_posix() for p in (REPO / "pg_llm" / "classroom").glob("*.*")}
     assert ours <= set(names)
