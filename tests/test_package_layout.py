@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from conftest import REPO
+
+from pg_llm.errors import PgLlmError
 
 PACKAGE = REPO / "pg_llm"
 # From the ground up: each may import those before it. bootstrap.py runs before anything is installed.
@@ -54,3 +57,15 @@ def test_imports_point_down():
 def test_every_folder_says_what_it_holds():
     for folder in {path.parent for path in PACKAGE.rglob("*.py")}:
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
+
+
+def test_errors_have_one_base():
+    """But for those of build/, which runs where nothing else can be imported."""
+    found = {}
+    for path in sorted({*PACKAGE.rglob("*.py")} - {*(PACKAGE / "build").rglob("*.py")}):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Error"):
+                module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+                found[node.name] = getattr(importlib.import_module(module), node.name)
+    assert {"CheckpointError", "KitError", "NoExtensionError"} <= {*found}
+    assert [name for name, error in found.items() if not issubclass(error, PgLlmError)] == []
