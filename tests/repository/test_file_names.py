@@ -40,7 +40,7 @@ def prose(path: Path) -> str:
 
 
 def missing(prose: str, names: list[str]) -> list[str]:
-    """The names in a text that end no path of the repository; `a/b.c` must fit from a folder's beginning."""
+    """The names in a text that end no path of the repository."""
     named = {re.sub(r"^(\.\.?/)+", "", name) for name in NAME.findall(prose)} - ELSEWHERE
     return sorted(n for n in named if not any(fnmatch(path, n) or fnmatch(path, f"*/{n}") for path in names))
 

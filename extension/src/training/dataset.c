@@ -3,7 +3,7 @@
  *
  *   texts --tokenizer--> one stream of ids, each text followed by the end token --> blocks of block_size
  *
- * A row's target is its tokens shifted by one. pg_llm/dataset.py cuts files in the same way.
+ * A row's target is its tokens shifted by one. pg_llm/files/dataset.py cuts files in the same way.
  */
 #include "postgres.h"
 

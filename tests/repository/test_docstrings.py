@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 import click
-from conftest import REPO
+from helpers.paths import REPO
 
 from pg_llm.cli import cli
 

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from conftest import REPO
+from helpers.paths import REPO
 
 from pg_llm.errors import PgLlmError
 
