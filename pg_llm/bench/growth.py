@@ -1,4 +1,4 @@
-"""How the cost grows: with tokens, layers, width and sessions."""
+"""How the cost grows: with tokens, layers, width, sessions, and the size of a corpus or a story."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from pg_llm.bench.timing import in_turn
 MODEL = "bench-growth"
 BASE = Shape(4, 4, 256, 1024, 8192)
 T = 256
+# The number of different words grows with the square root of the text, as in a language.
+LEARN = """SELECT llm_bpe_train(
+    'SELECT string_agg(''the word '' || mod(i, 100) || '' of '' || sqrt(i)::int, '' '')
+    FROM generate_series(1, ' || %s / 18 || ') AS i', 1000, 'bench-growth')"""
+TELL = "SELECT sum(length(text)) FROM generate_series(1, %s) AS seed, llm_story(seed)"
 
 
 def growth(kit: Kit) -> Iterator[Row]:
@@ -36,6 +41,22 @@ def growth(kit: Kit) -> Iterator[Row]:
         yield Row(f"growth with sessions, {count}", "tokens/s", crowd.run(kit.long / 10)[0])
         crowd.close()
     kit.drop_model(MODEL)
+    # Twice the text takes twice the time; a quadratic algorithm would take four times as long.
+    for thousand in (25, 50, 100, 200, 400)[:few]:
+        yield grows(kit, f"growth of learning a tokenizer, {thousand} KB", LEARN, thousand * 1000)
+    for stories in (1000, 2000, 4000, 8000, 16000)[:few]:
+        yield grows(kit, f"growth of telling stories, {stories}", TELL, stories)
+
+
+def grows(kit: Kit, name: str, query: str, size: int) -> Row:
+    """Milliseconds of one statement of that size; what it wrote is rolled back."""
+
+    def action() -> None:
+        with kit.conn.transaction(force_rollback=True):
+            kit.one(query, (size,))
+
+    times = in_turn(kit.repeats, {OURS: action})
+    return row(name, "ms", {OURS: times[OURS].times(1e3)}, smaller_is_better=True)
 
 
 def prefill(kit: Kit, what: str, size: int, tokens: int) -> Row:

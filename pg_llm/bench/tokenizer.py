@@ -80,21 +80,19 @@ def encode_decode(kit: Kit, peer, kind: str, text: str) -> Iterator[Row]:
     ((ids,),) = kit.conn.execute("SELECT ids FROM bench_text", binary=True).fetchall()
     if peer:
         assert peer.encode_ordinary(text) == ids, "llm_encode and tiktoken differ"
-    for what, query, theirs, target in [
+    for what, query, theirs in [
         (
             "encode",
             "SELECT cardinality(llm_encode(text, %s)) FROM bench_text",
             lambda: peer.encode_ordinary(text),
-            "2 x tiktoken",
         ),
         (
             "decode",
             "SELECT octet_length(llm_decode(ids, %s)) FROM bench_text",
             lambda: peer.decode(ids),
-            "1 x tiktoken",
         ),
     ]:
         actions = {OURS: partial(kit.one, query, [NAME])} | ({"tiktoken": theirs} if peer else {})
         name = f"{what} {kind}, {megabytes:.1f} MB"
-        yield rates(name, "MB/s", megabytes, in_turn(kit.repeats, actions), target=target)
+        yield rates(name, "MB/s", megabytes, in_turn(kit.repeats, actions))
     kit.conn.execute("DROP TABLE bench_text")
