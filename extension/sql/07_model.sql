@@ -47,7 +47,8 @@ CREATE FUNCTION llm_gpt2_graph(model text) RETURNS TABLE (name text, op text, in
         SELECT n_layer, n_head, coalesce((options ->> 'tied_head')::boolean, true) AS tied,
             coalesce((options ->> 'layer_norm_epsilon')::float8, 1e-5) AS eps,
             CASE options ->> 'activation' WHEN 'relu' THEN 'relu' ELSE 'gelu' END AS act,
-            CASE options ->> 'activation' WHEN 'gelu_erf' THEN '{"approximate": "none"}' ELSE '{}' END AS how,
+            CASE options ->> 'activation'
+                WHEN 'gelu_erf' THEN '{"approximate": "none"}' ELSE '{}' END AS how,
             CASE WHEN d_ff = 4 * d_model THEN '4*C' ELSE 'F' END AS ff,
             -- 2 n_layer sums into the residual stream: their terms start smaller (Radford et al., 2019)
             0.02 / sqrt(2 * greatest(n_layer, 1)::float8) AS small
