@@ -4,8 +4,10 @@
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rls.h"
+#include "utils/syscache.h"
 
 #include "src/base/catalog.h"
 #include "src/base/spi.h"
@@ -80,10 +82,49 @@ MayReadTables(VisibleKind kind)
 	return true;
 }
 
+/* Counts the changes of tables, roles and memberships that this session has heard of. */
+static uint64 catalog_changes = 0;
+
+static void
+CatalogChanged(Datum arg, int cacheid, uint32 hashvalue)
+{
+	catalog_changes++;
+}
+
+static void
+WatchCatalog(void)
+{
+	if (catalog_changes > 0)
+		return;
+	catalog_changes = 1;
+	CacheRegisterSyscacheCallback(RELOID, CatalogChanged, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, CatalogChanged, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, CatalogChanged, (Datum) 0);
+}
+
+/* Asked for each row of a query over many: the answer is kept until something that it depends on changes. */
 bool
 VisibleAll(VisibleKind kind)
 {
-	return MayReadTables(kind) && RowSecurity(kind) != RLS_ENABLED;
+	static struct
+	{
+		uint64 catalog_changes;
+		Oid user;
+		bool row_security, all;
+	} last[lengthof(kinds)];
+
+	WatchCatalog();
+	if (last[kind].catalog_changes != catalog_changes || last[kind].user != GetUserId() ||
+		last[kind].row_security != row_security)
+	{
+		uint64 before = catalog_changes; /* the lookups may hear of changes */
+
+		last[kind].all = MayReadTables(kind) && RowSecurity(kind) != RLS_ENABLED;
+		last[kind].catalog_changes = before;
+		last[kind].user = GetUserId();
+		last[kind].row_security = row_security;
+	}
+	return last[kind].all;
 }
 
 Visible
