@@ -4,8 +4,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "engine/plan.h"
-#include "engine/pool.h"
+#include "engine/ops/op.h"
 
 static LlmCode
 bind_input(LlmExec *exec, int index, const LlmInput *inputs, int n_inputs, LlmError *err)
@@ -48,52 +47,6 @@ bind_input(LlmExec *exec, int index, const LlmInput *inputs, int n_inputs, LlmEr
 		return llm_fail(err, LLM_SHAPE, "input \"%s\": dimension %d is %d where the graph says %s, here %lld",
 			node->name, i + 1, in->dims[i], shape, (long long) known);
 	}
-	return LLM_OK;
-}
-
-/* The last position of a value with earlier ones. */
-static LlmCode
-last_row(LlmExec *exec, int axis, LlmValue *value, LlmError *err)
-{
-	size_t outer = 1, inner = 1, T = value->dims[axis];
-	const float *from = value->integers ? (const float *) value->integers : value->floats;
-	Buffer *rows;
-
-	for (int i = 0; i < axis; i++)
-		outer *= value->dims[i];
-	for (int i = axis + 1; i < value->ndim; i++)
-		inner *= value->dims[i];
-	value->dims[axis] = 1;
-	value->numel = outer * inner;
-	if (outer == 1)
-	{
-		if (value->floats)
-			value->floats += (T - 1) * inner;
-		if (value->integers)
-			value->integers += (T - 1) * inner;
-		return LLM_OK;
-	}
-	rows = llm_scratch_take(exec, outer * inner, err);
-	if (rows == NULL ||
-		llm_copy_rows(outer, inner, from + (T - 1) * inner, T * inner, rows->data, inner, err) != LLM_OK)
-		return err->code;
-	if (value->integers)
-		value->integers = (const int32_t *) rows->data;
-	else
-		value->floats = rows->data;
-	return LLM_OK;
-}
-
-LlmCode
-llm_exec_input(LlmExec *exec, int node, int i, LlmValue *value, LlmError *err)
-{
-	const LlmNode *n = &exec->model->graph.nodes[node];
-	const Slot *from = &exec->slots[n->inputs[i]];
-
-	*value = from->value;
-	if (exec->slots[node].rows == ROWS_LAST && from->rows == ROWS_ALL && from->t_axis >= 0 &&
-		n->op != LLM_OP_ATTENTION && value->dims[from->t_axis] != 1)
-		return last_row(exec, from->t_axis, value, err);
 	return LLM_OK;
 }
 
@@ -181,6 +134,19 @@ done_with(LlmExec *exec, int index)
 	done_reading(exec, &exec->model->graph.nodes[index]);
 }
 
+/* What takes any number of inputs reads them one by one. */
+static LlmCode
+run_op(LlmExec *exec, int index, LlmError *err)
+{
+	const LlmNode *node = &exec->model->graph.nodes[index];
+	LlmValue in[LLM_MOST_INPUTS] = {0};
+
+	for (int i = 0; i < node->n_inputs && llm_op_facts[node->op].most <= LLM_MOST_INPUTS; i++)
+		if (llm_exec_input(exec, index, i, &in[i], err) != LLM_OK)
+			return err->code;
+	return llm_op_rules[node->op].forward(exec, index, in, err);
+}
+
 static LlmCode
 run_node(LlmExec *exec, int index, LlmError *err)
 {
@@ -188,7 +154,7 @@ run_node(LlmExec *exec, int index, LlmError *err)
 
 	if (slot->in_chunks)
 		return llm_run_shape(exec, index, err);
-	return slot->head ? llm_run_chain(exec, index, err) : llm_run_op(exec, index, err);
+	return slot->head ? llm_run_chain(exec, index, err) : run_op(exec, index, err);
 }
 
 /* Nodes in order; a value goes once its last reader is done. */
@@ -242,7 +208,7 @@ finish(LlmExec *exec, LlmValue *result, LlmError *err)
 		result->floats = plain->data;
 	}
 	if (exec->last_only && axis >= 0 && result->dims[axis] != 1)
-		return last_row(exec, axis, result, err);
+		return llm_last_row(exec, axis, result, err);
 	return LLM_OK;
 }
 
@@ -265,6 +231,8 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 	{
 		llm_plan_losses(exec);
 		llm_plan_chains(exec);
+		if (exec->keep)
+			llm_mark_wanted(exec);
 		code = run_nodes(exec, err);
 	}
 	if (code == LLM_OK)

@@ -6,7 +6,7 @@
  *
  * A run that is traced or timed computes each node by itself: there is something to be seen of each.
  */
-#include "engine/plan.h"
+#include "engine/ops/op.h"
 
 #include <string.h>
 
@@ -48,26 +48,13 @@ fits_rows(const LlmNode *other, const LlmNode *value)
 																	  &value->shape[value->ndim - 1])));
 }
 
-static bool
-is_unary(LlmOp op)
-{
-	return op == LLM_OP_NEG || op == LLM_OP_EXP || op == LLM_OP_LOG || op == LLM_OP_SQRT ||
-		   op == LLM_OP_TANH || op == LLM_OP_RELU || op == LLM_OP_GELU;
-}
-
-static bool
-is_binary(LlmOp op)
-{
-	return op == LLM_OP_ADD || op == LLM_OP_SUB || op == LLM_OP_MUL || op == LLM_OP_DIV;
-}
-
 /* Dropout that lets everything through in this run. */
 static bool
 passes(const LlmExec *exec, int node)
 {
 	LlmStream stream;
 
-	return exec->model->graph.nodes[node].op == LLM_OP_DROPOUT &&
+	return llm_op_facts[exec->model->graph.nodes[node].op].fuses == LLM_FUSES_PASSING &&
 		   llm_dropout_of(exec, node, "p", &stream) == 0;
 }
 
@@ -84,17 +71,18 @@ follows(const LlmExec *exec, int from, int node)
 {
 	const LlmGraph *graph = &exec->model->graph;
 	const LlmNode *n = &graph->nodes[node], *value = &graph->nodes[from], *other;
+	const LlmOpFacts *facts = &llm_op_facts[n->op];
 	const Slot *slot = &exec->slots[from];
 
 	if (exec->slots[node].taken || exec->slots[node].rows != slot->rows || !same_shape(n, value))
 		return false;
 	if (passes(exec, node))
 		return true;
-	if (is_unary(n->op)) /* on the way back each has its input before it, be it read or not */
+	if (facts->fuses == LLM_FUSES_UNARY) /* on the way back each has its input before it, be it read or not */
 		return !exec->keep;
-	if (exec->keep && llm_rule_reads_inputs(n->op))
+	if (exec->keep && facts->gradient >= LLM_READS_INPUTS)
 		return false;
-	if (!is_binary(n->op))
+	if (facts->fuses != LLM_FUSES_BINARY)
 		return false;
 	other = &graph->nodes[other_input(n, from)];
 	if (other->integers)
@@ -131,7 +119,7 @@ plan_chain(LlmExec *exec, int head)
 		Slot *slot = &exec->slots[at];
 
 		if (slot->readers != 1 || at == exec->target || !follows(exec, at, slot->reader) ||
-			(exec->keep && llm_rule_reads_result(exec->model->graph.nodes[at].op)))
+			(exec->keep && llm_op_facts[exec->model->graph.nodes[at].op].gradient == LLM_READS_BOTH))
 			break;
 		slot->then = slot->reader + 1;
 		exec->slots[slot->reader].taken = true;
@@ -163,18 +151,17 @@ llm_plan_chains(LlmExec *exec)
 static LlmCode
 add_step(LlmExec *exec, int from, int node, LlmStep *steps, int *n_steps, LlmError *err)
 {
-	static const LlmBinary binary[LLM_OP_COUNT] = {
-		[LLM_OP_ADD] = LLM_ADD, [LLM_OP_SUB] = LLM_SUB, [LLM_OP_MUL] = LLM_MUL, [LLM_OP_DIV] = LLM_DIV};
 	const LlmNode *n = &exec->model->graph.nodes[node];
+	const LlmOpFacts *facts = &llm_op_facts[n->op];
 	LlmStep *step = &steps[*n_steps];
 	int columns = exec->slots[from].value.dims[n->ndim - 1], i;
 	LlmValue other;
 	LlmCode code;
 
-	if (n->op == LLM_OP_DROPOUT)
+	if (facts->fuses == LLM_FUSES_PASSING)
 		return LLM_OK;
 	++*n_steps;
-	if (is_unary(n->op))
+	if (facts->fuses == LLM_FUSES_UNARY)
 	{
 		*step = (LlmStep){.kind = LLM_STEP_UNARY, .f = llm_unary_of(n)};
 		return LLM_OK;
@@ -184,7 +171,7 @@ add_step(LlmExec *exec, int from, int node, LlmStep *steps, int *n_steps, LlmErr
 	if (code != LLM_OK)
 		return code;
 	*step =
-		(LlmStep){.kind = LLM_STEP_BINARY, .op = binary[n->op], .other_first = i == 0, .other = other.floats};
+		(LlmStep){.kind = LLM_STEP_BINARY, .op = facts->kernel, .other_first = i == 0, .other = other.floats};
 	step->row_stride = same_shape(&exec->model->graph.nodes[n->inputs[i]], n) ? columns : 0;
 	step->column_stride = other.ndim > 0 && other.dims[other.ndim - 1] == columns;
 	return LLM_OK;

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/graph.h"
+#include "engine/ops/op.h"
 
 static const LlmGraph *sorting;
 
@@ -109,6 +109,24 @@ put_in_order(LlmGraph *graph, LlmError *err)
 		}
 	}
 	return LLM_OK;
+}
+
+LlmCode
+llm_infer(const LlmGraph *graph, LlmNode *node, LlmError *err)
+{
+	const LlmOpFacts *facts = &llm_op_facts[node->op];
+
+	if (node->n_inputs < facts->least || node->n_inputs > facts->most)
+		return llm_fail(err, LLM_INVALID, "node \"%s\": %s takes %s%d input%s, not %d", node->name,
+			facts->name, facts->most == LLM_ANY_NUMBER ? "at least " : "", facts->least,
+			facts->least == 1 ? "" : "s", node->n_inputs);
+	if (llm_attrs_check(node, facts->attributes, err) != LLM_OK)
+		return err->code;
+	for (int i = 0; i < node->n_inputs; i++)
+		if (graph->nodes[node->inputs[i]].integers && i != facts->ids)
+			return llm_fail(err, LLM_SHAPE, "node \"%s\": %s cannot read whole numbers (\"%s\")", node->name,
+				facts->name, graph->nodes[node->inputs[i]].name);
+	return llm_op_rules[node->op].shape(graph, node, err);
 }
 
 LlmCode

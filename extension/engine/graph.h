@@ -6,49 +6,11 @@
 #define LLM_GRAPH_H
 
 #include "common/base.h"
+#include "engine/op_facts.h"
 
 #define LLM_MAX_NODES 20000
 #define LLM_MAX_HEADS 4096
 #define LLM_DIM_NAME 16
-
-typedef enum LlmOp
-{
-	LLM_OP_INPUT,
-	LLM_OP_PARAM,
-	LLM_OP_EMBEDDING,
-	LLM_OP_MATMUL,
-	LLM_OP_ADD,
-	LLM_OP_SUB,
-	LLM_OP_MUL,
-	LLM_OP_DIV,
-	LLM_OP_NEG,
-	LLM_OP_EXP,
-	LLM_OP_LOG,
-	LLM_OP_SQRT,
-	LLM_OP_TANH,
-	LLM_OP_RELU,
-	LLM_OP_GELU,
-	LLM_OP_SOFTMAX,
-	LLM_OP_LAYERNORM,
-	LLM_OP_ATTENTION,
-	LLM_OP_DROPOUT,
-	LLM_OP_CROSS_ENTROPY,
-	LLM_OP_SUM,
-	LLM_OP_MEAN,
-	LLM_OP_MAX,
-	LLM_OP_MIN,
-	LLM_OP_VAR,
-	LLM_OP_NORM,
-	LLM_OP_RESHAPE,
-	LLM_OP_TRANSPOSE,
-	LLM_OP_SLICE,
-	LLM_OP_CONCAT,
-	LLM_OP_STACK,
-	LLM_OP_TOTAL,
-	LLM_OP_ONES_LIKE,
-	LLM_OP_ZEROS_LIKE,
-	LLM_OP_COUNT
-} LlmOp;
 
 /* times * name, or the number `times` when name is "". */
 typedef struct LlmDim
@@ -116,12 +78,6 @@ extern LlmCode llm_graph_check(LlmGraph *graph, LlmError *err);
 /* Index of a node by name, or -1. */
 extern int llm_graph_find(const LlmGraph *graph, const char *name);
 
-/* The op of a name, or LLM_OP_COUNT. */
-extern LlmOp llm_op_find(const char *name);
-extern const char *llm_op_name(LlmOp op);
-/* How many inputs it takes; most INT32_MAX: any number. */
-extern void llm_op_arity(LlmOp op, int *least, int *most);
-
 /* NULL where it is not given, or given as null: both mean the default. */
 extern const LlmAttr *llm_attr(const LlmNode *node, const char *key);
 extern double llm_attr_number(const LlmNode *node, const char *key, double otherwise);
@@ -144,7 +100,7 @@ extern void llm_shape_print(int ndim, const LlmDim *shape, char *text, size_t si
 extern int64_t llm_dim_value(const LlmDim *dim, const LlmSizes *sizes);
 extern bool llm_sizes_set(LlmSizes *sizes, const char *name, int64_t value);
 
-/* Fills node->shape from its inputs' shapes (infer.c). */
+/* Checks a node whose inputs have shapes by the facts of its op; fills node->shape. */
 extern LlmCode llm_infer(const LlmGraph *graph, LlmNode *node, LlmError *err);
 
 #endif

@@ -3,8 +3,7 @@
  */
 #include <string.h>
 
-#include "engine/plan.h"
-#include "engine/views.h"
+#include "engine/ops/op.h"
 
 /* The axis named T; -1 none, -2 more than one or a multiple: rows are then no longer positions. */
 static int
@@ -18,90 +17,6 @@ t_axis(const LlmNode *node)
 	return axis;
 }
 
-/* Has an input as many axes after T as the node has? Then rows of the two belong together. */
-static bool
-lines_up(const LlmExec *exec, const LlmNode *node, int t, int i)
-{
-	const LlmNode *from = &exec->model->graph.nodes[node->inputs[i]];
-	int from_t = exec->slots[node->inputs[i]].t_axis;
-
-	return from_t == -1 || (from_t >= 0 && node->ndim - t == from->ndim - from_t);
-}
-
-/* Do the positions' rows of its input stay whole and in their places, when elements are moved or reduced? */
-static bool
-keeps_rows(const LlmExec *exec, const LlmNode *node, int t)
-{
-	const LlmNode *from = &exec->model->graph.nodes[node->inputs[0]];
-	int from_t = exec->slots[node->inputs[0]].t_axis;
-
-	if (from_t < 0)
-		return from_t == -1;
-	switch (node->op)
-	{
-		case LLM_OP_RESHAPE: /* what comes before T is cut the same way */
-			for (int i = 0; i < from_t && t == from_t; i++)
-				if (from->shape[i].times != node->shape[i].times ||
-					strcmp(from->shape[i].name, node->shape[i].name) != 0)
-					return false;
-			return t == from_t;
-		case LLM_OP_TRANSPOSE:
-			return t >= 0;
-		case LLM_OP_SLICE:
-			return t == from_t;
-		default: /* a reduction over another axis */
-			return llm_attr(node, "axis") && llm_axis_of(node, from->ndim, 0) != from_t;
-	}
-}
-
-/* Does a position's row of this node depend on the same position's rows of its inputs alone (attention
- * aside)? */
-static bool
-row_by_row(const LlmExec *exec, const LlmNode *node, const Slot *slot)
-{
-	const Slot *in[2] = {0};
-
-	for (int i = 0; i < node->n_inputs && i < 2; i++)
-		in[i] = &exec->slots[node->inputs[i]];
-	if (slot->t_axis == -2)
-		return false;
-	switch (node->op)
-	{
-		case LLM_OP_INPUT:
-		case LLM_OP_PARAM:
-			return true;
-		case LLM_OP_MATMUL:
-			return in[1]->t_axis == -1 && in[0]->t_axis < exec->model->graph.nodes[node->inputs[0]].ndim - 1;
-		case LLM_OP_EMBEDDING:
-			return in[1]->t_axis == -1;
-		case LLM_OP_SOFTMAX:
-			return slot->t_axis != llm_axis_of(node, node->ndim, -1);
-		case LLM_OP_LAYERNORM:
-			return slot->t_axis < node->ndim - 1;
-		case LLM_OP_ATTENTION:
-			return slot->t_axis == node->ndim - 2 && llm_attr_number(node, "causal", 1) != 0;
-		case LLM_OP_CROSS_ENTROPY:
-			return false;
-		case LLM_OP_DROPOUT: /* a seed's mask counts elements from the first position */
-			return in[0]->t_axis == -1 || llm_attr(node, "seed") == NULL;
-		case LLM_OP_SUM:
-		case LLM_OP_MEAN:
-		case LLM_OP_MAX:
-		case LLM_OP_MIN:
-		case LLM_OP_VAR:
-		case LLM_OP_NORM:
-		case LLM_OP_RESHAPE:
-		case LLM_OP_TRANSPOSE:
-		case LLM_OP_SLICE:
-			return keeps_rows(exec, node, slot->t_axis);
-		default:
-			for (int i = 0; i < node->n_inputs; i++)
-				if (!lines_up(exec, node, slot->t_axis, i))
-					return false;
-			return true;
-	}
-}
-
 static void
 want(LlmExec *exec, int node, Rows rows)
 {
@@ -111,8 +26,8 @@ want(LlmExec *exec, int node, Rows rows)
 		slot->rows = rows;
 }
 
-/* From the target backwards: attention reads every row of its input, the others the rows they are asked for.
- */
+/* From the target backwards: what reaches for earlier rows reads all of its input, the others the rows they
+ * are asked for. */
 static void
 plan_rows(LlmExec *exec, Rows wanted)
 {
@@ -127,7 +42,26 @@ plan_rows(LlmExec *exec, Rows wanted)
 		if (slot->rows == ROWS_NONE)
 			continue;
 		for (int j = 0; j < node->n_inputs; j++)
-			want(exec, node->inputs[j], node->op == LLM_OP_ATTENTION ? ROWS_ALL : slot->rows);
+			want(exec, node->inputs[j],
+				llm_op_facts[node->op].reach == LLM_EARLIER_ROWS ? ROWS_ALL : slot->rows);
+	}
+}
+
+/* Gradients flow to what leads to a parameter. */
+void
+llm_mark_wanted(LlmExec *exec)
+{
+	const LlmGraph *graph = &exec->model->graph;
+
+	for (int i = 0; i < graph->count; i++)
+	{
+		const LlmNode *node = &graph->nodes[graph->order[i]];
+		Slot *slot = &exec->slots[graph->order[i]];
+
+		slot->wanted = node->op == LLM_OP_PARAM;
+		for (int j = 0; j < node->n_inputs; j++)
+			slot->wanted |=
+				exec->slots[node->inputs[j]].wanted && llm_op_facts[node->op].gradient != LLM_NO_GRADIENT;
 	}
 }
 
@@ -165,7 +99,7 @@ llm_exec_open(const LlmModel *model, int target, bool last_only, int capacity, c
 
 		if (slot->rows == ROWS_NONE)
 			continue;
-		if (!row_by_row(x, &graph->nodes[i], slot))
+		if (slot->t_axis == -2 || !llm_op_rules[graph->nodes[i].op].rows(x, &graph->nodes[i], slot->t_axis))
 			x->continues = false;
 		for (int j = 0; j < graph->nodes[i].n_inputs; j++)
 			x->slots[graph->nodes[i].inputs[j]].readers++;

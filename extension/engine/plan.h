@@ -1,10 +1,13 @@
-/* Inside of the executor: shared by plan.c, execute.c, run_op.c, run_*.c, backprop*.c and tape.c only. */
+/* Inside of the executor: shared by this folder and ops/ only. */
 #ifndef LLM_PLAN_H
 #define LLM_PLAN_H
 
 #include "engine/execute.h"
 #include "engine/ops.h"
 #include "kernels/random.h"
+
+/* Inputs of an operation that takes a fixed number of them. */
+#define LLM_MOST_INPUTS 3
 
 /* Memory of a value; goes back to the free list when nobody refers to it. */
 typedef struct Buffer
@@ -79,43 +82,24 @@ extern void llm_exec_drop_scratch(LlmExec *exec);
 extern void llm_exec_drop_cache(LlmExec *exec, int node);
 /* The value of input i as the node needs it: all rows or the last one. */
 extern LlmCode llm_exec_input(LlmExec *exec, int node, int i, LlmValue *value, LlmError *err);
-/* The way back over the values in the slots, to grads as llm_tape_backward says (backprop.c). */
-extern LlmCode llm_walk_back(LlmExec *exec, float *const *grads, LlmError *err);
-/* Does an op's rule read the values of the node's inputs, or the node's own? */
-extern bool llm_rule_reads_inputs(LlmOp op);
-extern bool llm_rule_reads_result(LlmOp op);
-/* Computes a node whose inputs are there (run_op.c). */
-extern LlmCode llm_run_op(LlmExec *exec, int node, LlmError *err);
-
-/* Marks the slots that gradients flow to (backprop.c). */
-extern void llm_mark_wanted(LlmExec *exec);
-/* Marks the logits that this run leaves to their loss; the loss of a node, such or not (run_loss.c). */
-extern void llm_plan_losses(LlmExec *exec);
-extern LlmCode llm_run_loss(LlmExec *exec, int node, LlmError *err);
-
-/* Marks the nodes that this run computes in one go; such a chain, at the place of its last node (fuse.c). */
-extern void llm_plan_chains(LlmExec *exec);
-extern LlmCode llm_run_chain(LlmExec *exec, int last, LlmError *err);
-
+/* The last position of a value with earlier ones along axis. */
+extern LlmCode llm_last_row(LlmExec *exec, int axis, LlmValue *value, LlmError *err);
 /* A node's dimensions, without memory for it. */
 extern LlmCode llm_run_shape(LlmExec *exec, int node, LlmError *err);
 /* Memory for a node's result, of the inferred shape; T is 1 where only the last row is wanted. */
 extern LlmCode llm_run_result(LlmExec *exec, int node, LlmError *err);
-/* Attention of a node (run_attention.c); and an end to the memory that it keeps for the next one. */
-extern LlmCode llm_run_attention(LlmExec *exec, int node, const LlmValue *qkv, LlmError *err);
-/* An op that reduces, moves or joins elements; its result is allocated (run_view.c). */
-extern LlmCode llm_run_view(LlmExec *exec, int node, const LlmValue *x, LlmError *err);
-/* to = from, a value of x's shape, with an axis and the last one exchanged. */
-extern LlmCode llm_swap_with_last(const LlmValue *x, int axis, const float *from, float *to, LlmError *err);
-/* Softmax over an axis that is not the last. */
-extern LlmCode llm_softmax_along(LlmExec *exec, const LlmValue *x, int axis, float *out, LlmError *err);
+/* The same; the result takes over the memory of input i, whose value is given, where it may. */
+extern LlmCode llm_run_result_over(LlmExec *exec, int node, int i, const LlmValue *input, LlmError *err);
+extern float *llm_result_of(LlmExec *exec, int node);
 
-/* The probability a node drops with in this run, by its attribute key or the run's own; and its stream. */
-extern float llm_dropout_of(const LlmExec *exec, int node, const char *key, LlmStream *stream);
-/* What a node's attributes say of attention over qkv; head_mask has room for LLM_MAX_HEADS. */
-extern void llm_attention_of(
-	const LlmExec *exec, int node, const LlmValue *qkv, LlmAttention *a, float *head_mask);
-/* The function of an elementwise node with one input. */
-extern LlmUnary llm_unary_of(const LlmNode *node);
+/* Marks the slots that gradients flow to. */
+extern void llm_mark_wanted(LlmExec *exec);
+/* The way back over the values in the slots, to grads as llm_tape_backward says (backprop.c). */
+extern LlmCode llm_walk_back(LlmExec *exec, float *const *grads, LlmError *err);
+/* Marks the logits that this run leaves to their loss (ops/cross_entropy.c). */
+extern void llm_plan_losses(LlmExec *exec);
+/* Marks the nodes that this run computes in one go; such a chain, at the place of its last node (fuse.c). */
+extern void llm_plan_chains(LlmExec *exec);
+extern LlmCode llm_run_chain(LlmExec *exec, int last, LlmError *err);
 
 #endif

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "engine/broadcast.h"
-#include "engine/plan.h"
+#include "engine/ops/op.h"
 #include "engine/pool.h"
 
 void
@@ -17,94 +17,11 @@ llm_exec_trace(LlmExec *exec)
 	exec->tracing = exec->timing = true;
 }
 
-int64_t
-llm_attention_pairs(const LlmNode *node, int64_t queries, int64_t keys)
-{
-	int64_t window = (int64_t) llm_attr_number(node, "window", 0), before = keys - queries;
-
-	if (window == 0 || window > keys)
-		window = keys;
-	if (llm_attr_number(node, "causal", 1) == 0) /* the window then ends at the query, what follows is seen */
-		return queries * keys - (keys - window) * (keys - window + 1) / 2;
-	if (before >= window)
-		return queries * window;
-	/* queries at places below the window see one key more each, the others all of it */
-	return (window * (window + 1) - before * (before + 1)) / 2 + (keys - window) * window;
-}
-
-/* Operations per element of the value, as the usual formulas count them. */
-static int64_t
-per_element(const LlmNode *node)
-{
-	switch (node->op)
-	{
-		case LLM_OP_EMBEDDING: /* elements that only move */
-		case LLM_OP_DROPOUT:
-		case LLM_OP_RESHAPE:
-		case LLM_OP_TRANSPOSE:
-		case LLM_OP_SLICE:
-		case LLM_OP_CONCAT:
-		case LLM_OP_STACK:
-		case LLM_OP_ONES_LIKE:
-		case LLM_OP_ZEROS_LIKE:
-			return 0;
-		case LLM_OP_GELU:
-			return 10; /* a cubic, a tanh, a product */
-		case LLM_OP_LAYERNORM:
-			return 8; /* mean, variance, scale and shift */
-		case LLM_OP_SOFTMAX:
-			return 4; /* maximum, exponential, sum, quotient */
-		default:
-			return 1;
-	}
-}
-
 void
 llm_op_cost(const LlmNode *node, const LlmValue *first, size_t read, const LlmValue *value, int64_t *flops,
 	int64_t *bytes)
 {
-	const LlmValue *x = first ? first : value;
-	int64_t T;
-
-	if (node->op == LLM_OP_EMBEDDING) /* of the table only the rows that it gathers */
-		read = x->numel + value->numel;
-	*bytes = (int64_t) ((read + value->numel) * sizeof(float));
-	switch (node->op)
-	{
-		case LLM_OP_INPUT:
-		case LLM_OP_PARAM:
-			*flops = *bytes = 0;
-			break;
-		case LLM_OP_MATMUL:
-			*flops = 2 * (int64_t) value->numel * (x->ndim ? x->dims[x->ndim - 1] : 1);
-			break;
-		case LLM_OP_ATTENTION: /* q k^T and p v, and the softmax between them */
-			T = x->ndim < 2 ? 0 : x->dims[x->ndim - 2];
-			*flops = T == 0 ? 0 : llm_attention_pairs(node, T, T) * 4 * ((int64_t) value->numel / T);
-			*flops += llm_attention_pairs(node, T, T) * 4 * (int64_t) llm_attr_number(node, "n_head", 1) *
-					  (x->ndim > 2 ? x->dims[0] : 1);
-			break;
-		case LLM_OP_CROSS_ENTROPY:
-			*flops = 4 * (int64_t) x->numel;
-			break;
-		case LLM_OP_SUM:
-		case LLM_OP_MEAN:
-		case LLM_OP_MAX:
-		case LLM_OP_MIN:
-			*flops = (int64_t) x->numel;
-			break;
-		case LLM_OP_VAR: /* the mean first; then, as for a norm, squares added up */
-			*flops = 4 * (int64_t) x->numel;
-			break;
-		case LLM_OP_NORM:
-			*flops = 2 * (int64_t) x->numel;
-			break;
-		case LLM_OP_TOTAL:
-			*flops = (int64_t) (read - value->numel);
-			break;
-		default:
-			*flops = per_element(node) * (int64_t) value->numel;
-	}
+	llm_op_rules[node->op].cost(node, first ? first : value, read, value, flops, bytes);
 }
 
 void
@@ -178,7 +95,8 @@ static LlmCode
 check_ids(const LlmNode *node, const LlmValue *values, LlmError *err)
 {
 	bool loss = node->op == LLM_OP_CROSS_ENTROPY;
-	const LlmValue *ids = &values[node->inputs[loss ? 1 : 0]], *other = &values[node->inputs[loss ? 0 : 1]];
+	const LlmValue *ids = &values[node->inputs[llm_op_facts[node->op].ids]],
+				   *other = &values[node->inputs[loss ? 0 : 1]];
 	int size = other->dims[loss ? other->ndim - 1 : 0];
 
 	for (size_t i = 0; i < ids->numel; i++)
@@ -224,7 +142,7 @@ check_tape(const LlmGraph *graph, const LlmValue *values, LlmNode *nodes, LlmErr
 			code = llm_infer(&own, node, err);
 		if (code == LLM_OK)
 			code = check_value(node, value, err);
-		if (code == LLM_OK && (node->op == LLM_OP_EMBEDDING || node->op == LLM_OP_CROSS_ENTROPY))
+		if (code == LLM_OK && llm_op_facts[node->op].ids != LLM_NO_IDS)
 			code = check_ids(node, values, err);
 		if (code != LLM_OK)
 			return code;

@@ -19,7 +19,8 @@ elements_read(const LlmExec *exec, int node, int i)
 	const Slot *from = &exec->slots[n->inputs[i]];
 	int T = from->t_axis >= 0 ? from->value.dims[from->t_axis] : 1;
 
-	if (exec->slots[node].rows == ROWS_LAST && from->rows == ROWS_ALL && n->op != LLM_OP_ATTENTION && T > 1)
+	if (exec->slots[node].rows == ROWS_LAST && from->rows == ROWS_ALL &&
+		llm_op_facts[n->op].reach == LLM_OWN_ROW && T > 1)
 		return from->value.numel / T;
 	return from->value.numel;
 }

@@ -12,7 +12,8 @@ CORE = {
     "kernels": {"common"},
     "formats": {"common"},
     "stories": {"common", "kernels"},
-    "engine": {"common", "kernels"},
+    "engine": {"common", "kernels", "engine/ops"},
+    "engine/ops": {"common", "kernels", "engine"},  # what runs operations sees their table of rules
 }
 # Folders of src, from the bottom to the top: each may include CORE and those before it; module.c sees all.
 SRC = (

@@ -139,7 +139,8 @@ write_graph(Bytes *b, char *text)
 		int least, most;
 		char *out;
 
-		llm_op_arity(op, &least, &most);
+		least = llm_op_facts[op].least;
+		most = llm_op_facts[op].most;
 		least += most == INT32_MAX ? (int) pick(b, 5) : 0;
 		for (int tries = 0; tries == 0 || (tries < 12 && b->at < b->end && stubborn && !fits(text)); tries++)
 		{

@@ -1,14 +1,15 @@
 /*
+ * The mean over rows of -log softmax(logits)[target]; a negative target leaves its row out.
+ *
  * The loss of a node. Logits are often the largest value of a run: a number for each position and each token
  * of the vocabulary. Where nobody but the loss reads them, some rows at a time are enough: their losses, and
  * in training their gradients, which go on at once to what the logits were made of, so that nothing is
  * computed twice. The rows are whole blocks of those in which a weight's gradient is summed, so that no bit
  * depends on it.
  */
-#include <string.h>
-
+#include "engine/ops/op.h"
 #include "engine/gradients.h"
-#include "engine/plan.h"
+#include "engine/partition.h"
 #include "engine/pool.h"
 #include "engine/rows.h"
 
@@ -19,6 +20,21 @@
 #define ROWS (2 * LLM_BLOCK)
 /* Elements per task: short rows go together. */
 #define GRAIN 4096
+
+LlmCode
+llm_infer_cross_entropy(const LlmGraph *graph, LlmNode *node, LlmError *err)
+{
+	const LlmNode *logits = llm_input_of(graph, node, 0), *targets = llm_input_of(graph, node, 1);
+	bool fits = targets->integers && logits->ndim == targets->ndim + 1;
+
+	for (int i = 0; fits && i < targets->ndim; i++)
+		fits = llm_dim_same(graph, &logits->shape[i], &targets->shape[i]);
+	if (!fits)
+		return llm_infer_refuse(
+			node, logits, targets, "targets must be whole numbers of the logits' shape without V", err);
+	node->ndim = 0;
+	return LLM_OK;
+}
 
 /* ---- which logits ---- */
 
@@ -141,7 +157,6 @@ all_chunks(LlmExec *exec, int logits, const LlmValue *targets, float *losses, Ll
 	{
 		l.dw = exec->grads[node->inputs[1]];
 		code = llm_cross_entropy_scale(n, targets->integers, 1, &l.scale, err);
-		llm_mark_wanted(exec);
 		if (code == LLM_OK && exec->slots[node->inputs[0]].wanted)
 		{
 			exec->slots[logits].dx = llm_buffer_take(exec, x->numel, err);
@@ -179,7 +194,7 @@ check_targets(const LlmNode *node, const LlmValue *targets, int V, LlmError *err
 }
 
 LlmCode
-llm_run_loss(LlmExec *exec, int index, LlmError *err)
+llm_forward_cross_entropy(LlmExec *exec, int index, const LlmValue *in, LlmError *err)
 {
 	const LlmNode *node = &exec->model->graph.nodes[index];
 	const Slot *logits = &exec->slots[node->inputs[0]];
@@ -205,4 +220,21 @@ llm_run_loss(LlmExec *exec, int index, LlmError *err)
 			targets->numel, targets->integers, losses->data, exec->slots[index].buffer->data, err);
 	llm_buffer_drop(exec, losses);
 	return code;
+}
+
+/* ---- its gradient ---- */
+
+static LlmCode
+cross_entropy_dx(Back *b, float *dx, LlmError *err)
+{
+	return llm_cross_entropy_backward(b->in[1].numel, b->in[0].dims[b->in[0].ndim - 1], b->in[0].floats,
+		b->in[1].integers, b->dy[0], dx, err);
+}
+
+LlmCode
+llm_backward_cross_entropy(Back *b, LlmError *err)
+{
+	if (b->exec->slots[b->node->inputs[0]].in_chunks) /* done with the loss in the run */
+		return LLM_OK;
+	return llm_back_write(b, 0, cross_entropy_dx, err);
 }

@@ -1,0 +1,134 @@
+/*
+ * See gradient_flow.h. Contributions of several readers are added in the order in which they come, the last
+ * reader's first.
+ */
+#include "engine/gradient_flow.h"
+
+#include "engine/broadcast_backward.h"
+
+LlmValue
+llm_back_input(const Back *b, int i)
+{
+	return b->exec->slots[b->node->inputs[i]].value;
+}
+
+bool
+llm_back_wants(const Back *b, int i)
+{
+	return b->exec->slots[b->node->inputs[i]].wanted;
+}
+
+/* A parameter's gradient, which contributions are added to in place; other nodes have none before it is
+ * complete. */
+static float *
+own_gradient(const Back *b, int i)
+{
+	int input = b->node->inputs[i];
+
+	return b->exec->model->graph.nodes[input].op == LLM_OP_PARAM ? b->grads[input] : NULL;
+}
+
+float *
+llm_back_open(Back *b, int i, bool write, Buffer **buffer, LlmError *err)
+{
+	size_t numel = llm_back_input(b, i).numel;
+	float *own = own_gradient(b, i);
+
+	*buffer = NULL;
+	if (own && !write)
+		return own;
+	*buffer = llm_buffer_take(b->exec, numel, err);
+	if (*buffer && !write && llm_fill(numel, 0, (*buffer)->data, err) != LLM_OK)
+	{
+		llm_buffer_drop(b->exec, *buffer);
+		*buffer = NULL;
+	}
+	return *buffer ? (*buffer)->data : NULL;
+}
+
+/* The buffer joins the gradient of input i: that of a parameter, or of a value, which it becomes or replaces
+ * by the sum. */
+LlmCode
+llm_back_close(Back *b, int i, Buffer *buffer, LlmCode code, LlmError *err)
+{
+	Slot *slot = &b->exec->slots[b->node->inputs[i]];
+	float *own = own_gradient(b, i);
+	const float *old = own ? own : slot->grad ? slot->grad->data : NULL;
+	size_t n = slot->value.numel;
+
+	if (buffer == NULL)
+		return code;
+	if (code == LLM_OK && old)
+		code = llm_binary(
+			LLM_ADD, 1, n, old, true, true, buffer->data, true, true, own ? own : buffer->data, err);
+	if (own || code != LLM_OK)
+		llm_buffer_drop(b->exec, buffer);
+	else
+	{
+		llm_buffer_drop(b->exec, slot->grad);
+		slot->grad = buffer;
+	}
+	return code;
+}
+
+/* Input i's gradient is the node's own, number for number: while it is the only one they share the memory. */
+static LlmCode
+pass_gradient(Back *b, int i, LlmError *err)
+{
+	Slot *slot = &b->exec->slots[b->node->inputs[i]];
+	Buffer *mine = b->exec->slots[b->index].grad;
+	size_t n = slot->value.numel;
+	Buffer *sum;
+	LlmCode code;
+
+	if (slot->grad == NULL)
+	{
+		slot->grad = mine;
+		mine->refs++;
+		return LLM_OK;
+	}
+	sum = slot->grad->refs == 1 ? slot->grad : llm_buffer_take(b->exec, n, err);
+	if (sum == NULL)
+		return err->code;
+	code = llm_binary(LLM_ADD, 1, n, slot->grad->data, true, true, mine->data, true, true, sum->data, err);
+	if (sum != slot->grad)
+	{
+		llm_buffer_drop(b->exec, slot->grad);
+		slot->grad = sum;
+	}
+	return code;
+}
+
+LlmCode
+llm_back_give(Back *b, int i, const float *terms, LlmError *err)
+{
+	LlmValue x = llm_back_input(b, i);
+	Buffer *buffer;
+	float *to;
+	LlmCode code;
+
+	if (!llm_back_wants(b, i))
+		return LLM_OK;
+	if (x.numel == b->out->numel && terms == b->exec->slots[b->index].grad->data &&
+		own_gradient(b, i) == NULL)
+		return pass_gradient(b, i, err);
+	to = llm_back_open(b, i, false, &buffer, err);
+	if (to == NULL)
+		return err->code;
+	code = llm_broadcast_sum_into(b->out->ndim, b->out->dims, terms, x.ndim, x.dims, to, err);
+	return llm_back_close(b, i, buffer, code, err);
+}
+
+LlmCode
+llm_back_write(Back *b, int i, LlmWrite write, LlmError *err)
+{
+	Buffer *buffer;
+	float *dx;
+
+	if (!llm_back_wants(b, i))
+		return LLM_OK;
+	dx = llm_back_open(b, i, true, &buffer, err);
+	if (dx == NULL)
+		return err->code;
+	return llm_back_close(b, i, buffer, write(b, dx, err), err);
+}

@@ -1,0 +1,179 @@
+/*
+ * The facts of every operation, in one table: whatever plans, checks, fuses, counts or differentiates an
+ * operation asks it. Every column must be filled, and nothing else in the engine decides for an operation
+ * that it does not know. The last five columns name the operation's rules, which are functions in ops/.
+ */
+#ifndef LLM_OP_FACTS_H
+#define LLM_OP_FACTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define LLM_ANY_NUMBER INT32_MAX
+#define LLM_NO_IDS (-1)
+
+/* What the gradient rule reads beside the gradient of the value. */
+typedef enum LlmGradientReads
+{
+	LLM_NO_GRADIENT, /* there is no rule: gradients stop here */
+	LLM_READS_NEITHER,
+	LLM_READS_INPUTS,
+	LLM_READS_BOTH /* the inputs and the value */
+} LlmGradientReads;
+
+/* Which positions of its input a position of the value needs, where rows can be computed one by one. */
+typedef enum LlmReach
+{
+	LLM_OWN_ROW,
+	LLM_EARLIER_ROWS /* kept in a cache */
+} LlmReach;
+
+/* How an operation takes over the value of a matrix product, element by element (fuse.c). */
+typedef enum LlmFuses
+{
+	LLM_FUSES_NOT,
+	LLM_FUSES_UNARY,
+	LLM_FUSES_BINARY,
+	LLM_FUSES_PASSING /* where it lets everything through */
+} LlmFuses;
+
+/*
+ * OP(id, name, fewest and most inputs, attributes, the input that is whole numbers,
+ *    what the gradient reads, reach, floating-point operations per element of the value and of the first
+ * input, how it fuses, its kernel (LlmUnary, LlmBinary or LlmReduction; 0 where it has a file of its own),
+ *    rules: shape, rows, forward, backward, cost)
+ */
+/* clang-format off */
+#define LLM_OPS(OP) \
+	OP(INPUT, "input", 0, 0, "shape dtype", LLM_NO_IDS, \
+		LLM_NO_GRADIENT, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		input, always, leaf, none, leaf) \
+	OP(PARAM, "param", 0, 0, "shape init std", LLM_NO_IDS, \
+		LLM_NO_GRADIENT, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		param, always, leaf, none, leaf) \
+	OP(EMBEDDING, "embedding", 2, 2, "", 0, \
+		LLM_READS_INPUTS, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		embedding, embedding, embedding, embedding, embedding) \
+	OP(MATMUL, "matmul", 2, 2, "transpose_b", LLM_NO_IDS, \
+		LLM_READS_INPUTS, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		matmul, matmul, matmul, matmul, matmul) \
+	OP(ADD, "add", 2, 2, "", LLM_NO_IDS, \
+		LLM_READS_NEITHER, LLM_OWN_ROW, 1, 0, LLM_FUSES_BINARY, LLM_ADD, \
+		binary, aligned, binary, add, counted) \
+	OP(SUB, "sub", 2, 2, "", LLM_NO_IDS, \
+		LLM_READS_NEITHER, LLM_OWN_ROW, 1, 0, LLM_FUSES_BINARY, LLM_SUB, \
+		binary, aligned, binary, sub, counted) \
+	OP(MUL, "mul", 2, 2, "", LLM_NO_IDS, \
+		LLM_READS_INPUTS, LLM_OWN_ROW, 1, 0, LLM_FUSES_BINARY, LLM_MUL, \
+		binary, aligned, binary, mul, counted) \
+	OP(DIV, "div", 2, 2, "", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 1, 0, LLM_FUSES_BINARY, LLM_DIV, \
+		binary, aligned, binary, div, counted) \
+	OP(NEG, "neg", 1, 1, "", LLM_NO_IDS, \
+		LLM_READS_NEITHER, LLM_OWN_ROW, 1, 0, LLM_FUSES_UNARY, LLM_NEG, \
+		same, aligned, unary, unary, counted) \
+	OP(EXP, "exp", 1, 1, "", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 1, 0, LLM_FUSES_UNARY, LLM_EXP, \
+		same, aligned, unary, unary, counted) \
+	OP(LOG, "log", 1, 1, "", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 1, 0, LLM_FUSES_UNARY, LLM_LOG, \
+		same, aligned, unary, unary, counted) \
+	OP(SQRT, "sqrt", 1, 1, "", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 1, 0, LLM_FUSES_UNARY, LLM_SQRT, \
+		same, aligned, unary, unary, counted) \
+	OP(TANH, "tanh", 1, 1, "", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 1, 0, LLM_FUSES_UNARY, LLM_TANH, \
+		same, aligned, unary, unary, counted) \
+	OP(RELU, "relu", 1, 1, "", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 1, 0, LLM_FUSES_UNARY, LLM_RELU, \
+		same, aligned, unary, unary, counted) \
+	OP(GELU, "gelu", 1, 1, "approximate", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 10, 0, LLM_FUSES_UNARY, LLM_GELU_TANH, \
+		gelu, aligned, unary, unary, counted) \
+	OP(SOFTMAX, "softmax", 1, 1, "axis", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 4, 0, LLM_FUSES_NOT, 0, \
+		along_axis, along_axis, softmax, softmax, counted) \
+	OP(LAYERNORM, "layernorm", 3, 3, "eps", LLM_NO_IDS, \
+		LLM_READS_INPUTS, LLM_OWN_ROW, 8, 0, LLM_FUSES_NOT, 0, \
+		layernorm, last_axis, layernorm, layernorm, counted) \
+	OP(ATTENTION, "attention", 1, 1, "n_head causal window scale head_mask dropout", LLM_NO_IDS, \
+		LLM_READS_INPUTS, LLM_EARLIER_ROWS, 0, 0, LLM_FUSES_NOT, 0, \
+		attention, attention, attention, attention, attention) \
+	OP(DROPOUT, "dropout", 1, 1, "p seed", LLM_NO_IDS, \
+		LLM_READS_NEITHER, LLM_OWN_ROW, 0, 0, LLM_FUSES_PASSING, 0, \
+		dropout, dropout, dropout, dropout, counted) \
+	OP(CROSS_ENTROPY, "cross_entropy", 2, 2, "", 1, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 0, 4, LLM_FUSES_NOT, 0, \
+		cross_entropy, never, cross_entropy, cross_entropy, counted) \
+	OP(SUM, "sum", 1, 1, "axis", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, LLM_REDUCE_SUM, \
+		reduce, reduce, reduce, reduce, counted) \
+	OP(MEAN, "mean", 1, 1, "axis", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, LLM_REDUCE_MEAN, \
+		reduce, reduce, reduce, reduce, counted) \
+	OP(MAX, "max", 1, 1, "axis", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, LLM_REDUCE_MAX, \
+		reduce, reduce, reduce, reduce, counted) \
+	OP(MIN, "min", 1, 1, "axis", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, LLM_REDUCE_MIN, \
+		reduce, reduce, reduce, reduce, counted) \
+	OP(VAR, "var", 1, 1, "axis", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 0, 4, LLM_FUSES_NOT, LLM_REDUCE_VAR, \
+		reduce, reduce, reduce, reduce, counted) \
+	OP(NORM, "norm", 1, 1, "axis", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 0, 2, LLM_FUSES_NOT, LLM_REDUCE_NORM, \
+		reduce, reduce, reduce, reduce, counted) \
+	OP(RESHAPE, "reshape", 1, 1, "shape", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		reshape, reshape, reshape, reshape, counted) \
+	OP(TRANSPOSE, "transpose", 1, 1, "axes", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		transpose, transpose, transpose, transpose, counted) \
+	OP(SLICE, "slice", 1, 1, "starts stops", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		slice, slice, slice, slice, counted) \
+	OP(CONCAT, "concat", 1, LLM_ANY_NUMBER, "axis", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		concat, aligned, concat, concat, counted) \
+	OP(STACK, "stack", 1, LLM_ANY_NUMBER, "", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		stack, aligned, concat, concat, counted) \
+	OP(TOTAL, "total", 1, LLM_ANY_NUMBER, "", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		total, aligned, total, total, total) \
+	OP(ONES_LIKE, "ones_like", 1, 1, "", LLM_NO_IDS, \
+		LLM_NO_GRADIENT, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		same, aligned, ones_like, none, counted) \
+	OP(ZEROS_LIKE, "zeros_like", 1, 1, "", LLM_NO_IDS, \
+		LLM_NO_GRADIENT, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		same, aligned, zeros_like, none, counted)
+/* clang-format on */
+
+typedef enum LlmOp
+{
+#define OP(id, ...) LLM_OP_##id,
+	LLM_OPS(OP)
+#undef OP
+		LLM_OP_COUNT
+} LlmOp;
+
+typedef struct LlmOpFacts
+{
+	const char *name;
+	int least, most;        /* inputs */
+	const char *attributes; /* their names, a blank between two */
+	int ids;                /* the input of whole numbers, or LLM_NO_IDS */
+	LlmGradientReads gradient;
+	LlmReach reach;
+	int per_value, per_input; /* operations per element of the value, of the first input */
+	LlmFuses fuses;
+	int kernel;
+} LlmOpFacts;
+
+extern const LlmOpFacts llm_op_facts[LLM_OP_COUNT];
+
+/* The op of a name, or LLM_OP_COUNT. */
+extern LlmOp llm_op_find(const char *name);
+extern const char *llm_op_name(LlmOp op);
+
+#endif

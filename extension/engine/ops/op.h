@@ -1,0 +1,51 @@
+/*
+ * What the file of an operation includes: shape inference, the run that it is part of, the flow of gradients,
+ * and the rules that the table of facts asks of it.
+ */
+#ifndef LLM_OP_H
+#define LLM_OP_H
+
+#include "engine/axes.h"
+#include "engine/gradient_flow.h"
+#include "engine/infer.h"
+#include "engine/plan.h"
+
+typedef struct LlmOpRules
+{
+	/* Fills node->shape from its inputs' shapes, or says why they do not fit. */
+	LlmCode (*shape)(const LlmGraph *graph, LlmNode *node, LlmError *err);
+	/*
+	 * Does each position's row of the value depend on the same position's rows of the inputs alone (earlier
+	 * ones too, where the reach says so)? t: the value's axis of positions, or -1.
+	 */
+	bool (*rows)(const LlmExec *exec, const LlmNode *node, int t);
+	/* Computes the node. in: its inputs, LLM_MOST_INPUTS of them; an op of any number reads them itself. */
+	LlmCode (*forward)(LlmExec *exec, int index, const LlmValue *in, LlmError *err);
+	/* Adds to the gradients of the inputs what the gradient of the value contributes. */
+	LlmCode (*backward)(Back *b, LlmError *err);
+	/* See llm_op_cost (tape.h). */
+	void (*cost)(const LlmNode *node, const LlmValue *x, size_t read, const LlmValue *value, int64_t *flops,
+		int64_t *bytes);
+} LlmOpRules;
+
+extern const LlmOpRules llm_op_rules[LLM_OP_COUNT];
+
+#define OP(id, name, least, most, attributes, ids, gradient, reach, per_value, per_input, fuses, kernel,     \
+	shape, rows, forward, backward, cost)                                                                    \
+	extern LlmCode llm_infer_##shape(const LlmGraph *graph, LlmNode *node, LlmError *err);                   \
+	extern bool llm_rows_##rows(const LlmExec *exec, const LlmNode *node, int t);                            \
+	extern LlmCode llm_forward_##forward(LlmExec *exec, int index, const LlmValue *in, LlmError *err);       \
+	extern LlmCode llm_backward_##backward(Back *b, LlmError *err);                                          \
+	extern void llm_cost_##cost(const LlmNode *node, const LlmValue *x, size_t read, const LlmValue *value,  \
+		int64_t *flops, int64_t *bytes);
+LLM_OPS(OP)
+#undef OP
+
+/* The axis of positions of input i, as Slot has it. */
+extern int llm_t_axis_of(const LlmExec *exec, const LlmNode *node, int i);
+/* The probability a node drops with in this run, by its attribute key or the run's own; and its stream. */
+extern float llm_dropout_of(const LlmExec *exec, int index, const char *key, LlmStream *stream);
+/* The function of an elementwise node with one input. */
+extern LlmUnary llm_unary_of(const LlmNode *node);
+
+#endif

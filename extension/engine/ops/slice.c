@@ -1,0 +1,137 @@
+/*
+ * Elements from starts up to, not including, stops along the first axes; those left out get no gradient.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/ops/op.h"
+#include "engine/layout.h"
+
+/* The length of start … stop along a dimension, negative positions counted from its end; -1: it is not within
+ * it, -2: its size must be known for that. */
+static int64_t
+slice_length(int64_t size, int start, int stop)
+{
+	bool same_side = (start < 0) == (stop < 0 || stop == LLM_TO_END);
+	int64_t from = start, to = stop == LLM_TO_END ? 0 : stop;
+
+	if (size < 0) /* what is known without it: both count from the same end */
+		return !same_side ? -2 : to < from ? -1 : to - from;
+	from += from < 0 ? size : 0;
+	to = stop == LLM_TO_END ? size : to < 0 ? to + size : to;
+	return from < 0 || to > size || to < from ? -1 : to - from;
+}
+
+LlmCode
+llm_infer_slice(const LlmGraph *graph, LlmNode *node, LlmError *err)
+{
+	const LlmNode *x = llm_input_of(graph, node, 0);
+	int starts[LLM_MAX_DIMS], stops[LLM_MAX_DIMS];
+	int n = llm_attr_integers(node, "starts", starts), m = llm_attr_integers(node, "stops", stops);
+
+	if (n < 0 || m != n || n > x->ndim)
+		return llm_infer_refuse(node, x, NULL,
+			"the attributes starts and stops must list one position for each of the first axes", err);
+	llm_infer_take(node, x);
+	for (int i = 0; i < n; i++)
+	{
+		int64_t length;
+		char why[160];
+
+		if (starts[i] == LLM_TO_END)
+			return llm_attr_refuse(node, "starts", "a list of whole numbers", err);
+		if (starts[i] == 0 && stops[i] == LLM_TO_END)
+			continue; /* all of it, whatever its size */
+		length = slice_length(llm_dim_value(&x->shape[i], &graph->sizes), starts[i], stops[i]);
+		node->shape[i] = (LlmDim){.times = length};
+		if (length >= 0)
+			continue;
+		if (length == -2)
+			snprintf(why, sizeof(why), "the length from %d along axis %d depends on the size of %s",
+				starts[i], i, x->shape[i].name);
+		else if (stops[i] == LLM_TO_END)
+			snprintf(why, sizeof(why), "%d to the end is not within axis %d", starts[i], i);
+		else
+			snprintf(why, sizeof(why), "%d to %d is not within axis %d", starts[i], stops[i], i);
+		llm_infer_refuse(node, x, NULL, why, err);
+		return llm_hint(err,
+			"Positions count from 0, negative ones from the end; the second is the first one left "
+			"out, null for the end.");
+	}
+	return LLM_OK;
+}
+
+bool
+llm_rows_slice(const LlmExec *exec, const LlmNode *node, int t)
+{
+	int from = llm_t_axis_of(exec, node, 0);
+
+	return from == -1 || (from >= 0 && t == from);
+}
+
+/* Starts and stops along the first *n axes, counted from 0. */
+static LlmCode
+ranges_of(const LlmNode *node, const LlmValue *x, int *n, int *starts, int *stops, LlmError *err)
+{
+	int dims[LLM_MAX_DIMS];
+
+	*n = llm_attr_integers(node, "starts", starts);
+	llm_attr_integers(node, "stops", stops);
+	for (int i = 0; i < *n; i++)
+		if (stops[i] == LLM_TO_END)
+			stops[i] = x->dims[i];
+	return llm_slice_shape(x->ndim, x->dims, *n, starts, stops, dims, err);
+}
+
+LlmCode
+llm_forward_slice(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
+{
+	int n, starts[LLM_MAX_DIMS], stops[LLM_MAX_DIMS];
+	LlmCode code = llm_run_result(exec, index, err);
+
+	if (code == LLM_OK)
+		code = ranges_of(&exec->model->graph.nodes[index], x, &n, starts, stops, err);
+	return code == LLM_OK
+			   ? llm_slice(x->ndim, x->dims, n, starts, stops, x->floats, llm_result_of(exec, index), err)
+			   : code;
+}
+
+/* Rows shorter than this are copied so many between two looks for a stop. */
+#define FEW 1024
+
+/* Elements that were left out get 0. */
+static LlmCode
+slice_dx(Back *b, float *dx, LlmError *err)
+{
+	const LlmValue *x = &b->in[0];
+	int n, starts[LLM_MAX_DIMS] = {0}, stops[LLM_MAX_DIMS];
+	LlmCode code = ranges_of(b->node, x, &n, starts, stops, err);
+	int last = x->ndim - 1;
+	size_t run = x->ndim ? b->out->dims[last] : 1;
+
+	if (code == LLM_OK)
+		code = llm_fill(x->numel, 0, dx, err);
+	for (size_t at = 0; code == LLM_OK && run > 0 && at < b->out->numel; at += run)
+	{
+		size_t row = at / run, to = x->ndim ? starts[last] : 0, stride = x->ndim ? x->dims[last] : 1;
+		bool few = run < FEW && row % FEW != 0;
+
+		for (int i = last - 1; i >= 0; i--)
+		{
+			to += (row % b->out->dims[i] + starts[i]) * stride;
+			stride *= x->dims[i];
+			row /= b->out->dims[i];
+		}
+		if (few)
+			memcpy(dx + to, b->dy + at, run * sizeof(float));
+		else
+			code = llm_copy(run, b->dy + at, dx + to, err);
+	}
+	return code;
+}
+
+LlmCode
+llm_backward_slice(Back *b, LlmError *err)
+{
+	return llm_back_write(b, 0, slice_dx, err);
+}
