@@ -6,9 +6,6 @@
 #include "engine/ops.h"
 #include "engine/pool.h"
 
-/* Elements per task: enough work to be worth a claim, little enough to cancel at once. */
-#define GRAIN 16384
-
 typedef struct Walk
 {
 	LlmBinary op;
@@ -110,9 +107,9 @@ llm_broadcast_binary(LlmBinary op, int a_ndim, const int *a_dims, const float *a
 	strides_of(ndim, a_ndim, a_dims, a_strides);
 	strides_of(ndim, b_ndim, b_dims, b_strides);
 	merge_axes(&w, ndim, dims, a_strides, b_strides);
-	w.piece = w.run < GRAIN ? w.run : GRAIN;
+	w.piece = w.run < LLM_TASK ? w.run : LLM_TASK;
 	w.pieces = (w.run + w.piece - 1) / w.piece;
-	w.rows_per_task = w.run < GRAIN ? GRAIN / w.run : 1;
+	w.rows_per_task = w.run < LLM_TASK ? LLM_TASK / w.run : 1;
 	return llm_parallel(
 		(int) ((w.rows + w.rows_per_task - 1) / w.rows_per_task * w.pieces), walk_task, &w, err);
 }

@@ -8,9 +8,6 @@
 #include "engine/gradients.h"
 #include "engine/pool.h"
 
-/* Elements per task. */
-#define GRAIN 16384
-
 /* ---- sums over repeated axes ---- */
 
 /* Axes of the terms, from the last to the first, with the terms' strides. */
@@ -34,7 +31,7 @@ static double
 sum_of(const Sums *s, int64_t at, int worker)
 {
 	int64_t index[LLM_MAX_DIMS] = {0}, length = s->summed.dims[0], stride = s->summed.strides[0];
-	int64_t look = GRAIN;
+	int64_t look = LLM_TASK;
 	double sum = 0;
 
 	for (int64_t done = 0; done < s->each; done += length)
@@ -43,15 +40,15 @@ sum_of(const Sums *s, int64_t at, int worker)
 
 		for (int i = 1; i < s->summed.n; i++)
 			x += index[i] * s->summed.strides[i];
-		for (int64_t from = 0, j = 0; j < length; from += GRAIN)
+		for (int64_t from = 0, j = 0; j < length; from += LLM_TASK)
 		{
-			for (; j < length && j < from + GRAIN; j++)
+			for (; j < length && j < from + LLM_TASK; j++)
 				sum += x[j * stride];
 			if (done + j < look)
 				continue;
 			if (llm_pool_stopping(worker))
 				return sum;
-			look = done + j + GRAIN;
+			look = done + j + LLM_TASK;
 		}
 		for (int i = 1; i < s->summed.n && ++index[i] == s->summed.dims[i]; i++)
 			index[i] = 0;
@@ -110,7 +107,7 @@ sum_axes(int out_ndim, const int *out_dims, const float *terms, int ndim, const 
 	}
 	if (s.count == 0 || s.each == 0)
 		return LLM_OK;
-	s.per_task = s.each < GRAIN ? GRAIN / s.each : 1;
+	s.per_task = s.each < LLM_TASK ? LLM_TASK / s.each : 1;
 	return llm_parallel((int) ((s.count + s.per_task - 1) / s.per_task), sums_task, &s, err);
 }
 

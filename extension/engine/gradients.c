@@ -10,14 +10,13 @@
 #include "engine/pool.h"
 #include "engine/rows.h"
 
-#define GRAIN 16384
 /* Columns per task of a sum over rows, and rows between two looks for a stop: whole blocks. */
 #define STRIPE 64
 #define ROWS (8 * LLM_BLOCK)
 
 typedef struct Work
 {
-	size_t m, n, grain;
+	size_t m, n, per_task;
 	LlmUnary f;
 	float number;
 	const float *x, *y, *dy, *gamma;
@@ -28,15 +27,15 @@ typedef struct Work
 
 /* rows of a task */
 #define EACH_ROW(w, task)                                                                                    \
-	size_t row = (size_t) (task) * (w)->grain;                                                               \
-	row < (w)->m &&row < ((size_t) (task) + 1) * (w)->grain;                                                 \
+	size_t row = (size_t) (task) * (w)->per_task;                                                            \
+	row < (w)->m &&row < ((size_t) (task) + 1) * (w)->per_task;                                              \
 	row++
 
 static LlmCode
 each_row(Work *w, LlmTask task, LlmError *err)
 {
-	w->grain = w->n < GRAIN / 4 ? GRAIN / 4 / (w->n ? w->n : 1) : 1;
-	return llm_parallel((int) ((w->m + w->grain - 1) / w->grain), task, w, err);
+	w->per_task = w->n < LLM_TASK_ROWS ? LLM_TASK_ROWS / (w->n ? w->n : 1) : 1;
+	return llm_parallel((int) ((w->m + w->per_task - 1) / w->per_task), task, w, err);
 }
 
 static LlmCode
@@ -75,7 +74,7 @@ static void
 unary_task(void *context, int task, int worker)
 {
 	Work *w = context;
-	size_t at = (size_t) task * GRAIN, n = w->n - at < GRAIN ? w->n - at : GRAIN;
+	size_t at = (size_t) task * LLM_TASK, n = w->n - at < LLM_TASK ? w->n - at : LLM_TASK;
 
 	(void) worker;
 	llm_kernels->unary_backward(w->f, n, w->x + at, w->y + at, w->dy + at, w->dx + at);
@@ -87,7 +86,7 @@ llm_unary_backward(
 {
 	Work w = {.n = n, .f = f, .x = x, .y = y, .dy = dy, .dx = dx};
 
-	return llm_parallel((int) ((n + GRAIN - 1) / GRAIN), unary_task, &w, err);
+	return llm_parallel((int) ((n + LLM_TASK - 1) / LLM_TASK), unary_task, &w, err);
 }
 
 static void
@@ -244,7 +243,7 @@ static void
 adamw_task(void *context, int task, int worker)
 {
 	Work *w = context;
-	size_t at = (size_t) task * GRAIN, n = w->n - at < GRAIN ? w->n - at : GRAIN;
+	size_t at = (size_t) task * LLM_TASK, n = w->n - at < LLM_TASK ? w->n - at : LLM_TASK;
 
 	(void) worker;
 	llm_kernels->adamw(n, w->dx + at, w->dy + at, w->a + at, w->b + at, w->h);
@@ -257,7 +256,7 @@ llm_adamw(size_t n, float *weight, const float *g, float *m, float *v, const Llm
 {
 	Work w = {.n = n, .dx = weight, .dy = g, .a = m, .b = v, .h = h};
 
-	return llm_parallel((int) ((n + GRAIN - 1) / GRAIN), adamw_task, &w, err);
+	return llm_parallel((int) ((n + LLM_TASK - 1) / LLM_TASK), adamw_task, &w, err);
 }
 
 LlmCode
@@ -265,7 +264,7 @@ llm_adamw_and_zero(size_t n, float *weight, float *g, float *m, float *v, const 
 {
 	Work w = {.n = n, .dx = weight, .dy = g, .a = m, .b = v, .h = h, .zero = g};
 
-	return llm_parallel((int) ((n + GRAIN - 1) / GRAIN), adamw_task, &w, err);
+	return llm_parallel((int) ((n + LLM_TASK - 1) / LLM_TASK), adamw_task, &w, err);
 }
 
 /* beta^step by squaring: multiplications only, so the same number on every machine */

@@ -1,17 +1,40 @@
 /*
  * Putting a model's rows in order: names resolved, cycles refused, shapes inferred one node after another.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "engine/ops/op.h"
 
-static const LlmGraph *sorting;
-
-static int
-compare_names(const void *a, const void *b)
+/* by_name in the order of names: runs of 1, 2, 4 … nodes are merged, by way of `order`, which is filled
+ * later. */
+static void
+sort_names(LlmGraph *graph)
 {
-	return strcmp(sorting->nodes[*(const int *) a].name, sorting->nodes[*(const int *) b].name);
+	int count = graph->count, *from = graph->by_name, *to = graph->order;
+
+	for (int i = 0; i < count; i++)
+		from[i] = to[i] = i;
+	for (int run = 1; run < count; run *= 2)
+	{
+		int *merged = to;
+
+		for (int start = 0; start < count; start += 2 * run)
+		{
+			int i = start, middle = start + run < count ? start + run : count;
+			int j = middle, end = start + 2 * run < count ? start + 2 * run : count;
+
+			for (int k = start; k < end; k++)
+				if (j == end ||
+					(i < middle && strcmp(graph->nodes[from[i]].name, graph->nodes[from[j]].name) <= 0))
+					to[k] = from[i++];
+				else
+					to[k] = from[j++];
+		}
+		to = from;
+		from = merged;
+	}
+	if (from != graph->by_name)
+		memcpy(graph->by_name, from, count * sizeof(int));
 }
 
 int
@@ -37,14 +60,14 @@ llm_graph_find(const LlmGraph *graph, const char *name)
 static LlmCode
 resolve(LlmGraph *graph, LlmError *err)
 {
-	for (int i = 0; i < graph->count; i++)
-		graph->by_name[i] = i;
-	sorting = graph;
-	qsort(graph->by_name, graph->count, sizeof(int), compare_names);
+	sort_names(graph);
 	for (int i = 1; i < graph->count; i++)
-		if (compare_names(&graph->by_name[i - 1], &graph->by_name[i]) == 0)
-			return llm_fail(
-				err, LLM_INVALID, "two nodes are named \"%s\"", graph->nodes[graph->by_name[i]].name);
+	{
+		const char *name = graph->nodes[graph->by_name[i]].name;
+
+		if (strcmp(graph->nodes[graph->by_name[i - 1]].name, name) == 0)
+			return llm_fail(err, LLM_INVALID, "two nodes are named \"%s\"", name);
+	}
 	for (int i = 0; i < graph->count; i++)
 	{
 		LlmNode *node = &graph->nodes[i];
@@ -67,8 +90,7 @@ resolve(LlmGraph *graph, LlmError *err)
 
 /*
  * Inputs first, otherwise as added: a walk from each node down its inputs. The path stands in the end of
- * `order` that is not filled yet. A node's ndim says where the walk is: -1 not come to it, -2 - i before its
- * input i.
+ * `order` that is not filled yet.
  */
 static LlmCode
 put_in_order(LlmGraph *graph, LlmError *err)
@@ -76,36 +98,36 @@ put_in_order(LlmGraph *graph, LlmError *err)
 	int *path = graph->order + graph->count, done = 0; /* path[0] is the node last come to */
 
 	for (int i = 0; i < graph->count; i++)
-		graph->nodes[i].ndim = -1;
+		graph->nodes[i].walk = LLM_NOT_REACHED;
 	for (int i = 0; i < graph->count; i++)
 	{
-		if (graph->nodes[i].ndim != -1)
+		if (graph->nodes[i].walk != LLM_NOT_REACHED)
 			continue;
 		*--path = i;
-		graph->nodes[i].ndim = -2;
+		graph->nodes[i].walk = 0;
 		while (path < graph->order + graph->count)
 		{
 			LlmNode *node = &graph->nodes[*path], *input;
-			int next = -2 - node->ndim--;
 
-			if (next == node->n_inputs)
+			if (node->walk == node->n_inputs)
 			{
-				node->ndim = 0;
+				node->walk = LLM_IN_ORDER;
 				graph->order[done++] = *path++;
 				continue;
 			}
-			input = &graph->nodes[node->inputs[next]];
-			if (input->ndim < -1)
+			input = &graph->nodes[node->inputs[node->walk]];
+			if (input->walk >= 0) /* on the path already */
 			{
 				llm_fail(err, LLM_INVALID, "node \"%s\" depends on itself through \"%s\"", input->name,
 					node->name);
 				return llm_hint(err, "A graph may have no cycle.");
 			}
-			if (input->ndim == -1)
+			if (input->walk == LLM_NOT_REACHED)
 			{
-				input->ndim = -2;
-				*--path = node->inputs[next];
+				input->walk = 0;
+				*--path = node->inputs[node->walk];
 			}
+			node->walk++;
 		}
 	}
 	return LLM_OK;

@@ -56,6 +56,9 @@ typedef struct LlmNode
 	int *inputs; /* indices of nodes, set by llm_graph_check */
 	LlmAttr *attrs;
 	bool integers; /* an input of whole numbers */
+	int walk;      /* while nodes are put in order: the input to come next, or one of these */
+#define LLM_NOT_REACHED (-1)
+#define LLM_IN_ORDER (-2)
 	int ndim;
 	LlmDim shape[LLM_MAX_DIMS];
 } LlmNode;

@@ -10,7 +10,6 @@
 #include "engine/ops.h"
 #include "engine/pool.h"
 
-#define GRAIN 16384
 #define TILE 32
 #define LONG_TILE 4096
 
@@ -111,11 +110,11 @@ run_copy(Copy *c, LlmError *err)
 		c->cells *= i == c->unit ? 1 : c->dims[i];
 	c->tile = c->unit == c->ndim - 1 ? c->dims[c->unit] : TILE;
 	c->unit_tiles = (c->dims[c->unit] + c->tile - 1) / c->tile;
-	c->long_tile = c->unit == c->ndim - 1 ? GRAIN : LONG_TILE;
+	c->long_tile = c->unit == c->ndim - 1 ? LLM_TASK : LONG_TILE;
 	c->last_tiles = (c->dims[c->ndim - 1] + c->long_tile - 1) / c->long_tile;
 	size = (c->dims[c->ndim - 1] < c->long_tile ? c->dims[c->ndim - 1] : c->long_tile) *
 		   (c->unit == c->ndim - 1 ? 1 : c->tile);
-	c->per_task = size < GRAIN ? GRAIN / size : 1;
+	c->per_task = size < LLM_TASK ? LLM_TASK / size : 1;
 	return llm_parallel((int) ((c->cells * c->unit_tiles * c->last_tiles + c->per_task - 1) / c->per_task),
 		copy_task, c, err);
 }

@@ -11,7 +11,7 @@
 #define ROUNDS 2000000
 /* Bursts that the rounds come in, a stop looked for between them, and elements that a task makes. */
 #define BURSTS 64
-#define GRAIN 65536
+#define NUMBERS 65536
 
 typedef struct Burst
 {
@@ -117,11 +117,11 @@ numbers_task(void *context, int task, int worker)
 {
 	const Numbers *n = context;
 	LlmStream stream = llm_stream(0, "measure", 0, 0);
-	size_t at = (size_t) task * GRAIN;
+	size_t at = (size_t) task * NUMBERS;
 
 	(void) worker;
-	for (size_t i = at; i < n->n && i < at + GRAIN; i++)
-		n->out[i] = (float) llm_uniform(&stream, i % GRAIN) - 0.5f;
+	for (size_t i = at; i < n->n && i < at + NUMBERS; i++)
+		n->out[i] = (float) llm_uniform(&stream, i % NUMBERS) - 0.5f;
 }
 
 LlmCode
@@ -137,7 +137,7 @@ llm_measure_matmul(LlmProduct product, int M, int K, int N, int repeats, const L
 	if (all == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "no memory for matrices of %zu MB", bytes >> 20);
 	code = llm_parallel(
-		(int) ((x + y + panels + GRAIN - 1) / GRAIN), numbers_task, &(Numbers){x + y + panels, all}, err);
+		(int) ((x + y + panels + NUMBERS - 1) / NUMBERS), numbers_task, &(Numbers){x + y + panels, all}, err);
 	*seconds = 1e30;
 	for (int r = 0; code == LLM_OK && r < repeats; r++)
 	{

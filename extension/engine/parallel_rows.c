@@ -8,11 +8,6 @@
 #include "engine/pool.h"
 #include "engine/rows.h"
 
-/* Elements per task: enough work to be worth a claim, little enough to cancel at once. */
-#define GRAIN 16384
-/* The same of those that are only moved. */
-#define MOVE_GRAIN 65536
-
 typedef struct Move
 {
 	size_t rows, per_task; /* rows of a task */
@@ -27,7 +22,7 @@ move_task(void *context, int task, int worker)
 {
 	const Move *m = context;
 	size_t row = task / m->pieces * m->per_task, end = llm_least(row + m->per_task, m->rows);
-	size_t at = task % m->pieces * MOVE_GRAIN, n = llm_least(m->n - at, MOVE_GRAIN);
+	size_t at = task % m->pieces * LLM_TASK_MOVED, n = llm_least(m->n - at, LLM_TASK_MOVED);
 
 	(void) worker;
 	for (; row < end; row++)
@@ -47,8 +42,8 @@ move(Move *m, LlmError *err)
 {
 	if (m->rows == 0 || m->n == 0)
 		return LLM_OK;
-	m->pieces = (m->n + MOVE_GRAIN - 1) / MOVE_GRAIN;
-	m->per_task = m->n < MOVE_GRAIN ? MOVE_GRAIN / m->n : 1;
+	m->pieces = (m->n + LLM_TASK_MOVED - 1) / LLM_TASK_MOVED;
+	m->per_task = m->n < LLM_TASK_MOVED ? LLM_TASK_MOVED / m->n : 1;
 	return llm_parallel((int) ((m->rows + m->per_task - 1) / m->per_task * m->pieces), move_task, m, err);
 }
 
@@ -84,16 +79,16 @@ typedef struct Unary
 } Unary;
 
 static int
-grains(size_t n)
+tasks_of(size_t n)
 {
-	return (int) ((n + GRAIN - 1) / GRAIN);
+	return (int) ((n + LLM_TASK - 1) / LLM_TASK);
 }
 
 static void
 unary_task(void *context, int task, int worker)
 {
 	const Unary *u = context;
-	size_t at = (size_t) task * GRAIN, n = u->n - at < GRAIN ? u->n - at : GRAIN;
+	size_t at = (size_t) task * LLM_TASK, n = u->n - at < LLM_TASK ? u->n - at : LLM_TASK;
 
 	(void) worker;
 	llm_kernels->unary(u->f, n, u->x + at, u->out + at);
@@ -104,17 +99,17 @@ llm_unary(LlmUnary f, size_t n, const float *x, float *out, LlmError *err)
 {
 	Unary u = {f, n, x, out};
 
-	return llm_parallel(grains(n), unary_task, &u, err);
+	return llm_parallel(tasks_of(n), unary_task, &u, err);
 }
 
 static void
 canonicalize_task(void *context, int task, int worker)
 {
 	const Unary *u = context;
-	size_t at = (size_t) task * GRAIN;
+	size_t at = (size_t) task * LLM_TASK;
 
 	(void) worker;
-	llm_kernels->canonicalize(u->n - at < GRAIN ? u->n - at : GRAIN, u->out + at);
+	llm_kernels->canonicalize(u->n - at < LLM_TASK ? u->n - at : LLM_TASK, u->out + at);
 }
 
 LlmCode
@@ -122,7 +117,7 @@ llm_canonicalize(size_t n, float *x, LlmError *err)
 {
 	Unary u = {.n = n, .out = x};
 
-	return llm_parallel(grains(n), canonicalize_task, &u, err);
+	return llm_parallel(tasks_of(n), canonicalize_task, &u, err);
 }
 
 typedef struct Binary
@@ -140,7 +135,7 @@ binary_task(void *context, int task, int worker)
 {
 	const Binary *b = context;
 	size_t from = task / b->pieces * b->rows, to = llm_least(from + b->rows, b->outer);
-	size_t at = task % b->pieces * GRAIN, n = llm_least(b->inner - at, GRAIN);
+	size_t at = task % b->pieces * LLM_TASK, n = llm_least(b->inner - at, LLM_TASK);
 	size_t x_width = b->x_columns ? b->inner : 1, y_width = b->y_columns ? b->inner : 1;
 	const float *x = b->x + (b->x_columns ? at : 0), *y = b->y + (b->y_columns ? at : 0);
 
@@ -158,14 +153,14 @@ llm_binary(LlmBinary op, size_t outer, size_t inner, const float *x, bool x_rows
 
 	if (outer == 0 || inner == 0)
 		return LLM_OK;
-	b.rows = inner < GRAIN ? GRAIN / inner : 1;
-	b.pieces = (inner + GRAIN - 1) / GRAIN;
+	b.rows = inner < LLM_TASK ? LLM_TASK / inner : 1;
+	b.pieces = (inner + LLM_TASK - 1) / LLM_TASK;
 	return llm_parallel((int) ((outer + b.rows - 1) / b.rows * b.pieces), binary_task, &b, err);
 }
 
 typedef struct Rows
 {
-	size_t rows, n, grain;
+	size_t rows, n, per_task;
 	const float *x, *gamma, *beta;
 	const int32_t *targets;
 	float number;
@@ -175,13 +170,13 @@ typedef struct Rows
 static LlmCode
 each_row(Rows *r, LlmTask task, LlmError *err)
 {
-	r->grain = r->n < GRAIN / 4 ? GRAIN / 4 / (r->n ? r->n : 1) : 1;
-	return llm_parallel((int) ((r->rows + r->grain - 1) / r->grain), task, r, err);
+	r->per_task = r->n < LLM_TASK_ROWS ? LLM_TASK_ROWS / (r->n ? r->n : 1) : 1;
+	return llm_parallel((int) ((r->rows + r->per_task - 1) / r->per_task), task, r, err);
 }
 
 #define ROWS_OF(r, task)                                                                                     \
-	size_t row = (task) * (r)->grain;                                                                        \
-	row < (r)->rows &&row < ((task) + 1) * (r)->grain;                                                       \
+	size_t row = (task) * (r)->per_task;                                                                     \
+	row < (r)->rows &&row < ((task) + 1) * (r)->per_task;                                                    \
 	row++
 
 static void

@@ -7,6 +7,16 @@
 
 #include "common/base.h"
 
+/*
+ * Elements of one task: enough work to be worth a claim, little enough to be canceled at once. A multiple of
+ * the four numbers that one call of the random generator makes.
+ */
+#define LLM_TASK 16384
+/* The same where elements are only moved or added up. */
+#define LLM_TASK_MOVED 65536
+/* The same where a task takes whole rows: short ones go together. */
+#define LLM_TASK_ROWS 4096
+
 typedef void (*LlmTask)(void *context, int task, int worker);
 
 /*

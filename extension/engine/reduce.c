@@ -14,8 +14,6 @@
 
 /* Columns gathered at once: a cache line's worth. */
 #define WIDTH 16
-/* Elements per task. */
-#define GRAIN 65536
 /* Indexes beyond are not exact in float32. */
 #define EXACT (1 << 24)
 
@@ -192,7 +190,7 @@ reduce_long(Reduce *r, const LlmAllocator *memory, LlmError *err)
 	r->parts = memory->alloc(memory->context, size);
 	if (r->parts == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "no memory for %zu bytes of partial sums", size);
-	r->per_task = tile < GRAIN ? GRAIN / tile : 1;
+	r->per_task = tile < LLM_TASK_MOVED ? LLM_TASK_MOVED / tile : 1;
 	code = llm_parallel(
 		(int) ((r->outer * r->chunks * r->tiles + r->per_task - 1) / r->per_task), chunks_task, r, err);
 	if (code == LLM_OK)
@@ -206,7 +204,7 @@ reduce_short(Reduce *r, LlmError *err)
 {
 	int64_t tile = r->n * (r->inner < WIDTH ? r->inner : WIDTH);
 
-	r->per_task = tile < GRAIN ? GRAIN / (tile + 1) + 1 : 1;
+	r->per_task = tile < LLM_TASK_MOVED ? LLM_TASK_MOVED / (tile + 1) + 1 : 1;
 	return llm_parallel((int) ((r->outer * r->tiles + r->per_task - 1) / r->per_task), runs_task, r, err);
 }
 

@@ -9,9 +9,6 @@
 #include "engine/ops.h"
 #include "engine/pool.h"
 
-/* Elements per task. */
-#define GRAIN 16384
-
 typedef struct Reduce
 {
 	LlmReduction kind;
@@ -51,11 +48,11 @@ rows_task(void *context, int task, int worker)
 {
 	const Reduce *r = context;
 	int64_t from = task / r->pieces * r->per_task, to = llm_least(from + r->per_task, r->outer * r->n);
-	int64_t column = task % r->pieces * GRAIN;
+	int64_t column = task % r->pieces * LLM_TASK;
 
 	(void) worker;
 	for (int64_t row = from; row < to; row++)
-		row_dx(r, row, column, llm_least(column + GRAIN, r->inner));
+		row_dx(r, row, column, llm_least(column + LLM_TASK, r->inner));
 }
 
 /* Runs of one maximum or minimum each: dx is zeroed, its place found. */
@@ -73,7 +70,7 @@ chosen_task(void *context, int task, int worker)
 		while (i < r->n - 1 && !(r->x[at] == y || (isnan(y) && isnan(r->x[at]))))
 		{
 			at += r->inner;
-			if (++i % GRAIN == 0 && llm_pool_stopping(worker))
+			if (++i % LLM_TASK == 0 && llm_pool_stopping(worker))
 				return;
 		}
 		r->dx[at] = r->dy[run];
@@ -84,7 +81,7 @@ chosen_task(void *context, int task, int worker)
 static LlmCode
 all_tasks(Reduce *r, int64_t count, int64_t each, int64_t pieces, LlmTask task, LlmError *err)
 {
-	r->per_task = each < GRAIN ? GRAIN / each : 1;
+	r->per_task = each < LLM_TASK ? LLM_TASK / each : 1;
 	r->pieces = pieces;
 	return llm_parallel((int) ((count + r->per_task - 1) / r->per_task * pieces), task, r, err);
 }
@@ -114,7 +111,7 @@ llm_reduce_backward(LlmReduction kind, int64_t outer, int64_t n, int64_t inner, 
 		code = llm_reduce(LLM_REDUCE_MEAN, outer, n, inner, x, mean, memory, err);
 	}
 	if (code == LLM_OK)
-		code = all_tasks(&r, outer * n, inner, (inner + GRAIN - 1) / GRAIN, rows_task, err);
+		code = all_tasks(&r, outer * n, inner, (inner + LLM_TASK - 1) / LLM_TASK, rows_task, err);
 	if (mean)
 		memory->release(memory->context, mean, bytes);
 	return code;

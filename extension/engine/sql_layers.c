@@ -10,9 +10,6 @@
 #include "engine/ops.h"
 #include "engine/pool.h"
 
-/* Elements per task, a multiple of the four numbers one call of the generator makes. */
-#define GRAIN 16384
-
 LlmCode
 llm_layernorm_shape(
 	int ndim, const int *x, int gamma_ndim, const int *gamma, int beta_ndim, const int *beta, LlmError *err)
@@ -151,10 +148,10 @@ static void
 dropout_task(void *context, int task, int worker)
 {
 	const Dropout *d = context;
-	size_t at = (size_t) task * GRAIN;
+	size_t at = (size_t) task * LLM_TASK;
 
 	(void) worker;
-	llm_drop(d->stream, d->p, at, d->n - at < GRAIN ? d->n - at : GRAIN, d->x + at, d->out + at);
+	llm_drop(d->stream, d->p, at, d->n - at < LLM_TASK ? d->n - at : LLM_TASK, d->x + at, d->out + at);
 }
 
 LlmCode
@@ -165,7 +162,7 @@ llm_dropout(
 
 	if (!(p >= 0 && p <= 1))
 		return llm_fail(err, LLM_INVALID, "dropout: probability %g is not between 0 and 1", p);
-	return llm_parallel((int) ((n + GRAIN - 1) / GRAIN), dropout_task, &d, err);
+	return llm_parallel((int) ((n + LLM_TASK - 1) / LLM_TASK), dropout_task, &d, err);
 }
 
 typedef struct Normal
@@ -180,10 +177,10 @@ static void
 normal_task(void *context, int task, int worker)
 {
 	const Normal *d = context;
-	size_t at = (size_t) task * GRAIN;
+	size_t at = (size_t) task * LLM_TASK;
 
 	(void) worker;
-	llm_normal(d->stream, at, d->n - at < GRAIN ? d->n - at : GRAIN, d->scale, d->out + at);
+	llm_normal(d->stream, at, d->n - at < LLM_TASK ? d->n - at : LLM_TASK, d->scale, d->out + at);
 }
 
 LlmCode
@@ -191,5 +188,5 @@ llm_normal_fill(const LlmStream *stream, float scale, size_t n, float *out, LlmE
 {
 	Normal d = {stream, scale, n, out};
 
-	return llm_parallel((int) ((n + GRAIN - 1) / GRAIN), normal_task, &d, err);
+	return llm_parallel((int) ((n + LLM_TASK - 1) / LLM_TASK), normal_task, &d, err);
 }

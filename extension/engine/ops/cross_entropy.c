@@ -18,8 +18,6 @@
  * they are worth it.
  */
 #define ROWS (2 * LLM_BLOCK)
-/* Elements per task: short rows go together. */
-#define GRAIN 4096
 
 LlmCode
 llm_infer_cross_entropy(const LlmGraph *graph, LlmNode *node, LlmError *err)
@@ -121,7 +119,7 @@ one_chunk(Loss *l, LlmError *err)
 	LlmCode code =
 		llm_matmul_compact(l->w->format, rows, l->V, l->C, x, l->C, l->w->panels, l->logits, memory, err);
 
-	l->per_task = l->V < GRAIN ? GRAIN / l->V : 1;
+	l->per_task = l->V < LLM_TASK_ROWS ? LLM_TASK_ROWS / l->V : 1;
 	if (code == LLM_OK)
 		code = llm_parallel((int) ((l->rows + l->per_task - 1) / l->per_task), rows_task, l, err);
 	if (code == LLM_OK && l->dw && l->w->plain)
