@@ -17,6 +17,7 @@ static const struct
 	{"dtype", LLM_ATTR_TEXT, 0, 0, "\"int\" or \"float\""},
 	{"init", LLM_ATTR_TEXT, 0, 0, "\"normal\", \"zeros\" or \"ones\""},
 	{"std", LLM_ATTR_NUMBER, 0, 1e30, "a number from 0 up"},
+	{"trainable", LLM_ATTR_BOOL, 0, 0, "true or false"},
 	{"transpose_b", LLM_ATTR_BOOL, 0, 0, "true or false"},
 	{"approximate", LLM_ATTR_TEXT, 0, 0, "\"tanh\" or \"none\" (the exact one, by erf)"},
 	{"eps", LLM_ATTR_NUMBER, 0, 1e30, "a number from 0 up"},
@@ -50,6 +51,12 @@ llm_attr_number(const LlmNode *node, const char *key, double otherwise)
 	const LlmAttr *attr = llm_attr(node, key);
 
 	return attr && (attr->kind == LLM_ATTR_NUMBER || attr->kind == LLM_ATTR_BOOL) ? attr->number : otherwise;
+}
+
+bool
+llm_is_trainable(const LlmNode *node)
+{
+	return node->op == LLM_OP_PARAM && llm_attr_number(node, "trainable", 1) != 0;
 }
 
 int
@@ -107,7 +114,7 @@ check_kind(const LlmNode *node, const LlmAttr *attr, LlmError *err)
 			fits = fits && attr->number >= attrs[i].least && attr->number <= attrs[i].most;
 		return fits ? LLM_OK : llm_attr_refuse(node, attr->key, attrs[i].expected, err);
 	}
-	return LLM_OK;
+	return LLM_OK; /* the value of a constant: its shape rule looks at it */
 }
 
 LlmCode

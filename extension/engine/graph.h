@@ -84,6 +84,8 @@ extern int llm_graph_find(const LlmGraph *graph, const char *name);
 /* NULL where it is not given, or given as null: both mean the default. */
 extern const LlmAttr *llm_attr(const LlmNode *node, const char *key);
 extern double llm_attr_number(const LlmNode *node, const char *key, double otherwise);
+/* A parameter, unless its attribute trainable says that it is frozen. */
+extern bool llm_is_trainable(const LlmNode *node);
 /*
  * The whole numbers of a list attribute, at most LLM_MAX_DIMS: how many, or -1 when it is not given or not
  * such a list. A null stands for LLM_TO_END.

@@ -38,9 +38,9 @@ typedef enum LlmFuses
 } LlmFuses;
 
 /*
- * OP(id, name, fewest and most inputs, attributes, the input that is whole numbers,
- *    what the gradient reads, reach, floating-point operations per element of the value and of the first
- * input, how it fuses, its kernel (LlmUnary, LlmBinary or LlmReduction; 0 where it has a file of its own),
+ * OP(id, name, fewest inputs, most inputs, attributes, the input that is whole numbers,
+ *    what the gradient reads, reach, operations per element of the value, of the first input, how it fuses,
+ *    its kernel (LlmUnary, LlmBinary or LlmReduction; 0: its file calls its own),
  *    rules: shape, rows, forward, backward, cost)
  */
 /* clang-format off */
@@ -48,9 +48,12 @@ typedef enum LlmFuses
 	OP(INPUT, "input", 0, 0, "shape dtype", LLM_NO_IDS, \
 		LLM_NO_GRADIENT, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
 		input, always, leaf, none, leaf) \
-	OP(PARAM, "param", 0, 0, "shape init std", LLM_NO_IDS, \
+	OP(PARAM, "param", 0, 0, "shape init std trainable", LLM_NO_IDS, \
 		LLM_NO_GRADIENT, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
 		param, always, leaf, none, leaf) \
+	OP(CONSTANT, "constant", 0, 0, "value", LLM_NO_IDS, \
+		LLM_NO_GRADIENT, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		constant, always, constant, none, counted) \
 	OP(EMBEDDING, "embedding", 2, 2, "", 0, \
 		LLM_READS_INPUTS, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
 		embedding, embedding, embedding, embedding, embedding) \
@@ -90,12 +93,30 @@ typedef enum LlmFuses
 	OP(GELU, "gelu", 1, 1, "approximate", LLM_NO_IDS, \
 		LLM_READS_BOTH, LLM_OWN_ROW, 10, 0, LLM_FUSES_UNARY, LLM_GELU_TANH, \
 		gelu, aligned, unary, unary, counted) \
+	OP(SIGMOID, "sigmoid", 1, 1, "", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 3, 0, LLM_FUSES_UNARY, LLM_SIGMOID, \
+		same, aligned, unary, unary, counted) \
+	OP(SILU, "silu", 1, 1, "", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 4, 0, LLM_FUSES_UNARY, LLM_SILU, \
+		same, aligned, unary, unary, counted) \
+	OP(SIN, "sin", 1, 1, "", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 1, 0, LLM_FUSES_UNARY, LLM_SIN, \
+		same, aligned, unary, unary, counted) \
+	OP(COS, "cos", 1, 1, "", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 1, 0, LLM_FUSES_UNARY, LLM_COS, \
+		same, aligned, unary, unary, counted) \
 	OP(SOFTMAX, "softmax", 1, 1, "axis", LLM_NO_IDS, \
 		LLM_READS_BOTH, LLM_OWN_ROW, 4, 0, LLM_FUSES_NOT, 0, \
 		along_axis, along_axis, softmax, softmax, counted) \
+	OP(LOG_SOFTMAX, "log_softmax", 1, 1, "axis", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 4, 0, LLM_FUSES_NOT, 0, \
+		along_axis, along_axis, log_softmax, log_softmax, counted) \
 	OP(LAYERNORM, "layernorm", 3, 3, "eps", LLM_NO_IDS, \
 		LLM_READS_INPUTS, LLM_OWN_ROW, 8, 0, LLM_FUSES_NOT, 0, \
 		layernorm, last_axis, layernorm, layernorm, counted) \
+	OP(RMSNORM, "rmsnorm", 2, 2, "eps", LLM_NO_IDS, \
+		LLM_READS_INPUTS, LLM_OWN_ROW, 5, 0, LLM_FUSES_NOT, 0, \
+		rmsnorm, last_axis, rmsnorm, rmsnorm, counted) \
 	OP(ATTENTION, "attention", 1, 1, "n_head causal window scale head_mask dropout", LLM_NO_IDS, \
 		LLM_READS_INPUTS, LLM_EARLIER_ROWS, 0, 0, LLM_FUSES_NOT, 0, \
 		attention, attention, attention, attention, attention) \

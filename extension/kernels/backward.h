@@ -27,6 +27,15 @@ v_gelu_erf_slope(vf x)
 	return v_fma(x, phi, v_fma(v_set(0.5f), v_erf(x * v_set(0x1.6a09e6p-1f)), v_set(0.5f)));
 }
 
+/* d/dx of silu: s (1 + x (1 - s)), s the sigmoid */
+INLINE vf
+v_silu_slope(vf x)
+{
+	vf s = v_set(1.0f) / (v_set(1.0f) + v_exp(-x));
+
+	return s * v_fma(x, v_set(1.0f) - s, v_set(1.0f));
+}
+
 /* x, y, dy → dx; a, b, d are one vector of each */
 #define EACH_SLOPE(body)                                                                                     \
 	do                                                                                                       \
@@ -77,6 +86,18 @@ unary_backward(LlmUnary f, size_t n, const float *x, const float *y, const float
 			break;
 		case LLM_ABS:
 			EACH_SLOPE(v_select(v_lt(a, zero), -d, v_select(v_lt(zero, a), d, zero)));
+			break;
+		case LLM_SIGMOID:
+			EACH_SLOPE(d * (b * (one - b)));
+			break;
+		case LLM_SILU:
+			EACH_SLOPE(d * v_silu_slope(a));
+			break;
+		case LLM_SIN:
+			EACH_SLOPE(d * v_sine(a, 1));
+			break;
+		case LLM_COS:
+			EACH_SLOPE(-(d * v_sine(a, 0)));
 			break;
 	}
 }

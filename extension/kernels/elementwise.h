@@ -64,6 +64,18 @@ unary_rows(LlmUnary f, size_t m, size_t n, const float *x, size_t ldx, float *ou
 		case LLM_ABS:
 			EACH_ROW(v_abs(a));
 			break;
+		case LLM_SIGMOID:
+			EACH_ROW(v_set(1.0f) / (v_set(1.0f) + v_exp(-a)));
+			break;
+		case LLM_SILU: /* x sigmoid(x) (Elfwing et al., 2017) */
+			EACH_ROW(a / (v_set(1.0f) + v_exp(-a)));
+			break;
+		case LLM_SIN:
+			EACH_ROW(v_sine(a, 0));
+			break;
+		case LLM_COS:
+			EACH_ROW(v_sine(a, 1));
+			break;
 	}
 }
 

@@ -49,7 +49,11 @@ typedef enum LlmUnary
 	LLM_ERF,
 	LLM_GELU_TANH,
 	LLM_GELU_ERF,
-	LLM_ABS
+	LLM_ABS,
+	LLM_SIGMOID,
+	LLM_SILU,
+	LLM_SIN,
+	LLM_COS
 } LlmUnary;
 
 typedef enum LlmBinary

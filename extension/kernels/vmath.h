@@ -124,6 +124,84 @@ v_erf(vf x)
 	return v_select(v_lt(v_abs(x), v_set(0.9225f)), p, v_select(v_isnan(x), V_NAN, v_copysign(far, x)));
 }
 
+/*
+ * sin and cos: x = n pi/2 + r, |r| <= pi/4. Up to V_TURNS by pi/2 in three parts, each fused: the first
+ * difference is exact; the parts are positive, so that -0 stays. Above, 2/pi is a fixed-point number of which
+ * a float, a whole number times 2^e, meets 96 bits: those before them make whole turns, those after them are
+ * too small to be seen.
+ */
+#define V_TURNS 131072.0f
+
+/* r of a float of V_TURNS and above, finite; *n gains the quarter turns. */
+static float
+reduce_huge(float x, uint32_t *n)
+{
+	static const uint32_t two_over_pi[] = {
+		0, 0xa2f9836e, 0x4e441529, 0xfc2757d1, 0xf534ddc0, 0xdb629599, 0x3c439041, 0xfe5163ab};
+	uint32_t bits, m, at;
+	uint64_t high, middle, low, turn, quarter;
+	const uint32_t *word;
+	float r;
+
+	memcpy(&bits, &x, sizeof(bits));
+	m = (bits & 0x007fffffu) | 0x00800000u;
+	at = (bits >> 23 & 0xff) - 150 - 2 + 32; /* x = m 2^e: the bit of 2/pi where e - 2 bits are before it */
+	word = two_over_pi + at / 32;
+	high = ((uint64_t) word[0] << 32 | word[1]) << at % 32 >> 32;
+	middle = ((uint64_t) word[1] << 32 | word[2]) << at % 32 >> 32;
+	low = ((uint64_t) word[2] << 32 | word[3]) << at % 32 >> 32;
+	turn = (m * high << 32) + m * middle + (m * low >> 32); /* the fraction of a turn, in units of 2^-64 */
+	quarter = (turn + (UINT64_C(1) << 61)) >> 62;
+	r = (float) ((double) (int64_t) (turn - (quarter << 62)) * 0x1.921fb54442d18p-62);
+	*n += bits >> 31 ? -(uint32_t) quarter : (uint32_t) quarter;
+	return bits >> 31 ? -r : r;
+}
+
+/* sin(x + quarter pi/2), quarter 0 or 1 */
+INLINE vf
+v_sine(vf x, uint32_t quarter)
+{
+	vf t = v_fma(x, v_set(0x1.45f306p-1f), v_set(V_ROUND));
+	vf n = t - v_set(V_ROUND), r, z, s, c;
+	vi turns = v_bits(t) + v_iset(quarter);
+	vm huge = v_lt(v_set(V_TURNS), v_abs(x));
+
+	r = v_fma(n, v_set(-0x1.921fb4p+0f), x);
+	r = v_fma(n, v_set(-0x1.4442d0p-24f), r);
+	r = v_fma(n, v_set(-0x1.84698ap-48f), r);
+	if (v_any(huge))
+	{
+		float lanes[LLM_W], rest[LLM_W];
+		uint32_t count[LLM_W];
+
+		v_store(lanes, x);
+		v_store(rest, r);
+		memcpy(count, &turns, sizeof(count));
+		for (int i = 0; i < LLM_W; i++)
+			if (fabsf(lanes[i]) > V_TURNS && isfinite(lanes[i]))
+			{
+				count[i] = quarter;
+				rest[i] = reduce_huge(lanes[i], &count[i]);
+			}
+		r = v_load(rest);
+		memcpy(&turns, count, sizeof(count));
+	}
+	z = r * r;
+	s = v_set(0x1.6cd826p-19f);
+	s = v_fma(s, z, v_set(-0x1.a00f9cp-13f));
+	s = v_fma(s, z, v_set(0x1.111108p-7f));
+	s = v_fma(s, z, v_set(-0x1.555556p-3f));
+	s = v_copysign(v_fma(s * z, r, r), r); /* of -0, too */
+	c = v_set(0x1.9a01f2p-16f);
+	c = v_fma(c, z, v_set(-0x1.6c0c8ap-10f));
+	c = v_fma(c, z, v_set(0x1.55554ap-5f));
+	c = v_fma(c * z, z, v_fma(z, v_set(-0.5f), v_set(1.0f)));
+	/* odd quarter turns take the cosine, those of the lower half the sign */
+	s = v_select(v_lt(v_set(0.5f), v_float((turns & v_iset(1)) * v_iset(0x3f800000u))), c, s);
+	s = v_float(v_bits(s) ^ ((turns & v_iset(2)) << 30));
+	return v_select(v_lt(v_abs(x), V_INF), s, V_NAN);
+}
+
 /* x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's GELU (Hendrycks & Gimpel, 2016) */
 INLINE vf
 v_gelu_tanh(vf x)

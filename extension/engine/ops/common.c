@@ -71,6 +71,76 @@ llm_rows_last_axis(const LlmExec *exec, const LlmNode *node, int t)
 	return t < node->ndim - 1;
 }
 
+/* Over an axis that is not the last: x is turned so that it is, the result is turned back. */
+static LlmCode
+forward_turned(LlmExec *exec, const LlmValue *x, int axis, LlmAlong f, float *out, LlmError *err)
+{
+	int n = x->dims[axis];
+	Buffer *turned = llm_buffer_take(exec, x->numel, err);
+	LlmValue swapped = *x;
+	LlmCode code;
+
+	if (turned == NULL)
+		return err->code;
+	swapped.dims[axis] = x->dims[x->ndim - 1];
+	swapped.dims[x->ndim - 1] = n;
+	code = llm_swap_with_last(x, axis, x->floats, turned->data, err);
+	if (code == LLM_OK)
+		code = f(x->numel / n, n, turned->data, turned->data, err);
+	if (code == LLM_OK)
+		code = llm_swap_with_last(&swapped, axis, turned->data, out, err);
+	llm_buffer_drop(exec, turned);
+	return code;
+}
+
+LlmCode
+llm_forward_along(LlmExec *exec, int index, const LlmValue *x, LlmAlong f, LlmError *err)
+{
+	int axis = llm_axis_of(&exec->model->graph.nodes[index], x->ndim, -1), n = x->dims[axis];
+	LlmCode code = llm_run_result_over(exec, index, 0, x, err);
+
+	if (code != LLM_OK || n == 0)
+		return code;
+	if (axis != x->ndim - 1)
+		return forward_turned(exec, x, axis, f, llm_result_of(exec, index), err);
+	return f(x->numel / n, n, x->floats, llm_result_of(exec, index), err);
+}
+
+static LlmCode
+back_turned(Back *b, int axis, LlmAlongBack f, float *dx, LlmError *err)
+{
+	const LlmValue *y = b->out;
+	LlmValue swapped = *y;
+	int n = y->dims[axis];
+	Buffer *turned = llm_buffer_take(b->exec, 2 * y->numel, err);
+	float *dy = turned ? turned->data + y->numel : NULL;
+	LlmCode code;
+
+	if (turned == NULL)
+		return err->code;
+	swapped.dims[axis] = y->dims[y->ndim - 1];
+	swapped.dims[y->ndim - 1] = n;
+	code = llm_swap_with_last(y, axis, y->floats, turned->data, err);
+	if (code == LLM_OK)
+		code = llm_swap_with_last(y, axis, b->dy, dy, err);
+	if (code == LLM_OK)
+		code = f(n ? y->numel / n : 0, n, turned->data, dy, dy, err);
+	if (code == LLM_OK)
+		code = llm_swap_with_last(&swapped, axis, dy, dx, err);
+	llm_buffer_drop(b->exec, turned);
+	return code;
+}
+
+LlmCode
+llm_back_along(Back *b, LlmAlongBack f, float *dx, LlmError *err)
+{
+	int axis = llm_axis_of(b->node, b->out->ndim, -1), n = b->out->dims[axis];
+
+	if (axis != b->out->ndim - 1)
+		return back_turned(b, axis, f, dx, err);
+	return f(n ? b->out->numel / n : 0, n, b->out->floats, b->dy, dx, err);
+}
+
 /* Nothing goes back to the inputs. */
 LlmCode
 llm_backward_none(Back *b, LlmError *err)

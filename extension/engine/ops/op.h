@@ -43,6 +43,14 @@ LLM_OPS(OP)
 
 /* The axis of positions of input i, as Slot has it. */
 extern int llm_t_axis_of(const LlmExec *exec, const LlmNode *node, int i);
+/* What is done to each of so many runs of n elements along an axis; out may be x, dx may be dy. */
+typedef LlmCode (*LlmAlong)(size_t runs, size_t n, const float *x, float *out, LlmError *err);
+typedef LlmCode (*LlmAlongBack)(
+	size_t runs, size_t n, const float *y, const float *dy, float *dx, LlmError *err);
+/* A node's forward and gradient along its attribute axis, by default the last. */
+extern LlmCode llm_forward_along(LlmExec *exec, int index, const LlmValue *x, LlmAlong f, LlmError *err);
+extern LlmCode llm_back_along(Back *b, LlmAlongBack f, float *dx, LlmError *err);
+
 /* The probability a node drops with in this run, by its attribute key or the run's own; and its stream. */
 extern float llm_dropout_of(const LlmExec *exec, int index, const char *key, LlmStream *stream);
 /* The function of an elementwise node with one input. */

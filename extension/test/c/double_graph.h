@@ -29,6 +29,14 @@ dbl_unary(const LlmNode *node, double x)
 			return tanh(x);
 		case LLM_OP_RELU:
 			return x > 0 ? x : 0;
+		case LLM_OP_SIGMOID:
+			return 1 / (1 + exp(-x));
+		case LLM_OP_SILU:
+			return x / (1 + exp(-x));
+		case LLM_OP_SIN:
+			return sin(x);
+		case LLM_OP_COS:
+			return cos(x);
 		default:
 			return how && strcmp(how->text, "none") == 0
 					   ? 0.5 * x * (1 + erf(x / sqrt(2)))
@@ -106,6 +114,32 @@ dbl_layernorm(const LlmNode *node, const DblValue *const *in, DblValue *out)
 			(x[e % C] - mean) / sqrt(var + (float) llm_attr_number(node, "eps", 1e-5)) * in[1]->x[e % C] +
 			in[2]->x[e % C];
 	}
+}
+
+static inline void
+dbl_rmsnorm(const LlmNode *node, const DblValue *const *in, DblValue *out)
+{
+	int C = out->dims[out->ndim - 1];
+
+	for (size_t e = 0; e < out->numel; e++)
+	{
+		const double *x = in[0]->x + e / C * C;
+		double square = 0;
+
+		for (int i = 0; i < C; i++)
+			square += x[i] * x[i] / C;
+		out->x[e] = x[e % C] / sqrt(square + (float) llm_attr_number(node, "eps", 1e-5)) * in[1]->x[e % C];
+	}
+}
+
+static inline double *
+dbl_constant(const LlmAttr *value, double *to)
+{
+	if (value->kind == LLM_ATTR_NUMBER)
+		*to++ = (float) value->number;
+	for (int i = 0; i < value->count; i++)
+		to = dbl_constant(&value->items[i], to);
+	return to;
 }
 
 static inline void
@@ -201,6 +235,17 @@ dbl_node(const LlmGraph *g, const LlmNode *node, const DblValue *values)
 		case LLM_OP_SOFTMAX:
 			dbl_softmax(in[0], dbl_axis(node, out.ndim, -1), &out);
 			break;
+		case LLM_OP_LOG_SOFTMAX:
+			dbl_softmax(in[0], dbl_axis(node, out.ndim, -1), &out);
+			for (size_t e = 0; e < out.numel; e++)
+				out.x[e] = log(out.x[e]);
+			break;
+		case LLM_OP_RMSNORM:
+			dbl_rmsnorm(node, in, &out);
+			break;
+		case LLM_OP_CONSTANT:
+			dbl_constant(llm_attr(node, "value"), out.x);
+			break;
 		case LLM_OP_LAYERNORM:
 			dbl_layernorm(node, in, &out);
 			break;
@@ -214,7 +259,7 @@ dbl_node(const LlmGraph *g, const LlmNode *node, const DblValue *values)
 			dbl_dropout(node, in[0], &out);
 			break;
 		default:
-			if (node->op >= LLM_OP_NEG && node->op <= LLM_OP_GELU)
+			if (node->op >= LLM_OP_NEG && node->op <= LLM_OP_COS)
 				for (size_t e = 0; e < out.numel; e++)
 					out.x[e] = dbl_unary(node, in[0]->x[e]);
 			else

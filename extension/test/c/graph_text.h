@@ -61,6 +61,17 @@ tm_value(TestModel *m, const char *text, LlmAttr *attr)
 	return text + length;
 }
 
+/* A list, whose items may be lists. */
+static inline const char *
+tm_list(TestModel *m, const char *text, LlmAttr *attr)
+{
+	attr->kind = LLM_ATTR_LIST;
+	attr->items = tm_alloc(m, strlen(text) * sizeof(LlmAttr));
+	for (text++; *text && *text != ']' && *text != ' '; text += *text == ',')
+		text = (*text == '[' ? tm_list : tm_value)(m, text, &attr->items[attr->count++]);
+	return text + (*text == ']');
+}
+
 static inline const char *
 tm_attr(TestModel *m, const char *text, LlmAttr *attr)
 {
@@ -70,11 +81,7 @@ tm_attr(TestModel *m, const char *text, LlmAttr *attr)
 	text += length + (text[length] == '=');
 	if (*text != '[')
 		return tm_value(m, text, attr);
-	attr->kind = LLM_ATTR_LIST;
-	attr->items = tm_alloc(m, strlen(text) * sizeof(LlmAttr));
-	for (text++; *text && *text != ']' && *text != ' '; text += *text == ',')
-		text = tm_value(m, text, &attr->items[attr->count++]);
-	return text + (*text == ']');
+	return tm_list(m, text, attr);
 }
 
 static inline const char *

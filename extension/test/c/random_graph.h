@@ -50,7 +50,15 @@ write_attrs(Bytes *b, char *out, LlmOp op)
 			return at + sprintf(out + at, "%s",
 							PICK(b, "", " dtype=int", " dtype=float", " dtype=int", "", " dtype=2"));
 		case LLM_OP_PARAM:
-			return write_dims(b, out, sizes, pick(b, 8) ? 8 : 12);
+			at = write_dims(b, out, sizes, pick(b, 8) ? 8 : 12);
+			return at + sprintf(out + at, "%s",
+							PICK(b, "", " trainable=true", " trainable=false", " trainable=null", "",
+								" trainable=1"));
+		case LLM_OP_CONSTANT:
+			return sprintf(out, "value=%s",
+				PICK(b, "0.5", "[1,2]", "[[1,2,3,4,5,6]]", "[[1],[2]]", "[]", "[[],[]]", "[1,[2]]",
+					"[[1,2],[3]]", "nan", "inf", "x", "[true]", "null", "[[[[[[[[[1]]]]]]]]]", "1e300",
+					"-0"));
 		case LLM_OP_MATMUL:
 			return sprintf(
 				out, "%s", PICK(b, "", "transpose_b=true", "transpose_b=false", "transpose_b=null"));
@@ -58,6 +66,7 @@ write_attrs(Bytes *b, char *out, LlmOp op)
 			return sprintf(
 				out, "%s", PICK(b, "", "approximate=none", "approximate=tanh", "approximate=null"));
 		case LLM_OP_LAYERNORM:
+		case LLM_OP_RMSNORM:
 			return sprintf(out, "%s", PICK(b, "", "eps=0", "eps=1e30", "eps=nan", "eps=1e-5"));
 		case LLM_OP_DROPOUT:
 			return sprintf(out, "%s", PICK(b, "", "p=0.5", "p=1", "q=1"));
@@ -68,6 +77,7 @@ write_attrs(Bytes *b, char *out, LlmOp op)
 		case LLM_OP_VAR:
 		case LLM_OP_NORM:
 		case LLM_OP_SOFTMAX:
+		case LLM_OP_LOG_SOFTMAX:
 		case LLM_OP_CONCAT:
 			return sprintf(
 				out, "%s", PICK(b, "", "axis=-1", "axis=0", "axis=1", "axis=-2", "axis=2", "axis=nan"));

@@ -125,6 +125,40 @@ ref_erf(float x)
 	return x != x ? x : copysignf(1 - ref_exp(-(ref_poly(a, 8, q) * a)), x);
 }
 
+/* x = n pi/2 + r; sin(x + quarter pi/2) */
+static inline float
+ref_sine(float x, int quarter)
+{
+	static const float c[] = {0x1.6cd826p-19f, -0x1.a00f9cp-13f, 0x1.111108p-7f, -0x1.555556p-3f};
+	static const float d[] = {0x1.9a01f2p-16f, -0x1.6c0c8ap-10f, 0x1.55554ap-5f};
+	float n = fmaf(x, 0x1.45f306p-1f, 12582912.0f) - 12582912.0f;
+	float r = fmaf(n, -0x1.84698ap-48f, fmaf(n, -0x1.4442d0p-24f, fmaf(n, -0x1.921fb4p+0f, x))), z;
+
+	if (!(fabsf(x) < INFINITY))
+		return NAN;
+	if (fabsf(x) > 131072) /* m 2^e times 96 bits of 2/pi, from the first that makes less than whole turns */
+	{
+		static const char digits[] = "a2f9836e4e441529fc2757d1f534ddc0db6295993c439041fe5163abdebbc561";
+		unsigned __int128 window = 0;
+		uint64_t turn, quarters;
+		int e;
+
+		frexpf(x, &e);
+		for (int i = e - 26; i < e - 26 + 96; i++)
+			window = window << 1 |
+					 (i >= 0 && (digits[i / 4] - (digits[i / 4] > '9' ? 'a' - 10 : '0')) >> (3 - i % 4) & 1);
+		turn = (uint64_t) (window * (uint32_t) ldexpf(fabsf(x), 24 - e) >> 32);
+		quarters = (turn + (UINT64_C(1) << 61)) >> 62;
+		n = copysignf((float) quarters, x);
+		r = copysignf(1, x) * (float) ((double) (int64_t) (turn - (quarters << 62)) * 0x1.921fb54442d18p-62);
+	}
+	z = r * r;
+	quarter += (int) n;
+	r = quarter & 1 ? fmaf(ref_poly(z, 3, d) * z, z, fmaf(z, -0.5f, 1))
+					: copysignf(fmaf(ref_poly(z, 4, c) * z, r, r), r);
+	return quarter & 2 ? -r : r;
+}
+
 static inline float
 ref_unary(LlmUnary f, float x)
 {
@@ -148,6 +182,14 @@ ref_unary(LlmUnary f, float x)
 			return 0.5f * x * (1 + ref_tanh(fmaf(x * x * 0.044715f, x, x) * 0x1.988454p-1f));
 		case LLM_GELU_ERF:
 			return 0.5f * x * (1 + ref_erf(x * 0x1.6a09e6p-1f));
+		case LLM_SIGMOID:
+			return 1 / (1 + ref_exp(-x));
+		case LLM_SILU:
+			return x / (1 + ref_exp(-x));
+		case LLM_SIN:
+			return ref_sine(x, 0);
+		case LLM_COS:
+			return ref_sine(x, 1);
 		default:
 			return fabsf(x);
 	}
@@ -253,6 +295,19 @@ ref_softmax(size_t n, size_t first, float scale, const float *x, float *out)
 	all = (float) ref_sum(n, first, out, 1, 0);
 	for (size_t i = 0; i < n; i++)
 		out[i] /= all;
+}
+
+static inline void
+ref_log_softmax(size_t n, const float *x, float *out)
+{
+	float top = x[ref_argmax(n, x)], *e = malloc(n * sizeof(float) + 1), all;
+
+	for (size_t i = 0; i < n; i++)
+		e[i] = ref_exp(x[i] - top);
+	all = ref_log((float) ref_sum(n, 0, e, 1, 0));
+	for (size_t i = 0; i < n; i++)
+		out[i] = x[i] - top - all;
+	free(e);
 }
 
 static inline float

@@ -120,6 +120,33 @@ ref_loss(const RefValue *logits, const RefValue *targets)
 	return out;
 }
 
+static inline RefValue
+ref_constant(const LlmNode *node)
+{
+	int dims[LLM_MAX_DIMS], ndim = 0;
+	const LlmAttr *first = llm_attr(node, "value");
+	RefValue out;
+
+	for (; first && first->kind == LLM_ATTR_LIST; first = first->items)
+	{
+		dims[ndim++] = first->count;
+		if (first->count == 0)
+			break;
+	}
+	out = ref_value(ndim, dims);
+	for (size_t e = 0; e < out.numel; e++)
+	{
+		const LlmAttr *at = llm_attr(node, "value");
+		int index[LLM_MAX_DIMS];
+
+		ref_index(&out, e, index);
+		for (int i = 0; i < ndim; i++)
+			at = &at->items[index[i]];
+		out.floats[e] = (float) at->number;
+	}
+	return out;
+}
+
 /* One node from the values of its inputs. An id that does not exist, which the executor refuses, counts as
  * zeros. */
 static inline RefValue
@@ -135,10 +162,12 @@ ref_node(const LlmNode *node, const RefValue *values, const LlmSizes *sizes)
 		in[j] = &values[node->inputs[j]];
 	if (node->op >= LLM_OP_SUM)
 		return ref_view(node, values, sizes);
-	if (node->op == LLM_OP_SOFTMAX)
+	if (node->op == LLM_OP_SOFTMAX || node->op == LLM_OP_LOG_SOFTMAX)
 		return ref_softmax_along(node, in[0]);
 	switch (node->op)
 	{
+		case LLM_OP_CONSTANT:
+			return ref_constant(node);
 		case LLM_OP_EMBEDDING:
 			memcpy(dims, in[0]->dims, sizeof(dims));
 			dims[in[0]->ndim] = in[1]->dims[1];
@@ -172,6 +201,18 @@ ref_node(const LlmNode *node, const RefValue *values, const LlmSizes *sizes)
 				(float) llm_attr_number(node, "eps", 1e-5), out.floats + i * n);
 		return out;
 	}
+	if (node->op == LLM_OP_RMSNORM)
+	{
+		for (size_t i = 0; i < out.numel; i++)
+		{
+			const float *x = in[0]->floats + i / n * n;
+			float square = (float) (ref_sum(n, 0, x, 2, 0) / n);
+
+			out.floats[i] = x[i % n] * (1 / sqrtf(square + (float) llm_attr_number(node, "eps", 1e-5))) *
+							in[1]->floats[i % n];
+		}
+		return out;
+	}
 	if (node->op == LLM_OP_DROPOUT)
 	{
 		memcpy(out.floats, in[0]->floats, out.numel * sizeof(float));
@@ -183,6 +224,10 @@ ref_node(const LlmNode *node, const RefValue *values, const LlmSizes *sizes)
 		: node->op == LLM_OP_SQRT                                             ? LLM_SQRT
 		: node->op == LLM_OP_TANH                                             ? LLM_TANH
 		: node->op == LLM_OP_RELU                                             ? LLM_RELU
+		: node->op == LLM_OP_SIGMOID                                          ? LLM_SIGMOID
+		: node->op == LLM_OP_SILU                                             ? LLM_SILU
+		: node->op == LLM_OP_SIN                                              ? LLM_SIN
+		: node->op == LLM_OP_COS                                              ? LLM_COS
 		: how && how->kind == LLM_ATTR_TEXT && strcmp(how->text, "none") == 0 ? LLM_GELU_ERF
 																			  : LLM_GELU_TANH;
 	for (size_t i = 0; i < out.numel; i++)

@@ -123,7 +123,10 @@ ref_softmax_along(const LlmNode *node, const RefValue *x)
 			continue;
 		for (at[axis] = 0; at[axis] < n; at[axis]++)
 			run[at[axis]] = x->floats[ref_place(x, at)];
-		ref_softmax(n, 0, 1, run, run + n);
+		if (node->op == LLM_OP_LOG_SOFTMAX)
+			ref_log_softmax(n, run, run + n);
+		else
+			ref_softmax(n, 0, 1, run, run + n);
 		for (at[axis] = 0; at[axis] < n; at[axis]++)
 			out.floats[ref_place(x, at)] = run[n + at[axis]];
 	}

@@ -95,6 +95,22 @@ shape_rules(void)
 		snprintf(line, sizeof(line), "y %s x\n", llm_op_name((LlmOp) op));
 		shape_is(line, "(B,T,C)");
 	}
+	for (int op = LLM_OP_SIGMOID; op <= LLM_OP_LOG_SOFTMAX; op++)
+	{
+		char line[64];
+
+		snprintf(line, sizeof(line), "y %s x\n", llm_op_name((LlmOp) op));
+		shape_is(line, "(B,T,C)");
+	}
+	shape_is("y rmsnorm x,v eps=0\n", "(B,T,C)");
+	shape_is("y log_softmax x axis=1\n", "(B,T,C)");
+	shape_is("y constant - value=-0.5\n", "()");
+	shape_is("y constant - value=[1,2,3]\n", "(3)");
+	shape_is("y constant - value=[[[1],[2]],[[3],[4]]]\n", "(2,2,1)");
+	shape_is("y constant - value=[[],[]]\n", "(2,0)");
+	shape_is("y constant - value=[[[[[[[[7]]]]]]]]\n", "(1,1,1,1,1,1,1,1)");
+	shape_is("k constant - value=[1,2,3,4,5,6,7,8,9,10,11,12]\ny mul x,k\n", "(B,T,C)"); /* C is 12 */
+	shape_is("p param - shape=[C] trainable=false\ny add x,p\n", "(B,T,C)");
 	shape_is("y gelu x\n", "(B,T,C)");
 	shape_is("y gelu x approximate=none\n", "(B,T,C)");
 	shape_is("y gelu x approximate=null\n", "(B,T,C)");
@@ -178,6 +194,29 @@ view_rules(void)
 	refused("y stack x,w\n", LLM_SHAPE, "must be equal");
 	refused("y total v,s\ns param - shape=[]\n", LLM_SHAPE, "(C) and s ();must be equal");
 	refused("i input - shape=[1,1,1,1,1,1,1,1]\ny stack i\n", LLM_SHAPE, "no room");
+	refused("y rmsnorm x\n", LLM_INVALID, "rmsnorm takes 2 inputs, not 1");
+	refused("y rmsnorm x,w\n", LLM_SHAPE, "(B,T,C) and w (C,F);the weight must have");
+	refused("y rmsnorm x,v eps=-1\n", LLM_INVALID, "eps;from 0 up");
+	refused("s param - shape=[]\ny log_softmax s\n", LLM_SHAPE, "();no axis");
+	refused("y silu x axis=1\n", LLM_INVALID, "silu has no attribute \"axis\";none");
+	refused("y sin ids\n", LLM_SHAPE, "sin cannot read whole numbers");
+	refused("y constant -\n", LLM_INVALID, "attribute value of constant must be a number, or a list");
+	refused("y constant - value=null\n", LLM_INVALID, "must be a number");
+	refused("y constant - value=true\n", LLM_INVALID, "must be a number");
+	refused("y constant - value='1\n", LLM_INVALID, "must be a number");
+	refused("y constant - value=nan\n", LLM_INVALID, "must be a number");
+	refused("y constant - value=1e39\n", LLM_INVALID, "must be a number");
+	refused("y constant - value=[1,-inf]\n", LLM_INVALID, "must be a number");
+	refused("y constant - value=[[1,2],[3]]\n", LLM_INVALID, "equally long");
+	refused("y constant - value=[1,[2]]\n", LLM_INVALID, "equally long");
+	refused("y constant - value=[[1],2]\n", LLM_INVALID, "equally long");
+	refused("y constant - value=[[],[1]]\n", LLM_INVALID, "equally long");
+	refused("y constant - value=[[[[[[[[[7]]]]]]]]]\n", LLM_INVALID, "8 levels");
+	refused("y constant - value=1 shape=[2]\n", LLM_INVALID, "no attribute \"shape\"");
+	refused("y constant x value=1\n", LLM_INVALID, "takes 0 inputs, not 1");
+	refused("y param - shape=[C] trainable=0\n", LLM_INVALID, "trainable;true or false");
+	refused("y param - shape=[C] trainable=no\n", LLM_INVALID, "trainable;true or false");
+	refused("y input - shape=[C] trainable=false\n", LLM_INVALID, "no attribute \"trainable\"");
 	refused("y sum ids\n", LLM_SHAPE, "sum cannot read whole numbers");
 	refused("y dropout x p=0.5 seed=-1\n", LLM_INVALID, "seed");
 	refused("y dropout x p=0.5 seed=7\n", LLM_INVALID, "seed"); /* a number, not a text */
@@ -339,6 +378,31 @@ many_nodes(void)
 }
 
 /* Rows that are in order stay as they are; others come after their inputs and otherwise as added. */
+/* As many numbers as a constant may have, and one more. */
+static void
+large_constants(void)
+{
+	char *text = malloc(20000);
+	LlmError err;
+
+	for (int n = 4096; n <= 4097; n++)
+	{
+		TestModel m;
+		char *end = text + sprintf(text, "y constant - value=[");
+
+		for (int i = 0; i < n; i++)
+			end += sprintf(end, "%s%d", i ? "," : "", i % 10);
+		sprintf(end, "]\n");
+		tm_parse(&m, text, 12, 41, 30, 24);
+		if (n == 4096)
+			CHECK_OK(llm_graph_check(&m.model.graph, &err), err);
+		else
+			CHECK_FAILS(llm_graph_check(&m.model.graph, &err), LLM_INVALID, "4096 numbers", err);
+		tm_free(&m);
+	}
+	free(text);
+}
+
 static void
 order(void)
 {
@@ -378,6 +442,7 @@ main(void)
 	long_names();
 	many_nodes();
 	order();
+	large_constants();
 	tm_parse(&empty, "", 1, 1, 1, 1);
 	CHECK_OK(llm_graph_check(&empty.model.graph, &err), err);
 	tm_free(&empty);

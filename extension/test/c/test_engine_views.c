@@ -169,7 +169,15 @@ main(void)
 				"stops=[null,-1]\nd matmul y,k\n",
 			"y"},
 		{INPUTS "q param - shape=[C,18]\nm matmul y,q\nh attention m n_head=3\n", "y"},
+		{INPUTS
+			"w param - shape=[C]\nn rmsnorm x,w\ng silu n\ns sigmoid x\nk constant - "
+			"value=[1,2,3,4,-5,0.5]\na mul s,k\nb sin a\nc cos a\nd add b,c\ne mul d,g\nl log_softmax e\n",
+			"y"},
 		/* over positions: from the start each time */
+		{INPUTS "l log_softmax x axis=1\n", "n"},
+		{INPUTS "t transpose x\nl log_softmax t\n", "n"},
+		{INPUTS "t transpose x\nm mean y axis=1\nn rmsnorm t,m\n", "n"},
+		{INPUTS "t transpose x\nm mean y axis=1\nn layernorm t,m,m\n", "n"},
 		{INPUTS "m mean x axis=1\n", "n"},
 		{INPUTS "m max x\n", "n"},
 		{INPUTS "m softmax x axis=1\n", "n"},

@@ -10,6 +10,10 @@ elementwise_rules(void)
 {
 	each("neg;exp;tanh;relu;gelu", "x param - shape=[3,5]\ny % x\n");
 	each("neg;exp;tanh;relu;gelu", "x param - shape=[]\ny % x\n");
+	each("sigmoid;silu;sin;cos", "x param - shape=[3,5]\ny % x\n");
+	each("sigmoid;silu;sin;cos", "x param - shape=[0,5]\nx9 add x,x\ny % x9\n");
+	each("sin;cos", "x param - shape=[7]\nk constant - value=9\nbig mul x,k\ny % big\n");
+	each("0.5;[1,2,3,4];[[1],[-2],[3]]", "x param - shape=[3,4]\nk constant - value=%\ny mul x,k\n");
 	each("log;sqrt;exp", "p param - shape=[17]\ny % p\n");
 	each("tanh;none", "x param - shape=[2,9]\nx3 add x,x\ny gelu x3 approximate=%\n");
 	each("exp;gelu", "x param - shape=[0,4]\ny % x\n");
@@ -71,6 +75,13 @@ layer_rules(void)
 	each("0;1;2;-2", "x param - shape=[3,4,5]\ny softmax x axis=%\n");
 	rule("x param - shape=[1,4]\ny softmax x axis=0\n");
 	rule("x param - shape=[0,4]\ny softmax x axis=0\n");
+	each("7;3,5;2,3,4;1,1;0,3;3,0;2,5000", "x param - shape=[%]\ny log_softmax x\n");
+	each("0;1;2;-2", "x param - shape=[3,4,5]\ny log_softmax x axis=%\n");
+	each("3,5;5;2,3,5;0,5", "x param - shape=[%]\ng param - shape=[5]\ny rmsnorm x,g\n");
+	rule("x param - shape=[4,1]\ng param - shape=[1]\ny rmsnorm x,g eps=0.5\n");
+	rule("x param - shape=[3,0]\ng param - shape=[0]\ny rmsnorm x,g\n");
+	rule("x input - shape=[140,3]\ng param - shape=[3]\ny rmsnorm x,g eps=0.1\n");
+	rule("x param - shape=[2,3]\ng input - shape=[3]\ny rmsnorm x,g\n");
 	each("3,5;5;2,3,5;0,5",
 		"x param - shape=[%]\ng param - shape=[5]\nb param - shape=[5]\ny layernorm x,g,b\n");
 	rule("x param - shape=[4,1]\ng param - shape=[1]\nb param - shape=[1]\ny layernorm x,g,b eps=0.5\n");

@@ -42,7 +42,7 @@ unary_case(uint64_t *state, size_t n)
 {
 	float *x = mixed(state, n), *want = odd_floats(n);
 
-	for (int f = LLM_NEG; f <= LLM_ABS; f++)
+	for (int f = LLM_NEG; f <= LLM_COS; f++)
 	{
 		for (size_t i = 0; i < n; i++)
 			want[i] = ref_unary((LlmUnary) f, x[i]);

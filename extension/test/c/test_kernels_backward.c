@@ -35,6 +35,15 @@ ref_slope(LlmUnary f, float x, float y, float dy)
 		case LLM_GELU_ERF:
 			phi = ref_exp(-0.5f * x * x) * 0x1.988454p-2f;
 			return dy * fmaf(x, phi, fmaf(0.5f, ref_erf(x * 0x1.6a09e6p-1f), 0.5f));
+		case LLM_SIGMOID:
+			return dy * (y * (1 - y));
+		case LLM_SILU:
+			t = 1 / (1 + ref_exp(-x));
+			return dy * (t * fmaf(x, 1 - t, 1));
+		case LLM_SIN:
+			return dy * ref_sine(x, 1);
+		case LLM_COS:
+			return -(dy * ref_sine(x, 0));
 		default:
 			return x < 0 ? -dy : x > 0 ? dy : 0;
 	}
@@ -62,7 +71,7 @@ unary_case(size_t n)
 {
 	float *x = odd_random(&state, n), *dy = odd_random(&state, n), *y = odd_floats(n), *want = odd_floats(n);
 
-	for (int f = LLM_NEG; f <= LLM_ABS; f++)
+	for (int f = LLM_NEG; f <= LLM_COS; f++)
 	{
 		for (size_t i = 0; i < n; i++)
 		{

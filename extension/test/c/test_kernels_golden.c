@@ -7,6 +7,7 @@
 
 #include "engine/sql_layers.h"
 #include "engine/ops.h"
+#include "engine/ops/direct.h"
 #include "engine/sample.h"
 #include "kernels/random.h"
 
@@ -70,6 +71,20 @@ hash_layernorm(uint64_t *hash, int unused)
 		CHECK_OK(llm_layernorm(5, C, y, y + 5000, y + 6000, 1e-5f, out, &err), err);
 		hash_floats(hash, 5 * C, out);
 	}
+}
+
+static void
+hash_rmsnorm(uint64_t *hash, int unused)
+{
+	CHECK_OK(llm_rmsnorm(N / 250, 250, x, y, 1e-5f, out, &err), err);
+	hash_floats(hash, N, out);
+}
+
+static void
+hash_log_softmax(uint64_t *hash, int unused)
+{
+	CHECK_OK(llm_log_softmax(4, N / 4, y, out, &err), err);
+	hash_floats(hash, N, out);
 }
 
 static void
@@ -143,6 +158,10 @@ static const struct
 	{"erf", hash_unary, LLM_ERF, 0xd331057a215ca37c},
 	{"gelu_tanh", hash_unary, LLM_GELU_TANH, 0xfed99c907591e825},
 	{"gelu_erf", hash_unary, LLM_GELU_ERF, 0x9884ded955143599},
+	{"sigmoid", hash_unary, LLM_SIGMOID, 0x8ea984759725a365},
+	{"silu", hash_unary, LLM_SILU, 0x2eea0df95e1a14a5},
+	{"sin", hash_unary, LLM_SIN, 0xbbf07b69e9507163},
+	{"cos", hash_unary, LLM_COS, 0x6e314c7afa9ebdd8},
 	{"add", hash_binary, LLM_ADD, 0x86d69118043f6efe},
 	{"div", hash_binary, LLM_DIV, 0x1f6b4ed2a370c95b},
 	{"max", hash_binary, LLM_MAX, 0xce1bac4266c3770c},
@@ -150,6 +169,8 @@ static const struct
 	{"softmax", hash_softmax, 0, 0x1bbcd51430316cc3},
 	{"cross_entropy", hash_cross_entropy, 0, 0x93d424a25917ff3f},
 	{"layernorm", hash_layernorm, 0, 0x4a1bf7ce1ddad13a},
+	{"rmsnorm", hash_rmsnorm, 0, 0x24c7ca459b720da5},
+	{"log_softmax", hash_log_softmax, 0, 0xcccf367e695847b3},
 	{"matmul", hash_matmul, 0, 0xecfb06ce9aa951b5},
 	{"attention", hash_attention, 0, 0x9d12b0907419e37b},
 	{"random", hash_random, 0, 0xea010a6ac3fd3773},

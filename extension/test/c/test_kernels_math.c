@@ -20,6 +20,18 @@ gelu_erf(double x)
 	return 0.5 * x * (1 + erf(x / sqrt(2)));
 }
 
+static double
+sigmoid(double x)
+{
+	return 1 / (1 + exp(-x));
+}
+
+static double
+silu(double x)
+{
+	return x / (1 + exp(-x));
+}
+
 /* Distance between got and want in units of the last place of a float of the size of `of`. */
 static double
 ulps(float got, double want, double of)
@@ -45,6 +57,10 @@ static const struct
 	{"erf", LLM_ERF, erf, -INFINITY, INFINITY, false, 1.3},
 	{"gelu (tanh)", LLM_GELU_TANH, gelu_tanh, -1e12f, 1e12f, true, 2.0},
 	{"gelu (erf)", LLM_GELU_ERF, gelu_erf, -1e18f, 1e18f, true, 2.0},
+	{"sigmoid", LLM_SIGMOID, sigmoid, -87.3f, INFINITY, false, 2.7},
+	{"silu", LLM_SILU, silu, -87.3f, INFINITY, false, 2.7},
+	{"sin", LLM_SIN, sin, -INFINITY, INFINITY, false, 1.7},
+	{"cos", LLM_COS, cos, -INFINITY, INFINITY, false, 1.7},
 };
 
 static void
@@ -114,7 +130,14 @@ exact_values(void)
 		one(LLM_GELU_TANH, 0) == 0 && one(LLM_GELU_TANH, 1e30f) == 1e30f && one(LLM_GELU_TANH, -1e30f) == 0);
 	CHECK(one(LLM_SQRT, 4) == 2 && isnan(one(LLM_SQRT, -1)) && signbit(one(LLM_SQRT, -0.0f)));
 	CHECK(one(LLM_RELU, -1) == 0 && isnan(one(LLM_RELU, NAN)) && one(LLM_RELU, 3) == 3);
-	for (int f = LLM_NEG; f <= LLM_ABS; f++)
+	CHECK(one(LLM_SIGMOID, 0) == 0.5f && one(LLM_SIGMOID, INFINITY) == 1 && one(LLM_SIGMOID, -INFINITY) == 0);
+	CHECK(one(LLM_SILU, 0) == 0 && one(LLM_SILU, 1e30f) == 1e30f && one(LLM_SILU, -1e30f) == 0);
+	CHECK(one(LLM_SIN, 0) == 0 && signbit(one(LLM_SIN, -0.0f)) && one(LLM_COS, 0) == 1);
+	CHECK(isnan(one(LLM_SIN, INFINITY)) && isnan(one(LLM_COS, -INFINITY)));
+	/* the floats nearest to a multiple of pi/2, and the largest */
+	CHECK(fabs(one(LLM_COS, 16367173.0f * 0x1p72f) / cos(16367173.0 * 0x1p72) - 1) < 1e-6);
+	CHECK(fabs(one(LLM_SIN, 0x1.fffffep127f) / sin(0x1.fffffep127) - 1) < 1e-6);
+	for (int f = LLM_NEG; f <= LLM_COS; f++)
 		CHECK(isnan(one((LlmUnary) f, NAN)) && isnan(one((LlmUnary) f, -NAN)));
 }
 

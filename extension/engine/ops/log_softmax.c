@@ -1,0 +1,111 @@
+/*
+ * y = x - max x - log(sum(exp(x - max x))), run by run along an axis; dx = dy - exp(y) sum(dy).
+ */
+#include "engine/ops/op.h"
+#include "engine/ops/direct.h"
+#include "engine/partition.h"
+#include "engine/pool.h"
+#include "engine/rows.h"
+
+typedef struct Runs
+{
+	size_t runs, n, per_task;
+	const float *x, *y, *dy;
+	float *out;
+} Runs;
+
+#define EACH_RUN(w, task)                                                                                    \
+	size_t run = (size_t) (task) * (w)->per_task;                                                            \
+	run < llm_least(((size_t) (task) + 1) * (w)->per_task, (w)->runs);                                       \
+	run++
+/* Pieces of a run: the chunks whose sums are added in float64. A stop is looked for in a long one. */
+#define EACH_CHUNK(w, worker)                                                                                \
+	size_t at = 0, len = llm_least((w)->n, LLM_CHUNK);                                                       \
+	at < (w)->n && (at == 0 || !llm_pool_stopping(worker));                                                  \
+	at += len, len = llm_least((w)->n - at, LLM_CHUNK)
+
+static LlmCode
+each_run(Runs *w, LlmTask task, LlmError *err)
+{
+	if (w->runs == 0 || w->n == 0)
+		return LLM_OK;
+	w->per_task = w->n < LLM_TASK_ROWS ? LLM_TASK_ROWS / w->n : 1;
+	return llm_parallel((int) ((w->runs + w->per_task - 1) / w->per_task), task, w, err);
+}
+
+static void
+forward_task(void *context, int task, int worker)
+{
+	const Runs *w = context;
+
+	for (EACH_RUN(w, task))
+	{
+		const float *x = w->x + run * w->n;
+		float *out = w->out + run * w->n, top = llm_row_max(worker, w->n, x, NULL), all, chunk[LLM_CHUNK];
+		double total = 0;
+
+		for (EACH_CHUNK(w, worker))
+		{
+			llm_kernels->binary(LLM_SUB, len, x + at, 1, &top, 0, out + at);
+			llm_kernels->unary(LLM_EXP, len, out + at, chunk);
+			total += llm_kernels->sum(len, chunk);
+		}
+		all = (float) total;
+		llm_kernels->unary(LLM_LOG, 1, &all, &all);
+		for (EACH_CHUNK(w, worker))
+			llm_kernels->binary(LLM_SUB, len, out + at, 1, &all, 0, out + at);
+	}
+}
+
+LlmCode
+llm_log_softmax(size_t rows, size_t n, const float *x, float *out, LlmError *err)
+{
+	Runs w = {.runs = rows, .n = n, .x = x, .out = out};
+
+	return each_run(&w, forward_task, err);
+}
+
+static void
+backward_task(void *context, int task, int worker)
+{
+	const Runs *w = context;
+
+	for (EACH_RUN(w, task))
+	{
+		const float *y = w->y + run * w->n, *dy = w->dy + run * w->n;
+		float all = (float) llm_row_sum(worker, w->n, dy), chunk[LLM_CHUNK];
+
+		for (EACH_CHUNK(w, worker))
+		{
+			llm_kernels->unary(LLM_EXP, len, y + at, chunk);
+			llm_kernels->binary(LLM_MUL, len, chunk, 1, &all, 0, chunk);
+			llm_kernels->binary(LLM_SUB, len, dy + at, 1, chunk, 1, w->out + run * w->n + at);
+		}
+	}
+}
+
+LlmCode
+llm_log_softmax_backward(size_t rows, size_t n, const float *y, const float *dy, float *dx, LlmError *err)
+{
+	Runs w = {.runs = rows, .n = n, .y = y, .dy = dy, .out = dx};
+
+	return each_run(&w, backward_task, err);
+}
+
+LlmCode
+llm_forward_log_softmax(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
+{
+	return llm_forward_along(exec, index, x, llm_log_softmax, err);
+}
+
+static LlmCode
+log_softmax_dx(Back *b, float *dx, LlmError *err)
+{
+	return llm_back_along(b, llm_log_softmax_backward, dx, err);
+}
+
+LlmCode
+llm_backward_log_softmax(Back *b, LlmError *err)
+{
+	return llm_back_write(b, 0, log_softmax_dx, err);
+}

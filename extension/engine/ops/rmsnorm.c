@@ -1,0 +1,206 @@
+/*
+ * out (…,C) = x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang & Sennrich, 2019): layernorm whose
+ * mean is 0, by the same kernels.
+ */
+#include "engine/ops/op.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/broadcast.h"
+#include "engine/ops/direct.h"
+#include "engine/partition.h"
+#include "engine/pool.h"
+#include "engine/rows.h"
+
+LlmCode
+llm_infer_rmsnorm(const LlmGraph *graph, LlmNode *node, LlmError *err)
+{
+	const LlmNode *x = llm_input_of(graph, node, 0), *w = llm_input_of(graph, node, 1);
+
+	if (x->ndim == 0 || w->ndim != 1 || !llm_dim_same(graph, &x->shape[x->ndim - 1], &w->shape[0]))
+		return llm_infer_refuse(node, x, w, "the weight must have the last dimension's size", err);
+	return llm_infer_same(graph, node, err);
+}
+
+LlmCode
+llm_rmsnorm_shape(int ndim, const int *x, int w_ndim, const int *w, LlmError *err)
+{
+	if (ndim == 0)
+		return llm_fail(err, LLM_SHAPE, "rmsnorm: a scalar has no axis to normalise");
+	if (w_ndim == 1 && w[0] == x[ndim - 1])
+		return LLM_OK;
+	llm_fail(err, LLM_SHAPE, "rmsnorm: weight has shape %s, the last axis of x %s asks for (%d)",
+		llm_shape_text(w_ndim, w).s, llm_shape_text(ndim, x).s, x[ndim - 1]);
+	return llm_hint(err, "The weight holds one number for each channel.");
+}
+
+/* ---- rows ---- */
+
+typedef struct Norm
+{
+	size_t rows, C, per_task;
+	const float *x, *weight, *dy;
+	float eps;
+	float *out, *dx;
+	float *stats; /* (rows,2): the mean, which is 0, and 1 / sqrt(mean(x^2) + eps) */
+	float *dweight, *dbias;
+} Norm;
+
+#define EACH_ROW(w, task)                                                                                    \
+	size_t row = (size_t) (task) * (w)->per_task;                                                            \
+	row < llm_least(((size_t) (task) + 1) * (w)->per_task, (w)->rows);                                       \
+	row++
+/* A long row goes to the kernels in pieces, between which a stop is looked for. */
+#define EACH_PIECE(w, worker)                                                                                \
+	size_t at = 0, n = llm_least((w)->C, LLM_TASK);                                                          \
+	at < (w)->C && (at == 0 || !llm_pool_stopping(worker));                                                  \
+	at += n, n = llm_least((w)->C - at, LLM_TASK)
+
+static LlmCode
+each_row(Norm *w, LlmTask task, LlmError *err)
+{
+	w->per_task = w->C < LLM_TASK_ROWS ? LLM_TASK_ROWS / w->C : 1;
+	return llm_parallel((int) ((w->rows + w->per_task - 1) / w->per_task), task, w, err);
+}
+
+static float
+reciprocal_of(const Norm *w, int worker, const float *x)
+{
+	float square = (float) (llm_row_sum_squares(worker, w->C, x, 0) / w->C);
+
+	return 1.0f / sqrtf(square + w->eps);
+}
+
+static void
+forward_task(void *context, int task, int worker)
+{
+	const Norm *w = context;
+
+	for (EACH_ROW(w, task))
+	{
+		const float *x = w->x + row * w->C;
+		float *out = w->out + row * w->C, r = reciprocal_of(w, worker, x);
+
+		for (EACH_PIECE(w, worker))
+		{
+			llm_kernels->binary(LLM_MUL, n, x + at, 1, &r, 0, out + at);
+			llm_kernels->binary(LLM_MUL, n, out + at, 1, w->weight + at, 1, out + at);
+		}
+	}
+}
+
+LlmCode
+llm_rmsnorm(size_t rows, int C, const float *x, const float *weight, float eps, float *out, LlmError *err)
+{
+	Norm w = {.rows = rows, .C = C, .x = x, .weight = weight, .eps = eps, .out = out};
+
+	return rows == 0 || C == 0 ? LLM_OK : each_row(&w, forward_task, err);
+}
+
+/* With n = x r and d = dy weight: dx = (d - n mean(d n)) r */
+static void
+backward_task(void *context, int task, int worker)
+{
+	const Norm *w = context;
+
+	for (EACH_ROW(w, task))
+	{
+		const float *x = w->x + row * w->C, *dy = w->dy + row * w->C;
+		float r = reciprocal_of(w, worker, x), *dx = w->dx + row * w->C;
+		double sums[2] = {0, 0};
+
+		for (EACH_PIECE(w, worker))
+			llm_kernels->layernorm_sums(n, 0, r, x + at, w->weight + at, dy + at, sums);
+		for (EACH_PIECE(w, worker))
+			llm_kernels->layernorm_dx(
+				n, 0, r, 0, (float) (sums[1] / w->C), x + at, w->weight + at, dy + at, dx + at);
+		w->stats[2 * row] = 0;
+		w->stats[2 * row + 1] = r;
+	}
+}
+
+/* Columns of a task, and rows between two looks for a stop: whole blocks. */
+#define COLUMNS 64
+#define ROWS (8 * LLM_BLOCK)
+
+static void
+weight_task(void *context, int task, int worker)
+{
+	const Norm *w = context;
+	int from = task * COLUMNS, to = (int) llm_least(from + COLUMNS, w->C);
+
+	for (size_t i = 0; i < w->rows && !llm_pool_stopping(worker); i += ROWS)
+		llm_kernels->layernorm_backward_params(llm_least(ROWS, w->rows - i), (int) w->C, from, to,
+			w->x + i * w->C, w->stats + 2 * i, w->dy + i * w->C, w->dweight, w->dbias);
+}
+
+LlmCode
+llm_rmsnorm_backward(size_t rows, int C, const float *x, const float *weight, float eps, const float *dy,
+	float *dx, float *dweight, const LlmAllocator *memory, LlmError *err)
+{
+	Norm w = {.rows = rows, .C = C, .x = x, .weight = weight, .eps = eps, .dy = dy, .dx = dx};
+	size_t bytes = (rows * 2 + C) * sizeof(float);
+	LlmCode code;
+
+	if (rows == 0 || C == 0)
+		return LLM_OK;
+	w.stats = memory->alloc(memory->context, bytes);
+	if (w.stats == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "rmsnorm: no memory for the statistics of %zu rows", rows);
+	w.dweight = dweight;
+	w.dbias = w.stats + 2 * rows; /* the kernel makes a bias's gradient too: it is forgotten */
+	code = llm_fill(C, 0, w.dbias, err);
+	if (code == LLM_OK)
+		code = each_row(&w, backward_task, err);
+	if (code == LLM_OK)
+		code = llm_parallel((C + COLUMNS - 1) / COLUMNS, weight_task, &w, err);
+	memory->release(memory->context, w.stats, bytes);
+	return code;
+}
+
+/* ---- a node ---- */
+
+static float
+eps_of(const LlmNode *node)
+{
+	return (float) llm_attr_number(node, "eps", 1e-5);
+}
+
+LlmCode
+llm_forward_rmsnorm(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
+{
+	const LlmNode *node = &exec->model->graph.nodes[index];
+	int C = x->dims[x->ndim - 1];
+	LlmCode code = llm_run_result(exec, index, err);
+
+	if (code != LLM_OK)
+		return code;
+	return llm_rmsnorm(C ? x->numel / C : 0, C, x->floats, exec->slots[node->inputs[1]].value.floats,
+		eps_of(node), llm_result_of(exec, index), err);
+}
+
+LlmCode
+llm_backward_rmsnorm(Back *b, LlmError *err)
+{
+	int C = b->in[0].dims[b->in[0].ndim - 1];
+	Buffer *buffers[2] = {0};
+	float *to[2];
+	LlmCode code = LLM_OK;
+
+	/* the kernels make both; one that nobody wants is forgotten */
+	for (int i = 0; i < 2 && code == LLM_OK; i++)
+	{
+		to[i] = llm_back_open(b, i, i == 0, &buffers[i], err);
+		code = to[i] ? LLM_OK : err->code;
+	}
+	if (code == LLM_OK)
+		code = llm_rmsnorm_backward(C ? b->in[0].numel / C : 0, C, b->in[0].floats, b->in[1].floats,
+			eps_of(b->node), b->dy, to[0], to[1], b->exec->memory, err);
+	for (int i = 0; i < 2; i++)
+		if (llm_back_wants(b, i))
+			code = llm_back_close(b, i, buffers[i], code, err);
+		else
+			llm_buffer_drop(b->exec, buffers[i]);
+	return code;
+}
