@@ -139,6 +139,12 @@ COMMENT ON FUNCTION exp(tensor) IS 'e to the power of each element';
 CREATE FUNCTION log(t tensor) RETURNS tensor
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME', 'tensor_log';
 COMMENT ON FUNCTION log(tensor) IS 'Natural logarithm of each element: NaN below 0, -Infinity at 0';
+CREATE FUNCTION sin(t tensor) RETURNS tensor
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME', 'tensor_sin';
+COMMENT ON FUNCTION sin(tensor) IS 'Sine of each element, in radians';
+CREATE FUNCTION cos(t tensor) RETURNS tensor
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME', 'tensor_cos';
+COMMENT ON FUNCTION cos(tensor) IS 'Cosine of each element, in radians';
 CREATE FUNCTION tanh(t tensor) RETURNS tensor
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME', 'tensor_tanh';
 COMMENT ON FUNCTION tanh(tensor) IS 'Hyperbolic tangent of each element';

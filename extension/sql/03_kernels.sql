@@ -15,10 +15,29 @@ CREATE FUNCTION pg_llm_gelu(x tensor, exact boolean DEFAULT false) RETURNS tenso
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_gelu(tensor, boolean) IS
     'GELU of each element: by tanh as in GPT-2, or exact, by erf (Hendrycks and Gimpel, 2016)';
+CREATE FUNCTION pg_llm_sigmoid(x tensor) RETURNS tensor
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_sigmoid(tensor) IS '1 / (1 + exp(-x)) of each element';
+CREATE FUNCTION pg_llm_silu(x tensor) RETURNS tensor
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_silu(tensor) IS
+    'x sigmoid(x) of each element, also called swish (Elfwing et al., 2017)';
 CREATE FUNCTION pg_llm_softmax(x tensor, axis integer DEFAULT -1) RETURNS tensor
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_softmax(tensor, integer) IS
     'exp(x - max) divided by its sum along an axis, by default the last: the same shape, each run adding up to 1';
+CREATE FUNCTION pg_llm_log_softmax(x tensor, axis integer DEFAULT -1) RETURNS tensor
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_log_softmax(tensor, integer) IS
+    'The logarithm of softmax, x - log(sum(exp(x))), along an axis, by default the last: the same shape';
+CREATE FUNCTION tensor_rmsnorm_support(internal) RETURNS internal
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION tensor_rmsnorm_support(internal) IS
+    'Planner support, declared shapes checked before rows are read: normalisation by the root mean square';
+CREATE FUNCTION pg_llm_rmsnorm(x tensor, weight tensor, eps real DEFAULT 1e-5) RETURNS tensor
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_rmsnorm_support AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_rmsnorm(tensor, tensor, real) IS
+    'x / sqrt(mean(x^2) + eps) * weight over the last axis: x (...,C), weight (C) (Zhang and Sennrich, 2019)';
 CREATE FUNCTION pg_llm_layernorm(x tensor, gamma tensor, beta tensor, eps real DEFAULT 1e-5) RETURNS tensor
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_layernorm_support AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_layernorm(tensor, tensor, tensor, real) IS

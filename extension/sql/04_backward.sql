@@ -16,10 +16,25 @@ CREATE FUNCTION pg_llm_gelu_backward(x tensor, dy tensor, exact boolean DEFAULT 
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_gelu_backward(tensor, tensor, boolean) IS
     'dy times the slope of GELU at x, by tanh or exact, by erf: the shape of x';
+CREATE FUNCTION pg_llm_sigmoid_backward(y tensor, dy tensor) RETURNS tensor
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_sigmoid_backward(tensor, tensor) IS 'dy y (1 - y) for y = sigmoid(x): the shape of y';
+CREATE FUNCTION pg_llm_silu_backward(x tensor, dy tensor) RETURNS tensor
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_silu_backward(tensor, tensor) IS 'dy times the slope of SiLU at x: the shape of x';
 CREATE FUNCTION pg_llm_softmax_backward(y tensor, dy tensor, axis integer DEFAULT -1) RETURNS tensor
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_softmax_backward(tensor, tensor, integer) IS
     'y (dy - sum(y dy)) for y = softmax(x) along an axis, by default the last: the shape of y';
+CREATE FUNCTION pg_llm_log_softmax_backward(y tensor, dy tensor, axis integer DEFAULT -1) RETURNS tensor
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_log_softmax_backward(tensor, tensor, integer) IS
+    'dy - exp(y) sum(dy) for y = log_softmax(x) along an axis, by default the last: the shape of y';
+CREATE FUNCTION pg_llm_rmsnorm_backward(x tensor, dy tensor, weight tensor, eps real DEFAULT 1e-5,
+    OUT dx tensor, OUT dweight tensor)
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_rmsnorm_backward(tensor, tensor, tensor, real) IS
+    'Gradients of rmsnorm from dy (...,C): dx of the shape of x, dweight (C)';
 CREATE FUNCTION pg_llm_layernorm_backward(x tensor, dy tensor, gamma tensor, eps real DEFAULT 1e-5, OUT dx tensor,
     OUT dgamma tensor, OUT dbeta tensor)
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';

@@ -49,6 +49,17 @@ KERNELS = {
     "gelu": f"pg_llm_gelu({X})",
     "gelu exact": f"pg_llm_gelu({X}, true)",
     "gelu bytea": f"pg_llm_gelu({X}::bytea)",
+    "sigmoid": f"pg_llm_sigmoid({X})",
+    "silu": f"pg_llm_silu({X})",
+    "sin": f"sin({X})",
+    "cos": f"cos({X})",
+    "sin large": "sin(randn(ARRAY[40000], 5) * 1e6)",
+    "cos large": "cos(exp(randn(ARRAY[40000], 5) * 20.0))",
+    "log_softmax": "pg_llm_log_softmax(randn(ARRAY[37, 5000], 1))",
+    "log_softmax axis 0": "pg_llm_log_softmax(randn(ARRAY[37, 50], 1), 0)",
+    "log_softmax of oddities": f"pg_llm_log_softmax({X})",
+    "rmsnorm": "pg_llm_rmsnorm(randn(ARRAY[13, 770], 1), randn(ARRAY[770], 2))",
+    "rmsnorm of oddities": f"pg_llm_rmsnorm({X}, randn(ARRAY[11], 2), 1e-3)",
     "softmax": "pg_llm_softmax(randn(ARRAY[37, 5000], 1))",
     "softmax axis 0": "pg_llm_softmax(randn(ARRAY[37, 50], 1), 0)",
     "softmax of oddities": f"pg_llm_softmax({X})",
@@ -95,6 +106,10 @@ GRADIENTS = {
     f" - pg_llm_gelu({var('c', '11', 3)}))",
     "norms": f"norm(pg_llm_layernorm({var('x', '300, 77', 1)}, {var('g', '77', 2)}, {var('b', '77', 3)})"
     f" - relu({var('r', '300, 1', 4)}))",
+    "rows": f"tensor_sum(pg_llm_log_softmax(pg_llm_rmsnorm({var('x', '300, 77', 1)}, {var('g', '77', 2)}))"
+    f" * {const('300, 77', 3)})",
+    "waves": f"mean(pg_llm_silu(sin({var('a', '37, 129', 1)} * 9.0)) * pg_llm_sigmoid({var('b', '129', 2)})"
+    f" * cos({var('a', '37, 129', 1)}))",
     "reductions": f"mean(var({var('x', '70, 130', 1)}, 0) * tensor_max({var('y', '70, 130', 2)}, 0)"
     f" + norm({var('x', '70, 130', 1)}, 0))",
     "views": f"tensor_sum(concat(ARRAY[slice({var('x', '9, 40', 1)}, ARRAY[2, 3], ARRAY[-1, 30]),"

@@ -39,17 +39,31 @@ ReadScalar(const JsonbValue *value, LlmAttr *attr, const char *node)
 	}
 }
 
+static void
+NestedTooDeep(const LlmAttr *attr, const char *node)
+{
+	ereport(ERROR,
+		(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			errmsg("node \"%s\": attribute \"%s\" is nested too deep", node, attr->key),
+			errhint("An attribute is a number, a text, true, false, null, or a list of those; lists within "
+					"lists have at most %d levels.",
+				LLM_MAX_DIMS)));
+}
+
 void
 GraphReadAttrs(Jsonb *attrs, LlmNode *node)
 {
 	JsonbIterator *it = JsonbIteratorInit(&attrs->root);
+	LlmAttr *attr = NULL, *lists[LLM_MAX_DIMS]; /* the open ones, one within the other */
+	int depth = 0;
 	JsonbValue value;
 	JsonbIteratorToken token;
-	LlmAttr *attr = NULL, *list = NULL;
 
 	node->attrs = palloc0(sizeof(LlmAttr) * Max(1, JB_ROOT_COUNT(attrs)));
 	while ((token = JsonbIteratorNext(&it, &value, false)) != WJB_DONE)
 	{
+		LlmAttr *list = depth > 0 ? lists[depth - 1] : NULL;
+
 		if (token == WJB_KEY)
 		{
 			attr = &node->attrs[node->n_attrs++];
@@ -57,19 +71,18 @@ GraphReadAttrs(Jsonb *attrs, LlmNode *node)
 		}
 		else if (token == WJB_VALUE && attr)
 			ReadScalar(&value, attr, node->name);
-		else if (token == WJB_BEGIN_ARRAY && attr && list == NULL)
+		else if (token == WJB_BEGIN_ARRAY && attr && depth < LLM_MAX_DIMS)
 		{
-			list = attr;
+			list = list ? &list->items[list->count++] : attr;
 			list->kind = LLM_ATTR_LIST;
 			list->items = palloc0(sizeof(LlmAttr) * Max(1, value.val.array.nElems));
+			lists[depth++] = list;
 		}
-		else if (token == WJB_END_ARRAY)
-			list = NULL;
+		else if (token == WJB_END_ARRAY && depth > 0)
+			depth--;
 		else if (token == WJB_ELEM && list)
 			ReadScalar(&value, &list->items[list->count++], node->name);
 		else if (attr && (token == WJB_BEGIN_OBJECT || token == WJB_BEGIN_ARRAY))
-			ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					errmsg("node \"%s\": attribute \"%s\" is nested too deep", node->name, attr->key)));
+			NestedTooDeep(attr, node->name);
 	}
 }

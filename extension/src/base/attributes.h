@@ -8,7 +8,8 @@
 
 #include "engine/graph.h"
 
-/* {"a": 1, "b": [1, "x"]} to the node's attributes, palloc'd; node->name is for errors. */
+/* {"a": 1, "b": [1, "x"], "c": [[1, 2], [3, 4]]} to the node's attributes, palloc'd; node->name is for
+ * errors. */
 extern void GraphReadAttrs(Jsonb *attrs, LlmNode *node);
 
 #endif

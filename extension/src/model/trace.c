@@ -59,7 +59,7 @@ WriteNode(Trace *trace, int index)
 		wanted |= TapeWanted(trace->run, in[i]);
 	}
 	number = TapeWriteValue(trace->run, node->name, &traced.value, wanted);
-	if (node->op == LLM_OP_INPUT)
+	if (node->n_inputs == 0) /* an input, or a constant: the tape begins with it */
 		return number;
 	row.inputs = in;
 	row.outputs = TapeWriteHeads(trace->run, node->name, number, &traced, &row.n_outputs);

@@ -32,17 +32,15 @@ PG_FUNCTION_INFO_V1(pg_llm_transpose_backward);
 PG_FUNCTION_INFO_V1(pg_llm_adamw_step);
 PG_FUNCTION_INFO_V1(pg_llm_grad_clip);
 
-/* A row of tensors, each made canonical. */
-static Datum
-Row(FunctionCallInfo fcinfo, Tensor **tensors, int n)
+Datum
+TensorRow(FunctionCallInfo fcinfo, Tensor **tensors, int n)
 {
 	for (int i = 0; i < n; i++)
 		TensorCanonicalize(tensors[i]);
 	return LlmLargeRow(fcinfo, (struct varlena **) tensors, n);
 }
 
-/* ERROR unless a row holds results of these shapes. */
-static void
+void
 CheckRow(int n, Tensor *const *like)
 {
 	int64 numel = 0;
@@ -52,8 +50,7 @@ CheckRow(int n, Tensor *const *like)
 	LlmCheckRow(numel);
 }
 
-/* ERROR unless t has this shape, which is that of `of`. */
-static void
+void
 CheckShape(const char *op, const char *name, const Tensor *t, const char *of, int ndim, const int *dims)
 {
 	if (t->ndim == ndim && memcmp(t->dims, dims, sizeof(int) * ndim) == 0)
@@ -85,7 +82,7 @@ pg_llm_matmul_backward(PG_FUNCTION_ARGS)
 		llm_broadcast_matmul_backward(a->ndim, a->dims, TENSOR_DATA(a), b->ndim, b->dims, TENSOR_DATA(b),
 			TENSOR_DATA(dc), TENSOR_DATA(out[0]), TENSOR_DATA(out[1]), LlmContextAllocator(), &err),
 		&err);
-	return Row(fcinfo, out, 2);
+	return TensorRow(fcinfo, out, 2);
 }
 
 /* (da, db) of a + b from dc: dc itself, summed over the axes that were broadcast */
@@ -110,7 +107,7 @@ pg_llm_add_backward(PG_FUNCTION_ARGS)
 					  ndim, dims, TENSOR_DATA(dc), in[i]->ndim, in[i]->dims, TENSOR_DATA(out[i]), &err),
 			&err);
 	}
-	return Row(fcinfo, out, 2);
+	return TensorRow(fcinfo, out, 2);
 }
 
 Datum
@@ -180,7 +177,7 @@ pg_llm_layernorm_backward(PG_FUNCTION_ARGS)
 					  PG_GETARG_FLOAT4(3), TENSOR_DATA(dy), TENSOR_DATA(out[0]), TENSOR_DATA(out[1]),
 					  TENSOR_DATA(out[2]), LlmContextAllocator(), &err),
 			&err);
-	return Row(fcinfo, out, 3);
+	return TensorRow(fcinfo, out, 3);
 }
 
 /* dlogits of the mean over the rows that have a target */
@@ -249,7 +246,7 @@ pg_llm_attention_backward(PG_FUNCTION_ARGS)
 	LLM_CHECK(llm_attention_layer_backward(batch, T, C, n_head, PG_GETARG_BOOL(7), TENSOR_DATA(in[0]), &w,
 				  TENSOR_DATA(dy), &to, LlmContextAllocator(), &err),
 		&err);
-	return Row(fcinfo, out, 5);
+	return TensorRow(fcinfo, out, 5);
 }
 
 /* dweight (V,C): each row the sum of dy's rows that came from it, in the order of positions */
@@ -338,7 +335,7 @@ pg_llm_adamw_step(PG_FUNCTION_ARGS)
 	LLM_CHECK(llm_adamw(TensorNumel(in[0]), TENSOR_DATA(out[0]), TENSOR_DATA(in[1]), TENSOR_DATA(out[1]),
 				  TENSOR_DATA(out[2]), &h, &err),
 		&err);
-	return Row(fcinfo, out, 3);
+	return TensorRow(fcinfo, out, 3);
 }
 
 /* The gradient, scaled down to the norm `clip` where it is longer */

@@ -17,6 +17,14 @@ extern void CheckTarget(int32 id, int size, bool may_be_left_out);
 extern void CheckIds(const int32 *ids, int64 n, int size);
 /* Logits (…,V); ERROR unless they have one row for each of `rows` targets, which exist. */
 extern Tensor *LogitsOf(Datum datum, const int32 *targets, int64 rows);
+/* f of each element, recorded under its name. */
+extern Tensor *TensorUnary(LlmUnary f, const char *name, Tensor *x);
+/* ERROR unless t has this shape, which is that of `of`; unless a row holds results of these shapes. */
+extern void CheckShape(
+	const char *op, const char *name, const Tensor *t, const char *of, int ndim, const int *dims);
+extern void CheckRow(int n, Tensor *const *like);
+/* A row of tensors, each made canonical. */
+extern Datum TensorRow(FunctionCallInfo fcinfo, Tensor **tensors, int n);
 /* t with axis and the last one exchanged; itself when they are the same. */
 extern Tensor *SwapWithLast(Tensor *t, int axis);
 /* lr, beta1, beta2, eps and weight_decay of a step counted from 1, checked. */

@@ -9,6 +9,7 @@
 #include "engine/ops.h"
 #include "src/base/errors.h"
 #include "src/base/memory.h"
+#include "src/ops/kernels_sql.h"
 #include "src/tape/tape.h"
 #include "src/tensor/tensor.h"
 
@@ -61,8 +62,8 @@ BINARY(sub, LLM_SUB, "-")
 BINARY(mul, LLM_MUL, "*")
 BINARY(div, LLM_DIV, "/")
 
-static Tensor *
-Unary(LlmUnary f, const char *name, Tensor *x)
+Tensor *
+TensorUnary(LlmUnary f, const char *name, Tensor *x)
 {
 	LlmError err = {0};
 	Tensor *out = TensorNew(x->ndim, x->dims);
@@ -80,7 +81,7 @@ Unary(LlmUnary f, const char *name, Tensor *x)
 	PG_FUNCTION_INFO_V1(tensor_##name);                                                                      \
 	Datum tensor_##name(PG_FUNCTION_ARGS)                                                                    \
 	{                                                                                                        \
-		PG_RETURN_TENSOR(Unary(f, #name, PG_GETARG_TENSOR(0)));                                              \
+		PG_RETURN_TENSOR(TensorUnary(f, #name, PG_GETARG_TENSOR(0)));                                        \
 	}
 
 UNARY(neg, LLM_NEG)
@@ -89,6 +90,8 @@ UNARY(log, LLM_LOG)
 UNARY(tanh, LLM_TANH)
 UNARY(sqrt, LLM_SQRT)
 UNARY(relu, LLM_RELU)
+UNARY(sin, LLM_SIN)
+UNARY(cos, LLM_COS)
 
 PG_FUNCTION_INFO_V1(tensor_matmul);
 

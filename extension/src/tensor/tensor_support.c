@@ -16,6 +16,7 @@
 
 #include "engine/broadcast.h"
 #include "engine/layout.h"
+#include "engine/ops/direct.h"
 #include "engine/sql_layers.h"
 #include "src/base/errors.h"
 #include "src/tensor/tensor.h"
@@ -25,6 +26,7 @@ PG_FUNCTION_INFO_V1(tensor_matmul_support);
 PG_FUNCTION_INFO_V1(tensor_same_shape_support);
 PG_FUNCTION_INFO_V1(tensor_transpose_support);
 PG_FUNCTION_INFO_V1(tensor_layernorm_support);
+PG_FUNCTION_INFO_V1(tensor_rmsnorm_support);
 PG_FUNCTION_INFO_V1(tensor_attention_support);
 
 /* Shape of the n-th argument, if it is known before anything runs. Numbers beside a tensor are scalars. */
@@ -203,6 +205,20 @@ tensor_layernorm_support(PG_FUNCTION_ARGS)
 	if (ArgumentShape(call, 1, &gamma) && ArgumentShape(call, 2, &beta))
 		LLM_CHECK(
 			llm_layernorm_shape(x.ndim, x.dims, gamma.ndim, gamma.dims, beta.ndim, beta.dims, &err), &err);
+	PG_RETURN_POINTER(WithShape(call, NULL, &x));
+}
+
+Datum
+tensor_rmsnorm_support(PG_FUNCTION_ARGS)
+{
+	FuncExpr *call = SimplifiedCall(fcinfo);
+	LlmError err = {0};
+	LlmShape x, weight;
+
+	if (call == NULL || !ArgumentShape(call, 0, &x))
+		PG_RETURN_POINTER(NULL);
+	if (ArgumentShape(call, 1, &weight))
+		LLM_CHECK(llm_rmsnorm_shape(x.ndim, x.dims, weight.ndim, weight.dims, &err), &err);
 	PG_RETURN_POINTER(WithShape(call, NULL, &x));
 }
 
