@@ -25,7 +25,7 @@ own_gradient(const Back *b, int i)
 {
 	int input = b->node->inputs[i];
 
-	return b->exec->model->graph.nodes[input].op == LLM_OP_PARAM ? b->grads[input] : NULL;
+	return llm_is_trainable(&b->exec->model->graph.nodes[input]) ? b->grads[input] : NULL;
 }
 
 float *

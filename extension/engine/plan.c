@@ -47,7 +47,7 @@ plan_rows(LlmExec *exec, Rows wanted)
 	}
 }
 
-/* Gradients flow to what leads to a parameter. */
+/* Gradients flow to what leads to a parameter that is trained. */
 void
 llm_mark_wanted(LlmExec *exec)
 {
@@ -58,7 +58,7 @@ llm_mark_wanted(LlmExec *exec)
 		const LlmNode *node = &graph->nodes[graph->order[i]];
 		Slot *slot = &exec->slots[graph->order[i]];
 
-		slot->wanted = node->op == LLM_OP_PARAM;
+		slot->wanted = llm_is_trainable(node);
 		for (int j = 0; j < node->n_inputs; j++)
 			slot->wanted |=
 				exec->slots[node->inputs[j]].wanted && llm_op_facts[node->op].gradient != LLM_NO_GRADIENT;

@@ -27,7 +27,7 @@ lay_out(LlmTrainer *t)
 	float *at = t->store;
 
 	for (int i = 0; i < t->model->graph.count; i++)
-		if (t->model->graph.nodes[i].op == LLM_OP_PARAM)
+		if (llm_is_trainable(&t->model->graph.nodes[i]))
 		{
 			t->grad[i] = at;
 			t->m[i] = at + t->floats;
@@ -36,10 +36,17 @@ lay_out(LlmTrainer *t)
 		}
 }
 
+static LlmCode
+nothing_to_train(LlmError *err)
+{
+	llm_fail(err, LLM_INVALID, "the graph has no parameter to train");
+	return llm_hint(err, "A param is trained unless its attributes say \"trainable\": false.");
+}
+
 LlmCode
 llm_trainer_open(LlmModel *model, int loss, const LlmAllocator *memory, LlmTrainer **trainer, LlmError *err)
 {
-	int count = model->graph.count;
+	int count = model->graph.count, trainable = 0;
 	size_t bytes = trainer_bytes(count);
 	LlmTrainer *t = memory->alloc(memory->context, bytes);
 	LlmCode code;
@@ -58,7 +65,14 @@ llm_trainer_open(LlmModel *model, int loss, const LlmAllocator *memory, LlmTrain
 	for (int i = 0; i < count; i++)
 	{
 		t->owner[i] = i;
-		t->floats += llm_weight_floats(&model->weights[i]);
+		trainable += llm_is_trainable(&model->graph.nodes[i]);
+		if (llm_is_trainable(&model->graph.nodes[i]))
+			t->floats += llm_weight_floats(&model->weights[i]);
+	}
+	if (trainable == 0)
+	{
+		llm_trainer_close(t);
+		return nothing_to_train(err);
 	}
 	t->store = memory->alloc(memory->context, store_bytes(t));
 	if (t->store == NULL)
@@ -116,11 +130,32 @@ flatten(LlmTrainer *t, int node, const LlmAllocator *weights, LlmError *err)
 	return code == LLM_OK ? llm_weight_flatten(t->model, node, weights, err) : code;
 }
 
+/* The parameter and all that share it are not trained. */
+static LlmCode
+freeze(LlmTrainer *t, int owner, LlmError *err)
+{
+	bool trains = false;
+
+	for (int i = 0; i < t->model->graph.count; i++)
+	{
+		if (t->owner[i] == owner)
+			t->grad[i] = t->m[i] = t->v[i] = NULL;
+		trains |= t->grad[i] != NULL;
+	}
+	return trains ? LLM_OK : nothing_to_train(err);
+}
+
 LlmCode
 llm_trainer_tie(LlmTrainer *t, int node, int owner, const LlmAllocator *weights, LlmError *err)
 {
-	LlmCode code = flatten(t, owner, weights, err);
+	LlmCode code;
 
+	if (t->grad[node] == NULL || t->grad[owner] == NULL)
+	{
+		t->owner[node] = owner;
+		return freeze(t, owner, err);
+	}
+	code = flatten(t, owner, weights, err);
 	if (code == LLM_OK)
 		code = flatten(t, node, weights, err);
 	if (code != LLM_OK)

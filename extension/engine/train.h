@@ -14,7 +14,7 @@ typedef struct LlmTrainer
 	size_t floats; /* of all parameters, as they are laid out */
 	float *store;  /* gradients, then first, then second moments */
 	float **grad, **m,
-		**v;         /* per node, laid out as its weight is (model.h); NULL where the node is no param */
+		**v;         /* per node, laid out as its weight is (model.h); NULL where it is no param, or frozen */
 	int64_t *offset; /* per node: its own count of steps less the model's; 0 */
 	int *owner;      /* per node: itself, or the earlier node whose parameter it shares */
 	bool spoilt;     /* the gradients are those of a step that failed */
@@ -27,13 +27,15 @@ typedef struct LlmHyper
 	double clip; /* largest global norm of the gradient; 0 = any */
 } LlmHyper;
 
-/* Gradients and moments start at zero. loss is the node to make small. */
+/* Gradients and moments start at zero. loss is the node to make small. A graph that has nothing to train is
+ * refused. */
 extern LlmCode llm_trainer_open(
 	LlmModel *model, int loss, const LlmAllocator *memory, LlmTrainer **trainer, LlmError *err);
 extern void llm_trainer_close(LlmTrainer *trainer);
 /*
  * node and the earlier `owner` are one parameter: their gradients add, and node follows owner's weights. All
- * of theirs is plain from now on. weights: what the model's own were loaded with.
+ * of theirs is plain from now on. weights: what the model's own were loaded with. Where either is frozen both
+ * are.
  */
 extern LlmCode llm_trainer_tie(
 	LlmTrainer *trainer, int node, int owner, const LlmAllocator *weights, LlmError *err);

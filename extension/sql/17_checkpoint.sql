@@ -82,7 +82,9 @@ CREATE FUNCTION _llm_checkpoint_tensors(model text)
     JOIN @extschema@.llm_param AS p ON p.model = r.owner_model AND p.name = r.owner_name,
     LATERAL (VALUES ('', 'data', @extschema@.shape(p.data)), ('optimizer.m.', 'm', @extschema@.shape(p.m)),
                     ('optimizer.v.', 'v', @extschema@.shape(p.v))) AS part (prefix, part, shape)
-    WHERE part.shape IS NOT NULL
+    -- A frozen parameter's moments, of a time when it was trained, are not kept.
+    WHERE part.shape IS NOT NULL AND (part.part = 'data' OR NOT EXISTS (SELECT FROM @extschema@.llm_graph AS g
+        WHERE g.model = _llm_checkpoint_tensors.model AND g.name = r.name AND g.attrs @> '{"trainable": false}'))
 $$;
 COMMENT ON FUNCTION _llm_checkpoint_tensors(text) IS
     'What a checkpoint of a model holds: each tensor''s name, and the row and column of llm_param it comes from';

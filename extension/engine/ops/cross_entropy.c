@@ -57,8 +57,8 @@ in_chunks(const LlmExec *exec, int loss)
 		return false;
 	if (!exec->keep)
 		return true;
-	return loss == exec->target && exec->grads && exec->grads[weight] && !exec->grads[loss] &&
-		   !exec->grads[logits];
+	return loss == exec->target && exec->grads && exec->grads[weight] &&
+		   llm_is_trainable(&graph->nodes[weight]) && !exec->grads[loss] && !exec->grads[logits];
 }
 
 void

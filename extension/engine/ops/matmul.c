@@ -113,7 +113,7 @@ llm_backward_matmul(Back *b, LlmError *err)
 	if (packed_weight(b, &M, &N, &K))
 	{
 		dw = b->grads[b->node->inputs[1]];
-		if (dw &&
+		if (dw && llm_back_wants(b, 1) &&
 			(code = llm_matmul_dw_panels(M, N, K, x->floats, b->dy, dw, b->exec->memory, err)) != LLM_OK)
 			return code;
 	}

@@ -107,6 +107,7 @@ typedef struct TapeParam
 	char *name;
 	int ndim, dims[LLM_MAX_DIMS];
 	int64 version;
+	bool frozen;   /* it gets no gradient */
 	uint32 number; /* 0: the run has no leaf of it with this value */
 } TapeParam;
 

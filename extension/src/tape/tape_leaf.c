@@ -35,20 +35,25 @@ static LlmQuery find_mapped = {
 #define PARAMETERS                                                                                           \
 	"(SELECT name, model AS source_model, name AS source_name FROM %s.llm_param WHERE model = $1 UNION ALL"  \
 	" SELECT target_name, source_model, source_name FROM %s.llm_param_share WHERE target_model = $1)"
-static LlmQuery read_params = {.text = "SELECT n.name, %s.shape(p.data), %s._llm_tensor_version(p.data) "
-									   "FROM " PARAMETERS " AS n JOIN %s.llm_param AS p"
-									   " ON p.model = n.source_model AND p.name = n.source_name"
-									   " WHERE p.data IS NOT NULL ORDER BY n.name COLLATE \"C\"",
+/* A parameter that the graph says is frozen gets no gradient. */
+#define FROZEN                                                                                               \
+	"EXISTS (SELECT FROM %s.llm_graph AS g WHERE g.model = $1 AND g.name = n.name AND g.op = 'param'"        \
+	" AND g.attrs OPERATOR(pg_catalog.@>) '{\"trainable\": false}')"
+static LlmQuery read_params = {.text =
+								   "SELECT n.name, %s.shape(p.data), %s._llm_tensor_version(p.data), " FROZEN
+								   " FROM " PARAMETERS " AS n JOIN %s.llm_param AS p"
+								   " ON p.model = n.source_model AND p.name = n.source_name"
+								   " WHERE p.data IS NOT NULL ORDER BY n.name COLLATE \"C\"",
 	.nargs = 1,
 	.types = {TEXTOID},
-	.columns = "sIl"};
+	.columns = "sIlb"};
 static LlmQuery read_shape = {
 	.text =
-		"SELECT %s.shape(p.data) FROM " PARAMETERS " AS n JOIN %s.llm_param AS p"
+		"SELECT %s.shape(p.data), " FROZEN " FROM " PARAMETERS " AS n JOIN %s.llm_param AS p"
 		" ON p.model = n.source_model AND p.name = n.source_name WHERE n.name = $2 AND p.data IS NOT NULL",
 	.nargs = 2,
 	.types = {TEXTOID, TEXTOID},
-	.columns = "I"};
+	.columns = "Ib"};
 static LlmQuery read_leaves = {
 	.text = "SELECT m.name, m.version, m.id FROM %s.llm_tensor_map AS m JOIN %s.llm_tensor_rt AS r USING (id)"
 			" WHERE m.run = $1 AND m.model = $2 AND m.token_id IS NULL AND r.data IS NULL",
@@ -158,13 +163,13 @@ DimsOfArray(Datum array, int *ndim, int *dims)
 	memcpy(dims, ARR_DATA_PTR(a), sizeof(int) * *ndim);
 }
 
-/* The value must have the shape of the parameter, or of one of its rows. */
-static void
+/* The value must have the shape of the parameter, or of one of its rows. Returns whether that is frozen. */
+static bool
 CheckMapped(const char *model, const char *name, int token_id, int ndim, const int *dims)
 {
 	Datum values[2] = {CStringGetTextDatum(model), CStringGetTextDatum(name)};
 	int wanted[LLM_MAX_DIMS], n;
-	bool null, row;
+	bool null, row, frozen;
 
 	SPI_connect();
 	LlmRun(&read_shape, values, NULL, false, 1);
@@ -173,6 +178,7 @@ CheckMapped(const char *model, const char *name, int token_id, int ndim, const i
 			(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("model \"%s\" has no parameter \"%s\"", model, name),
 				errhint("SELECT name, shape(data) FROM llm_param WHERE model = '%s'.", model)));
 	DimsOfArray(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null), &n, wanted);
+	frozen = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null));
 	SPI_finish();
 	row = token_id >= 0;
 	if (row && (n != 2 || token_id >= wanted[0]))
@@ -186,10 +192,11 @@ CheckMapped(const char *model, const char *name, int token_id, int ndim, const i
 							   ShapeToString(ndim, dims), row ? "a row of parameter" : "parameter", name,
 							   model, ShapeToString(n - row, wanted + row)),
 						   errhint("dims gives the tensor the parameter's shape.")));
+	return frozen;
 }
 
 static uint32
-MappedLeaf(TapeRun *run, const char *model, const char *name, int token_id, const Tensor *t)
+MappedLeaf(TapeRun *run, const char *model, const char *name, int token_id, bool frozen, const Tensor *t)
 {
 	Datum values[5] = {Int64GetDatum(run->run), CStringGetTextDatum(model), CStringGetTextDatum(name),
 		Int32GetDatum(token_id)},
@@ -208,7 +215,7 @@ MappedLeaf(TapeRun *run, const char *model, const char *name, int token_id, cons
 	if (number == 0)
 	{
 		number = TapeNext(run);
-		TapeWriteTensor(run, number, leaf, t->ndim, t->dims, t, true);
+		TapeWriteTensor(run, number, leaf, t->ndim, t->dims, t, !frozen);
 		TapeWriteMap(run, number, model, name, token_id, 0);
 	}
 	return number;
@@ -222,6 +229,7 @@ pg_llm_autograd_map_param(PG_FUNCTION_ARGS)
 	char *name = NameArgument(fcinfo, 1, "name");
 	int token_id = PG_ARGISNULL(2) ? -1 : PG_GETARG_INT32(2);
 	int dims[LLM_MAX_DIMS], ndim;
+	bool frozen;
 	LlmError err = {0};
 	Tensor *t;
 	TapeRun *run;
@@ -239,12 +247,12 @@ pg_llm_autograd_map_param(PG_FUNCTION_ARGS)
 		ndim = IntsFromArray(PG_GETARG_DATUM(4), "a shape", dims);
 		LLM_CHECK(llm_reshape_shape(t->ndim, t->dims, ndim, dims, &err), &err);
 	}
-	CheckMapped(model, name, token_id, ndim, dims);
+	frozen = CheckMapped(model, name, token_id, ndim, dims);
 	t = Stamped(t, ndim, dims, NULL, 0);
 	if (pg_llm_autograd)
 	{
 		run = TapeOpen("expression", NULL, (Datum) 0);
-		t->tape_id = MappedLeaf(run, model, name, token_id, t);
+		t->tape_id = MappedLeaf(run, model, name, token_id, frozen, t);
 		t->tape_run = run->key;
 	}
 	PG_RETURN_TENSOR(t);
@@ -294,6 +302,7 @@ TapeParams(TapeRun *run, const char *model, bool read_only, int *n)
 		params[i].name = MemoryContextStrdup(caller, LlmField(i, 1));
 		DimsOfArray(SPI_getbinval(row, desc, 2, &null), &params[i].ndim, params[i].dims);
 		params[i].version = DatumGetInt64(SPI_getbinval(row, desc, 3, &null));
+		params[i].frozen = DatumGetBool(SPI_getbinval(row, desc, 4, &null));
 	}
 	SPI_freetuptable(SPI_tuptable);
 	if (run->count > 0)
@@ -308,7 +317,7 @@ TapeParamLeaf(TapeRun *run, const char *model, TapeParam *p)
 	if (p->number == 0)
 	{
 		p->number = TapeNext(run);
-		TapeWriteTensor(run, p->number, p->name, p->ndim, p->dims, NULL, true);
+		TapeWriteTensor(run, p->number, p->name, p->ndim, p->dims, NULL, !p->frozen);
 		TapeWriteMap(run, p->number, model, p->name, -1, p->version);
 	}
 	return p->number;

@@ -69,8 +69,11 @@ LoadMoment(Training *tr, HeapTuple row, TupleDesc desc, int node)
 	LlmTrainer *t = tr->trainer;
 	bool null;
 
-	TakeMoment(tr, row, desc, 2, node, t->m[node]);
-	TakeMoment(tr, row, desc, 3, node, t->v[node]);
+	if (t->m[node]) /* else it is frozen */
+	{
+		TakeMoment(tr, row, desc, 2, node, t->m[node]);
+		TakeMoment(tr, row, desc, 3, node, t->v[node]);
+	}
 	t->offset[node] = DatumGetInt64(SPI_getbinval(row, desc, 4, &null));
 	tr->store_model[node] = MemoryContextStrdup(tr->context, LlmField(0, 5));
 	tr->store_name[node] = MemoryContextStrdup(tr->context, LlmField(0, 6));

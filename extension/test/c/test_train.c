@@ -204,6 +204,143 @@ tied(void)
 	tm_free(&m);
 }
 
+/* The text with an attribute more for a parameter, or (NULL) for all of them. */
+static void
+freeze(const char *text, const char *name, char *out, size_t size)
+{
+	size_t at = 0, length = name ? strlen(name) : 0;
+
+	while (*text)
+	{
+		size_t line = strcspn(text, "\n");
+		bool param = strstr(text, " param ") && strstr(text, " param ") < text + line;
+		bool frozen = param && (name == NULL || (strncmp(text, name, length) == 0 && text[length] == ' '));
+
+		at += snprintf(out + at, size - at, "%.*s%s\n", (int) line, text, frozen ? " trainable=false" : "");
+		text += line + 1;
+	}
+}
+
+/* One step; the gradients' norm. */
+static double
+one_step(LlmTrainer *t, bool update)
+{
+	static const LlmHyper hyper = {.lr = 0.02, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1};
+	int32_t ids[2][4 * T];
+	LlmInput in[2] = {{.name = "t", .ndim = 2, .dims = {4, T}, .integers = ids[0]},
+		{.name = "target", .ndim = 2, .dims = {4, T}, .integers = ids[1]}};
+	uint64_t state = 3;
+	double norm = 0;
+	float loss;
+	LlmError err;
+
+	for (int i = 0; i < 2 * 4 * T; i++)
+		ids[i % 2][i / 2] = (int) (test_random(&state) % V);
+	CHECK_OK(llm_trainer_gradients(t, in, 2, &(LlmDropout){.p = 0}, &loss, &err), err);
+	if (update)
+		CHECK_OK(llm_trainer_update(t, &hyper, 1, 1, &norm, &err), err);
+	return norm;
+}
+
+/*
+ * A frozen parameter keeps its bits and has neither gradient nor moments; the others' gradients are those of
+ * a training that trains it too, of which the norm is the larger.
+ */
+static void
+frozen_case(const char *text, const char *name)
+{
+	char frozen[2000];
+	TestModel all, rest;
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
+	LlmTrainer *a, *r;
+	float *before;
+	LlmError err;
+	int node, loss;
+
+	freeze(text, name, frozen, sizeof(frozen));
+	open_model(&all, text, false);
+	open_model(&rest, frozen, false);
+	node = llm_graph_find(&rest.model.graph, name);
+	loss = llm_graph_find(&rest.model.graph, "loss");
+	CHECK_OK(llm_trainer_open(&all.model, loss, &memory, &a, &err), err);
+	CHECK_OK(llm_trainer_open(&rest.model, loss, &memory, &r, &err), err);
+	CHECK(r->grad[node] == NULL && r->m[node] == NULL && r->v[node] == NULL);
+	CHECK(r->floats == a->floats - llm_weight_floats(&all.model.weights[node]));
+	one_step(a, false);
+	one_step(r, false);
+	for (int i = 0; i < rest.model.graph.count; i++)
+		if (r->grad[i])
+			CHECK(memcmp(a->grad[i], r->grad[i], llm_weight_floats(&rest.model.weights[i]) * sizeof(float)) ==
+				  0);
+	before = calloc(rest.model.weights[node].numel, sizeof(float));
+	CHECK_OK(llm_weight_read(&rest.model, node, before, &err), err);
+	CHECK(one_step(r, true) < one_step(a, true));
+	for (int i = 0; i < rest.model.graph.count; i++)
+	{
+		size_t n = rest.model.weights[i].numel;
+		float *now = calloc(n + 1, sizeof(float)), *then = calloc(n + 1, sizeof(float));
+
+		if (rest.model.graph.nodes[i].op == LLM_OP_PARAM)
+		{
+			CHECK_OK(llm_weight_read(&rest.model, i, now, &err), err);
+			CHECK_OK(llm_weight_read(&all.model, i, then, &err), err);
+			CHECK(i != node || memcmp(now, before, n * sizeof(float)) == 0);
+			CHECK(i != node || memcmp(now, then, n * sizeof(float)) != 0);
+		}
+		free(now);
+		free(then);
+	}
+	free(before);
+	llm_trainer_close(a);
+	llm_trainer_close(r);
+	CHECK(counted.held == 0);
+	tm_free(&all);
+	tm_free(&rest);
+}
+
+static void
+frozen_parameters(void)
+{
+	char text[2000];
+	TestModel m;
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
+	LlmTrainer *t;
+	LlmError err;
+	int loss;
+
+	frozen_case(graphs[0], "wte");
+	frozen_case(graphs[0], "w");
+	frozen_case(graphs[0], "b");
+	frozen_case(graphs[1], "w");
+	frozen_case(graphs[1], "head");
+	frozen_case(graphs[2], "lm_head");
+	freeze(graphs[0], NULL, text, sizeof(text));
+	open_model(&m, text, false);
+	loss = llm_graph_find(&m.model.graph, "loss");
+	CHECK_FAILS(
+		llm_trainer_open(&m.model, loss, &memory, &t, &err), LLM_INVALID, "no parameter to train", err);
+	CHECK(counted.held == 0 && strstr(err.hint, "trainable"));
+	tm_free(&m);
+	/* what shares a frozen parameter is frozen */
+	for (int i = 0; i < 2; i++)
+	{
+		freeze(graphs[2], i ? "wte" : "lm_head", text, sizeof(text));
+		open_model(&m, text, false);
+		loss = llm_graph_find(&m.model.graph, "loss");
+		CHECK_OK(llm_trainer_open(&m.model, loss, &memory, &t, &err), err);
+		CHECK_OK(llm_trainer_tie(t, llm_graph_find(&m.model.graph, "lm_head"),
+					 llm_graph_find(&m.model.graph, "wte"), &m.memory, &err),
+			err);
+		CHECK(t->grad[llm_graph_find(&m.model.graph, "wte")] == NULL);
+		CHECK(t->grad[llm_graph_find(&m.model.graph, "lm_head")] == NULL);
+		CHECK(one_step(t, true) > 0);
+		llm_trainer_close(t);
+		tm_free(&m);
+	}
+}
+
 int
 main(void)
 {
@@ -216,5 +353,6 @@ main(void)
 		layouts_agree(graphs[i], false);
 	kept_once();
 	tied();
+	frozen_parameters();
 	return 0;
 }
