@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Text that does not fit ends in "..." and never in half a UTF-8 character. */
+/* Text that does not fit is cut at a UTF-8 character boundary and ends in "...". */
 __attribute__((format(printf, 3, 0))) static void
 format_text(char *text, size_t size, const char *format, va_list args)
 {

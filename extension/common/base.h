@@ -1,7 +1,7 @@
 /*
- * What every server-less layer (kernels/, engine/, formats/) shares: how an error is told to the caller and
- * how memory is asked for. Nothing here, and nothing that includes it, knows PostgreSQL: the same sources
- * build into the sanitized C tests, the fuzzers and the benchmark program.
+ * Shared by every server-less layer (kernels/, engine/, formats/): how an error is reported to the caller and
+ * how memory is requested. Neither this file nor any file of those layers depends on PostgreSQL: the same
+ * sources are built into the sanitized C tests, the fuzzers and the benchmark program.
  */
 #ifndef LLM_BASE_H
 #define LLM_BASE_H
@@ -20,14 +20,14 @@
 typedef enum LlmCode
 {
 	LLM_OK = 0,
-	LLM_INVALID,   /* a value that no such argument may have: 22023 */
-	LLM_SHAPE,     /* shapes that do not fit one another: 2202E */
+	LLM_INVALID,   /* a value that the argument does not accept: 22023 */
+	LLM_SHAPE,     /* shapes that do not match: 2202E */
 	LLM_FORMAT,    /* a file or text that breaks its format: 22P03 */
-	LLM_RANGE,     /* a number out of its range: 22003 */
-	LLM_MISSING,   /* a named thing that is not there: 42704 */
+	LLM_RANGE,     /* a number out of range: 22003 */
+	LLM_MISSING,   /* a named object that does not exist: 42704 */
 	LLM_LIMIT,     /* a limit of the program: 54000 */
 	LLM_NO_MEMORY, /* pg_llm.memory_limit, pg_llm.server_memory_limit or the machine's memory: 53200 */
-	LLM_CANCELED   /* the caller's stop function said so: 57014 */
+	LLM_CANCELED   /* the caller's stop function returned true: 57014 */
 } LlmCode;
 
 typedef struct LlmError
@@ -45,8 +45,9 @@ extern LlmCode llm_fail(LlmError *err, LlmCode code, const char *format, ...)
 extern LlmCode llm_hint(LlmError *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /*
- * Memory. alloc returns NULL when the limit or the machine says no (never raises); release takes the size
- * that was asked for, so that the owner can account without headers. Blocks are 64-byte aligned.
+ * Memory. alloc never raises: it returns NULL if the limit or the machine has no room. release takes the size
+ * that was requested, so that the owner can do its accounting without block headers. Blocks are 64-byte
+ * aligned.
  */
 typedef struct LlmAllocator
 {
@@ -55,7 +56,7 @@ typedef struct LlmAllocator
 	void *context;
 } LlmAllocator;
 
-/* Polled at least every few milliseconds of work; true ends it with LLM_CANCELED. */
+/* Polled at least every few milliseconds of work; true ends the work with LLM_CANCELED. */
 typedef struct LlmStop
 {
 	bool (*requested)(void *context);

@@ -1,5 +1,5 @@
 /*
- * The module: what the server calls when it loads the library.
+ * Entry point of the module, called when the server loads the library.
  */
 #include "postgres.h"
 
@@ -20,7 +20,7 @@ void _PG_init(void);
 void
 _PG_init(void)
 {
-	MemoryInit(); /* may refuse to go on */
+	MemoryInit(); /* may raise an error and so refuse to load */
 	MemoryOnPressure(VersionedEvict);
 	SettingsInit();
 	TapeInit();

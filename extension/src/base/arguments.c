@@ -19,7 +19,7 @@ TextArgument(FunctionCallInfo fcinfo, int n, const char *what)
 	return text_to_cstring(t);
 }
 
-/* A name that no table holds is not looked for, and no message should repeat it. */
+/* No table can hold a longer name: refuse it before the lookup, and keep it out of error messages. */
 char *
 CheckName(char *name, const char *what)
 {

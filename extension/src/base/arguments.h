@@ -6,14 +6,14 @@
 
 #include "fmgr.h"
 
-/* What the tables' CHECK constraints allow. */
+/* The longest name that the tables' CHECK constraints allow. */
 #define MAX_NAME 1000
 
-/* Argument n as text; ERROR where it is NULL, which names it as `what`. */
+/* Argument n as text; ERROR if it is NULL, in which `what` names the argument. */
 extern char *TextArgument(FunctionCallInfo fcinfo, int n, const char *what);
-/* The same for a name; ERROR also where it is longer than MAX_NAME. */
+/* The same for a name; ERROR also if it is longer than MAX_NAME. */
 extern char *NameArgument(FunctionCallInfo fcinfo, int n, const char *what);
-/* The name itself; ERROR where it is longer than MAX_NAME. */
+/* Returns the name; ERROR if it is longer than MAX_NAME. */
 extern char *CheckName(char *name, const char *what);
 
 #endif

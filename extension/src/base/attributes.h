@@ -1,4 +1,4 @@
-/* Attributes of an operation from SQL. */
+/* Reads an operation's attributes from jsonb. */
 #ifndef LLM_SRC_BASE_ATTRIBUTES_H
 #define LLM_SRC_BASE_ATTRIBUTES_H
 
@@ -8,7 +8,7 @@
 
 #include "engine/graph.h"
 
-/* {"a": 1, "b": [1, "x"], "c": [[1, 2], [3, 4]]} to the node's attributes, palloc'd; node->name is for
+/* Converts {"a": 1, "b": [1, "x"], "c": [[1, 2], [3, 4]]} to the node's attributes, palloc'd; node->name is used in
  * errors. */
 extern void GraphReadAttrs(Jsonb *attrs, LlmNode *node);
 

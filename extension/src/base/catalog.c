@@ -1,5 +1,5 @@
 /*
- * The extension's schema and type, by the extension's own entry in pg_extension.
+ * Finds the extension's schema and type through the extension's own row in pg_extension.
  */
 #include "postgres.h"
 
@@ -19,7 +19,7 @@
 static Oid cached_namespace = InvalidOid;
 static Oid cached_tensor_type = InvalidOid;
 
-/* DROP EXTENSION drops the type: whatever is cached goes with it. */
+/* DROP EXTENSION drops the type, which invalidates the cached OIDs. */
 static void
 ForgetOids(Datum arg, int cacheid, uint32 hashvalue)
 {

@@ -1,4 +1,4 @@
-/* The extension's objects in the catalog, found by the extension itself and never by search_path. */
+/* Looks up the extension's objects in the catalog through the extension itself, never through search_path. */
 #ifndef LLM_SRC_BASE_CATALOG_H
 #define LLM_SRC_BASE_CATALOG_H
 

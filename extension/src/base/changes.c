@@ -1,6 +1,6 @@
 /*
- * What this transaction has changed of the tables that models and tokenizers are read from, and which version
- * of them a snapshot sees.
+ * Tracks what this transaction has changed in the tables from which models and tokenizers are read, and finds
+ * the version of a model that a snapshot sees.
  */
 #include "postgres.h"
 
@@ -35,7 +35,7 @@ LlmModelVersion(const char *model)
 	return version;
 }
 
-/* ---- which models this command has dealt with ---- */
+/* ---- models already handled by this command ---- */
 
 typedef struct Seen
 {
@@ -54,7 +54,7 @@ LlmEpoch(void)
 {
 	static Oid extension = InvalidOid;
 
-	if (extension != LlmTensorType()) /* created anew: its version numbers start again */
+	if (extension != LlmTensorType()) /* created again: version numbers restart */
 	{
 		extension = LlmTensorType();
 		epoch++;
@@ -74,7 +74,7 @@ ForgetSeen(void)
 	}
 }
 
-/* What was done may have been undone, and a deferred check must run again. */
+/* A rollback may have undone the work, so a deferred check must run again. */
 static void
 SubtransactionEnds(SubXactEvent event, SubTransactionId id, SubTransactionId parent, void *arg)
 {
@@ -148,7 +148,8 @@ ChangeTrigger(FunctionCallInfo fcinfo)
 	return (TriggerData *) fcinfo->context;
 }
 
-/* BEFORE and AFTER each statement on a table a model reads: what was seen belongs to another command. */
+/* Runs BEFORE and AFTER each statement on a table that models read: entries recorded so far belong to another
+ * command. */
 PG_FUNCTION_INFO_V1(llm_begin_change);
 Datum
 llm_begin_change(PG_FUNCTION_ARGS)

@@ -1,7 +1,7 @@
 /*
- * COPY TO writes what is read back later: whole tensors, whatever pg_llm.display_limit says.
+ * COPY TO output is read back later, so it holds whole tensors, whatever pg_llm.display_limit is.
  *
- * That one runs is a setting: parallel workers inherit it and an error takes it back.
+ * The flag "a COPY TO is running" is a setting, so that parallel workers inherit it and an error resets it.
  */
 #include "postgres.h"
 
@@ -49,8 +49,8 @@ RunUtility(PlannedStmt *statement, const char *query, bool read_only, ProcessUti
 }
 
 /*
- * The COPY that loads this library has passed the hook already. Inside a function (which has an error
- * context, as has a statement with parameters) nothing tells it from another statement.
+ * The COPY command that loads this library has already passed the hook. Inside a function (which has an error
+ * context, as has a statement with parameters) it cannot be distinguished from another statement.
  */
 static bool
 MayBeCopying(void)

@@ -1,5 +1,5 @@
 /*
- * Errors of the engine as PostgreSQL's.
+ * Raises errors of the engine as PostgreSQL errors.
  */
 #include "postgres.h"
 
@@ -48,7 +48,7 @@ void
 LlmRaise(const LlmError *err)
 {
 	if (err->code == LLM_CANCELED)
-		CHECK_FOR_INTERRUPTS(); /* normally says the reason better: timeout, user, shutdown */
+		CHECK_FOR_INTERRUPTS(); /* usually raises the more precise error: timeout, user request or shutdown */
 	if (err->code == LLM_NO_MEMORY)
 		MemoryRaise(err);
 	ereport(ERROR,

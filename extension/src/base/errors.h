@@ -1,4 +1,4 @@
-/* Errors of the engine as PostgreSQL's, and how long loops notice a cancel request. */
+/* Raises errors of the engine as PostgreSQL errors, and lets long loops notice a cancel request. */
 #ifndef LLM_SRC_BASE_ERRORS_H
 #define LLM_SRC_BASE_ERRORS_H
 
@@ -19,11 +19,12 @@ extern void LlmRaise(const LlmError *err) __attribute__((noreturn));
 			LlmRaise(err);                                                                                   \
 	} while (0)
 
-/* For the formats' loops: true when a cancel or a shutdown waits. LlmRaise then raises it. */
+/* Stop callback for the loops in formats/: true when a cancel or a shutdown is pending, which LlmRaise then
+ * raises. */
 extern const LlmStop LlmCancel;
-/* The same for the thread pool, which polls it between tiles. */
+/* The same as a function, for the thread pool, which polls it between tiles. */
 extern bool StopWanted(void);
-/* Bytes that are moved, or elements that are looked at, between two looks for a cancel request. */
+/* Bytes copied, or elements visited, between two checks for a cancel request. */
 #define LLM_POLL_BYTES ((Size) 1 << 20)
 #define LLM_POLL(i)                                                                                          \
 	do                                                                                                       \

@@ -1,6 +1,6 @@
 /*
- * Memory and CPUs of the machine or the control group (v2, then v1). Binder and classrooms give one CPU and
- * 2 GB of a large node: reading only the node's own numbers would oversubscribe both.
+ * Memory and CPUs of the machine or the control group (v2, then v1). Binder and classrooms grant one CPU and
+ * 2 GB of a large node: using the node's totals would oversubscribe both.
  */
 #include "postgres.h"
 
@@ -16,10 +16,12 @@
 
 #include "src/base/machine.h"
 
-/* Huge pages are of 2 MB on x86 and on most others; smaller blocks are not worth a system call. */
+/* Huge pages are 2 MB on x86 and on most other machines; smaller blocks are not worth a system call. */
 #define HUGE_PAGE ((uintptr_t) 2 << 20)
 
-/* The first two numbers of a small file; "max" counts as none. How many were read. */
+/*
+ * Reads the first two numbers of a small file; "max" does not count as a number. Returns how many were read.
+ */
 static int
 ReadNumbers(const char *path, long long *a, long long *b)
 {
@@ -72,8 +74,7 @@ MachineHugePages(void *block, size_t size)
 	uintptr_t to = ((uintptr_t) block + size) / HUGE_PAGE * HUGE_PAGE;
 
 	if (size >= 2 * HUGE_PAGE && to > from)
-		(void) madvise(
-			(void *) from, to - from, MADV_HUGEPAGE); /* a wish: without it all is slower, no more */
+		(void) madvise((void *) from, to - from, MADV_HUGEPAGE); /* a hint: failure costs only speed */
 #endif
 }
 

@@ -1,18 +1,18 @@
-/* What this process may use: memory and CPUs, the smaller of the machine's and its control group's; and how
- * it asks for large blocks. */
+/* Resources this process may use (memory and CPUs: the smaller of the machine's and its control group's), and
+ * hints to the kernel about large blocks. */
 #ifndef LLM_SRC_BASE_MACHINE_H
 #define LLM_SRC_BASE_MACHINE_H
 
 extern int MachineMemoryMB(void);
 extern int MachineThreads(void);
 
-/* A large block, not written to yet: the kernel may give it huge pages, which cost a fraction of the faults.
- */
+/* Call before the first write to a large block: the kernel may then back it with huge pages, which cause far
+ * fewer page faults. */
 extern void MachineHugePages(void *block, size_t size);
 
-/* Bytes that are in memory for this process alone; 0: the system does not tell. */
+/* Bytes resident for this process alone; 0 if the system does not report them. */
 extern size_t MachineOwnMemory(void);
-/* Gives back what malloc keeps of freed memory. */
+/* Returns freed memory that malloc still holds to the system. */
 extern void MachineTrim(void);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * Memory of a session: what PostgreSQL's contexts and the engine's blocks take together stays within a limit,
- * and within another with what all other sessions hold.
+ * Memory of a session: the sum of PostgreSQL's memory contexts and the engine's blocks stays within the
+ * session's limit, and the sum over all sessions within the server's limit.
  */
 #include "postgres.h"
 
@@ -24,7 +24,7 @@
 int pg_llm_memory_limit_mb = 0;
 
 #define MEGABYTE ((Size) 1 << 20)
-/* Smaller sizes are asked for together, a megabyte at a time: asking takes longer than allocating them. */
+/* Smaller requests are added up to a megabyte: checking the limits takes longer than the allocations. */
 #define LEAST ((Size) 65536)
 
 static void TransactionEnds(XactEvent event, void *arg);
@@ -45,7 +45,7 @@ Evict(void)
 
 /* ---- settings ---- */
 
-static GucSource accepted; /* where a limit's value came from last */
+static GucSource accepted; /* source of the last accepted value of a limit */
 
 static bool
 LimitCheck(int *newval, void **extra, GucSource source)
@@ -70,14 +70,15 @@ GivenByClient(const char *name)
 }
 
 /*
- * Before the library is loaded a client may set anything when it connects, its limits too. PostgreSQL refuses
- * that where they become known; but the value of the server's configuration, which it had replaced, is gone.
+ * Before the library is loaded, a client can set any value when it connects, including these limits.
+ * PostgreSQL rejects it once the settings are defined, but the server's configured value that it replaced is
+ * lost.
  */
 static void
 DefineLimit(const char *name, const char *what, const char *more, int *value, int preset, int least,
 	GucContext context)
 {
-	static const char *hidden = NULL; /* a library that was refused may be loaded again */
+	static const char *hidden = NULL; /* loading may be retried after a refusal */
 
 	if (hidden == NULL)
 	{
@@ -110,25 +111,25 @@ MemoryInit(void)
 	RegisterXactCallback(TransactionEnds, NULL);
 }
 
-/* ---- what the session holds ---- */
+/* ---- memory held by the session ---- */
 
 static size_t session_bytes = 0; /* the engine's blocks */
-/* PostgreSQL's own contexts, which take time to count, as they were counted last; what was reserved in them
- * since; and kept_bytes. */
+/* PostgreSQL's own contexts at the last count (counting takes time), plus what was reserved in them since,
+ * plus kept_bytes. */
 static Size other_bytes = 0;
-static Size kept_bytes = 0; /* freed memory that malloc still had when the last statement ended */
-static Size most_bytes = 0; /* the most that this statement has asked for */
-/* So many of session_bytes were within such a limit when the contexts were counted; 0 once these may have
- * grown. */
+static Size kept_bytes = 0; /* freed memory that malloc still held when the last statement ended */
+static Size most_bytes = 0; /* peak of what this statement has requested */
+/* Up to this many session_bytes were within granted_limit_mb at the last count of the contexts; 0 when the
+ * contexts may have grown since. */
 static size_t granted_bytes = 0;
 static int granted_limit_mb = 0;
 
-/* ---- when a statement has ended ---- */
+/* ---- at the end of a statement ---- */
 
 /*
- * PostgreSQL frees the memory of a statement, and that of a transaction, when no more code of the extension
- * runs, and the other sessions must learn of it. But the last that a server process does before it waits for
- * the next message is to reset MessageContext, and that calls back.
+ * PostgreSQL frees the memory of a statement or a transaction after the extension's last code has run, and
+ * the other sessions must learn of it. The last thing that a server process does before it waits for the next
+ * message is to reset MessageContext, so a reset callback there sees the final state.
  */
 static bool statement_asked = false, transaction_asked = false;
 
@@ -137,9 +138,9 @@ TellWhatIsLeft(void)
 {
 	Size held = session_bytes + MemoryContextMemAllocated(TopMemoryContext, true);
 
-	if (most_bytes > held + MEGABYTE) /* else there is little that malloc may have kept */
+	if (most_bytes > held + MEGABYTE) /* otherwise malloc can have kept only a little */
 		kept_bytes = Max(MachineOwnMemory(), held) - held;
-	if (MessageContext) /* is about to be freed */
+	if (MessageContext) /* about to be freed */
 		held -= MemoryContextMemAllocated(MessageContext, true);
 	other_bytes = held - session_bytes + kept_bytes;
 	ServerMemoryTell(held + kept_bytes);
@@ -151,7 +152,7 @@ StatementEnded(void *arg)
 	statement_asked = false;
 	transaction_asked = IsTransactionOrTransactionBlock();
 	TellWhatIsLeft();
-	if (ServerMemoryScarce()) /* so what sessions keep for later is never more than half of the limit */
+	if (ServerMemoryScarce()) /* so idle caches never take more than half of the limit */
 	{
 		while (Evict())
 			;
@@ -177,20 +178,20 @@ TransactionEnds(XactEvent event, void *arg)
 {
 	if (transaction_asked && MessageContext)
 		TellWhenEnded();
-	else if (transaction_asked) /* a background worker, which gets no messages */
+	else if (transaction_asked) /* a background worker, which receives no messages */
 		StatementEnded(NULL);
 }
 
-/* ---- asking ---- */
+/* ---- requests ---- */
 
-/* Why memory was refused last. */
+/* Why the last request was refused. */
 static struct
 {
-	bool server; /* not this session's own limit */
+	bool server; /* the server's limit was hit, not the session's own */
 	Size needed, held;
 } refused;
 
-/* Is there room within both limits? Models that nobody uses at the moment make room first. */
+/* True if the request fits within both limits. Cached models that are not in use are evicted first. */
 static bool
 HasRoom(Size size, Size later)
 {
@@ -215,7 +216,7 @@ HasRoom(Size size, Size later)
 	return false;
 }
 
-/* Is it one of those that are asked for together, and they are no megabyte yet? */
+/* True if the request is small and the current batch has not reached a megabyte. */
 static bool
 IsLittle(Size size)
 {
@@ -270,8 +271,8 @@ LlmCopy(void *to, const void *from, Size size)
 	}
 }
 
-/* Bytes of a stored value that are read at once: of longer ones the parts come to huge pages, which take a
- * fraction of the time to fault in and, when a cancel has come, to free. */
+/* Bytes of a stored value that are read at a time: parts of longer values get huge pages, which take a
+ * fraction of the time to fault in and, after a cancel, to free. */
 #define DETOAST_PART ((Size) 8 << 20)
 
 struct varlena *
@@ -283,7 +284,7 @@ LlmDetoastSlice(Datum datum, Size first, Size size)
 	LlmReserve(size);
 	if (VARATT_IS_EXTERNAL_ONDISK(value))
 		VARATT_EXTERNAL_GET_POINTER(pointer, value);
-	/* of a compressed one each part would begin at the start */
+	/* a compressed value would be decompressed from its start for each part */
 	if (pointer.va_rawsize == 0 || VARATT_EXTERNAL_IS_COMPRESSED(pointer) || size <= DETOAST_PART)
 		return PG_DETOAST_DATUM_SLICE(datum, first, size);
 	whole = palloc(VARHDRSZ + size);
@@ -329,7 +330,7 @@ MemoryRaise(const LlmError *err)
 
 /* ---- the engine's blocks ---- */
 
-/* Within the limits without counting the contexts again? */
+/* True if the size fits within the limits without another count of the contexts. */
 static bool
 IsGranted(size_t size)
 {
@@ -395,14 +396,14 @@ ContextBlockFree(void *arg)
 }
 
 /*
- * Blocks hang on the memory context by a reset callback, so that an error frees them. The bookkeeping is
- * palloc'd before the block is made: nothing can be lost between the two.
+ * A reset callback ties the blocks to the memory context, so that an error frees them. The bookkeeping is
+ * palloc'd before the block is allocated, so no block can leak between the two steps.
  */
 static void *
 ContextAlloc(void *context, size_t size)
 {
 	ContextBlock *list = context;
-	/* Beside its list: whatever context is current may go before the list does. */
+	/* In the list's context: the current context may be reset before the list is. */
 	ContextBlock *b = MemoryContextAllocZero(GetMemoryChunkContext(list), sizeof(ContextBlock));
 
 	b->block = SessionAlloc(NULL, size);
@@ -455,7 +456,7 @@ LlmContextAllocator(void)
 	LlmAllocator *allocator = palloc(sizeof(LlmAllocator));
 	ContextBlock *list = palloc0(sizeof(ContextBlock));
 
-	granted_bytes = 0; /* what the statement has gathered since the last call counts */
+	granted_bytes = 0; /* count the contexts again: the statement may have grown them */
 	list->callback.func = ContextFreeAll;
 	list->callback.arg = list;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &list->callback);

@@ -1,4 +1,4 @@
-/* Memory of a session within its limits: what is asked for, allocated, copied and given up. */
+/* Memory of a session within its limits: reserving, allocating, copying and evicting. */
 #ifndef LLM_SRC_BASE_MEMORY_H
 #define LLM_SRC_BASE_MEMORY_H
 
@@ -6,41 +6,45 @@
 
 #include "common/base.h"
 
-extern int pg_llm_memory_limit_mb; /* what one session may hold */
+extern int pg_llm_memory_limit_mb; /* limit of one session */
 
 /* Defines the settings. */
 extern void MemoryInit(void);
-/* Raises an error of code LLM_NO_MEMORY, with the limit that was in the way. */
+/* Raises an error of code LLM_NO_MEMORY that names the limit that was exceeded. */
 extern void MemoryRaise(const LlmError *err) __attribute__((noreturn));
 
 /*
- * The callback is called while memory is short: it frees something that is kept only to be used again, and
- * returns false when there is nothing left.
+ * Registers a callback for memory pressure: it frees something that is kept only for reuse, and returns false
+ * when nothing is left to free.
  */
 typedef bool (*MemoryEvict)(void);
 extern void MemoryOnPressure(MemoryEvict callback);
 
-/* memcpy of what may be long: it can be canceled. */
+/* memcpy for large sizes, which a cancel request can interrupt. */
 extern void LlmCopy(void *to, const void *from, Size size);
 
 /*
- * ERROR 53200 when the memory of this session (PostgreSQL's and the engine's) or of all of them, plus size,
- * would pass its limit. Call it for all that grows with the user's data; small sizes cost nothing and add up.
+ * ERROR 53200 if the memory of this session (PostgreSQL's and the engine's), or that of all sessions, plus
+ * size would exceed its limit. Call it before every allocation that grows with the user's data; small
+ * requests are cheap and are added up.
  */
 extern void LlmReserve(Size size);
-/* later: what PostgreSQL is going to make of a result, where no code of the extension runs: the copy that it
- * keeps in a variable or a row, text that it shows. Only the limit of all sessions counts that. */
+/*
+ * later: memory that PostgreSQL will use for a result after the extension's code has returned: the copy that
+ * it keeps in a variable or a row, the text that it displays. It counts only towards the limit of all
+ * sessions.
+ */
 extern void LlmReserveResult(Size size, Size later);
-#define LLM_BYTES_SHOWN 4 /* of each byte of a bytea or text: hexadecimal, in a row */
-/* of each element of an array: its text in a chunk of its own, then in a row */
+#define LLM_BYTES_SHOWN 4 /* per byte of a bytea or text: hexadecimal, in a row */
+/* per element of an array: its text in a chunk of its own, then in a row */
 #define LLM_ELEMENT_SHOWN 64
-/* A value with a full header: itself, or a copy of what is stored; and a copy of some of its bytes. Both are
- * reserved. */
+/* A value with a full header (the value itself, or a copy of a stored one), and a copy of a slice of its
+ * bytes. Both are reserved. */
 extern struct varlena *LlmDetoast(Datum datum);
 extern struct varlena *LlmDetoastSlice(Datum datum, Size first, Size size);
-/* The engine's allocator: malloc'd, counted, outlives statements. */
+/* The engine's allocator: malloc'd and counted; its blocks outlive statements. */
 extern LlmAllocator *LlmSessionAllocator(void);
-/* The same memory bound to the current memory context: freed with it, on error too. */
+/* The same, but bound to the current memory context: blocks are freed with it, on error too. */
 extern LlmAllocator *LlmContextAllocator(void);
 
 #endif

@@ -1,6 +1,7 @@
 /*
- * The counters are a kilobyte of the shared memory that PostgreSQL sets aside for what asks late, so nothing
- * has to be preloaded. A crash of a session makes all shared memory anew, and with it the counters.
+ * The counters of all sessions' memory take a kilobyte of the shared memory that PostgreSQL reserves for late
+ * requests, so the library need not be preloaded. After a crash PostgreSQL creates all shared memory anew,
+ * the counters included.
  */
 #include "postgres.h"
 
@@ -22,13 +23,14 @@ int pg_llm_server_memory_limit_mb = 0;
 typedef struct Counters
 {
 	pg_atomic_uint64 total;
-	pg_atomic_uint64 held[FLEXIBLE_ARRAY_MEMBER]; /* by each process, in the order of ProcGlobal->allProcs */
+	pg_atomic_uint64 held[FLEXIBLE_ARRAY_MEMBER]; /* one per process, in the order of ProcGlobal->allProcs */
 } Counters;
 
 static Counters *counters = NULL;
-static pg_atomic_uint64 *mine; /* only this process writes it */
+static pg_atomic_uint64 *mine; /* written only by this process */
 
-/* The counters of the server, made by the first session that asks. Raises where there is no room for them. */
+/* The server's counters, created by the first session that needs them. Raises if shared memory has no room
+ * for them. */
 static Counters *
 FindCounters(void)
 {
@@ -69,7 +71,7 @@ Attach(void)
 	}
 	PG_CATCH();
 	{
-		HOLD_INTERRUPTS(); /* the error has ended the lock's own hold */
+		HOLD_INTERRUPTS(); /* the error has already reset the hold that came with the lock */
 		LWLockRelease(AddinShmemInitLock);
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
@@ -80,7 +82,7 @@ Attach(void)
 	}
 	PG_END_TRY();
 	mine = &counters->held[MyProc - ProcGlobal->allProcs];
-	ServerMemoryTell(0); /* whatever a process before this one left */
+	ServerMemoryTell(0); /* an earlier process in this slot may have left a value */
 	on_shmem_exit(Leave, 0);
 	return true;
 }
@@ -129,7 +131,7 @@ ServerMemoryScarce(void)
 	return ServerMemoryHeld() > LimitBytes() / 2;
 }
 
-/* () -> (pid, bytes) of the sessions that hold memory and whose statistics the role may see */
+/* () -> (pid, bytes) of the sessions that hold memory and whose statistics the role may read */
 PG_FUNCTION_INFO_V1(llm_memory);
 Datum
 llm_memory(PG_FUNCTION_ARGS)

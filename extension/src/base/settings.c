@@ -1,5 +1,5 @@
 /*
- * The settings of a session; those of memory are in memory.c.
+ * The settings of a session, except the memory limits, which are in memory.c.
  */
 #include "postgres.h"
 
@@ -46,7 +46,7 @@ ThreadsAssign(int newval, void *extra)
 	llm_pool_configure(newval ? newval : MachineThreads(), StopWanted);
 }
 
-/* Blocks of so many queries are what gradients are summed in. */
+/* Gradients of attention are summed in blocks of this many queries. */
 static bool
 AttentionChunkCheck(int *newval, void **extra, GucSource source)
 {
@@ -59,8 +59,8 @@ AttentionChunkCheck(int *newval, void **extra, GucSource source)
 }
 
 /*
- * Only for the session that asks: pg_dump reads tensors through their text form, so a limit stored with a
- * database, a role or the server would put summaries where a backup needs the weights.
+ * May be set only within a session: pg_dump reads tensors through their text form, so a limit stored for a
+ * database, a role or the server would put summaries into a dump in place of the weights.
  */
 static bool
 DisplayLimitCheck(int *newval, void **extra, GucSource source)

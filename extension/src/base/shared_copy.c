@@ -1,10 +1,10 @@
 /*
- * Finding, waiting for and making a shared copy. All that sessions agree by is the file system: locks on open
- * files (flock) end with the process that holds them, however it ends, and a name appears when the file is
+ * Finding, waiting for and making a shared copy. Sessions coordinate only through the file system: a flock()
+ * is released when its holder exits for whatever reason, and rename() publishes a file only once it is
  * complete.
  *
- *   file            complete, never written again; every session that maps it holds a shared lock
- *   file.new        being made; its maker holds an exclusive lock
+ *   file            complete and never written again; each session that maps it holds a shared lock
+ *   file.new        under construction; its maker holds an exclusive lock
  */
 #include "postgres.h"
 
@@ -22,9 +22,9 @@
 
 #include "src/base/shared_copy.h"
 
-/* Written between two looks at interrupts. */
+/* Bytes written between two checks for interrupts. */
 #define PART ((Size) 8 << 20)
-/* A maker that writes nothing for so long may itself wait for this session: go on without it. */
+/* A maker that makes no progress for this long may itself be waiting for this session: go on without it. */
 #define PATIENCE_MS 5000
 #define POLL_MS 5
 
@@ -32,7 +32,7 @@ typedef struct Head
 {
 	char magic[8];
 	uint64 size;     /* of the whole file */
-	uint64 identity; /* bytes of the text behind the head */
+	uint64 identity; /* length of the text after the head */
 } Head;
 
 static const char magic[8] = "pg_llm\1";
@@ -46,9 +46,9 @@ struct SharedFile
 
 typedef enum Found
 {
-	FOUND,  /* and mapped; or locked, to be made */
-	ABSENT, /* look again */
-	BUSY,   /* another session is at it */
+	FOUND,  /* mapped; or locked and ready to be written */
+	ABSENT, /* retry */
+	BUSY,   /* another session is writing it */
 	FAILED
 } Found;
 
@@ -98,7 +98,7 @@ MapOpen(const SharedKey *key, int fd, SharedCopy *copy)
 		munmap(map, all);
 		return FAILED;
 	}
-	futimens(fd, NULL); /* used just now, for SharedSweep */
+	futimens(fd, NULL); /* marks the file as just used, for SharedSweep */
 	*copy = (SharedCopy){fd, map, all, map + HeadSize(key)};
 	return FOUND;
 }
@@ -154,9 +154,9 @@ SharedWrite(SharedFile *file, Size at, const void *data, Size size)
 }
 
 /*
- * Reserves the file's size, so that a full disk is found out before the work is done, and half of what is
- * free stays so: a server whose log finds no room stops. (No page is ever written through a mapping, where a
- * full disk would end the session.) An errno; 0: done.
+ * Reserves the file's size, so that a full disk is detected before the work is done. Half of the free space
+ * stays free, because a server that cannot write its log stops. (Pages are never written through a mapping,
+ * where a full disk would kill the session.) Returns an errno, 0 for success.
  */
 static int
 Reserve(int fd, Size size)
@@ -176,7 +176,7 @@ Reserve(int fd, Size size)
 	return code;
 }
 
-/* The file to make, open and locked by this session alone. */
+/* Creates the file and locks it for this session alone. */
 static Found
 BeginFile(const SharedKey *key, const char *path, int *fd)
 {
@@ -191,10 +191,10 @@ BeginFile(const SharedKey *key, const char *path, int *fd)
 	if (flock(*fd, LOCK_EX | LOCK_NB) != 0)
 		found = errno == EWOULDBLOCK ? BUSY : FAILED;
 	else if (!SharedIsAt(*fd, path))
-		found = ABSENT; /* became complete, or was cleared away */
+		found = ABSENT; /* published or removed in the meantime */
 	else if (fstat(*fd, &status) != 0 || status.st_size > 0 || access(complete, F_OK) == 0)
 	{
-		unlink(path); /* left by a maker that is gone, or made too late */
+		unlink(path); /* left by a maker that died, or created too late */
 		found = ABSENT;
 	}
 	if (found != FOUND)
@@ -262,7 +262,7 @@ MakeFile(const SharedKey *key, Size size, SharedFill fill, void *context)
 
 /* ---- waiting ---- */
 
-/* How far the maker has come, and since when. */
+/* Progress of the maker, and since when it has not changed. */
 typedef struct Progress
 {
 	struct timespec written;
@@ -270,7 +270,7 @@ typedef struct Progress
 	TimestampTz since;
 } Progress;
 
-/* Sleeps a little; false when the maker has not got on for too long. */
+/* Sleeps briefly; false if the maker has made no progress for too long. */
 static bool
 WaitForMaker(const SharedKey *key, Progress *p)
 {
@@ -302,7 +302,7 @@ SharedGet(const SharedKey *key, Size size, SharedFill fill, void *context, Share
 	{
 		Found found = MapFile(key, copy);
 
-		if (made) /* also where it is outdated by now */
+		if (made) /* even if it is outdated by now */
 			SharedSweep();
 		if (found == FOUND || found == FAILED)
 			return found == FOUND;

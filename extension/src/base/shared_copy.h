@@ -1,10 +1,10 @@
 /*
- * Data that all sessions of a server hold in memory once: a file that one session makes and every session
- * maps read-only. It lies in base/pgsql_tmp, under a name that the server clears away when it starts and base
- * backups leave out; nothing has to be preloaded and no shared memory set up.
+ * Data that all sessions of a server share in memory: one session writes a file and every session maps it
+ * read-only. The file is in base/pgsql_tmp, under a name that the server removes when it starts and that base
+ * backups skip; the library need not be preloaded and no shared memory is set up.
  *
- * Reading order: shared_key.c (what a copy is of, and who may share it), shared_copy.c (finding, waiting,
- * making), shared_files.c (names, and clearing away what nobody needs), then the two kinds of data:
+ * Reading order: shared_key.c (what a copy contains, and who may share it), shared_copy.c (finding, waiting,
+ * making), shared_files.c (names, and removal of unused files), then the two kinds of data:
  * model/shared_weights.c and tokenizer/tokenizer_compile.c.
  */
 #ifndef LLM_SRC_BASE_SHARED_COPY_H
@@ -14,7 +14,7 @@
 
 #include "storage/fd.h"
 
-/* What begins on a page of its own in a copy. */
+/* Parts of a copy that start on a page boundary are aligned to this. */
 #define SHARED_PAGE 4096
 #define SHARED_ALIGN(size) TYPEALIGN64(SHARED_PAGE, size)
 
@@ -24,58 +24,58 @@ typedef enum SharedKind
 	SHARED_TOKENIZER = 't'
 } SharedKind;
 
-/* A file's name, in parts. */
+/* The parts of a file's name. */
 typedef struct SharedName
 {
-	uint32 run; /* of the server: other numbers are leftovers of a crash */
+	uint32 run; /* of the server's current start: other values are leftovers of a crash */
 	Oid database;
 	char kind;
-	uint64 name; /* hash of the model's or tokenizer's */
+	uint64 name; /* hash of the model's or tokenizer's name */
 	int64 version;
 	uint64 identity; /* hash of SharedKey.identity */
-	bool making;     /* not complete: its maker holds an exclusive lock on it */
+	bool making;     /* not complete yet: its maker holds an exclusive lock on it */
 } SharedName;
 
 typedef struct SharedKey
 {
 	const char *model;
-	const char *identity; /* text of all that the contents depend on; compared byte by byte */
+	const char *identity; /* text of everything the contents depend on; compared byte by byte */
 	uint64 layout;
 	SharedName file;
 } SharedKey;
 
-/* A mapped copy; all zeros: none. */
+/* A mapped copy; all zeros if there is none. */
 typedef struct SharedCopy
 {
-	int fd; /* its shared lock says that the file is used */
+	int fd; /* its shared lock marks the file as in use */
 	char *map;
 	Size map_size;
-	const char *data; /* behind the file's head, on a page's start */
+	const char *data; /* after the file's head, page-aligned */
 } SharedCopy;
 
 /* ---- shared_key.c ---- */
 
 /*
- * The key of a model's (or tokenizer's) version that the active snapshot sees. layout: what of this build the
- * contents depend on. False where no copy may be shared: the setting is off, this transaction has changed
- * what models read, or the version is not a committed one. Palloc'd.
+ * The key of the version of a model (or tokenizer) that the active snapshot sees. layout: the properties of
+ * this build on which the contents depend. False if no copy may be shared: the setting is off, this
+ * transaction has changed tables that models read, or the version is not a committed one. Palloc'd.
  */
 extern bool SharedKeyOf(SharedKind kind, const char *model, int64 version, uint64 layout, SharedKey *key);
-/* Is it the version that a new transaction would see? */
+/* True if a new transaction would see the same version. */
 extern bool SharedKeyIsLatest(const SharedKey *key);
 
 /* ---- shared_copy.c ---- */
 
 typedef struct SharedFile SharedFile;
-/* Writes all data of the file by SharedWrite; false where that said so. May raise. */
+/* Writes all data of the file with SharedWrite; returns false if SharedWrite did. May raise. */
 typedef bool (*SharedFill)(SharedFile *file, void *context);
-/* False: no room, or no right to write. at counts from the start of the data. */
+/* False if the disk is full or the file may not be written. at is an offset from the start of the data. */
 extern bool SharedWrite(SharedFile *file, Size at, const void *data, Size size);
 
 /*
- * Maps the copy of this key; made now if there is none, or waited for while another session makes it. size:
- * of the data at most, where that is known before they are written, else 0. False: there is none and none
- * could be made, so the caller keeps private memory.
+ * Maps the copy with this key; makes it if there is none, or waits while another session makes it. size: an
+ * upper bound of the data's size if it is known in advance, else 0. False if there is no copy and none could
+ * be made; the caller then uses private memory.
  */
 extern bool SharedGet(const SharedKey *key, Size size, SharedFill fill, void *context, SharedCopy *copy);
 extern void SharedRelease(SharedCopy *copy);
@@ -83,16 +83,18 @@ extern void SharedRelease(SharedCopy *copy);
 /* ---- shared_files.c ---- */
 
 extern uint64 SharedHash(const void *data, Size size);
-/* This run of the server; a crash begins another. */
+/* Identifies the current start of the server; a crash begins another. */
 extern uint32 SharedRun(void);
 extern void SharedPath(const SharedName *name, bool making, char path[MAXPGPATH]);
-/* Opens a file of the folder, which is made where it is missing; -1 and errno. */
+/* Opens a file of the folder, which is created if it is missing; -1 and errno on failure. */
 extern int SharedOpenFile(const char *path, int flags);
-/* Is this open file the one that the path names? */
+/* True if the path still refers to this open file. */
 extern bool SharedIsAt(int fd, const char *path);
-/* Removes every file that no session can have use for. */
+/* Removes every file that no session can use any more. */
 extern void SharedSweep(void);
-/* This transaction gives the model this version: its commit removes copies of others. */
+/*
+ * Notes that this transaction gives the model this version: its commit removes the copies of other versions.
+ */
 extern void SharedOutdate(const char *model, int64 version);
 
 #endif

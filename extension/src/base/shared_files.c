@@ -1,6 +1,6 @@
 /*
- * The files of shared copies: their names, and which of them are of no more use. A file that is removed stays
- * in memory until the last session that maps it lets go, so removing never disturbs anybody.
+ * The files of shared copies: their names, and which of them can be removed. A removed file stays in memory
+ * until the last session that maps it unmaps it, so removal never disturbs a session.
  */
 #include "postgres.h"
 
@@ -29,7 +29,7 @@
 #define FOLDER "base/" PG_TEMP_FILES_DIR
 #define PREFIX PG_TEMP_FILE_PREFIX "_pg_llm."
 #define MAKING ".new"
-/* Seconds after which a copy that nobody maps is no longer kept for the next session. */
+/* Seconds for which a copy that no session maps is kept for the next session. */
 #define KEPT 3600
 
 uint64
@@ -41,7 +41,7 @@ SharedHash(const void *data, Size size)
 uint32
 SharedRun(void)
 {
-	/* a random number, drawn anew with each start and each recovery from a crash */
+	/* a random number, drawn at each start and at each recovery from a crash */
 	return (uint32) ((PGShmemHeader *) UsedShmemSegAddr)->dsm_control;
 }
 
@@ -78,7 +78,7 @@ SharedOpenFile(const char *path, int flags)
 
 	if (fd < 0 && errno == ENOENT && (flags & O_CREAT))
 	{
-		(void) MakePGDirectory(FOLDER); /* there by now, or the open says why not */
+		(void) MakePGDirectory(FOLDER); /* exists by now, or the open below reports why not */
 		fd = BasicOpenFilePerm(path, flags | O_CLOEXEC, 0600);
 	}
 	return fd;
@@ -114,7 +114,7 @@ typedef struct Versions
 	uint64 count;
 } Versions;
 
-/* Every version number of this database that is valid now. */
+/* Reads all version numbers that are valid now in this database. */
 static Versions
 LatestVersions(void)
 {
@@ -173,7 +173,7 @@ SharedSweep(void)
 	pfree(latest.numbers);
 }
 
-/* ---- what a transaction makes invalid ---- */
+/* ---- copies that a transaction invalidates ---- */
 
 typedef struct Outdated
 {
@@ -193,7 +193,7 @@ FindOutdated(uint64 name)
 	return NULL;
 }
 
-/* After a commit nothing may raise any more. */
+/* Runs after the commit, where nothing may raise an error. */
 static void
 RemoveOutdated(void)
 {

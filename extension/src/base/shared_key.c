@@ -1,7 +1,7 @@
 /*
- * What a shared copy is of. Every state of a model has a version number of its own, and the transaction that
- * wrote the number says which database's history it belongs to; the model's own and those of the models
- * whose parameters it uses, as one snapshot sees them, name the weights.
+ * What a shared copy contains. Each state of a model has its own version number, and the transaction that
+ * wrote the number identifies the history of the database. The weights are identified by the versions of the
+ * model and of the models whose parameters it uses, as one snapshot sees them.
  */
 #include "postgres.h"
 
@@ -30,7 +30,7 @@ static LlmQuery read_sources = {
 	.types = {TEXTOID},
 	.columns = "slx"};
 
-/* NULL: not a committed version, or not this one (0: any). */
+/* NULL if it is not a committed version, or not the given one (0 means any). */
 static char *
 Identity(SharedKind kind, const char *model, int64 version, uint64 layout)
 {
@@ -62,7 +62,7 @@ Identity(SharedKind kind, const char *model, int64 version, uint64 layout)
 bool
 SharedKeyOf(SharedKind kind, const char *model, int64 version, uint64 layout, SharedKey *key)
 {
-	/* in the middle of a command rows may hold what no version names yet */
+	/* during a command, rows may hold a state that no version number identifies */
 	if (!pg_llm_share_weights || version == 0 || LlmChanging() || !IsUnderPostmaster)
 		return false;
 	key->model = model;
@@ -84,7 +84,7 @@ SharedKeyIsLatest(const SharedKey *key)
 {
 	char *now;
 
-	if (IsInParallelMode()) /* no snapshots may be taken */
+	if (IsInParallelMode()) /* no snapshot may be taken there */
 		return false;
 	PushActiveSnapshot(GetLatestSnapshot());
 	now = Identity(key->file.kind, key->model, 0, key->layout);

@@ -22,7 +22,7 @@ LlmPlan(LlmQuery *query)
 	StringInfoData text;
 	const char *schema;
 
-	/* the type tells one CREATE EXTENSION from the next, even in the same schema */
+	/* the type's OID distinguishes one CREATE EXTENSION from the next, even in the same schema */
 	if (query->plan && query->extension == LlmTensorType())
 		return query->plan;
 	if (query->plan)
@@ -38,7 +38,9 @@ LlmPlan(LlmQuery *query)
 		}
 		else
 			appendStringInfoChar(&text, *c);
-	/* A plan made for its values would hold copies of them, and a value may be a tensor of hundreds of MB. */
+	/*
+	 * A custom plan would hold copies of its parameter values, and a value may be a tensor of hundreds of MB.
+	 */
 	query->plan = SPI_prepare_cursor(text.data, query->nargs, query->types, CURSOR_OPT_GENERIC_PLAN);
 	if (query->plan == NULL)
 		elog(ERROR, "pg_llm: cannot prepare \"%s\": %s", text.data, SPI_result_code_string(SPI_result));
@@ -47,8 +49,8 @@ LlmPlan(LlmQuery *query)
 	return query->plan;
 }
 
-/* Tables are named with their schema, but operators are not: whatever stands before pg_catalog must not
- * count. */
+/* Table names carry their schema, but operators do not: schemas before pg_catalog in search_path must not be
+ * searched. */
 static int
 SafePath(void)
 {
@@ -59,7 +61,7 @@ SafePath(void)
 	return level;
 }
 
-/* ---- what came ---- */
+/* ---- checks of the result ---- */
 
 static Oid
 TypeOfLetter(char letter)
@@ -167,7 +169,9 @@ TriggerDepth(void)
 	return DatumGetInt32(pg_trigger_depth(NULL));
 }
 
-/* Where a trigger of somebody's fails, its names may mean something else than he thinks. */
+/*
+ * When a user's trigger fails, its unqualified names may have resolved differently than its author expects.
+ */
 static void
 ExplainTrigger(void *depth)
 {
@@ -241,11 +245,11 @@ LlmRowResult(FunctionCallInfo fcinfo, Datum *values, bool *nulls)
 		elog(ERROR, "pg_llm: function %u must return a row type", fcinfo->flinfo->fn_oid);
 	if (nulls == NULL)
 		nulls = palloc0(sizeof(bool) * desc->natts);
-	LlmReserve(heap_compute_data_size(desc, values, nulls)); /* of a row of gradients: all of them again */
+	LlmReserve(heap_compute_data_size(desc, values, nulls)); /* a row of gradients copies all of them */
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
 }
 
-/* What a row takes besides its elements: a little. */
+/* Bytes of a row besides its elements, rounded up. */
 #define ROW_OVERHEAD 4096
 
 void

@@ -9,13 +9,13 @@
 #include "src/base/changes.h"
 #include "src/base/settings.h"
 
-/* Each mapped copy holds a file open, so a session keeps at most this many of a kind. */
+/* Each mapped copy keeps a file open, so a session maps at most this many of each kind. */
 #define MAPPED_MAX 32
 
 static VersionedCopy *copies = NULL;
 static uint64 clock_of_uses = 0;
 
-/* ---- which snapshot ---- */
+/* ---- identity of the snapshot ---- */
 
 /* Two statements with the same mark see the same rows. */
 typedef struct SnapshotMark
@@ -26,7 +26,7 @@ typedef struct SnapshotMark
 	uint64 completions;
 	TransactionId xmin, xmax;
 	uint32 xcnt;
-	Oid user; /* not the snapshot's, but rights are checked again for another role */
+	Oid user; /* not part of the snapshot, but rights are checked again for another role */
 } SnapshotMark;
 
 uint64
@@ -37,7 +37,7 @@ SnapshotNumber(void)
 	Snapshot snapshot = GetActiveSnapshot();
 	SnapshotMark mark;
 
-	memset(&mark, 0, sizeof(mark)); /* compared as bytes */
+	memset(&mark, 0, sizeof(mark)); /* compared byte by byte, padding included */
 #if PG_VERSION_NUM >= 170000
 	mark.transaction = MyProc->vxid.lxid;
 #else
@@ -79,7 +79,7 @@ Forget(VersionedCopy *copy)
 		Free(copy);
 }
 
-/* Frees the unpinned copy unused longest, of the mapped ones of a cache or of all private ones. */
+/* Frees the least recently used unpinned copy: of a cache's mapped copies, or of all private copies. */
 static bool
 Evict(const VersionedCache *mapped_of)
 {
@@ -168,26 +168,26 @@ VersionedLoad(const VersionedCache *cache, const char *name, void *argument, Mem
 {
 	VersionedCopy *copy = Load(cache, name, 0, false, argument);
 
-	copy->outdated = true; /* it is in no list */
+	copy->outdated = true; /* it was never in a list */
 	return Pin(copy, pin);
 }
 
 /* ---- use ---- */
 
-/* Is it private or mapped for a reason that no longer holds? */
+/* True if the reason for the copy to be private or mapped no longer holds. */
 static bool
 Misplaced(const VersionedCopy *copy)
 {
 	return copy->shared.map ? !pg_llm_share_weights : copy->alone && !LlmChanging() && pg_llm_share_weights;
 }
 
-/* False: loading anew decides what this role gets, or that it gets nothing. */
+/* False if the copy must be loaded again, which decides what this role gets, if anything. */
 static bool
 Good(VersionedCopy *copy, uint64 snapshot)
 {
 	if (copy->epoch != LlmEpoch() || Misplaced(copy))
 		return false;
-	/* rights and policies may have changed within a snapshot */
+	/* rights and policies may change within a snapshot */
 	if (copy->snapshot == snapshot && VisibleAll(copy->cache->rows))
 		return true;
 	return copy->version != 0 && copy->version == LlmModelVersion(copy->name) &&
@@ -216,7 +216,7 @@ VersionedGet(const VersionedCache *cache, const char *name, void *argument, Memo
 		copy->next = copies;
 		copies = copy;
 	}
-	/* where row security limits the rows, a policy may say something else within the same snapshot */
+	/* under row security, a policy may give another result within the same snapshot */
 	copy->snapshot = copy->version == 0 || copy->visible.limited ? 0 : snapshot;
 	copy->used = ++clock_of_uses;
 	return Pin(copy, pin);

@@ -1,8 +1,8 @@
 /*
- * What a session keeps in memory of rows that have a name and a version: its models and its tokenizers. A
- * copy is good exactly when its version is the one that the statement's own snapshot sees, so UPDATEs by
- * hand, rollbacks and REPEATABLE READ need no further care. Copies in use are pinned; an outdated one is
- * freed with its last pin.
+ * A session's cache of things that are read from rows with a name and a version: its models and its
+ * tokenizers. A copy is valid exactly if its version is the one that the statement's own snapshot sees, so
+ * UPDATEs by hand, rollbacks and REPEATABLE READ need no further care. Copies in use are pinned; an outdated
+ * one is freed with its last pin.
  */
 #ifndef LLM_SRC_BASE_VERSIONED_CACHE_H
 #define LLM_SRC_BASE_VERSIONED_CACHE_H
@@ -12,7 +12,7 @@
 #include "src/base/shared_copy.h"
 #include "src/base/visible.h"
 
-/* The head of a cached thing. */
+/* The head of a cached object. */
 typedef struct VersionedCopy
 {
 	struct VersionedCopy *next;
@@ -20,32 +20,33 @@ typedef struct VersionedCopy
 	char *name;
 	int64 version;
 	uint64 epoch;    /* see LlmEpoch */
-	uint64 snapshot; /* the number of the snapshot that it was last compared with; 0: none */
-	uint64 used;     /* the copy with the least is evicted first */
-	Visible visible; /* which rows it was read from */
+	uint64 snapshot; /* number of the snapshot against which it was last checked; 0 for none */
+	uint64 used;     /* the copy with the smallest value is evicted first */
+	Visible visible; /* the rows it was read from */
 	int pins;
-	bool outdated; /* in no list any more; the last pin frees it */
-	bool alone;    /* private by the setting, or made in the transaction that changed the rows */
+	bool outdated; /* no longer in the list; the last pin frees it */
+	bool alone;    /* private because of the setting, or made in the transaction that changed the rows */
 	MemoryContext context;
-	SharedCopy shared; /* the memory shared by all sessions; none: the copy owns its memory */
+	SharedCopy
+		shared; /* the mapped copy shared by all sessions; if there is none, the copy owns its memory */
 } VersionedCopy;
 
-/* A kind of cached thing, which begins with a VersionedCopy. */
+/* A kind of cached object, whose struct begins with a VersionedCopy. */
 typedef struct VersionedCache
 {
 	VisibleKind rows;
-	Size size; /* of the thing; it is zeroed before load */
+	Size size; /* of the object; it is zeroed before load */
 	/*
-	 * Reads it as the active snapshot sees its rows, in the caller's memory context: what the copy owns goes
-	 * into copy->context and LlmSessionAllocator(), or into copy->shared where may_share says so. ERROR where
-	 * there are no rows. argument: the caller's of VersionedGet or VersionedLoad.
+	 * Reads the object's rows with the active snapshot, in the caller's memory context: memory owned by the
+	 * copy is allocated in copy->context and by LlmSessionAllocator(), or is in copy->shared if may_share
+	 * permits it. ERROR if there are no rows. argument is the one passed to VersionedGet or VersionedLoad.
 	 */
 	void (*load)(VersionedCopy *copy, bool may_share, void *argument);
-	/* Frees what the copy holds of LlmSessionAllocator(), also of a half-loaded one. */
+	/* Frees what the copy allocated by LlmSessionAllocator(), also for a half-loaded copy. */
 	void (*release)(VersionedCopy *copy);
 } VersionedCache;
 
-/* The number of the active snapshot and role: while it stays the same, the same rows are seen. */
+/* A number for the active snapshot and role: while it stays the same, the same rows are visible. */
 extern uint64 SnapshotNumber(void);
 /* The copy of this name, loaded where needed, and kept at least until `pin` is reset or deleted. */
 extern VersionedCopy *VersionedGet(
@@ -53,7 +54,7 @@ extern VersionedCopy *VersionedGet(
 /* A private copy for this caller alone, freed with `pin`. */
 extern VersionedCopy *VersionedLoad(
 	const VersionedCache *cache, const char *name, void *argument, MemoryContext pin);
-/* Frees the private copy unused longest; false when all are in use. For MemoryOnPressure. */
+/* Frees the least recently used private copy; false if all are in use. For MemoryOnPressure. */
 extern bool VersionedEvict(void);
 
 #endif

@@ -12,7 +12,7 @@
 #include "src/base/catalog.h"
 #include "src/base/spi.h"
 
-/* Of one version of a model a row's place says which row it is. */
+/* Within one version of a model, a row's place (ctid) identifies the row. */
 #define PLACES(rows)                                                                                         \
 	"SELECT count(*), coalesce(bit_xor(pg_catalog.hashtidextended(place, n)), 0) FROM (" rows                \
 	") AS r (place, n)"
@@ -57,7 +57,7 @@ VisibleCheckRights(VisibleKind kind)
 	}
 }
 
-/* The strongest of what holds for the tables: none, none in this environment, or enabled. */
+/* The strictest row security among the tables: none, none in this environment, or enabled. */
 static int
 RowSecurity(VisibleKind kind)
 {

@@ -1,5 +1,5 @@
 /*
- * SHA-256 of models and checkpoints, by the server's own implementation.
+ * SHA-256 of models and checkpoints, computed by the server's own implementation.
  */
 #include "postgres.h"
 

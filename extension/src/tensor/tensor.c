@@ -1,5 +1,5 @@
 /*
- * Making and reading tensor values in the glue.
+ * Creating and reading tensor values for the SQL functions.
  */
 #include "postgres.h"
 
@@ -18,8 +18,8 @@
 #include "src/tensor/tensor.h"
 
 /*
- * Number of elements; -1 when the lengths, zeros aside, multiply beyond int64: an empty tensor's strides must
- * be numbers too.
+ * Number of elements; -1 if the product of the non-zero lengths overflows int64, because the strides of an
+ * empty tensor must be representable too.
  */
 static int64
 CountElements(int ndim, const int *dims)
@@ -36,7 +36,7 @@ CountElements(int ndim, const int *dims)
 	return empty ? 0 : numel;
 }
 
-/* size: of the whole value, whatever part of it is in memory. */
+/* size: of the whole value, even if only a part of it is in memory. */
 static void
 CheckHeader(const Tensor *t, Size size)
 {
@@ -72,7 +72,7 @@ DatumGetTensorHeader(Datum datum)
 	return t;
 }
 
-/* Bytes of a stored value that are read as soon as only its header. */
+/* Stored values up to this size are read whole: that takes no longer than reading the header alone. */
 #define SOON ((Size) 1 << 20)
 
 Tensor *

@@ -1,5 +1,5 @@
 /*
- * The SQL type tensor: how a value lies in memory and on disk, and how the glue makes and reads one.
+ * The SQL type tensor: its layout in memory and on disk, and the functions that create and read values.
  */
 #ifndef LLM_SRC_TENSOR_TENSOR_H
 #define LLM_SRC_TENSOR_TENSOR_H
@@ -14,9 +14,9 @@
 #include "common/base.h"
 
 /*
- * Stored as it is (varlena, EXTERNAL, alignment 4): float32, row-major, up to 8 dimensions, little-endian.
- * tape_run and tape_id name the recorded operation that made the value; 0 is a plain constant. They are no
- * part of the value: equality and hashing ignore them.
+ * The stored form is the form in memory (varlena, EXTERNAL, alignment 4): float32, row-major, up to 8
+ * dimensions, little-endian. tape_run and tape_id identify the recorded operation that produced the value; 0
+ * marks a plain constant. They are not part of the value: equality and hashing ignore them.
  */
 typedef struct Tensor
 {
@@ -27,7 +27,7 @@ typedef struct Tensor
 	uint8 flags; /* 0 */
 	uint32 tape_run;
 	uint32 tape_id;
-	int32 dims[FLEXIBLE_ARRAY_MEMBER]; /* ndim of them, then the elements */
+	int32 dims[FLEXIBLE_ARRAY_MEMBER]; /* ndim dimensions, followed by the elements */
 } Tensor;
 
 #ifdef WORDS_BIGENDIAN
@@ -39,13 +39,13 @@ typedef struct Tensor
 #define TENSOR_HEADER_SIZE(ndim) (offsetof(Tensor, dims) + sizeof(int32) * (size_t) (ndim))
 #define TENSOR_DATA(t) ((float *) ((char *) (t) + TENSOR_HEADER_SIZE((t)->ndim)))
 
-/* Detoasted and aligned; may be a copy. Refuses a value whose header is not a tensor's. */
+/* The value detoasted and aligned, possibly a copy. Rejects a value whose header is not a tensor's. */
 extern Tensor *DatumGetTensor(Datum datum);
-/* The header alone, checked; the elements of a large stored value are not read. */
+/* Only the header, checked; the elements of a large stored value are not read. */
 extern Tensor *DatumGetTensorHeader(Datum datum);
 /*
- * Of a large stored value the header, of any other the whole: a function looks at shapes and refuses what
- * does not fit before DatumGetTensorRest reads what is missing.
+ * The header of a large stored value, or the whole of any other value: a function checks shapes and rejects a
+ * mismatch before DatumGetTensorRest reads the elements.
  */
 extern Tensor *DatumGetTensorShape(Datum datum);
 extern Tensor *DatumGetTensorRest(Datum datum, Tensor *seen);
@@ -54,25 +54,26 @@ extern Tensor *DatumGetTensorRest(Datum datum, Tensor *seen);
 #define PG_GETARG_TENSOR_REST(n, seen) DatumGetTensorRest(PG_GETARG_DATUM(n), seen)
 #define PG_RETURN_TENSOR(t) PG_RETURN_POINTER(t)
 
-/* A new tensor in the current memory context, elements not set. Checks dimensions and pg_llm.memory_limit. */
+/* A new tensor in the current memory context, with elements uninitialised. Checks the dimensions and
+ * pg_llm.memory_limit. */
 extern Tensor *TensorNew(int ndim, const int *dims);
 extern Tensor *TensorNewZero(int ndim, const int *dims);
 extern Tensor *TensorNewFilled(int ndim, const int *dims, float value);
-/* The same elements, off the tape. */
+/* A copy of the elements that is not on the tape. */
 extern Tensor *TensorCopy(const Tensor *t);
-/* A scalar. Refuses a finite number beyond float32's largest; closer to 0 than its smallest becomes 0. */
+/* A scalar. Rejects a finite number larger than float32's maximum; one too small for float32 becomes 0. */
 extern Tensor *TensorFromNumber(double value);
 extern float FloatFromNumber(double value);
 
 /*
- * count elements of a value from element first on, without reading the rest of a large stored one. The result
+ * Elements first … first + count - 1 of a value, without reading the rest of a large stored one. The result
  * may point into the value.
  */
 extern const float *DatumGetTensorElements(Datum datum, const Tensor *header, int64 first, int64 count);
 /* The same, copied to out. */
 extern void CopyTensorElements(Datum datum, const Tensor *header, int64 first, int64 count, float *out);
 
-/* Bytes of a shape's elements. Refuses negative dimensions and what no SQL value can hold. */
+/* Size in bytes of a shape's elements. Rejects negative dimensions and sizes that no SQL value can hold. */
 extern Size TensorDataSize(int ndim, const int *dims);
 
 /* Number of elements; 1 for a scalar (ndim 0). */
@@ -80,26 +81,27 @@ extern int64 TensorNumel(const Tensor *t);
 /* "(2,3)" for messages; palloc'd. */
 extern char *ShapeToString(int ndim, const int *dims);
 #define TensorShape(t) ShapeToString((t)->ndim, (t)->dims)
-/* int[] argument to dimensions: one-dimensional, no NULLs, each >= 0, at most LLM_MAX_DIMS. Returns how many.
- */
+/* Converts an int[] argument to dimensions: one-dimensional, no NULLs, each >= 0, at most LLM_MAX_DIMS.
+ * Returns their count. */
 extern int ShapeFromArray(Datum array, int *dims);
-/* int[] argument of at most LLM_MAX_DIMS numbers, any sign; what names it in errors. Returns how many. */
+/* Converts an int[] argument of at most LLM_MAX_DIMS numbers of any sign; `what` names it in errors. Returns
+ * their count. */
 extern int IntsFromArray(Datum array, const char *what, int *numbers);
-/* The order of two tensors of one shape by their elements; 0: the same bits. */
+/* Compares the elements of two tensors of the same shape; 0 means identical bits. */
 extern int TensorCompare(const Tensor *a, const Tensor *b);
-/* hash_bytes_extended of whole words of 4 bytes (tensor_hash.c). */
+/* hash_bytes_extended over whole words of 4 bytes (tensor_hash.c). */
 extern uint64 HashWords(const void *data, Size size, uint64 seed);
-/* Every NaN to the one quiet NaN 0x7fc00000; called on each result that SQL can see. */
+/* Replaces every NaN by the one quiet NaN 0x7fc00000; called on each result that SQL can see. */
 extern void TensorCanonicalize(Tensor *t);
 
 /* Type modifiers: the declared shape of a column, tensor(50257,768). -1 accepts every shape. */
-extern int32 TypmodFromShape(int ndim, const int *dims, LlmError *err); /* -1 and err: not representable */
+extern int32 TypmodFromShape(int ndim, const int *dims, LlmError *err); /* -1 and err if not representable */
 extern int TypmodToShape(int32 typmod, int *dims);                      /* returns ndim */
-/* Whether a declared shape accepts this one; if not, fills err. */
+/* True if the declared shape accepts this one; otherwise fills err. */
 extern bool TypmodAccepts(int32 typmod, int ndim, const int *dims, LlmError *err);
 
-/* The first column of SPI_tuptable's only row as a tensor of its own; the result is freed. NULL: no row, or
- * NULL. */
+/* A copy of the first column of SPI_tuptable's only row as a tensor; frees SPI's result. NULL if there is no
+ * row or the column is NULL. */
 extern Tensor *LlmTensorField(void);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * Tensors from PostgreSQL's arrays, numbers and bytea, and back.
+ * Casts between tensors and PostgreSQL's arrays, numbers and bytea.
  */
 #include "postgres.h"
 
@@ -29,7 +29,7 @@ PG_FUNCTION_INFO_V1(tensor_to_int4);
 PG_FUNCTION_INFO_V1(bytea_to_tensor);
 PG_FUNCTION_INFO_V1(tensor_to_bytea);
 
-/* Numeric elements have no fixed width: each begins behind the one before it. */
+/* Elements of type numeric have no fixed width: each starts where the previous one ends. */
 static void
 CopyNumerics(ArrayType *array, int64 n, float *out)
 {
@@ -96,8 +96,8 @@ array_to_tensor(PG_FUNCTION_ARGS)
 	PG_RETURN_TENSOR(t);
 }
 
-/* An array of a tensor's shape (a scalar's: one element), elements not set; NULL for a tensor without
- * elements. */
+/* An array with a tensor's shape (one element for a scalar), elements uninitialised; NULL for a tensor
+ * without elements. */
 static ArrayType *
 NewArray(const Tensor *t, Oid type, Size width)
 {
@@ -163,7 +163,8 @@ tensor_to_float8_array(PG_FUNCTION_ARGS)
 	PG_RETURN_ARRAYTYPE_P(array);
 }
 
-/* Only what is an integer already: indexes of argmax, token ids. Rounding is the caller's decision. */
+/* Converts only values that are integers already, such as the indexes of argmax or token ids. Rounding is
+ * left to the caller. */
 static int32
 ExactInteger(float x)
 {
@@ -197,7 +198,7 @@ number_to_tensor(PG_FUNCTION_ARGS)
 	PG_RETURN_TENSOR(TensorFromNumber(PG_GETARG_FLOAT8(0)));
 }
 
-/* The only element of a tensor: of a scalar, or of (1), (1,1)… */
+/* The only element of a tensor of shape (), (1), (1,1)… */
 static float
 OnlyElement(Datum datum)
 {

@@ -1,6 +1,6 @@
 /*
- * Comparisons and hashes of tensors, for =, ORDER BY, DISTINCT, joins and indexes. What wrote a value (its
- * tape id) is no part of it.
+ * Comparisons and hashes of tensors, for =, ORDER BY, DISTINCT, joins and indexes. The tape id of a value
+ * takes no part in them.
  */
 #include "postgres.h"
 
@@ -23,7 +23,7 @@ PG_FUNCTION_INFO_V1(tensor_hash_extended);
 PG_FUNCTION_INFO_V1(tensor_close);
 PG_FUNCTION_INFO_V1(tensor_close_within);
 
-/* First by number of dimensions, then by the dimensions; 0: same shape. */
+/* Orders shapes by the number of dimensions, then by the dimensions; 0 for equal shapes. */
 static int
 CompareShapes(const Tensor *a, const Tensor *b)
 {
@@ -35,7 +35,7 @@ CompareShapes(const Tensor *a, const Tensor *b)
 	return 0;
 }
 
-/* Sorting compares a value many times over: detoasted copies must not pile up. */
+/* A sort compares each value many times: detoasted copies must not accumulate. */
 static void
 FreeCopy(Tensor *t, Datum datum)
 {
@@ -119,7 +119,7 @@ tensor_cmp(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(Compare(fcinfo));
 }
 
-/* Dimensions and elements lie side by side in the value. */
+/* Dimensions and elements are contiguous in the value, so one call hashes both. */
 static uint64
 Hash(Datum datum, uint64 seed)
 {

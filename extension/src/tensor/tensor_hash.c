@@ -1,6 +1,6 @@
 /*
- * The server's hash_bytes_extended (Bob Jenkins' lookup3) over whole words: the same number, but a cancel
- * ends it; the server's own first reads to the end.
+ * The server's hash_bytes_extended (Bob Jenkins' lookup3) over whole words, with the same result but
+ * interruptible: the server's own cannot be canceled before it has read all data.
  */
 #include "postgres.h"
 

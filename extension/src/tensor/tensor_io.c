@@ -1,7 +1,7 @@
 /*
- * A tensor on its way in and out: text for people, binary for programs.
+ * Input and output of tensors: text for people, binary for programs.
  *
- * Binary form, all little-endian: int32 ndim, ndim times int32 dimension, then the elements as float32 in
+ * Binary form, all little-endian: int32 ndim, ndim int32 dimensions, then the elements as float32 in
  * row-major order. A client on any common machine reads the elements in place, without a copy.
  */
 #include "postgres.h"
@@ -41,7 +41,8 @@ TextSqlState(LlmCode code)
 							   : ERRCODE_INVALID_TEXT_REPRESENTATION;
 }
 
-/* A caller that asked for soft errors (pg_input_is_valid, COPY … ON_ERROR) gets one; others get an ERROR. */
+/* Reports a soft error to a caller that asked for one (pg_input_is_valid, COPY … ON_ERROR), and raises an
+ * ERROR otherwise. */
 static Datum
 TextError(FunctionCallInfo fcinfo, const LlmError *err)
 {
@@ -78,7 +79,7 @@ tensor_in(PG_FUNCTION_ARGS)
 	PG_RETURN_TENSOR(t);
 }
 
-/* Elements written between two looks for a cancel request. */
+/* Elements written between two checks for a cancel request. */
 #define AT_ONCE 4096
 
 static void
@@ -93,7 +94,8 @@ AppendFloat(StringInfo out, float value)
 	appendBinaryStringInfo(out, text, float_to_shortest_decimal_bufn(value, text));
 }
 
-/* The elements from x on that belong to one index of all axes before this one; returns where they end. */
+/* Writes the elements from x on that share one index of all earlier axes; returns a pointer past the last
+ * one. */
 static const float *
 AppendAxis(StringInfo out, const Tensor *t, int axis, const float *x)
 {
@@ -152,7 +154,8 @@ AppendSummary(StringInfo out, const Tensor *t)
 	AppendRounded(out, sqrt(squares / numel));
 }
 
-/* Brackets alone cannot tell (0,3) from (0); [[],[]] can be told as long as it stays short. */
+/* Brackets alone cannot distinguish (0,3) from (0); [[],[]] is unambiguous, and used as long as it stays
+ * short. */
 static bool
 BracketsTellShape(const Tensor *t)
 {

@@ -1,5 +1,5 @@
 /*
- * Tensors from nothing but a shape.
+ * Tensors created from a shape alone.
  */
 #include "postgres.h"
 

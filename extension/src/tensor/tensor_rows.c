@@ -1,5 +1,5 @@
 /*
- * A tensor as rows: one per element, with the index it stands at.
+ * A tensor as rows: one per element, with its index.
  */
 #include "postgres.h"
 
@@ -14,7 +14,7 @@
 PG_FUNCTION_INFO_V1(tensor_rows);
 PG_FUNCTION_INFO_V1(tensor_matrix);
 
-/* First call: keeps the tensor for the calls to come. */
+/* On the first call, keeps the tensor for the later calls. */
 static FuncCallContext *
 StartRows(FunctionCallInfo fcinfo, int ndim)
 {
@@ -94,7 +94,8 @@ LlmTensorField(void)
 		Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null);
 
 		tensor = null ? NULL : DatumGetTensor(value);
-		if (!null && (void *) tensor == DatumGetPointer(value)) /* not a copy: it would go with the result */
+		if (!null &&
+			(void *) tensor == DatumGetPointer(value)) /* not a copy: it would be freed with the result */
 			tensor = memcpy(palloc(VARSIZE(tensor)), tensor, VARSIZE(tensor));
 	}
 	SPI_freetuptable(SPI_tuptable);

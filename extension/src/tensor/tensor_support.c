@@ -1,7 +1,7 @@
 /*
- * Shapes at plan time. Where both operands' shapes are declared (a column tensor(4,3), a constant), an
- * operator whose shapes cannot fit is refused before any row is read, and the shape of a result that can is
- * noted on it, so that the expression around it is checked too.
+ * Shape checks at plan time. If both operands' shapes are declared (a column tensor(4,3), a constant), an
+ * operator whose shapes cannot match is rejected before any row is read. Otherwise the shape of the result is
+ * attached to it, so that the enclosing expression is checked too.
  */
 #include "postgres.h"
 
@@ -29,7 +29,7 @@ PG_FUNCTION_INFO_V1(tensor_layernorm_support);
 PG_FUNCTION_INFO_V1(tensor_rmsnorm_support);
 PG_FUNCTION_INFO_V1(tensor_attention_support);
 
-/* Shape of the n-th argument, if it is known before anything runs. Numbers beside a tensor are scalars. */
+/* Shape of the n-th argument, if it is known before execution. A number next to a tensor is a scalar. */
 static bool
 ArgumentShape(const FuncExpr *call, int n, LlmShape *shape)
 {
@@ -55,7 +55,7 @@ ArgumentShape(const FuncExpr *call, int n, LlmShape *shape)
 	return true;
 }
 
-/* The operator that stands for a function, so that EXPLAIN still shows a @ b. */
+/* The operator equivalent to a function call, so that EXPLAIN still shows a @ b. */
 static Expr *
 CopyCall(const FuncExpr *call, const char *sign)
 {
@@ -87,7 +87,8 @@ CopyCall(const FuncExpr *call, const char *sign)
 		call->inputcollid, COERCE_EXPLICIT_CALL);
 }
 
-/* The call with its result's shape noted; NULL (nothing to change) when no type modifier can hold that shape.
+/*
+ * The call with its result's shape attached; NULL (no change) if no type modifier can represent that shape.
  */
 static Node *
 WithShape(const FuncExpr *call, const char *sign, const LlmShape *shape)
@@ -109,7 +110,7 @@ SimplifiedCall(FunctionCallInfo fcinfo)
 	return IsA(request, SupportRequestSimplify) ? ((SupportRequestSimplify *) request)->fcall : NULL;
 }
 
-/* "add" of tensor_add and of pg_llm_add, and how it is written between its operands. */
+/* The operation's name ("add" for tensor_add and pg_llm_add) and the symbol written between its operands. */
 static const char *
 OpName(Oid function, const char **sign)
 {
@@ -173,7 +174,7 @@ tensor_same_shape_support(PG_FUNCTION_ARGS)
 	PG_RETURN_POINTER(WithShape(call, sign, &shape));
 }
 
-/* Only the plain form: the last two axes swapped. */
+/* Handles only the plain form, which swaps the last two axes. */
 Datum
 tensor_transpose_support(PG_FUNCTION_ARGS)
 {

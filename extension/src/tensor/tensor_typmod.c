@@ -2,7 +2,7 @@
  * The type modifier: a declared shape such as tensor(50257,768), packed into one non-negative int32.
  *
  * Two bits hold the number of dimensions minus one; 29 bits hold each dimension minus one, so that the
- * largest fits and 0 (a column that could never hold an element) cannot be written:
+ * largest fits and 0 (a column that could never hold an element) is not representable:
  *   1-D 29 bits, 2-D 16+13, 3-D 9+10+10, 4-D 5+6+9+9.
  */
 #include "postgres.h"
@@ -112,7 +112,7 @@ tensor_typmod_out(PG_FUNCTION_ARGS)
 	PG_RETURN_CSTRING(ShapeToString(TypmodToShape(typmod, dims), dims));
 }
 
-/* The cast tensor → tensor(…): a check of the header alone, so the elements are not even fetched. */
+/* The cast tensor → tensor(…) checks only the header, so the elements are not even fetched. */
 Datum
 tensor_coerce(PG_FUNCTION_ARGS)
 {

@@ -1,4 +1,4 @@
-/* A value of the executor as SQL value. */
+/* Converts values of the executor to SQL values. */
 #ifndef LLM_SRC_TENSOR_TENSOR_VALUE_H
 #define LLM_SRC_TENSOR_TENSOR_VALUE_H
 
@@ -7,9 +7,9 @@
 #include "engine/execute.h"
 #include "src/tensor/tensor.h"
 
-/* A tensor of the value's shape, not set; drop_batch leaves out a leading dimension of 1. */
+/* A tensor with the value's shape, elements uninitialised; drop_batch omits a leading dimension of 1. */
 extern Tensor *TensorForValue(const LlmValue *value, bool drop_batch);
-/* The same with a copy of its elements. */
+/* The same, with the elements copied. */
 extern Tensor *TensorOfValue(const LlmValue *value, bool drop_batch);
 
 #endif
