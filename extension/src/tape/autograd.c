@@ -1,5 +1,5 @@
 /*
- * llm_backward and llm_backprop: the tape is read, walked back, and the gradients are written.
+ * llm_backward and llm_backprop: read the tape, run the backward pass over it and write the gradients.
  */
 #include "postgres.h"
 
@@ -19,7 +19,7 @@
 #include "src/tape/autograd.h"
 #include "src/tape/tape.h"
 
-/* The run is held while its rows are written: llm_prune_autograd_state passes over it. */
+/* Locks the run's row while rows of the run are written, so that llm_prune_autograd_state skips it. */
 static LlmQuery run_of_key = {
 	.text = "SELECT run, %s._llm_own_run(pid, started), who, pid FROM %s.llm_run WHERE key = $1"
 			" FOR KEY SHARE",
@@ -46,7 +46,7 @@ static LlmQuery write_done = {
 	.nargs = 1,
 	.types = {INT8OID}};
 
-/* ---- the walk ---- */
+/* ---- the backward pass ---- */
 
 void
 WalkBack(Walk *w)
@@ -84,9 +84,10 @@ GradientOf(const Walk *w, int node)
 }
 
 /*
- * llm_backprop: a parameter's gradients of several numbers add up until llm_accumulate_grads has taken them;
- * the same number again adds nothing. Every other tensor holds the gradient of the number last walked back
- * from. llm_backward hands its gradients out: it leaves those that wait alone and adds none.
+ * llm_backprop accumulates a parameter's gradients of several scalars until llm_accumulate_grads consumes
+ * them; a second call for the same scalar adds nothing. Every other tensor holds the gradient of the scalar
+ * of the last backward pass. llm_backward returns its gradients: it neither changes nor adds to those waiting
+ * for llm_accumulate_grads.
  */
 static void
 WriteGradient(Walk *w, int node, bool wait)
@@ -130,9 +131,9 @@ WalkWrite(Walk *w, bool wait)
 	return n;
 }
 
-/* ---- whose run? ---- */
+/* ---- access to the run ---- */
 
-/* The run that the last query found; 0 where it found none. Inside of SPI. */
+/* The run that the last query found; 0 if it found none. Call inside SPI. */
 static int64
 OwnRun(void)
 {
@@ -267,7 +268,7 @@ llm_backprop(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(n);
 }
 
-/* grad + more; NULL is zeros of the shape. A row of more is added to row token_id. */
+/* grad + more; a NULL grad counts as zeros of the shape. A row `more` is added to row token_id. */
 PG_FUNCTION_INFO_V1(llm_add_gradient);
 Datum
 llm_add_gradient(PG_FUNCTION_ARGS)

@@ -1,4 +1,4 @@
-/* The tape's rows of a run as the engine walks them back. */
+/* A run's tape as a graph for the engine's backward pass. */
 #ifndef LLM_SRC_TAPE_AUTOGRAD_H
 #define LLM_SRC_TAPE_AUTOGRAD_H
 
@@ -7,32 +7,32 @@
 #include "engine/tape.h"
 #include "src/tensor/tensor.h"
 
-/* What leads to one number: tensors as nodes in the order they were made. */
+/* The operations that lead to one scalar: tensors as nodes, in the order of their creation. */
 typedef struct Walk
 {
 	int64 run, target; /* ids */
-	bool again;        /* its gradients were worked out before, and not all accumulated since */
+	bool again;        /* its gradients were computed before and are not all accumulated yet */
 	LlmGraph graph;
 	int64 *ids;
 	LlmValue *values;
-	bool *wanted;     /* a leaf leads to it */
-	float **grads;    /* of what is wanted */
+	bool *wanted;     /* depends on a leaf */
+	float **grads;    /* of the wanted nodes */
 	char **names;     /* of leaves */
 	char **models;    /* of leaves that are a model's parameters */
-	Tensor **waiting; /* of those: a gradient of another number, not accumulated yet */
+	Tensor **waiting; /* of those: the gradient of another scalar, not accumulated yet */
 } Walk;
 
-/* Reads all that the gradients of tensor `target` need. ERROR where nothing leads from a leaf to it, or it is
- * not one number, or rows are missing or do not fit. */
+/* Reads everything that the gradients of tensor `target` need. ERROR if it depends on no leaf, is not a
+ * scalar, or rows are missing or inconsistent. */
 extern Walk *WalkRead(int64 run, int64 target);
-/* Does the graph fit its values? Then fills `wanted`. */
+/* Checks that the graph matches its values, then fills `wanted`. */
 extern void WalkCheck(Walk *walk);
-/* ERROR: row id of the tape is not what was recorded; what says how. */
+/* ERROR: row `id` of the tape is not what was recorded; `what` describes the difference. */
 extern void WalkBroken(int64 id, const char *what) __attribute__((noreturn));
-/* Fills grads. */
+/* Runs the backward pass, which fills grads. */
 extern void WalkBack(Walk *walk);
-/* Writes llm_tensor_rt.grad of everything wanted; returns how many. wait: gradients of parameters wait for
- * llm_accumulate_grads. */
+/* Writes llm_tensor_rt.grad of all wanted nodes; returns their count. wait: parameters' gradients are kept
+ * for llm_accumulate_grads. */
 extern int64 WalkWrite(Walk *walk, bool wait);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * Rows of the tape may have been changed by hand: a walk back begins once ids, operations and shapes were
- * seen to fit one another.
+ * Rows of the tape may have been changed by hand: the backward pass starts only after ids, operations and
+ * shapes have been checked against one another.
  */
 #include "postgres.h"
 
@@ -17,7 +17,7 @@ WalkBroken(int64 id, const char *what)
 					   errhint("Rows of llm_tape and llm_tensor_rt belong together; record the run again.")));
 }
 
-/* Ids within the table, targets within the vocabulary: the rules for gradients rely on it. */
+/* Checks that ids are within the table and targets within the vocabulary: the gradient rules rely on it. */
 static void
 CheckIntegers(const Walk *w, const LlmNode *node)
 {

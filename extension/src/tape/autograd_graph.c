@@ -1,6 +1,6 @@
 /*
- * From rows of the tape to a graph with values. Rows may have been changed by hand: nothing is believed
- * before ids, operations and shapes were seen to fit.
+ * Converts rows of the tape to a graph with values. Rows may have been changed by hand: none is trusted
+ * before ids, operations and shapes have been checked against one another.
  */
 #include "postgres.h"
 
@@ -18,7 +18,7 @@
 #include "src/tape/autograd.h"
 #include "src/tape/tape.h"
 
-/* Operations that no leaf leads to are left out: their results are constants. */
+/* Operations that depend on no leaf are left out: their results are constants. */
 static LlmQuery read_ops = {
 	.text = "SELECT t.id, t.op, t.inputs, t.outputs, coalesce(t.extra -> 'attrs', '{}'), t.extra ? 'backprop'"
 			" FROM %s.llm_tape AS t JOIN %s.llm_tensor_rt AS r USING (id) WHERE t.run = $1 AND t.id <= $2"
@@ -39,14 +39,14 @@ static LlmQuery read_tensors = {
 	.types = {INT8OID, INT8OID},
 	.columns = "ls?t?bs?bt?"};
 
-/* While a walk is read. */
+/* State while a walk is read. */
 typedef struct Reading
 {
 	Walk *walk;
-	MemoryContext context; /* of the walk: SPI's own goes sooner */
+	MemoryContext context; /* of the walk: SPI's own context is freed earlier */
 	int numbers;           /* the target's number */
-	int *row;              /* by number: the row of the operation that made it, or -1 */
-	int *shown;            /* by number: the row that made it as a further result, or -1 */
+	int *row;              /* by number: the row of the operation that produced it, or -1 */
+	int *shown;            /* by number: the row that produced it as an additional result, or -1 */
 	int *node;             /* by number: its node, or -1 where it is not needed */
 	bool *integers;        /* by number: read as ids or targets */
 } Reading;
@@ -68,7 +68,7 @@ IdArray(Datum datum, int *n)
 	return array_contains_nulls(array) ? NULL : (int64 *) ARR_DATA_PTR(array);
 }
 
-/* ---- which tensors are needed ---- */
+/* ---- the tensors needed ---- */
 
 static void
 IndexRows(Reading *r)
@@ -104,7 +104,8 @@ ShownOnly(int64 id)
 				   errhint("SELECT op, outputs FROM llm_tape WHERE %lld = ANY (outputs).", (long long) id)));
 }
 
-/* Ids come before those that are made from them, so that one sweep down finds all that lead to the target. */
+/* A tensor's id is smaller than those of the tensors made from it, so that one descending pass finds all that
+ * lead to the target. */
 static int
 MarkNeeded(Reading *r)
 {
@@ -215,7 +216,7 @@ ReadOps(Reading *r)
 	int count;
 
 	LlmRun(&read_ops, values, NULL, false, 0);
-	LlmReserve((3 * sizeof(int) + sizeof(bool)) * ((Size) r->numbers + 1)); /* and the rows count */
+	LlmReserve((3 * sizeof(int) + sizeof(bool)) * ((Size) r->numbers + 1)); /* as do the rows */
 	spi = MemoryContextSwitchTo(r->context);
 	r->row = palloc(sizeof(int) * (r->numbers + 1));
 	r->shown = palloc(sizeof(int) * (r->numbers + 1));
@@ -283,7 +284,7 @@ Column(HeapTuple row, TupleDesc desc, int column)
 	return null ? NULL : TextDatumGetCString(value);
 }
 
-/* A copy that outlives the row. */
+/* Returns a copy that outlives the row. */
 static Tensor *
 CopyTensor(Datum datum)
 {
@@ -304,7 +305,7 @@ TakeTensor(Reading *r, HeapTuple row, TupleDesc desc)
 
 	if (node < 0)
 		return;
-	if (w->values[node].floats) /* a key was dropped, of the tape or of llm_param */
+	if (w->values[node].floats) /* a primary key was dropped, of the tape or of llm_param */
 		WalkBroken(id, "has two rows");
 	w->names[node] = Column(row, desc, 2);
 	w->models[node] = Column(row, desc, 5);
@@ -322,7 +323,7 @@ TakeTensor(Reading *r, HeapTuple row, TupleDesc desc)
 	MakeValue(r, node, number, t);
 	if (w->graph.nodes[node].op == LLM_OP_RESHAPE && r->row[number] >= 0)
 	{
-		/* a model's names of dimensions stood for numbers when it ran */
+		/* a model's dimension names stood for numbers when it was executed */
 		w->graph.nodes[node].attrs = palloc(sizeof(LlmAttr));
 		w->graph.nodes[node].attrs[0] = DimensionList(t);
 		w->graph.nodes[node].n_attrs = 1;

@@ -1,6 +1,6 @@
 /*
- * The session's run: opened by the first recorded operation, closed by switching off, by a backward, and by
- * the abort of a transaction that wrote to it.
+ * The session's run: opened by the first recorded operation; closed when recording is switched off, by a
+ * backward pass, and by the abort of a transaction that wrote to it.
  */
 #include "postgres.h"
 
@@ -44,7 +44,7 @@ AutogradAssign(bool newval, void *extra)
 		Forget();
 }
 
-/* Its last rows are gone: what comes next belongs to another run. */
+/* Its last rows were rolled back: later operations belong to a new run. */
 static void
 TransactionEnds(XactEvent event, void *arg)
 {
@@ -78,7 +78,7 @@ TapeInit(void)
 	RegisterSubXactCallback(SubtransactionEnds, NULL);
 }
 
-/* Better here and in these words than in the middle of writing. */
+/* Raises these errors before anything is written, with messages that explain them. */
 static void
 CheckMayRecord(void)
 {
@@ -176,7 +176,7 @@ TapeNumber(const Tensor *t)
 		TapeWriteTensor(run, number, NULL, t->ndim, t->dims, t, false);
 		INSTR_TIME_SET_CURRENT(after);
 		INSTR_TIME_SUBTRACT(after, before);
-		INSTR_TIME_ADD(started, after); /* writing is no part of the operation */
+		INSTR_TIME_ADD(started, after); /* the time spent writing is not part of the operation */
 	}
 	return number;
 }
@@ -201,7 +201,7 @@ TapeIntegers(const char *what, int ndim, const int *dims, const int32 *numbers)
 	return TapeNumber(t);
 }
 
-/* What computing out cost; zeros where the executor has no such op. */
+/* The cost of computing `out`; zeros if the executor has no such op. */
 static void
 Count(TapeOp *row, const Tensor *out, const Tensor *first, int64 read)
 {
@@ -223,7 +223,7 @@ Count(TapeOp *row, const Tensor *out, const Tensor *first, int64 read)
 	row->bytes = bytes;
 }
 
-/* shown: what else the op made, NULL for all but attention */
+/* shown: further results of the op; NULL for every op but attention */
 static void
 Record(TapeOp *row, Tensor *out, const Tensor *first, int64 read, const LlmTraced *shown)
 {
@@ -340,7 +340,7 @@ llm_own_run(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(PG_GETARG_INT32(0) == MyProcPid && PG_GETARG_TIMESTAMPTZ(1) >= MyStartTimestamp);
 }
 
-/* INSTEAD OF: the view's row is the setting. */
+/* INSTEAD OF trigger: an update of the view's row changes the setting. */
 PG_FUNCTION_INFO_V1(llm_set_autograd_mode);
 Datum
 llm_set_autograd_mode(PG_FUNCTION_ARGS)

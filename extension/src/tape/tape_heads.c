@@ -1,6 +1,6 @@
 /*
- * Values of the executor as tensors of a run; of attention also the scores, the probabilities and what each
- * head made.
+ * Writes values of the executor as tensors of a run; for attention also the scores, the probabilities and
+ * each head's output.
  */
 #include "postgres.h"
 
@@ -61,7 +61,7 @@ TapeWriteHeads(TapeRun *run, const char *name, uint32 first, const LlmTraced *tr
 	outputs[(*n)++] = TapeWriteValue(run, psprintf("%s.probs", name), &traced->probs, false);
 	for (int i = 0; i < NH; i++)
 		outputs[(*n)++] = WriteHead(run, name, &traced->value, NH, i);
-	/* Not leaves themselves, but a loss made from them is no constant: llm_backward refuses it. */
+	/* They are not differentiable, but a loss computed from them is no constant: llm_backward rejects it. */
 	for (int i = 1; i < *n && TapeWanted(run, first); i++)
 		TapeWant(run, outputs[i]);
 	return outputs;

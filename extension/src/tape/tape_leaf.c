@@ -1,5 +1,6 @@
 /*
- * Leaves: what gradients are asked for. Values that llm_var names, and parameters of models.
+ * Leaves, the tensors with respect to which gradients are computed: values named by llm_var, and parameters
+ * of models.
  */
 #include "postgres.h"
 
@@ -15,7 +16,7 @@
 #include "src/base/spi.h"
 #include "src/tape/tape.h"
 
-/* A leaf of llm_var is no operation's result and no parameter. */
+/* A leaf of llm_var is neither the result of an operation nor a parameter. */
 static LlmQuery find_var = {
 	.text =
 		"SELECT r.id, r.data FROM %s.llm_tensor_rt AS r WHERE r.run = $1 AND r.name = $2 AND r.requires_grad"
@@ -75,7 +76,7 @@ Stamped(const Tensor *t, int ndim, const int *dims, const TapeRun *run, uint32 n
 	return out;
 }
 
-/* How a value differs from that of the leaf of its name; NULL: it does not. */
+/* Describes how a value differs from that of the leaf with the same name; NULL if it does not. */
 static char *
 Difference(const Tensor *old, const Tensor *new)
 {
@@ -94,7 +95,8 @@ Difference(const Tensor *old, const Tensor *new)
 }
 
 /*
- * The leaf that the last query found, which must have this very value; 0 where it found none. Inside of SPI.
+ * The leaf that the last query found, whose value must be identical; 0 if the query found none. Call inside
+ * SPI.
  */
 static uint32
 FoundLeaf(const TapeRun *run, const Tensor *t, const char *name)

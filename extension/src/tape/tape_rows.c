@@ -1,5 +1,5 @@
 /*
- * The rows of the tape.
+ * Writes the rows of the tape.
  */
 #include "postgres.h"
 
@@ -29,7 +29,7 @@ static LlmQuery write_run = {
 	.nargs = 5,
 	.types = {INT4OID, TEXTOID, TEXTOID, INT4ARRAYOID, BOOLOID},
 	.columns = "l"};
-/* The session has one open run: another that still says so was closed without a chance to write. */
+/* A session has one open run: another row still marked open is left from a run that could not be closed. */
 static LlmQuery close_others = {
 	.text = "UPDATE %s.llm_run SET open = false WHERE open AND pid = pg_catalog.pg_backend_pid()"};
 static LlmQuery close_run = {
@@ -52,7 +52,7 @@ static LlmQuery write_map = {.text =
 	.types = {INT8OID, INT8OID, TEXTOID, TEXTOID, INT4OID, INT8OID},
 	.one = true};
 
-/* What this transaction writes goes with it. */
+/* Rows written by this transaction disappear if it is rolled back. */
 static void
 NoteWrite(TapeRun *run)
 {
@@ -88,7 +88,7 @@ TapeWriteRun(TapeRun *run, const char *kind, const char *model, Datum tokens, bo
 	values[4] = BoolGetDatum(open);
 	nulls[1] = model ? ' ' : 'n';
 	nulls[3] = tokens ? ' ' : 'n';
-	/* Nearly always the first key is one that no run has. */
+	/* The first key is almost always unused. */
 	for (int tries = 0; tries == 0 || SPI_processed == 0; tries++)
 	{
 		if (tries == 100)
@@ -197,7 +197,7 @@ TapeWriteTensor(TapeRun *run, uint32 number, const char *name, int ndim, const i
 	values[4] = PointerGetDatum(data);
 	values[5] = BoolGetDatum(requires_grad);
 	if (data)
-		LlmReserve(VARSIZE(data)); /* the row that is formed of it */
+		LlmReserve(VARSIZE(data)); /* for the row formed from it */
 	nulls[2] = name ? ' ' : 'n';
 	nulls[4] = data ? ' ' : 'n';
 	write_tensor.types[4] = LlmTensorType();
@@ -304,7 +304,7 @@ TensorVersion(Datum datum)
 {
 	struct varlena *v = (struct varlena *) DatumGetPointer(datum);
 
-	/* A large value is always stored apart, and stays where it is until it changes. */
+	/* A large value is always stored out of line, and its location stays the same until it changes. */
 	if (VARATT_IS_EXTERNAL_ONDISK(v) && toast_raw_datum_size(datum) > 8192)
 	{
 		struct varatt_external pointer;

@@ -1,5 +1,5 @@
 /*
- * What the views of the tape ask of tensors. Not recorded: looking must not add to what is looked at.
+ * Statistics of tensors for the views of the tape. Not recorded: inspecting the tape must not add to it.
  */
 #include "postgres.h"
 
@@ -58,7 +58,7 @@ llm_tensor_stats(PG_FUNCTION_ARGS)
 	return LlmRowResult(fcinfo, values, NULL);
 }
 
-/* The token texts of an argument, as many as there are positions; NULL otherwise. */
+/* The token texts of an argument, if it has one per position; NULL otherwise. */
 static Datum *
 Words(FunctionCallInfo fcinfo, int n, int64 positions, bool **nulls)
 {
@@ -71,7 +71,7 @@ Words(FunctionCallInfo fcinfo, int n, int64 positions, bool **nulls)
 	return count == positions ? words : NULL;
 }
 
-/* One batch's head, p (T,K), as rows; words as Words gave them. */
+/* One head of one batch entry, p (T,K), as rows; words is the result of Words. */
 static void
 PutRows(ReturnSetInfo *to, int b, int T, int K, const float *p, bool causal, const Datum *words,
 	const bool *no_word)

@@ -94,8 +94,7 @@ AppendFloat(StringInfo out, float value)
 	appendBinaryStringInfo(out, text, float_to_shortest_decimal_bufn(value, text));
 }
 
-/* Writes the elements from x on that share one index of all earlier axes; returns a pointer past the last
- * one. */
+/* Appends the elements from x on that share one index of all earlier axes; returns a pointer past them. */
 static const float *
 AppendAxis(StringInfo out, const Tensor *t, int axis, const float *x)
 {
