@@ -17,19 +17,19 @@
 
 /* Defines pg_llm.checkpoint_dir; called when the module is loaded. */
 extern void CheckpointSettings(void);
-/* A new folder for checkpoint id, below pg_llm.checkpoint_dir; gone again if the transaction is undone. */
+/* Creates a folder for checkpoint id below pg_llm.checkpoint_dir; it is removed if the transaction is rolled
+ * back. */
 extern char *CheckpointFolderMake(int64 id, const char *model);
-/* The file's folder goes when the transaction commits. False: the file is not one this database made. */
+/* Removes the file's folder when the transaction commits. False if the file was not made by this database. */
 extern bool CheckpointFolderDrop(int64 id, const char *file);
 
-/* ---- what a checkpoint holds (checkpoint_load.c) ---- */
+/* ---- contents of a checkpoint (checkpoint_load.c) ---- */
 
 typedef struct Saved Saved;
 
-/* Opens it and compares its SHA-256 with the one recorded; ERROR where it is not what was saved. Inside SPI.
- */
+/* Opens a checkpoint and compares its SHA-256 with the recorded one; ERROR if it differs. Call inside SPI. */
 extern Saved *SavedOpen(int64 id, const char *location, const char *format, const char *sha256);
-/* The tensor of this name in the current memory context; NULL: there is none. */
+/* The tensor of this name in the current memory context; NULL if there is none. */
 extern Tensor *SavedTensor(Saved *saved, const char *name);
 extern void SavedClose(Saved *saved);
 

@@ -1,10 +1,10 @@
 /*
- * Where checkpoint files lie: <pg_llm.checkpoint_dir>/<cluster>-<database>/<id>-<model>-<random>/. The kit
- * makes every name, so that no argument can lead out of the folder; and a database restored or copied from
- * another has a folder of its own, so that it never removes the other's files.
+ * Paths of checkpoint files: <pg_llm.checkpoint_dir>/<cluster>-<database>/<id>-<model>-<random>/. The
+ * extension makes every name, so that no argument can point outside the folder; and a database restored or
+ * copied from another has a folder of its own, so that it never removes the other's files.
  *
- * A file made by a transaction that is undone goes with it; one that is dropped goes when the transaction
- * commits. (A crash between the two leaves a folder that no row of llm_checkpoint names.)
+ * A file made by a transaction that is rolled back is removed with it; a dropped file is removed when the
+ * transaction commits. (A crash in between leaves a folder that no row of llm_checkpoint names.)
  */
 #include "postgres.h"
 
@@ -42,19 +42,19 @@ CheckpointSettings(void)
 		PGC_SUSET, 0, DirCheck, NULL, NULL);
 }
 
-/* ---- folders that go when the transaction ends ---- */
+/* ---- folders removed at the end of the transaction ---- */
 
 typedef struct Pending
 {
 	struct Pending *next;
 	SubTransactionId owner;
-	bool at_commit; /* else at abort */
+	bool at_commit; /* otherwise at abort */
 	char folder[FLEXIBLE_ARRAY_MEMBER];
 } Pending;
 
 static Pending *pending = NULL;
 
-/* After the transaction's fate is settled nothing may raise an error. */
+/* Once the transaction has committed or aborted, nothing may raise an error. */
 static void
 RemoveFolder(const char *folder)
 {
@@ -113,7 +113,7 @@ TransactionEnds(XactEvent event, void *arg)
 		Settle(&pending, pending->at_commit == (event == XACT_EVENT_COMMIT));
 }
 
-/* Memory first: once the folder is there, nothing may come between it and the list. */
+/* Memory is allocated first: once the folder exists, no error may occur before it is in the list. */
 static Pending *
 PendingNew(const char *folder, bool at_commit)
 {
@@ -141,7 +141,8 @@ PendingAdd(Pending *p)
 
 /* ---- names ---- */
 
-/* This database's folder: no other database, in this cluster or another, has the same. NULL: none is set. */
+/* This database's folder, whose name differs from that of any other database of this or another cluster. NULL
+ * if pg_llm.checkpoint_dir is not set. */
 static char *
 DatabaseFolder(void)
 {
@@ -151,7 +152,7 @@ DatabaseFolder(void)
 		"%s/%016llx-%u", checkpoint_dir, (unsigned long long) GetSystemIdentifier(), MyDatabaseId);
 }
 
-/* Readable by everybody, as what COPY TO writes. */
+/* Readable by everybody, as are files written by COPY TO. */
 static bool
 MakeFolder(const char *folder)
 {

@@ -1,5 +1,5 @@
 /*
- * Loading: what was saved is first compared with its recorded SHA-256, then read tensor by tensor.
+ * Loading: the checkpoint is first compared with its recorded SHA-256, then read tensor by tensor.
  */
 #include "postgres.h"
 
@@ -31,7 +31,7 @@ struct Saved
 	LlmTensorFile file;
 };
 
-/* ---- is it what was saved? ---- */
+/* ---- comparing the SHA-256 ---- */
 
 static char *
 FileDigest(const LlmSource *source)
@@ -62,7 +62,7 @@ ByName(const void *a, const void *b)
 	return strcmp(((const SavedName *) a)->utf8, ((const SavedName *) b)->utf8);
 }
 
-/* The rows' tensors in the order of their names, as they were when they were saved. */
+/* The SHA-256 of the rows' tensors, ordered by name as at the time of saving. */
 static char *
 RowsDigest(Saved *saved)
 {
@@ -137,7 +137,8 @@ SavedOpen(int64 id, const char *location, const char *format, const char *sha256
 					errhint("If it was moved, tell where it is now: UPDATE llm_checkpoint SET location = "
 							"... WHERE id = %lld.",
 						(long long) id)));
-		/* One descriptor from the hash to the last tensor: a file renamed into its place is not looked at. */
+		/* The same descriptor serves from the hash to the last tensor: a file renamed to this path in between
+		 * is not read. */
 		ServerFileOpen(&saved->server_file, location);
 		saved->source = ServerFileSource(&saved->server_file);
 		found = FileDigest(&saved->source);
@@ -206,7 +207,7 @@ static LlmQuery write_data = {"UPDATE %s.llm_param SET data = $3, grad = NULL WH
 				write_m = {"UPDATE %s.llm_param SET m = $3 WHERE model = $1 AND name = $2", 3},
 				write_v = {"UPDATE %s.llm_param SET v = $3 WHERE model = $1 AND name = $2", 3};
 
-/* One column per UPDATE: several large ones in a row would pass the 1 GB a row may have in memory. */
+/* One column per UPDATE: several large ones together would exceed the 1 GB limit of a row in memory. */
 static void
 WriteColumn(LlmQuery *query, const char *model, const char *name, Tensor *tensor)
 {
@@ -215,7 +216,7 @@ WriteColumn(LlmQuery *query, const char *model, const char *name, Tensor *tensor
 	query->types[0] = query->types[1] = TEXTOID;
 	query->types[2] = LlmTensorType();
 	if (tensor)
-		LlmReserve(VARSIZE(tensor)); /* the row that is formed of it */
+		LlmReserve(VARSIZE(tensor)); /* for the row formed from it */
 	LlmRun(query, args, tensor ? NULL : "  n", false, 0);
 	if (SPI_processed != 1)
 		ereport(ERROR,
@@ -227,9 +228,9 @@ WriteColumn(LlmQuery *query, const char *model, const char *name, Tensor *tensor
 }
 
 /*
- * llm_checkpoint_read(id, model, location, format, sha256): weights and moments into the rows that hold the
- * model's parameters, which must be there. A training of the model is not overtaken, a hand UPDATE waited
- * for. Returns how many parameters.
+ * llm_checkpoint_read(id, model, location, format, sha256): reads weights and moments into the existing rows
+ * of the model's parameters. It raises an error while the model is being trained, and waits for a change by
+ * hand. Returns the number of parameters.
  */
 PG_FUNCTION_INFO_V1(llm_checkpoint_read);
 Datum
@@ -245,7 +246,7 @@ llm_checkpoint_read(PG_FUNCTION_ARGS)
 	uint64 count;
 	Saved *saved;
 
-	TrainingLock(target, false, false); /* a training is not waited for, a change by hand is */
+	TrainingLock(target, false, false); /* fails during training, but waits for a change by hand */
 	if (!TrainingLockRows(target, false, true))
 		TrainingRowsHeld(target);
 	SPI_connect();

@@ -1,6 +1,6 @@
 /*
- * Saving: every tensor of a model by the statement's own snapshot, one in memory at a time, in the order of
- * their names; and the hash of a model.
+ * Saving: every tensor of a model with the statement's own snapshot, one at a time in memory, ordered by
+ * name; and the hash of a model.
  */
 #include "postgres.h"
 
@@ -33,9 +33,9 @@ typedef struct Save
 {
 	int64 id;
 	Entry *entries;
-	TensorSource source; /* of them */
-	Digest *model;       /* of the weights: llm_model_sha256 */
-	Digest *stored;      /* of the file's bytes, or of all rows */
+	TensorSource source; /* source of the tensors */
+	Digest *model;       /* hash of the weights: llm_model_sha256 */
+	Digest *stored;      /* hash of the file's bytes, or of all rows */
 	int64 bytes;
 	void (*produce)(const LlmSink *sink, void *arg);
 	const LlmSink *file;
@@ -49,7 +49,7 @@ ByName(const void *a, const void *b)
 	return strcmp(((const Entry *) a)->utf8, ((const Entry *) b)->utf8);
 }
 
-/* A tensor of the model; of a parameter's data the model's hash learns in passing. */
+/* Fetches a tensor of the model; the data of a parameter is added to the model's hash on the way. */
 static const Tensor *
 Fetch(void *context, int i)
 {
@@ -71,7 +71,7 @@ Fetch(void *context, int i)
 	return tensor;
 }
 
-/* What is to be saved. Inside SPI; everything in the given context. */
+/* Lists the tensors to be saved. Call inside SPI; everything is allocated in the given context. */
 static void
 ListEntries(Save *save, const char *model, bool moments, MemoryContext context)
 {
@@ -120,7 +120,7 @@ ListEntries(Save *save, const char *model, bool moments, MemoryContext context)
 
 /* ---- as a file ---- */
 
-/* Every byte of the file also goes into its hash. */
+/* Writes to the file and adds the bytes to its hash. */
 static LlmCode
 HashAndWrite(void *context, const void *bytes, size_t size, LlmError *err)
 {
@@ -141,7 +141,7 @@ ProduceHashed(const LlmSink *sink, void *arg)
 	save->produce(&hashed, &save->source);
 }
 
-/* The folder is one that HuggingFace's from_pretrained reads. */
+/* The folder is in a form that HuggingFace's from_pretrained reads. */
 static char *
 SaveFile(Save *save, const char *model, bool npz)
 {
@@ -169,7 +169,7 @@ WriteRow(TensorSource *source, int i, const Tensor *tensor, void *arg)
 	insert.types[2] = LlmTensorType();
 	DigestTensor(save->stored, entry->utf8, tensor);
 	save->bytes += TensorNumel(tensor) * (int64) sizeof(float);
-	LlmReserve(VARSIZE(tensor)); /* the row that is formed of it */
+	LlmReserve(VARSIZE(tensor)); /* for the row formed from it */
 	LlmRun(&insert, args, NULL, false, 0);
 }
 
@@ -226,7 +226,9 @@ llm_model_digest(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(DigestEnd(save.model)));
 }
 
-/* llm_checkpoint_remove(id, location): the file goes at commit; false where it is not this database's own. */
+/*
+ * llm_checkpoint_remove(id, location): removes the file at commit; false if it is not one of this database.
+ */
 PG_FUNCTION_INFO_V1(llm_checkpoint_remove);
 Datum
 llm_checkpoint_remove(PG_FUNCTION_ARGS)

@@ -1,5 +1,5 @@
 /*
- * Export by path: the model's parameters in graph order, all by one snapshot, one in memory at a time.
+ * Export to a path: the model's parameters in graph order, all from one snapshot, one at a time in memory.
  */
 #include "postgres.h"
 
@@ -42,7 +42,8 @@ Fetch(void *context, int i)
 	return tensor;
 }
 
-/* Names, shapes and config; ERROR where the model is not whole. Inside SPI; results in the given context. */
+/* Names, shapes and config; ERROR if the model is incomplete. Call inside SPI; results are in the given
+ * context. */
 static void
 BeginExport(Export *export, MemoryContext context)
 {

@@ -61,7 +61,7 @@ Create(Writer *writer, const char *path)
 	if (writer->fd < 0)
 		ereport(ERROR, (errcode_for_file_access(), errmsg("cannot create \"%s\": %m", writer->temporary),
 						   errhint("The server writes it as the user that runs PostgreSQL.")));
-	/* The server's umask would keep it from everybody else; COPY TO lets them read, too. */
+	/* The server's umask would hide the file from other users; COPY TO lets them read its files, too. */
 	(void) fchmod(writer->fd, 0644);
 }
 

@@ -1,6 +1,6 @@
 /*
- * Import by path. What the file must hold is decided in SQL (_llm_import_begin); here its tensors become
- * rows, one at a time.
+ * Import from a path. SQL decides what the file must hold (_llm_import_begin); this file turns its tensors
+ * into rows, one at a time.
  */
 #include "postgres.h"
 
@@ -30,7 +30,9 @@ typedef struct ImportRow
 	int dims[LLM_MAX_DIMS];
 } ImportRow;
 
-/* Registers or checks the model and says which tensor becomes which row; palloc'd in the caller's context. */
+/*
+ * Registers or checks the model and returns which tensor becomes which row; palloc'd in the caller's context.
+ */
 static ImportRow *
 BeginImport(const char *model, const Checkpoint *checkpoint, MemoryContext context, int *count)
 {
@@ -70,7 +72,7 @@ ImportTensor(const char *model, const ImportRow *row)
 	Datum args[3] = {CStringGetTextDatum(model), CStringGetTextDatum(row->name), PointerGetDatum(tensor)};
 
 	insert.types[2] = LlmTensorType();
-	LlmReserve(VARSIZE(tensor)); /* the row that is formed of it */
+	LlmReserve(VARSIZE(tensor)); /* for the row formed from it */
 	CheckpointRead(row->tensor, TENSOR_DATA(tensor));
 	LlmRun(&insert, args, NULL, false, 0);
 	return TensorNumel(tensor);

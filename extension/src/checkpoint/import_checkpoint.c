@@ -18,7 +18,7 @@ const CheckpointFormat CheckpointSafetensors = {
 	"model.safetensors", "model.safetensors.index.json", llm_safetensors_open};
 const CheckpointFormat CheckpointNpz = {"model.npz", NULL, llm_npz_open};
 
-/* UTF-8 from a file as text of the server; the copy is the caller's. */
+/* Converts UTF-8 from a file to the server's encoding; the caller owns the copy. */
 static char *
 FromUtf8(const char *text, Size length)
 {
@@ -27,7 +27,7 @@ FromUtf8(const char *text, Size length)
 	return pg_any_to_server(copy, (int) length, PG_UTF8);
 }
 
-/* JSON by our own parser first, whose errors name the file and the byte. */
+/* Parses JSON with the extension's parser first, because its errors name the file and the byte. */
 static char *
 CheckedJson(const char *name, const char *text, Size length)
 {
@@ -39,7 +39,8 @@ CheckedJson(const char *name, const char *text, Size length)
 	LLM_CHECK(llm_json_skip(&json, &err), &err);
 	LLM_CHECK(llm_json_expect(&json, LLM_JSON_END, &err), &err);
 	llm_json_close(&json);
-	if (length >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) /* the server's own parser refuses the mark */
+	if (length >= 3 &&
+		memcmp(text, "\xef\xbb\xbf", 3) == 0) /* the server's own parser rejects a byte order mark */
 		return FromUtf8(text + 3, length - 3);
 	return FromUtf8(text, length);
 }
@@ -77,7 +78,7 @@ AddFile(
 			CheckedJson(psprintf("%s: %s", path, LLM_CONFIG_NAME), file->config, file->config_size);
 }
 
-/* A shard's name must be that of a file beside the index. */
+/* Checks that a shard's name is that of a file in the folder of the index. */
 static const char *
 ShardPath(const char *folder, const char *index, const LlmJson *json)
 {
@@ -89,7 +90,7 @@ ShardPath(const char *folder, const char *index, const LlmJson *json)
 	return psprintf("%s/%s", folder, name);
 }
 
-/* The files that the index names, each once, in the order of their first mention. */
+/* The files named by the index, each once, in the order of their first mention. */
 static List *
 ReadIndex(const char *folder, const char *index, LlmAllocator *allocator)
 {
@@ -198,7 +199,7 @@ CheckpointRead(const CheckpointTensor *tensor, float *out)
 	ServerFileClose(tensor->server_file);
 }
 
-/* The tensor of this name, with the prefix or without. */
+/* The tensor of this name, with or without the prefix. */
 static const CheckpointTensor *
 FindTensor(const Checkpoint *checkpoint, const char *name)
 {

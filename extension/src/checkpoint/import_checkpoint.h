@@ -1,6 +1,6 @@
 /*
- * A checkpoint on the server: one file, or a folder with one, or with several and their index; and what is
- * known of its config.json.
+ * A checkpoint on the server: a single file, or a folder with a single file or with shards and their index;
+ * and the contents of its config.json.
  */
 #ifndef LLM_SRC_CHECKPOINT_IMPORT_CHECKPOINT_H
 #define LLM_SRC_CHECKPOINT_IMPORT_CHECKPOINT_H
@@ -13,7 +13,7 @@
 typedef struct CheckpointFormat
 {
 	const char *file;  /* in a folder: model.safetensors */
-	const char *index; /* of the shards: model.safetensors.index.json; NULL: the format has none */
+	const char *index; /* index of the shards: model.safetensors.index.json; NULL: the format has none */
 	LlmCode (*open)(
 		LlmTensorFile *file, const LlmSource *source, const LlmAllocator *allocator, LlmError *err);
 } CheckpointFormat;
@@ -36,11 +36,11 @@ typedef struct Checkpoint
 	char *config; /* JSON in the server's encoding, checked; NULL: none */
 } Checkpoint;
 
-/* Everything lives in the current memory context, which must not be reset before the last read. */
+/* Everything is allocated in the current memory context, which must not be reset before the last read. */
 extern void CheckpointOpen(Checkpoint *checkpoint, const char *path, const CheckpointFormat *format);
 /* Reads a tensor's values, row-major. */
 extern void CheckpointRead(const CheckpointTensor *tensor, float *out);
-/* lm_head.weight and wte.weight are there and equal, bit for bit. */
+/* True if lm_head.weight and wte.weight exist and are equal, bit for bit. */
 extern bool CheckpointHeadIsWte(const Checkpoint *checkpoint);
 /* [{"name": …, "dtype": …, "shape": […]}, …] */
 extern char *CheckpointTensorsJson(const Checkpoint *checkpoint);

@@ -61,7 +61,7 @@ ServerFileKind(const char *path)
 	return S_ISREG(st.st_mode) ? 'f' : S_ISDIR(st.st_mode) ? 'd' : '?';
 }
 
-/* Opens without waiting (a named pipe would), and learns the size. */
+/* Opens the file without blocking (a named pipe would block), and determines its size. */
 static void
 OpenDescriptor(ServerFile *file, struct stat *st)
 {
@@ -102,7 +102,8 @@ ServerFileClose(ServerFile *file)
 	file->fd = -1;
 }
 
-/* LlmSource.read. An ERROR may leave it by longjmp: what the formats hold belongs to a memory context. */
+/* Implements LlmSource.read. An ERROR may leave it by longjmp, so the memory of formats/ belongs to a memory
+ * context. */
 static LlmCode
 ReadAt(void *context, uint64_t offset, void *buffer, size_t size, LlmError *err)
 {

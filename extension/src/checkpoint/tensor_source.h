@@ -1,4 +1,4 @@
-/* Files that are written of a list of tensors, one of them in memory at a time. */
+/* Files written from a list of tensors, one at a time in memory. */
 #ifndef LLM_SRC_CHECKPOINT_TENSOR_SOURCE_H
 #define LLM_SRC_CHECKPOINT_TENSOR_SOURCE_H
 
@@ -12,12 +12,12 @@ typedef struct TensorSource
 	int count;
 	LlmSafetensorsTensor *tensors; /* names in UTF-8 and shapes, in the order of the file */
 	char *config;                  /* config.json in UTF-8 */
-	/* Tensor i in the current memory context, which goes once it is used. */
+	/* Returns tensor i in the current memory context, which is reset once the tensor is used. */
 	const Tensor *(*fetch)(void *context, int i);
 	void *context;
 } TensorSource;
 
-/* Fetches every tensor and hands it to use (NULL: fetching is all), each in a memory context of its own. */
+/* Fetches every tensor and passes it to `use` (NULL: only fetches), each in a memory context of its own. */
 extern void EachTensor(TensorSource *source,
 	void (*use)(TensorSource *source, int i, const Tensor *tensor, void *arg), void *arg);
 

@@ -1,5 +1,5 @@
 /*
- * llm_logits, llm_loss and llm_eval: inputs are checked, the one executor runs (forward_run.c).
+ * llm_logits, llm_loss and llm_eval: check the inputs, then call the executor (forward_run.c).
  */
 #include "postgres.h"
 
@@ -48,15 +48,15 @@ llm_loss(PG_FUNCTION_ARGS)
 
 /* ---- llm_eval ---- */
 
-/* A JSON array is written as a tensor is; a JSON text may hold one (for NaN and infinity). */
+/* A JSON array has the form of a tensor's text; a JSON string may contain one (for NaN and infinity). */
 static Tensor *
 TensorOfJson(const char *name, JsonbValue *value)
 {
 	Oid input, param;
 	char *text;
 
-	LlmReserve(
-		value->type == jbvBinary ? 2 * (Size) value->val.binary.len : 0); /* a text about as long, grown */
+	LlmReserve(value->type == jbvBinary ? 2 * (Size) value->val.binary.len
+										: 0); /* the text is about as long; its buffer doubles as it grows */
 	if (value->type == jbvBinary && !JsonContainerIsObject(value->val.binary.data))
 		text = JsonbToCString(NULL, value->val.binary.data, value->val.binary.len);
 	else if (value->type == jbvString)
@@ -112,7 +112,8 @@ EvalInput(const LoadedModel *m, JsonbValue *key, JsonbValue *value)
 	return in.ndim == 1 && node->ndim == 2 ? Batched(in) : in;
 }
 
-/* All inputs of a JSON object, and positions 0 … T-1 where it has tokens but no positions. Returns how many.
+/*
+ * All inputs of a JSON object, plus positions 0 … T-1 if it has tokens but no positions. Returns their count.
  */
 static int
 EvalInputs(const LoadedModel *m, Jsonb *inputs, LlmInput *in)
@@ -145,7 +146,7 @@ EvalInputs(const LoadedModel *m, Jsonb *inputs, LlmInput *in)
 	return n;
 }
 
-/* llm_eval's tokens for llm_run, (B,T); 0 where it was given none */
+/* llm_eval's tokens (B,T) for llm_run; 0 if it was given none */
 static Datum
 TokensArray(const LlmInput *in, int n)
 {
@@ -179,7 +180,7 @@ llm_eval(PG_FUNCTION_ARGS)
 		in = palloc0(sizeof(LlmInput) * (JB_ROOT_COUNT(inputs) + 1));
 		n = EvalInputs(m, inputs, in);
 	}
-	else if (m->model.graph.nodes[node].op != LLM_OP_PARAM) /* a parameter needs none */
+	else if (m->model.graph.nodes[node].op != LLM_OP_PARAM) /* a parameter needs no inputs */
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("inputs must be a JSON object"),
 						   errhint("Write {\"tokens\": [[1, 2, 3]]}.")));
 	PG_RETURN_TENSOR(TapeForward(m, node, in, n, "eval", TokensArray(in, n), false));

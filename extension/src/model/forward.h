@@ -1,4 +1,4 @@
-/* Running a node of a model for SQL. */
+/* Computes a node of a model for SQL. */
 #ifndef LLM_SRC_MODEL_FORWARD_H
 #define LLM_SRC_MODEL_FORWARD_H
 
@@ -7,8 +7,8 @@
 #include "src/model/inputs.h"
 #include "src/tensor/tensor.h"
 
-/* Runs a node once, nothing cached. The value lives in the current memory context. */
+/* Computes a node once, with no KV cache. The value is allocated in the current memory context. */
 extern LlmValue RunNode(const LoadedModel *m, int node, const LlmInput *inputs, int n);
-/* The same for SQL, every row of it; drop_batch leaves out a leading dimension of 1. */
+/* The same as an SQL value with all its rows; drop_batch omits a leading dimension of 1. */
 extern Tensor *RunTensor(const LoadedModel *m, int node, const LlmInput *inputs, int n, bool drop_batch);
 #endif

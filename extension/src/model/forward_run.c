@@ -1,6 +1,6 @@
 /*
- * A node of a model as an SQL value. The executor writes it where SQL wants it: all logits of a text are
- * often the largest value of a statement, so that a copy would cost more than the layers before them.
+ * A node of a model as an SQL value. The executor writes directly into the SQL value: all logits of a
+ * sequence are often the largest value of a statement, so a copy would cost more than the layers before them.
  */
 #include "postgres.h"
 
@@ -24,7 +24,7 @@ RunNode(const LoadedModel *m, int node, const LlmInput *inputs, int n)
 typedef struct Placed
 {
 	bool drop_batch;
-	Tensor *tensor; /* NULL: not asked for */
+	Tensor *tensor; /* NULL if the executor did not ask for the place */
 } Placed;
 
 static float *

@@ -1,5 +1,5 @@
 /*
- * From rows to a graph, and the triggers and functions that show what was inferred.
+ * Reads a graph from its rows; and the triggers and functions that show the inferred shapes.
  */
 #include "postgres.h"
 
@@ -168,15 +168,17 @@ CheckGraph(const char *model)
 	MemoryContextDelete(context);
 }
 
-/* Constraint trigger on llm_graph: the whole graph must fit together; stores the inferred shapes. */
+/*
+ * Constraint trigger on llm_graph: checks the consistency of the whole graph and stores the inferred shapes.
+ */
 PG_FUNCTION_INFO_V1(llm_check_graph);
 Datum
 llm_check_graph(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigger = ChangeTrigger(fcinfo);
 
-	/* A subscriber applies row by row what the publisher checked when it was whole: a graph that has lost its
-	 * first row fits no more. The executor checks every graph again before it runs. */
+	/* A subscriber applies row by row what the publisher checked as a whole: a graph without its first row is
+	 * inconsistent in between. The executor checks every graph again before it executes it. */
 	if (IsLogicalWorker())
 		return PointerGetDatum(NULL);
 	CheckGraph(ChangedModel(trigger, trigger->tg_trigtuple, "model"));
@@ -185,7 +187,7 @@ llm_check_graph(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/* ---- what the graph says of its parameters ---- */
+/* ---- parameters of the graph ---- */
 
 /* llm_param_shapes(model) → (name, shape int[], init, std), in graph order */
 PG_FUNCTION_INFO_V1(llm_param_shapes);

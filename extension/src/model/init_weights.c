@@ -1,5 +1,6 @@
 /*
- * A parameter's first value, the same on every machine for the same seed and name.
+ * The initial value of a parameter, which depends only on the seed and the name and is the same on every
+ * machine.
  */
 #include "postgres.h"
 

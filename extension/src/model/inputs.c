@@ -102,7 +102,7 @@ ArrayArgument(FunctionCallInfo fcinfo, int n, const char *what)
 	return IntegerInput(what, PG_GETARG_DATUM(n));
 }
 
-/* The positions argument, or 0 … T-1 where it is NULL. */
+/* The positions argument, or 0 … T-1 if it is NULL. */
 static LlmInput
 PositionsArgument(FunctionCallInfo fcinfo, int n, const LoadedModel *m, int T)
 {

@@ -1,4 +1,4 @@
-/* SQL arguments as the executor's inputs, and the nodes that functions ask a model for. */
+/* SQL arguments as the executor's inputs, and the nodes of a model that SQL functions use. */
 #ifndef LLM_SRC_MODEL_INPUTS_H
 #define LLM_SRC_MODEL_INPUTS_H
 
@@ -9,21 +9,21 @@
 #include "engine/execute.h"
 #include "src/model/model_cache.h"
 
-/* An int[] argument: one or two dimensions, no NULLs, at least one element. what names it in errors. */
+/* An int[] argument: one or two dimensions, no NULLs, at least one element. `what` names it in errors. */
 extern LlmInput IntegerInput(const char *what, Datum array);
 /* The same for argument n; NULL is an ERROR. */
 extern LlmInput ArrayArgument(FunctionCallInfo fcinfo, int n, const char *what);
 /*
- * The inputs of a text from SQL arguments: tokens, targets (argument -1: none) of the same shape, positions.
- * Returns how many.
+ * The inputs for a sequence from SQL arguments: tokens, targets (argument -1: none) of the same shape,
+ * positions. Returns their count.
  */
 extern int ForwardInputs(
 	FunctionCallInfo fcinfo, const LoadedModel *m, int tokens, int targets, int positions, LlmInput *in);
-/* Index of a node by name; ERROR with a hint where the graph has none. */
+/* Index of a node by name; ERROR with a hint if the graph has no such node. */
 extern int NodeOf(const LoadedModel *m, const char *node);
 /* The same for a node the callers rely on ("logits", "loss"), which must be computed. */
 extern int OutputOf(const LoadedModel *m, const char *node);
-/* ERROR when a text of this length goes past the model's positions. */
+/* ERROR if a sequence of this length exceeds the model's positions. */
 extern void CheckLength(const LoadedModel *m, int64 length);
 /* Positions first … first + T - 1 as an input. */
 extern LlmInput PositionsInput(int first, int T);

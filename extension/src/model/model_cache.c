@@ -1,5 +1,5 @@
 /*
- * The session's models; when a copy is good is in versioned_cache.h.
+ * The session's models; versioned_cache.h says when a copy is valid.
  */
 #include "postgres.h"
 
@@ -22,7 +22,7 @@ Release(VersionedCopy *copy)
 		llm_weight_free(&m->model, i, LlmSessionAllocator());
 }
 
-/* argument: a bool, whether the model is for training; NULL: it is not */
+/* argument: a bool, true if the model is for training; NULL means false */
 static void
 Load(VersionedCopy *copy, bool may_share, void *argument)
 {

@@ -1,4 +1,5 @@
-/* The session's models: graph checked, weights packed, shared with other sessions where possible. */
+/* The session's models, with the graph checked and the weights packed and shared with other sessions if
+ * possible. */
 #ifndef LLM_SRC_MODEL_MODEL_CACHE_H
 #define LLM_SRC_MODEL_MODEL_CACHE_H
 
@@ -15,8 +16,8 @@ typedef struct LoadedModel
 } LoadedModel;
 
 /*
- * The model as the statement's snapshot sees it, loaded where needed, and kept at least until `pin` is reset
- * or deleted. ERROR where there is no such model, or parameters are missing or misshapen.
+ * The model as the statement's snapshot sees it, loaded if needed, and kept at least until `pin` is reset or
+ * deleted. ERROR if there is no such model, or if parameters are missing or have the wrong shape.
  */
 extern LoadedModel *ModelOf(const char *name, MemoryContext pin);
 /* A private copy whose weights may be changed; freed with `pin`. */

@@ -1,5 +1,5 @@
 /*
- * Reading a model's parameters from llm_param, each into the layouts that its uses in the graph need.
+ * Reads a model's parameters from llm_param, each into the layouts that its uses in the graph need.
  */
 #include "postgres.h"
 
@@ -47,14 +47,14 @@ CheckParam(const LlmGraph *graph, int index, const Tensor *t, const char *model)
 					   errhint("SELECT * FROM llm_param_shapes('%s') lists the shapes.", model)));
 }
 
-/* Parameters without a value; the first ones by name. */
+/* Parameters without a value: their count and the names of the first ones. */
 typedef struct Missing
 {
 	int count;
 	StringInfoData names;
 } Missing;
 
-/* The index of the row's node, whose weight is now in memory; -1: it has none. */
+/* The index of the row's node, whose weight is in memory afterwards; -1 if there is no such node. */
 static int
 LoadParam(LlmModel *model, const char *of, HeapTuple row, TupleDesc desc, Missing *missing)
 {

@@ -6,13 +6,13 @@
 
 #include "engine/model.h"
 
-/* Called when a node's weight is in memory; false ends the loading. */
+/* Called when a node's weight is in memory; false stops the loading. */
 typedef bool (*ModelLoaded)(LlmModel *model, int node, void *context);
 
 /*
  * Reads every parameter of the model's graph as the statement's snapshot sees it, into memory of
- * LlmSessionAllocator that the caller frees, on error too. ERROR where parameters are missing or misshapen.
- * loaded may be NULL.
+ * LlmSessionAllocator that the caller frees, on error too. ERROR if parameters are missing or have the wrong
+ * shape. loaded may be NULL.
  */
 extern bool ModelLoadWeights(LlmModel *model, const char *name, ModelLoaded loaded, void *context);
 

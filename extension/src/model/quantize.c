@@ -1,5 +1,5 @@
 /*
- * Numbers in fewer bits, over the tensor type: what llm_quantize makes of a model's matrices.
+ * Quantization over the tensor type: llm_quantize rounds a model's weight matrices to formats of fewer bits.
  */
 #include "postgres.h"
 
@@ -10,7 +10,7 @@
 #include "src/base/errors.h"
 #include "src/tensor/tensor.h"
 
-/* The (K,N) that a matmul sees. */
+/* The dimensions (K,N) of the matrix as a matmul uses it. */
 static void
 MatrixOf(const Tensor *t, bool transposed, int *K, int *N)
 {

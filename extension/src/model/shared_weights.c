@@ -1,6 +1,6 @@
 /*
- * A model's weights as one file: a table with a place for each of the graph's nodes, then the plain and the
- * packed form of each parameter, each on a page of its own.
+ * A model's weights as one file: a table with an entry for each of the graph's nodes, then the plain and the
+ * packed form of each parameter, each page-aligned.
  */
 #include "postgres.h"
 
@@ -10,21 +10,21 @@
 #include "src/model/model_load.h"
 #include "src/model/shared_weights.h"
 
-/* Smaller models are loaded in the time that making a file takes. */
+/* Loading a smaller model takes no longer than making a file. */
 #define LEAST ((Size) 1 << 20)
 
-/* Where a node's two forms begin, from the start of the data. */
+/* Offsets of a node's two forms from the start of the data. */
 typedef struct Place
 {
 	Size plain, panels;
-	LlmFormat format; /* of the panels: it depends on the numbers, and so does their size */
+	LlmFormat format; /* of the panels: it depends on the elements, and so does the panels' size */
 } Place;
 
 #define TABLE(model) SHARED_ALIGN(sizeof(Place) * (model)->graph.count)
 
 /*
- * What packing makes of a small matrix, in every form: sessions that run another build of the extension, with
- * another layout, have other copies.
+ * A fingerprint of the packed layout: hashes of a small matrix packed in every format. Sessions that use
+ * another build of the extension, with another layout, get separate copies.
  */
 static uint64
 LayoutMark(void)
@@ -58,7 +58,7 @@ LayoutMark(void)
 	return done = mark | 1;
 }
 
-/* The data's size at most, 0 where it is nothing to share. */
+/* An upper bound of the data's size; 0 if the weights cannot be shared. */
 static Size
 MostBytes(LlmModel *model)
 {
@@ -72,7 +72,7 @@ MostBytes(LlmModel *model)
 			continue;
 		llm_weight_layout(model, i, LLM_FLOAT32);
 		if (w->numel < 1 || w->numel > ((Size) 1 << 40))
-			return 0; /* too large to be true; loading says so */
+			return 0; /* implausibly large; loading reports it */
 		at += SHARED_ALIGN(w->plain_bytes) + SHARED_ALIGN(w->panels_bytes);
 	}
 	return at;
@@ -87,7 +87,7 @@ typedef struct Filling
 	SharedFile *file;
 } Filling;
 
-/* At the end of what is there; *at gets the place. */
+/* Appends data at the file's end; *at receives its offset. */
 static bool
 Append(Filling *f, const void *data, Size size, Size *at)
 {

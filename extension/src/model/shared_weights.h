@@ -1,4 +1,4 @@
-/* A model's packed weights in memory that all sessions share. */
+/* A model's packed weights in memory shared by all sessions. */
 #ifndef LLM_SRC_MODEL_SHARED_WEIGHTS_H
 #define LLM_SRC_MODEL_SHARED_WEIGHTS_H
 
@@ -8,10 +8,10 @@
 #include "src/base/shared_copy.h"
 
 /*
- * Points model->weights into the shared copy of this version, which is made where there is none. False: the
- * weights are untouched, for the caller to load privately. The graph must be the version's, and the role
- * must be one that may read all its rows (visible.h). Raises what loading raises; then private weights
- * may be left for the caller to free.
+ * Points model->weights into the shared copy of this version, which is made if there is none. False: the
+ * weights are unchanged, and the caller loads them privately. The graph must be that of the version, and the
+ * role must be permitted to read all its rows (visible.h). Raises the errors that loading raises; private
+ * weights may then be left for the caller to free.
  */
 extern bool SharedWeights(LlmModel *model, const char *name, int64 version, SharedCopy *copy);
 

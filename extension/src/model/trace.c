@@ -1,6 +1,6 @@
 /*
- * A run of the executor as rows: what each node made, with the graph's names. Of attention also the scores,
- * the probabilities and what each head made.
+ * Records an execution of the graph as rows: each node's value, under the graph's names; for attention also
+ * the scores, the probabilities and each head's output.
  */
 #include "postgres.h"
 
@@ -18,13 +18,13 @@
 #include "src/tape/tape.h"
 #include "src/tensor/tensor_value.h"
 
-/* What is known while a run is written. */
+/* State while an execution is written. */
 typedef struct Trace
 {
 	TapeRun *run;
 	const LoadedModel *m;
 	const LlmExec *exec;
-	uint32 *numbers; /* of the nodes' values */
+	uint32 *numbers; /* numbers of the nodes' values in the tape */
 	TapeParam *params;
 	int n_params;
 } Trace;
@@ -91,9 +91,9 @@ TapeWriteExec(TapeRun *run, const LoadedModel *m, const LlmExec *exec, int targe
 	return trace.numbers[target];
 }
 
-/* ---- forwards in SQL ---- */
+/* ---- forward passes in SQL ---- */
 
-/* A traced value, of that number; without its batch it is another tensor. */
+/* The traced value with that number; without its batch dimension it is another tensor. */
 static Tensor *
 TracedTensor(const LlmValue *value, bool drop_batch, uint32 number)
 {

@@ -1,7 +1,8 @@
 /*
- * A lock of the server's says who trains; row locks keep hand-made changes out until the next commit. A
- * change by hand locks rows in any order and the model's version last. So training never waits for a row
- * while it holds another: it takes all of them or none, and waits for one that others hold with empty hands.
+ * A heavyweight lock decides which session trains a model; row locks keep hand-made changes out until the
+ * next commit. A change by hand locks rows in any order, and the model's version last. To avoid deadlocks,
+ * training never waits for a row while it holds another: it locks all rows or none, and waits for a row held
+ * by others only after it has released its own.
  */
 #include "postgres.h"
 
@@ -24,7 +25,7 @@
 #include "src/model/version_row.h"
 #include "src/tensor/digest.h"
 
-/* in one order, so that two that wait cannot wait for one another */
+/* in a fixed order, so that two waiting sessions cannot deadlock */
 static LlmQuery models_to_lock = {
 	.text =
 		"SELECT $1 COLLATE \"C\" UNION SELECT source_model FROM %s.llm_param_share WHERE target_model = $1"
@@ -46,7 +47,7 @@ static LlmQuery holder_of_lock = {
 	"SELECT p.model, p.name FROM %s.llm_param AS p WHERE p.model = $1 OR (p.model, p.name) IN"               \
 	" (SELECT source_model, source_name FROM %s.llm_param_share WHERE target_model = $1)"
 
-/* Locks all rows that nobody else holds, and brings the first that is not among them. */
+/* Locks all rows that no other transaction holds, and returns the first row that it could not lock. */
 static LlmQuery lock_params = {
 	.text = "WITH locked AS MATERIALIZED (" PARAMS " ORDER BY 1, 2 FOR NO KEY UPDATE OF p SKIP LOCKED)"
 			" SELECT p.model, p.name FROM (" PARAMS
@@ -69,7 +70,7 @@ static LlmQuery versions_to_lock = {
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "s"};
-/* Some of its rows; and whether the role sees the model, which may have no rows yet. */
+/* Can the role lock one of the model's rows; and does it see the model, which may have no rows yet? */
 static LlmQuery may_change = {
 	.text = "SELECT EXISTS (SELECT FROM (SELECT FROM %s.llm_param WHERE model = $1 LIMIT 1 FOR KEY SHARE SKIP"
 			" LOCKED) AS p), EXISTS (SELECT FROM %s.llm_model_config WHERE model = $1)",
@@ -81,8 +82,8 @@ static LlmQuery may_change = {
 /* ---- the right to train ---- */
 
 /*
- * Not pg_advisory_lock's kind: any role can take those, and so keep others from training. The name's SHA-256,
- * as far as it fits: no other name can be found that takes the same lock.
+ * Not an advisory lock: any role can take those and so prevent others from training. The key is a prefix of
+ * the name's SHA-256, so that no other name can be constructed that takes the same lock.
  */
 static LOCKTAG
 LockOf(const char *model)
@@ -120,7 +121,7 @@ RefuseSecond(const char *model, const char *locked, const LOCKTAG *key)
 			errhint("Wait until it has ended (wait => true does), or train a copy under another name.")));
 }
 
-/* Who may not change a model may not keep others from training it. */
+/* A role that may not change a model may not block its training by others either. */
 static void
 CheckMayChange(const char *model)
 {
@@ -143,7 +144,7 @@ CheckMayChange(const char *model)
 							   GetUserNameFromId(GetUserId(), false), model)));
 }
 
-/* The names that a query brings, copied into the caller's context. */
+/* The names that a query returns, copied into the caller's context. */
 static List *
 Names(LlmQuery *query, const char *model)
 {
@@ -160,7 +161,7 @@ Names(LlmQuery *query, const char *model)
 	return names;
 }
 
-/* A session's locks outlive errors: those taken before one that fails are given back here. */
+/* Session-level locks outlive errors: if one lock fails, those taken before it are released here. */
 TrainingKeys *
 TrainingLock(const char *model, bool session, bool wait)
 {
@@ -199,7 +200,7 @@ TrainingUnlock(const TrainingKeys *taken)
 		LockRelease(&taken->keys[i], ExclusiveLock, true);
 }
 
-/* llm_train_lock(model, wait): for what must not happen while somebody trains. */
+/* llm_train_lock(model, wait): excludes training while something else must not be disturbed by it. */
 PG_FUNCTION_INFO_V1(llm_train_lock);
 Datum
 llm_train_lock(PG_FUNCTION_ARGS)
@@ -216,8 +217,8 @@ typedef struct HeldRow
 	char *model, *name;
 } HeldRow;
 
-/* Locks all there is to lock, without waiting. False: `held` is one that others have, in the given context.
- */
+/* Locks all rows to be locked, without waiting. False: another transaction has the row `held`, which is
+ * allocated in the given context. */
 static bool
 TryRows(const char *model, HeldRow *held, MemoryContext context)
 {
@@ -244,7 +245,7 @@ TryRows(const char *model, HeldRow *held, MemoryContext context)
 	return all;
 }
 
-/* False: there is no such row (any more) that this role may lock. */
+/* False if there is no such row (any more) that this role may lock. */
 static bool
 WaitForRow(const HeldRow *held)
 {
@@ -277,15 +278,15 @@ TakeAll(Attempt *attempt)
 	return TryRows(attempt->model, &attempt->held, attempt->context);
 }
 
-/* Only to wait: the lock is given back at once. */
+/* Waits for the holder; the lock it gets is released at once. */
 static bool
 WaitForHolder(Attempt *attempt)
 {
 	return WaitForRow(&attempt->held);
 }
 
-/* A subtransaction, whose end gives back locks; what the step took is kept where it says true and is to be
- * kept. */
+/* Runs a step in a subtransaction, whose rollback releases its locks; they are kept if the step returns true
+ * and `keep` is set. */
 static bool
 InSubtransaction(bool (*step)(Attempt *), Attempt *attempt, bool keep)
 {
@@ -322,7 +323,7 @@ bool
 TrainingLockRows(const char *model, bool right, bool wait)
 {
 	Attempt attempt = {.model = model, .right = right, .wait = wait, .context = CurrentMemoryContext};
-	int missed = 0; /* a row may have been deleted meanwhile; it does not come back then */
+	int missed = 0; /* counts rows that were gone; a row deleted in the meantime is not found again */
 
 	while (!InSubtransaction(TakeAll, &attempt, true))
 	{

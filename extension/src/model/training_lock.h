@@ -1,4 +1,4 @@
-/* Who trains a model: one session at a time, and no hand-made change in between. */
+/* Locks for training a model: one session at a time, with no hand-made change in between. */
 #ifndef LLM_SRC_MODEL_TRAINING_LOCK_H
 #define LLM_SRC_MODEL_TRAINING_LOCK_H
 
@@ -7,9 +7,9 @@
 #include "storage/lock.h"
 
 /*
- * The right to train a model, and those whose parameters it shares, until the transaction ends, or (session)
- * until TrainingUnlock, across transactions. Where another has it: ERROR that names it, or (wait) waits.
- * Returns the locks' keys, in the current memory context.
+ * Takes the right to train a model and those whose parameters it shares, until the transaction ends, or
+ * (session) across transactions until TrainingUnlock. If another session has it: an ERROR that names that
+ * session, or (wait) waits. Returns the locks' keys, in the current memory context.
  */
 typedef struct TrainingKeys
 {
@@ -17,18 +17,18 @@ typedef struct TrainingKeys
 	LOCKTAG keys[FLEXIBLE_ARRAY_MEMBER];
 } TrainingKeys;
 extern TrainingKeys *TrainingLock(const char *model, bool session, bool wait);
-/* Gives back a session's right; safe in the middle of an error. */
+/* Releases a session's right to train; safe during error handling. */
 extern void TrainingUnlock(const TrainingKeys *keys);
 /*
- * Locks what training writes, until the transaction ends: the model's version rows and its parameters' rows,
- * shared sources included, and (right) the right to train. Where other transactions hold some of them: false,
- * and no row is locked; or (wait) waits, holding none of them meanwhile. False after waiting: row security
- * keeps this role from changing some.
+ * Locks all rows that training writes until the transaction ends: the model's version rows and its
+ * parameters' rows, shared sources included, and (right) the right to train. If other transactions hold some
+ * of the rows: returns false with no row locked, or (wait) waits while holding none of them. False after
+ * waiting means that row security keeps this role from changing some of them.
  */
 extern bool TrainingLockRows(const char *model, bool right, bool wait);
-/* The ERROR for that false. */
+/* Raises the ERROR for a false from TrainingLockRows. */
 extern void TrainingRowsHeld(const char *model) __attribute__((noreturn));
-/* Does another transaction wait for this one? */
+/* True if another transaction waits for this one. */
 extern bool TrainingHasWaiters(void);
 
 #endif

@@ -1,7 +1,7 @@
 /*
- * Every table a model reads has row triggers that raise the model's version once per command (and a TRUNCATE
- * trigger that raises all). The number comes from a sequence: no two states of a model ever share one, and
- * a rolled-back change takes its number with it.
+ * Every table that models read has row triggers that raise the model's version once per command (and a
+ * TRUNCATE trigger that raises all versions). The number comes from a sequence: no two states of a model ever
+ * share one, and the number of a rolled-back change is never used again.
  */
 #include "postgres.h"
 

@@ -1,6 +1,6 @@
 /*
- * The locking follows what the executor does for UPDATE: READ COMMITTED goes on with the row's latest
- * version, a snapshot of the whole transaction that does not see it is a serialization failure.
+ * Row locking follows the executor's UPDATE: READ COMMITTED continues with the row's latest version; if a
+ * snapshot of the whole transaction does not see that version, it is a serialization failure.
  */
 #include "src/model/version_row.h"
 
@@ -26,7 +26,7 @@
 
 #include "src/base/catalog.h"
 
-/* ---- the tables, as far as they are what CREATE EXTENSION made ---- */
+/* ---- the tables, checked to be as CREATE EXTENSION made them ---- */
 
 static void Altered(const char *table, const char *what) __attribute__((noreturn));
 
@@ -68,8 +68,8 @@ typedef struct VersionTable
 } VersionTable;
 
 /*
- * Rows are written without the executor: what it would do besides must not be there. An index could call
- * somebody's functions, and a column that may not be NULL would be NULL all the same.
+ * Rows are written without the executor, so anything that the executor would have to do for them must be
+ * absent: an index could call a user's functions, and an added NOT NULL column would receive a NULL.
  */
 static void
 CheckPlain(const VersionTable *t)
@@ -128,7 +128,7 @@ KeyOf(AttrNumber column, const char *model)
 	return key;
 }
 
-/* Where a snapshot sees the model's row; false: nowhere. */
+/* The place where a snapshot sees the model's row; false if it sees none. */
 static bool
 FindRow(const VersionTable *t, const char *model, Snapshot snapshot, ItemPointer at)
 {
@@ -151,7 +151,7 @@ CannotSerialize(void)
 					   errmsg("could not serialize access due to concurrent update")));
 }
 
-/* What the next command of this transaction would see, own changes included. */
+/* The snapshot of the next command of this transaction, which sees its own changes. */
 static Snapshot
 NowSnapshot(void)
 {
@@ -162,7 +162,7 @@ NowSnapshot(void)
 typedef enum RowState
 {
 	ROW_LOCKED,
-	ROW_HELD, /* by another transaction, and the policy is not to wait */
+	ROW_HELD, /* held by another transaction, and the policy is not to wait */
 	ROW_MISSING
 } RowState;
 
@@ -258,8 +258,8 @@ UpdateRow(const VersionTable *t, TupleTableSlot *slot, int64 version)
 }
 
 /*
- * Two sessions may be the first to change what a model reads: one inserts, the other waits for the end of its
- * transaction (by a lock that no SQL can take) and then finds the row.
+ * Two sessions may both be the first to change rows of a model: one inserts the version row; the other waits
+ * until its transaction ends (with a lock that SQL cannot take) and then finds the row.
  */
 int64
 VersionRaise(const char *model)
@@ -292,7 +292,7 @@ ByName(const ListCell *a, const ListCell *b)
 	return strcmp(lfirst(a), lfirst(b));
 }
 
-/* The texts of one column, of all rows or those whose other column is the model's name, added to a list. */
+/* Adds the texts of one column to a list: of all rows, or of those whose other column is the model's name. */
 static List *
 Collect(Relation rel, AttrNumber column, AttrNumber where, const char *model, List *names)
 {

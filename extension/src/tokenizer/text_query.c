@@ -12,12 +12,12 @@
 #include "src/tokenizer/text_query.h"
 #include "src/tokenizer/tokenizer.h"
 
-#define FETCH 16 /* rows at a time; a text may have a megabyte */
+#define FETCH 16 /* rows at a time; a document may have a megabyte */
 #define EXAMPLE                                                                                              \
 	"corpus is a query with one column of text, such as 'SELECT body FROM documents', or "                   \
 	"format('SELECT %L', text) for a text itself."
 
-/* Text in the place of a query is mostly a syntax error. */
+/* Explains the syntax error that usually follows when text is passed in place of a query. */
 static void
 ExplainCorpus(void *query)
 {
@@ -79,7 +79,7 @@ CorpusOpen(const char *query)
 	return corpus;
 }
 
-/* Kept apart from SPI_tuptable, which the caller's own queries set meanwhile. */
+/* Fetched rows are kept apart from SPI_tuptable, which the caller's own queries overwrite in the meantime. */
 static bool
 Fetch(Corpus *corpus)
 {

@@ -1,6 +1,6 @@
 /*
- * The texts of a corpus argument: a query in SQL text, run with the caller's own rights and search_path, that
- * may only read. Its rows are fetched a few at a time.
+ * The documents of a corpus argument: an SQL query that may only read, executed with the caller's own rights
+ * and search_path. Its rows are fetched a few at a time.
  */
 #ifndef LLM_SRC_TOKENIZER_TEXT_QUERY_H
 #define LLM_SRC_TOKENIZER_TEXT_QUERY_H
@@ -12,17 +12,17 @@
 typedef struct Corpus
 {
 	Portal portal;
-	SPITupleTable *rows;  /* fetched last */
-	uint64 row;           /* the next of them */
-	MemoryContext memory; /* of the current text */
+	SPITupleTable *rows;  /* the last batch fetched */
+	uint64 row;           /* index of the next row */
+	MemoryContext memory; /* holds the current document */
 	int64 documents;
 } Corpus;
 
-/* Inside SPI_connect. ERROR unless the query has one column, of text. */
+/* Call inside SPI_connect. ERROR unless the query has exactly one column, of type text. */
 extern Corpus *CorpusOpen(const char *query);
-/* The next text that is neither NULL nor empty, as UTF-8, good until the next call; NULL: there is none. */
+/* The next document that is neither NULL nor empty, as UTF-8, valid until the next call; NULL at the end. */
 extern const char *CorpusNext(Corpus *corpus, Size *size);
-/* ERROR when there was no text at all. */
+/* Closes the query; ERROR if there was no document at all. */
 extern void CorpusClose(Corpus *corpus);
 
 #endif

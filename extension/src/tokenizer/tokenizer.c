@@ -1,5 +1,5 @@
 /*
- * The tokenizer's SQL functions: encode, decode, and looking inside.
+ * The tokenizer's SQL functions: encoding, decoding and inspection.
  */
 #include "postgres.h"
 
@@ -17,9 +17,9 @@
 #include "src/base/memory.h"
 #include "src/tokenizer/tokenizer.h"
 
-/* The words llm_bpe_steps takes: each of its rows holds all symbols that are left. */
+/* The longest word that llm_bpe_steps accepts: each of its rows holds all remaining symbols. */
 #define STEPS_MAX 1024
-/* Ids decoded between two looks at interrupts. */
+/* Ids decoded between two checks for interrupts. */
 #define PART ((Size) 1 << 18)
 
 PG_FUNCTION_INFO_V1(llm_encode);
@@ -59,7 +59,7 @@ llm_encode(PG_FUNCTION_ARGS)
 	PG_RETURN_ARRAYTYPE_P(array);
 }
 
-/* llm_bpe_decode in parts, so that a cancel ends it. */
+/* llm_bpe_decode in parts, so that a cancel interrupts it. */
 static Size
 DecodeIds(const LlmBpe *bpe, const int32 *ids, Size count, char *out)
 {
@@ -77,7 +77,7 @@ DecodeIds(const LlmBpe *bpe, const int32 *ids, Size count, char *out)
 	return size;
 }
 
-/* The bytes of the tokens of arguments (ids int[], model text). */
+/* The bytes of the tokens given by the arguments (ids int[], model text). */
 static bytea *
 DecodeArguments(FunctionCallInfo fcinfo)
 {
@@ -113,7 +113,7 @@ llm_decode(PG_FUNCTION_ARGS)
 	const char *data = VARDATA(bytes);
 	Size size = VARSIZE(bytes) - VARHDRSZ;
 
-	/* usually the bytes are good text as they are */
+	/* usually the bytes are valid text without conversion */
 	if (GetDatabaseEncoding() == PG_UTF8 && TokenizerIsText(data, size))
 		PG_RETURN_TEXT_P(bytes);
 	PG_RETURN_TEXT_P(TokenizerText(data, size));
@@ -125,7 +125,8 @@ llm_decode_bytes(PG_FUNCTION_ARGS)
 	PG_RETURN_BYTEA_P(DecodeArguments(fcinfo));
 }
 
-/* Bytes as something to read: what is no character, or cannot be seen, as \n, \t or \xhh. */
+/* Bytes as readable text: bytes that are no character, and invisible characters, appear as
+ * , \t or \xhh. */
 static text *
 ReadableText(const char *bytes, Size size)
 {
@@ -200,7 +201,7 @@ llm_pretokenize(PG_FUNCTION_ARGS)
 
 /* ---- llm_bpe_steps ---- */
 
-/* A token's text form, as the tables hold it. */
+/* A token's text form, as the tables store it. */
 static Datum
 TextForm(const LlmBpe *bpe, uint32 symbol)
 {

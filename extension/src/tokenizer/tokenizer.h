@@ -1,6 +1,6 @@
 /*
- * Tokenizers in the glue: the session's compiled copy of a model's llm_bpe_vocab and llm_bpe_merges rows, and
- * text in the server's encoding on the way in and out.
+ * Tokenizers for the SQL functions: the session's compiled copy of a model's llm_bpe_vocab and llm_bpe_merges
+ * rows, and the conversion of text between the server's encoding and UTF-8.
  */
 #ifndef LLM_SRC_TOKENIZER_TOKENIZER_H
 #define LLM_SRC_TOKENIZER_TOKENIZER_H
@@ -13,26 +13,29 @@
 
 /*
  * The tokenizer of a model (or the tokenizer of that name), as the active snapshot sees its rows; compiled
- * once and kept as long as its version stays, at least until `pin` is reset or deleted. ERROR where there is
+ * once, kept while its version is unchanged, and at least until `pin` is reset or deleted. ERROR if there is
  * none.
  */
 extern LlmBpe *TokenizerOf(const char *model, MemoryContext pin);
-/* Compiles the rows under exactly this name; ERROR when merges and vocabulary do not fit one another. */
+/* Compiles the rows under exactly this name; ERROR if merges and vocabulary are inconsistent. */
 extern void TokenizerCheck(const char *name);
 
-/* The ids of text in the server's encoding, palloc'd. */
+/* Encodes text in the server's encoding; returns the ids, palloc'd. */
 extern int32 *TokenizerEncode(LlmBpe *bpe, const char *text, Size size, bool special, Size *count);
 extern int32 *TokenizerEncodeUtf8(LlmBpe *bpe, const char *utf8, Size size, bool special, Size *count);
 /* Appends the bytes of a token; position (from 1) names it in the error for an id that is no token. */
 extern void TokenizerAppend(const LlmBpe *bpe, int32 id, Size position, StringInfo bytes);
-/* The errors for an id that is no token, and for text past what one value holds. */
+/*
+ * Raises the error for an id that is no token (TokenizerNoToken), or for text larger than one value can hold.
+ */
 extern void TokenizerNoToken(const LlmBpe *bpe, int32 id, Size position) __attribute__((noreturn));
 extern void TokenizerTooLong(void) __attribute__((noreturn));
-/* The UTF-8 of a text in the server's encoding: its own bytes where they are that already. */
+/* A text of the server's encoding as UTF-8: its own bytes if they are UTF-8 already. */
 extern char *TokenizerUtf8(text *input, Size *size);
-/* Whether they are good UTF-8 as they are. */
+/* True if the bytes are valid UTF-8 as they are. */
 extern bool TokenizerIsText(const char *bytes, Size size);
-/* Bytes as SQL text: broken UTF-8 and NUL become U+FFFD, what the server's encoding lacks becomes '?'. */
+/* Bytes as SQL text: invalid UTF-8 and NUL become U+FFFD; characters missing from the server's encoding
+ * become '?'. */
 extern text *TokenizerText(const char *bytes, Size size);
 
 #endif

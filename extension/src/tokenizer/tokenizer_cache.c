@@ -1,5 +1,5 @@
 /*
- * The session's tokenizers; when a copy is good is in versioned_cache.h.
+ * The session's tokenizers; versioned_cache.h says when a copy is valid.
  */
 #include "postgres.h"
 
@@ -39,7 +39,7 @@ Release(VersionedCopy *copy)
 	llm_bpe_free(((Tokenizer *) copy)->bpe);
 }
 
-/* argument: the model that it is loaded for, to name it in errors */
+/* argument: the model for which it is loaded, named in errors */
 static void
 Load(VersionedCopy *copy, bool may_share, void *argument)
 {
@@ -65,7 +65,7 @@ static LlmQuery read_name = {.text = "SELECT tokenizer FROM %s.llm_model_config 
 	.types = {TEXTOID},
 	.columns = "s?"};
 
-/* The model's tokenizer by its config, else the name itself. In the caller's SPI memory. */
+/* The tokenizer named in the model's config, or else the name itself. In the caller's SPI memory. */
 static char *
 TokenizerName(const char *model)
 {
@@ -77,7 +77,7 @@ TokenizerName(const char *model)
 	return name != NULL ? name : pstrdup(model);
 }
 
-/* Names that models meant in one snapshot: a query over many rows asks the tables once. */
+/* Tokenizer names resolved within one snapshot: a query over many rows reads the tables once. */
 #define REMEMBERED 8
 static struct
 {
@@ -91,7 +91,7 @@ Remembered(const char *model)
 {
 	static uint64 snapshot = 0;
 
-	/* rights and policies may have changed within a snapshot */
+	/* rights and policies may change within a snapshot */
 	if (snapshot != SnapshotNumber() || !VisibleAll(VISIBLE_TOKENIZER))
 		remembered_count = 0;
 	snapshot = SnapshotNumber();

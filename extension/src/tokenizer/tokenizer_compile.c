@@ -1,6 +1,6 @@
 /*
  * A tokenizer from its rows in llm_bpe_vocab and llm_bpe_merges: compiled here, or found compiled in memory
- * that all sessions share.
+ * shared by all sessions.
  */
 #include "postgres.h"
 
@@ -18,7 +18,7 @@
 #include "src/base/spi.h"
 #include "src/tokenizer/tokenizer_compile.h"
 
-#define FETCH 4096 /* rows read between two looks at interrupts */
+#define FETCH 4096 /* rows read between two checks for interrupts */
 
 static LlmQuery read_tokens = {.text = "SELECT token_id, token, bytes FROM %s.llm_bpe_vocab WHERE model = $1",
 	.nargs = 1,
@@ -61,7 +61,7 @@ RowInt(uint64 row, int n)
 typedef LlmCode (*AddRow)(LlmBpe *bpe, int32_t number, const char *first, size_t first_size,
 	const char *second, size_t second_size, LlmError *err);
 
-/* Hands each row (a number and two texts) to the tokenizer. */
+/* Passes each row (a number and two texts) to the tokenizer. */
 static void
 AddRows(LlmBpe *bpe, const char *name, LlmQuery *query, AddRow add)
 {

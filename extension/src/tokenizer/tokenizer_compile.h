@@ -7,13 +7,13 @@
 #include "formats/bpe.h"
 #include "src/base/shared_copy.h"
 
-/* Compiles the rows under this name as the active snapshot sees them; the caller frees. Call inside
+/* Compiles the rows with this name as the active snapshot sees them; the caller frees the result. Call inside
  * SPI_connect. */
 extern LlmBpe *TokenizerCompile(const char *name);
 /*
- * The same from a copy that all sessions share, which is made where there is none; NULL: compile it
- * privately. The caller releases the copy after the tokenizer. The role must be one that may read all rows
- * (visible.h).
+ * The same from a copy shared by all sessions, which is made if there is none; NULL if the caller must
+ * compile it privately. The caller releases the copy after the tokenizer. The role must be permitted to read
+ * all rows (visible.h).
  */
 extern LlmBpe *TokenizerShared(const char *name, int64 version, SharedCopy *copy);
 

@@ -1,6 +1,6 @@
 /*
- * Loading a tokenizer's files into llm_bpe_vocab and llm_bpe_merges: read, check, write (tokenizer_rows.c).
- * To have the server open a file the caller needs the rights of pg_read_server_files.
+ * Loads a tokenizer's files into llm_bpe_vocab and llm_bpe_merges: reads them, checks them and writes the
+ * rows (tokenizer_rows.c). Reading a file on the server requires the rights of pg_read_server_files.
  */
 #include "postgres.h"
 
@@ -26,7 +26,7 @@ PG_FUNCTION_INFO_V1(pg_llm_load_bpe_vocab);
 PG_FUNCTION_INFO_V1(pg_llm_load_bpe_merges);
 PG_FUNCTION_INFO_V1(pg_llm_load_bpe);
 
-/* The bytes of a file, and what to call them in messages. */
+/* The bytes of a file, and its name for messages. */
 typedef struct FileBytes
 {
 	const char *name;
@@ -49,7 +49,7 @@ ReadServerFile(const char *path)
 				errmsg("permission denied to read file \"%s\" on the server", path),
 				errhint("Members of pg_read_server_files may. Anybody who may write llm_bpe_vocab and "
 						"llm_bpe_merges can send the files from the client: pg-llm ingest-tokenizer.")));
-	/* Looked at before it is opened: opening a pipe would wait. */
+	/* Checked before it is opened: opening a pipe would block. */
 	if (stat(path, &status) != 0)
 		ereport(
 			ERROR, (errcode_for_file_access(), errmsg("could not open file \"%s\" on the server: %m", path)));
@@ -162,7 +162,7 @@ pg_llm_load_bpe_vocab(PG_FUNCTION_ARGS)
 
 	level = TokenizerBeginWrite();
 	TokenizerMakeRoom(model, false, truncate);
-	if (truncate) /* the old vocabulary's merges have lost their tokens */
+	if (truncate) /* the merges of the old vocabulary refer to tokens that are gone */
 		TokenizerMakeRoom(model, true, true);
 	count = InsertVocab(file, model);
 	TokenizerWritten(model);

@@ -1,5 +1,5 @@
 /*
- * Writing a tokenizer's rows.
+ * Writes a tokenizer's rows.
  */
 #include "postgres.h"
 
@@ -17,7 +17,7 @@
 #include "src/tokenizer/tokenizer.h"
 #include "src/tokenizer/tokenizer_rows.h"
 
-/* $1 is the tokenizer's name throughout. */
+/* In all queries $1 is the tokenizer's name. */
 #define RESULTS /* each merge's result and the lowest rank that makes it */                                  \
 	"(SELECT left_token || right_token AS token, min(rank) AS rank FROM %s.llm_bpe_merges"                   \
 	" WHERE model = $1 GROUP BY 1)"
@@ -47,7 +47,7 @@ static LlmQuery insert_merges = {.text =
 									 " unnest($2, $3) WITH ORDINALITY AS m(l, r, n) ORDER BY m.n",
 	.nargs = 3,
 	.types = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID}};
-/* llm_bpe_vocab.rank says which merge makes the token */
+/* Sets llm_bpe_vocab.rank, the merge that makes the token. */
 static LlmQuery update_ranks = {.text = "UPDATE %s.llm_bpe_vocab v SET rank = n.rank"
 										" FROM (SELECT w.token_id, m.rank FROM %s.llm_bpe_vocab w"
 										" LEFT JOIN " RESULTS " m ON m.token = w.token WHERE w.model = $1) n"
@@ -142,7 +142,8 @@ TokenizerUpdateRanks(const char *model)
 text *
 TokenizerServerText(const char *utf8, Size size)
 {
-	LlmReserve(3 * size + 2 * sizeof(Datum)); /* the text, twice on its way, and its place in a list */
+	LlmReserve(
+		3 * size + 2 * sizeof(Datum)); /* two copies of the text during conversion, and its entry in a list */
 	return cstring_to_text(pg_any_to_server(pnstrdup(utf8, size), (int) size, PG_UTF8));
 }
 

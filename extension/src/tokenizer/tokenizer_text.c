@@ -1,5 +1,5 @@
 /*
- * Text in and out of a tokenizer: the server's encoding to UTF-8 and back.
+ * Text conversion for tokenizers: from the server's encoding to UTF-8 and back.
  */
 #include "postgres.h"
 
@@ -17,7 +17,7 @@
 #include "src/base/memory.h"
 #include "src/tokenizer/tokenizer.h"
 
-/* The text itself where the server's encoding is UTF-8. *length gets the result's. */
+/* Returns the text itself if the server's encoding is UTF-8. *length receives the result's length. */
 static char *
 ToUtf8(const char *text, Size size, Size *length)
 {
@@ -39,7 +39,7 @@ TokenizerUtf8(text *input, Size *size)
 int32 *
 TokenizerEncodeUtf8(LlmBpe *bpe, const char *utf8, Size size, bool special, Size *count)
 {
-	/* Room for a token in three bytes, which is more than English and most code need. */
+	/* Room for one token per three bytes, which is more than English and most code need. */
 	Size room = 256 + size / 3;
 	LlmBpeIds ids = {NULL, 0, room, false, LlmContextAllocator()};
 	LlmError err;
@@ -92,7 +92,7 @@ TokenizerAppend(const LlmBpe *bpe, int32 id, Size position, StringInfo bytes)
 	appendBinaryStringInfo(bytes, (const char *) token.bytes, (int) token.size);
 }
 
-/* Bytes from `at` on that are looked at together: of a long text a part that ends with a whole character. */
+/* The number of bytes from `at` on to process together: a long text is split at character boundaries. */
 static Size
 PartOf(const char *bytes, Size at, Size size)
 {
@@ -115,7 +115,7 @@ TokenizerIsText(const char *bytes, Size size)
 	return good;
 }
 
-/* llm_utf8_repair in parts. */
+/* llm_utf8_repair in parts, so that a cancel interrupts it. */
 static Size
 Repair(const char *bytes, Size size, char *out)
 {
@@ -129,8 +129,8 @@ Repair(const char *bytes, Size size, char *out)
 	return length;
 }
 
-/* UTF-8 to the server's encoding; a character that it lacks becomes '?', as text must come out in any case.
- */
+/* Converts UTF-8 to the server's encoding; a character missing from it becomes '?', because decoding must
+ * always return text. */
 static text *
 ToServer(char *utf8, Size size)
 {

@@ -1,5 +1,5 @@
 /*
- * llm_bpe_train: a tokenizer learned from the texts of a query, written as rows.
+ * llm_bpe_train: trains a tokenizer on the documents of a query and writes it as rows.
  */
 #include "postgres.h"
 
@@ -29,7 +29,7 @@ typedef struct Training
 
 /* ---- arguments ---- */
 
-/* llm_encode finds special tokens by this form, which no merge makes. */
+/* llm_encode finds special tokens by this form, which no merge produces. */
 static void
 CheckSpecial(const Training *t, int i)
 {
@@ -85,7 +85,7 @@ ReadArguments(FunctionCallInfo fcinfo)
 	return t;
 }
 
-/* Rows under the name of a model that uses another tokenizer would never be read. */
+/* Rows stored under the name of a model that uses another tokenizer would never be read. */
 static void
 CheckModel(const char *model)
 {
@@ -104,7 +104,7 @@ CheckModel(const char *model)
 								   "llm_model_config.tokenizer says which one a model uses.")));
 }
 
-/* ---- learning and writing ---- */
+/* ---- training and writing ---- */
 
 static LlmBpePieces *
 CountPieces(const Training *t, const LlmAllocator *allocator)
@@ -141,7 +141,8 @@ TextForm(const void *bytes, Size size)
 static Datum
 Bytes(const void *bytes, Size size)
 {
-	return PointerGetDatum(cstring_to_text_with_len(bytes, (int) size)); /* a bytea is laid out as a text */
+	return PointerGetDatum(
+		cstring_to_text_with_len(bytes, (int) size)); /* a bytea has the same layout as a text */
 }
 
 static void
@@ -161,7 +162,7 @@ WriteMerges(const Training *t, const LlmBpeLearned *learned)
 	TokenizerInsertMerges(t->model, left, right, count);
 }
 
-/* The bytes, what merges made, the special tokens. Returns how many. */
+/* The tokens in order: single bytes, results of merges, special tokens. Returns their count. */
 static Size
 WriteTokens(const Training *t, const LlmBpeLearned *learned)
 {
