@@ -1,7 +1,7 @@
 /*
- * Beam search: the best `width` continuations live on, all texts in one batch of the executor. Scores are
- * sums of log probabilities and only fall, so the search is over once no live text beats the worst of `width`
- * ended ones.
+ * Beam search: keeps the `width` best continuations, all in one batch of the executor. A score is a sum of
+ * log probabilities and can only fall, so the search ends once no live sequence has a better score than the
+ * worst of `width` finished ones.
  */
 #include "postgres.h"
 
@@ -21,8 +21,8 @@
 typedef struct Beam
 {
 	double score; /* sum of log probabilities */
-	int parent;   /* the live text it continues */
-	int32 id;     /* its newest token */
+	int parent;   /* the live sequence it continues */
+	int32 id;     /* its last token */
 	int32 *ids;   /* all of its tokens; NULL until it is kept */
 	int count;
 } Beam;
@@ -31,8 +31,8 @@ typedef struct Beams
 {
 	Generation *g;
 	int width, live, ended;
-	Beam *beams; /* live ones, in the executor's order */
-	Beam *done;  /* those that reached the end token, best first */
+	Beam *beams; /* live sequences, in the executor's order */
+	Beam *done;  /* sequences that reached the end token, best first */
 } Beams;
 
 static int
@@ -45,7 +45,7 @@ CompareBeams(const void *a, const void *b)
 	return x->parent != y->parent ? x->parent - y->parent : x->id - y->id;
 }
 
-/* Runs the newest tokens of all live texts. */
+/* Computes the logits for the last tokens of all live sequences. */
 static LlmValue
 RunBeams(Beams *s)
 {
@@ -64,8 +64,8 @@ RunBeams(Beams *s)
 	return value;
 }
 
-/* The best continuations of one live text: one more than width, as one of them may end it. Returns how many.
- */
+/* The best continuations of one live sequence: width + 1 of them, because one may end it. Returns their
+ * count. */
 static int
 Continuations(const Beams *s, int beam, const LlmValue *value, Beam *out)
 {
@@ -89,7 +89,7 @@ Continuations(const Beams *s, int beam, const LlmValue *value, Beam *out)
 	return n;
 }
 
-/* Gives a candidate its tokens: those of its parent and its own. */
+/* Sets a candidate's tokens: those of its parent followed by its own. */
 static void
 Keep(const Beams *s, Beam *beam)
 {
@@ -98,7 +98,7 @@ Keep(const Beams *s, Beam *beam)
 	beam->ids[beam->count - 1] = beam->id;
 }
 
-/* Enters an ended text in the list of the best ones; the worst leaves a full list. */
+/* Inserts a finished sequence into the list of the best ones; a full list drops the worst. */
 static void
 End(Beams *s, Beam *beam)
 {
@@ -116,7 +116,7 @@ End(Beams *s, Beam *beam)
 	s->ended++;
 }
 
-/* One more token for every live text. */
+/* Extends every live sequence by one token. */
 static void
 StepBeams(Beams *s)
 {
@@ -150,7 +150,8 @@ StepBeams(Beams *s)
 	s->live = live;
 }
 
-/* Live and ended texts, best first; the executor is done with them. */
+/* Searches to the end, then collects live and finished sequences, best first, which need no executor any
+ * more. */
 static void
 Search(Beams *s)
 {
@@ -164,7 +165,7 @@ Search(Beams *s)
 	}
 	s->beams = repalloc(s->beams, sizeof(Beam) * (s->width + s->ended));
 	for (int i = 0; i < s->live; i++)
-		s->beams[i].parent = s->width + i; /* after the ended ones of the same score */
+		s->beams[i].parent = s->width + i; /* after finished sequences of the same score */
 	for (int i = 0; i < s->ended; i++)
 	{
 		s->done[i].parent = i;

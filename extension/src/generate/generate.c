@@ -1,6 +1,6 @@
 /*
- * Continuing a text, token by token, with cached keys and values. A graph that cannot be continued position
- * by position is run over the whole text at each step: slower, the same bits.
+ * Generates text token by token with a KV cache. A graph that cannot be continued position by position is
+ * computed over the whole sequence at each step, which is slower and gives the same bits.
  */
 #include "postgres.h"
 
@@ -21,7 +21,7 @@
 
 /* ---- opening ---- */
 
-/* The model's option eos_token_id; `otherwise` where it has none. */
+/* The model's option eos_token_id; `otherwise` if it has none. */
 static int
 OwnEndToken(const char *model, int otherwise)
 {
@@ -82,7 +82,7 @@ EncodePrompt(Generation *g, const char *prompt)
 		ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the prompt is empty"),
 				errhint("Model \"%s\" has no end token to start from; give it a first word.", g->m->name)));
-	if (count == 0) /* texts of the training data follow an end token */
+	if (count == 0) /* documents in the training data follow an end token */
 		ids = &g->eos;
 	g->prompt = g->count = Max(1, (int) count);
 	g->ids = ids;
@@ -91,7 +91,7 @@ EncodePrompt(Generation *g, const char *prompt)
 		TokenizerAppend(g->bpe, ids[i], i + 1, &g->bytes);
 }
 
-/* How many tokens the text may have in all, prompt included. */
+/* The maximum number of tokens of the sequence, prompt included. */
 static int
 Room(const Generation *g, const int *most)
 {
@@ -102,7 +102,7 @@ Room(const Generation *g, const int *most)
 		positions = MaxAllocSize / sizeof(int32) - 2;
 	if (g->prompt > positions)
 		CheckLength(g->m, g->prompt);
-	if (most == NULL) /* the token after the last position needs no position of its own */
+	if (most == NULL) /* the token after the last position needs no position of its own, so one more fits */
 		return (int) Min((int64) g->prompt + DEFAULT_MAX_TOKENS, positions + 1);
 	if (*most < 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),

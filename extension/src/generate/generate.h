@@ -1,4 +1,4 @@
-/* One text being continued: prompt, model, caches and the choice of tokens. */
+/* The state of one generation: prompt, model, KV cache and sampling. */
 #ifndef LLM_SRC_GENERATE_GENERATE_H
 #define LLM_SRC_GENERATE_GENERATE_H
 
@@ -13,17 +13,17 @@
 #include "src/tokenizer/tokenizer.h"
 
 #define DEFAULT_MAX_TOKENS 64
-/* The eos argument's default; stands for the model's own end token. */
+/* The eos argument's default; it stands for the model's own end token. */
 #define GPT2_EOS 50256
 
 typedef struct Generation
 {
-	MemoryContext context; /* everything below lives here */
+	MemoryContext context; /* everything below is allocated in it */
 	LoadedModel *m;
 	LlmBpe *bpe;
 	LlmExec *exec;
 	int32 *ids;              /* prompt, then what was generated */
-	int prompt, count, most; /* tokens: of the prompt, so far, at most */
+	int prompt, count, most; /* numbers of tokens: in the prompt, so far, maximum */
 	int eos;                 /* -1 none */
 	LlmSampling how;
 	LlmStream stream;
@@ -32,22 +32,24 @@ typedef struct Generation
 } Generation;
 
 /*
- * A model may have more logits than its tokenizer has tokens (vocabularies are padded to round numbers): such
- * a token has no text, and leaves U+FFFD in the text that it is part of.
+ * The text of a token; false if it has none. A model may have more logits than its tokenizer has tokens,
+ * because vocabularies are padded to round numbers: such a token has no text, and appears as U+FFFD in
+ * generated text.
  */
 extern bool TextOfToken(const LlmBpe *bpe, int32 id, Datum *text);
 extern void AppendToken(const LlmBpe *bpe, int32 id, StringInfo bytes);
-/* Model, tokenizer and prompt; `most` NULL takes the default or what fits. Opens the executor. */
+/* Loads model and tokenizer, encodes the prompt and opens the executor; if `most` is NULL, the limit is the
+ * default or what fits. */
 extern Generation *GenerationOpen(const char *model, const char *prompt, const int *most, int eos);
-/* From prompt, max_tokens, temperature, topk, topp, model, eos, seed. */
+/* The same from SQL arguments: prompt, max_tokens, temperature, topk, topp, model, eos, seed. */
 extern Generation *GenerationFromArguments(FunctionCallInfo fcinfo);
-/* The model's end token for an eos argument. */
+/* Resolves an eos argument to the model's end token. */
 extern int EndToken(const char *model, int V, bool null, int eos);
-/* The logits (V) of one text's last position in the value of the node "logits" for several texts. */
+/* The logits (V) of the last position of one sequence, in the value of the node "logits" for a batch. */
 extern const float *LastLogits(const Generation *g, const LlmValue *value, int texts, int text, int *V);
-/* Logits (V) after the tokens so far. */
+/* The logits (V) after the tokens so far. */
 extern const float *GenerationLogits(Generation *g, int *V);
-/* Chooses and appends the next token; false when the text was complete already. */
+/* Samples and appends the next token; false if the sequence was complete already. */
 extern bool GenerationStep(Generation *g);
 
 #endif

@@ -1,10 +1,10 @@
 /*
- * llm_generate as rows: one row per call, so that rows leave as they are made.
+ * llm_generate as rows: one row per call, so that each row is sent as soon as it is made.
  */
 #include "postgres.h"
 
 #include "funcapi.h"
-/* Debian's server headers name GSSAPI's, which they come without; nothing here uses them. */
+/* Debian's server headers refer to GSSAPI's headers, which may not be installed; nothing here uses them. */
 #undef ENABLE_GSS
 #include "libpq/libpq.h"
 #include "mb/pg_wchar.h"
@@ -13,7 +13,7 @@
 
 #include "src/generate/generate.h"
 
-/* Bytes of whole characters: an unfinished one at the end waits for its next token. */
+/* The length of the complete characters: an incomplete one at the end waits for the next token. */
 static int
 WholeCharacters(const char *bytes, int length)
 {
@@ -49,8 +49,8 @@ StreamRow(FuncCallContext *call, Generation *g)
 }
 
 /*
- * One row per call, so that rows leave as they are made. Small rows would wait in the server's send buffer
- * for more: at each later call what came before is pushed out.
+ * One row per call, so that each row is sent as soon as it is made. The server's send buffer would hold small
+ * rows back, so each later call flushes the rows before it.
  */
 PG_FUNCTION_INFO_V1(llm_generate_rows);
 Datum

@@ -1,5 +1,5 @@
 /*
- * Ranking what may come next: llm_next_tokens, pg_llm_sample.
+ * Ranks and samples candidates for the next token: llm_next_tokens, pg_llm_sample.
  */
 #include "postgres.h"
 

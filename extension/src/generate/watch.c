@@ -8,7 +8,7 @@
 
 #include "src/base/catalog.h"
 
-/* The statement being explained, while it runs. */
+/* The statement that llm_explain is measuring, while it is executed. */
 static Watch *watch = NULL;
 
 static double
@@ -20,7 +20,7 @@ Now(void)
 	return INSTR_TIME_GET_DOUBLE(t) * 1e6;
 }
 
-/* ---- watching ---- */
+/* ---- measuring ---- */
 
 void
 ExplainMark(ExplainPart part)
@@ -65,7 +65,7 @@ ExplainRun(const LlmExec *exec, const LlmModel *model, int tokens)
 		}
 		watch->part[EXPLAIN_EXECUTOR] -= run->microseconds;
 	}
-	watch->last = Now(); /* the looking itself is not counted */
+	watch->last = Now(); /* the time spent on measuring is not counted */
 }
 
 void

@@ -1,6 +1,6 @@
 /*
- * Where the time of a statement goes, for llm_explain: generate.c says what it has just done. The calls do
- * nothing unless a statement is being watched.
+ * Measures for llm_explain where a statement spends its time: generate.c reports each part that it has
+ * finished. The calls do nothing unless a statement is being measured.
  */
 #ifndef LLM_SRC_GENERATE_WATCH_H
 #define LLM_SRC_GENERATE_WATCH_H
@@ -13,28 +13,28 @@
 typedef enum ExplainPart
 {
 	EXPLAIN_STATEMENT, /* PostgreSQL: parsing, planning, starting and ending the statement */
-	EXPLAIN_LOADING,   /* is the model in memory still what the tables hold? if not: reading it */
-	EXPLAIN_TOKENIZER, /* the same for the tokenizer, and the prompt's tokens */
-	EXPLAIN_PLANNING,  /* which nodes to run, how many rows of each */
-	EXPLAIN_EXECUTOR,  /* between the ops: inputs bound, buffers found */
+	EXPLAIN_LOADING,   /* checking whether the model in memory is current, and reading it if not */
+	EXPLAIN_TOKENIZER, /* the same for the tokenizer; encoding the prompt */
+	EXPLAIN_PLANNING,  /* deciding which nodes to compute, and how many rows of each */
+	EXPLAIN_EXECUTOR,  /* between the ops: binding inputs, finding buffers */
 	EXPLAIN_SAMPLING,  /* from logits to a token and its text */
 	EXPLAIN_PARTS
 } ExplainPart;
 
-/* The time since the last call went into this part. */
+/* Adds the time since the last call to this part. */
 extern void ExplainMark(ExplainPart part);
-/* Before a run, and after it. */
+/* Call before and after each execution of the graph. */
 extern void ExplainBeforeRun(LlmExec *exec);
 extern void ExplainRun(const LlmExec *exec, const LlmModel *model, int tokens);
 
-/* ---- watching ---- */
+/* ---- measuring ---- */
 
-/* One run of the executor. */
+/* One execution of the graph. */
 typedef struct WatchedRun
 {
 	int tokens;
 	double microseconds; /* of its ops together */
-	LlmTiming *nodes;    /* in graph order; NULL: there was no such run */
+	LlmTiming *nodes;    /* in graph order; NULL if there was no such execution */
 } WatchedRun;
 
 typedef enum Phase
@@ -44,7 +44,7 @@ typedef enum Phase
 	PHASES
 } Phase;
 
-/* What a statement took. */
+/* The times measured for a statement. */
 typedef struct Watch
 {
 	MemoryContext context;
@@ -54,7 +54,7 @@ typedef struct Watch
 	WatchedRun run[PHASES];
 } Watch;
 
-/* Runs a statement that generates `tokens` tokens; fills w, in the current memory context. */
+/* Executes a statement that generates `tokens` tokens; fills w, in the current memory context. */
 extern void WatchStatement(const char *model, const char *prompt, int tokens, Watch *w);
 
 #endif

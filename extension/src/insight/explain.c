@@ -1,7 +1,7 @@
 /*
- * llm_explain: a statement that generates two tokens, run a few times and watched. The first token takes a
- * run over the whole prompt (prefill), the second a run over one position (decode); what is left of the
- * statement's time is PostgreSQL's and the glue's.
+ * llm_explain: executes a statement that generates two tokens a few times and measures it. The first token
+ * takes a forward pass over the whole prompt (prefill), the second one over a single position (decode); the
+ * rest of the statement's time is spent in PostgreSQL and in the extension's SQL functions.
  */
 #include "postgres.h"
 
@@ -30,7 +30,7 @@ Overhead(const Watch *w)
 	return sum;
 }
 
-/* Of each phase the fastest run, of what is around them the fastest too. */
+/* For each phase, and for the parts around the phases, the fastest measurement counts. */
 static void
 KeepBest(Watch *best, const Watch *w)
 {
@@ -50,7 +50,7 @@ typedef struct Row
 {
 	const char *phase, *node, *op; /* node NULL: none */
 	int step;
-	const WatchedRun *run;   /* NULL: not of the executor */
+	const WatchedRun *run;   /* NULL: not part of the executor */
 	const LlmTiming *timing; /* NULL: microseconds alone */
 	double microseconds;
 } Row;
@@ -103,7 +103,7 @@ PutParts(ReturnSetInfo *result, const MachinePeak *peak, const char *phase, cons
 			&(Row){.phase = phase, .step = i + 1, .op = names[i], .microseconds = Max(0, w->part[i])});
 }
 
-/* Tokens to generate: two, or one where the prompt fills the model's positions. */
+/* Tokens to generate: two, or one if the prompt fills the model's positions. */
 static int
 TokensThatFit(const LoadedModel *m, const char *prompt)
 {
@@ -132,7 +132,7 @@ llm_explain_rows(PG_FUNCTION_ARGS)
 	if (*prompt == '\0')
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the prompt is empty"),
 						   errhint("Give it some words: they are what prefill computes.")));
-	/* the statement itself loads what is not there yet, so that the first one's cost is seen */
+	/* the statement itself loads whatever is not in memory yet, so that the first one shows that cost */
 	WatchStatement(model, prompt, 1, &first);
 	m = ModelOf(model, CurrentMemoryContext);
 	tokens = TokensThatFit(m, prompt);

@@ -1,5 +1,6 @@
 /*
- * llm_matmul_rung and llm_kernel_ladder: the same product by five kernels, from three loops to all cores.
+ * llm_matmul_rung and llm_kernel_ladder: the same matrix product by five kernels, from three plain loops to
+ * all cores.
  */
 #include "postgres.h"
 
@@ -71,9 +72,9 @@ llm_matmul_rung(PG_FUNCTION_ARGS)
 
 /* ---- climbing ---- */
 
-/* At most so many multiplications: the lowest rung does about one in a nanosecond. */
+/* The maximum number of multiplications: the lowest rung does about one per nanosecond. */
 #define MOST_WORK 2e10
-/* A rung is run again until so many seconds are spent, and the fastest counts. */
+/* Each rung is repeated for this many seconds, and the fastest time counts. */
 #define ENOUGH 0.1
 #define MOST_RUNS 20
 
@@ -88,7 +89,7 @@ RandomMatrix(const char *name, int rows, int columns)
 	return t;
 }
 
-/* Seconds of the fastest of some runs. */
+/* The time of the fastest repetition, in seconds. */
 static double
 Climb(LlmRung rung, Tensor *a, Tensor *b, const float *panels, Tensor *out)
 {

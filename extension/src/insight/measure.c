@@ -1,5 +1,5 @@
 /*
- * llm_measure_peak and llm_measure_matmul: what `pg-llm bench` divides by.
+ * llm_measure_peak and llm_measure_matmul: the peak rates to which `pg-llm bench` compares its results.
  */
 #include "postgres.h"
 
@@ -36,7 +36,7 @@ SessionPeak(void)
 	else if (code != LLM_OK)
 		LlmRaise(&err);
 	else
-		peak.kernels = llm_kernels; /* an error above leaves it to be measured again */
+		peak.kernels = llm_kernels; /* set last, so that an error above causes a new measurement */
 	return &peak;
 }
 

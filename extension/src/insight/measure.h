@@ -1,4 +1,4 @@
-/* The machine's peak, as the session's threads and instruction set reach it. */
+/* The machine's peak rates, with the session's threads and instruction set. */
 #ifndef LLM_SRC_INSIGHT_MEASURE_H
 #define LLM_SRC_INSIGHT_MEASURE_H
 
@@ -10,10 +10,11 @@ typedef struct MachinePeak
 {
 	const LlmKernels *kernels;
 	int threads;
-	double flops, bytes; /* a second; 0: there was no memory to measure with, which a NOTICE said */
+	double flops,
+		bytes; /* per second; 0 if there was no memory to measure with, in which case a NOTICE said so */
 } MachinePeak;
 
-/* Measured once in a session for an instruction set and number of threads. */
+/* Measured once per session for each instruction set and number of threads. */
 extern const MachinePeak *SessionPeak(void);
 
 #endif

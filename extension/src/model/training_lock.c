@@ -121,7 +121,7 @@ RefuseSecond(const char *model, const char *locked, const LOCKTAG *key)
 			errhint("Wait until it has ended (wait => true does), or train a copy under another name.")));
 }
 
-/* A role that may not change a model may not block its training by others either. */
+/* A role that may not change a model must not be able to block others from training it. */
 static void
 CheckMayChange(const char *model)
 {

@@ -1,5 +1,5 @@
 /*
- * llm_story and its relatives: stories from extension/stories, as rows.
+ * llm_story and related functions: stories from extension/stories, as rows.
  */
 #include "postgres.h"
 

@@ -10,7 +10,7 @@
 #include "src/stories/story_batch.h"
 #include "src/tokenizer/tokenizer.h"
 
-/* A call for more would run for hours. */
+/* A call for more would take hours. */
 #define MOST_STORIES 1000000
 
 StoryRequest
@@ -32,7 +32,7 @@ StoryRequestOf(FunctionCallInfo fcinfo)
 	return r;
 }
 
-/* Ids of a story's tokens; ERROR unless the tokenizer has each of its words whole. */
+/* The ids of a story's tokens; ERROR unless the tokenizer encodes each of its words as one token. */
 static int32 *
 Encode(const StoryRequest *r, const LlmStory *story)
 {

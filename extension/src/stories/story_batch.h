@@ -1,4 +1,4 @@
-/* Held-out stories as batches that a model reads, each token with what it asks for. */
+/* Held-out stories as batches of sequences, with the kind of each token. */
 #ifndef LLM_SRC_STORIES_STORY_BATCH_H
 #define LLM_SRC_STORIES_STORY_BATCH_H
 
@@ -8,7 +8,7 @@
 #include "src/model/inputs.h"
 #include "stories/story.h"
 
-/* Stories that a model reads at once. */
+/* Stories per forward pass. */
 #define STORY_BATCH 16
 
 typedef struct StoryBatch
@@ -18,7 +18,7 @@ typedef struct StoryBatch
 	int32 *tokens, *targets; /* (B,T); the last target of a story is the end token, padding is -1 */
 } StoryBatch;
 
-/* What the functions over many stories are asked, checked: (model, from_seed, n, end token or NULL). */
+/* The checked arguments of the functions over many stories: (model, from_seed, n, end token or NULL). */
 typedef struct StoryRequest
 {
 	LoadedModel *m;
@@ -29,11 +29,12 @@ typedef struct StoryRequest
 } StoryRequest;
 
 extern StoryRequest StoryRequestOf(FunctionCallInfo fcinfo);
-/* Stories first … of the request, in the current memory context; their number is in B. */
+/* The batch of stories that starts at story `first` of the request, in the current memory context; their
+ * number is in B. */
 extern StoryBatch *StoryBatchRead(const StoryRequest *r, int first);
-/* tokens and positions as the executor wants them. */
+/* Fills in the executor's inputs, tokens and positions. */
 extern void StoryInputs(const StoryBatch *b, LlmInput in[2]);
-/* What target t of a story asks for; the end token is syntax. */
+/* The kind of target t of a story; the end token is syntax. */
 extern LlmStoryKind StoryKind(const LlmStory *story, int t);
 
 #endif

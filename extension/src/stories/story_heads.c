@@ -1,5 +1,6 @@
 /*
- * llm_story_heads: where each attention head looks when a model must say again what a story said before.
+ * llm_story_heads: which positions each attention head attends to when the model must repeat what the story
+ * said before.
  */
 #include "postgres.h"
 
@@ -14,7 +15,7 @@
 #include "src/base/memory.h"
 #include "src/stories/story_batch.h"
 
-/* Sums over the tokens of each kind, of one attention node: total (NH, kinds). */
+/* Sums over the tokens of each kind, for one attention node: total (NH, kinds). */
 typedef struct Layer
 {
 	int node, NH;
@@ -26,12 +27,12 @@ typedef struct Heads
 	Layer *layer;
 	int layers;
 	int64 tokens[LLM_STORY_KINDS];
-	bool source[LLM_STORY_TOKENS]; /* of the token at hand: the positions that hold its answer */
+	bool source[LLM_STORY_TOKENS]; /* the positions that contain the current token's answer */
 } Heads;
 
 /*
- * A copy repeats the word that stood behind the very word that the model is at; the other kinds ask for a
- * name or a place said earlier in other words.
+ * A copy repeats the word that followed an earlier occurrence of the current word; the other kinds ask for a
+ * name or a place that was mentioned earlier in other words.
  */
 static bool
 IsCopy(LlmStoryKind kind)
@@ -39,7 +40,8 @@ IsCopy(LlmStoryKind kind)
 	return kind == LLM_STORY_SONG || kind == LLM_STORY_OBJECT_COPY || kind == LLM_STORY_SURNAME_COPY;
 }
 
-/* Marks in heads->source, of positions 0 … t, those that hold the answer to target t; false: none does. */
+/* Marks in heads->source those of the positions 0 … t that contain the answer to target t; false if none
+ * does. */
 static bool
 FindSources(Heads *heads, LlmStoryKind kind, const int32 *tokens, int t, int32 answer)
 {
@@ -53,7 +55,7 @@ FindSources(Heads *heads, LlmStoryKind kind, const int32 *tokens, int t, int32 a
 	return found;
 }
 
-/* probs (NH,T,T) of a story */
+/* probs (NH,T,T): the attention probabilities of a story */
 static void
 AddStory(Layer *layer, const Heads *heads, LlmStoryKind kind, int T, int t, const float *probs)
 {

@@ -1,5 +1,5 @@
 /*
- * llm_story_score: how a model predicts the tokens of held-out stories, by what they ask for.
+ * llm_story_score: how well a model predicts the tokens of held-out stories, by kind.
  */
 #include "postgres.h"
 
@@ -52,7 +52,7 @@ AddBatch(const StoryRequest *r, const StoryBatch *b, Score *scores)
 							   ShapeToString(logits.ndim, logits.dims), b->B, b->T)));
 	for (int i = 0; i < b->B; i++)
 	{
-		/* the first token is given, and always the same: it costs nothing */
+		/* the first token is given and always the same: it has no loss, but its characters count */
 		scores[b->story[i].token[0].kind].characters += b->story[i].token[0].size;
 		for (int t = 0; t < b->T; t++)
 		{

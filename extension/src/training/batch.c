@@ -69,7 +69,7 @@ DatasetOpen(const char *name, uint64 seed)
 	return d;
 }
 
-/* Fisher and Yates, by the epoch's own random numbers. */
+/* Fisher-Yates shuffle with the epoch's own random numbers. */
 static void
 Shuffle(Dataset *d, int64 epoch)
 {
@@ -149,7 +149,7 @@ CheckLengths(const int *lengths, const int64 *ids, int n, const LoadedModel *m)
 						(long long) most)));
 }
 
-/* One row's arrays and their length, in SPI's memory. */
+/* One row's arrays and their length, in SPI's memory context. */
 static int
 ReadRow(int64 id, int vocab, const int32 **tokens, const int32 **targets)
 {
@@ -173,7 +173,7 @@ ReadRow(int64 id, int vocab, const int32 **tokens, const int32 **targets)
 	return length;
 }
 
-/* Shorter rows are filled up with what does not count. */
+/* Pads shorter rows with positions that do not count. */
 static void
 Fill(Batch *b, int row, const int32 *tokens, const int32 *targets, int length)
 {

@@ -1,5 +1,5 @@
 /*
- * llm_dataset_load: the texts of a query as rows of llm_dataset.
+ * llm_dataset_load: tokenizes the documents of a query into rows of llm_dataset.
  *
  *   texts --tokenizer--> one stream of ids, each text followed by the end token --> blocks of block_size
  *
@@ -23,7 +23,7 @@
 
 PG_FUNCTION_INFO_V1(llm_dataset_load);
 
-/* A longer row is no sequence that a model reads. */
+/* Longer rows are rejected: no model reads such a sequence. */
 #define LONGEST_BLOCK (1 << 20)
 #define HELD_OUT "-validation"
 
@@ -35,10 +35,10 @@ typedef struct Loading
 	bool truncate;
 	LlmBpe *bpe;
 	int32 end; /* -1: none */
-	/* the stream: ids that no block has used up yet */
+	/* the stream: ids not yet used up by a block */
 	int32 *ids;
 	Size count, capacity, at;
-	int fresh; /* the first target at `at` that no block has had yet, less `at` */
+	int fresh; /* offset from `at` of the first target that no block has had */
 	int64 tokens, rows, held_out;
 } Loading;
 
@@ -61,7 +61,7 @@ CheckRanges(const Loading *l)
 						   errmsg("validation is %g, expected a fraction from 0 to below 1", l->validation)));
 }
 
-/* block_size NULL is the model's own context; longer rows could not be read by it. */
+/* A NULL block_size means the model's context length, the longest row that the model can read. */
 static void
 ReadModel(Loading *l, bool no_block)
 {
@@ -89,7 +89,7 @@ ReadModel(Loading *l, bool no_block)
 				errhint("Leave block_size out to take the model's, or name a tokenizer for any model.")));
 }
 
-/* -1: none. */
+/* Returns -1 for no end token. */
 static int32
 ReadEndToken(const char *model)
 {
@@ -140,7 +140,7 @@ NewRow(int block)
 	return array;
 }
 
-/* Spread evenly over the stream: after n rows round(n * validation) are held out. */
+/* Held-out rows are spread evenly over the stream: after n rows, round(n * validation) are held out. */
 static bool
 IsHeldOut(const Loading *l, int64 row)
 {
@@ -173,7 +173,7 @@ WriteRow(Loading *l, int n)
 	l->rows++;
 }
 
-/* The whole blocks of what the stream holds. Rows held out share no token with the others' overlap. */
+/* Writes the complete blocks in the stream. Held-out rows share no overlapping tokens with the others. */
 static void
 WriteBlocks(Loading *l, MemoryContext row)
 {
@@ -193,7 +193,7 @@ WriteBlocks(Loading *l, MemoryContext row)
 	l->at = 0;
 }
 
-/* Ids to the end of the stream. */
+/* Appends ids to the stream. */
 static void
 AppendIds(Loading *l, const int32 *ids, Size count)
 {
@@ -210,7 +210,7 @@ AppendIds(Loading *l, const int32 *ids, Size count)
 	l->tokens += count;
 }
 
-/* Returns how many texts there were. */
+/* Returns the number of documents. */
 static int64
 LoadTexts(Loading *l, MemoryContext row)
 {

@@ -1,5 +1,5 @@
 /*
- * How well a model predicts a dataset: the loss over its rows in the order of their ids, a few at a time.
+ * A model's loss on a dataset: over its rows in the order of their ids, a few at a time.
  */
 #include "postgres.h"
 
@@ -14,7 +14,7 @@
 #include "src/model/forward.h"
 #include "src/training/batch.h"
 
-/* Tokens read at once: more are no faster, and take memory. */
+/* Tokens per forward pass: more are not faster and take more memory. */
 #define TOKENS_AT_ONCE 1024
 #define ROWS_AT_ONCE 8
 
@@ -27,7 +27,7 @@ RowsAtOnce(const LoadedModel *m)
 	return (int) Min(ROWS_AT_ONCE, Max(1, TOKENS_AT_ONCE / Max(1, positions)));
 }
 
-/* Sum of the losses of the rows' targets. */
+/* The sum of the losses over the rows' targets. */
 static double
 LossOf(const LoadedModel *m, const int64 *ids, int n, int64 *tokens)
 {

@@ -1,6 +1,6 @@
 /*
- * Replay: steps of llm_train_log computed again from a checkpoint's weights, by the very code that trained,
- * in memory of its own. Nothing is locked and nothing is written.
+ * Replay: computes steps of llm_train_log again from a checkpoint's weights, with the code that trained and
+ * in memory of its own. It locks nothing and writes nothing.
  */
 #include "postgres.h"
 
@@ -35,7 +35,7 @@ typedef struct Logged
 
 /* ---- the checkpoint's weights, moments and step ---- */
 
-/* to: laid out as the node's weight is */
+/* to: in the memory layout of the node's weight */
 static void
 TakeValues(Saved *saved, const char *name, const LlmModel *model, int node, float *to, bool needed)
 {
@@ -48,7 +48,7 @@ TakeValues(Saved *saved, const char *name, const LlmModel *model, int node, floa
 			ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("the checkpoint has no tensor \"%s\"", name)));
 	if (to == NULL)
 		return;
-	if (t == NULL || (size_t) TensorNumel(t) != w->numel) /* moments of another shape start anew */
+	if (t == NULL || (size_t) TensorNumel(t) != w->numel) /* moments of another shape are reset to zero */
 		memset(to, 0, llm_weight_floats(w) * sizeof(float));
 	else
 		LLM_CHECK(llm_weight_arrange(model, node, TENSOR_DATA(t), to, &err), &err);
@@ -145,7 +145,7 @@ ReadLog(Datum ids, int *count)
 		log[i].n_ids = ArrayGetNItems(ARR_NDIM(rows), ARR_DIMS(rows));
 		log[i].ids = MemoryContextAlloc(caller, sizeof(int64) * Max(1, log[i].n_ids));
 		if (array_contains_nulls(rows))
-			log[i].n_ids = 0; /* refused below */
+			log[i].n_ids = 0; /* rejected below */
 		else
 			memcpy(log[i].ids, ARR_DATA_PTR(rows), sizeof(int64) * log[i].n_ids);
 	}
@@ -201,7 +201,7 @@ HashWeights(const Training *tr)
 	return DigestEnd(digest);
 }
 
-/* The first ids of its rows, for a message. */
+/* The first ids of the step's rows, for a message. */
 static char *
 RowList(const Logged *logged)
 {

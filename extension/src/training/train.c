@@ -1,6 +1,6 @@
 /*
- * One training call in the caller's transaction: steps in memory, then written back. Its end makes it
- * lasting.
+ * A training call within the caller's transaction: optimizer steps in memory, then one write. The changes
+ * become durable when that transaction commits.
  */
 #include "postgres.h"
 

@@ -1,4 +1,4 @@
-/* Arguments that the training calls share. */
+/* Arguments shared by the training calls. */
 #ifndef LLM_SRC_TRAINING_TRAIN_H
 #define LLM_SRC_TRAINING_TRAIN_H
 
@@ -6,9 +6,9 @@
 
 #include "fmgr.h"
 
-/* grad_workers or prune_workers: 1 or more, 0 where NULL. */
+/* grad_workers or prune_workers: 1 or more, or 0 if NULL. */
 extern int ThreadsArgument(FunctionCallInfo fcinfo, int n, const char *name);
-/* notice_every: -1 where NULL. */
+/* notice_every: -1 if NULL. */
 extern int64 NoticeArgument(FunctionCallInfo fcinfo, int n);
 
 #endif

@@ -1,7 +1,7 @@
 /*
- * llm_train_loop: a training that commits as it goes. Weights stay in memory from one transaction to the next
- * unless their version moved; the right to train is held for the whole loop, the rows' locks only until each
- * commit, where whoever waits for them gets its turn.
+ * llm_train_loop: a training run that commits as it goes. Weights stay in memory from one transaction to the
+ * next unless their version changes. The right to train is held for the whole loop, the row locks only until
+ * each commit, when sessions waiting for the rows get their turn.
  */
 #include "postgres.h"
 
@@ -24,8 +24,8 @@
 #include "src/training/training.h"
 
 /*
- * Computing takes at least this many times as long as writing; and each write leaves the weights of before as
- * dead rows, so that vacuum, which PostgreSQL throttles, must have time to follow: a small model committed
+ * Computing takes at least this many times as long as writing. Also, each write leaves the previous weights
+ * as dead rows, and vacuum, which PostgreSQL throttles, needs time to remove them: a small model committed
  * ten times a second would fill the disk.
  */
 #define COMPUTE_PER_WRITE 10
@@ -37,16 +37,16 @@ typedef struct Loop
 {
 	MemoryContext context; /* outlives the transactions */
 	Recipe *r;
-	Datum row; /* the plan, until the run has begun */
+	Datum row; /* the plan, used until the run has begun */
 	bool resume, wait;
-	int64 commit_every; /* 0: by the clock */
-	int64 until_step;   /* of the model: the call ends there, the run may go on */
+	int64 commit_every; /* 0: decided by elapsed time */
+	int64 until_step;   /* the model's step at which this call stops; the run may continue later */
 	TrainingPlan plan;
 	Training *tr;
-	int64 version; /* of the model, as tr holds it */
+	int64 version; /* version of the model in tr */
 	instr_time committed;
 	double write_seconds;
-	bool warned; /* that writing takes most of the time */
+	bool warned; /* has warned that writing takes most of the time */
 } Loop;
 
 static double
@@ -81,8 +81,8 @@ Pause(void)
 /* ---- one transaction ---- */
 
 /*
- * Never waits for a row while holding others, so nobody can be in a deadlock with the loop: a transaction
- * that did not get them all is given up.
+ * Never waits for a row while it holds others, so the loop cannot be part of a deadlock: a transaction that
+ * could not lock all rows is rolled back.
  */
 static void
 LockAll(Loop *loop)
@@ -96,7 +96,7 @@ LockAll(Loop *loop)
 	}
 }
 
-/* The first time, and when somebody changed what the model reads. */
+/* Loads the model the first time, and again after another session has changed it. */
 static void
 LoadIfMoved(Loop *loop)
 {
@@ -126,7 +126,7 @@ LoadIfMoved(Loop *loop)
 						loop->r->model, (long long) step)));
 }
 
-/* After the first load: the run, its data, its last step. */
+/* After the first load: determines the run, its dataset and its last step. */
 static void
 Begin(Loop *loop)
 {
@@ -147,12 +147,12 @@ Write(Loop *loop)
 	INSTR_TIME_SET_CURRENT(start);
 	TrainingWrite(loop->tr);
 	loop->write_seconds = SecondsSince(start);
-	PushActiveSnapshot(GetLatestSnapshot()); /* that sees what was just written */
+	PushActiveSnapshot(GetLatestSnapshot()); /* a snapshot that sees the rows just written */
 	loop->version = LlmModelVersion(loop->r->model);
 	PopActiveSnapshot();
 }
 
-/* Each commit writes all of a model, and the log of it may be what fills a small disk. */
+/* Each commit writes the whole model, and PostgreSQL's log of it can fill a small disk. */
 static void
 WarnOfWriting(Loop *loop)
 {
@@ -175,8 +175,8 @@ WarnOfWriting(Loop *loop)
 }
 
 /*
- * Autovacuum hears of dead rows when a session has nothing to do, which this one will not have for hours.
- * (Servers built with assertions want the call between transactions, where no extension gets a turn.)
+ * A session reports its dead rows to autovacuum when it is idle, which this one will not be for hours.
+ * (Servers built with assertions require the call between transactions, where extension code does not run.)
  */
 static void
 ReportDeadRows(void)
@@ -186,16 +186,18 @@ ReportDeadRows(void)
 #endif
 }
 
-/* Some steps, written and committed. False when the run is complete, or as far as it was asked for. */
+/* Computes some steps, writes and commits them. False when the run is complete or this call has reached its
+ * last step. */
 static bool
 OneTransaction(Loop *loop)
 {
 	bool waited_for, begun = loop->tr != NULL;
 
-	if (!PostmasterIsAlive()) /* nobody would end this session otherwise: it never waits for its client */
+	if (!PostmasterIsAlive()) /* nothing else would end this session, which never waits for its client */
 		ereport(FATAL, (errcode(ERRCODE_ADMIN_SHUTDOWN), errmsg("the server's first process has died")));
 	LockAll(loop);
-	PushActiveSnapshot(GetLatestSnapshot()); /* what others committed before the locks were ours */
+	PushActiveSnapshot(
+		GetLatestSnapshot()); /* sees what others committed before this session got the locks */
 	LoadIfMoved(loop);
 	if (!begun && loop->tr->step >= loop->until_step)
 	{
@@ -216,7 +218,7 @@ OneTransaction(Loop *loop)
 	SPI_commit();
 	ReportDeadRows();
 	if (waited_for)
-		Pause(); /* else the rows would be locked again before those who waited wake up */
+		Pause(); /* otherwise this session would lock the rows again before the waiting ones wake up */
 	return loop->tr->step < loop->plan.last;
 }
 
@@ -235,7 +237,7 @@ RefuseBlock(FunctionCallInfo fcinfo)
 						"the commit to you.")));
 }
 
-/* A count of steps; `otherwise` where it is NULL. */
+/* A number of steps; `otherwise` if it is NULL. */
 static int64
 StepsArgument(FunctionCallInfo fcinfo, int n, const char *name, int64 otherwise, const char *hint)
 {

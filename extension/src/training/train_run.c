@@ -25,7 +25,7 @@ static LlmQuery begin_run = {.text = "SELECT run, first_step FROM %s._llm_train_
 
 /* ---- fields of the row ---- */
 
-/* The table may have been altered: a column of another type is not read as if it were of this one. */
+/* The table may have been altered: a column of another type is rejected, never reinterpreted. */
 static Datum
 Field(HeapTupleHeader row, const char *name, Oid type, bool *null)
 {

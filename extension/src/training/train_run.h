@@ -1,4 +1,4 @@
-/* What a training run does: a row of llm_train_run, checked. */
+/* The settings of a training run: a row of llm_train_run, checked. */
 #ifndef LLM_SRC_TRAINING_TRAIN_RUN_H
 #define LLM_SRC_TRAINING_TRAIN_RUN_H
 
@@ -8,7 +8,7 @@
 
 typedef struct Recipe
 {
-	LlmHyper hyper; /* its lr is set anew for each step */
+	LlmHyper hyper; /* lr is set for each step */
 	double lr_max, min_lr, dropout_p;
 	int64 run, first_step; /* -1 until the run has begun */
 	int64 warmup, n_steps;
@@ -19,11 +19,12 @@ typedef struct Recipe
 	int n_positions;
 } Recipe;
 
-/* A value of type llm_train_run; ERROR where a number is out of its range. Memory of the current context. */
+/* Reads a value of type llm_train_run; ERROR if a number is out of range. Allocated in the current memory
+ * context. */
 extern Recipe *RecipeOfRow(Datum row);
-/* The row of a run that has begun; ERROR where there is none. */
+/* The row of a run that has begun; ERROR if there is none. */
 extern Recipe *RecipeOfRun(int64 run);
-/* The run that this training belongs to: sets r->run and r->first_step. */
+/* Begins or resumes the run of this training: sets r->run and r->first_step. */
 extern void RecipeBegin(Recipe *r, Datum row, int64 step, bool resume);
 
 #endif

@@ -57,7 +57,8 @@ TakeMoment(Training *tr, HeapTuple row, TupleDesc desc, int column, int node, fl
 	if (null)
 		return;
 	t = DatumGetTensor(datum);
-	if ((size_t) TensorNumel(t) == model->weights[node].numel) /* another shape: start anew */
+	if ((size_t) TensorNumel(t) ==
+		model->weights[node].numel) /* moments of another shape are reset to zero */
 		LLM_CHECK(llm_weight_arrange(model, node, TENSOR_DATA(t), to, &err), &err);
 	if ((Pointer) t != DatumGetPointer(datum))
 		pfree(t);
@@ -108,8 +109,9 @@ LoadMoments(Training *tr)
 }
 
 /*
- * The model's step is the highest of the parameters that it alone trains (a part that was added later has
- * fewer); where there are none, of all. Each parameter keeps its own count for AdamW's bias correction.
+ * The model's step is the largest step among the parameters that it alone trains (a part added later has a
+ * smaller one); if it has none, among all its parameters. Each parameter keeps its own count for AdamW's bias
+ * correction.
  */
 static void
 SetSteps(Training *tr)
@@ -137,7 +139,7 @@ SameStore(const Training *tr, int a, int b)
 		   strcmp(tr->store_model[a], tr->store_model[b]) == 0;
 }
 
-/* Nodes of this graph that are one row of llm_param are one parameter. The first keeps the row. */
+/* Nodes of this graph that share one row of llm_param are one parameter. The first of them owns the row. */
 static void
 TieShared(Training *tr)
 {
@@ -190,7 +192,8 @@ TrainingOpen(const char *model, bool wait)
 
 	if (!TrainingLockRows(model, true, wait))
 		TrainingRowsHeld(model);
-	PushActiveSnapshot(GetLatestSnapshot()); /* what others committed before the locks were ours */
+	PushActiveSnapshot(
+		GetLatestSnapshot()); /* sees what others committed before this session got the locks */
 	tr = TrainingLoad(model);
 	PopActiveSnapshot();
 	return tr;

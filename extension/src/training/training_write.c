@@ -1,6 +1,6 @@
 /*
- * Weights and moments back to llm_param. Writing is slow beside computing: training does it once, or at each
- * commit.
+ * Writes weights and moments back to llm_param. Writing is slow compared with a step, so it is done once per
+ * call, or at each commit.
  */
 #include "postgres.h"
 
@@ -16,7 +16,7 @@
 #include "src/tensor/tensor.h"
 #include "src/training/training.h"
 
-/* Several large columns in one UPDATE would pass the 1 GB that a row may have in memory. */
+/* Several large columns in one UPDATE would exceed the 1 GB limit of a row in memory. */
 #define TOGETHER ((Size) 256 << 20)
 
 static LlmQuery write_all = {
@@ -45,7 +45,9 @@ ValueOf(const Training *tr, int node, const float *from)
 	return PointerGetDatum(t);
 }
 
-/* values: model, name, then `tensors` of them, then perhaps the step. The row must be there: it is locked. */
+/*
+ * values: model, name, then `tensors` tensors, then possibly the step. The row exists, because it is locked.
+ */
 static void
 Write(LlmQuery *query, Datum *values, int tensors)
 {
@@ -57,7 +59,7 @@ Write(LlmQuery *query, Datum *values, int tensors)
 		if (i >= 2 && i < 2 + tensors)
 			size += VARSIZE(DatumGetPointer(values[i]));
 	}
-	LlmReserve(size); /* the row that is formed of them */
+	LlmReserve(size); /* for the row formed from them */
 	LlmRun(query, values, NULL, false, 0);
 	if (SPI_processed != 1)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -99,7 +101,8 @@ TrainingWrite(Training *tr)
 	MemoryContext context =
 		AllocSetContextCreate(CurrentMemoryContext, "training write", ALLOCSET_DEFAULT_SIZES);
 
-	llm_exec_release(tr->trainer->exec); /* rows are written by copies of the largest tensors */
+	llm_exec_release(
+		tr->trainer->exec); /* the executor's memory is needed: writing a row copies the largest tensors */
 	SPI_connect();
 	for (int i = 0; i < tr->m->model.graph.count; i++)
 		if (tr->trainer->grad[i] && tr->trainer->owner[i] == i)
