@@ -1,6 +1,6 @@
 /*
- * Ids to text, and text to ids: cut into pieces, look each up in the word cache, merge those that are not
- * there.
+ * Decodes ids to text, and encodes text to ids: cuts it into pieces, looks each up in the word cache, and
+ * merges those that are not cached.
  */
 #include "formats/bpe_internal.h"
 
@@ -46,7 +46,7 @@ reserve_ids(LlmBpeIds *out, size_t more, LlmError *err)
 	return out->capacity - out->count >= more ? LLM_OK : grow_ids(out, more, err);
 }
 
-/* The piece of 1 to 16 bytes, with zeros behind it. */
+/* Loads a piece of 1 to 16 bytes, padded with zeros. */
 static inline void
 word_key(const unsigned char *text, size_t size, size_t at, size_t length, uint64_t key[2])
 {
@@ -67,7 +67,7 @@ word_key(const unsigned char *text, size_t size, size_t at, size_t length, uint6
 	}
 }
 
-/* The place of a piece: two entries. */
+/* The cache line for a piece: two entries. */
 static inline BpeWord *
 word_place(const LlmBpe *bpe, const uint64_t key[2])
 {
@@ -108,7 +108,8 @@ encode_piece(LlmBpe *bpe, const unsigned char *text, size_t size, size_t at, siz
 	return code;
 }
 
-/* A piece that is not at the first entry of its place: the second one, or merge it and remember. */
+/* Handles a piece that is not in the first entry of its cache line: uses the second entry, or merges the
+ * piece and caches it. */
 static LlmCode
 encode_word(LlmBpe *bpe, const unsigned char *text, size_t size, size_t at, size_t end, BpeWord *place,
 	const uint64_t key[2], LlmBpeIds *out, LlmError *err)
@@ -136,7 +137,7 @@ encode_word(LlmBpe *bpe, const unsigned char *text, size_t size, size_t at, size
 	return LLM_OK;
 }
 
-/* Bytes from..to of text, in which no special token is looked for: the pattern sees nothing beyond them. */
+/* Encodes bytes from..to of text without looking for special tokens: the pattern sees nothing beyond them. */
 static LlmCode
 encode_ordinary(LlmBpe *bpe, const unsigned char *text, size_t size, size_t from, size_t to, LlmBpeIds *out,
 	const LlmStop *stop, LlmError *err)
@@ -176,7 +177,7 @@ encode_ordinary(LlmBpe *bpe, const unsigned char *text, size_t size, size_t from
 	return LLM_OK;
 }
 
-/* The longest special token that text has at byte `at`; LLM_BPE_NONE: none. */
+/* The longest special token at byte `at` of text; LLM_BPE_NONE if there is none. */
 static uint32_t
 special_at(const LlmBpe *bpe, const unsigned char *text, size_t size, size_t at)
 {
@@ -194,7 +195,8 @@ special_at(const LlmBpe *bpe, const unsigned char *text, size_t size, size_t at)
 	return found;
 }
 
-/* The next special token from byte *at on, which moves there; LLM_BPE_NONE: none to the end. */
+/* Finds the next special token from byte *at on and sets *at to its start; LLM_BPE_NONE if there is none up
+ * to the end. */
 static LlmCode
 find_special(const LlmBpe *bpe, const unsigned char *text, size_t size, size_t *at, uint32_t *symbol,
 	const LlmStop *stop, LlmError *err)
@@ -259,7 +261,7 @@ llm_bpe_decode(const LlmBpe *bpe, const int32_t *ids, size_t count, char *out, s
 	{
 		const BpeToken *token = &bpe->tokens[symbol];
 
-		if (out != NULL && token->size <= LLM_BPE_SLACK) /* a copy of known size is cheaper */
+		if (out != NULL && token->size <= LLM_BPE_SLACK) /* a copy of constant size is cheaper */
 			memcpy(out + length, bpe->bytes.data + token->bytes, LLM_BPE_SLACK);
 		else if (out != NULL)
 			memcpy(out + length, bpe->bytes.data + token->bytes, token->size);

@@ -1,5 +1,5 @@
 /*
- * The text form of bytes, and the two files a tokenizer is handed round as.
+ * The text form of bytes, and the two files in which a tokenizer is distributed.
  */
 #include "formats/bpe_internal.h"
 
@@ -13,8 +13,8 @@
 #define STRIDE 4096
 
 /*
- * GPT-2 writes a byte as the Latin-1 character of its number where that can be seen, and the 68 others, in
- * order (0..32, 127..160, 173), as the characters from U+0100 on.
+ * GPT-2 writes a byte as the Latin-1 character with its number if that character is visible, and the other
+ * 68, in order (0..32, 127..160, 173), as the characters from U+0100 on.
  */
 static uint32_t
 byte_to_character(unsigned char byte)
@@ -26,7 +26,7 @@ byte_to_character(unsigned char byte)
 	return byte == 173 ? 0x100 + 67 : byte;
 }
 
-/* -1: not one of the 256. */
+/* The byte of a character; -1 if it is none of the 256. */
 static int
 character_to_byte(uint32_t c)
 {
@@ -64,7 +64,7 @@ llm_bpe_from_text(const char *text, size_t size, unsigned char *out, size_t *len
 	return true;
 }
 
-/* Reads past the token that was just found; its id. */
+/* Reads the id of the token that was just read, and moves past it. */
 static LlmCode
 read_id(LlmJson *json, BpeQuote token, int32_t *id, LlmError *err)
 {
@@ -86,7 +86,7 @@ read_id(LlmJson *json, BpeQuote token, int32_t *id, LlmError *err)
 						 "the part model.vocab.");
 }
 
-/* Is the vocabulary one of plain characters? See bpe.h. */
+/* True if the vocabulary is one of plain characters, see bpe.h. */
 static LlmCode
 find_plain(LlmJson *json, bool *plain, LlmError *err)
 {
@@ -116,7 +116,7 @@ add_token(LlmBpe *bpe, LlmJson *json, bool plain, LlmError *err)
 	int32_t id = 0;
 	LlmCode code;
 
-	/* Room for the text as read, which the parser forgets, and behind it for the other form. */
+	/* Room for the text as read, which the parser overwrites, followed by its other form. */
 	if (!llm_bpe_reserve(bpe->allocator, &bpe->scratch, 3 * size + 1))
 		return llm_fail(err, LLM_NO_MEMORY, "no memory for a token of %zu bytes", size);
 	memcpy(bpe->scratch.data, json->text, size);
@@ -129,7 +129,7 @@ add_token(LlmBpe *bpe, LlmJson *json, bool plain, LlmError *err)
 			llm_bpe_to_text((const unsigned char *) text, size, (char *) bytes), text, size, err);
 	if (llm_bpe_from_text(text, size, bytes, &bytes_size))
 		return llm_bpe_add_token(bpe, id, text, size, (const char *) bytes, bytes_size, err);
-	if (memchr(text, '\0', size) != NULL) /* SQL text cannot hold it */
+	if (memchr(text, '\0', size) != NULL) /* SQL text cannot contain it */
 		return llm_json_fail(json, err, "token %d holds a NUL character", (int) id);
 	return llm_bpe_add_token(bpe, id, text, size, text, size, err);
 }

@@ -1,6 +1,6 @@
 /*
- * A finished tokenizer as one block of memory: its tables one behind the other, each found by its distance
- * from the block's start. What encoding writes, the word cache, is each user's own.
+ * A finished tokenizer as one block of memory: its tables one after another, each found by its offset from
+ * the block's start. The word cache, which encoding writes to, is private to each user.
  */
 #include "formats/bpe_internal.h"
 
@@ -26,7 +26,7 @@ typedef struct BpeImage
 	uint32_t byte_symbol[256];
 	struct
 	{
-		uint64_t at, size; /* size 0: none */
+		uint64_t at, size; /* size is 0 if the part is absent */
 	} parts[PARTS];
 } BpeImage;
 

@@ -1,4 +1,4 @@
-/* What the bpe_*.c files share; see bpe.h. */
+/* Internal to the bpe_*.c files; see bpe.h. */
 #ifndef LLM_FORMATS_BPE_INTERNAL_H
 #define LLM_FORMATS_BPE_INTERNAL_H
 
@@ -9,20 +9,20 @@
 #define LLM_BPE_NONE UINT32_MAX
 #define LLM_BPE_NO_PAIR UINT64_MAX
 
-/* A token as stored: where its text form and bytes lie. */
+/* A token as stored, with the offsets of its text form and bytes. */
 typedef struct BpeToken
 {
 	int32_t id;
 	uint32_t text, text_size;
 	uint32_t bytes, size;
-	bool merged; /* a merge makes it */
+	bool merged; /* produced by a merge */
 	bool special;
 } BpeToken;
 
 /* An entry of the hash table of merges. */
 typedef struct BpePair
 {
-	uint64_t key;   /* left symbol << 32 | right symbol; LLM_BPE_NO_PAIR: free */
+	uint64_t key;   /* left symbol << 32 | right symbol; LLM_BPE_NO_PAIR if the entry is free */
 	uint64_t value; /* rank << 32 | resulting symbol: the smallest value is the merge to do first */
 } BpePair;
 
@@ -34,9 +34,9 @@ typedef struct BpeChar
 } BpeChar;
 
 /*
- * The word cache: pieces of up to 16 bytes that became up to 3 tokens, with these. Each piece has one place
- * of two entries (a cache line), the later one first; a new piece pushes the older out. So it needs no
- * upkeep, and text in any language fills it with its own words.
+ * The word cache: pieces of up to 16 bytes, with the up to 3 tokens that they encode to. Each piece maps to
+ * one cache line of two entries, the more recent one first; a new piece evicts the older one. So the cache
+ * needs no maintenance, and text in any language fills it with its own words.
  */
 #define BPE_WORD_BYTES 16
 #define BPE_WORD_TOKENS 3
@@ -71,40 +71,40 @@ struct LlmBpe
 	unsigned char_bits;
 	BpeWord *words;
 
-	BpeArray token_array; /* tokens lies in it */
+	BpeArray token_array; /* owns tokens */
 	BpeArray text, bytes;
 	BpeArray specials; /* symbols of the special tokens */
 	BpeArray scratch;
 
-	bool borrowed; /* all but the words lies in a block that somebody else keeps (bpe_image.c) */
+	bool borrowed; /* everything but the word cache is in a block owned by the caller (bpe_image.c) */
 
 	/* While building. */
 	uint32_t *text_table; /* hash of text forms to symbol */
 	unsigned text_bits;
 };
 
-/* The word cache, empty; false: no memory. */
+/* Allocates an empty word cache; false if there is no memory. */
 extern bool llm_bpe_new_words(LlmBpe *bpe, LlmError *err);
 
-/* Makes room for size bytes in all; contents are kept. False: no memory. */
+/* Grows an array to a capacity of at least size bytes, keeping its contents. False if there is no memory. */
 extern bool llm_bpe_reserve(const LlmAllocator *allocator, BpeArray *array, size_t size);
 extern void llm_bpe_release(const LlmAllocator *allocator, BpeArray *array);
 
-/* A hash table of 1 << bits entries, every byte of it fill. NULL: no memory. */
+/* A hash table of 1 << bits entries with every byte set to fill. NULL if there is no memory. */
 extern void *llm_bpe_new_table(LlmBpe *bpe, unsigned bits, size_t entry, int fill);
 extern void llm_bpe_release_table(LlmBpe *bpe, void *table, unsigned bits, size_t entry);
-/* The bits that keep a table of count entries at most half full. */
+/* The bits for which a table of count entries is at most half full. */
 extern unsigned llm_bpe_table_bits(size_t count);
 
-/* The symbols that bytes from..to of text start as; all of text is there to name the position of an error. */
+/* The initial symbols of bytes from..to of text; all of text is passed to give the position of an error. */
 extern LlmCode llm_bpe_start(const LlmBpe *bpe, const unsigned char *text, size_t size, size_t from,
 	size_t to, uint32_t *symbols, size_t *count, LlmError *err);
 
-/* Applies every merge: what is left overwrites symbols. */
+/* Applies all merges; the remaining symbols overwrite the input. */
 extern LlmCode llm_bpe_merge_all(
 	LlmBpe *bpe, uint32_t *symbols, size_t *count, const LlmStop *stop, LlmError *err);
 
-/* The hash of a pair: its product's high bits depend on both symbols. */
+/* The hash of a pair: the high bits of the product depend on both symbols. */
 static inline size_t
 llm_bpe_pair_place(uint64_t key, unsigned bits)
 {
@@ -127,14 +127,14 @@ llm_bpe_pair(const LlmBpe *bpe, uint32_t left, uint32_t right)
 	}
 }
 
-/* A text form, shortened, for messages. */
+/* A text form, shortened for messages. */
 typedef struct BpeQuote
 {
 	char text[72];
 } BpeQuote;
 extern BpeQuote llm_bpe_quote(const char *text, size_t size);
 
-/* Of a short text, eight bytes at a time; the high bits are the good ones. */
+/* A hash of a short text, eight bytes at a time; its high bits are the well mixed ones. */
 static inline uint64_t
 llm_bpe_hash(const char *text, size_t size)
 {

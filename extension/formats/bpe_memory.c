@@ -1,5 +1,6 @@
 /*
- * Memory of a tokenizer: growing arrays, hash tables of a power of two of entries; and quoting for messages.
+ * Memory of a tokenizer: growing arrays, and hash tables with a power of two of entries; and quoting for
+ * messages.
  */
 #include "formats/bpe_internal.h"
 

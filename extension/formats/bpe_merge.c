@@ -1,10 +1,10 @@
 /*
- * Merging a piece: of all neighbouring pairs the one whose merge has the lowest rank becomes one symbol, the
- * leftmost of equals first, until no pair has a merge.
+ * Merging a piece: among all adjacent pairs, the one whose merge has the lowest rank (the leftmost if several
+ * have it) is replaced by one symbol, until no pair has a merge.
  *
- * llm_bpe_merge_once says it in the plainest way. llm_bpe_merge_all gives the same: for a short piece with an
- * array it scans for the smallest rank, for a long one (a megabyte of letters is one piece) with a linked
- * list and a heap in O(n log n).
+ * llm_bpe_merge_once is the plain definition. llm_bpe_merge_all gives the same result: for a short piece with
+ * an array that is scanned for the smallest rank, for a long one (a megabyte of letters is one piece) with a
+ * linked list and a heap in O(n log n).
  */
 #include "formats/bpe_internal.h"
 
@@ -12,7 +12,7 @@
 
 #include "formats/unicode.h"
 
-/* From here on the heap is faster. */
+/* For longer pieces the heap is faster. */
 #define SHORT_PIECE 48
 /* Heap operations between two polls: well below a millisecond. */
 #define STRIDE 4096
@@ -78,9 +78,9 @@ merge_short(const LlmBpe *bpe, uint32_t *symbols, size_t count)
 }
 
 /*
- * A long piece. A place is the index of a symbol in the original piece; merging takes the right one out of
- * the list. The heap holds rank << 32 | place; an entry is stale, and skipped, when its place no longer has a
- * pair of that rank.
+ * A long piece. A place is the index of a symbol in the original piece; a merge removes its right symbol from
+ * the list. The heap contains rank << 32 | place; an entry is stale, and skipped, if its place no longer has
+ * a pair of that rank.
  */
 typedef struct LongPiece
 {
@@ -146,7 +146,7 @@ stopped(const LlmStop *stop, size_t step)
 	return step % STRIDE == 0 && stop != NULL && stop->requested(stop->context);
 }
 
-/* False: stopped. */
+/* Returns false if the stop function requested a stop. */
 static bool
 merge_list(const LlmBpe *bpe, LongPiece *piece, size_t count, const LlmStop *stop)
 {
@@ -184,7 +184,7 @@ merge_list(const LlmBpe *bpe, LongPiece *piece, size_t count, const LlmStop *sto
 static LlmCode
 merge_long(LlmBpe *bpe, uint32_t *symbols, size_t *count, const LlmStop *stop, LlmError *err)
 {
-	/* A merge takes one entry off the heap and puts at most two on it: never more than twice the symbols. */
+	/* A merge pops one entry and pushes at most two: the heap never exceeds twice the number of symbols. */
 	size_t n = *count, size = n * (3 * sizeof(uint64_t) + 2 * sizeof(uint32_t)), kept = 0;
 	char *memory = bpe->allocator->alloc(bpe->allocator->context, size);
 	LongPiece piece = {.symbols = symbols};
@@ -257,8 +257,8 @@ no_symbol(const LlmBpe *bpe, const unsigned char *text, size_t size, size_t at, 
 }
 
 /*
- * A character starts as its bytes. Where the vocabulary lacks one of them, it starts as the token that is the
- * whole character: so vocabularies of plain characters work too.
+ * A character is initially its bytes. If the vocabulary lacks one of them, it is initially the token of the
+ * whole character, so that vocabularies of plain characters work too.
  */
 static LlmCode
 symbols_by_character(const LlmBpe *bpe, const unsigned char *text, size_t size, size_t from, size_t to,

@@ -1,7 +1,7 @@
 /*
- * The counts of pairs, kept up to date as merges change words, and the heap that gives the most frequent one.
- * Each pair remembers the words that hold it. Entries of the heap go stale when a count sinks, and are put
- * back with the true count when they come up.
+ * The counts of pairs, updated as merges change words, and the heap that yields the most frequent pair. Each
+ * pair remembers the words that contain it. Heap entries become stale when a count falls, and are pushed
+ * again with the current count when they are popped.
  */
 #include "formats/bpe_learner.h"
 
@@ -80,7 +80,7 @@ llm_bpe_take_count(BpeLearner *l, uint32_t left, uint32_t right, int64_t count)
 	llm_bpe_find_pair(l, (uint64_t) left << 32 | right)->count -= count;
 }
 
-/* ---- the heap: the highest count first, of equals the smallest key ---- */
+/* ---- the heap: highest count first, smallest key among equals ---- */
 
 static inline bool
 before(BpeCandidate a, BpeCandidate b)
@@ -122,7 +122,7 @@ heap_pop(BpeLearner *l)
 	return top;
 }
 
-/* Its token would be of a length that tables can index. */
+/* True if the pair's token is short enough for the tables. */
 static bool
 can_merge(const BpeLearner *l, uint64_t key)
 {

@@ -1,6 +1,6 @@
 /*
- * Counting the distinct pieces of texts. A text of a megabyte has some ten thousand, so learning works on
- * little, however long the texts are.
+ * Counts the distinct pieces of the training texts. A megabyte of text has some ten thousand, so training
+ * works on little data, however long the texts are.
  */
 #include "formats/bpe_pieces.h"
 
@@ -80,7 +80,7 @@ llm_bpe_pieces_special(LlmBpePieces *pieces, const char *text, size_t size, LlmE
 	return LLM_OK;
 }
 
-/* Where the next special token starts, from byte at on, and its length; size and 0: there is none. */
+/* Finds the start and length of the next special token from byte at on; size and 0 if there is none. */
 static LlmCode
 find_special(const LlmBpePieces *pieces, const char *text, size_t size, size_t at, size_t *start,
 	size_t *length, const LlmStop *stop, LlmError *err)
@@ -137,7 +137,7 @@ grow_table(LlmBpePieces *pieces)
 	return true;
 }
 
-/* A piece seen for the first time. */
+/* Adds a piece seen for the first time. */
 static LlmCode
 add_piece(LlmBpePieces *pieces, const char *text, size_t size, uint64_t hash, uint32_t *place, LlmError *err)
 {

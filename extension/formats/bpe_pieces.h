@@ -1,4 +1,4 @@
-/* The counted pieces as bpe_pieces.c makes them and bpe_train.c reads them; see bpe_train.h. */
+/* The counted pieces, produced by bpe_pieces.c and read by bpe_train.c; see bpe_train.h. */
 #ifndef LLM_FORMATS_BPE_PIECES_H
 #define LLM_FORMATS_BPE_PIECES_H
 
@@ -17,7 +17,7 @@ typedef struct BpePiece
 struct LlmBpePieces
 {
 	const LlmAllocator *allocator;
-	BpeArray bytes;    /* of all pieces, one behind the other */
+	BpeArray bytes;    /* of all pieces, one after another */
 	BpeArray pieces;   /* BpePiece */
 	BpeArray specials; /* BpeSpecial */
 	BpeArray special_bytes;

@@ -3,12 +3,13 @@
  *
  *   '(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
  *
- * The last two: a run of spaces leaves its last one to the piece that follows, unless the text ends there.
+ * The last two alternatives: the last of several spaces belongs to the piece that follows, unless the text
+ * ends there.
  */
 #include "formats/bpe.h"
 #include "formats/unicode.h"
 
-/* Bytes looked at between two polls: well below a millisecond. */
+/* Bytes scanned between two polls: well below a millisecond. */
 #define STRIDE ((size_t) 1 << 18)
 
 #define O LLM_CHAR_OTHER
@@ -41,7 +42,7 @@ class_at(const unsigned char *text, size_t size, size_t at, size_t *length)
 	return c.valid ? llm_unicode_class(c.code_point) : LLM_CHAR_OTHER;
 }
 
-/* The end of the run of one class from at; *last is where its last character starts. */
+/* The end of the characters of one class from at on; *last is the start of the last of them. */
 static inline size_t
 run_end(const unsigned char *text, size_t size, size_t at, int class, size_t *last, const LlmStop *stop)
 {
@@ -60,7 +61,7 @@ run_end(const unsigned char *text, size_t size, size_t at, int class, size_t *la
 	return at;
 }
 
-/* 's 't 'd 'm 'll 've 're: the length of the one that starts at the apostrophe, or 0. */
+/* The length of the contraction ('s 't 'd 'm 'll 've 're) that starts at the apostrophe, or 0. */
 static inline size_t
 contraction(const unsigned char *text, size_t size, size_t at)
 {

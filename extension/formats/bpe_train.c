@@ -1,12 +1,12 @@
 /*
- * The learning loop: take the most frequent pair (bpe_pairs.c), make its token, replace it in the words that
- * hold it.
+ * The training loop: take the most frequent pair (bpe_pairs.c), create its token, and replace it in the words
+ * that contain it.
  */
 #include "formats/bpe_learner.h"
 
 #include "formats/unicode.h"
 
-/* Symbols looked at between two polls: well below a millisecond. */
+/* Symbols visited between two polls: well below a millisecond. */
 #define STRIDE 65536
 
 void *
@@ -38,7 +38,7 @@ token_at(const BpeLearner *l, uint32_t token)
 	return (struct LlmBpeLearnedToken *) l->tokens.data + token;
 }
 
-/* The token of the last `size` bytes of l->bytes. */
+/* Creates a token from the last `size` bytes of l->bytes. */
 static LlmCode
 make_token(BpeLearner *l, size_t size)
 {
@@ -50,7 +50,7 @@ make_token(BpeLearner *l, size_t size)
 	return LLM_OK;
 }
 
-/* Tokens 0 to 255, in the order of their text forms' characters, as GPT-2 has them. */
+/* Creates tokens 0 to 255, in the order of their text forms' characters, as in GPT-2. */
 static LlmCode
 make_bytes(BpeLearner *l, uint32_t token_of[256])
 {
@@ -104,7 +104,7 @@ split_words(BpeLearner *l, const LlmBpePieces *pieces, const uint32_t token_of[2
 	return code == LLM_OK ? llm_bpe_push_grown(l) : code;
 }
 
-/* Replaces the pair in one word, from left to right, and counts its new neighbours; round counts from 1. */
+/* Replaces the pair in one word, from left to right, and counts its new adjacent pairs; round starts at 1. */
 static LlmCode
 merge_word(BpeLearner *l, uint32_t index, struct LlmBpeLearnedMerge m, uint32_t round)
 {
@@ -118,7 +118,7 @@ merge_word(BpeLearner *l, uint32_t index, struct LlmBpeLearnedMerge m, uint32_t 
 		if (symbols[i] != m.left || i + 1 >= word->size || symbols[i + 1] != m.right)
 		{
 			symbols[kept] = symbols[i++];
-			if (kept % STRIDE == STRIDE - 1) /* a word of a hundred million letters */
+			if (kept % STRIDE == STRIDE - 1) /* a word may have a hundred million letters */
 				code = llm_bpe_poll(l, STRIDE);
 			continue;
 		}
@@ -159,7 +159,7 @@ merge_pair(BpeLearner *l, uint64_t key)
 	if ((kept = llm_bpe_append(l, &l->merges, sizeof(merge))) == NULL)
 		return llm_bpe_train_no_memory(l->err);
 	*kept = merge;
-	/* Places may be added meanwhile, but to other pairs: the result is longer than either half. */
+	/* Places may be added in the meantime, but to other pairs: the result is longer than either half. */
 	for (uint32_t place = llm_bpe_find_pair(l, key)->places; code == LLM_OK && place != LLM_BPE_NONE;
 		 place = ((BpePlace *) l->places.data)[place].next)
 		code = merge_word(l, ((BpePlace *) l->places.data)[place].word, merge, round);

@@ -1,6 +1,6 @@
 /*
- * Building a tokenizer: tokens in the order of their ids, the hash table of merges, and what single bytes and
- * characters start as.
+ * Building a tokenizer: tokens ordered by id, the hash table of merges, and the initial symbols of single
+ * bytes and characters.
  */
 #include "formats/bpe_internal.h"
 
@@ -98,7 +98,7 @@ by_id(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Where in text_table a text form is, or is to go. */
+/* The entry of a text form in text_table, or the free entry where it would be inserted. */
 static uint32_t *
 find_text(const LlmBpe *bpe, const char *text, size_t size)
 {
@@ -114,7 +114,7 @@ find_text(const LlmBpe *bpe, const char *text, size_t size)
 	}
 }
 
-/* After the last token: numbers them by id and makes the table that merges are looked up in. */
+/* After the last token: numbers the tokens by id and builds the hash table of merges. */
 static LlmCode
 index_tokens(LlmBpe *bpe, LlmError *err)
 {
@@ -232,7 +232,7 @@ llm_bpe_add_merge(LlmBpe *bpe, int32_t rank, const char *left, size_t left_size,
 	return LLM_OK;
 }
 
-/* Tokens of one character, for the characters whose bytes are not all tokens. */
+/* Collects tokens of one character, for the characters whose bytes are not all tokens. */
 static bool
 index_characters(LlmBpe *bpe)
 {
@@ -279,7 +279,7 @@ llm_bpe_finish(LlmBpe *bpe, LlmError *err)
 	llm_bpe_release_table(bpe, bpe->text_table, bpe->text_bits, sizeof(uint32_t));
 	bpe->text_table = NULL;
 	memset(bpe->byte_symbol, 0xff, sizeof(bpe->byte_symbol));
-	for (size_t i = bpe->token_count; i-- > 0;) /* backwards: of equals the lowest id stays */
+	for (size_t i = bpe->token_count; i-- > 0;) /* backwards, so that the lowest id among equals remains */
 	{
 		BpeToken *token = &bpe->tokens[i];
 		const char *bytes = bpe->bytes.data + token->bytes;

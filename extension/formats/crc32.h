@@ -1,5 +1,5 @@
 /*
- * The checksum of ZIP members (CRC-32, reflected polynomial 0xEDB88320), eight bytes a step.
+ * The checksum of ZIP members (CRC-32, reflected polynomial 0xEDB88320), computed eight bytes per step.
  */
 #ifndef LLM_FORMATS_CRC32_H
 #define LLM_FORMATS_CRC32_H
@@ -8,7 +8,7 @@
 
 typedef struct LlmCrc32
 {
-	uint32_t table[8][256]; /* table[k][b]: what byte b does when k more bytes follow it */
+	uint32_t table[8][256]; /* table[k][b]: the contribution of byte b when k more bytes follow it */
 	uint32_t value;         /* of the bytes so far */
 } LlmCrc32;
 

@@ -59,7 +59,7 @@ from_double(const unsigned char *p, bool swapped)
 	if (swapped)
 		wide = __builtin_bswap64(wide);
 	memcpy(&value, &wide, sizeof(value));
-	narrow = (float) value; /* past float32's range: infinity, as everywhere */
+	narrow = (float) value; /* beyond float32's range: infinity, as everywhere */
 	memcpy(&bits, &narrow, sizeof(bits));
 	return bits;
 }

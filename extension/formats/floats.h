@@ -1,7 +1,7 @@
 /*
- * Number types of checkpoint files, and their conversion to float32. float16 and bfloat16 convert exactly;
- * float64 rounds to nearest. Every NaN becomes the one quiet NaN 0x7fc00000, so that what a file meant and
- * what SQL shows have one bit pattern.
+ * Element types of checkpoint files, and their conversion to float32. float16 and bfloat16 convert exactly;
+ * float64 rounds to nearest. Every NaN becomes the one quiet NaN 0x7fc00000, so that a value has one bit
+ * pattern, whatever file it came from.
  */
 #ifndef LLM_FORMATS_FLOATS_H
 #define LLM_FORMATS_FLOATS_H

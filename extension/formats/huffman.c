@@ -18,7 +18,7 @@ llm_huffman_build(LlmHuffman *huffman, const uint8_t *lengths, int count)
 	{
 		left = left * 2 - huffman->count[length];
 		if (left < 0)
-			return false; /* more codes than bits can tell apart */
+			return false; /* more codes than the bits can distinguish */
 		used += huffman->count[length];
 		first[length + 1] = (uint16_t) (first[length] + huffman->count[length]);
 		next_code[length + 1] = (next_code[length] + huffman->count[length]) << 1;

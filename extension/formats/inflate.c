@@ -1,6 +1,6 @@
 /*
- * Decoding suspends only between symbols, when the window is full of bytes nobody has taken; so the state
- * that survives a call is the bit buffer, the tables and which kind of block we are in.
+ * Decoding suspends only between symbols, when the window is full of bytes not yet read by the caller; so the
+ * state kept between calls is the bit buffer, the tables and the kind of the current block.
  */
 #include "formats/inflate.h"
 
@@ -66,7 +66,7 @@ refill_input(LlmInflate *inflate, LlmError *err)
 	return code;
 }
 
-/* At least 56 bits in the buffer, or all there are. */
+/* Fills the buffer to at least 56 bits, or to the end of the input. */
 static LlmCode
 refill(LlmInflate *inflate, LlmError *err)
 {
@@ -97,7 +97,9 @@ refill(LlmInflate *inflate, LlmError *err)
 	return LLM_OK;
 }
 
-/* Takes count <= 32 bits. The caller has refilled; too few left means that the data end early. */
+/*
+ * Consumes count <= 32 bits. The caller has refilled the buffer; too few bits mean that the data end early.
+ */
 static inline bool
 take_bits(LlmInflate *inflate, int count, uint32_t *value)
 {
@@ -109,7 +111,7 @@ take_bits(LlmInflate *inflate, int count, uint32_t *value)
 	return true;
 }
 
-/* The next symbol, or -1: no such code, or the data end within it. */
+/* The next symbol; -1 for an invalid code, or if the data end within it. */
 static inline int
 decode(LlmInflate *inflate, const LlmHuffman *huffman)
 {
@@ -118,7 +120,7 @@ decode(LlmInflate *inflate, const LlmHuffman *huffman)
 
 	if (length == 0)
 	{
-		/* Codes of one length are consecutive numbers; code - first says which of them this is. */
+		/* Codes of one length are consecutive numbers; code - first is the index among them. */
 		for (length = 1; length <= LLM_HUFFMAN_MAX_BITS; length++)
 		{
 			code |= (int) (inflate->bits >> (length - 1) & 1);
@@ -139,7 +141,7 @@ decode(LlmInflate *inflate, const LlmHuffman *huffman)
 	return entry >> 4;
 }
 
-/* The two codes of a block with its own tables: their lengths, themselves coded. */
+/* Reads the two codes of a block with its own tables: their lengths are encoded themselves. */
 static LlmCode
 read_tables(LlmInflate *inflate, LlmError *err)
 {
@@ -213,7 +215,7 @@ fixed_tables(LlmInflate *inflate)
 	llm_huffman_build(&inflate->literals, lengths, 288);
 	memset(lengths, 5, 32);
 	llm_huffman_build(
-		&inflate->distances, lengths, 32); /* 30 and 31 complete the code and are refused when they occur */
+		&inflate->distances, lengths, 32); /* 30 and 31 complete the code and are rejected when they occur */
 }
 
 static LlmCode
@@ -240,7 +242,7 @@ read_block_header(LlmInflate *inflate, LlmError *err)
 	{
 		LlmCode code;
 
-		inflate->bits >>= inflate->bit_count & 7; /* stored bytes begin at a byte */
+		inflate->bits >>= inflate->bit_count & 7; /* stored bytes start at a byte boundary */
 		inflate->bit_count &= ~7;
 		if ((code = refill(inflate, err)) != LLM_OK)
 			return code;
@@ -254,7 +256,7 @@ read_block_header(LlmInflate *inflate, LlmError *err)
 	return LLM_OK;
 }
 
-/* Bytes that may be decoded now without passing over any that nobody has taken. */
+/* The number of bytes that may be decoded now without overwriting bytes that the caller has not read. */
 static inline uint64_t
 room(const LlmInflate *inflate)
 {
@@ -281,7 +283,7 @@ copy_stored(LlmInflate *inflate, LlmError *err)
 	return LLM_OK;
 }
 
-/* A copy of length bytes from distance back, byte by byte: source and target may overlap. */
+/* Copies length bytes from distance back, byte by byte, because source and target may overlap. */
 static LlmCode
 copy_back(LlmInflate *inflate, int symbol, LlmError *err)
 {
@@ -303,8 +305,9 @@ copy_back(LlmInflate *inflate, int symbol, LlmError *err)
 }
 
 /*
- * Literals with short codes, as long as the bits that are there last. State is kept in registers: a byte
- * stored into the window might otherwise be any of it, and each step would load it all again.
+ * Decodes literals with short codes as long as enough bits are buffered. The state is kept in local
+ * variables: a byte stored into the window might alias any of it, and the compiler would reload everything at
+ * each step.
  */
 static inline void
 copy_literals(LlmInflate *inflate)
@@ -330,7 +333,7 @@ copy_literals(LlmInflate *inflate)
 static LlmCode
 decode_symbols(LlmInflate *inflate, LlmError *err)
 {
-	while (room(inflate) >= 64 + 258) /* as many literals as bits, and the longest copy */
+	while (room(inflate) >= 64 + 258) /* at most one literal per buffered bit, then the longest copy */
 	{
 		LlmCode code = refill(inflate, err);
 		int symbol;

@@ -21,7 +21,7 @@ enum
 	EXPECT_NOTHING
 };
 
-/* Longer numbers than any printed double are a mistake, and strtod needs a bounded copy. */
+/* No printed double is longer, and strtod needs a bounded copy. */
 #define MAX_NUMBER 512
 /* Bytes read between two polls: well below a millisecond. */
 #define STRIDE 65536
@@ -71,7 +71,7 @@ llm_json_fail(LlmJson *json, LlmError *err, const char *format, ...)
 	char text[400];
 	va_list args;
 
-	if (json->stopped) /* what is cut short is not what the text says */
+	if (json->stopped) /* a token that was cut short is not in the text */
 		return llm_fail(err, LLM_CANCELED, "%s: canceled at byte %zu", json->name, json->at);
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);

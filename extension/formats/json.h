@@ -16,7 +16,7 @@
 
 typedef enum LlmJsonToken
 {
-	LLM_JSON_END, /* the value is complete and nothing follows it */
+	LLM_JSON_END, /* the value is complete and nothing follows */
 	LLM_JSON_OBJECT,
 	LLM_JSON_OBJECT_END,
 	LLM_JSON_ARRAY,
@@ -24,7 +24,7 @@ typedef enum LlmJsonToken
 	LLM_JSON_KEY,
 	LLM_JSON_STRING,
 	LLM_JSON_INTEGER,
-	LLM_JSON_NUMBER, /* has a fraction or an exponent, or is an integer past 64 bits */
+	LLM_JSON_NUMBER, /* has a fraction or an exponent, or is an integer beyond 64 bits */
 	LLM_JSON_TRUE,
 	LLM_JSON_FALSE,
 	LLM_JSON_NULL
@@ -35,15 +35,15 @@ typedef struct LlmJson
 	/* The last token. */
 	LlmJsonToken token;
 	size_t start;     /* its first byte in the buffer */
-	const char *text; /* KEY, STRING: UTF-8, escapes resolved, valid until the next call, may hold NULs */
+	const char *text; /* KEY, STRING: UTF-8, unescaped, valid until the next call; may contain NULs */
 	size_t length;
 	int64_t integer; /* INTEGER */
 	double number;   /* INTEGER, NUMBER */
 
-	const LlmStop *stop; /* to be set by whoever opens a long text; NULL */
+	const LlmStop *stop; /* set by callers that parse a long text; NULL by default */
 
-	/* The parser's own. */
-	const char *name; /* what the bytes are, for messages */
+	/* Private to the parser. */
+	const char *name; /* name of the input, for messages */
 	const char *data;
 	size_t size;
 	size_t at;
@@ -51,28 +51,30 @@ typedef struct LlmJson
 	int depth;
 	uint64_t objects; /* bit i: level i is an object, not an array */
 	const LlmAllocator *allocator;
-	size_t polled; /* where the stop was polled */
+	size_t polled; /* position of the last poll */
 	bool stopped;
-	char *scratch; /* text whose escapes had to be resolved */
+	char *scratch; /* text with escapes resolved */
 	size_t scratch_size;
 } LlmJson;
 
-/* name (say "vocab.json") opens every message; data and allocator must outlive the parser. */
+/*
+ * name (for example "vocab.json") is the prefix of every message; data and allocator must outlive the parser.
+ */
 extern void llm_json_open(
 	LlmJson *json, const char *name, const void *data, size_t size, const LlmAllocator *allocator);
 extern void llm_json_close(LlmJson *json);
 
-/* Reads the next token into json. Errors are LLM_FORMAT and say at which byte; LLM_LIMIT for the depth;
+/* Reads the next token into json. Errors: LLM_FORMAT with the byte's position, LLM_LIMIT for the depth,
  * LLM_CANCELED. */
 extern LlmCode llm_json_next(LlmJson *json, LlmError *err);
 
 /* Reads the next token, which must be this one. */
 extern LlmCode llm_json_expect(LlmJson *json, LlmJsonToken token, LlmError *err);
 
-/* Passes over one whole value: the one that follows a KEY, or the next element. */
+/* Skips one whole value: the one that follows a KEY, or the next element. */
 extern LlmCode llm_json_skip(LlmJson *json, LlmError *err);
 
-/* An error at the last token: "vocab.json: byte 17: " and then the message. */
+/* Fails at the last token: "vocab.json: byte 17: ", followed by the message. */
 extern LlmCode llm_json_fail(LlmJson *json, LlmError *err, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 

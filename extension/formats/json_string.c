@@ -1,5 +1,5 @@
 /*
- * Strings of the JSON pull parser: found, checked as UTF-8, and copied only where escapes must be resolved.
+ * Strings of the JSON pull parser: delimited, checked as UTF-8, and copied only if escapes must be resolved.
  */
 #include "formats/json.h"
 
@@ -67,7 +67,7 @@ read_escape(LlmJson *json, char *out, size_t *length, LlmError *err)
 	return LLM_OK;
 }
 
-/* Room for size bytes of resolved text. No resolved text is longer than its source. */
+/* Makes room for size bytes of resolved text, which is never longer than its source. */
 static LlmCode
 reserve_scratch(LlmJson *json, size_t size, LlmError *err)
 {
@@ -81,7 +81,7 @@ reserve_scratch(LlmJson *json, size_t size, LlmError *err)
 	return LLM_OK;
 }
 
-/* Where the string that begins at from ends: the index of its closing quote. */
+/* The index of the closing quote of the string that starts at from. */
 static LlmCode
 find_quote(LlmJson *json, size_t from, size_t *end, bool *escaped, LlmError *err)
 {

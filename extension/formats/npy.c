@@ -6,8 +6,7 @@
 
 static const char magic[6] = "\x93NUMPY";
 
-/* A reader of the one dict that NumPy writes: string keys; values a string, True, False or a tuple of ints.
- */
+/* A parser for the dict that NumPy writes: string keys; values are strings, True, False or tuples of ints. */
 typedef struct Literal
 {
 	const LlmTensorFile *file;
@@ -52,7 +51,7 @@ accept_word(Literal *l, const char *word)
 	return true;
 }
 
-/* A quoted string without escapes: no key or plain dtype has one. */
+/* A quoted string without escapes, which no key or plain dtype has. */
 static bool
 accept_string(Literal *l, const char **text, size_t *length)
 {
@@ -116,7 +115,7 @@ read_shape(Literal *l, LlmTensorEntry *entry)
 				return bad(l, "a dimension is too large");
 		if (l->at == first)
 			return bad(l, "a dimension is no whole number from 0 on");
-		accept(l, 'L'); /* Python 2 wrote long integers so */
+		accept(l, 'L'); /* Python 2 wrote long integers with an L */
 		if (entry->ndim == LLM_MAX_DIMS)
 			return bad(l, "more than 8 dimensions");
 		entry->dims[entry->ndim++] = dim;
@@ -223,7 +222,7 @@ llm_npy_item_size(const LlmTensorEntry *entry)
 {
 	if (entry->dtype != LLM_OTHER_DTYPE)
 		return llm_dtype_size(entry->dtype);
-	/* Kind letter, then bytes; text (U), dates and fields count otherwise. */
+	/* A kind letter followed by the bytes; text (U), dates and fields count in other units. */
 	if (strlen(entry->dtype_name) == 3 && strchr("biufcSV", entry->dtype_name[1]) != NULL &&
 		entry->dtype_name[2] >= '1' && entry->dtype_name[2] <= '9')
 		return (uint64_t) (entry->dtype_name[2] - '0');

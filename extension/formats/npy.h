@@ -13,13 +13,13 @@
 #define LLM_NPY_MAX_HEADER 256
 
 /*
- * Reads the header at the stream's beginning: dtype_name, dtype, swapped, fortran, ndim, dims, numel and skip
- * of entry. The caller compares the size of the data.
+ * Reads the header at the stream's start into entry's fields dtype_name, dtype, swapped, fortran, ndim, dims,
+ * numel and skip. The caller checks the size of the data.
  */
 extern LlmCode llm_npy_read_header(
 	const LlmTensorFile *file, LlmStream *stream, LlmTensorEntry *entry, LlmError *err);
 
-/* Bytes per element as the dtype's text says, 0 when it does not say: "<i8" has 8. */
+/* Bytes per element according to the dtype's text: 8 for "<i8"; 0 if it does not say. */
 extern uint64_t llm_npy_item_size(const LlmTensorEntry *entry);
 
 /* Writes the version 1 header of a row-major float32 array; returns its length, a multiple of 64. */

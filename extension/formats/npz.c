@@ -1,5 +1,5 @@
 /*
- * Reading the table of contents of an npz: a ZIP archive of .npy arrays, and maybe our own config.json.
+ * Reads the table of contents of an npz: a ZIP archive of .npy arrays, and possibly pg_llm's config.json.
  */
 #include <string.h>
 

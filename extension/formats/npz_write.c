@@ -5,11 +5,11 @@
 #include "formats/npy.h"
 #include "formats/zip.h"
 
-#define DATE 0x21 /* 1980-01-01, the earliest: the same tensors give the same bytes on any day */
+#define DATE 0x21 /* 1980-01-01, the earliest date: the same tensors give the same bytes on any day */
 #define VERSION_PLAIN 20
 #define VERSION_ZIP64 45
 #define UTF8_NAME 0x0800
-/* Bytes summed between two polls. */
+/* Bytes checksummed between two polls. */
 #define PIECE ((size_t) 1 << 18)
 
 void
@@ -37,7 +37,7 @@ put(LlmNpzWriter *writer, const void *bytes, size_t size, LlmError *err)
 	return writer->sink->write(writer->sink->context, bytes, size, err);
 }
 
-/* Room for size more bytes of directory. */
+/* Makes room for size more bytes of directory. */
 static LlmCode
 grow_directory(LlmNpzWriter *writer, size_t size, LlmError *err)
 {
@@ -69,7 +69,7 @@ typedef struct Member
 	bool wide_size, wide_offset;
 } Member;
 
-/* What the local and the central header have in common, from "version needed" on. */
+/* Writes the fields common to the local and the central header, from "version needed" on. */
 static unsigned char *
 common_fields(unsigned char *p, const Member *m, size_t extra)
 {
@@ -141,7 +141,7 @@ add_central(LlmNpzWriter *writer, const Member *m, LlmError *err)
 	return LLM_OK;
 }
 
-/* One member whose bytes are head and then body. */
+/* Writes one member whose bytes are head followed by body. */
 static LlmCode
 write_parts(LlmNpzWriter *writer, const char *name, const void *head, size_t head_size, const void *body,
 	size_t body_size, LlmError *err)

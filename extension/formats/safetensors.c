@@ -1,6 +1,6 @@
 /*
- * Reading the header of a safetensors file. The format's own rules are enforced: the tensors cover the data
- * exactly, without overlap, holes or a tail, so that a file cannot hide bytes from whoever inspects it.
+ * Reads the header of a safetensors file. The format's own rules are enforced: the tensors cover the data
+ * exactly, without overlaps, holes or trailing bytes, so that a file cannot hide bytes from inspection.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -38,7 +38,7 @@ read_dtype(LlmTensorFile *file, LlmJson *json, LlmTensorEntry *entry, int *bits,
 		return llm_json_fail(json, err, "tensor \"%s\" has an unknown dtype", entry->name);
 	memcpy(entry->dtype_name, json->text, json->length);
 	entry->dtype = LLM_OTHER_DTYPE;
-	*bits = 0; /* a dtype of the future: its size cannot be checked, and its values cannot be read */
+	*bits = 0; /* an unknown dtype: its size cannot be checked, and its values cannot be read */
 	for (size_t i = 0; i < sizeof(dtypes) / sizeof(dtypes[0]); i++)
 		if (strcmp(dtypes[i].name, entry->dtype_name) == 0)
 		{
@@ -48,7 +48,7 @@ read_dtype(LlmTensorFile *file, LlmJson *json, LlmTensorEntry *entry, int *bits,
 	return LLM_OK;
 }
 
-/* An array of at most capacity whole numbers >= 0. */
+/* Reads an array of at most capacity integers >= 0. */
 static LlmCode
 read_numbers(LlmJson *json, const char *what, LlmTensorEntry *entry, int64_t *numbers, int capacity,
 	int *count, LlmError *err)
@@ -120,7 +120,7 @@ read_entry(LlmTensorFile *file, LlmJson *json, LlmTensorEntry *entry, uint64_t d
 	return LLM_OK;
 }
 
-/* "__metadata__": {string: string}. A config.json among it is kept. */
+/* Reads "__metadata__": {string: string}, and keeps a config.json in it. */
 static LlmCode
 read_metadata(LlmTensorFile *file, LlmJson *json, LlmError *err)
 {
@@ -154,7 +154,8 @@ compare_offsets(const void *a, const void *b)
 	return x->size < y->size ? -1 : x->size > y->size; /* empty tensors first */
 }
 
-/* The tensors, in the order of their offsets, must follow one another from start to the end of the file. */
+/* Checks that the tensors, in the order of their offsets, follow one another from the start to the end of the
+ * file. */
 static LlmCode
 check_cover(const LlmTensorFile *file, const LlmTensorEntry **sorted, uint64_t start, LlmError *err)
 {

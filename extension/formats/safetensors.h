@@ -1,6 +1,6 @@
 /*
  * Writing safetensors: eight bytes of header length, a JSON header (name → dtype, shape, offsets), then the
- * values of all tensors without gaps. Reading is in tensor_file.h.
+ * values of all tensors without gaps. tensor_file.h is for reading.
  */
 #ifndef LLM_FORMATS_SAFETENSORS_H
 #define LLM_FORMATS_SAFETENSORS_H

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Text that counts its bytes first (text NULL) and is written the second time. */
+/* The header's text: a first pass (text NULL) counts its bytes, a second writes them. */
 typedef struct Text
 {
 	char *text;
@@ -58,7 +58,7 @@ put_header(Text *t, const LlmSafetensorsTensor *tensors, size_t count, const cha
 {
 	uint64_t offset = 0;
 
-	put(t, "{\"__metadata__\":{\"format\":\"pt\""); /* transformers reads no file without it */
+	put(t, "{\"__metadata__\":{\"format\":\"pt\""); /* transformers rejects files without it */
 	if (config != NULL)
 	{
 		put(t, ",\"config.json\":");

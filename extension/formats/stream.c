@@ -10,7 +10,7 @@ struct LlmStream
 	const char *name;
 	LlmExtent extent;
 	uint64_t at;    /* stored bytes read from the source */
-	uint64_t given; /* bytes given to the caller */
+	uint64_t given; /* bytes returned to the caller */
 	LlmInflate *inflate;
 	LlmCrc32 crc;
 };

@@ -1,7 +1,7 @@
 /*
- * Bytes of a file as the parsers see them: a source that is read at offsets, and a stream over one stretch of
- * it, which may be compressed and checksummed. Nothing maps the file: one that shrinks while it is read gives
- * an error, not a signal.
+ * A file's bytes as the parsers see them: a source that is read at offsets, and a stream over one extent of
+ * it, which may be compressed and checksummed. Files are never memory-mapped: one that shrinks while it is
+ * read causes an error, not a signal.
  */
 #ifndef LLM_FORMATS_STREAM_H
 #define LLM_FORMATS_STREAM_H
@@ -14,11 +14,11 @@ typedef struct LlmSource
 	LlmCode (*read)(void *context, uint64_t offset, void *buffer, size_t size, LlmError *err);
 	void *context;
 	uint64_t size;
-	const char *name;    /* opens every message: the path as the user gave it */
+	const char *name;    /* prefix of every message: the path as the user gave it */
 	const LlmStop *stop; /* NULL: never */
 } LlmSource;
 
-/* LLM_CANCELED when the source's stop says so. */
+/* LLM_CANCELED if the source's stop function requests it. */
 extern LlmCode llm_source_poll(const LlmSource *source, LlmError *err);
 
 typedef struct LlmSink
@@ -28,7 +28,7 @@ typedef struct LlmSink
 	void *context;
 } LlmSink;
 
-/* A stretch of a source. */
+/* A contiguous part of a source. */
 typedef struct LlmExtent
 {
 	uint64_t offset;
@@ -41,14 +41,14 @@ typedef struct LlmExtent
 
 typedef struct LlmStream LlmStream;
 
-/* name (say a member's) and source must outlive the stream. *stream is NULL on failure. */
+/* name (of a member, for example) and source must outlive the stream. *stream is NULL on failure. */
 extern LlmCode llm_stream_open(LlmStream **stream, const LlmSource *source, const LlmExtent *extent,
 	const char *name, const LlmAllocator *allocator, LlmError *err);
-/* Exactly size bytes, or an error: the caller knows how many there are. */
+/* Reads exactly size bytes or fails: the caller knows the size. */
 extern LlmCode llm_stream_read(LlmStream *stream, void *buffer, size_t size, LlmError *err);
-/* After the last byte: the checksum fits and nothing is left over. */
+/* After the last byte: checks the checksum, and that nothing is left over. */
 extern LlmCode llm_stream_finish(LlmStream *stream, LlmError *err);
-/* NULL is allowed. */
+/* Closes the stream, which may be NULL. */
 extern void llm_stream_close(LlmStream *stream);
 
 /* Little-endian numbers of file headers. */

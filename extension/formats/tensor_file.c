@@ -6,7 +6,7 @@
 /* Raw bytes converted at a time: small enough for the cache, large enough that the reads are few. */
 #define PIECE 131072
 
-/* Names come by the hundred thousand in a hostile file: they share blocks of this size. */
+/* A hostile file may have hundreds of thousands of names: they share blocks of this size. */
 #define NAME_CHUNK 65536
 
 typedef struct LlmNameChunk
@@ -64,7 +64,7 @@ grow(LlmTensorFile *file, LlmError *err)
 	return LLM_OK;
 }
 
-/* A copy of the name in the newest block, or in a new one. */
+/* Copies the name into the newest block, or into a new one. */
 static const char *
 copy_name(LlmTensorFile *file, const char *name, size_t length)
 {
@@ -122,7 +122,7 @@ llm_tensor_count(const LlmTensorFile *file, LlmTensorEntry *entry, LlmError *err
 		if (entry->dims[i] != 0 && __builtin_mul_overflow(numel, (uint64_t) entry->dims[i], &numel))
 			numel = UINT64_MAX;
 	}
-	/* Checked for an empty tensor too: its other dimensions are no excuse to overflow later. */
+	/* Also checked for an empty tensor, whose other dimensions must not overflow later. */
 	if (__builtin_mul_overflow(numel, (uint64_t) 8, &bytes) || bytes > INT64_MAX)
 		return llm_fail(err, LLM_FORMAT, "%s: tensor \"%s\" has dimensions whose product is too large",
 			file->source.name, entry->name);
@@ -170,8 +170,8 @@ llm_tensor_find(const LlmTensorFile *file, const char *name)
 }
 
 /*
- * Where the values of a file come to lie in a row-major tensor: one after the other, or, for a file in
- * Fortran order, each at the place of its index, counted with the first dimension fastest.
+ * Maps the values of a file to a row-major tensor: consecutively, or, for a file in Fortran order, each to
+ * the position of its index, which counts with the first dimension fastest.
  */
 typedef struct Layout
 {
@@ -209,7 +209,7 @@ advance(Layout *layout)
 	}
 }
 
-/* What is done with the values as they arrive: stored at out, or compared with expected. */
+/* Consumes values as they arrive: stores them in out, or compares them with expected. */
 typedef struct Consumer
 {
 	Layout layout;
@@ -241,7 +241,7 @@ consume(Consumer *consumer, const float *values, size_t count)
 	}
 }
 
-/* piece holds PIECE raw bytes, and after them room for as many values as they can be. */
+/* piece has room for PIECE raw bytes, followed by as many values as they can contain. */
 static LlmCode
 read_pieces(const LlmSource *source, LlmStream *stream, const LlmTensorEntry *entry, char *piece,
 	Consumer *consumer, LlmError *err)

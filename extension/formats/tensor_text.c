@@ -1,8 +1,9 @@
 /*
- * Reading the text form of a tensor in two passes: the first finds the shape and refuses what is not one, the
- * second reads the numbers straight into the value that the caller has made from that shape.
+ * Reads the text form of a tensor in two passes: the first finds the shape and rejects malformed text, the
+ * second reads the numbers directly into the value that the caller has created with that shape.
  *
- * A tensor without elements whose shape brackets alone cannot tell, such as (0,3), is written tensor(0,3) [].
+ * A tensor without elements whose shape cannot be read from brackets alone, such as (0,3), is written
+ * tensor(0,3) [].
  */
 #include "formats/tensor_text.h"
 
@@ -21,10 +22,10 @@ typedef struct Reader
 	const char *text;
 	const char *at;
 	const LlmStop *stop;
-	const char *poll; /* when `at` comes here */
+	const char *poll; /* poll when `at` reaches this */
 	bool stopped;
 	int depth;                   /* open brackets */
-	int leaf;                    /* depth at which numbers stand; -1: none seen yet */
+	int leaf;                    /* depth at which the numbers are; -1: none seen yet */
 	int64_t count[LLM_MAX_DIMS]; /* values so far in the open bracket of each depth */
 	int64_t dims[LLM_MAX_DIMS];  /* length of the brackets closed so far at each depth; -1: none */
 } Reader;
@@ -55,7 +56,7 @@ stopped(Reader *r)
 	return r->stopped = r->stop != NULL && r->stop->requested(r->stop->context);
 }
 
-/* To the next byte that is no space; where a stop was asked for, maybe not so far. */
+/* Moves to the next byte that is no space; less far if a stop was requested. */
 static void
 skip_space(Reader *r)
 {
@@ -63,7 +64,7 @@ skip_space(Reader *r)
 		r->at++;
 }
 
-/* Past one byte and the space behind it, to the byte that it returns. */
+/* Moves past one byte and the space after it; returns the next byte. */
 static char
 step(Reader *r)
 {
@@ -72,7 +73,7 @@ step(Reader *r)
 	return *r->at;
 }
 
-/* To the end of a number, which is where its neighbours begin; or not so far. */
+/* Moves to the end of a number, where a delimiter follows; less far if a stop was requested. */
 static void
 skip_word(Reader *r)
 {
@@ -81,7 +82,7 @@ skip_word(Reader *r)
 		r->at++;
 }
 
-/* How much of a text an error quotes: at most 60 bytes, and no half of a UTF-8 character. */
+/* The length of the text that an error quotes: at most 60 bytes, cut at a UTF-8 character. */
 static int
 quoted(const char *text)
 {
@@ -92,7 +93,7 @@ quoted(const char *text)
 	return (int) n;
 }
 
-/* What is bad about a text; nothing may be where reading was stopped. */
+/* Reports the error in a text; there may be none if reading was stopped. */
 static LlmCode
 bad_text(const Reader *r, LlmError *err, const char *what)
 {
@@ -112,7 +113,7 @@ ragged(const Reader *r, LlmError *err, int64_t here, int64_t before)
 	return llm_hint(err, "All rows of a tensor are equally long.");
 }
 
-/* Values must all stand at the same depth: [1,[2]] has no shape. */
+/* All values must be at the same depth: [1,[2]] has no shape. */
 static LlmCode
 set_leaf(Reader *r, int depth, LlmError *err)
 {
@@ -168,7 +169,7 @@ read_value(Reader *r, LlmError *err)
 	return LLM_OK;
 }
 
-/* After a value: close brackets as long as they end here, then a comma before the next value. */
+/* After a value: reads closing brackets, then a comma before the next value. */
 static LlmCode
 read_ends(Reader *r, LlmError *err)
 {
@@ -191,7 +192,7 @@ read_ends(Reader *r, LlmError *err)
 	return LLM_OK;
 }
 
-/* tensor(0,3) []: the shape said outright, allowed where there are no elements that could contradict it. */
+/* tensor(0,3) []: an explicit shape, allowed if there are no elements that could contradict it. */
 static LlmCode
 read_empty(Reader *r, int *ndim, int *dims, LlmError *err)
 {
@@ -264,7 +265,7 @@ llm_tensor_text_shape(const char *text, const LlmStop *stop, int *ndim, int *dim
 	return LLM_OK;
 }
 
-/* strtof alone would also take hexadecimal and nan(…). A digit that comes out infinite was out of range. */
+/* strtof alone would also accept hexadecimal and nan(…). An infinite result from digits was out of range. */
 static LlmCode
 read_number(const char *word, const char *end, float *value)
 {

@@ -15,7 +15,7 @@ llm_unicode_class(uint32_t c)
 LlmChar
 llm_utf8_read(const unsigned char *t, size_t size)
 {
-	unsigned char first = t[0], low = 0x80, high = 0xbf; /* what the second byte may be */
+	unsigned char first = t[0], low = 0x80, high = 0xbf; /* the range of the second byte */
 	uint32_t c;
 	int length;
 
@@ -44,7 +44,7 @@ llm_utf8_read(const unsigned char *t, size_t size)
 	return (LlmChar){c, length, true, false};
 }
 
-/* How many of the first bytes are ASCII without NUL, eight looked at together. */
+/* The number of leading ASCII bytes other than NUL, checked eight at a time. */
 static size_t
 plain_run(const unsigned char *bytes, size_t size)
 {
@@ -54,7 +54,7 @@ plain_run(const unsigned char *bytes, size_t size)
 	for (uint64_t word; size - at >= 8; at += 8)
 	{
 		memcpy(&word, bytes + at, 8);
-		if (((word | (word - ones)) & high) != 0) /* a byte past 127, or a borrow out of a zero */
+		if (((word | (word - ones)) & high) != 0) /* a byte above 127, or a borrow out of a zero byte */
 			break;
 	}
 	return at;
@@ -108,7 +108,7 @@ llm_utf8_repair(const unsigned char *bytes, size_t size, char *out)
 size_t
 llm_utf8_unfinished(const unsigned char *bytes, size_t size)
 {
-	/* The last byte that is not a continuation begins the only character that can be unfinished. */
+	/* The last byte that is not a continuation starts the only character that can be incomplete. */
 	for (size_t back = 1; back <= 3 && back <= size; back++)
 		if ((bytes[size - back] & 0xc0) != 0x80)
 		{

@@ -1,12 +1,12 @@
-"""Write unicode_table.h: which code points GPT-2's pattern calls letters, numbers and spaces.
+"""Write unicode_table.h: the code points that GPT-2's pattern classifies as letters, numbers and spaces.
 
-The regular-expression engine under tiktoken is asked about every code point, so that the table and the
-oracle cannot differ by Unicode version:  python unicode_table.py > unicode_table.h
+The regular-expression engine under tiktoken classifies every code point, so that the table and the
+engine cannot differ by Unicode version:  python unicode_table.py > unicode_table.h
 """
 
 import tiktoken
 
-BLOCK = 256  # code points a block; 32 of them share one 64-bit word, two bits each
+BLOCK = 256  # code points per block; 32 of them share one 64-bit word, two bits each
 CLASSES = {r"\p{L}": 1, r"\p{N}": 2, r"\s": 3}  # everything else is 0
 
 

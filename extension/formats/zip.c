@@ -1,6 +1,6 @@
 /*
- * Reading a ZIP archive's directory. Only the central directory is believed; of the local headers nothing
- * but the length of their names is used, to find where the data begin.
+ * Reads a ZIP archive's directory. Only the central directory is trusted; of the local headers only the
+ * length of their names is used, to find the start of the data.
  */
 #include "formats/zip.h"
 
@@ -19,7 +19,7 @@ damaged(const LlmSource *source, const char *what, LlmError *err)
 	return llm_fail(err, LLM_FORMAT, "%s: not a valid npz (ZIP) file: %s", source->name, what);
 }
 
-/* Where the directory is, by the end record's 64-bit form. */
+/* Finds the directory from the end record's 64-bit form. */
 static LlmCode
 read_zip64_end(LlmZip *zip, uint64_t end_offset, uint64_t *size, LlmError *err)
 {
@@ -48,7 +48,7 @@ read_zip64_end(LlmZip *zip, uint64_t end_offset, uint64_t *size, LlmError *err)
 	return LLM_OK;
 }
 
-/* The end record stands last, before a comment of up to 65535 bytes. */
+/* Finds the end record, which is last in the file, before a comment of up to 65535 bytes. */
 static LlmCode
 find_end(
 	LlmZip *zip, unsigned char *tail, size_t tail_size, uint64_t *size, uint64_t *end_offset, LlmError *err)
@@ -122,7 +122,7 @@ llm_zip_close(LlmZip *zip)
 	zip->directory = NULL;
 }
 
-/* Fills in the sizes and the offset that the fixed part says are in the ZIP64 field. */
+/* Reads the sizes and the offset that the fixed part declares to be in the ZIP64 field. */
 static bool
 read_zip64_extra(const unsigned char *extra, size_t size, LlmExtent *extent)
 {
@@ -155,7 +155,8 @@ read_zip64_extra(const unsigned char *extra, size_t size, LlmExtent *extent)
 	return extent->size != UNKNOWN32 && extent->stored != UNKNOWN32 && extent->offset != UNKNOWN32;
 }
 
-/* extent->offset is the local header's; makes it the data's and checks that they fit before the directory. */
+/* Changes extent->offset from the local header's to the data's, and checks that the data fit before the
+ * directory. */
 static LlmCode
 find_data(LlmZip *zip, LlmExtent *extent, LlmError *err)
 {

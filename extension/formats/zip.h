@@ -24,10 +24,10 @@ typedef struct LlmZip
 {
 	const LlmSource *source;
 	const LlmAllocator *allocator;
-	unsigned char *directory; /* the central directory as it lies in the file */
+	unsigned char *directory; /* the central directory as in the file */
 	size_t size, at;
 	uint64_t directory_offset;
-	uint64_t count, next; /* members, and which comes next */
+	uint64_t count, next; /* number of members, and index of the next */
 } LlmZip;
 
 typedef struct LlmZipMember
@@ -40,7 +40,7 @@ typedef struct LlmZipMember
 extern LlmCode llm_zip_open(
 	LlmZip *zip, const LlmSource *source, const LlmAllocator *allocator, LlmError *err);
 extern void llm_zip_close(LlmZip *zip);
-/* The next of the zip->count members, its extent checked against the file. */
+/* Reads the next of the zip->count members, and checks its extent against the file. */
 extern LlmCode llm_zip_next(LlmZip *zip, LlmZipMember *member, LlmError *err);
 
 #endif

@@ -1,22 +1,22 @@
 /*
- * The plot: what may come next, read from top to bottom. Wherever it offers more than one word they differ,
- * so each choice shows in the word itself, and what was chosen decides what may follow.
+ * The plot: the possible continuations, in the order of the story. Whenever it offers more than one word, the
+ * words differ, so each choice is visible in the word itself and determines what may follow.
  */
 #include <string.h>
 
 #include "stories/sampler.h"
 #include "stories/words.h"
 
-/* How often things happen, as weights: a kind of token that models learn too late is made more frequent. */
+/* Frequencies of events, as weights: a kind of token that models learn too late is made more frequent. */
 enum
 {
-	MOST_CLAUSES = 2, /* of scenery before anything happens: they move all positions */
-	ASK_WHERE = 2,    /* after a move, against seeing who has a thing */
+	MOST_CLAUSES = 2, /* scenery before anything happens: it shifts all positions */
+	ASK_WHERE = 2,    /* after a move, compared with seeing who has a thing */
 	SEE_WHO = 4,
-	WHERE_PERSON = 2, /* each of two persons, against their things */
+	WHERE_PERSON = 2, /* each of two persons, compared with their things */
 	WHERE_THING = 3,
-	ASK_MORE = 18,   /* of the other kind, against 9 for a move */
-	ASK_ANOTHER = 3, /* thing, against */
+	ASK_MORE = 18,   /* a question of the other kind, compared with 9 for a move */
+	ASK_ANOTHER = 3, /* thing, compared with */
 	ASK_AGAIN = 1,   /* the same */
 	GIVES = 3,       /* the first gift of a story, once its holder is named */
 	KEEPS = 1,
@@ -24,8 +24,8 @@ enum
 	LONGEST_SONG = 8
 };
 
-/* Tokens of the longest of each; what happens goes on as long as there is room for the song again and an end.
- */
+/* The maximum length of each part in tokens; events follow while there is room for the resumed song and an
+ * end. */
 enum
 {
 	OPENING = 3 + 5 * MOST_CLAUSES + 1 + 2 * 11 + 5 + LONGEST_SONG,
@@ -38,7 +38,7 @@ enum
 };
 _Static_assert(OPENING + MOVE + WHERE + CLOSE <= LLM_STORY_TOKENS, "a story must fit its tokens");
 
-/* All are indices into the lists of words.h. */
+/* All fields are indices into the lists of words.h. */
 typedef struct Person
 {
 	int name, surname, place;
@@ -55,13 +55,13 @@ typedef struct Plot
 	Teller *t;
 	Person person[2];
 	Thing thing[2];
-	int asked[2]; /* the thing of the last question for who, for where; -1: none yet */
+	int asked[2]; /* the thing in the last question about who, about where; -1: none yet */
 	bool gift_made;
 	int song[LONGEST_SONG];
 	int song_words;
 } Plot;
 
-/* ---- ways to go on ---- */
+/* ---- continuations ---- */
 
 static void
 offer(Teller *t, const char *word, int weight, int id)
@@ -69,7 +69,7 @@ offer(Teller *t, const char *word, int weight, int id)
 	story_offer(t, word, (int) strlen(word), weight, id);
 }
 
-/* Words that are always so. */
+/* Words without an alternative. */
 static void
 say(Teller *t, const char *phrase)
 {
@@ -84,7 +84,7 @@ say(Teller *t, const char *phrase)
 	}
 }
 
-/* A word that is what it is because of something told before. */
+/* A word determined by something said earlier. */
 static void
 recall(Teller *t, const char *word, LlmStoryKind kind)
 {
@@ -92,7 +92,7 @@ recall(Teller *t, const char *word, LlmStoryKind kind)
 	story_take(t, kind);
 }
 
-/* The index of a word of the list, each as likely as the next, from first up to end, two of them excepted. */
+/* The index of a word of the list from first up to end, all equally likely, two of them excluded. */
 static int
 one_of(Teller *t, const char *const *list, int first, int end, int except, int except2)
 {
@@ -113,7 +113,7 @@ either(Teller *t, const char *yes, int yes_weight, const char *no, int no_weight
 	return story_take(t, LLM_STORY_CHOICE);
 }
 
-/* Depends on the position alone, so that it is easily learned. */
+/* Depends only on the position, so that it is easily learned. */
 static bool
 room_for(const Plot *p, int tokens)
 {
@@ -140,8 +140,8 @@ scenery(Teller *t)
 }
 
 /*
- * There was a red kite Anna Bell took to the garden and an odd coin Tom Reed took to the barn. What one
- * person has, the other has not. (Each name follows its thing: where words stood between them, models did not
+ * There was a red kite Anna Bell took to the garden and an odd coin Tom Reed took to the barn. The two
+ * persons' things and places differ. (Each name follows its thing: with words between them, models did not
  * learn in time who has what.)
  */
 static void
@@ -160,7 +160,7 @@ introduce(Plot *p, int i)
 		t, ADJECTIVES, an ? VOWELS : 0, an ? COUNT(ADJECTIVES) : VOWELS, its ? its->adjective : -1, -1);
 	p->thing[i].noun = one_of(t, THINGS, 0, COUNT(THINGS), its ? its->noun : -1, -1);
 	p->thing[i].holder = i;
-	/* A girl and a boy, so that a pronoun says who. */
+	/* A girl and a boy, so that a pronoun identifies the person. */
 	one->name = one_of(t, NAMES, other && other->name < GIRLS ? GIRLS : 0,
 		other && other->name >= GIRLS ? GIRLS : COUNT(NAMES), -1, -1);
 	one->surname = one_of(t, SURNAMES, 0, COUNT(SURNAMES), other ? other->surname : -1, -1);
@@ -170,7 +170,7 @@ introduce(Plot *p, int i)
 		say(t, ".");
 }
 
-/* ---- naming what was told before ---- */
+/* ---- referring to what was said before ---- */
 
 static int
 one_person(Plot *p)
@@ -186,7 +186,7 @@ surname(Plot *p, int i)
 	recall(p->t, SURNAMES[p->person[i].surname], LLM_STORY_SURNAME_COPY);
 }
 
-/* Rather not the one that was asked for in the same way before. */
+/* Prefers the one not asked for in the same way the last time. */
 static int
 one_thing(Plot *p, int *asked)
 {
@@ -234,7 +234,8 @@ sing(Plot *p)
 		say(t, ".");
 }
 
-/* At supper they sang: willow moon ember dew. From any word but the last: order alone does not tell. */
+/* At supper they sang: willow moon ember dew. It resumes at any word but the last, so that the order alone
+ * does not determine it. */
 static void
 sing_on(Plot *p)
 {
@@ -249,12 +250,12 @@ sing_on(Plot *p)
 	at = story_take(t, LLM_STORY_CHOICE);
 	while (++at < p->song_words)
 		recall(t, SONG[p->song[at]], LLM_STORY_SONG);
-	say(t, "."); /* no word of the song: that it comes may be known by counting */
+	say(t, "."); /* not a word of the song: the song's length tells when it comes */
 }
 
 /* ---- a scene ---- */
 
-/* Then Anna ran to the barn. Somewhere new: not where either of them is. */
+/* Then Anna ran to the barn. The place is new: neither of the two is there. */
 static void
 move(Plot *p, int who)
 {
@@ -266,7 +267,7 @@ move(Plot *p, int who)
 	say(t, ".");
 }
 
-/* Who moves; or -1: nobody, there is another question first. */
+/* The person who moves; -1 if another question comes first. */
 static int
 next(Plot *p, bool first, bool may_move, const char *question)
 {
@@ -336,8 +337,8 @@ see(Plot *p)
 }
 
 /*
- * Somebody moves; then people ask where somebody or something was, or see who has what: in turn, so that
- * neither comes twice in a row.
+ * Somebody moves; then questions ask where somebody or something was, or the persons see who has what, in
+ * turn, so that neither comes twice in a row.
  */
 static void
 scenes(Plot *p)
@@ -364,7 +365,7 @@ scenes(Plot *p)
 	}
 }
 
-/* ---- the whole ---- */
+/* ---- the whole story ---- */
 
 /* All was well. The first word of an ending is the choice. */
 static void

@@ -44,7 +44,8 @@ story_offered(const Teller *t, int i)
 	return (double) t->offer[i].weight / total_weight(t);
 }
 
-/* The word at the place in the story decides its own random number: a prefix never depends on what follows.
+/*
+ * The position in the story determines the random number of its word: a prefix never depends on what follows.
  */
 static int
 draw(const Teller *t, int total)
@@ -57,7 +58,7 @@ draw(const Teller *t, int total)
 	return i;
 }
 
-/* The offer that the text goes on with, or -1. */
+/* The offer with which the text continues, or -1. */
 static int
 match(const Teller *t)
 {
@@ -78,7 +79,7 @@ story_take(Teller *t, LlmStoryKind kind)
 	if (t->state == TELLER_GOES_ON && t->dice == NULL && t->at == t->size)
 		t->state = TELLER_TEXT_ENDS;
 	if (t->story->count ==
-		LLM_STORY_TOKENS) /* a lexicon edited past the plot's budget must not hurt the server */
+		LLM_STORY_TOKENS) /* a lexicon edited beyond the plot's budget must not crash the server */
 		t->state = TELLER_WRONG_WORD;
 	if (t->state != TELLER_GOES_ON)
 		return 0;

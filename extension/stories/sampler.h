@@ -1,7 +1,7 @@
 /*
- * The teller stands between the plot and its words. The plot offers the words that may come, each with a
- * weight, and takes one; the teller draws it by lot, or reads which one a given text has. Both run the same
- * plot, so the stories told and the probabilities answered cannot disagree.
+ * The teller connects the plot to its words. The plot offers the possible next words, each with a weight, and
+ * takes one; the teller draws it at random, or reads it from a given text. Both use the same plot, so stories
+ * and probabilities cannot disagree.
  */
 #ifndef LLM_STORIES_SAMPLER_H
 #define LLM_STORIES_SAMPLER_H
@@ -14,7 +14,7 @@ typedef struct Offer
 	const char *word;
 	int size;
 	int weight;
-	int id; /* what take() returns when this word is the one */
+	int id; /* the value of story_take() if this word is taken */
 } Offer;
 
 typedef struct Teller
@@ -25,7 +25,8 @@ typedef struct Teller
 	size_t size, at;
 	Offer offer[LLM_STORY_OFFERS];
 	int offers;
-	/* Once the text has ended or has a wrong word, offers stay as they are and the plot runs on in vain. */
+	/* After the end of the text, or after a wrong word, offers stay as they are and further choices are
+	 * ignored. */
 	enum
 	{
 		TELLER_GOES_ON,
@@ -34,11 +35,11 @@ typedef struct Teller
 	} state;
 } Teller;
 
-/* The size of the token that text begins with: a space and letters, or one mark. */
+/* The size of the token at the start of text: a space and letters, or one mark. */
 extern int story_piece(const char *text, size_t size);
 extern void story_offer(Teller *t, const char *word, int size, int weight, int id);
-/* One of the words offered since the last take: its id. 0 once the text has ended: the plot must bear that.
- */
+/* Takes one of the words offered since the last call and returns its id; 0 after the end of the text, which
+ * the plot must tolerate. */
 extern int story_take(Teller *t, LlmStoryKind kind);
 extern double story_offered(const Teller *t, int i);
 

@@ -1,4 +1,4 @@
-/* See story.h: telling a story, following a text, and the floor under every loss. */
+/* See story.h: telling a story, following a text, and the lower bound of every loss. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,7 +21,7 @@ llm_story_tell(uint64_t seed, LlmStory *story)
 
 /* ---- following a text ---- */
 
-/* " Tom", " Anna" and 3 more: what would have been right. */
+/* " Tom", " Anna" and 3 more: the words that were possible. */
 static void
 list_offers(const Teller *t, char *out, size_t size)
 {
@@ -36,7 +36,7 @@ list_offers(const Teller *t, char *out, size_t size)
 		snprintf(out + used, size - used, " and %d more", t->offers - shown);
 }
 
-/* At most 40 bytes, and no character of any encoding cut in two. */
+/* At most 40 bytes, cut at a character of any encoding. */
 static int
 shown_size(const char *word, int size)
 {
@@ -61,7 +61,7 @@ wrong_word(const Teller *t, LlmError *err)
 		while (size < left && size < 1000 && word[size] != ' ')
 			size++;
 	list_offers(t, offers, sizeof(offers));
-	/* What stood before it: some words back, all of the machine's own. */
+	/* The preceding words, all from the lexicon. */
 	for (int back = 0; back < 5 && back < t->story->count; back++)
 		from -= t->story->token[t->story->count - 1 - back].size;
 	if (t->at == 0)
@@ -102,7 +102,7 @@ llm_story_follow(const char *text, size_t size, LlmStory *story, LlmStoryNext *n
 	return LLM_OK;
 }
 
-/* ---- the floor ---- */
+/* ---- the loss floor ---- */
 
 void
 llm_story_add(LlmStorySums *sums, const LlmStory *story)

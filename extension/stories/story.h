@@ -1,24 +1,25 @@
 /*
- * Small stories with a known answer: text made from left to right by a machine whose every random choice
- * shows in the very next token, so that a text has one derivation and its probability can be told exactly. A
- * model's loss has a floor here, and each token says what one must remember to predict it.
+ * Small stories with a known distribution: text generated from left to right by a machine whose every random
+ * choice shows in the very next token, so that a text has one derivation and its exact probability is known.
+ * A model's loss has a known lower bound here, and each token is labelled with what one must remember to
+ * predict it.
  */
 #ifndef LLM_STORY_H
 #define LLM_STORY_H
 
 #include "common/base.h"
 
-/* No story is longer: with an end token it fits a context of 128. */
+/* The maximum number of tokens: with an end token it fits a context of 128. */
 #define LLM_STORY_TOKENS 127
 #define LLM_STORY_OFFERS 40
 
-/* What a token asks of whoever predicts it. */
+/* What predicting a token requires. */
 typedef enum LlmStoryKind
 {
-	LLM_STORY_SYNTAX,          /* always so: grammar and turns of phrase */
-	LLM_STORY_CHOICE,          /* drawn by lot: nobody can know */
-	LLM_STORY_PRONOUN,         /* he or she, of the person just named */
-	LLM_STORY_SONG,            /* a song resumed: the word that followed the last one */
+	LLM_STORY_SYNTAX,          /* no alternative: grammar and set phrases */
+	LLM_STORY_CHOICE,          /* drawn at random: unpredictable */
+	LLM_STORY_PRONOUN,         /* he or she, for the person just named */
+	LLM_STORY_SONG,            /* a resumed song: the word that followed the last one */
 	LLM_STORY_OBJECT_COPY,     /* the thing that has this adjective */
 	LLM_STORY_SURNAME_COPY,    /* the surname of this first name */
 	LLM_STORY_WHO,             /* the person who has a thing now */
@@ -43,11 +44,11 @@ typedef struct LlmStoryToken
 typedef struct LlmStory
 {
 	int count;
-	double logprob; /* of the tokens so far, in nats */
+	double logprob; /* log probability of the tokens so far, in nats */
 	LlmStoryToken token[LLM_STORY_TOKENS];
 } LlmStory;
 
-/* What may come after a prefix; count 0: the story has ended. */
+/* The possible continuations of a prefix; count 0 if the story has ended. */
 typedef struct LlmStoryNext
 {
 	int count;
@@ -57,8 +58,8 @@ typedef struct LlmStoryNext
 /* The story of a seed. */
 extern void llm_story_tell(uint64_t seed, LlmStory *story);
 /*
- * Follows the machine along a text, a whole story or the beginning of one. Tokens point into the machine's
- * own words, not into text. A word that cannot come is an error that names it.
+ * Follows a text with the machine, a whole story or the beginning of one. Tokens point into the machine's own
+ * words, not into text. An impossible word is an error that names it.
  */
 extern LlmCode llm_story_follow(
 	const char *text, size_t size, LlmStory *story, LlmStoryNext *next, LlmError *err);
@@ -71,9 +72,9 @@ typedef struct LlmStorySums
 
 extern void llm_story_add(LlmStorySums *sums, const LlmStory *story);
 /*
- * The loss that no model can beat on average: nats per token = sum(-logprob) / sum(tokens), its standard
- * error as that of a ratio, sqrt(sum((nats - ratio * tokens)^2) / (n (n-1))) / mean(tokens), and bits per
- * character.
+ * The loss that no model can beat on average (the floor): nats per token = sum(-logprob) / sum(tokens), its
+ * standard error as that of a ratio, sqrt(sum((nats - ratio * tokens)^2) / (n (n-1))) / mean(tokens), and
+ * bits per character.
  */
 extern void llm_story_floor(const LlmStorySums *sums, double *nats, double *standard_error, double *bits);
 

@@ -1,7 +1,7 @@
 /*
- * The lexicon. Every word is written as a token is: with its leading space. The lists share no word, so that
- * a word's role is plain, and all are short, so that a vocabulary of 1024 learned from the stories has each
- * whole.
+ * The lexicon. Every word is written as its token, with a leading space. The lists are disjoint, so that a
+ * word's role is unambiguous, and all words are short, so that a vocabulary of 1024 trained on the stories
+ * has each as one token.
  */
 #ifndef LLM_STORY_WORDS_H
 #define LLM_STORY_WORDS_H
@@ -33,7 +33,7 @@ static const char *const SOON[] = {" Then", " Soon", " Later"};
 static const char *const ADJECTIVES[] = {" red", " blue", " green", " small", " big", " new", " round",
 	" golden", " silver", " paper", " wooden", " striped", " tiny", " shiny", " heavy", " old", " orange",
 	" iron", " odd"};
-/* From here on the article is an. */
+/* From this index on, the article is "an". */
 #define VOWELS 15
 static const char *const THINGS[] = {" kite", " drum", " lamp", " hat", " ball", " key", " cup", " boat",
 	" ring", " coat", " fan", " flute", " clock", " basket", " mirror", " whistle", " spoon", " pencil",

@@ -27,8 +27,7 @@ typedef struct VersionedCopy
 	bool outdated; /* no longer in the list; the last pin frees it */
 	bool alone;    /* private because of the setting, or made in the transaction that changed the rows */
 	MemoryContext context;
-	SharedCopy
-		shared; /* the mapped copy shared by all sessions; if there is none, the copy owns its memory */
+	SharedCopy shared; /* shared by all sessions; if unused, the copy owns its memory */
 } VersionedCopy;
 
 /* A kind of cached object, whose struct begins with a VersionedCopy. */

@@ -39,8 +39,7 @@ CheckedJson(const char *name, const char *text, Size length)
 	LLM_CHECK(llm_json_skip(&json, &err), &err);
 	LLM_CHECK(llm_json_expect(&json, LLM_JSON_END, &err), &err);
 	llm_json_close(&json);
-	if (length >= 3 &&
-		memcmp(text, "\xef\xbb\xbf", 3) == 0) /* the server's own parser rejects a byte order mark */
+	if (length >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) /* the server's own parser rejects the mark */
 		return FromUtf8(text + 3, length - 3);
 	return FromUtf8(text, length);
 }

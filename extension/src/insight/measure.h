@@ -10,8 +10,7 @@ typedef struct MachinePeak
 {
 	const LlmKernels *kernels;
 	int threads;
-	double flops,
-		bytes; /* per second; 0 if there was no memory to measure with, in which case a NOTICE said so */
+	double flops, bytes; /* per second; 0 if memory was short, which a NOTICE said */
 } MachinePeak;
 
 /* Measured once per session for each instruction set and number of threads. */

@@ -55,8 +55,8 @@ TensorOfJson(const char *name, JsonbValue *value)
 	Oid input, param;
 	char *text;
 
-	LlmReserve(value->type == jbvBinary ? 2 * (Size) value->val.binary.len
-										: 0); /* the text is about as long; its buffer doubles as it grows */
+	LlmReserve(
+		value->type == jbvBinary ? 2 * (Size) value->val.binary.len : 0); /* the text is about as long */
 	if (value->type == jbvBinary && !JsonContainerIsObject(value->val.binary.data))
 		text = JsonbToCString(NULL, value->val.binary.data, value->val.binary.len);
 	else if (value->type == jbvString)

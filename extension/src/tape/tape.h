@@ -80,8 +80,7 @@ typedef struct TapeOp
 	const LlmNode *attrs; /* its attributes; NULL: none */
 	int64 flops, bytes;
 	double microseconds;
-	const char
-		*model; /* of attention: the model whose tokens it reads, and their id; NULL and 0 if unknown */
+	const char *model; /* of attention: whose tokens it reads, and their id; NULL and 0 if unknown */
 	int64 tokens;
 } TapeOp;
 

@@ -94,8 +94,7 @@ LlmTensorField(void)
 		Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null);
 
 		tensor = null ? NULL : DatumGetTensor(value);
-		if (!null &&
-			(void *) tensor == DatumGetPointer(value)) /* not a copy: it would be freed with the result */
+		if (!null && (void *) tensor == DatumGetPointer(value)) /* not a copy: the result's memory owns it */
 			tensor = memcpy(palloc(VARSIZE(tensor)), tensor, VARSIZE(tensor));
 	}
 	SPI_freetuptable(SPI_tuptable);

@@ -142,8 +142,7 @@ TokenizerUpdateRanks(const char *model)
 text *
 TokenizerServerText(const char *utf8, Size size)
 {
-	LlmReserve(
-		3 * size + 2 * sizeof(Datum)); /* two copies of the text during conversion, and its entry in a list */
+	LlmReserve(3 * size + 2 * sizeof(Datum)); /* two copies in conversion, and its entry in a list */
 	return cstring_to_text(pg_any_to_server(pnstrdup(utf8, size), (int) size, PG_UTF8));
 }
 

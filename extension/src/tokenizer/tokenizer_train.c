@@ -141,8 +141,7 @@ TextForm(const void *bytes, Size size)
 static Datum
 Bytes(const void *bytes, Size size)
 {
-	return PointerGetDatum(
-		cstring_to_text_with_len(bytes, (int) size)); /* a bytea has the same layout as a text */
+	return PointerGetDatum(cstring_to_text_with_len(bytes, (int) size)); /* same layout as a text */
 }
 
 static void

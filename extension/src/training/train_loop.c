@@ -147,7 +147,7 @@ Write(Loop *loop)
 	INSTR_TIME_SET_CURRENT(start);
 	TrainingWrite(loop->tr);
 	loop->write_seconds = SecondsSince(start);
-	PushActiveSnapshot(GetLatestSnapshot()); /* a snapshot that sees the rows just written */
+	PushActiveSnapshot(GetLatestSnapshot()); /* sees the rows just written */
 	loop->version = LlmModelVersion(loop->r->model);
 	PopActiveSnapshot();
 }
@@ -196,8 +196,7 @@ OneTransaction(Loop *loop)
 	if (!PostmasterIsAlive()) /* nothing else would end this session, which never waits for its client */
 		ereport(FATAL, (errcode(ERRCODE_ADMIN_SHUTDOWN), errmsg("the server's first process has died")));
 	LockAll(loop);
-	PushActiveSnapshot(
-		GetLatestSnapshot()); /* sees what others committed before this session got the locks */
+	PushActiveSnapshot(GetLatestSnapshot()); /* sees what others committed before we had the locks */
 	LoadIfMoved(loop);
 	if (!begun && loop->tr->step >= loop->until_step)
 	{

@@ -57,8 +57,7 @@ TakeMoment(Training *tr, HeapTuple row, TupleDesc desc, int column, int node, fl
 	if (null)
 		return;
 	t = DatumGetTensor(datum);
-	if ((size_t) TensorNumel(t) ==
-		model->weights[node].numel) /* moments of another shape are reset to zero */
+	if ((size_t) TensorNumel(t) == model->weights[node].numel) /* another shape is reset to zero */
 		LLM_CHECK(llm_weight_arrange(model, node, TENSOR_DATA(t), to, &err), &err);
 	if ((Pointer) t != DatumGetPointer(datum))
 		pfree(t);
@@ -192,8 +191,7 @@ TrainingOpen(const char *model, bool wait)
 
 	if (!TrainingLockRows(model, true, wait))
 		TrainingRowsHeld(model);
-	PushActiveSnapshot(
-		GetLatestSnapshot()); /* sees what others committed before this session got the locks */
+	PushActiveSnapshot(GetLatestSnapshot()); /* sees what others committed before we had the locks */
 	tr = TrainingLoad(model);
 	PopActiveSnapshot();
 	return tr;

@@ -101,8 +101,7 @@ TrainingWrite(Training *tr)
 	MemoryContext context =
 		AllocSetContextCreate(CurrentMemoryContext, "training write", ALLOCSET_DEFAULT_SIZES);
 
-	llm_exec_release(
-		tr->trainer->exec); /* the executor's memory is needed: writing a row copies the largest tensors */
+	llm_exec_release(tr->trainer->exec); /* rows are written from copies of the largest tensors */
 	SPI_connect();
 	for (int i = 0; i < tr->m->model.graph.count; i++)
 		if (tr->trainer->grad[i] && tr->trainer->owner[i] == i)
