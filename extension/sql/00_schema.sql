@@ -1,6 +1,7 @@
--- The schema must be the superuser's own: what another role makes there, an operator or a function of a name that the
--- extension uses, would run with the rights of whoever calls the extension, and now with those of who installs it.
--- A look at what is there already would not do: a transaction may be open that makes more.
+-- The schema must belong to the superuser: an object that another role creates there, an operator or a
+-- function with a name that the extension uses, would be executed with the rights of every caller of the
+-- extension, and during installation with those of the installing role. Checking for existing objects would
+-- not suffice: an open transaction may be creating more.
 
 DO $guard$
 DECLARE

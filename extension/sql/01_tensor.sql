@@ -25,9 +25,9 @@ CREATE FUNCTION tensor_typmod_out(integer) RETURNS cstring
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION tensor_typmod_out(integer) IS 'Type modifier to declared shape';
 
--- Category N, not U: beside exp(double precision) and exp(numeric) there will be exp(tensor), and only among
+-- Category N, not U: exp(tensor) exists beside exp(double precision) and exp(numeric), and only among
 -- candidates of one category does PostgreSQL still prefer double precision for exp('1').
--- EXTERNAL: uncompressed out of line, so that a slice of a large value is read alone.
+-- EXTERNAL: stored uncompressed and out of line, so that a slice of a large value can be read alone.
 CREATE TYPE tensor (
     INPUT = tensor_in, OUTPUT = tensor_out, RECEIVE = tensor_recv, SEND = tensor_send,
     TYPMOD_IN = tensor_typmod_in, TYPMOD_OUT = tensor_typmod_out,

@@ -1,8 +1,8 @@
 -- Operators, functions and aggregates of tensors.
 --
--- What a gradient can flow through is VOLATILE and PARALLEL UNSAFE: with autograd on, each call is an event that is
--- recorded, which the planner must neither fold away nor move to another process. Results of arithmetic are IEEE's:
--- 1/0 is Infinity, 0/0 is NaN, nothing is raised; every NaN is the same NaN.
+-- Functions through which a gradient can flow are VOLATILE and PARALLEL UNSAFE: with autograd on, each call
+-- is recorded, so the planner must neither fold it away nor move it to another process. Arithmetic follows
+-- IEEE 754: 1/0 is Infinity, 0/0 is NaN, no error is raised; every NaN has the same bits.
 
 -- ---- shapes at plan time ----
 
@@ -155,7 +155,7 @@ CREATE FUNCTION relu(t tensor) RETURNS tensor
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME', 'tensor_relu';
 COMMENT ON FUNCTION relu(tensor) IS 'The larger of each element and 0';
 
--- ---- shape, parts, joining ----
+-- ---- shape, slicing, concatenation ----
 
 CREATE FUNCTION shape(t tensor) RETURNS integer[]
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tensor_shape';
@@ -188,8 +188,8 @@ CREATE FUNCTION concat(tensors tensor[], axis integer DEFAULT 0) RETURNS tensor
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tensor_concat';
 COMMENT ON FUNCTION concat(tensor[], integer) IS
     'Tensors joined along an axis they have: (2,3) and (4,3) give (6,3) along axis 0';
--- PostgreSQL has a concat of its own for anything. Literals without a type fit both: these three keep concat('a', 'b')
--- and concat('step ', 1) what they were.
+-- PostgreSQL has its own concat of any types, and untyped literals match both: these three functions keep the
+-- results of concat('a', 'b') and concat('step ', 1) unchanged.
 CREATE FUNCTION concat(text) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE RETURN pg_catalog.concat(VARIADIC ARRAY[$1]);
 COMMENT ON FUNCTION concat(text) IS 'pg_catalog.concat, for literals without a type';
@@ -214,8 +214,8 @@ CREATE FUNCTION tensor_matrix(t tensor, OUT i integer, OUT j integer, OUT value 
 COMMENT ON FUNCTION tensor_matrix(tensor) IS
     'A row for each element of a matrix: row i and column j, counted from 0, and its value';
 
--- ---- reductions: over all elements, or along one axis, which the result does not have ----
--- Axes count from 0, or from -1, the last, backwards.
+-- ---- reductions: over all elements, or along one axis, which the result lacks ----
+-- Axes count from 0; negative ones count from the end, -1 is the last.
 
 CREATE FUNCTION tensor_sum(t tensor, axis integer DEFAULT NULL) RETURNS tensor
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
@@ -241,8 +241,9 @@ CREATE FUNCTION argmax(t tensor, axis integer DEFAULT NULL) RETURNS tensor
 COMMENT ON FUNCTION argmax(tensor, integer) IS
     'Index of the largest element, counted from 0, the lowest of equals; without an axis in the flattened tensor';
 
--- ---- making ----
--- STABLE, though they depend on nothing else: as constants, large ones would be copied with every plan.
+-- ---- creation ----
+-- STABLE, although they depend only on their arguments: as constants, large ones would be copied with every
+-- plan.
 
 CREATE FUNCTION zeros(shape integer[]) RETURNS tensor
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tensor_zeros';
@@ -258,9 +259,9 @@ CREATE FUNCTION randn(shape integer[], seed bigint) RETURNS tensor
 COMMENT ON FUNCTION randn(integer[], bigint) IS
     'Independent standard normal numbers, the same for the same seed on every machine';
 
--- ---- comparing ----
--- By shape first (number of axes, then lengths), then by elements: -Infinity ... -0 +0 ... Infinity NaN. Equal means
--- the same bits: NaN equals NaN, -0 does not equal +0.
+-- ---- comparison ----
+-- Ordered by shape first (number of axes, then lengths), then by elements: -Infinity ... -0 +0 ... Infinity
+-- NaN. Equal means identical bits: NaN equals NaN, -0 does not equal +0.
 
 CREATE FUNCTION tensor_eq(tensor, tensor) RETURNS boolean
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
@@ -324,7 +325,7 @@ CREATE OPERATOR ~= (LEFTARG = tensor, RIGHTARG = tensor, FUNCTION = tensor_close
 COMMENT ON OPERATOR ~= (tensor, tensor) IS 'Close: |a - b| <= 1e-8 + 1e-5 max(|a|, |b|) for each pair of elements';
 
 -- ---- aggregates ----
--- Rows are taken one after the other as they come: with ORDER BY the result is exact.
+-- Rows are added in the order of the input: with ORDER BY the result is reproducible bit for bit.
 
 CREATE FUNCTION tensor_sum_step(internal, tensor) RETURNS internal
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';

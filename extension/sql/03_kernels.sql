@@ -1,5 +1,5 @@
--- The kernels as functions: over tensors, and over raw bytea buffers of little-endian float32 in row-major order whose
--- dimensions the caller states. Letters: B batch, T time, C channels, V vocabulary.
+-- The kernels as SQL functions: over tensors, and over raw bytea buffers of little-endian float32 in
+-- row-major order, whose dimensions the caller passes. Letters: B batch, T time, C channels, V vocabulary.
 
 -- ---- over tensors ----
 

@@ -1,5 +1,6 @@
--- The gradients of the kernels and the optimizer, over tensors and over raw bytea buffers: training's arithmetic, one
--- call at a time. None of it is recorded: these are first derivatives, and the end of the chain.
+-- The gradients of the kernels and the optimizer, over tensors and over raw bytea buffers: the arithmetic of
+-- training, one call at a time. None of it is recorded: these are first derivatives, and nothing
+-- differentiates them again.
 
 -- ---- over tensors ----
 

@@ -1,4 +1,4 @@
--- The relations of the contract. Names sort and compare by bytes (COLLATE "C") everywhere.
+-- The documented tables. Names sort and compare by bytes (COLLATE "C") everywhere.
 
 CREATE TABLE llm_model_config (
     model       text COLLATE "C" PRIMARY KEY CHECK (octet_length(model) BETWEEN 1 AND 1000),
@@ -58,7 +58,7 @@ CREATE TABLE llm_graph (
     attrs  jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(attrs) = 'object'),
     shape  text[] COLLATE "C",
     PRIMARY KEY (model, name),
-    -- pg_dump reads from this that configs must be restored before graphs, whose check needs them
+    -- this makes pg_dump restore configs before graphs, whose check needs them
     FOREIGN KEY (model) REFERENCES llm_model_config ON UPDATE CASCADE ON DELETE CASCADE
 );
 COMMENT ON TABLE llm_graph IS 'A node of a model''s architecture; the executor runs what these rows say';
@@ -118,10 +118,10 @@ CREATE TABLE llm_bpe_merges (
 COMMENT ON TABLE llm_bpe_merges IS
     'A merge: the adjacent pair left_token, right_token becomes one token; the lowest rank goes first';
 
--- Without these pg_dump would leave every weight behind.
+-- Without these calls, pg_dump would omit all weights.
 SELECT pg_catalog.pg_extension_config_dump('llm_model_config',
     $$WHERE model NOT IN ('gpt2-small', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')$$);
--- llm_model_version is left out: the triggers make its rows anew as the others come back.
+-- llm_model_version is left out: triggers create its rows again as the other rows are restored.
 SELECT pg_catalog.pg_extension_config_dump('llm_graph', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_graph_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_param', '');

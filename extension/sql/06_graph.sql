@@ -1,4 +1,4 @@
--- What keeps models consistent: version numbers raised by every change, graphs that must fit together.
+-- Consistency of models: version numbers raised by every change, and graphs checked as a whole.
 
 CREATE FUNCTION llm_default_model() RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE RETURN pg_catalog.current_setting('pg_llm.default_model');
@@ -10,8 +10,9 @@ CREATE FUNCTION _llm_begin_change() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'llm_begin_change';
 COMMENT ON FUNCTION _llm_begin_change() IS 'Trigger: a command starts or ends on a table that models read';
 
--- Nothing here is SECURITY DEFINER. Whoever may write a table a model reads can raise the model's version, since C
--- writes that row itself, without SQL: what a role hangs on a table never runs with another's rights (SECURITY.md).
+-- Nothing here is SECURITY DEFINER. A role that may write a table that models read can raise the model's
+-- version, because C writes that row directly, without SQL: a trigger or policy that a role adds to a table
+-- never executes with another role's rights (SECURITY.md).
 CREATE FUNCTION _llm_touch_version() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'llm_touch_version';
 COMMENT ON FUNCTION _llm_touch_version() IS
@@ -22,7 +23,7 @@ CREATE FUNCTION _llm_check_graph() RETURNS trigger
 COMMENT ON FUNCTION _llm_check_graph() IS
     'Constraint trigger: refuses a graph whose shapes do not fit and stores the inferred ones';
 
--- They fire for everybody; nobody may hang them on tables of their own.
+-- They fire for all roles; no role may create triggers with them on its own tables.
 REVOKE EXECUTE ON FUNCTION _llm_touch_version(), _llm_check_graph() FROM PUBLIC;
 
 DO $$
@@ -55,7 +56,7 @@ ALTER TABLE llm_graph ENABLE ALWAYS TRIGGER llm_graph_fits;
 COMMENT ON TRIGGER llm_graph_fits ON llm_graph IS
     'Shapes must fit when the statement ends; for several statements: SET CONSTRAINTS llm_graph_fits DEFERRED';
 
--- The dimensions that the shapes' names stand for.
+-- The dimensions to which the names in shapes refer.
 CREATE CONSTRAINT TRIGGER llm_graph_fits AFTER UPDATE OF d_model, vocab, n_positions, d_ff ON llm_model_config
     DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION _llm_check_graph();
 ALTER TABLE llm_model_config ENABLE ALWAYS TRIGGER llm_graph_fits;

@@ -1,7 +1,7 @@
 -- Models: GPT-2's architecture as rows, random weights, logits and loss.
 
--- B batch, T time, C channels, F = 4*C where d_ff says nothing else, V vocabulary, P positions.
--- %: this layer; ^: the residual stream that it reads. shape: of a layer with parameters, that of its weight.
+-- B batch, T time, C channels, F = 4*C unless d_ff is set, V vocabulary, P positions.
+-- %: this layer; ^: the residual stream that it reads. shape: for a layer with parameters, its weight's.
 CREATE FUNCTION llm_gpt2_graph(model text) RETURNS TABLE (name text, op text, inputs text[], attrs jsonb)
     LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
     WITH node (part, n, name, kind, inputs, shape) AS (VALUES
@@ -34,7 +34,7 @@ CREATE FUNCTION llm_gpt2_graph(model text) RETURNS TABLE (name text, op text, in
         (2,  4, 'targets',         'input',         '{}',                           '{B,T}'),
         (2,  5, 'loss',            'cross_entropy', '{logits,targets}',             NULL)       -- ()
     ),
-    piece (kind, k, suffix, op, inputs) AS (VALUES -- the rows of a layer with parameters; self: its name
+    piece (kind, k, suffix, op, inputs) AS (VALUES -- the rows for a layer with parameters; self: its name
         ('layernorm', 1, '.weight', 'param',     '{}'),
         ('layernorm', 2, '.bias',   'param',     '{}'),
         ('layernorm', 3, '',        'layernorm', '{input,self.weight,self.bias}'),
@@ -50,7 +50,8 @@ CREATE FUNCTION llm_gpt2_graph(model text) RETURNS TABLE (name text, op text, in
             CASE options ->> 'activation'
                 WHEN 'gelu_erf' THEN '{"approximate": "none"}' ELSE '{}' END AS how,
             CASE WHEN d_ff = 4 * d_model THEN '4*C' ELSE 'F' END AS ff,
-            -- 2 n_layer sums into the residual stream: their terms start smaller (Radford et al., 2019)
+            -- 2 n_layer terms are added to the residual stream: they are initialised smaller (Radford et al.,
+            -- 2019)
             0.02 / sqrt(2 * greatest(n_layer, 1)::float8) AS small
         FROM @extschema@.llm_model_config AS config WHERE config.model = llm_gpt2_graph.model
     ),

@@ -1,5 +1,6 @@
--- Checkpoints in and out. What a file must hold is decided here once, for the import by path (C) and over the
--- connection (Python): both hand their list of tensors to _llm_import_begin and write the rows it returns.
+-- Import and export of checkpoints. The required contents of a file are decided here once, for the import by
+-- path (C) and over the connection (Python): both pass their list of tensors to _llm_import_begin and write
+-- the rows it returns.
 
 CREATE FUNCTION _llm_import_config(config jsonb) RETURNS jsonb
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -72,13 +73,13 @@ BEGIN
     IF jsonb_typeof(config -> 'tie_word_embeddings') = 'boolean' THEN
         options := options || jsonb_build_object('tied_head', config -> 'tie_word_embeddings');
     END IF;
-    IF jsonb_typeof(eos) = 'array' THEN -- several ends: the first is the one that training used
+    IF jsonb_typeof(eos) = 'array' THEN -- with several end tokens, training used the first
         eos := eos -> 0;
     END IF;
     IF jsonb_typeof(eos) = 'number' THEN
         options := options || jsonb_build_object('eos_token_id', eos);
     END IF;
-    IF jsonb_typeof(config -> 'tokenizer') = 'string' THEN -- written by our own export
+    IF jsonb_typeof(config -> 'tokenizer') = 'string' THEN -- written by pg_llm's own export
         result := result || jsonb_build_object('tokenizer', config -> 'tokenizer');
     END IF;
     RETURN result || jsonb_build_object('options', options);
@@ -111,7 +112,8 @@ CREATE FUNCTION _llm_import_list(items text[]) RETURNS text
 $$;
 COMMENT ON FUNCTION _llm_import_list(text[]) IS 'The first twenty items, and how many more there are';
 
--- What the file says about the model: its config.json first, and its tensors' shapes where that is silent.
+-- The dimensions of the file's model: from its config.json, and where that lacks one, from its tensors'
+-- shapes.
 CREATE FUNCTION _llm_import_dimensions(tensors jsonb, config jsonb) RETURNS jsonb
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -126,7 +128,7 @@ BEGIN
                'vocab', max(shape[1]) FILTER (WHERE name = 'wte.weight')))
     INTO derived
     FROM @extschema@._llm_import_tensors(tensors);
-    -- n_inner null means 4 n_embd to HuggingFace, whatever the tensors look like.
+    -- In HuggingFace's config, n_inner null means 4 n_embd, whatever the tensors' shapes.
     IF config IS NOT NULL AND NOT stated ? 'd_ff' AND stated ? 'd_model' THEN
         stated := stated || jsonb_build_object('d_ff', (stated ->> 'd_model')::bigint * 4);
     END IF;
@@ -136,7 +138,7 @@ $$;
 COMMENT ON FUNCTION _llm_import_dimensions(jsonb, jsonb) IS
     'Dimensions and options of the model in a file, from its config.json and its tensors'' shapes';
 
--- Errors unless the file describes the registered model.
+-- Raises an error unless the file describes the registered model.
 CREATE FUNCTION _llm_import_compare(model text, config jsonb, separate_head boolean) RETURNS void
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -168,7 +170,7 @@ $$;
 COMMENT ON FUNCTION _llm_import_compare(text, jsonb, boolean) IS
     'Refuses a file whose config.json contradicts the model''s row in llm_model_config';
 
--- Registers the model of a file that nobody registered before.
+-- Registers the model of a file if no such model is registered.
 CREATE FUNCTION _llm_import_register(model text, tensors jsonb, config jsonb, separate_head boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -207,7 +209,7 @@ $$;
 COMMENT ON FUNCTION _llm_import_register(text, jsonb, jsonb, boolean) IS
     'Registers a file''s model: config row and graph, dimensions from config.json or the tensors'' shapes';
 
--- Errors unless the file's tensors are the model's parameters, by name, shape and type.
+-- Raises an error unless the file's tensors are the model's parameters, by name, shape and type.
 CREATE FUNCTION _llm_import_check(model text, tensors jsonb, ignore_head boolean) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -261,7 +263,7 @@ DECLARE
     the_model CONSTANT text := model;
     has_head CONSTANT boolean := EXISTS (
         SELECT FROM @extschema@._llm_import_tensors(tensors) AS t WHERE t.name = 'lm_head.weight');
-    -- An equal head counts as separate only where the config says so: then training may part them.
+    -- A head equal to wte counts as separate only if the config says so: training may then make them differ.
     separate_head boolean := has_head
         AND (NOT head_is_wte OR coalesce(config ->> 'tie_word_embeddings' = 'false', false));
     twice text;
@@ -277,7 +279,7 @@ BEGIN
         RAISE EXCEPTION 'the file has the tensor % both with and without the prefix "transformer."', twice
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    -- Two imports of one model at once: the second waits here and then replaces what the first wrote.
+    -- Two concurrent imports of one model: the second waits here, then replaces what the first wrote.
     PERFORM pg_advisory_xact_lock(hashtextextended('pg_llm import ' || the_model, 0));
 
     IF EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = the_model) THEN
@@ -306,7 +308,7 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Part them with llm_unshare_param first.';
     END IF;
-    -- Gradients, moments and step belong to the weights that go.
+    -- Gradients, moments and step belong to the replaced weights.
     DELETE FROM @extschema@.llm_param AS p WHERE p.model = the_model;
     RETURN QUERY
         SELECT p.name::text, t."position", p.shape
@@ -338,7 +340,7 @@ $$;
 COMMENT ON FUNCTION llm_export_config(text) IS
     'A model''s row as HuggingFace''s config.json; NULL where there is no such model';
 
--- What an export writes, in graph order. A shared parameter is written as a copy of its owner's.
+-- The contents of an export, in graph order. A shared parameter is written as a copy of its source.
 CREATE FUNCTION _llm_export_rows(model text) RETURNS TABLE (name text, owner_model text, owner_name text, shape int[])
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT g.name::text, coalesce(s.source_model, g.model)::text, coalesce(s.source_name, g.name)::text,

@@ -1,4 +1,4 @@
--- Continuing texts.
+-- Text generation.
 
 CREATE FUNCTION llm_generate(prompt text, max_tokens int DEFAULT NULL, temperature float8 DEFAULT 1.0,
     topk int DEFAULT 50, topp float8 DEFAULT 0.95, model text DEFAULT @extschema@.llm_default_model(),
@@ -15,8 +15,9 @@ CREATE FUNCTION _llm_generate_rows(prompt text, max_tokens int, temperature floa
 COMMENT ON FUNCTION _llm_generate_rows(text, int, float8, int, float8, text, int, bigint) IS
     'What llm_generate_stream selects from';
 
--- A plain SQL function that the planner inlines: a set-returning function in FROM would be collected whole before
--- its first row left. So: no STRICT, no SET, no SECURITY DEFINER here, and the C function in a select list.
+-- A plain SQL function that the planner inlines: a set-returning function in FROM would be materialised
+-- before its first row is sent. Hence no STRICT, no SET, no SECURITY DEFINER here, and the C function in a
+-- select list.
 CREATE FUNCTION llm_generate_stream(prompt text, max_tokens int DEFAULT NULL, temperature float8 DEFAULT 1.0,
     topk int DEFAULT 50, topp float8 DEFAULT 0.95, model text DEFAULT @extschema@.llm_default_model(),
     eos int DEFAULT 50256, seed bigint DEFAULT NULL)

@@ -1,4 +1,4 @@
--- Data: a tokenizer learned from text, and text as rows of tokens to train on.
+-- Training data: a tokenizer trained on text, and text as rows of tokens.
 
 CREATE FUNCTION llm_bpe_train(corpus text, vocab_size int, model text, specials text[] DEFAULT '{<|endoftext|>}',
     truncate boolean DEFAULT false) RETURNS int
@@ -32,7 +32,7 @@ CREATE TABLE llm_dataset (
     dataset text COLLATE "C" NOT NULL CHECK (dataset <> ''),
     tokens  int[] NOT NULL,
     target  int[] NOT NULL,
-    -- Comparisons with a NULL element are NULL, which a plain CHECK lets through.
+    -- Comparisons with a NULL element are NULL, which a plain CHECK accepts.
     CONSTRAINT llm_dataset_tokens CHECK ((array_ndims(tokens) = 1) IS TRUE AND (0 <= ALL (tokens)) IS TRUE),
     CONSTRAINT llm_dataset_target CHECK ((array_ndims(target) = 1) IS TRUE AND array_position(target, NULL) IS NULL),
     CONSTRAINT llm_dataset_equal_length CHECK (cardinality(tokens) = cardinality(target))

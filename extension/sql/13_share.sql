@@ -1,4 +1,4 @@
--- Parameters that are another's storage, gradients and optimizer state set back.
+-- Parameters stored with another model; resetting gradients and optimizer state.
 
 CREATE FUNCTION _llm_check_share() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -15,7 +15,8 @@ BEGIN
             other.source_name, other.source_model USING ERRCODE = 'invalid_parameter_value',
             HINT = 'A source holds values of its own. llm_share_param follows such chains to their source.';
     END IF;
-    -- Who changes the source then writes the version of the target, too: a role must not hang its models on another's.
+    -- A change of the source also raises the version of the target, so a role must not attach its models to
+    -- another role's.
     IF row_security_active('@extschema@.llm_param') THEN
         PERFORM FROM @extschema@.llm_param AS p WHERE (p.model, p.name) = (NEW.source_model, NEW.source_name)
             FOR KEY SHARE;
@@ -32,7 +33,7 @@ COMMENT ON FUNCTION _llm_check_share() IS
 REVOKE EXECUTE ON FUNCTION _llm_check_share() FROM PUBLIC;
 CREATE CONSTRAINT TRIGGER llm_share_is_flat AFTER INSERT OR UPDATE ON llm_param_share
     DEFERRABLE INITIALLY IMMEDIATE FOR EACH ROW EXECUTE FUNCTION _llm_check_share();
--- Not ENABLE ALWAYS: a subscriber applies row by row what the publisher checked when it was whole.
+-- Not ENABLE ALWAYS: a subscriber applies row by row what the publisher checked as a whole.
 COMMENT ON TRIGGER llm_share_is_flat ON llm_param_share IS
     'A source is never a target: one step leads to the stored values';
 

@@ -1,4 +1,5 @@
--- Weights in fewer bits. Rows stay float32 tensors; the copies that the kernels read become two or four times smaller.
+-- Quantized weights. Rows stay float32 tensors; the copies that the kernels read become two or four times
+-- smaller.
 
 CREATE FUNCTION pg_llm_quantize(t tensor, format text, transposed boolean DEFAULT false) RETURNS tensor
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';

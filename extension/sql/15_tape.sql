@@ -1,9 +1,10 @@
--- The tape: what was computed, operation by operation, as rows; gradients walk it back.
+-- The tape: recorded operations as rows; the backward pass traverses them in reverse.
 --
--- Ids are run * 1000000 + n with n from 1, one numbering for all tensors of a run in the order they were made; the id
--- of an operation is that of its first result. So max(id) is the last operation of the newest run.
--- The four tables are unlogged and left out of dumps: they hold what can be computed again, a crash empties all of them
--- together, and writing them must not cost what writing weights costs.
+-- Ids are run * 1000000 + n with n from 1, one numbering for all tensors of a run in the order of their
+-- creation; the id of an operation is that of its first result. So max(id) is the last operation of the
+-- newest run.
+-- The four tables are unlogged and excluded from dumps: their contents can be computed again, a crash empties
+-- all of them together, and writing them must be cheaper than writing weights.
 
 CREATE SEQUENCE llm_run_seq;
 COMMENT ON SEQUENCE llm_run_seq IS 'Numbers of runs';
@@ -102,7 +103,7 @@ CREATE TRIGGER llm_set_autograd_mode INSTEAD OF INSERT OR UPDATE OR DELETE ON ll
     FOR EACH ROW EXECUTE FUNCTION _llm_set_autograd_mode();
 COMMENT ON TRIGGER llm_set_autograd_mode ON llm_autograd_mode IS
     'Writing the row sets pg_llm.autograd for the session';
--- It sets what everybody may set.
+-- An update only changes a setting that every role may set.
 GRANT SELECT, INSERT, UPDATE, DELETE ON llm_autograd_mode TO PUBLIC;
 
 CREATE FUNCTION llm_open_run() RETURNS bigint
@@ -214,7 +215,7 @@ BEGIN
         UPDATE @extschema@.llm_tensor_map AS m SET accumulated = true WHERE m.id = item.id;
         n := n + 1;
     END LOOP;
-    -- walked back again, they count again
+    -- so that a later llm_backprop from the same scalar counts again
     UPDATE @extschema@.llm_tape AS t SET extra = extra - 'backprop' FROM @extschema@.llm_run AS run
         WHERE n > 0 AND t.run = run.run AND @extschema@._llm_own_run(run.pid, run.started) AND extra ? 'backprop'
         AND NOT EXISTS (SELECT FROM @extschema@.llm_tensor_map AS m JOIN @extschema@.llm_tensor_rt AS r ON r.id = m.id
@@ -243,7 +244,8 @@ BEGIN
         RAISE EXCEPTION 'workers is %; it must be from 1 to 1024', workers USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Leave it out: deleting rows takes one thread.';
     END IF;
-    -- A session that works on a run holds its row: neither waits for the other while it holds rows of the tape.
+    -- A session that works on a run locks its row: neither session waits for the other while it holds rows of
+    -- the tape.
     DELETE FROM @extschema@.llm_run AS d WHERE d.run IN (SELECT r.run FROM @extschema@.llm_run AS r
         WHERE r.who = session_user AND r.run IS DISTINCT FROM @extschema@.llm_open_run()
         AND NOT (r.open AND NOT @extschema@._llm_own_run(r.pid, r.started)

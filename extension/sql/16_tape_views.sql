@@ -1,4 +1,4 @@
--- The tape made for reading. What these views compute is never recorded, whether or not autograd is on.
+-- Readable views of the tape. Their computations are never recorded, whether or not autograd is on.
 
 CREATE FUNCTION llm_tensor_stats(t tensor, OUT numel bigint, OUT mean real, OUT sd real, OUT norm real,
     OUT largest real, OUT dead float8) RETURNS record
@@ -14,7 +14,7 @@ COMMENT ON FUNCTION _llm_attention_rows(tensor, int, boolean, text[]) IS
     'One head of probabilities (B,NH,T,T) as rows; causal: keys up to the query; tokens: the texts of the B*T '
     'tokens or NULL';
 
--- What a tensor is called: its name, the value of a lone number, or its operation and number.
+-- The label of a tensor: its name, the value of a scalar, or its operation and number.
 CREATE FUNCTION llm_tensor_label(name text, op text, id bigint, data tensor) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN coalesce(name, CASE WHEN op IS NULL AND @extschema@.ndim(data) = 0 THEN data::text END,

@@ -1,4 +1,4 @@
--- Checkpoints: a model's weights, moments and step, kept as a file of the server or as rows.
+-- Checkpoints: a model's weights, moments and step, stored as a file on the server or as rows.
 
 CREATE SEQUENCE llm_checkpoint_id_seq;
 COMMENT ON SEQUENCE llm_checkpoint_id_seq IS 'Source of llm_checkpoint.id';
@@ -44,7 +44,8 @@ COMMENT ON COLUMN llm_checkpoint_model.graph IS
     'The rows of llm_graph in their order: name, op, inputs, attrs, and the shape of each parameter';
 COMMENT ON COLUMN llm_checkpoint_model.steps IS 'Parameters whose step is not the checkpoint''s: {name: step}';
 
--- One row a tensor: m and v beside data in one row would pass PostgreSQL's 1 GB a row three times as soon.
+-- One row per tensor: m and v in the same row as data would reach PostgreSQL's limit of 1 GB per row with
+-- tensors a third of the size.
 CREATE TABLE llm_checkpoint_param (
     checkpoint bigint NOT NULL REFERENCES llm_checkpoint ON UPDATE CASCADE ON DELETE CASCADE,
     name       text COLLATE "C" NOT NULL,
@@ -96,7 +97,7 @@ CREATE FUNCTION _llm_checkpoint_facts(model text, OUT step bigint, OUT log_id bi
         SELECT r.name, r.owner_model, p.step, r.shape, @extschema@.numel(p.data) AS numel
         FROM @extschema@._llm_export_rows(model) AS r
         JOIN @extschema@.llm_param AS p ON p.model = r.owner_model AND p.name = r.owner_name
-    ), newest AS ( -- as training counts: its own parameters' steps, where it has any
+    ), newest AS ( -- as in training: its own parameters' steps, if it has any
         SELECT coalesce(max(p.step) FILTER (WHERE p.owner_model = model), max(p.step), 0) AS step FROM param AS p
     )
     SELECT newest.step,
@@ -162,12 +163,12 @@ DECLARE
 BEGIN
     PERFORM @extschema@._llm_export_check(model);
     new_id := nextval('@extschema@.llm_checkpoint_id_seq');
-    -- The row first: the rows of llm_checkpoint_param refer to it.
+    -- This row first: the rows of llm_checkpoint_param refer to it.
     INSERT INTO @extschema@.llm_checkpoint
         (id, model, step, note, parameters, bytes, location, format, sha256, model_sha256)
         VALUES (new_id, model, 0, note, 0, 0, CASE the_format WHEN 'rows' THEN 'database' ELSE '' END, the_format,
             '', '');
-    -- One statement, one snapshot: what the row says is true of the weights written.
+    -- One statement, one snapshot: the row describes exactly the weights written.
     SELECT * INTO STRICT facts FROM @extschema@._llm_checkpoint_facts(model) AS f,
         LATERAL @extschema@._llm_checkpoint_write(new_id, model, the_format, f.file_config) AS w;
     UPDATE @extschema@.llm_checkpoint AS c SET step = facts.step, parameters = facts.parameters, bytes = facts.bytes,
@@ -351,7 +352,8 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Replay goes forward: choose a later step or an earlier checkpoint.';
     END IF;
-    -- Back from the newest row of the last step: a model taken back to an earlier one has several rows a step.
+    -- From the newest row of the last step backwards: a model set back to an earlier step has several rows
+    -- per step.
     WITH RECURSIVE chain AS (
         (SELECT log.id, log.step FROM @extschema@.llm_train_log AS log
             WHERE log.model = model AND log.step = last_step AND log.id > coalesce(saved.log_id, 0)
@@ -399,7 +401,7 @@ BEGIN
     SELECT f.step INTO now_at FROM @extschema@._llm_checkpoint_facts(model) AS f;
     RETURN QUERY
     WITH logged AS (SELECT log.id, log.step FROM @extschema@.llm_train_log AS log WHERE log.id = ANY (ids)),
-    known AS MATERIALIZED ( -- what the weights were after a step: a checkpoint's, and the model's own
+    known AS MATERIALIZED ( -- hashes of the weights after a step: of checkpoints, and of the model
         SELECT l.step, c.model_sha256, 'checkpoint ' || c.id AS what
         FROM logged AS l JOIN @extschema@.llm_checkpoint AS c ON c.log_id = l.id AND c.step = l.step
         UNION ALL

@@ -1,4 +1,4 @@
--- What the machine can do, to measure speed against.
+-- The machine's peak rates, the reference for measurements.
 
 CREATE FUNCTION llm_measure_peak(OUT threads int, OUT fma_gflops float8, OUT read_gb_s float8)
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'llm_measure_peak_sql';

@@ -1,4 +1,4 @@
--- Where the time of a statement goes, op by op.
+-- The time of a statement, broken down by op.
 
 CREATE FUNCTION _llm_explain_rows(model text, prompt text, repeats int, OUT phase text, OUT tokens int, OUT step int,
     OUT node text, OUT op text, OUT microseconds float8, OUT flops bigint, OUT bytes bigint, OUT threads int,

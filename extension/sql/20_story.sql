@@ -1,4 +1,4 @@
--- Small stories whose next word has a known probability: a corpus with a known answer.
+-- Small stories whose next word has a known probability: a corpus with a known distribution.
 
 CREATE FUNCTION llm_story(seed bigint, OUT text text, OUT logprob float8)
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'llm_story_sql';

@@ -1,4 +1,5 @@
--- The classroom model's corpus, and how well a model has learned it: by kind of token, against the true distribution.
+-- The classroom model's corpus, and an evaluation of models on it: by kind of token, against the true
+-- distribution.
 
 CREATE FUNCTION llm_story_dataset(dataset text, from_seed bigint, n int,
     model text DEFAULT @extschema@.llm_default_model()) RETURNS bigint
@@ -13,7 +14,7 @@ BEGIN
     ELSIF n < 1 THEN
         RAISE EXCEPTION 'n is %, expected 1 or more stories', n USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    -- MATERIALIZED, or each story would be told once for tokens and once for target.
+    -- MATERIALIZED: otherwise each story would be generated once for tokens and once for target.
     WITH encoded AS MATERIALIZED (
         SELECT seed, @extschema@.llm_encode((@extschema@.llm_story(seed)).text, model) AS tokens
         FROM generate_series(from_seed, from_seed + n - 1) AS seed)
