@@ -14,8 +14,8 @@ TextArgument(FunctionCallInfo fcinfo, int n, const char *what)
 
 	if (PG_ARGISNULL(n))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be NULL", what)));
-	t = LlmDetoast(PG_GETARG_DATUM(n));
-	LlmReserve(VARSIZE(t));
+	t = DetoastWhole(PG_GETARG_DATUM(n));
+	ReserveMemory(VARSIZE(t));
 	return text_to_cstring(t);
 }
 

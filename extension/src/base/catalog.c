@@ -46,7 +46,7 @@ ExtensionSchema(void)
 }
 
 Oid
-LlmNamespace(void)
+ExtensionNamespace(void)
 {
 	static bool registered = false;
 
@@ -64,17 +64,17 @@ LlmNamespace(void)
 }
 
 const char *
-LlmSchema(void)
+ExtensionSchemaName(void)
 {
-	return quote_identifier(get_namespace_name(LlmNamespace()));
+	return quote_identifier(get_namespace_name(ExtensionNamespace()));
 }
 
 Oid
-LlmTensorType(void)
+TensorTypeOid(void)
 {
 	if (!OidIsValid(cached_tensor_type))
 		cached_tensor_type = GetSysCacheOid2(
-			TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("tensor"), ObjectIdGetDatum(LlmNamespace()));
+			TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("tensor"), ObjectIdGetDatum(ExtensionNamespace()));
 	if (!OidIsValid(cached_tensor_type))
 		ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("type tensor is missing from extension pg_llm")));

@@ -4,9 +4,9 @@
 
 #include "postgres.h"
 
-extern Oid LlmNamespace(void);
-extern Oid LlmTensorType(void);
+extern Oid ExtensionNamespace(void);
+extern Oid TensorTypeOid(void);
 /* The extension's schema, quoted, for SPI text. */
-extern const char *LlmSchema(void);
+extern const char *ExtensionSchemaName(void);
 
 #endif

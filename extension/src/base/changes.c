@@ -15,20 +15,20 @@
 #include "src/base/changes.h"
 #include "src/base/spi.h"
 
-static LlmQuery read_version = {.text = "SELECT version FROM %s.llm_model_version WHERE model = $1",
+static SpiQuery read_version = {.text = "SELECT version FROM %s.llm_model_version WHERE model = $1",
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "l"};
 
 int64
-LlmModelVersion(const char *model)
+ModelVersion(const char *model)
 {
 	Datum value = CStringGetTextDatum(model);
 	int64 version = 0;
 	bool null;
 
 	SPI_connect();
-	LlmRun(&read_version, &value, NULL, true, 1);
+	SpiRun(&read_version, &value, NULL, true, 1);
 	if (SPI_processed == 1)
 		version = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
 	SPI_finish();
@@ -50,13 +50,13 @@ static bool changing = false; /* this transaction wrote to a table that models r
 static uint64 epoch = 1;
 
 uint64
-LlmEpoch(void)
+ChangeEpoch(void)
 {
 	static Oid extension = InvalidOid;
 
-	if (extension != LlmTensorType()) /* created again: version numbers restart */
+	if (extension != TensorTypeOid()) /* created again: version numbers restart */
 	{
-		extension = LlmTensorType();
+		extension = TensorTypeOid();
 		epoch++;
 	}
 	return epoch;
@@ -111,7 +111,7 @@ NoteChange(void)
 }
 
 bool
-LlmChanging(void)
+ChangePending(void)
 {
 	return changing;
 }

@@ -11,15 +11,15 @@
 #include "fmgr.h"
 
 /* The version of a model or tokenizer that the active snapshot sees; 0 if there is none. */
-extern int64 LlmModelVersion(const char *model);
+extern int64 ModelVersion(const char *model);
 /*
  * Incremented when changes of this session are rolled back, and with each CREATE EXTENSION. A copy made while
  * a command was changing rows may hold a state that no version number identifies; it is valid only in the
  * epoch in which it was made.
  */
-extern uint64 LlmEpoch(void);
+extern uint64 ChangeEpoch(void);
 /* True if this transaction has written to a table that models read. */
-extern bool LlmChanging(void);
+extern bool ChangePending(void);
 
 /* ---- triggers ---- */
 

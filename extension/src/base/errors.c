@@ -20,7 +20,7 @@ CancelRequested(void *context)
 	return StopWanted();
 }
 
-const LlmStop LlmCancel = {CancelRequested, NULL};
+const LlmStop CancelStop = {CancelRequested, NULL};
 
 static int
 SqlState(LlmCode code)
@@ -45,7 +45,7 @@ SqlState(LlmCode code)
 }
 
 void
-LlmRaise(const LlmError *err)
+RaiseError(const LlmError *err)
 {
 	if (err->code == LLM_CANCELED)
 		CHECK_FOR_INTERRUPTS(); /* usually raises the more precise error: timeout, user request or shutdown */

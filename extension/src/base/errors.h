@@ -10,18 +10,18 @@
 #include "engine/pool.h"
 
 /* Raises err as an ERROR with its SQLSTATE, detail and hint. */
-extern void LlmRaise(const LlmError *err) __attribute__((noreturn));
-/* if (llm_thing(..., &err) != LLM_OK) LlmRaise(&err) */
+extern void RaiseError(const LlmError *err) __attribute__((noreturn));
+/* if (llm_thing(..., &err) != LLM_OK) RaiseError(&err) */
 #define LLM_CHECK(call, err)                                                                                 \
 	do                                                                                                       \
 	{                                                                                                        \
 		if ((call) != LLM_OK)                                                                                \
-			LlmRaise(err);                                                                                   \
+			RaiseError(err);                                                                                 \
 	} while (0)
 
-/* Stop callback for the loops in formats/: true when a cancel or a shutdown is pending, which LlmRaise then
+/* Stop callback for the loops in formats/: true when a cancel or a shutdown is pending, which RaiseError then
  * raises. */
-extern const LlmStop LlmCancel;
+extern const LlmStop CancelStop;
 /* The same as a function, for the thread pool, which polls it between tiles. */
 extern bool StopWanted(void);
 /* Bytes copied, or elements visited, between two checks for a cancel request. */

@@ -235,7 +235,7 @@ IsLittle(Size size)
 			"pg_llm.server_memory_limit. SELECT * FROM llm_memory() shows what each session holds.")
 
 void
-LlmReserveResult(Size size, Size later)
+ReserveResult(Size size, Size later)
 {
 	granted_bytes = 0;
 	if (IsLittle(size))
@@ -256,13 +256,13 @@ LlmReserveResult(Size size, Size later)
 }
 
 void
-LlmReserve(Size size)
+ReserveMemory(Size size)
 {
-	LlmReserveResult(size, 0);
+	ReserveResult(size, 0);
 }
 
 void
-LlmCopy(void *to, const void *from, Size size)
+CopyMemory(void *to, const void *from, Size size)
 {
 	for (Size at = 0; at < size; at += LLM_POLL_BYTES)
 	{
@@ -276,12 +276,12 @@ LlmCopy(void *to, const void *from, Size size)
 #define DETOAST_PART ((Size) 8 << 20)
 
 struct varlena *
-LlmDetoastSlice(Datum datum, Size first, Size size)
+DetoastSlice(Datum datum, Size first, Size size)
 {
 	struct varlena *value = (struct varlena *) DatumGetPointer(datum), *whole;
 	struct varatt_external pointer = {0};
 
-	LlmReserve(size);
+	ReserveMemory(size);
 	if (VARATT_IS_EXTERNAL_ONDISK(value))
 		VARATT_EXTERNAL_GET_POINTER(pointer, value);
 	/* a compressed value would be decompressed from its start for each part */
@@ -302,12 +302,11 @@ LlmDetoastSlice(Datum datum, Size first, Size size)
 }
 
 struct varlena *
-LlmDetoast(Datum datum)
+DetoastWhole(Datum datum)
 {
 	struct varlena *value = (struct varlena *) DatumGetPointer(datum);
 
-	return VARATT_IS_EXTENDED(value) ? LlmDetoastSlice(datum, 0, toast_raw_datum_size(datum) - VARHDRSZ)
-									 : value;
+	return VARATT_IS_EXTENDED(value) ? DetoastSlice(datum, 0, toast_raw_datum_size(datum) - VARHDRSZ) : value;
 }
 
 void
@@ -369,7 +368,7 @@ SessionRelease(void *context, void *block, size_t size)
 }
 
 LlmAllocator *
-LlmSessionAllocator(void)
+SessionAllocator(void)
 {
 	static LlmAllocator session = {SessionAlloc, SessionRelease, NULL};
 
@@ -451,7 +450,7 @@ ContextFreeAll(void *arg)
 }
 
 LlmAllocator *
-LlmContextAllocator(void)
+ContextAllocator(void)
 {
 	LlmAllocator *allocator = palloc(sizeof(LlmAllocator));
 	ContextBlock *list = palloc0(sizeof(ContextBlock));

@@ -118,14 +118,14 @@ typedef struct Versions
 static Versions
 LatestVersions(void)
 {
-	static LlmQuery read_versions = {.text = "SELECT version FROM %s.llm_model_version", .columns = "l"};
+	static SpiQuery read_versions = {.text = "SELECT version FROM %s.llm_model_version", .columns = "l"};
 	MemoryContext caller = CurrentMemoryContext;
 	Versions v;
 	bool null;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
-	LlmRun(&read_versions, NULL, NULL, true, 0);
+	SpiRun(&read_versions, NULL, NULL, true, 0);
 	v.count = SPI_processed;
 	v.numbers = MemoryContextAllocHuge(caller, sizeof(int64) * (v.count + 1));
 	for (uint64 i = 0; i < v.count; i++)

@@ -19,11 +19,11 @@
 #include "src/base/shared_copy.h"
 #include "src/base/spi.h"
 
-static LlmQuery read_own = {.text = "SELECT model, version, xmin FROM %s.llm_model_version WHERE model = $1",
+static SpiQuery read_own = {.text = "SELECT model, version, xmin FROM %s.llm_model_version WHERE model = $1",
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "slx"};
-static LlmQuery read_sources = {
+static SpiQuery read_sources = {
 	.text = "SELECT model, version, xmin FROM %s.llm_model_version WHERE model = $1 OR model IN"
 			" (SELECT source_model FROM %s.llm_param_share WHERE target_model = $1) ORDER BY model",
 	.nargs = 1,
@@ -39,14 +39,14 @@ Identity(SharedKind kind, const char *model, int64 version, uint64 layout)
 	StringInfoData text;
 
 	initStringInfo(&text);
-	appendStringInfo(&text, "%c %u %016llx", kind, LlmTensorType(), (unsigned long long) layout);
+	appendStringInfo(&text, "%c %u %016llx", kind, TensorTypeOid(), (unsigned long long) layout);
 	SPI_connect();
-	LlmRun(kind == SHARED_MODEL ? &read_sources : &read_own, &value, NULL, true, 0);
+	SpiRun(kind == SHARED_MODEL ? &read_sources : &read_own, &value, NULL, true, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple row = SPI_tuptable->vals[i];
 		TupleDesc desc = SPI_tuptable->tupdesc;
-		char *name = LlmField(i, 1);
+		char *name = SpiField(i, 1);
 		int64 number = DatumGetInt64(SPI_getbinval(row, desc, 2, &null));
 		TransactionId writer = DatumGetTransactionId(SPI_getbinval(row, desc, 3, &null));
 
@@ -63,7 +63,7 @@ bool
 SharedKeyOf(SharedKind kind, const char *model, int64 version, uint64 layout, SharedKey *key)
 {
 	/* during a command, rows may hold a state that no version number identifies */
-	if (!pg_llm_share_weights || version == 0 || LlmChanging() || !IsUnderPostmaster)
+	if (!pg_llm_share_weights || version == 0 || ChangePending() || !IsUnderPostmaster)
 		return false;
 	key->model = model;
 	key->layout = layout;

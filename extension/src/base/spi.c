@@ -17,18 +17,18 @@
 #include "src/base/spi.h"
 
 SPIPlanPtr
-LlmPlan(LlmQuery *query)
+SpiPlan(SpiQuery *query)
 {
 	StringInfoData text;
 	const char *schema;
 
 	/* the type's OID distinguishes one CREATE EXTENSION from the next, even in the same schema */
-	if (query->plan && query->extension == LlmTensorType())
+	if (query->plan && query->extension == TensorTypeOid())
 		return query->plan;
 	if (query->plan)
 		SPI_freeplan(query->plan);
 	query->plan = NULL;
-	schema = LlmSchema();
+	schema = ExtensionSchemaName();
 	initStringInfo(&text);
 	for (const char *c = query->text; *c; c++)
 		if (c[0] == '%' && c[1] == 's')
@@ -45,7 +45,7 @@ LlmPlan(LlmQuery *query)
 	if (query->plan == NULL)
 		elog(ERROR, "pg_llm: cannot prepare \"%s\": %s", text.data, SPI_result_code_string(SPI_result));
 	SPI_keepplan(query->plan);
-	query->extension = LlmTensorType();
+	query->extension = TensorTypeOid();
 	return query->plan;
 }
 
@@ -89,7 +89,7 @@ TypeOfLetter(char letter)
 		case 'y':
 			return BYTEAOID;
 		case 't':
-			return LlmTensorType();
+			return TensorTypeOid();
 		case 'I':
 			return INT4ARRAYOID;
 		case 'L':
@@ -101,10 +101,10 @@ TypeOfLetter(char letter)
 	}
 }
 
-static void Refuse(const LlmQuery *query, int column, const char *what) __attribute__((noreturn));
+static void Refuse(const SpiQuery *query, int column, const char *what) __attribute__((noreturn));
 
 static void
-Refuse(const LlmQuery *query, int column, const char *what)
+Refuse(const SpiQuery *query, int column, const char *what)
 {
 	ereport(ERROR,
 		(errcode(ERRCODE_DATA_CORRUPTED),
@@ -117,7 +117,7 @@ Refuse(const LlmQuery *query, int column, const char *what)
 }
 
 static void
-CheckColumn(const LlmQuery *query, int column, char letter, bool nullable)
+CheckColumn(const SpiQuery *query, int column, char letter, bool nullable)
 {
 	Oid type = TupleDescAttr(SPI_tuptable->tupdesc, column)->atttypid;
 	bool null = false;
@@ -135,7 +135,7 @@ CheckColumn(const LlmQuery *query, int column, char letter, bool nullable)
 }
 
 static void
-CheckRows(const LlmQuery *query)
+CheckRows(const SpiQuery *query)
 {
 	const char *c = query->columns ? query->columns : "";
 	int n = 0;
@@ -180,13 +180,13 @@ ExplainTrigger(void *depth)
 }
 
 void
-LlmRun(LlmQuery *query, Datum *values, const char *nulls, bool read_only, long limit)
+SpiRun(SpiQuery *query, Datum *values, const char *nulls, bool read_only, long limit)
 {
 	int level = SafePath(), depth = TriggerDepth(), code;
 	ErrorContextCallback context = {error_context_stack, ExplainTrigger, &depth};
 
 	error_context_stack = &context;
-	code = SPI_execute_plan(LlmPlan(query), values, nulls, read_only, limit);
+	code = SPI_execute_plan(SpiPlan(query), values, nulls, read_only, limit);
 	error_context_stack = context.previous;
 	if (code < 0)
 		elog(ERROR, "pg_llm: \"%s\" failed: %s", query->text, SPI_result_code_string(code));
@@ -195,7 +195,7 @@ LlmRun(LlmQuery *query, Datum *values, const char *nulls, bool read_only, long l
 }
 
 bool
-LlmFetch(LlmQuery *query, Portal portal, long n)
+SpiFetch(SpiQuery *query, Portal portal, long n)
 {
 	SPI_cursor_fetch(portal, true, n);
 	CheckRows(query);
@@ -203,41 +203,41 @@ LlmFetch(LlmQuery *query, Portal portal, long n)
 }
 
 static Portal
-Open(LlmQuery *query, Datum *values, bool read_only)
+Open(SpiQuery *query, Datum *values, bool read_only)
 {
 	int level = SafePath();
-	Portal portal = SPI_cursor_open(NULL, LlmPlan(query), values, NULL, read_only);
+	Portal portal = SPI_cursor_open(NULL, SpiPlan(query), values, NULL, read_only);
 
 	AtEOXact_GUC(true, level);
 	return portal;
 }
 
 Portal
-LlmOpen(LlmQuery *query, Datum *values)
+SpiOpen(SpiQuery *query, Datum *values)
 {
 	return Open(query, values, true);
 }
 
 Portal
-LlmOpenLatest(LlmQuery *query, Datum *values)
+SpiOpenLatest(SpiQuery *query, Datum *values)
 {
 	return Open(query, values, false);
 }
 
 char *
-LlmField(uint64 row, int column)
+SpiField(uint64 row, int column)
 {
 	return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
 }
 
 char *
-LlmUtf8(const char *text)
+ServerToUtf8(const char *text)
 {
 	return pg_server_to_any((char *) text, (int) strlen(text), PG_UTF8);
 }
 
 Datum
-LlmRowResult(FunctionCallInfo fcinfo, Datum *values, bool *nulls)
+RowResult(FunctionCallInfo fcinfo, Datum *values, bool *nulls)
 {
 	TupleDesc desc;
 
@@ -245,7 +245,7 @@ LlmRowResult(FunctionCallInfo fcinfo, Datum *values, bool *nulls)
 		elog(ERROR, "pg_llm: function %u must return a row type", fcinfo->flinfo->fn_oid);
 	if (nulls == NULL)
 		nulls = palloc0(sizeof(bool) * desc->natts);
-	LlmReserve(heap_compute_data_size(desc, values, nulls)); /* a row of gradients copies all of them */
+	ReserveMemory(heap_compute_data_size(desc, values, nulls)); /* a row of gradients copies all of them */
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
 }
 
@@ -253,7 +253,7 @@ LlmRowResult(FunctionCallInfo fcinfo, Datum *values, bool *nulls)
 #define ROW_OVERHEAD 4096
 
 void
-LlmCheckRow(int64 numel)
+CheckRowSize(int64 numel)
 {
 	Size most = (MaxAllocSize - ROW_OVERHEAD) / sizeof(float);
 
@@ -266,7 +266,7 @@ LlmCheckRow(int64 numel)
 }
 
 Datum
-LlmLargeRow(FunctionCallInfo fcinfo, struct varlena *const *values, int n)
+LargeRowResult(FunctionCallInfo fcinfo, struct varlena *const *values, int n)
 {
 	Size at = MAXALIGN(SizeofHeapTupleHeader), size = at;
 	HeapTupleHeader row;
@@ -277,7 +277,7 @@ LlmLargeRow(FunctionCallInfo fcinfo, struct varlena *const *values, int n)
 	BlessTupleDesc(desc);
 	for (int i = 0; i < n; i++)
 		size = INTALIGN(size) + VARSIZE(values[i]);
-	LlmReserve(size);
+	ReserveMemory(size);
 	row = palloc(size);
 	MachineHugePages(row, size);
 	memset(row, 0, at);
@@ -292,7 +292,7 @@ LlmLargeRow(FunctionCallInfo fcinfo, struct varlena *const *values, int n)
 	{
 		memset((char *) row + at, 0, INTALIGN(at) - at);
 		at = INTALIGN(at);
-		LlmCopy((char *) row + at, values[i], VARSIZE(values[i]));
+		CopyMemory((char *) row + at, values[i], VARSIZE(values[i]));
 		at += VARSIZE(values[i]);
 	}
 	return HeapTupleHeaderGetDatum(row);

@@ -17,7 +17,7 @@
  * may have been altered by hand, functions replaced and triggers added, whatever constraints and declarations
  * promise: a result that differs from this declaration is an ERROR before other code sees it.
  */
-typedef struct LlmQuery
+typedef struct SpiQuery
 {
 	const char *text;
 	int nargs;
@@ -27,28 +27,28 @@ typedef struct LlmQuery
 	/* private */
 	SPIPlanPtr plan;
 	Oid extension;
-} LlmQuery;
+} SpiQuery;
 
 /* The plan, made on first use. Call inside SPI_connect. */
-extern SPIPlanPtr LlmPlan(LlmQuery *query);
+extern SPIPlanPtr SpiPlan(SpiQuery *query);
 /* Runs the query; read_only reads with the statement's own snapshot. ERROR unless the result code is of the
  * expected kind. */
-extern void LlmRun(LlmQuery *query, Datum *values, const char *nulls, bool read_only, long limit);
+extern void SpiRun(SpiQuery *query, Datum *values, const char *nulls, bool read_only, long limit);
 /* A cursor over its rows, with the statement's own snapshot. */
-extern Portal LlmOpen(LlmQuery *query, Datum *values);
+extern Portal SpiOpen(SpiQuery *query, Datum *values);
 /* A cursor over its rows, with a new snapshot that sees what this statement has written so far. */
-extern Portal LlmOpenLatest(LlmQuery *query, Datum *values);
+extern Portal SpiOpenLatest(SpiQuery *query, Datum *values);
 /* Fetches up to n of the cursor's next rows into SPI_tuptable; false if there are none. */
-extern bool LlmFetch(LlmQuery *query, Portal portal, long n);
+extern bool SpiFetch(SpiQuery *query, Portal portal, long n);
 /* A column of a row of SPI_tuptable as text palloc'd in the caller's context; NULL stays NULL. */
-extern char *LlmField(uint64 row, int column);
+extern char *SpiField(uint64 row, int column);
 /* Converts text from the server's encoding to UTF-8, the encoding of files. */
-extern char *LlmUtf8(const char *text);
+extern char *ServerToUtf8(const char *text);
 /* A function's row result; nulls may be NULL if no column is null. */
-extern Datum LlmRowResult(FunctionCallInfo fcinfo, Datum *values, bool *nulls);
-/* The same for n tensors or buffers with full headers, which may be large; LlmCheckRow raises an ERROR before
- * they are made if a row cannot hold so many elements. */
-extern Datum LlmLargeRow(FunctionCallInfo fcinfo, struct varlena *const *values, int n);
-extern void LlmCheckRow(int64 numel);
+extern Datum RowResult(FunctionCallInfo fcinfo, Datum *values, bool *nulls);
+/* The same for n tensors or buffers with full headers, which may be large; CheckRowSize raises an ERROR
+ * before they are made if a row cannot hold so many elements. */
+extern Datum LargeRowResult(FunctionCallInfo fcinfo, struct varlena *const *values, int n);
+extern void CheckRowSize(int64 numel);
 
 #endif

@@ -124,12 +124,12 @@ Load(const VersionedCache *cache, const char *name, int64 version, bool may_shar
 	copy->cache = cache;
 	copy->context = context;
 	copy->version = version;
-	copy->epoch = LlmEpoch();
+	copy->epoch = ChangeEpoch();
 	PG_TRY();
 	{
 		copy->name = MemoryContextStrdup(context, name);
 		copy->visible = VisibleRows(cache->rows, name);
-		copy->alone = LlmChanging() || !pg_llm_share_weights;
+		copy->alone = ChangePending() || !pg_llm_share_weights;
 		cache->load(copy, may_share && VisibleAll(cache->rows), argument);
 	}
 	PG_CATCH();
@@ -178,19 +178,19 @@ VersionedLoad(const VersionedCache *cache, const char *name, void *argument, Mem
 static bool
 Misplaced(const VersionedCopy *copy)
 {
-	return copy->shared.map ? !pg_llm_share_weights : copy->alone && !LlmChanging() && pg_llm_share_weights;
+	return copy->shared.map ? !pg_llm_share_weights : copy->alone && !ChangePending() && pg_llm_share_weights;
 }
 
 /* False if the copy must be loaded again, which decides what this role gets, if anything. */
 static bool
 Good(VersionedCopy *copy, uint64 snapshot)
 {
-	if (copy->epoch != LlmEpoch() || Misplaced(copy))
+	if (copy->epoch != ChangeEpoch() || Misplaced(copy))
 		return false;
 	/* rights and policies may change within a snapshot */
 	if (copy->snapshot == snapshot && VisibleAll(copy->cache->rows))
 		return true;
-	return copy->version != 0 && copy->version == LlmModelVersion(copy->name) &&
+	return copy->version != 0 && copy->version == ModelVersion(copy->name) &&
 		   VisibleStill(copy->cache->rows, copy->name, &copy->visible);
 }
 
@@ -209,7 +209,7 @@ VersionedGet(const VersionedCache *cache, const char *name, void *argument, Memo
 	}
 	if (copy == NULL)
 	{
-		int64 version = LlmModelVersion(name);
+		int64 version = ModelVersion(name);
 
 		MakeRoom(cache);
 		copy = Load(cache, name, version, true, argument);

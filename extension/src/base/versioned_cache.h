@@ -19,7 +19,7 @@ typedef struct VersionedCopy
 	const struct VersionedCache *cache;
 	char *name;
 	int64 version;
-	uint64 epoch;    /* see LlmEpoch */
+	uint64 epoch;    /* see ChangeEpoch */
 	uint64 snapshot; /* number of the snapshot against which it was last checked; 0 for none */
 	uint64 used;     /* the copy with the smallest value is evicted first */
 	Visible visible; /* the rows it was read from */
@@ -37,11 +37,11 @@ typedef struct VersionedCache
 	Size size; /* of the object; it is zeroed before load */
 	/*
 	 * Reads the object's rows with the active snapshot, in the caller's memory context: memory owned by the
-	 * copy is allocated in copy->context and by LlmSessionAllocator(), or is in copy->shared if may_share
+	 * copy is allocated in copy->context and by SessionAllocator(), or is in copy->shared if may_share
 	 * permits it. ERROR if there are no rows. argument is the one passed to VersionedGet or VersionedLoad.
 	 */
 	void (*load)(VersionedCopy *copy, bool may_share, void *argument);
-	/* Frees what the copy allocated by LlmSessionAllocator(), also for a half-loaded copy. */
+	/* Frees what the copy allocated by SessionAllocator(), also for a half-loaded copy. */
 	void (*release)(VersionedCopy *copy);
 } VersionedCache;
 

@@ -20,7 +20,7 @@
 typedef struct Kind
 {
 	const char *tables[5];
-	LlmQuery places;
+	SpiQuery places;
 } Kind;
 
 static Kind kinds[] = {
@@ -39,7 +39,7 @@ static Kind kinds[] = {
 static bool
 MayRead(const char *table)
 {
-	Oid id = get_relname_relid(table, LlmNamespace());
+	Oid id = get_relname_relid(table, ExtensionNamespace());
 
 	return OidIsValid(id) && pg_class_aclcheck(id, GetUserId(), ACL_SELECT) == ACLCHECK_OK;
 }
@@ -49,7 +49,7 @@ VisibleCheckRights(VisibleKind kind)
 {
 	for (const char **table = kinds[kind].tables; *table; table++)
 	{
-		if (!OidIsValid(get_relname_relid(*table, LlmNamespace())))
+		if (!OidIsValid(get_relname_relid(*table, ExtensionNamespace())))
 			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
 							   errmsg("table %s is missing from extension pg_llm", *table)));
 		if (!MayRead(*table))
@@ -65,7 +65,7 @@ RowSecurity(VisibleKind kind)
 
 	for (const char **table = kinds[kind].tables; *table; table++)
 	{
-		int one = check_enable_rls(get_relname_relid(*table, LlmNamespace()), InvalidOid, true);
+		int one = check_enable_rls(get_relname_relid(*table, ExtensionNamespace()), InvalidOid, true);
 
 		if (one == RLS_ENABLED || strongest == RLS_NONE)
 			strongest = one;
@@ -137,7 +137,7 @@ VisibleRows(VisibleKind kind, const char *name)
 	if (!now.limited)
 		return now;
 	SPI_connect();
-	LlmRun(&kinds[kind].places, &value, NULL, true, 1);
+	SpiRun(&kinds[kind].places, &value, NULL, true, 1);
 	now.count = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
 	now.places = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null));
 	SPI_finish();

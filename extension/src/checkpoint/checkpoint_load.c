@@ -66,7 +66,7 @@ ByName(const void *a, const void *b)
 static char *
 RowsDigest(Saved *saved)
 {
-	static LlmQuery list = {
+	static SpiQuery list = {
 		"SELECT name FROM %s.llm_checkpoint_param WHERE checkpoint = $1", 1, {INT8OID}, .columns = "s"};
 	MemoryContext one =
 		AllocSetContextCreate(CurrentMemoryContext, "pg_llm checkpoint", ALLOCSET_DEFAULT_SIZES);
@@ -75,13 +75,13 @@ RowsDigest(Saved *saved)
 	uint64 count;
 	SavedName *names;
 
-	LlmRun(&list, &value, NULL, true, 0);
+	SpiRun(&list, &value, NULL, true, 0);
 	count = SPI_processed;
 	names = palloc(sizeof(SavedName) * (count + 1));
 	for (uint64 i = 0; i < count; i++)
 	{
-		names[i].name = LlmField(i, 1);
-		names[i].utf8 = LlmUtf8(names[i].name);
+		names[i].name = SpiField(i, 1);
+		names[i].utf8 = ServerToUtf8(names[i].name);
 	}
 	SPI_freetuptable(SPI_tuptable);
 	qsort(names, count, sizeof(SavedName), ByName);
@@ -145,7 +145,7 @@ SavedOpen(int64 id, const char *location, const char *format, const char *sha256
 		if (strcmp(found, sha256) != 0)
 			Refuse(saved, location, sha256, found);
 		LLM_CHECK((npz ? llm_npz_open : llm_safetensors_open)(
-					  &saved->file, &saved->source, LlmContextAllocator(), &err),
+					  &saved->file, &saved->source, ContextAllocator(), &err),
 			&err);
 		return saved;
 	}
@@ -158,7 +158,7 @@ SavedOpen(int64 id, const char *location, const char *format, const char *sha256
 static Tensor *
 FromFile(Saved *saved, const char *name)
 {
-	const LlmTensorEntry *entry = llm_tensor_find(&saved->file, LlmUtf8(name));
+	const LlmTensorEntry *entry = llm_tensor_find(&saved->file, ServerToUtf8(name));
 	int dims[LLM_MAX_DIMS];
 	Tensor *tensor;
 	LlmError err;
@@ -180,14 +180,14 @@ FromFile(Saved *saved, const char *name)
 Tensor *
 SavedTensor(Saved *saved, const char *name)
 {
-	static LlmQuery read = {"SELECT data FROM %s.llm_checkpoint_param WHERE checkpoint = $1 AND name = $2", 2,
+	static SpiQuery read = {"SELECT data FROM %s.llm_checkpoint_param WHERE checkpoint = $1 AND name = $2", 2,
 		{INT8OID, TEXTOID}, .columns = "t?"};
 	Datum args[2] = {Int64GetDatum(saved->id), CStringGetTextDatum(name)};
 
 	if (saved->in_file)
 		return FromFile(saved, name);
-	LlmRun(&read, args, NULL, true, 1);
-	return LlmTensorField();
+	SpiRun(&read, args, NULL, true, 1);
+	return SpiTensorField();
 }
 
 void
@@ -202,22 +202,22 @@ SavedClose(Saved *saved)
 
 /* ---- into llm_param ---- */
 
-static LlmQuery write_data = {"UPDATE %s.llm_param SET data = $3, grad = NULL WHERE model = $1 AND name = $2",
+static SpiQuery write_data = {"UPDATE %s.llm_param SET data = $3, grad = NULL WHERE model = $1 AND name = $2",
 					3},
 				write_m = {"UPDATE %s.llm_param SET m = $3 WHERE model = $1 AND name = $2", 3},
 				write_v = {"UPDATE %s.llm_param SET v = $3 WHERE model = $1 AND name = $2", 3};
 
 /* One column per UPDATE: several large ones together would exceed the 1 GB limit of a row in memory. */
 static void
-WriteColumn(LlmQuery *query, const char *model, const char *name, Tensor *tensor)
+WriteColumn(SpiQuery *query, const char *model, const char *name, Tensor *tensor)
 {
 	Datum args[3] = {CStringGetTextDatum(model), CStringGetTextDatum(name), PointerGetDatum(tensor)};
 
 	query->types[0] = query->types[1] = TEXTOID;
-	query->types[2] = LlmTensorType();
+	query->types[2] = TensorTypeOid();
 	if (tensor)
-		LlmReserve(VARSIZE(tensor)); /* for the row formed from it */
-	LlmRun(query, args, tensor ? NULL : "  n", false, 0);
+		ReserveMemory(VARSIZE(tensor)); /* for the row formed from it */
+	SpiRun(query, args, tensor ? NULL : "  n", false, 0);
 	if (SPI_processed != 1)
 		ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -236,7 +236,7 @@ PG_FUNCTION_INFO_V1(llm_checkpoint_read);
 Datum
 llm_checkpoint_read(PG_FUNCTION_ARGS)
 {
-	static LlmQuery list = {
+	static SpiQuery list = {
 		"SELECT name, owner_model, owner_name FROM %s._llm_export_rows($1)", 1, {TEXTOID}, .columns = "sss"};
 	Datum model = PG_GETARG_DATUM(1);
 	MemoryContext one =
@@ -252,7 +252,7 @@ llm_checkpoint_read(PG_FUNCTION_ARGS)
 	SPI_connect();
 	saved = SavedOpen(PG_GETARG_INT64(0), text_to_cstring(PG_GETARG_TEXT_PP(2)),
 		text_to_cstring(PG_GETARG_TEXT_PP(3)), text_to_cstring(PG_GETARG_TEXT_PP(4)));
-	LlmRun(&list, &model, NULL, true, 0);
+	SpiRun(&list, &model, NULL, true, 0);
 	rows = SPI_tuptable;
 	count = SPI_processed;
 	for (uint64 i = 0; i < count; i++)

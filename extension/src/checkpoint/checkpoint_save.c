@@ -53,7 +53,7 @@ ByName(const void *a, const void *b)
 static const Tensor *
 Fetch(void *context, int i)
 {
-	static LlmQuery data = {"SELECT data FROM %s.llm_param WHERE model = $1 AND name = $2", 2,
+	static SpiQuery data = {"SELECT data FROM %s.llm_param WHERE model = $1 AND name = $2", 2,
 						{TEXTOID, TEXTOID}, .columns = "t"},
 					m = {"SELECT m FROM %s.llm_param WHERE model = $1 AND name = $2", 2, {TEXTOID, TEXTOID},
 						.columns = "t"},
@@ -64,8 +64,8 @@ Fetch(void *context, int i)
 	Datum args[2] = {CStringGetTextDatum(entry->owner), CStringGetTextDatum(entry->owner_name)};
 	const Tensor *tensor;
 
-	LlmRun(entry->part == 'd' ? &data : entry->part == 'm' ? &m : &v, args, NULL, true, 1);
-	tensor = LlmTensorField();
+	SpiRun(entry->part == 'd' ? &data : entry->part == 'm' ? &m : &v, args, NULL, true, 1);
+	tensor = SpiTensorField();
 	if (entry->part == 'd')
 		DigestTensor(save->model, entry->utf8, tensor);
 	return tensor;
@@ -75,14 +75,14 @@ Fetch(void *context, int i)
 static void
 ListEntries(Save *save, const char *model, bool moments, MemoryContext context)
 {
-	static LlmQuery list = {"SELECT name, owner_model, owner_name, part, shape FROM "
+	static SpiQuery list = {"SELECT name, owner_model, owner_name, part, shape FROM "
 							"%s._llm_checkpoint_tensors($1) WHERE part = 'data' OR $2",
 		2, {TEXTOID, BOOLOID}, .columns = "ssssI"};
 	Datum args[2] = {CStringGetTextDatum(model), BoolGetDatum(moments)};
 	TensorSource *source = &save->source;
 	MemoryContext old;
 
-	LlmRun(&list, args, NULL, true, 0);
+	SpiRun(&list, args, NULL, true, 0);
 	old = MemoryContextSwitchTo(context);
 	source->count = (int) SPI_processed;
 	source->tensors = palloc0(sizeof(LlmSafetensorsTensor) * (Size) (source->count + 1));
@@ -94,11 +94,11 @@ ListEntries(Save *save, const char *model, bool moments, MemoryContext context)
 		Entry *entry = &save->entries[i];
 		bool null;
 
-		entry->name = LlmField(i, 1);
-		entry->utf8 = LlmUtf8(entry->name);
-		entry->owner = LlmField(i, 2);
-		entry->owner_name = LlmField(i, 3);
-		entry->part = LlmField(i, 4)[0];
+		entry->name = SpiField(i, 1);
+		entry->utf8 = ServerToUtf8(entry->name);
+		entry->owner = SpiField(i, 2);
+		entry->owner_name = SpiField(i, 3);
+		entry->part = SpiField(i, 4)[0];
 		entry->ndim = ShapeFromArray(
 			SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 5, &null), entry->dims);
 	}
@@ -159,18 +159,18 @@ SaveFile(Save *save, const char *model, bool npz)
 static void
 WriteRow(TensorSource *source, int i, const Tensor *tensor, void *arg)
 {
-	static LlmQuery insert = {
+	static SpiQuery insert = {
 		"INSERT INTO %s.llm_checkpoint_param (checkpoint, name, data) VALUES ($1, $2, $3)", 3,
 		{INT8OID, TEXTOID}, .one = true};
 	Save *save = arg;
 	const Entry *entry = &save->entries[i];
 	Datum args[3] = {Int64GetDatum(save->id), CStringGetTextDatum(entry->name), PointerGetDatum(tensor)};
 
-	insert.types[2] = LlmTensorType();
+	insert.types[2] = TensorTypeOid();
 	DigestTensor(save->stored, entry->utf8, tensor);
 	save->bytes += TensorNumel(tensor) * (int64) sizeof(float);
-	LlmReserve(VARSIZE(tensor)); /* for the row formed from it */
-	LlmRun(&insert, args, NULL, false, 0);
+	ReserveMemory(VARSIZE(tensor)); /* for the row formed from it */
+	SpiRun(&insert, args, NULL, false, 0);
 }
 
 /* ---- functions ---- */
@@ -189,7 +189,7 @@ llm_checkpoint_write(PG_FUNCTION_ARGS)
 
 	if (!rows)
 		ServerFileAllow(true);
-	save.source.config = LlmUtf8(text_to_cstring(PG_GETARG_TEXT_PP(3)));
+	save.source.config = ServerToUtf8(text_to_cstring(PG_GETARG_TEXT_PP(3)));
 	save.model = DigestBegin();
 	save.stored = DigestBegin();
 	SPI_connect();
@@ -208,7 +208,7 @@ llm_checkpoint_write(PG_FUNCTION_ARGS)
 	result[1] = Int64GetDatum(save.bytes);
 	result[2] = CStringGetTextDatum(DigestEnd(save.stored));
 	result[3] = CStringGetTextDatum(DigestEnd(save.model));
-	return LlmRowResult(fcinfo, result, NULL);
+	return RowResult(fcinfo, result, NULL);
 }
 
 PG_FUNCTION_INFO_V1(llm_model_digest);

@@ -30,14 +30,14 @@ typedef struct Export
 static const Tensor *
 Fetch(void *context, int i)
 {
-	static LlmQuery fetch = {"SELECT data FROM %s.llm_param WHERE model = $1 AND name = $2", 2,
+	static SpiQuery fetch = {"SELECT data FROM %s.llm_param WHERE model = $1 AND name = $2", 2,
 		{TEXTOID, TEXTOID}, .columns = "t"};
 	Export *export = context;
 	Datum args[2] = {CStringGetTextDatum(export->owners[i]), CStringGetTextDatum(export->owner_names[i])};
 	const Tensor *tensor;
 
-	LlmRun(&fetch, args, NULL, true, 1);
-	tensor = LlmTensorField();
+	SpiRun(&fetch, args, NULL, true, 1);
+	tensor = SpiTensorField();
 	export->parameters += TensorNumel(tensor);
 	return tensor;
 }
@@ -47,14 +47,14 @@ Fetch(void *context, int i)
 static void
 BeginExport(Export *export, MemoryContext context)
 {
-	static LlmQuery begin = {
+	static SpiQuery begin = {
 		"SELECT name, shape, config, owner_model, owner_name FROM %s._llm_export_begin($1)", 1, {TEXTOID},
 		.columns = "sIsss"};
 	Datum args[1] = {CStringGetTextDatum(export->model)};
 	TensorSource *source = &export->source;
 	MemoryContext old;
 
-	LlmRun(&begin, args, NULL, true, 0);
+	SpiRun(&begin, args, NULL, true, 0);
 	old = MemoryContextSwitchTo(context);
 	source->count = (int) SPI_processed;
 	source->fetch = Fetch;
@@ -67,14 +67,14 @@ BeginExport(Export *export, MemoryContext context)
 		bool isnull;
 		int *dims = palloc0(sizeof(int) * LLM_MAX_DIMS);
 
-		export->owners[i] = LlmField((uint64) i, 4);
-		export->owner_names[i] = LlmField((uint64) i, 5);
-		source->tensors[i].name = LlmUtf8(LlmField((uint64) i, 1));
+		export->owners[i] = SpiField((uint64) i, 4);
+		export->owner_names[i] = SpiField((uint64) i, 5);
+		source->tensors[i].name = ServerToUtf8(SpiField((uint64) i, 1));
 		source->tensors[i].ndim =
 			ShapeFromArray(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull), dims);
 		source->tensors[i].dims = dims;
 		if (i == 0)
-			source->config = LlmUtf8(LlmField(0, 3));
+			source->config = ServerToUtf8(SpiField(0, 3));
 	}
 	MemoryContextSwitchTo(old);
 	SPI_freetuptable(SPI_tuptable);
@@ -103,7 +103,7 @@ ExportModel(FunctionCallInfo fcinfo, void (*produce)(const LlmSink *sink, void *
 	SPI_finish();
 	result[0] = Int32GetDatum(export.source.count);
 	result[1] = Int64GetDatum(export.parameters);
-	return LlmRowResult(fcinfo, result, NULL);
+	return RowResult(fcinfo, result, NULL);
 }
 
 Datum

@@ -36,7 +36,7 @@ typedef struct ImportRow
 static ImportRow *
 BeginImport(const char *model, const Checkpoint *checkpoint, MemoryContext context, int *count)
 {
-	static LlmQuery begin = {
+	static SpiQuery begin = {
 		"SELECT name, position, shape FROM %s._llm_import_begin($1, $2::jsonb, $3::jsonb, $4)", 4,
 		{TEXTOID, TEXTOID, TEXTOID, BOOLOID}, .columns = "siI"};
 	Datum args[4] = {CStringGetTextDatum(model), CStringGetTextDatum(CheckpointTensorsJson(checkpoint)),
@@ -44,7 +44,7 @@ BeginImport(const char *model, const Checkpoint *checkpoint, MemoryContext conte
 		BoolGetDatum(CheckpointHeadIsWte(checkpoint))};
 	ImportRow *rows;
 
-	LlmRun(&begin, args, checkpoint->config ? "    " : "  n ", false, 0);
+	SpiRun(&begin, args, checkpoint->config ? "    " : "  n ", false, 0);
 	*count = (int) SPI_processed;
 	rows = MemoryContextAlloc(context, sizeof(ImportRow) * (Size) (*count + 1));
 	for (int i = 0; i < *count; i++)
@@ -66,15 +66,15 @@ BeginImport(const char *model, const Checkpoint *checkpoint, MemoryContext conte
 static int64
 ImportTensor(const char *model, const ImportRow *row)
 {
-	static LlmQuery insert = {"INSERT INTO %s.llm_param (model, name, data) VALUES ($1, $2, $3)", 3,
+	static SpiQuery insert = {"INSERT INTO %s.llm_param (model, name, data) VALUES ($1, $2, $3)", 3,
 		{TEXTOID, TEXTOID}, .one = true};
 	Tensor *tensor = TensorNew(row->ndim, row->dims);
 	Datum args[3] = {CStringGetTextDatum(model), CStringGetTextDatum(row->name), PointerGetDatum(tensor)};
 
-	insert.types[2] = LlmTensorType();
-	LlmReserve(VARSIZE(tensor)); /* for the row formed from it */
+	insert.types[2] = TensorTypeOid();
+	ReserveMemory(VARSIZE(tensor)); /* for the row formed from it */
 	CheckpointRead(row->tensor, TENSOR_DATA(tensor));
-	LlmRun(&insert, args, NULL, false, 0);
+	SpiRun(&insert, args, NULL, false, 0);
 	return TensorNumel(tensor);
 }
 
@@ -109,7 +109,7 @@ Import(FunctionCallInfo fcinfo, const CheckpointFormat *format)
 	SPI_finish();
 	result[0] = Int32GetDatum(count);
 	result[1] = Int64GetDatum(parameters);
-	return LlmRowResult(fcinfo, result, NULL);
+	return RowResult(fcinfo, result, NULL);
 }
 
 Datum

@@ -34,8 +34,8 @@ CheckedJson(const char *name, const char *text, Size length)
 	LlmJson json;
 	LlmError err;
 
-	llm_json_open(&json, name, text, length, LlmContextAllocator());
-	json.stop = &LlmCancel;
+	llm_json_open(&json, name, text, length, ContextAllocator());
+	json.stop = &CancelStop;
 	LLM_CHECK(llm_json_skip(&json, &err), &err);
 	LLM_CHECK(llm_json_expect(&json, LLM_JSON_END, &err), &err);
 	llm_json_close(&json);
@@ -61,7 +61,7 @@ AddFile(
 	ServerFileClose(server_file); /* a checkpoint may have more files than a process may open */
 
 	room = sizeof(CheckpointTensor) * ((Size) checkpoint->count + file->count + 1);
-	LlmReserve(room);
+	ReserveMemory(room);
 	checkpoint->tensors = checkpoint->tensors == NULL ? MemoryContextAllocHuge(CurrentMemoryContext, room)
 													  : repalloc_huge(checkpoint->tensors, room);
 	for (size_t i = 0; i < file->count; i++)
@@ -99,7 +99,7 @@ ReadIndex(const char *folder, const char *index, LlmAllocator *allocator)
 	LlmError err;
 
 	llm_json_open(&json, index, text, strlen(text), allocator);
-	json.stop = &LlmCancel;
+	json.stop = &CancelStop;
 	LLM_CHECK(llm_json_expect(&json, LLM_JSON_OBJECT, &err), &err);
 	for (;;)
 	{
@@ -169,7 +169,7 @@ FilesOf(const char *path, const CheckpointFormat *format, LlmAllocator *allocato
 void
 CheckpointOpen(Checkpoint *checkpoint, const char *path, const CheckpointFormat *format)
 {
-	LlmAllocator *allocator = LlmContextAllocator();
+	LlmAllocator *allocator = ContextAllocator();
 	bool folder = ServerFileKind(path) == 'd';
 	ListCell *cell;
 

@@ -134,7 +134,7 @@ ReadAt(void *context, uint64_t offset, void *buffer, size_t size, LlmError *err)
 LlmSource
 ServerFileSource(ServerFile *file)
 {
-	return (LlmSource){ReadAt, file, file->size, file->path, &LlmCancel};
+	return (LlmSource){ReadAt, file, file->size, file->path, &CancelStop};
 }
 
 char *
@@ -151,7 +151,7 @@ ServerFileText(const char *path, Size limit)
 		ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("%s: %llu bytes, at most %zu are expected", path,
 														  (unsigned long long) file.size, limit)));
-	LlmReserve(file.size);
+	ReserveMemory(file.size);
 	text = palloc(file.size + 1);
 	if (ReadAt(&file, 0, text, file.size, &err) != LLM_OK)
 		ereport(ERROR, (errcode(ERRCODE_DATA_EXCEPTION), errmsg("%s", err.message)));

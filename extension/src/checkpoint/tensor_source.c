@@ -49,7 +49,7 @@ ProduceSafetensors(const LlmSink *sink, void *arg)
 	LlmError err;
 
 	LLM_CHECK(llm_safetensors_write_header(
-				  sink, source->tensors, (size_t) source->count, source->config, LlmContextAllocator(), &err),
+				  sink, source->tensors, (size_t) source->count, source->config, ContextAllocator(), &err),
 		&err);
 	EachTensor(source, WriteValues, (void *) sink);
 }
@@ -70,8 +70,8 @@ ProduceNpz(const LlmSink *sink, void *arg)
 	LlmNpzWriter writer;
 	LlmError err;
 
-	llm_npz_writer_init(&writer, sink, LlmContextAllocator());
-	writer.stop = &LlmCancel;
+	llm_npz_writer_init(&writer, sink, ContextAllocator());
+	writer.stop = &CancelStop;
 	EachTensor(source, WriteMember, &writer);
 	LLM_CHECK(
 		llm_npz_write_member(&writer, LLM_CONFIG_NAME, source->config, strlen(source->config), &err), &err);

@@ -77,7 +77,7 @@ Continuations(const Beams *s, int beam, const LlmValue *value, Beam *out)
 
 	k = Min(s->width + 1, V);
 	best = palloc(sizeof(LlmCandidate) * k);
-	LLM_CHECK(llm_top(V, logits, k, best, LlmSessionAllocator(), &err), &err);
+	LLM_CHECK(llm_top(V, logits, k, best, SessionAllocator(), &err), &err);
 	log_sum = llm_kernels->cross_entropy(V, logits, best[0].id);
 	for (int i = 0; i < k && !isinf(best[i].logit); i++)
 		out[n++] =
@@ -202,7 +202,7 @@ llm_beam_search(PG_FUNCTION_ARGS)
 						   errmsg("beam_width is %d; it must be from 1 to 256", s.width)));
 	s.g = GenerationOpen(
 		model, prompt, PG_ARGISNULL(2) ? NULL : &most, EndToken(model, VocabularySize(m), false, GPT2_EOS));
-	LlmReserve(sizeof(int32) * (Size) s.g->most * s.width * 2);
+	ReserveMemory(sizeof(int32) * (Size) s.g->most * s.width * 2);
 	s.beams = palloc0(sizeof(Beam) * s.width);
 	s.done = palloc0(sizeof(Beam) * (s.width + 1));
 	s.beams[0].count = s.g->count;

@@ -25,7 +25,7 @@
 static int
 OwnEndToken(const char *model, int otherwise)
 {
-	static LlmQuery read_eos = {
+	static SpiQuery read_eos = {
 		.text = "SELECT options ->> 'eos_token_id' FROM %s.llm_model_config WHERE model = $1",
 		.nargs = 1,
 		.types = {TEXTOID},
@@ -35,9 +35,9 @@ OwnEndToken(const char *model, int otherwise)
 	long id = otherwise;
 
 	SPI_connect();
-	LlmRun(&read_eos, &value, NULL, true, 1);
+	SpiRun(&read_eos, &value, NULL, true, 1);
 	if (SPI_processed == 1)
-		text = LlmField(0, 1);
+		text = SpiField(0, 1);
 	errno = 0;
 	if (text)
 		id = strtol(text, &end, 10);
@@ -134,12 +134,12 @@ GenerationOpen(const char *model, const char *prompt, const int *most, int eos)
 	EncodePrompt(g, prompt);
 	ExplainMark(EXPLAIN_TOKENIZER);
 	g->most = Room(g, most);
-	LlmReserve(sizeof(int32) * (Size) g->most);
+	ReserveMemory(sizeof(int32) * (Size) g->most);
 	ids = palloc(sizeof(int32) * (Size) Max(g->most, g->prompt));
 	memcpy(ids, g->ids, sizeof(int32) * g->prompt);
 	g->ids = ids;
 	g->complete = g->count >= g->most;
-	LLM_CHECK(llm_exec_open(&g->m->model, node, true, g->most, LlmContextAllocator(), &g->exec, &err), &err);
+	LLM_CHECK(llm_exec_open(&g->m->model, node, true, g->most, ContextAllocator(), &g->exec, &err), &err);
 	ExplainMark(EXPLAIN_PLANNING);
 	return g;
 }
@@ -217,7 +217,7 @@ GenerationStep(Generation *g)
 		return false;
 	logits = GenerationLogits(g, &V);
 	LLM_CHECK(llm_sample(&g->how, V, logits, llm_uniform(&g->stream, g->count - g->prompt),
-				  LlmSessionAllocator(), &id, &err),
+				  SessionAllocator(), &id, &err),
 		&err);
 	g->ids[g->count++] = id;
 	if (id != g->eos)

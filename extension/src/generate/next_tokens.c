@@ -36,7 +36,7 @@ llm_next_tokens(PG_FUNCTION_ARGS)
 						   errhint("NULL shows every token.")));
 	k = Min(k, V);
 	best = palloc(sizeof(LlmCandidate) * k);
-	LLM_CHECK(llm_top(V, logits, k, best, LlmSessionAllocator(), &err), &err);
+	LLM_CHECK(llm_top(V, logits, k, best, SessionAllocator(), &err), &err);
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < k; i++)
 	{
@@ -69,7 +69,7 @@ Sample(FunctionCallInfo fcinfo, int64 V, const float *logits)
 	seed = SeedArgument(fcinfo, 4);
 	stream = llm_stream(seed, "sample", 0, 0);
 	LLM_CHECK(
-		llm_sample(&how, (int) V, logits, llm_uniform(&stream, 0), LlmSessionAllocator(), &id, &err), &err);
+		llm_sample(&how, (int) V, logits, llm_uniform(&stream, 0), SessionAllocator(), &id, &err), &err);
 	PG_RETURN_INT32(id);
 }
 

@@ -73,8 +73,8 @@ WatchStatement(const char *model, const char *prompt, int tokens, Watch *w)
 {
 	Oid types[3] = {TEXTOID, INT4OID, TEXTOID};
 	Datum values[3] = {CStringGetTextDatum(prompt), Int32GetDatum(tokens), CStringGetTextDatum(model)};
-	char *query =
-		psprintf("SELECT %s.llm_generate($1, $2, temperature => 0, model => $3, eos => -1)", LlmSchema());
+	char *query = psprintf(
+		"SELECT %s.llm_generate($1, $2, temperature => 0, model => $3, eos => -1)", ExtensionSchemaName());
 	int result;
 
 	*w = (Watch){.context = CurrentMemoryContext};

@@ -20,7 +20,7 @@
 static float *
 Packed(int K, int N, const float *b)
 {
-	LlmAllocator *memory = LlmContextAllocator();
+	LlmAllocator *memory = ContextAllocator();
 	LlmError err;
 	size_t bytes = llm_packed_floats(K, N) * sizeof(float);
 	float *panels = memory->alloc(memory->context, Max(1, bytes));
@@ -28,7 +28,7 @@ Packed(int K, int N, const float *b)
 	if (panels == NULL)
 	{
 		llm_fail(&err, LLM_NO_MEMORY, "no memory for %zu MB of packed columns", bytes >> 20);
-		LlmRaise(&err);
+		RaiseError(&err);
 	}
 	LLM_CHECK(llm_pack(K, N, b, false, panels, &err), &err);
 	return panels;
@@ -62,9 +62,8 @@ llm_matmul_rung(PG_FUNCTION_ARGS)
 	a = PG_GETARG_TENSOR_REST(0, a);
 	b = PG_GETARG_TENSOR_REST(1, b);
 	out = TensorNew(2, (int[2]){a->dims[0], b->dims[1]});
-	LLM_CHECK(
-		llm_rung_matmul(rung, a->dims[0], a->dims[1], b->dims[1], TENSOR_DATA(a), TENSOR_DATA(b),
-			Packed(a->dims[1], b->dims[1], TENSOR_DATA(b)), TENSOR_DATA(out), LlmContextAllocator(), &err),
+	LLM_CHECK(llm_rung_matmul(rung, a->dims[0], a->dims[1], b->dims[1], TENSOR_DATA(a), TENSOR_DATA(b),
+				  Packed(a->dims[1], b->dims[1], TENSOR_DATA(b)), TENSOR_DATA(out), ContextAllocator(), &err),
 		&err);
 	TensorCanonicalize(out);
 	PG_RETURN_TENSOR(out);
@@ -93,7 +92,7 @@ RandomMatrix(const char *name, int rows, int columns)
 static double
 Climb(LlmRung rung, Tensor *a, Tensor *b, const float *panels, Tensor *out)
 {
-	const LlmAllocator *memory = LlmContextAllocator();
+	const LlmAllocator *memory = ContextAllocator();
 	double best = 0, spent = 0;
 	LlmError err;
 

@@ -24,7 +24,7 @@ SessionPeak(void)
 	if (peak.kernels == llm_kernels && peak.threads == llm_pool_threads() && peak.flops > 0)
 		return &peak;
 	peak = (MachinePeak){.threads = llm_pool_threads()};
-	code = llm_measure_peak(3, LlmSessionAllocator(), &peak.flops, &peak.bytes, &err);
+	code = llm_measure_peak(3, SessionAllocator(), &peak.flops, &peak.bytes, &err);
 	if (code == LLM_NO_MEMORY)
 	{
 		peak.flops = peak.bytes = 0;
@@ -34,7 +34,7 @@ SessionPeak(void)
 								"pg_llm.server_memory_limit for all sessions.")));
 	}
 	else if (code != LLM_OK)
-		LlmRaise(&err);
+		RaiseError(&err);
 	else
 		peak.kernels = llm_kernels; /* set last, so that an error above causes a new measurement */
 	return &peak;
@@ -48,11 +48,11 @@ llm_measure_peak_sql(PG_FUNCTION_ARGS)
 	Datum values[3];
 	LlmError err;
 
-	LLM_CHECK(llm_measure_peak(5, LlmContextAllocator(), &flops, &bytes, &err), &err);
+	LLM_CHECK(llm_measure_peak(5, ContextAllocator(), &flops, &bytes, &err), &err);
 	values[0] = Int32GetDatum(llm_pool_threads());
 	values[1] = Float8GetDatum(flops / 1e9);
 	values[2] = Float8GetDatum(bytes / 1e9);
-	return LlmRowResult(fcinfo, values, NULL);
+	return RowResult(fcinfo, values, NULL);
 }
 
 static LlmProduct
@@ -82,6 +82,6 @@ llm_measure_matmul_sql(PG_FUNCTION_ARGS)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg(
 					"m, k, n and repeats must be 1 or more, the matrices together at most 10^9 elements")));
-	LLM_CHECK(llm_measure_matmul(product, M, K, N, repeats, LlmContextAllocator(), &seconds, &err), &err);
+	LLM_CHECK(llm_measure_matmul(product, M, K, N, repeats, ContextAllocator(), &seconds, &err), &err);
 	PG_RETURN_FLOAT8(2.0 * M * K * N / seconds / 1e9);
 }

@@ -55,7 +55,7 @@ TensorOfJson(const char *name, JsonbValue *value)
 	Oid input, param;
 	char *text;
 
-	LlmReserve(
+	ReserveMemory(
 		value->type == jbvBinary ? 2 * (Size) value->val.binary.len : 0); /* the text is about as long */
 	if (value->type == jbvBinary && !JsonContainerIsObject(value->val.binary.data))
 		text = JsonbToCString(NULL, value->val.binary.data, value->val.binary.len);
@@ -67,7 +67,7 @@ TensorOfJson(const char *name, JsonbValue *value)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						   errmsg("input \"%s\" is not an array of numbers", name),
 						   errhint("Write {\"tokens\": [[1, 2, 3]]}.")));
-	getTypeInputInfo(LlmTensorType(), &input, &param);
+	getTypeInputInfo(TensorTypeOid(), &input, &param);
 	return (Tensor *) PG_DETOAST_DATUM(OidInputFunctionCall(input, text, param, -1));
 }
 
@@ -77,7 +77,7 @@ WholeNumbers(const char *name, const Tensor *t)
 	int64 n = TensorNumel(t);
 	int32 *out;
 
-	LlmReserve(sizeof(int32) * n);
+	ReserveMemory(sizeof(int32) * n);
 	out = palloc(sizeof(int32) * Max(1, n));
 	for (int64 i = 0; i < n; i++)
 	{
@@ -156,7 +156,7 @@ TokensArray(const LlmInput *in, int n)
 			int64 count = (int64) in[i].dims[0] * in[i].dims[1];
 			Datum *tokens;
 
-			LlmReserve((sizeof(Datum) + sizeof(int32)) * count);
+			ReserveMemory((sizeof(Datum) + sizeof(int32)) * count);
 			tokens = palloc(sizeof(Datum) * Max(1, count));
 			for (int64 j = 0; j < count; j++)
 				tokens[j] = Int32GetDatum(in[i].integers[j]);
@@ -172,7 +172,7 @@ llm_eval(PG_FUNCTION_ARGS)
 {
 	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
 	int node = NodeOf(m, NameArgument(fcinfo, 1, "node")), n = 0;
-	Jsonb *inputs = PG_ARGISNULL(2) ? NULL : (Jsonb *) LlmDetoast(PG_GETARG_DATUM(2));
+	Jsonb *inputs = PG_ARGISNULL(2) ? NULL : (Jsonb *) DetoastWhole(PG_GETARG_DATUM(2));
 	LlmInput *in = NULL;
 
 	if (inputs && JB_ROOT_IS_OBJECT(inputs))

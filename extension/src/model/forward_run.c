@@ -16,7 +16,7 @@ RunNode(const LoadedModel *m, int node, const LlmInput *inputs, int n)
 	LlmValue value;
 	LlmError err;
 
-	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, LlmContextAllocator(), &exec, &err), &err);
+	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, ContextAllocator(), &exec, &err), &err);
 	LLM_CHECK(llm_exec_run(exec, inputs, n, &value, &err), &err);
 	return value;
 }
@@ -45,7 +45,7 @@ RunTensor(const LoadedModel *m, int node, const LlmInput *inputs, int n, bool dr
 	LlmValue value;
 	LlmError err;
 
-	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, LlmContextAllocator(), &exec, &err), &err);
+	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, ContextAllocator(), &exec, &err), &err);
 	llm_exec_place(exec, PlaceTensor, &placed);
 	LLM_CHECK(llm_exec_run(exec, inputs, n, &value, &err), &err);
 	t = placed.tensor;

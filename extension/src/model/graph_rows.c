@@ -19,17 +19,17 @@
 #include "src/base/spi.h"
 #include "src/model/graph_rows.h"
 
-static LlmQuery read_config = {
+static SpiQuery read_config = {
 	.text = "SELECT d_model, vocab, n_positions, d_ff FROM %s.llm_model_config WHERE model = $1",
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "iiii"};
-static LlmQuery read_graph = {
+static SpiQuery read_graph = {
 	.text = "SELECT name, op, inputs, attrs FROM %s.llm_graph WHERE model = $1 ORDER BY id, name",
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "ssSj"};
-static LlmQuery write_shapes = {
+static SpiQuery write_shapes = {
 	.text =
 		"UPDATE %s.llm_graph AS g SET shape = pg_catalog.string_to_array(s.shape, ',')"
 		" FROM (SELECT * FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS s (name, shape)) "
@@ -79,7 +79,7 @@ ReadSizes(const char *model, LlmSizes *sizes, bool read_only)
 	Datum value = CStringGetTextDatum(model);
 	bool null;
 
-	LlmRun(&read_config, &value, NULL, read_only, 1);
+	SpiRun(&read_config, &value, NULL, read_only, 1);
 	for (int i = 0; SPI_processed == 1 && i < 4; i++)
 		llm_sizes_set(sizes, names[i],
 			DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &null)));
@@ -95,7 +95,7 @@ GraphRead(const char *model, bool read_only)
 
 	SPI_connect();
 	ReadSizes(model, &graph->sizes, read_only);
-	LlmRun(&read_graph, &value, NULL, read_only, LLM_MAX_NODES + 1);
+	SpiRun(&read_graph, &value, NULL, read_only, LLM_MAX_NODES + 1);
 	spi = MemoryContextSwitchTo(caller);
 	graph->count = (int) SPI_processed;
 	graph->nodes = palloc0(sizeof(LlmNode) * Max(1, graph->count));
@@ -141,7 +141,7 @@ StoreShapes(const char *model, const LlmGraph *graph)
 	values[1] = PointerGetDatum(TextArray(names, graph->count));
 	values[2] = PointerGetDatum(TextArray(shapes, graph->count));
 	SPI_connect();
-	LlmRun(&write_shapes, values, NULL, false, 0);
+	SpiRun(&write_shapes, values, NULL, false, 0);
 	SPI_finish();
 }
 

@@ -11,7 +11,7 @@
 LlmInput
 IntegerInput(const char *what, Datum array)
 {
-	ArrayType *a = (ArrayType *) LlmDetoast(array);
+	ArrayType *a = (ArrayType *) DetoastWhole(array);
 	LlmInput in = {.name = what, .ndim = ARR_NDIM(a), .integers = (const int32_t *) ARR_DATA_PTR(a)};
 
 	if (ARR_HASNULL(a) && array_contains_nulls(a))

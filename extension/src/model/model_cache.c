@@ -19,7 +19,7 @@ Release(VersionedCopy *copy)
 	if (copy->shared.map)
 		return;
 	for (int i = 0; m->model.weights && i < m->model.graph.count; i++)
-		llm_weight_free(&m->model, i, LlmSessionAllocator());
+		llm_weight_free(&m->model, i, SessionAllocator());
 }
 
 /* argument: a bool, true if the model is for training; NULL means false */

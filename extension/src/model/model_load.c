@@ -15,7 +15,7 @@
 #include "src/model/model_load.h"
 #include "src/tensor/tensor.h"
 
-static LlmQuery read_params = {
+static SpiQuery read_params = {
 	.text = "SELECT g.name, p.data FROM %s.llm_graph AS g"
 			" LEFT JOIN %s.llm_param_share AS s ON s.target_model = g.model AND s.target_name = g.name"
 			" LEFT JOIN %s.llm_param AS p ON p.model = coalesce(s.source_model, g.model)"
@@ -80,7 +80,7 @@ LoadParam(LlmModel *model, const char *of, HeapTuple row, TupleDesc desc, Missin
 								   "row and add it again.")));
 	t = DatumGetTensor(data);
 	CheckParam(&model->graph, index, t, of);
-	LLM_CHECK(llm_weight_load(model, index, TENSOR_DATA(t), LlmSessionAllocator(), &err), &err);
+	LLM_CHECK(llm_weight_load(model, index, TENSOR_DATA(t), SessionAllocator(), &err), &err);
 	if ((Pointer) t != DatumGetPointer(data))
 		pfree(t);
 	pfree(name);
@@ -110,12 +110,12 @@ ModelLoadWeights(LlmModel *model, const char *name, ModelLoaded loaded, void *co
 
 	initStringInfo(&missing.names);
 	SPI_connect();
-	portal = LlmOpen(&read_params, &value);
+	portal = SpiOpen(&read_params, &value);
 	while (go_on)
 	{
 		int index;
 
-		if (!LlmFetch(&read_params, portal, 1))
+		if (!SpiFetch(&read_params, portal, 1))
 			break;
 		index = LoadParam(model, name, SPI_tuptable->vals[0], SPI_tuptable->tupdesc, &missing);
 		SPI_freetuptable(SPI_tuptable);

@@ -11,7 +11,7 @@ typedef bool (*ModelLoaded)(LlmModel *model, int node, void *context);
 
 /*
  * Reads every parameter of the model's graph as the statement's snapshot sees it, into memory of
- * LlmSessionAllocator that the caller frees, on error too. ERROR if parameters are missing or have the wrong
+ * SessionAllocator that the caller frees, on error too. ERROR if parameters are missing or have the wrong
  * shape. loaded may be NULL.
  */
 extern bool ModelLoadWeights(LlmModel *model, const char *name, ModelLoaded loaded, void *context);

@@ -107,7 +107,7 @@ WriteWeight(LlmModel *model, int node, void *context)
 	place->format = w->format;
 	done = Append(f, w->plain, w->plain_bytes, &place->plain) &&
 		   Append(f, w->panels, w->panels_bytes, &place->panels);
-	llm_weight_free(model, node, LlmSessionAllocator());
+	llm_weight_free(model, node, SessionAllocator());
 	return done;
 }
 

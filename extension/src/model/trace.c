@@ -121,7 +121,7 @@ TapeForward(const LoadedModel *m, int node, const LlmInput *in, int n, const cha
 
 	if (!pg_llm_autograd)
 		return RunTensor(m, node, in, n, drop_batch);
-	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, LlmContextAllocator(), &exec, &err), &err);
+	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, ContextAllocator(), &exec, &err), &err);
 	llm_exec_trace(exec);
 	LLM_CHECK(llm_exec_run(exec, in, n, &value, &err), &err);
 	number = TapeWriteExec(TapeOpen(kind, m->name, tokens), m, exec, node);
@@ -142,7 +142,7 @@ llm_trace(PG_FUNCTION_ARGS)
 	LlmError err;
 	TapeRun *run;
 
-	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, LlmContextAllocator(), &exec, &err), &err);
+	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, ContextAllocator(), &exec, &err), &err);
 	llm_exec_trace(exec);
 	LLM_CHECK(llm_exec_run(exec, in, n, &value, &err), &err);
 	run = TapeNew("trace", m->name, PG_GETARG_DATUM(1));

@@ -26,14 +26,14 @@
 #include "src/tensor/digest.h"
 
 /* in a fixed order, so that two waiting sessions cannot deadlock */
-static LlmQuery models_to_lock = {
+static SpiQuery models_to_lock = {
 	.text =
 		"SELECT $1 COLLATE \"C\" UNION SELECT source_model FROM %s.llm_param_share WHERE target_model = $1"
 		" ORDER BY 1",
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "s"};
-static LlmQuery holder_of_lock = {
+static SpiQuery holder_of_lock = {
 	.text = "SELECT 'process ' || a.pid || ' of ' || a.usename FROM pg_catalog.pg_locks AS l"
 			" JOIN pg_catalog.pg_stat_activity AS a USING (pid) WHERE l.locktype = 'userlock' AND l.granted"
 			" AND l.classid::bigint = $1 AND l.objid::bigint = $2 AND l.objsubid::int & 65535 = $3"
@@ -48,7 +48,7 @@ static LlmQuery holder_of_lock = {
 	" (SELECT source_model, source_name FROM %s.llm_param_share WHERE target_model = $1)"
 
 /* Locks all rows that no other transaction holds, and returns the first row that it could not lock. */
-static LlmQuery lock_params = {
+static SpiQuery lock_params = {
 	.text = "WITH locked AS MATERIALIZED (" PARAMS " ORDER BY 1, 2 FOR NO KEY UPDATE OF p SKIP LOCKED)"
 			" SELECT p.model, p.name FROM (" PARAMS
 			") AS p, (SELECT count(*) AS n FROM locked) AS c WHERE c.n >= 0"
@@ -57,12 +57,12 @@ static LlmQuery lock_params = {
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "ss"};
-static LlmQuery wait_param = {
+static SpiQuery wait_param = {
 	.text = "SELECT name FROM %s.llm_param WHERE model = $1 AND name = $2 FOR NO KEY UPDATE",
 	.nargs = 2,
 	.types = {TEXTOID, TEXTOID},
 	.columns = "s"};
-static LlmQuery versions_to_lock = {
+static SpiQuery versions_to_lock = {
 	.text =
 		"WITH source AS (SELECT $1 COLLATE \"C\" AS model UNION SELECT source_model FROM %s.llm_param_share"
 		" WHERE target_model = $1) SELECT model FROM source UNION SELECT s.target_model FROM"
@@ -71,7 +71,7 @@ static LlmQuery versions_to_lock = {
 	.types = {TEXTOID},
 	.columns = "s"};
 /* Can the role lock one of the model's rows; and does it see the model, which may have no rows yet? */
-static LlmQuery may_change = {
+static SpiQuery may_change = {
 	.text = "SELECT EXISTS (SELECT FROM (SELECT FROM %s.llm_param WHERE model = $1 LIMIT 1 FOR KEY SHARE SKIP"
 			" LOCKED) AS p), EXISTS (SELECT FROM %s.llm_model_config WHERE model = $1)",
 	.nargs = 1,
@@ -111,8 +111,8 @@ RefuseSecond(const char *model, const char *locked, const LOCKTAG *key)
 	char *who;
 
 	SPI_connect();
-	LlmRun(&holder_of_lock, values, NULL, false, 1);
-	who = SPI_processed == 1 ? LlmField(0, 1) : "another session";
+	SpiRun(&holder_of_lock, values, NULL, false, 1);
+	who = SPI_processed == 1 ? SpiField(0, 1) : "another session";
 	ereport(ERROR,
 		(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 			shared ? errmsg("model \"%s\" shares parameters of model \"%s\", which is being trained by %s",
@@ -125,7 +125,7 @@ RefuseSecond(const char *model, const char *locked, const LOCKTAG *key)
 static void
 CheckMayChange(const char *model)
 {
-	Oid params = get_relname_relid("llm_param", LlmNamespace());
+	Oid params = get_relname_relid("llm_param", ExtensionNamespace());
 	Datum value = CStringGetTextDatum(model);
 	bool null, rows, seen;
 
@@ -134,7 +134,7 @@ CheckMayChange(const char *model)
 	if (check_enable_rls(params, InvalidOid, true) != RLS_ENABLED)
 		return;
 	SPI_connect();
-	LlmRun(&may_change, &value, NULL, false, 1);
+	SpiRun(&may_change, &value, NULL, false, 1);
 	rows = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
 	seen = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null));
 	SPI_finish();
@@ -146,17 +146,17 @@ CheckMayChange(const char *model)
 
 /* The names that a query returns, copied into the caller's context. */
 static List *
-Names(LlmQuery *query, const char *model)
+Names(SpiQuery *query, const char *model)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Datum value = CStringGetTextDatum(model);
 	List *names = NIL;
 
 	SPI_connect();
-	LlmRun(query, &value, NULL, false, 0);
+	SpiRun(query, &value, NULL, false, 0);
 	MemoryContextSwitchTo(caller);
 	for (uint64 i = 0; i < SPI_processed; i++)
-		names = lappend(names, LlmField(i, 1));
+		names = lappend(names, SpiField(i, 1));
 	SPI_finish();
 	return names;
 }
@@ -234,12 +234,12 @@ TryRows(const char *model, HeldRow *held, MemoryContext context)
 			return false;
 		}
 	SPI_connect();
-	LlmRun(&lock_params, &value, NULL, false, 1);
+	SpiRun(&lock_params, &value, NULL, false, 1);
 	all = SPI_processed == 0;
 	if (!all)
 	{
-		held->model = MemoryContextStrdup(context, LlmField(0, 1));
-		held->name = MemoryContextStrdup(context, LlmField(0, 2));
+		held->model = MemoryContextStrdup(context, SpiField(0, 1));
+		held->name = MemoryContextStrdup(context, SpiField(0, 2));
 	}
 	SPI_finish();
 	return all;
@@ -256,7 +256,7 @@ WaitForRow(const HeldRow *held)
 		return VersionLock(held->model, LockWaitBlock);
 	values[1] = CStringGetTextDatum(held->name);
 	SPI_connect();
-	LlmRun(&wait_param, values, NULL, false, 0);
+	SpiRun(&wait_param, values, NULL, false, 0);
 	found = SPI_processed > 0;
 	SPI_finish();
 	return found;

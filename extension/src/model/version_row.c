@@ -41,7 +41,7 @@ Altered(const char *table, const char *what)
 static Relation
 OpenTable(const char *name, LOCKMODE lock)
 {
-	Oid id = get_relname_relid(name, LlmNamespace());
+	Oid id = get_relname_relid(name, ExtensionNamespace());
 	Relation rel = OidIsValid(id) ? table_open(id, lock) : NULL;
 
 	if (rel == NULL || rel->rd_rel->relkind != RELKIND_RELATION)
@@ -224,7 +224,7 @@ VersionLock(const char *model, LockWaitPolicy policy)
 static int64
 NextVersion(void)
 {
-	return nextval_internal(get_relname_relid("llm_version_seq", LlmNamespace()), false);
+	return nextval_internal(get_relname_relid("llm_version_seq", ExtensionNamespace()), false);
 }
 
 static void

@@ -33,7 +33,7 @@ Row(FunctionCallInfo fcinfo, bytea **buffers, int n)
 {
 	for (int i = 0; i < n; i++)
 		(void) ByteaResult(buffers[i]);
-	return LlmLargeRow(fcinfo, (struct varlena **) buffers, n);
+	return LargeRowResult(fcinfo, (struct varlena **) buffers, n);
 }
 
 /* (da, db) of a (m,k) @ b (k,n) from dc (m,n) */
@@ -49,15 +49,13 @@ bytea_matmul_backward(PG_FUNCTION_ARGS)
 	ByteaCheck(fcinfo, 0, "a", m, k);
 	ByteaCheck(fcinfo, 1, "b", k, n);
 	ByteaCheck(fcinfo, 2, "dc", m, n);
-	LlmCheckRow((int64) m * k + (int64) k * n);
+	CheckRowSize((int64) m * k + (int64) k * n);
 	out[0] = ByteaNew(m, k, &da);
 	out[1] = ByteaNew(k, n, &db);
 	dc = ByteaFloats(fcinfo, 2);
-	LLM_CHECK(
-		llm_matmul_dx(m, n, k, dc, ByteaFloats(fcinfo, 1), false, da, LlmContextAllocator(), &err), &err);
+	LLM_CHECK(llm_matmul_dx(m, n, k, dc, ByteaFloats(fcinfo, 1), false, da, ContextAllocator(), &err), &err);
 	LLM_CHECK(llm_fill((Size) k * n, 0, db, &err), &err);
-	LLM_CHECK(
-		llm_matmul_dw(m, n, k, ByteaFloats(fcinfo, 0), dc, false, db, LlmContextAllocator(), &err), &err);
+	LLM_CHECK(llm_matmul_dw(m, n, k, ByteaFloats(fcinfo, 0), dc, false, db, ContextAllocator(), &err), &err);
 	return Row(fcinfo, out, 2);
 }
 
@@ -104,15 +102,14 @@ bytea_layernorm_backward(PG_FUNCTION_ARGS)
 
 	ByteaCheck(fcinfo, 1, "dy", 1, n);
 	CheckRows("layernorm", n, C);
-	LlmCheckRow(n + 2 * C);
+	CheckRowSize(n + 2 * C);
 	out[0] = ByteaNew(1, n, &dx);
 	out[1] = ByteaNew(1, C, &dgamma);
 	out[2] = ByteaNew(1, C, &dbeta);
 	LLM_CHECK(llm_fill(C, 0, dgamma, &err), &err);
 	LLM_CHECK(llm_fill(C, 0, dbeta, &err), &err);
-	LLM_CHECK(
-		llm_layernorm_backward(n / C, (int) C, ByteaFloats(fcinfo, 0), ByteaFloats(fcinfo, 2),
-			PG_GETARG_FLOAT4(3), ByteaFloats(fcinfo, 1), dx, dgamma, dbeta, LlmContextAllocator(), &err),
+	LLM_CHECK(llm_layernorm_backward(n / C, (int) C, ByteaFloats(fcinfo, 0), ByteaFloats(fcinfo, 2),
+				  PG_GETARG_FLOAT4(3), ByteaFloats(fcinfo, 1), dx, dgamma, dbeta, ContextAllocator(), &err),
 		&err);
 	return Row(fcinfo, out, 3);
 }
@@ -144,7 +141,7 @@ bytea_attention_backward(PG_FUNCTION_ARGS)
 
 	CheckAttention(fcinfo, n_head, T, C);
 	ByteaCheck(fcinfo, 5, "grad_output", T, C);
-	LlmCheckRow((int64) T * C + 4 * ((int64) C * C + C));
+	CheckRowSize((int64) T * C + 4 * ((int64) C * C + C));
 	out[0] = ByteaNew(T, C, &to.dx);
 	out[1] = ByteaNew(C, 3 * (int64) C, &to.dw_qkv);
 	out[2] = ByteaNew(1, 3 * (int64) C, &to.db_qkv);
@@ -152,7 +149,7 @@ bytea_attention_backward(PG_FUNCTION_ARGS)
 	out[4] = ByteaNew(1, C, &to.db_o);
 	weights = AttentionWeights(fcinfo);
 	LLM_CHECK(llm_attention_layer_backward(1, T, C, n_head, true, ByteaFloats(fcinfo, 0), &weights,
-				  ByteaFloats(fcinfo, 5), &to, LlmContextAllocator(), &err),
+				  ByteaFloats(fcinfo, 5), &to, ContextAllocator(), &err),
 		&err);
 	return Row(fcinfo, out, 5);
 }
@@ -208,14 +205,14 @@ bytea_adamw_step(PG_FUNCTION_ARGS)
 	ByteaCheck(fcinfo, 1, "grad", 1, n);
 	ByteaCheck(fcinfo, 2, "m", 1, n);
 	ByteaCheck(fcinfo, 3, "v", 1, n);
-	LlmCheckRow(3 * n);
+	CheckRowSize(3 * n);
 	for (int i = 0; i < 5; i++)
 		number[i] = Meant(PG_GETARG_FLOAT4(4 + i));
 	h = AdamWArguments(number, PG_GETARG_INT32(9));
 	for (int i = 0; i < 3; i++)
 	{
 		out[i] = ByteaNew(1, n, &to[i]);
-		LlmCopy(to[i], ByteaFloats(fcinfo, i ? i + 1 : 0), n * sizeof(float));
+		CopyMemory(to[i], ByteaFloats(fcinfo, i ? i + 1 : 0), n * sizeof(float));
 	}
 	LLM_CHECK(llm_adamw(n, to[0], ByteaFloats(fcinfo, 1), to[1], to[2], &h, &err), &err);
 	return Row(fcinfo, out, 3);
@@ -236,7 +233,7 @@ GradClip(int64 n, const float *x, double clip, float *out)
 	float scale;
 	LlmError err;
 
-	LLM_CHECK(llm_sum_squares(n, x, 0, &squares, LlmContextAllocator(), &err), &err);
+	LLM_CHECK(llm_sum_squares(n, x, 0, &squares, ContextAllocator(), &err), &err);
 	norm = sqrt(squares);
 	scale = norm > clip ? (float) (clip / norm) : 1;
 	LLM_CHECK(llm_binary(LLM_MUL, 1, n, x, true, true, &scale, true, false, out, &err), &err);

@@ -37,7 +37,7 @@ TensorRow(FunctionCallInfo fcinfo, Tensor **tensors, int n)
 {
 	for (int i = 0; i < n; i++)
 		TensorCanonicalize(tensors[i]);
-	return LlmLargeRow(fcinfo, (struct varlena **) tensors, n);
+	return LargeRowResult(fcinfo, (struct varlena **) tensors, n);
 }
 
 void
@@ -47,7 +47,7 @@ CheckRow(int n, Tensor *const *like)
 
 	for (int i = 0; i < n; i++)
 		numel += TensorNumel(like[i]);
-	LlmCheckRow(numel);
+	CheckRowSize(numel);
 }
 
 void
@@ -80,7 +80,7 @@ pg_llm_matmul_backward(PG_FUNCTION_ARGS)
 	out[1] = TensorNewZero(b->ndim, b->dims);
 	LLM_CHECK(
 		llm_broadcast_matmul_backward(a->ndim, a->dims, TENSOR_DATA(a), b->ndim, b->dims, TENSOR_DATA(b),
-			TENSOR_DATA(dc), TENSOR_DATA(out[0]), TENSOR_DATA(out[1]), LlmContextAllocator(), &err),
+			TENSOR_DATA(dc), TENSOR_DATA(out[0]), TENSOR_DATA(out[1]), ContextAllocator(), &err),
 		&err);
 	return TensorRow(fcinfo, out, 2);
 }
@@ -175,7 +175,7 @@ pg_llm_layernorm_backward(PG_FUNCTION_ARGS)
 	if (C > 0)
 		LLM_CHECK(llm_layernorm_backward(TensorNumel(x) / C, C, TENSOR_DATA(x), TENSOR_DATA(gamma),
 					  PG_GETARG_FLOAT4(3), TENSOR_DATA(dy), TENSOR_DATA(out[0]), TENSOR_DATA(out[1]),
-					  TENSOR_DATA(out[2]), LlmContextAllocator(), &err),
+					  TENSOR_DATA(out[2]), ContextAllocator(), &err),
 			&err);
 	return TensorRow(fcinfo, out, 3);
 }
@@ -244,7 +244,7 @@ pg_llm_attention_backward(PG_FUNCTION_ARGS)
 	to = (LlmAttentionGradients){TENSOR_DATA(out[0]), TENSOR_DATA(out[1]), TENSOR_DATA(out[2]),
 		TENSOR_DATA(out[3]), TENSOR_DATA(out[4])};
 	LLM_CHECK(llm_attention_layer_backward(batch, T, C, n_head, PG_GETARG_BOOL(7), TENSOR_DATA(in[0]), &w,
-				  TENSOR_DATA(dy), &to, LlmContextAllocator(), &err),
+				  TENSOR_DATA(dy), &to, ContextAllocator(), &err),
 		&err);
 	return TensorRow(fcinfo, out, 5);
 }
@@ -253,7 +253,7 @@ pg_llm_attention_backward(PG_FUNCTION_ARGS)
 Datum
 pg_llm_embedding_backward(PG_FUNCTION_ARGS)
 {
-	ArrayType *array = (ArrayType *) LlmDetoast(PG_GETARG_DATUM(0));
+	ArrayType *array = (ArrayType *) DetoastWhole(PG_GETARG_DATUM(0));
 	int64 n;
 	int32 *ids = IntArrayElements(PointerGetDatum(array), "ids", &n);
 	Tensor *dy = PG_GETARG_TENSOR_SHAPE(1), *dweight;

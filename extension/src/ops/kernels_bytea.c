@@ -63,7 +63,7 @@ const float *
 ByteaFloats(FunctionCallInfo fcinfo, int n)
 {
 	return (const float *) VARDATA(
-		LlmDetoast(PG_GETARG_DATUM(n))); /* a full header: the floats are aligned */
+		DetoastWhole(PG_GETARG_DATUM(n))); /* a full header: the floats are aligned */
 }
 
 bytea *
@@ -79,7 +79,7 @@ ByteaNew(int64 rows, int64 columns, float **x)
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("a result of %lld by %lld floats is too large",
 														  (long long) rows, (long long) columns)));
 	size = VARHDRSZ + count * sizeof(float);
-	LlmReserveResult(size, LLM_BYTES_SHOWN * size);
+	ReserveResult(size, LLM_BYTES_SHOWN * size);
 	raw = palloc(size);
 	MachineHugePages(raw, size);
 	SET_VARSIZE(raw, size);
@@ -119,7 +119,7 @@ bytea_matmul(PG_FUNCTION_ARGS)
 	ByteaCheck(fcinfo, 1, "b", k, n);
 	out = ByteaNew(m, n, &x);
 	LLM_CHECK(llm_matmul(m, n, k, ByteaFloats(fcinfo, 0), ByteaFloats(fcinfo, 1), false, x,
-				  LlmContextAllocator(), &err),
+				  ContextAllocator(), &err),
 		&err);
 	return ByteaResult(out);
 }
@@ -232,7 +232,7 @@ bytea_attention(PG_FUNCTION_ARGS)
 	out = ByteaNew(T, C, &x);
 	weights = AttentionWeights(fcinfo);
 	LLM_CHECK(llm_attention_layer(
-				  1, T, C, n_head, true, ByteaFloats(fcinfo, 0), &weights, x, LlmContextAllocator(), &err),
+				  1, T, C, n_head, true, ByteaFloats(fcinfo, 0), &weights, x, ContextAllocator(), &err),
 		&err);
 	return ByteaResult(out);
 }
@@ -255,7 +255,7 @@ bytea_embedding(PG_FUNCTION_ARGS)
 	out = ByteaNew(n, d, &x);
 	table = ByteaFloats(fcinfo, 1);
 	for (int64 i = 0; i < n; i++)
-		LlmCopy(x + i * d, table + (int64) ids[i] * d, d * sizeof(float));
+		CopyMemory(x + i * d, table + (int64) ids[i] * d, d * sizeof(float));
 	return ByteaResult(out);
 }
 

@@ -139,7 +139,7 @@ CrossEntropy(Datum datum, const int32 *targets, int64 rows)
 
 	if (pg_llm_autograd)
 		TapeStart();
-	LlmReserve(rows * sizeof(float));
+	ReserveMemory(rows * sizeof(float));
 	losses = MemoryContextAllocHuge(CurrentMemoryContext, Max(rows, 1) * sizeof(float));
 	MachineHugePages(losses, rows * sizeof(float));
 	LLM_CHECK(llm_cross_entropy(rows, logits->dims[logits->ndim - 1], TENSOR_DATA(logits), targets, losses,
@@ -223,7 +223,7 @@ pg_llm_attention(PG_FUNCTION_ARGS)
 		(LlmAttentionWeights){TENSOR_DATA(in[1]), TENSOR_DATA(in[2]), TENSOR_DATA(in[3]), TENSOR_DATA(in[4])};
 	out = TensorNew(in[0]->ndim, in[0]->dims);
 	LLM_CHECK(llm_attention_layer(batch, T, C, n_head, PG_GETARG_BOOL(6), TENSOR_DATA(in[0]), &weights,
-				  TENSOR_DATA(out), LlmContextAllocator(), &err),
+				  TENSOR_DATA(out), ContextAllocator(), &err),
 		&err);
 	TensorCanonicalize(out);
 	PG_RETURN_TENSOR(out);
@@ -233,7 +233,7 @@ pg_llm_attention(PG_FUNCTION_ARGS)
 Datum
 pg_llm_embedding(PG_FUNCTION_ARGS)
 {
-	ArrayType *array = (ArrayType *) LlmDetoast(PG_GETARG_DATUM(0));
+	ArrayType *array = (ArrayType *) DetoastWhole(PG_GETARG_DATUM(0));
 	Datum datum = PG_GETARG_DATUM(1);
 	int64 n;
 	int32 *ids = IntArrayElements(PointerGetDatum(array), "ids", &n);
@@ -341,7 +341,7 @@ pg_llm_zeros_like(PG_FUNCTION_ARGS)
 int32 *
 IntArrayElements(Datum datum, const char *what, int64 *n)
 {
-	ArrayType *array = (ArrayType *) LlmDetoast(datum);
+	ArrayType *array = (ArrayType *) DetoastWhole(datum);
 
 	if (array_contains_nulls(array))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s: an element is NULL", what)));

@@ -30,7 +30,7 @@ Linear(Tensor *x, Tensor *w, Tensor *b)
 static void
 RunHeads(const LlmAttention *a, const Tensor *qkv, Tensor *heads, float *scores, float *probs)
 {
-	LlmAllocator *memory = LlmContextAllocator();
+	LlmAllocator *memory = ContextAllocator();
 	LlmKvCache cache;
 	LlmError err = {0};
 

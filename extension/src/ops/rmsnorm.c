@@ -62,7 +62,7 @@ pg_llm_rmsnorm_backward(PG_FUNCTION_ARGS)
 	out[1] = TensorNewZero(1, &C);
 	LLM_CHECK(llm_rmsnorm_backward(C ? TensorNumel(x) / C : 0, C, TENSOR_DATA(x), TENSOR_DATA(weight),
 				  PG_GETARG_FLOAT4(3), TENSOR_DATA(dy), TENSOR_DATA(out[0]), TENSOR_DATA(out[1]),
-				  LlmContextAllocator(), &err),
+				  ContextAllocator(), &err),
 		&err);
 	return TensorRow(fcinfo, out, 2);
 }

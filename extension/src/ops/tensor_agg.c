@@ -86,7 +86,7 @@ RecordRow(State *state, const Tensor *t)
 	if (state->recorded >= (int64) state->numbers_room)
 	{
 		state->numbers_room = Max(64, state->numbers_room * 2);
-		LlmReserve(state->numbers_room * sizeof(uint32));
+		ReserveMemory(state->numbers_room * sizeof(uint32));
 		state->numbers = state->numbers ? repalloc(state->numbers, state->numbers_room * sizeof(uint32))
 										: MemoryContextAlloc(state->context, 64 * sizeof(uint32));
 	}
@@ -203,7 +203,7 @@ GrowStack(State *state, Size row)
 	if (needed <= state->room)
 		return;
 	room = Min(Max(needed + needed / 2, header + 8 * row), MaxAllocSize);
-	LlmReserve(room);
+	ReserveMemory(room);
 	if (state->value == NULL)
 	{
 		state->value = MemoryContextAlloc(state->context, room);
@@ -235,7 +235,7 @@ tensor_stack_step(PG_FUNCTION_ARGS)
 		RecordRow(state, t);
 	row = TensorNumel(t) * sizeof(float);
 	GrowStack(state, row);
-	LlmCopy((char *) TENSOR_DATA(state->value) + (state->rows - 1) * row, TENSOR_DATA(t), row);
+	CopyMemory((char *) TENSOR_DATA(state->value) + (state->rows - 1) * row, TENSOR_DATA(t), row);
 	PG_RETURN_POINTER(state);
 }
 

@@ -113,7 +113,7 @@ tensor_matmul(PG_FUNCTION_ARGS)
 	b = PG_GETARG_TENSOR_REST(1, b);
 	out = TensorNew(ndim, dims);
 	LLM_CHECK(llm_broadcast_matmul(a->ndim, a->dims, TENSOR_DATA(a), b->ndim, b->dims, TENSOR_DATA(b),
-				  TENSOR_DATA(out), LlmContextAllocator(), &err),
+				  TENSOR_DATA(out), ContextAllocator(), &err),
 		&err);
 	TensorCanonicalize(out);
 	if (pg_llm_autograd)

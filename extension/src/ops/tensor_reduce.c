@@ -47,8 +47,7 @@ Reduce(FunctionCallInfo fcinfo, LlmReduction kind, const char *name, const char 
 	t = PG_GETARG_TENSOR_REST(0, t);
 	out = TensorNew(ndim, dims);
 	LLM_CHECK(
-		llm_reduce(kind, outer, n, inner, TENSOR_DATA(t), TENSOR_DATA(out), LlmContextAllocator(), &err),
-		&err);
+		llm_reduce(kind, outer, n, inner, TENSOR_DATA(t), TENSOR_DATA(out), ContextAllocator(), &err), &err);
 	TensorCanonicalize(out);
 	if (pg_llm_autograd && op) /* an index has no gradient */
 	{

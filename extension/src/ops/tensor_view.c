@@ -59,7 +59,7 @@ tensor_reshape(PG_FUNCTION_ARGS)
 	LLM_CHECK(llm_reshape_shape(t->ndim, t->dims, ndim, dims, &err), &err);
 	t = PG_GETARG_TENSOR_REST(0, t);
 	out = TensorNew(ndim, dims);
-	LlmCopy(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
+	CopyMemory(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
 	if (pg_llm_autograd)
 	{
 		LlmAttr attr = TapeAttrInts("shape", ndim, dims);
@@ -196,7 +196,7 @@ RecordConcat(Tensor *out, int n, const Datum *parts, int axis)
 Datum
 tensor_concat(PG_FUNCTION_ARGS)
 {
-	ArrayType *array = (ArrayType *) LlmDetoast(PG_GETARG_DATUM(0));
+	ArrayType *array = (ArrayType *) DetoastWhole(PG_GETARG_DATUM(0));
 	LlmError err = {0};
 	Datum *parts;
 	bool *nulls;
@@ -204,7 +204,7 @@ tensor_concat(PG_FUNCTION_ARGS)
 	int64 outer = 1, inner = 1, at = 0;
 	Tensor *out, *first;
 
-	LlmReserve((sizeof(Datum) + sizeof(bool)) * ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)));
+	ReserveMemory((sizeof(Datum) + sizeof(bool)) * ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)));
 	deconstruct_array(array, ARR_ELEMTYPE(array), -1, false, TYPALIGN_INT, &parts, &nulls, &n);
 	for (int i = 0; i < n; i++)
 		if (nulls[i])

@@ -34,7 +34,7 @@ llm_story_sql(PG_FUNCTION_ARGS)
 		memcpy(VARDATA(result) + size, story.token[i].text, story.token[i].size);
 	values[0] = PointerGetDatum(result);
 	values[1] = Float8GetDatum(story.logprob);
-	return LlmRowResult(fcinfo, values, NULL);
+	return RowResult(fcinfo, values, NULL);
 }
 
 static void
@@ -120,5 +120,5 @@ llm_story_floor_sql(PG_FUNCTION_ARGS)
 	values[0] = Float8GetDatum(nats);
 	values[1] = Float8GetDatum(standard_error);
 	values[2] = Float8GetDatum(bits);
-	return LlmRowResult(fcinfo, values, NULL);
+	return RowResult(fcinfo, values, NULL);
 }

@@ -97,8 +97,8 @@ AddBatch(const StoryRequest *r, const StoryBatch *b, Heads *heads)
 	LlmError err;
 
 	StoryInputs(b, in);
-	LLM_CHECK(llm_exec_open(
-				  &r->m->model, OutputOf(r->m, "logits"), false, b->T, LlmContextAllocator(), &exec, &err),
+	LLM_CHECK(
+		llm_exec_open(&r->m->model, OutputOf(r->m, "logits"), false, b->T, ContextAllocator(), &exec, &err),
 		&err);
 	llm_exec_trace(exec);
 	LLM_CHECK(llm_exec_run(exec, in, 2, &value, &err), &err);

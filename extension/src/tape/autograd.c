@@ -20,28 +20,28 @@
 #include "src/tape/tape.h"
 
 /* Locks the run's row while rows of the run are written, so that llm_prune_autograd_state skips it. */
-static LlmQuery run_of_key = {
+static SpiQuery run_of_key = {
 	.text = "SELECT run, %s._llm_own_run(pid, started), who, pid FROM %s.llm_run WHERE key = $1"
 			" FOR KEY SHARE",
 	.nargs = 1,
 	.types = {INT4OID},
 	.columns = "lbni"};
-static LlmQuery run_of_op = {
+static SpiQuery run_of_op = {
 	.text = "SELECT r.run, %s._llm_own_run(r.pid, r.started), r.who, r.pid FROM %s.llm_tape AS t"
 			" JOIN %s.llm_run AS r USING (run) WHERE t.id = $1 FOR KEY SHARE OF r",
 	.nargs = 1,
 	.types = {INT8OID},
 	.columns = "lbni"};
-static LlmQuery any_op = {.text = "SELECT max(id) FROM %s.llm_tape", .columns = "l?", .one = true};
-static LlmQuery write_grad = {.text = "UPDATE %s.llm_tensor_rt SET grad = $2 WHERE id = $1",
+static SpiQuery any_op = {.text = "SELECT max(id) FROM %s.llm_tape", .columns = "l?", .one = true};
+static SpiQuery write_grad = {.text = "UPDATE %s.llm_tensor_rt SET grad = $2 WHERE id = $1",
 	.nargs = 2,
 	.types = {INT8OID, InvalidOid},
 	.one = true};
-static LlmQuery write_waiting = {
+static SpiQuery write_waiting = {
 	.text = "UPDATE %s.llm_tensor_map SET accumulated = $2 WHERE id = $1 AND accumulated <> $2",
 	.nargs = 2,
 	.types = {INT8OID, BOOLOID}};
-static LlmQuery write_done = {
+static SpiQuery write_done = {
 	.text = "UPDATE %s.llm_tape SET extra = extra || '{\"backprop\": true}' WHERE id = $1",
 	.nargs = 1,
 	.types = {INT8OID}};
@@ -51,7 +51,7 @@ static LlmQuery write_done = {
 void
 WalkBack(Walk *w)
 {
-	LlmAllocator *memory = LlmContextAllocator();
+	LlmAllocator *memory = ContextAllocator();
 	LlmError err = {0};
 
 	for (int i = 0; i < w->graph.count; i++)
@@ -64,7 +64,7 @@ WalkBack(Walk *w)
 		if (w->grads[i] == NULL)
 		{
 			llm_fail(&err, LLM_NO_MEMORY, "no memory for %zu MB of gradients", size >> 20);
-			LlmRaise(&err);
+			RaiseError(&err);
 		}
 		LLM_CHECK(llm_fill(w->values[i].numel, 0, w->grads[i], &err), &err);
 	}
@@ -78,7 +78,7 @@ GradientOf(const Walk *w, int node)
 	const LlmValue *v = &w->values[node];
 	Tensor *t = TensorNew(v->ndim, v->dims);
 
-	LlmCopy(TENSOR_DATA(t), w->grads[node], v->numel * sizeof(float));
+	CopyMemory(TENSOR_DATA(t), w->grads[node], v->numel * sizeof(float));
 	TensorCanonicalize(t);
 	return t;
 }
@@ -103,11 +103,11 @@ WriteGradient(Walk *w, int node, bool wait)
 		LLM_CHECK(llm_binary(LLM_ADD, 1, TensorNumel(t), TENSOR_DATA(waiting), true, true, TENSOR_DATA(t),
 					  true, true, TENSOR_DATA(t), &err),
 			&err);
-	write_grad.types[1] = LlmTensorType();
-	LlmRun(&write_grad, values, NULL, false, 0);
+	write_grad.types[1] = TensorTypeOid();
+	SpiRun(&write_grad, values, NULL, false, 0);
 	values[1] = BoolGetDatum(!wait);
 	if (w->models[node])
-		LlmRun(&write_waiting, values, NULL, false, 0);
+		SpiRun(&write_waiting, values, NULL, false, 0);
 	pfree(t);
 }
 
@@ -126,7 +126,7 @@ WalkWrite(Walk *w, bool wait)
 			n++;
 		}
 	if (wait)
-		LlmRun(&write_done, &target, NULL, false, 0);
+		SpiRun(&write_done, &target, NULL, false, 0);
 	SPI_finish();
 	return n;
 }
@@ -175,7 +175,7 @@ NoSuchOp(int64 id, bool null)
 {
 	bool empty;
 
-	LlmRun(&any_op, NULL, NULL, false, 1);
+	SpiRun(&any_op, NULL, NULL, false, 1);
 	SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &empty);
 	ereport(
 		ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -207,7 +207,7 @@ llm_backward(PG_FUNCTION_ARGS)
 	key = Int32GetDatum((int32) loss->tape_run);
 	SPI_connect();
 	if (loss->tape_run != 0)
-		LlmRun(&run_of_key, &key, NULL, false, 1);
+		SpiRun(&run_of_key, &key, NULL, false, 1);
 	run = loss->tape_run ? OwnRun() : 0;
 	SPI_finish();
 	if (run == 0 || loss->tape_id == 0 || loss->tape_id >= TAPE_RUN_SIZE)
@@ -240,7 +240,7 @@ llm_backprop(PG_FUNCTION_ARGS)
 	Walk *w;
 
 	SPI_connect();
-	LlmRun(&run_of_op, &value, NULL, false, 1);
+	SpiRun(&run_of_op, &value, NULL, false, 1);
 	run = OwnRun();
 	if (run == 0)
 		NoSuchOp(id, PG_ARGISNULL(0));
@@ -293,7 +293,7 @@ llm_add_gradient(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 					errmsg("the gradient there is %s, the parameter %s", TensorShape(grad), TensorShape(out)),
 					errhint("llm_zero_grad(model) clears gradients.")));
-		LlmCopy(TENSOR_DATA(out), TENSOR_DATA(grad), TensorNumel(out) * sizeof(float));
+		CopyMemory(TENSOR_DATA(out), TENSOR_DATA(grad), TensorNumel(out) * sizeof(float));
 	}
 	if (!PG_ARGISNULL(3))
 		first = (int64) PG_GETARG_INT32(3) * n;

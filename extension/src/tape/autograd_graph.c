@@ -19,14 +19,14 @@
 #include "src/tape/tape.h"
 
 /* Operations that depend on no leaf are left out: their results are constants. */
-static LlmQuery read_ops = {
+static SpiQuery read_ops = {
 	.text = "SELECT t.id, t.op, t.inputs, t.outputs, coalesce(t.extra -> 'attrs', '{}'), t.extra ? 'backprop'"
 			" FROM %s.llm_tape AS t JOIN %s.llm_tensor_rt AS r USING (id) WHERE t.run = $1 AND t.id <= $2"
 			" AND r.requires_grad ORDER BY t.id",
 	.nargs = 2,
 	.types = {INT8OID, INT8OID},
 	.columns = "lsLLjb?"};
-static LlmQuery read_tensors = {
+static SpiQuery read_tensors = {
 	.text = "SELECT r.id, r.name, coalesce(r.data, p.data), r.requires_grad, m.model,"
 			" r.data IS NULL AND m.version IS DISTINCT FROM %s._llm_tensor_version(p.data),"
 			" CASE WHEN NOT m.accumulated THEN r.grad END"
@@ -62,7 +62,7 @@ NumberOf(const Reading *r, int64 id)
 static int64 *
 IdArray(Datum datum, int *n)
 {
-	ArrayType *array = (ArrayType *) LlmDetoast(datum);
+	ArrayType *array = (ArrayType *) DetoastWhole(datum);
 
 	*n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
 	return array_contains_nulls(array) ? NULL : (int64 *) ARR_DATA_PTR(array);
@@ -215,8 +215,8 @@ ReadOps(Reading *r)
 	MemoryContext spi;
 	int count;
 
-	LlmRun(&read_ops, values, NULL, false, 0);
-	LlmReserve((3 * sizeof(int) + sizeof(bool)) * ((Size) r->numbers + 1)); /* as do the rows */
+	SpiRun(&read_ops, values, NULL, false, 0);
+	ReserveMemory((3 * sizeof(int) + sizeof(bool)) * ((Size) r->numbers + 1)); /* as do the rows */
 	spi = MemoryContextSwitchTo(r->context);
 	r->row = palloc(sizeof(int) * (r->numbers + 1));
 	r->shown = palloc(sizeof(int) * (r->numbers + 1));
@@ -252,7 +252,7 @@ MakeValue(Reading *r, int node, int number, const Tensor *t)
 	{
 		int32_t *integers;
 
-		LlmReserve(sizeof(int32_t) * v->numel);
+		ReserveMemory(sizeof(int32_t) * v->numel);
 		integers = palloc(sizeof(int32_t) * Max(1, v->numel));
 		for (size_t i = 0; i < v->numel; i++)
 		{
@@ -341,9 +341,9 @@ static void
 ReadTensors(Reading *r)
 {
 	Datum values[2] = {Int64GetDatum(r->walk->run), Int64GetDatum(r->walk->target)};
-	Portal portal = LlmOpenLatest(&read_tensors, values);
+	Portal portal = SpiOpenLatest(&read_tensors, values);
 
-	while (LlmFetch(&read_tensors, portal, 50))
+	while (SpiFetch(&read_tensors, portal, 50))
 	{
 		MemoryContext spi = MemoryContextSwitchTo(r->context);
 

@@ -96,7 +96,7 @@ CheckMayRecord(void)
 						   errhint("SET max_parallel_workers_per_gather = 0, or pg_llm.autograd = off.")));
 	for (int i = 0; i < lengthof(tables); i++)
 	{
-		Oid table = get_relname_relid(tables[i], LlmNamespace());
+		Oid table = get_relname_relid(tables[i], ExtensionNamespace());
 
 		if (!OidIsValid(table) || pg_class_aclmask(table, GetUserId(), all, ACLMASK_ALL) != all)
 			ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -111,7 +111,7 @@ CheckMayRecord(void)
 TapeRun *
 TapeCurrent(void)
 {
-	return session.run != 0 && session.extension == LlmTensorType() ? &session : NULL;
+	return session.run != 0 && session.extension == TensorTypeOid() ? &session : NULL;
 }
 
 TapeRun *

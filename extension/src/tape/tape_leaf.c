@@ -17,7 +17,7 @@
 #include "src/tape/tape.h"
 
 /* A leaf of llm_var is neither the result of an operation nor a parameter. */
-static LlmQuery find_var = {
+static SpiQuery find_var = {
 	.text =
 		"SELECT r.id, r.data FROM %s.llm_tensor_rt AS r WHERE r.run = $1 AND r.name = $2 AND r.requires_grad"
 		" AND NOT EXISTS (SELECT FROM %s.llm_tape AS t WHERE t.id = r.id)"
@@ -25,7 +25,7 @@ static LlmQuery find_var = {
 	.nargs = 2,
 	.types = {INT8OID, TEXTOID},
 	.columns = "lt"};
-static LlmQuery find_mapped = {
+static SpiQuery find_mapped = {
 	.text = "SELECT m.id, r.data FROM %s.llm_tensor_map AS m JOIN %s.llm_tensor_rt AS r USING (id) WHERE "
 			"m.run = $1"
 			" AND m.model = $2 AND m.name = $3 AND m.token_id IS NOT DISTINCT FROM $4 AND r.shape = $5"
@@ -40,7 +40,7 @@ static LlmQuery find_mapped = {
 #define FROZEN                                                                                               \
 	"EXISTS (SELECT FROM %s.llm_graph AS g WHERE g.model = $1 AND g.name = n.name AND g.op = 'param'"        \
 	" AND g.attrs OPERATOR(pg_catalog.@>) '{\"trainable\": false}')"
-static LlmQuery read_params = {.text =
+static SpiQuery read_params = {.text =
 								   "SELECT n.name, %s.shape(p.data), %s._llm_tensor_version(p.data), " FROZEN
 								   " FROM " PARAMETERS " AS n JOIN %s.llm_param AS p"
 								   " ON p.model = n.source_model AND p.name = n.source_name"
@@ -48,14 +48,14 @@ static LlmQuery read_params = {.text =
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "sIlb"};
-static LlmQuery read_shape = {
+static SpiQuery read_shape = {
 	.text =
 		"SELECT %s.shape(p.data), " FROZEN " FROM " PARAMETERS " AS n JOIN %s.llm_param AS p"
 		" ON p.model = n.source_model AND p.name = n.source_name WHERE n.name = $2 AND p.data IS NOT NULL",
 	.nargs = 2,
 	.types = {TEXTOID, TEXTOID},
 	.columns = "Ib"};
-static LlmQuery read_leaves = {
+static SpiQuery read_leaves = {
 	.text = "SELECT m.name, m.version, m.id FROM %s.llm_tensor_map AS m JOIN %s.llm_tensor_rt AS r USING (id)"
 			" WHERE m.run = $1 AND m.model = $2 AND m.token_id IS NULL AND r.data IS NULL",
 	.nargs = 2,
@@ -67,7 +67,7 @@ Stamped(const Tensor *t, int ndim, const int *dims, const TapeRun *run, uint32 n
 {
 	Tensor *out = TensorNew(ndim, dims);
 
-	LlmCopy(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
+	CopyMemory(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
 	if (run)
 	{
 		out->tape_run = run->key;
@@ -143,7 +143,7 @@ llm_var(PG_FUNCTION_ARGS)
 	values[0] = Int64GetDatum(run->run);
 	values[1] = CStringGetTextDatum(name);
 	SPI_connect();
-	LlmRun(&find_var, values, NULL, false, 1);
+	SpiRun(&find_var, values, NULL, false, 1);
 	number = FoundLeaf(run, t, name);
 	SPI_finish();
 	if (number == 0)
@@ -174,7 +174,7 @@ CheckMapped(const char *model, const char *name, int token_id, int ndim, const i
 	bool null, row, frozen;
 
 	SPI_connect();
-	LlmRun(&read_shape, values, NULL, false, 1);
+	SpiRun(&read_shape, values, NULL, false, 1);
 	if (SPI_processed == 0)
 		ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("model \"%s\" has no parameter \"%s\"", model, name),
@@ -211,7 +211,7 @@ MappedLeaf(TapeRun *run, const char *model, const char *name, int token_id, bool
 	values[4] =
 		PointerGetDatum(construct_array(lengths, t->ndim, INT4OID, sizeof(int32), true, TYPALIGN_INT));
 	SPI_connect();
-	LlmRun(&find_mapped, values, token_id < 0 ? "   n " : "     ", false, 1);
+	SpiRun(&find_mapped, values, token_id < 0 ? "   n " : "     ", false, 1);
 	number = FoundLeaf(run, t, leaf);
 	SPI_finish();
 	if (number == 0)
@@ -272,11 +272,11 @@ FindLeaves(const TapeRun *run, const char *model, TapeParam *params, int n)
 	Datum values[2] = {Int64GetDatum(run->run), CStringGetTextDatum(model)};
 	bool null;
 
-	LlmRun(&read_leaves, values, NULL, false, 0);
+	SpiRun(&read_leaves, values, NULL, false, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple row = SPI_tuptable->vals[i];
-		TapeParam *p = bsearch(LlmField(i, 1), params, n, sizeof(TapeParam), CompareParam);
+		TapeParam *p = bsearch(SpiField(i, 1), params, n, sizeof(TapeParam), CompareParam);
 
 		if (p && p->version == DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &null)))
 			p->number = (uint32) (DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, 3, &null)) -
@@ -293,7 +293,7 @@ TapeParams(TapeRun *run, const char *model, bool read_only, int *n)
 	bool null;
 
 	SPI_connect();
-	LlmRun(&read_params, &value, NULL, read_only, 0);
+	SpiRun(&read_params, &value, NULL, read_only, 0);
 	*n = (int) SPI_processed;
 	params = MemoryContextAllocZero(caller, sizeof(TapeParam) * Max(1, *n));
 	for (int i = 0; i < *n; i++)
@@ -301,7 +301,7 @@ TapeParams(TapeRun *run, const char *model, bool read_only, int *n)
 		HeapTuple row = SPI_tuptable->vals[i];
 		TupleDesc desc = SPI_tuptable->tupdesc;
 
-		params[i].name = MemoryContextStrdup(caller, LlmField(i, 1));
+		params[i].name = MemoryContextStrdup(caller, SpiField(i, 1));
 		DimsOfArray(SPI_getbinval(row, desc, 2, &null), &params[i].ndim, params[i].dims);
 		params[i].version = DatumGetInt64(SPI_getbinval(row, desc, 3, &null));
 		params[i].frozen = DatumGetBool(SPI_getbinval(row, desc, 4, &null));

@@ -22,7 +22,7 @@
 #include "src/base/spi.h"
 #include "src/tape/tape.h"
 
-static LlmQuery write_run = {
+static SpiQuery write_run = {
 	.text = "INSERT INTO %s.llm_run (run, key, model, kind, tokens, open) VALUES"
 			" (pg_catalog.nextval('%s.llm_run_seq'::pg_catalog.regclass), $1, $2, $3, $4, $5)"
 			" ON CONFLICT (key) DO NOTHING RETURNING run",
@@ -30,22 +30,22 @@ static LlmQuery write_run = {
 	.types = {INT4OID, TEXTOID, TEXTOID, INT4ARRAYOID, BOOLOID},
 	.columns = "l"};
 /* A session has one open run: another row still marked open is left from a run that could not be closed. */
-static LlmQuery close_others = {
+static SpiQuery close_others = {
 	.text = "UPDATE %s.llm_run SET open = false WHERE open AND pid = pg_catalog.pg_backend_pid()"};
-static LlmQuery close_run = {
+static SpiQuery close_run = {
 	.text = "UPDATE %s.llm_run SET open = false WHERE run = $1 AND open", .nargs = 1, .types = {INT8OID}};
-static LlmQuery write_tensor = {.text = "INSERT INTO %s.llm_tensor_rt (id, run, name, shape, data, "
+static SpiQuery write_tensor = {.text = "INSERT INTO %s.llm_tensor_rt (id, run, name, shape, data, "
 										"requires_grad) VALUES ($1, $2, $3, $4, $5, $6)",
 	.nargs = 6,
 	.types = {INT8OID, INT8OID, TEXTOID, INT4ARRAYOID, InvalidOid, BOOLOID},
 	.one = true};
-static LlmQuery write_op = {
+static SpiQuery write_op = {
 	.text = "INSERT INTO %s.llm_tape (id, run, op, node, inputs, outputs, extra) VALUES ($1, $2, $3, $4, $5, "
 			"$6, $7)",
 	.nargs = 7,
 	.types = {INT8OID, INT8OID, TEXTOID, TEXTOID, INT8ARRAYOID, INT8ARRAYOID, JSONBOID},
 	.one = true};
-static LlmQuery write_map = {.text =
+static SpiQuery write_map = {.text =
 								 "INSERT INTO %s.llm_tensor_map (id, run, model, name, token_id, version) "
 								 "VALUES ($1, $2, $3, $4, $5, $6)",
 	.nargs = 6,
@@ -81,7 +81,7 @@ TapeWriteRun(TapeRun *run, const char *kind, const char *model, Datum tokens, bo
 
 	SPI_connect();
 	if (open)
-		LlmRun(&close_others, NULL, NULL, false, 0);
+		SpiRun(&close_others, NULL, NULL, false, 0);
 	values[1] = model ? CStringGetTextDatum(model) : (Datum) 0;
 	values[2] = CStringGetTextDatum(kind);
 	values[3] = tokens;
@@ -98,7 +98,7 @@ TapeWriteRun(TapeRun *run, const char *kind, const char *model, Datum tokens, bo
 					errhint("A trigger, a rule or a row security policy on llm_run keeps its row out.")));
 		key = RandomKey();
 		values[0] = Int32GetDatum(key);
-		LlmRun(&write_run, values, nulls, false, 0);
+		SpiRun(&write_run, values, nulls, false, 0);
 	}
 	run->run = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
 	if (run->run < 1 || run->run >= PG_INT64_MAX / TAPE_RUN_SIZE)
@@ -108,7 +108,7 @@ TapeWriteRun(TapeRun *run, const char *kind, const char *model, Datum tokens, bo
 				errhint("Ids are run * %d + n: set llm_run_seq back to the last run.", TAPE_RUN_SIZE)));
 	run->key = (uint32) key;
 	run->count = 0;
-	run->extension = LlmTensorType();
+	run->extension = TensorTypeOid();
 	run->wrote = 0;
 	if (open)
 		NoteWrite(run);
@@ -121,7 +121,7 @@ TapeWriteClosed(int64 run)
 	Datum value = Int64GetDatum(run);
 
 	SPI_connect();
-	LlmRun(&close_run, &value, NULL, false, 0);
+	SpiRun(&close_run, &value, NULL, false, 0);
 	SPI_finish();
 }
 
@@ -197,13 +197,13 @@ TapeWriteTensor(TapeRun *run, uint32 number, const char *name, int ndim, const i
 	values[4] = PointerGetDatum(data);
 	values[5] = BoolGetDatum(requires_grad);
 	if (data)
-		LlmReserve(VARSIZE(data)); /* for the row formed from it */
+		ReserveMemory(VARSIZE(data)); /* for the row formed from it */
 	nulls[2] = name ? ' ' : 'n';
 	nulls[4] = data ? ' ' : 'n';
-	write_tensor.types[4] = LlmTensorType();
+	write_tensor.types[4] = TensorTypeOid();
 	NoteWrite(run);
 	SPI_connect();
-	LlmRun(&write_tensor, values, nulls, false, 0);
+	SpiRun(&write_tensor, values, nulls, false, 0);
 	SPI_finish();
 	NoteWanted(run, number, requires_grad);
 }
@@ -217,7 +217,7 @@ TapeWriteMap(TapeRun *run, uint32 number, const char *model, const char *name, i
 
 	NoteWrite(run);
 	SPI_connect();
-	LlmRun(&write_map, values, token_id < 0 ? "    n " : "      ", false, 0);
+	SpiRun(&write_map, values, token_id < 0 ? "    n " : "      ", false, 0);
 	SPI_finish();
 }
 
@@ -293,7 +293,7 @@ TapeWriteOp(TapeRun *run, const TapeOp *op)
 
 	NoteWrite(run);
 	SPI_connect();
-	LlmRun(&write_op, values, op->node ? "       " : "   n   ", false, 0);
+	SpiRun(&write_op, values, op->node ? "       " : "   n   ", false, 0);
 	SPI_finish();
 }
 

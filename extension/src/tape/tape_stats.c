@@ -25,8 +25,7 @@ Reduced(LlmReduction kind, const Tensor *t)
 	LlmError err = {0};
 	float out;
 
-	LLM_CHECK(
-		llm_reduce(kind, 1, TensorNumel(t), 1, TENSOR_DATA(t), &out, LlmContextAllocator(), &err), &err);
+	LLM_CHECK(llm_reduce(kind, 1, TensorNumel(t), 1, TENSOR_DATA(t), &out, ContextAllocator(), &err), &err);
 	return out;
 }
 
@@ -55,7 +54,7 @@ llm_tensor_stats(PG_FUNCTION_ARGS)
 	values[3] = Float4GetDatum(Reduced(LLM_REDUCE_NORM, t));
 	values[4] = Float4GetDatum(largest);
 	values[5] = Float8GetDatum(n ? (double) zeros / (double) n : NAN);
-	return LlmRowResult(fcinfo, values, NULL);
+	return RowResult(fcinfo, values, NULL);
 }
 
 /* The token texts of an argument, if it has one per position; NULL otherwise. */

@@ -55,7 +55,7 @@ CheckHeader(const Tensor *t, Size size)
 Tensor *
 DatumGetTensor(Datum datum)
 {
-	Tensor *t = (Tensor *) LlmDetoast(datum);
+	Tensor *t = (Tensor *) DetoastWhole(datum);
 
 	CheckHeader(t, VARSIZE(t));
 	return t;
@@ -95,7 +95,7 @@ DatumGetTensorElements(Datum datum, const Tensor *header, int64 first, int64 cou
 
 	if (!VARATT_IS_EXTENDED(t))
 		return (const float *) ((const char *) t + offset);
-	return (const float *) VARDATA(LlmDetoastSlice(datum, offset - VARHDRSZ, count * sizeof(float)));
+	return (const float *) VARDATA(DetoastSlice(datum, offset - VARHDRSZ, count * sizeof(float)));
 }
 
 void
@@ -103,7 +103,7 @@ CopyTensorElements(Datum datum, const Tensor *header, int64 first, int64 count, 
 {
 	const float *x = DatumGetTensorElements(datum, header, first, count);
 
-	LlmCopy(out, x, count * sizeof(float));
+	CopyMemory(out, x, count * sizeof(float));
 	if (VARATT_IS_EXTENDED(DatumGetPointer(datum)))
 		pfree((char *) x - VARHDRSZ);
 }
@@ -135,7 +135,7 @@ TensorNew(int ndim, const int *dims)
 	Size size = TensorDataSize(ndim, dims) + TENSOR_HEADER_SIZE(ndim);
 	Tensor *t;
 
-	LlmReserveResult(size, size);
+	ReserveResult(size, size);
 	t = palloc(size);
 	MachineHugePages(t, size);
 	memset(t, 0, TENSOR_HEADER_SIZE(ndim));
@@ -169,7 +169,7 @@ TensorCopy(const Tensor *t)
 {
 	Tensor *out = TensorNew(t->ndim, t->dims);
 
-	LlmCopy(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
+	CopyMemory(TENSOR_DATA(out), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
 	return out;
 }
 
@@ -217,7 +217,7 @@ ShapeToString(int ndim, const int *dims)
 int
 IntsFromArray(Datum array, const char *what, int *numbers)
 {
-	ArrayType *a = (ArrayType *) LlmDetoast(array);
+	ArrayType *a = (ArrayType *) DetoastWhole(array);
 	int n = ArrayGetNItems(ARR_NDIM(a), ARR_DIMS(a));
 
 	if (ARR_NDIM(a) > 1 || array_contains_nulls(a) || ARR_ELEMTYPE(a) != INT4OID)

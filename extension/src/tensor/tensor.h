@@ -102,6 +102,6 @@ extern bool TypmodAccepts(int32 typmod, int ndim, const int *dims, LlmError *err
 
 /* A copy of the first column of SPI_tuptable's only row as a tensor; frees SPI's result. NULL if there is no
  * row or the column is NULL. */
-extern Tensor *LlmTensorField(void);
+extern Tensor *SpiTensorField(void);
 
 #endif

@@ -51,7 +51,7 @@ CopyElements(ArrayType *array, int64 n, float *out)
 	switch (ARR_ELEMTYPE(array))
 	{
 		case FLOAT4OID:
-			LlmCopy(out, data, n * sizeof(float));
+			CopyMemory(out, data, n * sizeof(float));
 			break;
 		case FLOAT8OID:
 			for (int64 i = 0; i < n; i++)
@@ -82,7 +82,7 @@ CopyElements(ArrayType *array, int64 n, float *out)
 Datum
 array_to_tensor(PG_FUNCTION_ARGS)
 {
-	ArrayType *array = (ArrayType *) LlmDetoast(PG_GETARG_DATUM(0));
+	ArrayType *array = (ArrayType *) DetoastWhole(PG_GETARG_DATUM(0));
 	int none = 0;
 	int ndim = ARR_NDIM(array);
 	Tensor *t;
@@ -117,7 +117,7 @@ NewArray(const Tensor *t, Oid type, Size width)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 						   errmsg("a tensor of shape %s is too large for an array", TensorShape(t)),
 						   errhint("Convert it slice by slice.")));
-	LlmReserveResult(size, LLM_ELEMENT_SHOWN * n);
+	ReserveResult(size, LLM_ELEMENT_SHOWN * n);
 	array = palloc(size);
 	MachineHugePages(array, size);
 	memset(array, 0, ARR_OVERHEAD_NONULLS(ndim));
@@ -141,7 +141,7 @@ tensor_to_float4_array(PG_FUNCTION_ARGS)
 	if (array == NULL)
 		PG_RETURN_ARRAYTYPE_P(construct_empty_array(FLOAT4OID));
 	t = PG_GETARG_TENSOR_REST(0, t);
-	LlmCopy(ARR_DATA_PTR(array), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
+	CopyMemory(ARR_DATA_PTR(array), TENSOR_DATA(t), TensorNumel(t) * sizeof(float));
 	PG_RETURN_ARRAYTYPE_P(array);
 }
 
@@ -245,7 +245,7 @@ bytea_to_tensor(PG_FUNCTION_ARGS)
 					   errmsg("shape %s takes %zu bytes, not %zu", ShapeToString(ndim, dims), size, given),
 					   errhint("Elements are little-endian float32, 4 bytes each.")));
 	t = TensorNew(ndim, dims);
-	LlmCopy(TENSOR_DATA(t), VARDATA(LlmDetoast(PG_GETARG_DATUM(0))), size);
+	CopyMemory(TENSOR_DATA(t), VARDATA(DetoastWhole(PG_GETARG_DATUM(0))), size);
 	TensorCanonicalize(t);
 	PG_RETURN_TENSOR(t);
 }
@@ -257,10 +257,10 @@ tensor_to_bytea(PG_FUNCTION_ARGS)
 	Size size = TensorNumel(t) * sizeof(float);
 	bytea *raw;
 
-	LlmReserveResult(VARHDRSZ + size, LLM_BYTES_SHOWN * size);
+	ReserveResult(VARHDRSZ + size, LLM_BYTES_SHOWN * size);
 	raw = palloc(VARHDRSZ + size);
 	MachineHugePages(raw, VARHDRSZ + size);
 	SET_VARSIZE(raw, VARHDRSZ + size);
-	LlmCopy(VARDATA(raw), TENSOR_DATA(t), size);
+	CopyMemory(VARDATA(raw), TENSOR_DATA(t), size);
 	PG_RETURN_BYTEA_P(raw);
 }

@@ -47,7 +47,7 @@ static Datum
 TextError(FunctionCallInfo fcinfo, const LlmError *err)
 {
 	if (err->code == LLM_CANCELED)
-		LlmRaise(err);
+		RaiseError(err);
 #if PG_VERSION_NUM >= 160000
 	ereturn(fcinfo->context, (Datum) 0,
 		(errcode(TextSqlState(err->code)), errmsg("%s", err->message),
@@ -69,11 +69,11 @@ tensor_in(PG_FUNCTION_ARGS)
 	int ndim;
 	Tensor *t;
 
-	if (llm_tensor_text_shape(text, &LlmCancel, &ndim, dims, &err) != LLM_OK ||
+	if (llm_tensor_text_shape(text, &CancelStop, &ndim, dims, &err) != LLM_OK ||
 		!TypmodAccepts(typmod, ndim, dims, &err))
 		return TextError(fcinfo, &err);
 	t = TensorNew(ndim, dims);
-	if (llm_tensor_text_values(text, &LlmCancel, TensorNumel(t), TENSOR_DATA(t), &err) != LLM_OK)
+	if (llm_tensor_text_values(text, &CancelStop, TensorNumel(t), TENSOR_DATA(t), &err) != LLM_OK)
 		return TextError(fcinfo, &err);
 	TensorCanonicalize(t);
 	PG_RETURN_TENSOR(t);
@@ -138,7 +138,7 @@ AppendSummary(StringInfo out, const Tensor *t)
 
 	LLM_CHECK(llm_sum(numel, x, &mean, &err), &err);
 	mean /= numel;
-	LLM_CHECK(llm_sum_squares(numel, x, (float) mean, &squares, LlmContextAllocator(), &err), &err);
+	LLM_CHECK(llm_sum_squares(numel, x, (float) mean, &squares, ContextAllocator(), &err), &err);
 	appendStringInfo(out, "tensor%s [", TensorShape(t));
 	for (int i = 0; i < Min(numel, 3); i++)
 	{
@@ -181,7 +181,7 @@ tensor_out(PG_FUNCTION_ARGS)
 	{
 		Size most = Min(numel * FLOAT_SHORTEST_DECIMAL_LEN, MaxAllocSize);
 
-		LlmReserveResult(most, most);
+		ReserveResult(most, most);
 		AppendAxis(&out, t, 0, TENSOR_DATA(t));
 	}
 	PG_RETURN_CSTRING(out.data);
@@ -220,9 +220,9 @@ tensor_recv(PG_FUNCTION_ARGS)
 						   errmsg("binary tensor: shape %s takes %zu bytes of elements, %d follow",
 							   ShapeToString(ndim, dims), size, message->len - message->cursor)));
 	if (!TypmodAccepts(typmod, ndim, dims, &err))
-		LlmRaise(&err);
+		RaiseError(&err);
 	t = TensorNew(ndim, dims);
-	LlmCopy(TENSOR_DATA(t), pq_getmsgbytes(message, (int) size), size);
+	CopyMemory(TENSOR_DATA(t), pq_getmsgbytes(message, (int) size), size);
 	TensorCanonicalize(t);
 	PG_RETURN_TENSOR(t);
 }
@@ -234,11 +234,11 @@ tensor_send(PG_FUNCTION_ARGS)
 	int32 ndim = t->ndim;
 	StringInfoData message;
 
-	LlmReserveResult(VARSIZE(t), VARSIZE(t));
+	ReserveResult(VARSIZE(t), VARSIZE(t));
 	pq_begintypsend(&message);
 	enlargeStringInfo(&message, VARSIZE(t));
 	appendBinaryStringInfo(&message, (char *) &ndim, sizeof(ndim));
-	LlmCopy(message.data + message.len, t->dims, VARSIZE(t) - offsetof(Tensor, dims));
+	CopyMemory(message.data + message.len, t->dims, VARSIZE(t) - offsetof(Tensor, dims));
 	message.len += VARSIZE(t) - offsetof(Tensor, dims);
 	PG_RETURN_BYTEA_P(pq_endtypsend(&message));
 }

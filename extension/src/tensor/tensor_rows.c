@@ -84,7 +84,7 @@ tensor_matrix(PG_FUNCTION_ARGS)
 }
 
 Tensor *
-LlmTensorField(void)
+SpiTensorField(void)
 {
 	Tensor *tensor = NULL;
 	bool null = true;

@@ -97,7 +97,7 @@ tensor_typmod_in(PG_FUNCTION_ARGS)
 	int32 typmod = TypmodFromShape(n, dims, &err);
 
 	if (typmod < 0)
-		LlmRaise(&err);
+		RaiseError(&err);
 	PG_RETURN_INT32(typmod);
 }
 
@@ -120,6 +120,6 @@ tensor_coerce(PG_FUNCTION_ARGS)
 	Tensor *header = DatumGetTensorHeader(PG_GETARG_DATUM(0));
 
 	if (!TypmodAccepts(PG_GETARG_INT32(1), header->ndim, header->dims, &err))
-		LlmRaise(&err);
+		RaiseError(&err);
 	PG_RETURN_DATUM(PG_GETARG_DATUM(0));
 }

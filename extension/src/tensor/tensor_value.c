@@ -23,7 +23,7 @@ TensorOfValue(const LlmValue *value, bool drop_batch)
 			TENSOR_DATA(t)[i] = (float) value->integers[i];
 		}
 	else
-		LlmCopy(TENSOR_DATA(t), value->floats, value->numel * sizeof(float));
+		CopyMemory(TENSOR_DATA(t), value->floats, value->numel * sizeof(float));
 	TensorCanonicalize(t);
 	return t;
 }

@@ -113,7 +113,7 @@ CorpusNext(Corpus *corpus, Size *size)
 		if (null)
 			continue;
 		outer = MemoryContextSwitchTo(corpus->memory);
-		utf8 = TokenizerUtf8(LlmDetoast(value), size);
+		utf8 = TokenizerUtf8(DetoastWhole(value), size);
 		MemoryContextSwitchTo(outer);
 		if (*size == 0)
 			continue;

@@ -32,7 +32,7 @@ PG_FUNCTION_INFO_V1(llm_bpe_steps);
 Datum
 llm_encode(PG_FUNCTION_ARGS)
 {
-	text *input = LlmDetoast(PG_GETARG_DATUM(0));
+	text *input = DetoastWhole(PG_GETARG_DATUM(0));
 	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)), CurrentMemoryContext);
 	Size count, size;
 	int32 *ids =
@@ -46,7 +46,7 @@ llm_encode(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 						   errmsg("the text has %zu tokens, more than one array holds", count),
 						   errhint("Encode the text in parts.")));
-	LlmReserveResult(size, LLM_ELEMENT_SHOWN * count);
+	ReserveResult(size, LLM_ELEMENT_SHOWN * count);
 	array = palloc0(ARR_OVERHEAD_NONULLS(1));
 	array = repalloc(array, size);
 	SET_VARSIZE(array, size);
@@ -55,7 +55,7 @@ llm_encode(PG_FUNCTION_ARGS)
 	array->elemtype = INT4OID;
 	ARR_DIMS(array)[0] = (int) count;
 	ARR_LBOUND(array)[0] = 1;
-	LlmCopy(ARR_DATA_PTR(array), ids, count * sizeof(int32));
+	CopyMemory(ARR_DATA_PTR(array), ids, count * sizeof(int32));
 	PG_RETURN_ARRAYTYPE_P(array);
 }
 
@@ -81,7 +81,7 @@ DecodeIds(const LlmBpe *bpe, const int32 *ids, Size count, char *out)
 static bytea *
 DecodeArguments(FunctionCallInfo fcinfo)
 {
-	ArrayType *array = (ArrayType *) LlmDetoast(PG_GETARG_DATUM(0));
+	ArrayType *array = (ArrayType *) DetoastWhole(PG_GETARG_DATUM(0));
 	const int32 *ids = (const int32 *) ARR_DATA_PTR(array);
 	LlmBpe *bpe = TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)), CurrentMemoryContext);
 	Size count = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)), size;
@@ -98,7 +98,7 @@ DecodeArguments(FunctionCallInfo fcinfo)
 	size = DecodeIds(bpe, ids, count, NULL);
 	if (size > MaxAllocSize - VARHDRSZ - LLM_BPE_SLACK)
 		TokenizerTooLong();
-	LlmReserveResult(size, LLM_BYTES_SHOWN * size);
+	ReserveResult(size, LLM_BYTES_SHOWN * size);
 	result = palloc(VARHDRSZ + size + LLM_BPE_SLACK);
 	DecodeIds(bpe, ids, count, VARDATA(result));
 	SET_VARSIZE(result, VARHDRSZ + size);
@@ -165,7 +165,7 @@ llm_token_text(PG_FUNCTION_ARGS)
 static Size
 PieceEnd(const char *text, Size size, Size at)
 {
-	size_t end = llm_bpe_piece_end(text, size, at, &LlmCancel);
+	size_t end = llm_bpe_piece_end(text, size, at, &CancelStop);
 
 	CHECK_FOR_INTERRUPTS();
 	if (end == SIZE_MAX)
@@ -178,7 +178,7 @@ llm_pretokenize(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
 	Size size, at = 0, end;
-	char *utf8 = TokenizerUtf8(LlmDetoast(PG_GETARG_DATUM(0)), &size);
+	char *utf8 = TokenizerUtf8(DetoastWhole(PG_GETARG_DATUM(0)), &size);
 	MemoryContext row =
 		AllocSetContextCreate(CurrentMemoryContext, "llm_pretokenize row", ALLOCSET_SMALL_SIZES);
 
@@ -240,7 +240,7 @@ llm_bpe_steps(PG_FUNCTION_ARGS)
 	LlmError err;
 	Size size;
 	size_t count;
-	char *word = TokenizerUtf8(LlmDetoast(PG_GETARG_DATUM(0)), &size);
+	char *word = TokenizerUtf8(DetoastWhole(PG_GETARG_DATUM(0)), &size);
 	MemoryContext row =
 		AllocSetContextCreate(CurrentMemoryContext, "llm_bpe_steps row", ALLOCSET_SMALL_SIZES);
 

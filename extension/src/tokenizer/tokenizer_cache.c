@@ -60,7 +60,7 @@ static const VersionedCache tokenizers = {
 
 /* ---- the tokenizer of a model ---- */
 
-static LlmQuery read_name = {.text = "SELECT tokenizer FROM %s.llm_model_config WHERE model = $1",
+static SpiQuery read_name = {.text = "SELECT tokenizer FROM %s.llm_model_config WHERE model = $1",
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "s?"};
@@ -72,8 +72,8 @@ TokenizerName(const char *model)
 	Datum value = CStringGetTextDatum(model);
 	char *name;
 
-	LlmRun(&read_name, &value, NULL, true, 1);
-	name = SPI_processed == 1 ? LlmField(0, 1) : NULL;
+	SpiRun(&read_name, &value, NULL, true, 1);
+	name = SPI_processed == 1 ? SpiField(0, 1) : NULL;
 	return name != NULL ? name : pstrdup(model);
 }
 

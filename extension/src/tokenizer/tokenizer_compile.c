@@ -20,21 +20,21 @@
 
 #define FETCH 4096 /* rows read between two checks for interrupts */
 
-static LlmQuery read_tokens = {.text = "SELECT token_id, token, bytes FROM %s.llm_bpe_vocab WHERE model = $1",
+static SpiQuery read_tokens = {.text = "SELECT token_id, token, bytes FROM %s.llm_bpe_vocab WHERE model = $1",
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "isy"};
-static LlmQuery read_merges = {
+static SpiQuery read_merges = {
 	.text = "SELECT rank, left_token, right_token FROM %s.llm_bpe_merges WHERE model = $1",
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "iss"};
 static Portal
-OpenRows(LlmQuery *query, const char *name)
+OpenRows(SpiQuery *query, const char *name)
 {
 	Datum value = CStringGetTextDatum(name);
 
-	return LlmOpen(query, &value);
+	return SpiOpen(query, &value);
 }
 
 /* Column n of a row; SPI owns the memory. Columns are NOT NULL. */
@@ -46,7 +46,7 @@ RowText(uint64 row, int n)
 
 	if (null)
 		return cstring_to_text("");
-	LlmReserve(toast_raw_datum_size(value));
+	ReserveMemory(toast_raw_datum_size(value));
 	return PG_DETOAST_DATUM_PACKED(value);
 }
 
@@ -63,12 +63,12 @@ typedef LlmCode (*AddRow)(LlmBpe *bpe, int32_t number, const char *first, size_t
 
 /* Passes each row (a number and two texts) to the tokenizer. */
 static void
-AddRows(LlmBpe *bpe, const char *name, LlmQuery *query, AddRow add)
+AddRows(LlmBpe *bpe, const char *name, SpiQuery *query, AddRow add)
 {
 	Portal rows = OpenRows(query, name);
 	LlmError err;
 
-	while (LlmFetch(query, rows, FETCH))
+	while (SpiFetch(query, rows, FETCH))
 	{
 		for (uint64 i = 0; i < SPI_processed; i++)
 		{
@@ -87,10 +87,10 @@ LlmBpe *
 TokenizerCompile(const char *name)
 {
 	LlmError err;
-	LlmBpe *bpe = llm_bpe_new(LlmSessionAllocator(), name, &err);
+	LlmBpe *bpe = llm_bpe_new(SessionAllocator(), name, &err);
 
 	if (bpe == NULL)
-		LlmRaise(&err);
+		RaiseError(&err);
 	PG_TRY();
 	{
 		AddRows(bpe, name, &read_tokens, llm_bpe_add_token);
@@ -120,7 +120,7 @@ Fill(SharedFile *file, void *context)
 		Size size = llm_bpe_image_size(bpe);
 		void *image;
 
-		LlmReserve(size);
+		ReserveMemory(size);
 		image = palloc_extended(size, MCXT_ALLOC_HUGE);
 		llm_bpe_image(bpe, image);
 		done = SharedWrite(file, 0, image, size);
@@ -144,11 +144,11 @@ TokenizerShared(const char *name, int64 version, SharedCopy *copy)
 	if (!SharedKeyOf(SHARED_TOKENIZER, name, version, llm_bpe_image_layout(), &key) ||
 		!SharedGet(&key, 0, Fill, (void *) name, copy))
 		return NULL;
-	bpe = llm_bpe_of_image(LlmSessionAllocator(), copy->data, &err);
+	bpe = llm_bpe_of_image(SessionAllocator(), copy->data, &err);
 	if (bpe == NULL)
 	{
 		SharedRelease(copy);
-		LlmRaise(&err);
+		RaiseError(&err);
 	}
 	return bpe;
 }

@@ -60,7 +60,7 @@ ReadServerFile(const char *path)
 		ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				errmsg("file \"%s\" has %zu bytes; a tokenizer's file has at most 1 GB", path, file.size)));
-	LlmReserve(file.size);
+	ReserveMemory(file.size);
 	file.data = palloc(file.size + 1);
 	stream = AllocateFile(path, PG_BINARY_R);
 	if (stream == NULL)
@@ -81,7 +81,7 @@ ReadServerFile(const char *path)
 static FileBytes
 BytesArgument(FunctionCallInfo fcinfo, int n, const char *name)
 {
-	bytea *data = LlmDetoast(PG_GETARG_DATUM(n));
+	bytea *data = DetoastWhole(PG_GETARG_DATUM(n));
 
 	return (FileBytes){name, VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data)};
 }
@@ -93,8 +93,8 @@ ReadVocab(FileBytes file, LlmAllocator *allocator)
 	LlmBpe *bpe = llm_bpe_new(allocator, file.name, &err);
 
 	if (bpe == NULL)
-		LlmRaise(&err);
-	LLM_CHECK(llm_bpe_read_vocab(bpe, file.name, file.data, file.size, &LlmCancel, &err), &err);
+		RaiseError(&err);
+	LLM_CHECK(llm_bpe_read_vocab(bpe, file.name, file.data, file.size, &CancelStop, &err), &err);
 	LLM_CHECK(llm_bpe_finish(bpe, &err), &err);
 	return bpe;
 }
@@ -102,7 +102,7 @@ ReadVocab(FileBytes file, LlmAllocator *allocator)
 static int64
 InsertVocab(FileBytes file, const char *model)
 {
-	LlmBpe *bpe = ReadVocab(file, LlmContextAllocator());
+	LlmBpe *bpe = ReadVocab(file, ContextAllocator());
 	Size count = llm_bpe_count(bpe);
 	Datum *ids = palloc(count * sizeof(Datum) + 1), *texts = palloc(count * sizeof(Datum) + 1);
 	Datum *bytes = palloc(count * sizeof(Datum) + 1);
@@ -131,7 +131,7 @@ InsertMerges(FileBytes file, const char *model)
 	Datum *left = palloc(capacity * sizeof(Datum)), *right = palloc(capacity * sizeof(Datum));
 	LlmError err;
 
-	merges.stop = &LlmCancel;
+	merges.stop = &CancelStop;
 	for (;; count++)
 	{
 		LLM_CHECK(llm_bpe_next_merge(&merges, &err), &err);

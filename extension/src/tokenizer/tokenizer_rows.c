@@ -21,34 +21,34 @@
 #define RESULTS /* each merge's result and the lowest rank that makes it */                                  \
 	"(SELECT left_token || right_token AS token, min(rank) AS rank FROM %s.llm_bpe_merges"                   \
 	" WHERE model = $1 GROUP BY 1)"
-static LlmQuery count_tokens = {.text = "SELECT count(*) FROM %s.llm_bpe_vocab WHERE model = $1",
+static SpiQuery count_tokens = {.text = "SELECT count(*) FROM %s.llm_bpe_vocab WHERE model = $1",
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "l",
 	.one = true};
-static LlmQuery count_merges = {.text = "SELECT count(*) FROM %s.llm_bpe_merges WHERE model = $1",
+static SpiQuery count_merges = {.text = "SELECT count(*) FROM %s.llm_bpe_merges WHERE model = $1",
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "l",
 	.one = true};
-static LlmQuery delete_tokens = {
+static SpiQuery delete_tokens = {
 	.text = "DELETE FROM %s.llm_bpe_vocab WHERE model = $1", .nargs = 1, .types = {TEXTOID}};
-static LlmQuery delete_merges = {
+static SpiQuery delete_merges = {
 	.text = "DELETE FROM %s.llm_bpe_merges WHERE model = $1", .nargs = 1, .types = {TEXTOID}};
-static LlmQuery insert_tokens = {.text = "INSERT INTO %s.llm_bpe_vocab (model, token_id, token, bytes, rank)"
+static SpiQuery insert_tokens = {.text = "INSERT INTO %s.llm_bpe_vocab (model, token_id, token, bytes, rank)"
 										 " SELECT $1, v.token_id, v.token, v.bytes, m.rank"
 										 " FROM unnest($2, $3, $4) AS v(token_id, token, bytes)"
 										 " LEFT JOIN " RESULTS " m ON m.token = v.token ORDER BY v.token_id",
 	.nargs = 4,
 	.types = {TEXTOID, INT4ARRAYOID, TEXTARRAYOID, BYTEAARRAYOID}};
-static LlmQuery insert_merges = {.text =
+static SpiQuery insert_merges = {.text =
 									 "INSERT INTO %s.llm_bpe_merges (model, rank, left_token, right_token)"
 									 " SELECT $1, (m.n - 1)::pg_catalog.int4, m.l, m.r FROM"
 									 " unnest($2, $3) WITH ORDINALITY AS m(l, r, n) ORDER BY m.n",
 	.nargs = 3,
 	.types = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID}};
 /* Sets llm_bpe_vocab.rank, the merge that makes the token. */
-static LlmQuery update_ranks = {.text = "UPDATE %s.llm_bpe_vocab v SET rank = n.rank"
+static SpiQuery update_ranks = {.text = "UPDATE %s.llm_bpe_vocab v SET rank = n.rank"
 										" FROM (SELECT w.token_id, m.rank FROM %s.llm_bpe_vocab w"
 										" LEFT JOIN " RESULTS " m ON m.token = w.token WHERE w.model = $1) n"
 										" WHERE v.model = $1 AND v.token_id = n.token_id"
@@ -76,11 +76,11 @@ TokenizerEndWrite(int level)
 }
 
 static int64
-Count(LlmQuery *query, Datum model)
+Count(SpiQuery *query, Datum model)
 {
 	bool null;
 
-	LlmRun(query, &model, NULL, false, 0);
+	SpiRun(query, &model, NULL, false, 0);
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
 }
 
@@ -91,7 +91,7 @@ TokenizerMakeRoom(const char *model, bool merges, bool truncate)
 	int64 count;
 
 	if (truncate)
-		LlmRun(merges ? &delete_merges : &delete_tokens, &value, NULL, false, 0);
+		SpiRun(merges ? &delete_merges : &delete_tokens, &value, NULL, false, 0);
 	else if ((count = Count(merges ? &count_merges : &count_tokens, value)) > 0)
 		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
 						   errmsg("tokenizer \"%s\" already has %lld %s", model, (long long) count,
@@ -106,7 +106,7 @@ ArrayOf(Datum *values, Size count, Oid type, int length, bool by_value)
 
 	for (Size i = 0; !by_value && i < count; i++)
 		size += VARSIZE_ANY(DatumGetPointer(values[i]));
-	LlmReserve(size);
+	ReserveMemory(size);
 	return PointerGetDatum(construct_array(values, (int) count, type, length, by_value, TYPALIGN_INT));
 }
 
@@ -116,7 +116,7 @@ TokenizerInsertTokens(const char *model, Datum *ids, Datum *texts, Datum *bytes,
 	Datum values[4] = {CStringGetTextDatum(model), ArrayOf(ids, count, INT4OID, 4, true),
 		ArrayOf(texts, count, TEXTOID, -1, false), ArrayOf(bytes, count, BYTEAOID, -1, false)};
 
-	LlmRun(&insert_tokens, values, NULL, false, 0);
+	SpiRun(&insert_tokens, values, NULL, false, 0);
 }
 
 void
@@ -125,7 +125,7 @@ TokenizerInsertMerges(const char *model, Datum *left, Datum *right, Size count)
 	Datum values[3] = {CStringGetTextDatum(model), ArrayOf(left, count, TEXTOID, -1, false),
 		ArrayOf(right, count, TEXTOID, -1, false)};
 
-	LlmRun(&insert_merges, values, NULL, false, 0);
+	SpiRun(&insert_merges, values, NULL, false, 0);
 }
 
 bool
@@ -135,14 +135,14 @@ TokenizerUpdateRanks(const char *model)
 
 	if (Count(&count_tokens, value) == 0)
 		return false;
-	LlmRun(&update_ranks, &value, NULL, false, 0);
+	SpiRun(&update_ranks, &value, NULL, false, 0);
 	return true;
 }
 
 text *
 TokenizerServerText(const char *utf8, Size size)
 {
-	LlmReserve(3 * size + 2 * sizeof(Datum)); /* two copies in conversion, and its entry in a list */
+	ReserveMemory(3 * size + 2 * sizeof(Datum)); /* two copies in conversion, and its entry in a list */
 	return cstring_to_text(pg_any_to_server(pnstrdup(utf8, size), (int) size, PG_UTF8));
 }
 

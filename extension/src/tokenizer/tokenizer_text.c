@@ -24,7 +24,7 @@ ToUtf8(const char *text, Size size, Size *length)
 	char *utf8;
 
 	if (GetDatabaseEncoding() != PG_UTF8)
-		LlmReserve(size * MAX_CONVERSION_GROWTH);
+		ReserveMemory(size * MAX_CONVERSION_GROWTH);
 	utf8 = pg_server_to_any(text, (int) size, PG_UTF8);
 	*length = utf8 == text ? size : strlen(utf8);
 	return utf8;
@@ -41,12 +41,12 @@ TokenizerEncodeUtf8(LlmBpe *bpe, const char *utf8, Size size, bool special, Size
 {
 	/* Room for one token per three bytes, which is more than English and most code need. */
 	Size room = 256 + size / 3;
-	LlmBpeIds ids = {NULL, 0, room, false, LlmContextAllocator()};
+	LlmBpeIds ids = {NULL, 0, room, false, ContextAllocator()};
 	LlmError err;
 
-	LlmReserve(room * sizeof(int32));
+	ReserveMemory(room * sizeof(int32));
 	ids.ids = palloc_extended(room * sizeof(int32), MCXT_ALLOC_HUGE);
-	LLM_CHECK(llm_bpe_encode(bpe, utf8, size, special, &ids, &LlmCancel, &err), &err);
+	LLM_CHECK(llm_bpe_encode(bpe, utf8, size, special, &ids, &CancelStop, &err), &err);
 	*count = ids.count;
 	return ids.ids;
 }
@@ -173,7 +173,7 @@ TokenizerText(const char *bytes, Size size)
 
 	if (length > MaxAllocSize - VARHDRSZ)
 		TokenizerTooLong();
-	LlmReserveResult(length, LLM_BYTES_SHOWN * length);
+	ReserveResult(length, LLM_BYTES_SHOWN * length);
 	result = palloc(length + VARHDRSZ);
 	SET_VARSIZE(result, length + VARHDRSZ);
 	Repair(bytes, size, VARDATA(result));

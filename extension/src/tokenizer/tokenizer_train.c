@@ -89,17 +89,17 @@ ReadArguments(FunctionCallInfo fcinfo)
 static void
 CheckModel(const char *model)
 {
-	static LlmQuery read_other = {.text = "SELECT tokenizer FROM %s.llm_model_config WHERE model = $1"
+	static SpiQuery read_other = {.text = "SELECT tokenizer FROM %s.llm_model_config WHERE model = $1"
 										  " AND tokenizer <> $1",
 		.nargs = 1,
 		.types = {TEXTOID},
 		.columns = "s"};
 	Datum value = CStringGetTextDatum(model);
 
-	LlmRun(&read_other, &value, NULL, true, 1);
+	SpiRun(&read_other, &value, NULL, true, 1);
 	if (SPI_processed == 1)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						   errmsg("model \"%s\" uses tokenizer \"%s\"", model, LlmField(0, 1)),
+						   errmsg("model \"%s\" uses tokenizer \"%s\"", model, SpiField(0, 1)),
 						   errhint("Learn a tokenizer under a name of its own; "
 								   "llm_model_config.tokenizer says which one a model uses.")));
 }
@@ -116,7 +116,7 @@ CountPieces(const Training *t, const LlmAllocator *allocator)
 	Size size;
 
 	if (pieces == NULL)
-		LlmRaise(&err);
+		RaiseError(&err);
 	for (int i = 0; i < t->special_count; i++)
 	{
 		char *special = TokenizerUtf8(DatumGetTextPP(t->specials[i]), &size);
@@ -125,7 +125,7 @@ CountPieces(const Training *t, const LlmAllocator *allocator)
 	}
 	corpus = CorpusOpen(t->corpus);
 	while ((document = CorpusNext(corpus, &size)) != NULL)
-		LLM_CHECK(llm_bpe_pieces_add(pieces, document, size, &LlmCancel, &err), &err);
+		LLM_CHECK(llm_bpe_pieces_add(pieces, document, size, &CancelStop, &err), &err);
 	CorpusClose(corpus);
 	return pieces;
 }
@@ -194,7 +194,7 @@ Datum
 llm_bpe_train(PG_FUNCTION_ARGS)
 {
 	Training t = ReadArguments(fcinfo);
-	LlmAllocator *allocator = LlmContextAllocator();
+	LlmAllocator *allocator = ContextAllocator();
 	LlmBpePieces *pieces;
 	LlmBpeLearned learned;
 	LlmError err;
@@ -209,7 +209,7 @@ llm_bpe_train(PG_FUNCTION_ARGS)
 	SPI_connect();
 	pieces = CountPieces(&t, allocator);
 	SPI_finish();
-	LLM_CHECK(llm_bpe_learn(pieces, t.vocab_size - t.special_count, &learned, &LlmCancel, &err), &err);
+	LLM_CHECK(llm_bpe_learn(pieces, t.vocab_size - t.special_count, &learned, &CancelStop, &err), &err);
 
 	level = TokenizerBeginWrite();
 	WriteMerges(&t, &learned);

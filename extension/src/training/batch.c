@@ -17,11 +17,11 @@
 
 #define FETCH 10000 /* rows at a time */
 
-static LlmQuery read_ids = {.text = "SELECT id FROM %s.llm_dataset WHERE dataset = $1 ORDER BY id",
+static SpiQuery read_ids = {.text = "SELECT id FROM %s.llm_dataset WHERE dataset = $1 ORDER BY id",
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "l"};
-static LlmQuery read_row = {.text = "SELECT tokens, target FROM %s.llm_dataset WHERE id = $1",
+static SpiQuery read_row = {.text = "SELECT tokens, target FROM %s.llm_dataset WHERE id = $1",
 	.nargs = 1,
 	.types = {INT8OID},
 	.columns = "I?I?"};
@@ -37,13 +37,13 @@ DatasetOpen(const char *name, uint64 seed)
 	bool null;
 
 	SPI_connect();
-	rows = LlmOpen(&read_ids, &value);
-	while (LlmFetch(&read_ids, rows, FETCH))
+	rows = SpiOpen(&read_ids, &value);
+	while (SpiFetch(&read_ids, rows, FETCH))
 	{
 		if (d->count + (int64) SPI_processed > room)
 		{
 			room = 2 * room + FETCH;
-			LlmReserve((sizeof(int64) + sizeof(int32)) * room);
+			ReserveMemory((sizeof(int64) + sizeof(int32)) * room);
 			d->ids = d->ids ? repalloc_huge(d->ids, sizeof(int64) * room)
 							: MemoryContextAllocHuge(caller, sizeof(int64) * room);
 		}
@@ -105,7 +105,7 @@ RowArray(HeapTuple row, TupleDesc desc, int column, int64 id, int *length)
 {
 	bool null;
 	Datum datum = SPI_getbinval(row, desc, column, &null);
-	ArrayType *a = null ? NULL : (ArrayType *) LlmDetoast(datum);
+	ArrayType *a = null ? NULL : (ArrayType *) DetoastWhole(datum);
 
 	if (a == NULL || ARR_NDIM(a) != 1 || array_contains_nulls(a))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -156,7 +156,7 @@ ReadRow(int64 id, int vocab, const int32 **tokens, const int32 **targets)
 	Datum value = Int64GetDatum(id);
 	int length, other;
 
-	LlmRun(&read_row, &value, NULL, true, 1);
+	SpiRun(&read_row, &value, NULL, true, 1);
 	if (SPI_processed == 0)
 		ereport(ERROR,
 			(errcode(ERRCODE_NO_DATA), errmsg("llm_dataset has no row %lld (any more)", (long long) id),
@@ -210,7 +210,7 @@ BatchRead(const int64 *ids, int n, const LoadedModel *m, bool counted)
 	if (counted)
 		CheckLengths(lengths, ids, n, m);
 	size = sizeof(int32) * Max(1, (Size) n * b->T);
-	LlmReserve(2 * size);
+	ReserveMemory(2 * size);
 	b->tokens = MemoryContextAllocHuge(caller, size);
 	b->targets = MemoryContextAllocHuge(caller, size);
 	for (int i = 0; i < n; i++)

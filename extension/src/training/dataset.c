@@ -65,16 +65,16 @@ CheckRanges(const Loading *l)
 static void
 ReadModel(Loading *l, bool no_block)
 {
-	static LlmQuery read_positions = {.text = "SELECT n_positions FROM %s.llm_model_config WHERE model = $1",
+	static SpiQuery read_positions = {.text = "SELECT n_positions FROM %s.llm_model_config WHERE model = $1",
 		.nargs = 1,
 		.types = {TEXTOID},
 		.columns = "i"};
 	Datum value = CStringGetTextDatum(l->model);
 	char *positions = NULL;
 
-	LlmRun(&read_positions, &value, NULL, true, 1);
+	SpiRun(&read_positions, &value, NULL, true, 1);
 	if (SPI_processed == 1)
-		positions = LlmField(0, 1);
+		positions = SpiField(0, 1);
 	if (no_block && positions == NULL)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						   errmsg("block_size is missing, and \"%s\" is no model that has one", l->model),
@@ -93,13 +93,13 @@ ReadModel(Loading *l, bool no_block)
 static int32
 ReadEndToken(const char *model)
 {
-	static LlmQuery read_end = {
+	static SpiQuery read_end = {
 		.text = "SELECT %s.llm_end_token($1)", .nargs = 1, .types = {TEXTOID}, .columns = "i?", .one = true};
 	Datum value = CStringGetTextDatum(model);
 	char *end;
 
-	LlmRun(&read_end, &value, NULL, true, 1);
-	end = LlmField(0, 1);
+	SpiRun(&read_end, &value, NULL, true, 1);
+	end = SpiField(0, 1);
 	return end != NULL ? atoi(end) : -1;
 }
 
@@ -151,7 +151,7 @@ IsHeldOut(const Loading *l, int64 row)
 static void
 WriteRow(Loading *l, int n)
 {
-	static LlmQuery insert = {
+	static SpiQuery insert = {
 		.text = "INSERT INTO %s.llm_dataset (dataset, tokens, target) VALUES ($1, $2, $3)",
 		.nargs = 3,
 		.types = {TEXTOID, INT4ARRAYOID, INT4ARRAYOID},
@@ -168,7 +168,7 @@ WriteRow(Loading *l, int n)
 		((int32 *) ARR_DATA_PTR(tokens))[i] = Max(l->end, 0);
 		((int32 *) ARR_DATA_PTR(target))[i] = -1;
 	}
-	LlmRun(&insert, values, NULL, false, 0);
+	SpiRun(&insert, values, NULL, false, 0);
 	l->held_out += held_out;
 	l->rows++;
 }
@@ -201,11 +201,11 @@ AppendIds(Loading *l, const int32 *ids, Size count)
 	{
 		Size capacity = 2 * l->capacity + count;
 
-		LlmReserve(capacity * sizeof(int32));
+		ReserveMemory(capacity * sizeof(int32));
 		l->ids = repalloc_huge(l->ids, capacity * sizeof(int32));
 		l->capacity = capacity;
 	}
-	LlmCopy(l->ids + l->count, ids, count * sizeof(int32));
+	CopyMemory(l->ids + l->count, ids, count * sizeof(int32));
 	l->count += count;
 	l->tokens += count;
 }
@@ -241,13 +241,13 @@ LoadTexts(Loading *l, MemoryContext row)
 static void
 DeleteRows(const Loading *l)
 {
-	static LlmQuery delete_rows = {.text = "DELETE FROM %s.llm_dataset WHERE dataset IN ($1, $2)",
+	static SpiQuery delete_rows = {.text = "DELETE FROM %s.llm_dataset WHERE dataset IN ($1, $2)",
 		.nargs = 2,
 		.types = {TEXTOID, TEXTOID}};
 	Datum values[2] = {
 		CStringGetTextDatum(l->dataset), CStringGetTextDatum(psprintf("%s" HELD_OUT, l->dataset))};
 
-	LlmRun(&delete_rows, values, NULL, false, 0);
+	SpiRun(&delete_rows, values, NULL, false, 0);
 }
 
 /*
@@ -278,5 +278,5 @@ llm_dataset_load(PG_FUNCTION_ARGS)
 	values[1] = Int64GetDatum(l.tokens);
 	values[2] = Int64GetDatum(l.rows);
 	values[3] = Int64GetDatum(l.held_out);
-	return LlmRowResult(fcinfo, values, NULL);
+	return RowResult(fcinfo, values, NULL);
 }

@@ -70,6 +70,5 @@ llm_dataset_loss(PG_FUNCTION_ARGS)
 	if (tokens == 0)
 		ereport(ERROR, (errcode(ERRCODE_NO_DATA), errmsg("dataset \"%s\" has no target that counts", d->name),
 						   errhint("Negative targets are left out of the loss.")));
-	return LlmRowResult(
-		fcinfo, (Datum[]){Float8GetDatum(total / (double) tokens), Int64GetDatum(tokens)}, NULL);
+	return RowResult(fcinfo, (Datum[]){Float8GetDatum(total / (double) tokens), Int64GetDatum(tokens)}, NULL);
 }

@@ -60,7 +60,7 @@ TakeValues(Saved *saved, const char *name, const LlmModel *model, int node, floa
 static void
 TakeSteps(Training *tr, int64 id, int64 step)
 {
-	static LlmQuery others = {"SELECT e.key, e.value FROM %s.llm_checkpoint_model AS c,"
+	static SpiQuery others = {"SELECT e.key, e.value FROM %s.llm_checkpoint_model AS c,"
 							  " pg_catalog.jsonb_each_text(c.steps) AS e WHERE c.checkpoint = $1",
 		1, {INT8OID}, .columns = "ss"};
 	Datum value = Int64GetDatum(id);
@@ -68,13 +68,13 @@ TakeSteps(Training *tr, int64 id, int64 step)
 
 	tr->step = step;
 	memset(tr->trainer->offset, 0, sizeof(int64_t) * graph->count);
-	LlmRun(&others, &value, NULL, true, 0);
+	SpiRun(&others, &value, NULL, true, 0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		int node = llm_graph_find(graph, LlmField(i, 1));
+		int node = llm_graph_find(graph, SpiField(i, 1));
 
 		if (node >= 0)
-			tr->trainer->offset[node] = pg_strtoint64(LlmField(i, 2)) - step;
+			tr->trainer->offset[node] = pg_strtoint64(SpiField(i, 2)) - step;
 	}
 	SPI_freetuptable(SPI_tuptable);
 }
@@ -82,7 +82,7 @@ TakeSteps(Training *tr, int64 id, int64 step)
 static void
 TakeCheckpoint(Training *tr, int64 id)
 {
-	static LlmQuery find = {"SELECT location, format, sha256, step FROM %s.llm_checkpoint WHERE id = $1", 1,
+	static SpiQuery find = {"SELECT location, format, sha256, step FROM %s.llm_checkpoint WHERE id = $1", 1,
 		{INT8OID}, .columns = "sssl"};
 	Datum value = Int64GetDatum(id);
 	LlmModel *model = &tr->m->model;
@@ -91,12 +91,12 @@ TakeCheckpoint(Training *tr, int64 id)
 	LlmError err;
 
 	SPI_connect();
-	LlmRun(&find, &value, NULL, true, 1);
+	SpiRun(&find, &value, NULL, true, 1);
 	if (SPI_processed == 0)
 		ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("there is no checkpoint %lld", (long long) id)));
-	step = pg_strtoint64(LlmField(0, 4));
-	saved = SavedOpen(id, LlmField(0, 1), LlmField(0, 2), LlmField(0, 3));
+	step = pg_strtoint64(SpiField(0, 4));
+	saved = SavedOpen(id, SpiField(0, 1), SpiField(0, 2), SpiField(0, 3));
 	TakeSteps(tr, id, step);
 	for (int i = 0; i < model->graph.count; i++)
 	{
@@ -119,14 +119,14 @@ TakeCheckpoint(Training *tr, int64 id)
 static Logged *
 ReadLog(Datum ids, int *count)
 {
-	static LlmQuery read = {"SELECT run, step, loss, grad_norm, data_crc, rows FROM %s.llm_train_log"
+	static SpiQuery read = {"SELECT run, step, loss, grad_norm, data_crc, rows FROM %s.llm_train_log"
 							" WHERE id = ANY ($1) ORDER BY step",
 		1, {INT8ARRAYOID}, .columns = "llfdlL"};
 	MemoryContext caller = CurrentMemoryContext;
 	Logged *log;
 
 	SPI_connect();
-	LlmRun(&read, &ids, NULL, true, 0);
+	SpiRun(&read, &ids, NULL, true, 0);
 	*count = (int) SPI_processed;
 	log = MemoryContextAllocZero(caller, sizeof(Logged) * (SPI_processed + 1));
 	for (int i = 0; i < *count; i++)
@@ -141,7 +141,7 @@ ReadLog(Datum ids, int *count)
 		log[i].loss = DatumGetFloat4(SPI_getbinval(row, desc, 3, &null));
 		log[i].norm = DatumGetFloat8(SPI_getbinval(row, desc, 4, &null));
 		log[i].data_crc = (uint32) DatumGetInt64(SPI_getbinval(row, desc, 5, &null));
-		rows = (ArrayType *) LlmDetoast(SPI_getbinval(row, desc, 6, &null));
+		rows = (ArrayType *) DetoastWhole(SPI_getbinval(row, desc, 6, &null));
 		log[i].n_ids = ArrayGetNItems(ARR_NDIM(rows), ARR_DIMS(rows));
 		log[i].ids = MemoryContextAlloc(caller, sizeof(int64) * Max(1, log[i].n_ids));
 		if (array_contains_nulls(rows))

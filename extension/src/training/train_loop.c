@@ -100,7 +100,7 @@ LockAll(Loop *loop)
 static void
 LoadIfMoved(Loop *loop)
 {
-	int64 version = LlmModelVersion(loop->r->model), step = -1;
+	int64 version = ModelVersion(loop->r->model), step = -1;
 	MemoryContext caller;
 
 	if (loop->tr && version == loop->version)
@@ -148,7 +148,7 @@ Write(Loop *loop)
 	TrainingWrite(loop->tr);
 	loop->write_seconds = SecondsSince(start);
 	PushActiveSnapshot(GetLatestSnapshot()); /* sees the rows just written */
-	loop->version = LlmModelVersion(loop->r->model);
+	loop->version = ModelVersion(loop->r->model);
 	PopActiveSnapshot();
 }
 

@@ -14,11 +14,11 @@
 #include "src/base/spi.h"
 #include "src/training/train_run.h"
 
-static LlmQuery read_run = {.text = "SELECT r FROM %s.llm_train_run AS r WHERE run = $1",
+static SpiQuery read_run = {.text = "SELECT r FROM %s.llm_train_run AS r WHERE run = $1",
 	.nargs = 1,
 	.types = {INT8OID},
 	.columns = "r"};
-static LlmQuery begin_run = {.text = "SELECT run, first_step FROM %s._llm_train_begin($1, $2, $3)",
+static SpiQuery begin_run = {.text = "SELECT run, first_step FROM %s._llm_train_begin($1, $2, $3)",
 	.nargs = 3,
 	.columns = "ll",
 	.one = true};
@@ -150,7 +150,7 @@ RecipeOfRun(int64 run)
 	bool null;
 
 	SPI_connect();
-	LlmRun(&read_run, &value, NULL, true, 1);
+	SpiRun(&read_run, &value, NULL, true, 1);
 	if (SPI_processed == 0)
 		ereport(ERROR, (errcode(ERRCODE_NO_DATA), errmsg("there is no training run %lld", (long long) run),
 						   errhint("SELECT run, model, first_step, n_steps FROM llm_train_run lists them.")));
@@ -167,11 +167,11 @@ RecipeBegin(Recipe *r, Datum row, int64 step, bool resume)
 	Datum values[3] = {row, Int64GetDatum(step), BoolGetDatum(resume)};
 	bool null;
 
-	begin_run.types[0] = get_rel_type_id(get_relname_relid("llm_train_run", LlmNamespace()));
+	begin_run.types[0] = get_rel_type_id(get_relname_relid("llm_train_run", ExtensionNamespace()));
 	begin_run.types[1] = INT8OID;
 	begin_run.types[2] = BOOLOID;
 	SPI_connect();
-	LlmRun(&begin_run, values, NULL, false, 1);
+	SpiRun(&begin_run, values, NULL, false, 1);
 	r->run = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
 	r->first_step = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null));
 	SPI_finish();

@@ -24,7 +24,7 @@
 #include "src/tensor/tensor.h"
 #include "src/training/training.h"
 
-static LlmQuery read_moments = {
+static SpiQuery read_moments = {
 	.text = "SELECT g.name, p.m, p.v, p.step, p.model, p.name, p.model = g.model AND NOT EXISTS (SELECT FROM"
 			" %s.llm_param_share AS u WHERE (u.source_model, u.source_name) = (p.model, p.name)"
 			" AND u.target_model <> g.model) FROM %s.llm_graph AS g"
@@ -35,7 +35,7 @@ static LlmQuery read_moments = {
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "st?t?lssb"};
-static LlmQuery write_log = {
+static SpiQuery write_log = {
 	.text = "INSERT INTO %s.llm_train_log (run, model, step, lr, loss, grad_norm, tokens, seconds, rows, "
 			"seed, data_crc) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
 	.nargs = 11,
@@ -75,8 +75,8 @@ LoadMoment(Training *tr, HeapTuple row, TupleDesc desc, int node)
 		TakeMoment(tr, row, desc, 3, node, t->v[node]);
 	}
 	t->offset[node] = DatumGetInt64(SPI_getbinval(row, desc, 4, &null));
-	tr->store_model[node] = MemoryContextStrdup(tr->context, LlmField(0, 5));
-	tr->store_name[node] = MemoryContextStrdup(tr->context, LlmField(0, 6));
+	tr->store_model[node] = MemoryContextStrdup(tr->context, SpiField(0, 5));
+	tr->store_name[node] = MemoryContextStrdup(tr->context, SpiField(0, 6));
 	tr->own[node] = DatumGetBool(SPI_getbinval(row, desc, 7, &null));
 }
 
@@ -87,11 +87,11 @@ LoadMoments(Training *tr)
 	Portal portal;
 
 	SPI_connect();
-	portal = LlmOpen(&read_moments, &value);
-	while (LlmFetch(&read_moments, portal, 1))
+	portal = SpiOpen(&read_moments, &value);
+	while (SpiFetch(&read_moments, portal, 1))
 	{
 		HeapTuple row = SPI_tuptable->vals[0];
-		int node = llm_graph_find(&tr->m->model.graph, LlmField(0, 1));
+		int node = llm_graph_find(&tr->m->model.graph, SpiField(0, 1));
 
 		if (node >= 0)
 			LoadMoment(tr, row, SPI_tuptable->tupdesc, node);
@@ -156,7 +156,7 @@ TieShared(Training *tr)
 			first++;
 		for (int j = first + 1; j < graph->count; j++)
 			if (SameStore(tr, first, j))
-				LLM_CHECK(llm_trainer_tie(tr->trainer, j, first, LlmSessionAllocator(), &err), &err);
+				LLM_CHECK(llm_trainer_tie(tr->trainer, j, first, SessionAllocator(), &err), &err);
 	}
 }
 
@@ -172,7 +172,7 @@ TrainingLoad(const char *model)
 	tr->context = context;
 	tr->m = ModelForTraining(model, context);
 	LLM_CHECK(
-		llm_trainer_open(&tr->m->model, OutputOf(tr->m, "loss"), LlmContextAllocator(), &tr->trainer, &err),
+		llm_trainer_open(&tr->m->model, OutputOf(tr->m, "loss"), ContextAllocator(), &tr->trainer, &err),
 		&err);
 	tr->store_model = palloc0(sizeof(char *) * tr->m->model.graph.count);
 	tr->store_name = palloc0(sizeof(char *) * tr->m->model.graph.count);
@@ -285,7 +285,7 @@ TrainingLog(const Training *tr, const Recipe *r, const Step *step, const int64 *
 	values[9] = Int64GetDatum((int64) r->seed);
 	values[10] = Int64GetDatum((int64) step->data_crc);
 	SPI_connect();
-	LlmRun(&write_log, values, NULL, false, 0);
+	SpiRun(&write_log, values, NULL, false, 0);
 	SPI_finish();
 }
 

@@ -19,14 +19,14 @@
 /* Several large columns in one UPDATE would exceed the 1 GB limit of a row in memory. */
 #define TOGETHER ((Size) 256 << 20)
 
-static LlmQuery write_all = {
+static SpiQuery write_all = {
 	.text = "UPDATE %s.llm_param SET data = $3, m = $4, v = $5, step = $6 WHERE model = $1 AND name = $2",
 	.nargs = 6};
-static LlmQuery write_data = {
+static SpiQuery write_data = {
 	.text = "UPDATE %s.llm_param SET data = $3, step = $4 WHERE model = $1 AND name = $2", .nargs = 4};
-static LlmQuery write_m = {
+static SpiQuery write_m = {
 	.text = "UPDATE %s.llm_param SET m = $3 WHERE model = $1 AND name = $2", .nargs = 3};
-static LlmQuery write_v = {
+static SpiQuery write_v = {
 	.text = "UPDATE %s.llm_param SET v = $3 WHERE model = $1 AND name = $2", .nargs = 3};
 
 static Datum
@@ -49,18 +49,18 @@ ValueOf(const Training *tr, int node, const float *from)
  * values: model, name, then `tensors` tensors, then possibly the step. The row exists, because it is locked.
  */
 static void
-Write(LlmQuery *query, Datum *values, int tensors)
+Write(SpiQuery *query, Datum *values, int tensors)
 {
 	Size size = 0;
 
 	for (int i = 0; i < query->nargs; i++)
 	{
-		query->types[i] = i < 2 ? TEXTOID : i < 2 + tensors ? LlmTensorType() : INT8OID;
+		query->types[i] = i < 2 ? TEXTOID : i < 2 + tensors ? TensorTypeOid() : INT8OID;
 		if (i >= 2 && i < 2 + tensors)
 			size += VARSIZE(DatumGetPointer(values[i]));
 	}
-	LlmReserve(size); /* for the row formed from them */
-	LlmRun(query, values, NULL, false, 0);
+	ReserveMemory(size); /* for the row formed from them */
+	SpiRun(query, values, NULL, false, 0);
 	if (SPI_processed != 1)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						   errmsg("parameter \"%s\" of model \"%s\" could not be written",
