@@ -1,4 +1,4 @@
-"""From a fresh checkout to running, in one command; needs nothing but Python.
+"""Sets up a fresh checkout in one command; needs only Python.
 
 python3 pg_llm/bootstrap.py lab   sets up .venv, installs the kit into it, opens JupyterLab on the notebooks
 python3 pg_llm/bootstrap.py test  the same with what the tests compare with, then every check (more arguments
@@ -17,14 +17,14 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
-TORCH = "torch==2.13.0"  # unpinned, pip would take a build with several gigabytes of CUDA along
+TORCH = "torch==2.13.0"  # unpinned, pip would choose a build with several gigabytes of CUDA
 
 
 def main(arguments):
     """Sets up .venv, then opens the notebooks or runs the tests."""
     if len(arguments) < 1 or arguments[0] not in ("lab", "test"):
         sys.exit(__doc__.strip())
-    if sys.version_info < (3, 10):  # noqa: UP036 (this file also runs where the kit cannot)
+    if sys.version_info < (3, 10):  # noqa: UP036 (this file also runs on Pythons too old for the kit)
         sys.exit("pg_llm needs Python 3.10 or newer, this is {}.{}".format(*sys.version_info[:2]))
     command, rest = arguments[0], arguments[1:]
     need_compiler()
@@ -43,7 +43,7 @@ def main(arguments):
 
 
 def need_compiler():
-    """Installs a missing C compiler or make, or ends in one sentence where that is impossible."""
+    """Installs a missing C compiler or make, or exits with one sentence if that is impossible."""
     missing = []
     if not shutil.which("gcc") and not shutil.which("cc"):
         missing += ["gcc", "libc6-dev"]
@@ -58,7 +58,7 @@ def need_compiler():
 
 
 def want_test_packages():
-    """Installs what some tests need, where this user may; without it they are skipped."""
+    """Installs packages that some tests need, if this user may; without them the tests are skipped."""
     wishes = (
         ("PostgreSQL 15's tests", ["postgresql-15", "postgresql-server-dev-15"], has_postgresql_15),
         ("the C format check", ["clang-format-14"], lambda: shutil.which("clang-format-14")),
@@ -71,26 +71,26 @@ def want_test_packages():
 
 
 def has_postgresql_15():
-    """Whether Debian's PostgreSQL 15 is installed, with its headers."""
+    """True if Debian's PostgreSQL 15 is installed, with its headers."""
     return os.path.exists("/usr/lib/postgresql/15/bin/postgres") and os.path.exists(
         "/usr/include/postgresql/15/server/postgres.h"
     )
 
 
 def has_arm64_compiler():
-    """Whether a cross compiler for arm64 is installed."""
+    """True if a cross compiler for arm64 is installed."""
     return platform.machine() == "aarch64" or shutil.which("aarch64-linux-gnu-gcc")
 
 
 def compiles(text):
-    """Whether the preprocessor finds what a C text includes."""
+    """True if the preprocessor finds all headers that a C text includes."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     command = [compiler, "-E", "-x", "c", "-", "-o", os.devnull]
     return subprocess.run(command, input=text.encode(), stderr=subprocess.DEVNULL).returncode == 0
 
 
 def apt_install(packages):
-    """Installs Debian packages; False where that is not possible."""
+    """Installs Debian packages; False if that is not possible."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("apt-get"):
         return False
     say("installing " + " ".join(packages))
@@ -103,7 +103,7 @@ def apt_install(packages):
 
 
 class NoMainCluster:
-    """While it lasts, installing Debian's PostgreSQL neither makes nor starts a server."""
+    """Within this context, installing Debian's PostgreSQL neither creates nor starts a server."""
 
     folder = "/etc/postgresql-common/createcluster.d"
     path = os.path.join(folder, "pg_llm.conf")
@@ -121,7 +121,7 @@ class NoMainCluster:
 
 
 def make_venv():
-    """A .venv of its own: many systems refuse installs into their Python (PEP 668)."""
+    """Creates .venv: many systems refuse installs into their Python (PEP 668)."""
     check = [venv("python"), "-c", "import pip"]
     if os.path.exists(check[0]) and subprocess.call(check, stderr=subprocess.DEVNULL) == 0:
         return
@@ -131,7 +131,7 @@ def make_venv():
 
 
 def install(for_tests):
-    """Installs the kit into .venv, unless nothing changed since it was installed."""
+    """Installs the kit into .venv, unless nothing has changed since the last installation."""
     stamp = os.path.join(VENV, "pg_llm.stamp")
     wanted = f"{fingerprint()} {for_tests}"
     if os.path.exists(stamp):
@@ -142,7 +142,7 @@ def install(for_tests):
     say("installing the kit (compiles the extension; the first time also downloads what it needs)")
     extras = ""
     if for_tests:
-        # First, so that nothing that depends on it picks another build.
+        # First, so that no package that depends on it chooses another build.
         if pip(TORCH) == 0:
             extras = "[test,oracle]"
         elif os.environ.get("CI"):
@@ -159,13 +159,13 @@ def install(for_tests):
 def pip(*arguments):
     """Runs pip install in .venv; returns its exit code."""
     command = [venv("python"), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-    # An older pip would warn about packages that still come with a setup.py; a newer one ignores this.
+    # An older pip warns about packages that still have a setup.py; a newer one ignores this.
     environment = dict(os.environ, PIP_USE_PEP517="1")
     return subprocess.call(command + list(arguments), cwd=ROOT, env=environment)
 
 
 def fingerprint():
-    """A hash of what the installation depends on."""
+    """A hash of the files on which the installation depends."""
     digest = hashlib.sha256(sys.version.encode())
     paths = [os.path.join(ROOT, "pyproject.toml")]
     for folder, _, names in os.walk(os.path.join(ROOT, "extension")):
@@ -184,7 +184,7 @@ def venv(program):
 
 
 def run_instead(command):
-    """Becomes the command, so that Ctrl-C and the exit code are its own."""
+    """Replaces this process by the command, so that Ctrl-C and the exit code are the command's own."""
     os.execv(command[0], command)
 
 

@@ -1,4 +1,4 @@
-"""Small queries that every part of the package needs, over any psycopg 3 connection."""
+"""Small queries used throughout the package, over any psycopg 3 connection."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def namespace(conn: psycopg.Connection) -> tuple[int, str]:
 
 
 def schema(conn: psycopg.Connection) -> sql.Identifier:
-    """The name of that schema, to qualify names with: search_path and pg_temp then cannot interfere."""
+    """The name of that schema, for qualifying names: search_path and pg_temp then cannot interfere."""
     return sql.Identifier(namespace(conn)[1])

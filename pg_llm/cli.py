@@ -83,7 +83,7 @@ def status():
 @click.argument("database", default="")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def psql(database, arguments):
-    """Open psql in a database of the kit; more arguments go to psql.
+    """Open psql in a database of the kit; further arguments are passed to psql.
 
     \b
     Example: pg-llm psql
@@ -115,7 +115,7 @@ def psql(database, arguments):
 
 @cli.command()
 def doctor():
-    """Check everything the kit needs and say how to mend what is wrong.
+    """Check everything the kit needs and say how to fix what is wrong.
 
     \b
     Example: pg-llm doctor
@@ -129,7 +129,7 @@ def doctor():
 @click.option("--browser/--no-browser", default=True, help="Open a browser window.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lab(browser, arguments):
-    """Start the server and open JupyterLab on the notebooks; more arguments go to JupyterLab.
+    """Start the server and open JupyterLab on the notebooks; further arguments are passed to JupyterLab.
 
     \b
     Example: pg-llm lab
@@ -230,9 +230,9 @@ def prepare_dataset(dsn, tokenizer, inputs, dataset, block_size, overlap, valida
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--replace", is_flag=True, help="Overwrite FILE, once the new backup is complete.")
 def backup(database, file, replace):
-    """Write everything of DATABASE to FILE, also what pg_dump loses; others may go on working in it.
+    """Write all of DATABASE to FILE, including what pg_dump loses; it can stay in use meanwhile.
 
-    Left out: the tape (llm_run and what hangs on it), which is unlogged, and checkpoints that are files.
+    Left out: the tape (llm_run and tables that refer to it), which is unlogged, and checkpoints in files.
 
     \b
     Example: pg-llm backup 00_start_here lesson.backup
@@ -254,10 +254,10 @@ def backup(database, file, replace):
 @click.option("--no-owner", is_flag=True, help="Everything belongs to the role that restores it.")
 @click.option("--no-acl", is_flag=True, help="Leave out GRANTs, and settings of roles.")
 def restore(file, database, replace, no_owner, no_acl):
-    """Make DATABASE anew from a backup in FILE; of another build or PostgreSQL version, too.
+    """Recreate DATABASE from a backup in FILE, also one of another build or PostgreSQL version.
 
-    Roles belong to the server: those that the backup names must be there, or --no-owner --no-acl be given.
-    Your role runs what is in the file, as it would run an SQL script: restore files from people you trust.
+    Roles belong to the server: those named in the backup must exist, unless --no-owner --no-acl are given.
+    Your role executes the file's contents, like an SQL script: restore only files from people you trust.
 
     \b
     Example: pg-llm restore lesson.backup lesson_again
@@ -281,9 +281,9 @@ def restore(file, database, replace, no_owner, no_acl):
 @click.option("--fresh", is_flag=True, help="Begin anew where the run of before could go on.")
 @click.option("--load", is_flag=True, help="Train nothing: load the shipped models into the kit's database.")
 def classroom(layers, output, check, steps, fresh, load):
-    """Train the classroom model from nothing, as it was trained for the kit: a quarter of an hour or more.
+    """Train the classroom model from scratch, as it was trained for the kit: a quarter of an hour or more.
 
-    It goes on where it was interrupted or ended. What is made has the same bytes on every machine.
+    An interrupted or ended training is resumed. The files have the same bytes on every machine.
 
     \b
     Example: pg-llm classroom --layers 1 --check --output /tmp/again
@@ -330,9 +330,9 @@ def bench(arguments):
 
 
 def _end_like_interrupted() -> None:
-    """A closed terminal or `kill` ends the command as Ctrl-C does: it tidies up."""
+    """Makes a closed terminal or `kill` end the command as Ctrl-C does, with its cleanup."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has it ignored
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores it
             signal.signal(number, signal.default_int_handler)
 
 
@@ -344,7 +344,7 @@ def _only_embedded(command: str) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    """An error's own words; of the server's errors the message and its hint."""
+    """An error's message; for errors of the server, the message and its hint."""
     told = getattr(error, "diag", None)
     if told is not None and told.message_primary:
         return (
@@ -366,7 +366,7 @@ def main() -> None:
         click.echo("pg-llm: interrupted", err=True)
         code = 130
     except BrokenPipeError:
-        # The reader (head, less) has gone; leave nothing for the interpreter to flush into it.
+        # The reader (head, less) has exited; leave nothing for the interpreter to flush into it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except KitError as error:

@@ -182,7 +182,7 @@ class PGLLMClient:
     def _call(
         self, query: str, function: str, model: str | None, **arguments: object
     ) -> tuple[sql.Composed, dict[str, object]]:
-        """A query with a call of a function in place of {}, and the arguments it sends."""
+        """A query with a function call in place of {}, and its arguments."""
         model = model or self.model
         if model:
             arguments["model"] = model

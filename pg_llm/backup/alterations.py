@@ -1,8 +1,8 @@
-"""What users did to the extension's tables: columns, indexes, policies, triggers and so on.
+"""Changes that users made to the extension's tables: columns, indexes, policies, triggers and so on.
 
-pg_dump leaves it out, since it takes every part of an extension's table for the extension's. Here each part
-is a Fact, a statement that makes it. A database that has just got the extension has facts, too; what a backup
-has besides, or has otherwise, is what has to be made again.
+pg_dump omits them, because it attributes every part of an extension's table to the extension. Here each part
+is a Fact, a statement that creates it. A fresh database with the extension has facts, too; those that a
+backup has in addition, or that differ, must be created again.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import psycopg
 
-# Places from here on are made after the rest of the tables, after the rows, and after the users' own objects.
+# Facts with a place of at least this are created after the rest of the tables, after the rows, and after the
+# users' own objects.
 BEFORE_ROWS, AFTER_ROWS, LAST = 100, 200, 300
 TYPE, OWNER = 12, 300
-# PostgreSQL 15.20 and its contemporaries write this into a column's options; nobody can set it.
+# PostgreSQL 15.20 and releases of its time write this into a column's options; users cannot set it.
 SERVERS_OWN = "pg_attver="
 
 MEMBER = """
@@ -38,7 +39,7 @@ MEMBER = """
     )
 """
 
-# place: the order in which they are made. builds: another build of the extension may have it otherwise.
+# place: the order of creation. builds: another build of the extension may have a different one.
 FACTS = f"""
 WITH {MEMBER}, col AS (
     SELECT m.name, a.*, format('%s.%I', m.name, a.attname) AS what,
@@ -191,7 +192,7 @@ WITH {MEMBER}, col AS (
 SELECT place, builds, rel::text, what, make, undo FROM fact ORDER BY place, nth, what
 """
 
-# The objects that columns of the extension's tables need: types, and the functions of generated columns.
+# The objects on which columns of the extension's tables depend: types, and functions of generated columns.
 NEEDS = f"""
 WITH RECURSIVE {MEMBER}, needs (classid, objid) AS (
     (SELECT d.refclassid, d.refobjid FROM pg_depend d JOIN member m ON d.classid = 'pg_class'::regclass
@@ -209,7 +210,7 @@ SELECT classid::int8, objid::int8 FROM needs ORDER BY 1, 2
 """
 
 
-# Builds with the same relations and functions can work with each other's tables.
+# Builds with the same relations and functions can use each other's tables.
 BUILD = """
 SELECT md5(string_agg(concat_ws(' ', o.type, o.identity, p.prosrc), ',' ORDER BY o.type, o.identity))
 FROM pg_extension e
@@ -223,7 +224,7 @@ WHERE e.extname = 'pg_llm'
 
 
 class Fact(NamedTuple):
-    """A statement that makes a part of a table, and one that takes it away (None: `make` states it anew)."""
+    """A statement that creates a part of a table, and one that drops it (None: `make` overwrites it)."""
 
     place: int
     builds: bool
@@ -234,7 +235,7 @@ class Fact(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What turns the extension's tables as they are into those of a backup; left: what stays as it is."""
+    """The changes from the extension's current tables to those of a backup; left: differences that remain."""
 
     undo: list[str]
     make: list[Fact]
@@ -242,15 +243,15 @@ class Changes(NamedTuple):
 
 
 def read_facts(conn: psycopg.Connection) -> list[Fact]:
-    """All parts of the extension's relations, in the order to make them; needs an empty search_path."""
+    """All parts of the extension's relations, in order of creation; needs an empty search_path."""
     return [Fact(*row) for row in conn.execute(FACTS).fetchall()]
 
 
 def changes(theirs: Iterable[Fact], here: Iterable[Fact], same: bool) -> Changes:
-    """What to do in a database that has just got the extension (here) to have the facts of a backup (theirs).
+    """The changes to a fresh database with the extension (here) that give it the facts of a backup (theirs).
 
-    same: the backup is of the same build (BUILD). Of another one nobody knows whether a difference is the
-    user's or the build's: then what is here stays, and only what is not here at all is added.
+    same: the backup is of the same build (BUILD). Otherwise a difference may be the user's or the build's:
+    existing facts stay, and only missing ones are added.
     """
     theirs, have = list(theirs), {fact.what: fact.make for fact in here}
     want = {fact.what: fact.make for fact in theirs}
@@ -260,7 +261,7 @@ def changes(theirs: Iterable[Fact], here: Iterable[Fact], same: bool) -> Changes
     def stays(fact: Fact) -> bool:
         if same or not fact.builds:
             return False
-        # A column that this build does not know it does not fill, either: it cannot be NOT NULL.
+        # This build does not fill a column that it does not know, so it cannot be NOT NULL.
         column = fact.what.removeprefix("NOT NULL of ")
         unfilled = f"column {column}" not in have and f"default of {column}" not in want
         return fact.what in have or (column != fact.what and unfilled)

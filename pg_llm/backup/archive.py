@@ -1,7 +1,8 @@
 """The file of a backup: a zip of stored members, with a manifest that has each member's size and SHA-256.
 
-The first member's name says what the file is, the manifest is the last. Its end, the zip's comment, is the
-SHA-256 of all that is before: also of what a zip has between its members. It appears complete or not at all.
+The first member's name identifies the file, the manifest is the last member. The zip's comment at the end is
+the SHA-256 of everything before it, including the bytes between members. The file appears complete or not at
+all.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ SEAL = 64  # bytes: a SHA-256 in hexadecimal digits
 
 
 def progress(label: str, total: int | None = None):
-    """A tqdm bar over bytes, seen only where they take over two seconds."""
+    """A tqdm bar over bytes, shown only if they take over two seconds."""
     from tqdm.auto import tqdm
 
     return tqdm(total=total, unit="B", unit_scale=True, desc=label, delay=2, leave=False)
 
 
 class Writer:
-    """Takes members in order; manifest is what the file will say of itself."""
+    """Writes members in order; manifest is the file's description of itself."""
 
     def __init__(self, archive: zipfile.ZipFile):
         self.manifest: dict[str, Any] = {"format": FORMAT, "members": {}}
@@ -43,7 +44,7 @@ class Writer:
         self._zip.writestr(MARK, "A database of pg_llm. Restore it with: pg-llm restore FILE DATABASE\n")
 
     def add(self, name: str, blocks: Iterable[Buffer], bar) -> None:
-        """A member of these bytes."""
+        """Adds a member with these bytes."""
         digest, size = hashlib.sha256(), 0
         with self._zip.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
             for block in blocks:
@@ -60,7 +61,7 @@ class Writer:
 
 @contextlib.contextmanager
 def written(path: Path, replace: bool) -> Iterator[Writer]:
-    """A new archive; nothing of it stays where the block fails."""
+    """A new archive; no part of it remains if the block fails."""
     if path.exists() and not replace:
         raise KitError(f"{path} exists; --replace overwrites it once the new backup is complete")
     try:
@@ -88,14 +89,14 @@ def written(path: Path, replace: bool) -> Iterator[Writer]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
-    with contextlib.suppress(OSError):  # the name, too, is to outlive a crash
+    with contextlib.suppress(OSError):  # makes the name survive a crash, too
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
 
 
 def _digest(file, bar) -> bytes:
-    """What the seal of a file must be."""
+    """Computes the seal of a file."""
     left, digest = file.seek(0, os.SEEK_END) - SEAL, hashlib.sha256()
     file.seek(0)
     while left > 0 and (block := file.read(min(left, BLOCK))):
@@ -106,7 +107,7 @@ def _digest(file, bar) -> bytes:
 
 
 class Reader:
-    """An archive with the bytes that were written: all is read once before anything relies on it."""
+    """An archive whose bytes are verified: everything is read once before anything relies on it."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -125,7 +126,7 @@ class Reader:
             )
 
     def verify(self) -> None:
-        """Every member is what the manifest says, and there is no other."""
+        """Checks that every member matches the manifest, and that there is no other."""
         with self._damage(), progress("checking", self.path.stat().st_size) as bar:
             members = self.manifest["members"]
             if sorted(self._zip.namelist()) != sorted([MARK, *members, MANIFEST]):
@@ -157,6 +158,6 @@ class Reader:
             raise
         except OSError as error:
             raise KitError(f"{self.path} cannot be read: {error.strerror or error}") from None
-        except Exception as error:  # zipfile and json have many ways to say that bytes are wrong
+        except Exception as error:  # zipfile and json raise many kinds of errors for invalid bytes
             words = " ".join(str(error).split()) or type(error).__name__
             raise KitError(f"{self.path} is truncated or damaged ({words}); nothing was changed") from None

@@ -1,8 +1,8 @@
-"""pg-llm backup: a whole database in one file, with what pg_dump loses of an extension's tables.
+"""pg-llm backup: a whole database in one file, including what pg_dump loses of an extension's tables.
 
-pg_dump writes the users' own objects. The kit writes what users did to the extension's tables
-(alterations.py), and the rows of these and of all tables with tensors (rows.py), since a row of pg_dump's
-text ends at 1 GB.
+pg_dump writes the users' own objects. The kit writes the users' changes to the extension's tables
+(alterations.py), and the rows of these and of all tables with tensors (rows.py), because a row in pg_dump's
+text form is limited to 1 GB.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SELECT jsonb_build_object('database', to_jsonb(d), 'encoding', pg_encoding_to_ch
 FROM pg_database d WHERE d.datname = current_database()
 """
 
-# Roles and what names them: o owners, a grants, r policies, s settings of a role in this database.
+# Roles and the entries that name them: o owners, a grants, r policies, s settings of a role in this database.
 ROLES = """
 WITH here AS (SELECT oid FROM pg_database WHERE datname = current_database()), used (role, use) AS (
     SELECT refobjid, deptype::text FROM pg_shdepend, here WHERE refclassid = 'pg_authid'::regclass
@@ -58,7 +58,7 @@ SELECT jsonb_object_agg(rolname, uses) FROM (SELECT rolname, string_agg(DISTINCT
 
 
 def backup(database: str, path: Path, replace: bool = False, say: Callable = print) -> None:
-    """Writes a database to a file, as of one moment; others may go on working in it.
+    """Writes a database to a file, as of one moment; it can stay in use meanwhile.
 
     Errors: KitError, and no file. Example: backup("00_start_here", Path("lesson.backup"))
     """
@@ -77,8 +77,8 @@ def backup(database: str, path: Path, replace: bool = False, say: Callable = pri
 
 
 def session(conn: psycopg.Connection) -> None:
-    """Settings by which values are read and written, whatever a database or role has set; no time limits."""
-    # Without a function call: the database's owner may have put one of that name before PostgreSQL's.
+    """Overrides a database's or role's settings that affect the reading of values; sets no time limits."""
+    # Without a function call: the database's owner may have defined one with the same name as PostgreSQL's.
     conn.execute("SET search_path = ''; SET ROLE NONE")
     for name, value in {
         "search_path": "",
@@ -99,7 +99,7 @@ def session(conn: psycopg.Connection) -> None:
 
 @contextlib.contextmanager
 def _rights(conn: psycopg.Connection):
-    """Tells a role that may not see everything who can make the backup: some rows are no backup."""
+    """Tells a role that may not see everything who can make the backup: one without some rows is none."""
     try:
         yield
     except (psycopg.errors.InsufficientPrivilege, KitError) as error:
@@ -117,7 +117,7 @@ def _write(conn: psycopg.Connection, writer: archive.Writer, database: str, say:
     sequences = [name for (name,) in conn.execute(SEQUENCES).fetchall()]
     conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     with conn.transaction():
-        # Before the snapshot: a table that is rewritten or emptied after it would look empty to it.
+        # Before the snapshot: a table rewritten or truncated after it would look empty to it.
         locked = sql.SQL(", ").join(sql.SQL("ONLY " + name) for name, _, _ in tables)
         conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(locked))
         snapshot = catalog.value(conn, "SELECT pg_export_snapshot()")
@@ -138,7 +138,7 @@ def _write(conn: psycopg.Connection, writer: archive.Writer, database: str, say:
         with archive.progress("rows", sum(size for _, _, size in tables)) as shown:
             for name, tensors, _ in tables:
                 writer.manifest["tables"].append(rows.write(conn, writer, name, tensors, shown))
-        # Numbers are drawn outside of snapshots: the newest are beyond all rows.
+        # Sequences advance outside of snapshots: their values are beyond those of all rows.
         values = sql.SQL(" UNION ALL ").join(
             sql.SQL("SELECT {}, last_value, is_called FROM {}").format(sql.Literal(name), sql.SQL(name))
             for name in sequences
@@ -156,8 +156,8 @@ def _say_what_is_not_kept(conn: psycopg.Connection, say: Callable) -> None:
 
 
 def _dump(conn: psycopg.Connection, *arguments: str) -> Iterator[bytes]:
-    """What pg_dump writes."""
-    # It may wait for somebody who waits for our locks, to alter a table: that would never end.
+    """The output of pg_dump."""
+    # It may wait for a session that waits for our locks, to alter a table: that wait would never end.
     options = ["-Fc", "-w", "-E", "UTF8", f"--lock-wait-timeout={LOCK_SECONDS}s", *arguments]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""pg-llm restore: a database made anew from a backup, under another name until it is complete."""
+"""pg-llm restore: recreates a database from a backup, under another name until it is complete."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from pg_llm.server import clients, template
 from pg_llm.server import database as databases
 from pg_llm.server.connect import maintenance, open_database
 
-# The table whose rows describe the build; of a backup of another one it takes the columns that users added.
+# The table whose rows describe the build; from a backup of another build it receives the columns that users
+# added.
 BUILDS_OWN = "llm_op"
-ASIDE = "restored"  # the schema of rows that do not fit
+ASIDE = "restored"  # the schema for rows that do not fit
 # Settings that are lists of names, kept as SQL.
 LISTS = {"local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"}
-# Entries of a dump that read what everything else made.
+# Entries of a dump that depend on what the other entries create.
 LATE = ("EVENT TRIGGER ", "MATERIALIZED VIEW DATA ")
 UTF8 = {"encoding": "utf-8", "errors": "surrogateescape"}  # of names in a dump
 ENTRY = re.compile(r"\d+; (\d+) (\d+) (.*)")
@@ -54,9 +55,9 @@ def restore(
     grants: bool = True,
     say: Callable = print,
 ) -> None:
-    """Makes a database of that name from a backup; replace: in place of one that exists, once it is complete.
+    """Creates a database of that name from a backup; replace: in place of an existing one, once complete.
 
-    owners: what belonged to a role belongs to it again; grants: roles have their rights and settings again.
+    owners: restores the owners of objects; grants: restores the roles' rights and settings.
     Errors: KitError, and the server is as it was. Example: restore(Path("lesson.backup"), "lesson_again")
     """
     reader = archive.Reader(path)
@@ -90,7 +91,7 @@ def restore(
 
 def _check_server(server: psycopg.Connection, database: str, replace: bool) -> None:
     databases.check_name(database)
-    template.current_build()  # or an error: the server has no extension to restore
+    template.current_build()  # raises an error if the server has no extension to restore
     if not catalog.value(server, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
         raise KitError(
             f"role {server.info.user} is no superuser, and only superusers may create the extension: "
@@ -106,7 +107,7 @@ def _check_server(server: psycopg.Connection, database: str, replace: bool) -> N
 
 
 def _check_roles(server: psycopg.Connection, manifest: dict, owners: bool, grants: bool) -> None:
-    """Roles belong to the server, not to the database: those that the backup names must be there."""
+    """Roles belong to the server, not to the database: those named in the backup must exist."""
     left_out = ("" if owners else "o") + ("" if grants else "ais")
     wanted = [role for role, uses in manifest["roles"].items() if set(uses) - set(left_out)]
     there = {role for (role,) in server.execute("SELECT rolname FROM pg_roles").fetchall()}
@@ -122,7 +123,7 @@ def _check_roles(server: psycopg.Connection, manifest: dict, owners: bool, grant
 
 
 def _take_name(server: psycopg.Connection, building: str, database: str) -> str | None:
-    """Gives the complete database its name; who had it is ended and set aside, under the name returned."""
+    """Renames the complete database; one of that name is disconnected and renamed to the name returned."""
     new, name, aside = map(sql.Identifier, (building, database, building + "_old"))
     rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
     if not template.exists(server, database):
@@ -146,7 +147,7 @@ def _take_name(server: psycopg.Connection, building: str, database: str) -> str 
 
 
 def _create(server: psycopg.Connection, building: str, manifest: dict, say: Callable) -> None:
-    """An empty database of the backup's encoding and, where the server has it, its locale."""
+    """Creates an empty database with the backup's encoding and, if the server has it, its locale."""
     facts = manifest["database"]
     provider = {"c": "libc", "i": "icu", "b": "builtin"}[facts["datlocprovider"]]
     locale = facts.get("datlocale") or facts.get("daticulocale")
@@ -165,7 +166,7 @@ def _create(server: psycopg.Connection, building: str, manifest: dict, say: Call
             server.execute(create + choice)
             break
         except (psycopg.errors.InsufficientPrivilege, psycopg.OperationalError):
-            raise  # no rights, a full disk: no question of the locale
+            raise  # no rights, a full disk: the locale is not the cause
         except psycopg.Error:
             if choice is choices[-1]:
                 raise
@@ -173,7 +174,7 @@ def _create(server: psycopg.Connection, building: str, manifest: dict, say: Call
         say(
             f"the server has no locale {locale or facts['datcollate']} ({provider}): text sorts by code point"
         )
-    template.write_note(server, building, {"pid": os.getpid()})  # swept away should this program be killed
+    template.write_note(server, building, {"pid": os.getpid()})  # removed later if this program is killed
 
 
 def _describe(
@@ -185,7 +186,7 @@ def _describe(
     grants: bool,
     say: Callable,
 ) -> None:
-    """What is kept with a database, not in it: settings, rights, limit, owner, comment."""
+    """Restores the properties of the database itself: settings, rights, limit, owner, comment."""
     database = sql.Identifier(building)
     for role, settings in manifest["settings"] or []:
         if role and not grants:
@@ -200,7 +201,7 @@ def _describe(
             )
             try:
                 server.execute(change)
-            except psycopg.Error as error:  # of another version, or a value that this server refuses
+            except psycopg.Error as error:  # of another version, or rejected by this server
                 say(f"not set: {setting} ({error.diag.message_primary})")
     statements = []
     if grants and manifest["acl"] is not None:
@@ -228,35 +229,35 @@ def _elements(value: str) -> list[str]:
 
 
 def _named(entry: str) -> str:
-    """Kind and name of an entry in pg_restore's list."""
+    """The kind and name of an entry in pg_restore's list."""
     found = ENTRY.match(entry)
     return found[3] if found else ""
 
 
-# -- what is in it -------------------------------------------------------------------------
+# -- contents -------------------------------------------------------------------------
 
 
 class _Filling:
-    """Brings a backup's content into an empty database."""
+    """Loads a backup's contents into an empty database."""
 
     def __init__(
         self, conn: psycopg.Connection, reader: archive.Reader, owners: bool, grants: bool, say: Callable
     ):
         self.conn, self.reader, self.manifest, self.say = conn, reader, reader.manifest, say
         self.owners, self.grants = owners, grants
-        self.same = True  # build of the extension, as far as we know
+        self.same = True  # same build of the extension, as far as known
         self.gone: set[str] = set()  # relations that only the backup's build had
         self.builds_own: list[str] = []  # columns of llm_op
 
     def run(self) -> dict:
-        """Everything in the order of who needs whom; returns the kit's note on the database."""
+        """Restores everything in the order of its dependencies; returns the kit's note on the database."""
         session(self.conn)
         with tempfile.TemporaryDirectory() as folder:
             self.dump = Path(folder, DUMP)
             with self.dump.open("wb") as file:
                 file.writelines(self.reader.blocks(DUMP))
             needed, rest, late = self._entries()
-            # Columns may need types and functions of the users', whose views may need the columns.
+            # Columns may depend on types and functions of the users, whose views may depend on the columns.
             self._script(needed)
             self.same = catalog.value(self.conn, alterations.BUILD) == self.manifest["build"]
             query = "SELECT format('%s.llm_op', extnamespace::regnamespace) FROM pg_extension "
@@ -298,14 +299,14 @@ class _Filling:
                     self._cannot(fact.what, error.sqlstate or "", error.diag.message_primary or str(error))
 
     def _cannot(self, what: str, state: str, words: str) -> None:
-        """What needs a part that only the backup's build had (class 42) is no reason to restore nothing."""
+        """Tolerates an error about a part that only the backup's build had (class 42), and reports it."""
         if self.same or not state.startswith("42"):
             what = f"{what}: {words}" if what else words
             raise KitError(f"{self.reader.path} could not be restored, nothing was changed: {what}")
         self.say(f"left out: {words}")
 
     def _entries(self) -> tuple[list[str], list[str], list[str]]:
-        """The dump's entries: what the extension's columns need, the rest, and what must come last."""
+        """The dump's entries: those that the extension's columns need, the others, and those that come last."""
         command = [clients.program("pg_restore"), "-l", str(self.dump)]
         listed = subprocess.run(command, capture_output=True, check=True).stdout.decode(**UTF8).splitlines()
         needs = {tuple(need) for need in self.manifest["needs"]}
@@ -319,7 +320,7 @@ class _Filling:
         return needed, rest[:late], rest[late:]
 
     def _without_gone(self, entries: list[str]) -> list[str]:
-        """Finds views that only the backup's build of the extension had; leaves out the rights on them."""
+        """Finds views that only the backup's build of the extension had, and omits the rights on them."""
         grants = []
         for relation, schema, name in self.manifest["relations"]:
             if catalog.value(self.conn, "SELECT to_regclass(%s) IS NULL", [relation]):
@@ -361,10 +362,10 @@ class _Filling:
     # -- rows ----------------------------------------
 
     def _rows(self, here: dict[str, str]) -> None:
-        """The rows of all tables, those first that others refer to, in one transaction.
+        """Loads the rows of all tables, referenced tables first, in one transaction.
 
-        Constraint triggers rest: the rows fitted together where they come from. The others raise the models'
-        versions, beyond those that the backup's sequence has given.
+        Constraint triggers are off: the rows were consistent in their source. The other triggers raise the
+        models' versions beyond those that the backup's sequence had assigned.
         """
         tables = {table["name"]: table for table in self.manifest["tables"]}
         order = graphlib.TopologicalSorter({name: () for name in tables})
@@ -393,7 +394,7 @@ class _Filling:
                 self.conn.execute(here[what])
 
     def _table(self, entry: dict, shown) -> None:
-        """The rows of a table, or beside it where they do not fit this build's: nothing gets lost."""
+        """Loads the rows of a table, or keeps them in a separate one if they do not fit this build's."""
         try:
             with self.conn.transaction():
                 rows.read(self.conn, self.reader, entry, entry["name"], shown)

@@ -1,7 +1,7 @@
 """The rows of tables as members of an archive: written from one database, read into another.
 
 Tables with tensors are copied in binary, others as text. A row of 1 GB cannot be sent: large ones are copied
-value by value, each with its row's place in the table, and put together where they are read.
+value by value, each with its row's ctid, and reassembled where they are read.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from psycopg.abc import Buffer
 from pg_llm import catalog
 from pg_llm.backup.archive import BLOCK, Reader, Writer
 
-LARGE = 256 << 20  # bytes from which on a row is large
+LARGE = 256 << 20  # a row of at least this many bytes is large
 
-# The extension's tables but unlogged ones (the tape: a crash empties it, too), and all others with tensors.
+# The extension's tables except unlogged ones (the tape, which a crash empties, too), and all others with
+# tensors.
 TABLES = """
 WITH RECURSIVE tensors AS (
     SELECT t.oid FROM pg_extension e
@@ -40,7 +41,8 @@ WHERE c.relkind = 'r' AND CASE e.extname WHEN 'pg_llm' THEN c.relpersistence = '
 ORDER BY 1
 """
 
-# Types without a binary form, and those whose binary form is a number of this database, are copied as text.
+# Types without a binary form, and those whose binary form contains an OID of this database, are copied as
+# text.
 COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod),
     CASE WHEN t.typcategory = 'A' THEN e.typsend ELSE t.typsend END::text ~ '^(-|reg)', a.attlen = -1,
@@ -58,7 +60,7 @@ ORDER BY a.attnum
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table that is written."""
+    """A column of a table to write."""
 
     name: str
     type: str
@@ -74,7 +76,7 @@ class Column:
 
 
 def write(conn: psycopg.Connection, writer: Writer, table: str, binary: bool, bar) -> dict:
-    """Adds the rows of a table, and returns what the manifest says of them."""
+    """Adds the rows of a table; returns their entry in the manifest."""
     columns = [Column(*row) for row in conn.execute(COLUMNS, [table]).fetchall()]
     large = _large(conn, table, columns) if binary else None
     number = len(writer.manifest["members"])
@@ -105,7 +107,7 @@ def write(conn: psycopg.Connection, writer: Writer, table: str, binary: bool, ba
 
 
 def _large(conn: psycopg.Connection, table: str, columns: list[Column]) -> sql.Composable | None:
-    """The condition of rows that are copied value by value; None where there are none."""
+    """The condition for rows that are copied value by value; None if there are none."""
     query = "SELECT format('%s.numel', extnamespace::regnamespace) FROM pg_extension WHERE extname = 'pg_llm'"
     numel = sql.SQL(catalog.value(conn, query))
     sizes = [
@@ -121,7 +123,7 @@ def _large(conn: psycopg.Connection, table: str, columns: list[Column]) -> sql.C
 
 
 def _blocks(conn: psycopg.Connection, query: sql.Composed) -> Iterator[Buffer]:
-    """What COPY sends: small rows together, a large one as it arrives."""
+    """The data that COPY sends: small rows together, a large one as it arrives."""
     held, size = [], 0
     with conn.cursor().copy(query) as copy:
         for row in copy:
@@ -147,13 +149,13 @@ def types_of(conn: psycopg.Connection, table: str) -> dict[str, str]:
 
 
 def read(conn: psycopg.Connection, reader: Reader, entry: dict, table: str, bar) -> None:
-    """Puts the rows of a manifest's entry into a table that has at least its columns."""
+    """Inserts the rows of a manifest's entry into a table that has at least its columns."""
     columns, types = dict(entry["columns"]), types_of(conn, table)
     insert = sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE ").format(sql.SQL(table), _names(columns))
     if entry["format"] == "text" or all(types[c] == kind for c, kind in columns.items()):
         target = sql.SQL("{} ({})").format(sql.SQL(table), _names(columns))
         _copy(conn, reader, entry["member"], target, entry["format"], bar)
-    else:  # binary forms differ from type to type
+    else:  # binary forms differ between types
         with _staged(conn, reader, entry["member"], entry["format"], columns, bar) as staged:
             values = sql.SQL(", ").join(_cast(staged, c, types[c]) for c in columns)
             conn.execute(insert + sql.SQL("SELECT {} FROM {}").format(values, staged))
@@ -162,7 +164,7 @@ def read(conn: psycopg.Connection, reader: Reader, entry: dict, table: str, bar)
         for column, member in entry["parts"].items():
             pair = {"place": "text", "value": columns[column]}
             parts[column] = stack.enter_context(_staged(conn, reader, member, entry["format"], pair, bar))
-        if parts:  # tuples of pointers: no value is read before it goes to its place
+        if parts:  # tuples of pointers: no value is read before it is inserted
             values = sql.SQL(", ").join(_cast(part, "value", types[c]) for c, part in parts.items())
             first, *others = parts.values()
             joined = first + sql.SQL("").join(sql.SQL(" JOIN {} USING (place)").format(p) for p in others)
@@ -170,7 +172,7 @@ def read(conn: psycopg.Connection, reader: Reader, entry: dict, table: str, bar)
 
 
 def read_columns(conn: psycopg.Connection, reader: Reader, entry: dict, wanted: list[str], bar) -> None:
-    """Puts some columns of an entry into the rows of its table that are there already, by their keys."""
+    """Writes some columns of an entry to existing rows of its table, matched by their keys."""
     columns, types = dict(entry["columns"]), types_of(conn, entry["name"])
     with _staged(conn, reader, entry["member"], entry["format"], columns, bar) as staged:
         update = sql.SQL("UPDATE ONLY {} AS t SET {} FROM {} WHERE {}").format(
@@ -187,7 +189,7 @@ def read_columns(conn: psycopg.Connection, reader: Reader, entry: dict, wanted: 
 
 
 def read_aside(conn: psycopg.Connection, reader: Reader, entry: dict, table: str, bar) -> None:
-    """Puts the rows of an entry into a new table of the columns they were written from."""
+    """Inserts the rows of an entry into a new table with the columns from which they were written."""
     conn.execute(sql.SQL("CREATE TABLE {} ({})").format(sql.SQL(table), _declared(dict(entry["columns"]))))
     read(conn, reader, entry, table, bar)
 
@@ -196,7 +198,7 @@ def read_aside(conn: psycopg.Connection, reader: Reader, entry: dict, table: str
 def _staged(
     conn: psycopg.Connection, reader: Reader, member: str, form: str, columns: Mapping[str, str], bar
 ) -> Iterator[sql.Identifier]:
-    """A member as a temporary table, in the types it was written from."""
+    """A member as a temporary table, with the types from which it was written."""
     staged = sql.Identifier("pg_temp", member)
     conn.execute(sql.SQL("CREATE TABLE {} ({})").format(staged, _declared(columns)))
     _copy(conn, reader, member, staged, form, bar)

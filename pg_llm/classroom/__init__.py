@@ -1,7 +1,7 @@
 """The classroom model: a small GPT-2 that the kit trained itself, on its own stories, and ships.
 
 `classroom` has 4 layers, `classroom-2` and `classroom-1` fewer; all share a tokenizer learned from the
-stories. recipe.json says how they were made, `pg-llm classroom --layers 4` makes them again, to the last bit.
+stories. recipe.json records how they were made, `pg-llm classroom --layers 4` makes them again, bit for bit.
 For 4 layers the stories came in stages, while the model trained: it read 224,000 of them, some twice or
 more often. Its seed is, of four that were tried, the one with a head that copies and does little else.
 """
@@ -25,7 +25,7 @@ SUMS = "SHA256SUMS"
 
 
 def recipe() -> dict:
-    """What recipe.json says: corpus, tokenizer, dimensions, and the arguments of llm_train."""
+    """The contents of recipe.json: corpus, tokenizer, dimensions, and the arguments of llm_train."""
     return json.loads((FOLDER / "recipe.json").read_text("utf-8"))
 
 
@@ -35,26 +35,26 @@ def weights_file(layers: int) -> Path:
 
 
 def model_name(layers: int) -> str:
-    """The shipped model with so many layers. Errors: KitError."""
+    """The name of the shipped model with that many layers. Errors: KitError."""
     if layers not in MODELS:
         raise KitError(f"there is no classroom model of {layers} layers; there are {sorted(MODELS)}")
     return MODELS[layers]
 
 
 def shipped() -> list[int]:
-    """The numbers of layers of the models whose weights are here, largest first."""
+    """The numbers of layers of the shipped models, largest first."""
     return [layers for layers in MODELS if weights_file(layers).is_file()]
 
 
 def sums() -> dict[str, str]:
-    """SHA-256 of each shipped file by name, as SHA256SUMS tells."""
+    """SHA-256 of each shipped file by name, from SHA256SUMS."""
     path = FOLDER / SUMS
     lines = path.read_text("ascii").splitlines() if path.is_file() else []
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
 
 def digest() -> str:
-    """Twelve hex digits that name the shipped models."""
+    """Twelve hex digits that identify the shipped models."""
     return hashlib.sha256(json.dumps(sums()).encode()).hexdigest()[:12]
 
 
@@ -64,13 +64,13 @@ def sha256(path: str | Path) -> str:
 
 
 def log(layers: int = 4) -> list[dict[str, float]]:
-    """The training of a shipped model: one row for some dozens of steps, means of loss and gradient norm."""
+    """The training log of a shipped model: some dozens of steps per row, mean loss and gradient norm."""
     with (FOLDER / f"{model_name(layers)}.csv").open(newline="", encoding="ascii") as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def load(conn: psycopg.Connection) -> list[str]:
-    """Loads the shipped tokenizer and models into a database, over what is there under their names.
+    """Loads the shipped tokenizer and models into a database, replacing any with their names.
 
     All or nothing; returns the models' names. Errors: KitError for a file that is not the shipped one.
     """

@@ -1,7 +1,7 @@
-"""Makes a classroom model from nothing but its recipe: tokenizer, stories, training, files.
+"""Makes a classroom model from its recipe alone: tokenizer, stories, training, files.
 
 Everything happens in a database of its own, in statements that a notebook could run; each stage is committed,
-so that a run that was interrupted goes on where it was, to the same bits.
+so that an interrupted training resumes where it stopped, with the same bits as a result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pg_llm.files.convert import save_safetensors
 from pg_llm.server.connect import maintenance, open_database
 
 DATASET = "classroom"
-# Stories written in one transaction, seconds between two looks at the log, steps in a row of the csv.
+# Stories per transaction, seconds between two checks of the log, steps per row of the csv.
 PIECE, LOOK, WINDOW = 10_000, 2.0, 50
 
 
@@ -37,9 +37,9 @@ def train(
     fresh: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, str]:
-    """Trains the classroom model of so many layers and writes its files; returns their SHA-256 by name.
+    """Trains the classroom model with that many layers and writes its files; returns their SHA-256 by name.
 
-    steps: ends there, to try it out; called again it goes on. fresh: the run of before is thrown away.
+    steps: stops there, for a trial; a further call resumes. fresh: discards the earlier training.
     Errors: KitError for more steps than the recipe's, or fewer than are done already.
     Example: train(1, Path("."), steps=20)
     """
@@ -47,7 +47,7 @@ def train(
     last = recipe["steps"] if steps is None else steps
     if not 0 < last <= recipe["steps"]:
         raise KitError(f"the recipe has {recipe['steps']} steps, not {steps}")
-    folder.mkdir(parents=True, exist_ok=True)  # what cannot be is told before the training
+    folder.mkdir(parents=True, exist_ok=True)  # fails before the training if it cannot be created
     database = database or f"train_{model}".replace("-", "_")
     with _workshop(database, fresh) as conn:
         say(f"database {database}: {_begin(conn, recipe, model, layers, last)}")
@@ -60,7 +60,7 @@ def train(
 
 
 def export(conn: psycopg.Connection, model: str, folder: Path) -> dict[str, str]:
-    """Writes weights, tokenizer and log of a trained model; the same bytes whenever the weights are."""
+    """Writes weights, tokenizer and log of a trained model; equal weights give equal bytes."""
     _write_weights(conn, model, folder / f"{model}.safetensors")
     _write_tokenizer(conn, folder)
     _write_log(conn, model, folder / f"{model}.csv")
@@ -73,7 +73,7 @@ def export(conn: psycopg.Connection, model: str, folder: Path) -> dict[str, str]
 
 @contextlib.contextmanager
 def _workshop(database: str, fresh: bool) -> Iterator[psycopg.Connection]:
-    """A connection to a database with nothing but the extension in it: no weights to begin with."""
+    """A connection to a database with only the extension in it, without models."""
     name = sql.Identifier(database)
     with maintenance() as conn:
         if fresh:
@@ -87,7 +87,7 @@ def _workshop(database: str, fresh: bool) -> Iterator[psycopg.Connection]:
 
 
 def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int, last: int) -> str:
-    """Tokenizer and random weights, unless they are there; says where the run stands."""
+    """Creates tokenizer and random weights unless they exist; returns the state of the training."""
     sizes, tokenizer = recipe["model"], recipe["tokenizer"]
     step = _step(conn, model)
     if step is not None:
@@ -127,7 +127,7 @@ def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int, last
 
 
 def _stages(recipe: dict, model: str, last: int) -> Iterator[tuple[int, int]]:
-    """How many stories there are until which step; in the end one for each place in each batch."""
+    """Yields the number of stories up to each stage's last step; finally one for each place in each batch."""
     batch, steps = recipe["train"]["batch_size"], recipe["steps"]
     for stage in [*recipe["stages"].get(model, []), {"stories": steps * batch, "until_step": steps}]:
         yield stage["stories"], min(stage["until_step"], last)
@@ -150,7 +150,7 @@ def _tell_stories(conn: psycopg.Connection, recipe: dict, want: int) -> None:
 
 
 def _run(conn: psycopg.Connection, recipe: dict, model: str, until_step: int) -> None:
-    """The training itself, of one stage; the loop counts on from the model's own step."""
+    """Trains one stage; the loop continues from the model's own step."""
     conn.execute("CALL llm_train_loop(%s, %s, until_step => %s)", [model, recipe["steps"], until_step])
 
 
@@ -160,7 +160,7 @@ def _step(conn: psycopg.Connection, model: str) -> int | None:
 
 @contextlib.contextmanager
 def _progress(database: str, model: str, steps: int) -> Iterator[None]:
-    """A bar over the steps that are committed, from a second connection."""
+    """A progress bar over the committed steps, read through a second connection."""
     from tqdm.auto import tqdm
 
     done = threading.Event()
@@ -197,7 +197,7 @@ def _write_weights(conn: psycopg.Connection, model: str, path: Path) -> None:
 
 
 def _write_tokenizer(conn: psycopg.Connection, folder: Path) -> None:
-    """GPT-2's two files."""
+    """Writes GPT-2's two files."""
     own = [classroom.TOKENIZER]
     vocab = conn.execute(
         "SELECT token, token_id FROM llm_bpe_vocab WHERE model = %s ORDER BY token_id", own
@@ -212,7 +212,7 @@ def _write_tokenizer(conn: psycopg.Connection, folder: Path) -> None:
 
 
 def _write_log(conn: psycopg.Connection, model: str, path: Path) -> None:
-    """Means over windows of steps; tokens are counted from the beginning. Seconds are left out."""
+    """Writes means over windows of steps; tokens are cumulative. Seconds are left out."""
     rows = conn.execute(
         "SELECT step, lr, loss, grad_norm, tokens FROM llm_train_log WHERE model = %s ORDER BY step", [model]
     ).fetchall()

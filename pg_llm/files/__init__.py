@@ -1,1 +1,1 @@
-"""Files and arrays on their way into the database: checkpoints, tokenizers, datasets, tensors."""
+"""Conversion of files and arrays for the database: checkpoints, tokenizers, datasets, tensors."""

@@ -1,7 +1,7 @@
 """PostgreSQL's tensor type as numpy arrays, for any psycopg 3 connection: register(conn).
 
-Binary form, all little-endian: int32 ndim, ndim times int32 dimension, then float32 elements, row-major.
-Reading is free of copies: the array looks straight into the memory of the query's result, and is read-only.
+Binary form, all little-endian: int32 ndim, ndim int32 dimensions, then float32 elements, row-major.
+Reading makes no copy: the array is a read-only view of the query result's memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from psycopg.types import TypeInfo
 from pg_llm import catalog
 
 MAX_DIMS = 8
-# A field of the wire protocol is at most 1 GB; the server says the same of its values.
+# A field of the wire protocol is at most 1 GB; the server's limit for its values is the same.
 MAX_ELEMENTS = (2**30 - 64) // 4
 
 _TYPE = "SELECT oid, typarray FROM pg_catalog.pg_type WHERE typname = 'tensor' AND typnamespace = %s"
@@ -27,7 +27,7 @@ _TYPE = "SELECT oid, typarray FROM pg_catalog.pg_type WHERE typname = 'tensor' A
 def register(conn: psycopg.Connection) -> None:
     """Has conn send float arrays as tensor, int arrays as int[], and return tensors as float32 arrays.
 
-    Errors: NoExtensionError where the database does not have the extension.
+    Errors: NoExtensionError if the database does not have the extension.
     """
     with conn.transaction():
         oid, array_oid = catalog.row(conn, _TYPE, [catalog.namespace(conn)[0]])
@@ -36,14 +36,14 @@ def register(conn: psycopg.Connection) -> None:
     TypeInfo("tensor", oid, array_oid, regtype="tensor").register(conn)
     adapters.register_loader(oid, TensorTextLoader)
     adapters.register_loader(oid, TensorBinaryLoader)
-    # The type's oid differs from database to database: each connection gets dumpers of its own.
+    # The type's OID differs between databases, so each connection has dumpers of its own.
     oids = {**_INTEGERS, "tensor": (oid, array_oid)}
     for dumper in (_TextDumper, _BinaryDumper):
         adapters.register_dumper(np.ndarray, type(dumper.__name__, (dumper,), {"oid": oid, "oids": oids}))
 
 
 def summary(array: np.ndarray) -> str:
-    """One line that names shape, first elements, mean and sd; small arrays are shown in full."""
+    """One line with shape, first elements, mean and sd; small arrays are shown in full."""
     shape = ",".join(map(str, array.shape))
     if array.size == 0:
         return f"tensor({shape}) []"
@@ -62,7 +62,7 @@ def _nested(array) -> str:
 
 @dataclass(frozen=True)
 class TensorSummary:
-    """The server's one-line view of a tensor too large for pg_llm.display_limit: only to look at."""
+    """The server's one-line summary of a tensor too large for pg_llm.display_limit; for display only."""
 
     text: str
 
@@ -77,7 +77,7 @@ class TensorSummary:
 
 
 class TensorBinaryLoader(adapt.Loader):
-    """The array shares memory with the query's result, which lives as long as the array does."""
+    """Loads an array that shares memory with the query's result, which lives as long as the array does."""
 
     format = pq.Format.BINARY
 
@@ -108,11 +108,11 @@ class TensorTextLoader(adapt.Loader):
 
 
 def _read_empty(text: str) -> np.ndarray:
-    """`tensor(0,3) []`: a shape without elements."""
+    """Reads `tensor(0,3) []`, a shape without elements."""
     return np.zeros([int(d) for d in text[7:-4].split(",")], np.float32)
 
 
-# SQL types that become arrays: name → (oid of the element, oid of the array), and how an element is sent.
+# SQL types for arrays: name → (OID of the element, OID of the array), and the format of an element.
 _INTEGERS = {"int4": (23, 1007), "int8": (20, 1016), "bool": (16, 1000)}
 _SENT_AS = {"int4": ">i4", "int8": ">i8", "bool": "u1"}
 
@@ -133,7 +133,7 @@ def _sql_type(array: np.ndarray) -> str:
 
 
 def _to_float32(array: np.ndarray) -> np.ndarray:
-    """C-ordered little-endian float32; refuses what would turn a number into infinity."""
+    """C-ordered little-endian float32; rejects finite values that would become infinite."""
     if array.ndim > MAX_DIMS:
         raise psycopg.DataError(
             f"an array of shape {array.shape} has {array.ndim} dimensions; a tensor has at most 8"
@@ -150,7 +150,7 @@ def _to_float32(array: np.ndarray) -> np.ndarray:
 
 
 class _ArrayDumper(adapt.Dumper):
-    """One dumper for each SQL type that an array may become: psycopg asks get_key, then upgrade."""
+    """One dumper per SQL type of an array: psycopg calls get_key, then upgrade."""
 
     oids: dict = {}
     sql_type = "tensor"

@@ -1,7 +1,8 @@
-"""Checkpoint files as named tensors, read in pieces: safetensors (and shards), npz, PyTorch where torch is.
+"""Checkpoint files as named tensors, read in pieces: safetensors (and shards), npz; PyTorch if torch is
+installed.
 
-`with open_checkpoint(path) as checkpoint: checkpoint.tensors`. Values are read when Tensor.pieces() is asked,
-one piece at a time, so that a file of any size fits.
+`with open_checkpoint(path) as checkpoint: checkpoint.tensors`. Tensor.pieces() reads values one piece at a
+time, so that files of any size fit into memory.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MAX_DIMS = 8
 MAX_SAFETENSORS_HEADER = 100_000_000
 CONFIG = "config.json"
 
-# safetensors' names of the types that convert to float32; bfloat16 is read as the upper half of a float32.
+# safetensors' names of types that convert to float32; bfloat16 is read as the upper half of a float32.
 _TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 _FLOATS: dict[str, np.dtype] = {name: np.dtype(stored) for name, stored in _TYPES.items()}
 _SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4}
@@ -37,7 +38,7 @@ _SIZES |= {"U64": 8, "I64": 8} | {name: dtype.itemsize for name, dtype in _FLOAT
 
 
 class CheckpointError(KitError, ValueError):
-    """A checkpoint file that is missing, damaged, or holds something else than weights."""
+    """A checkpoint file is missing, damaged, or contains something other than weights."""
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Tensor:
         """The values as little-endian float32, row-major, a flat piece at a time. Errors: CheckpointError."""
         if self.dtype not in _FLOATS:
             raise CheckpointError(f'tensor "{self.name}" has the type {self.dtype}, which is no float')
-        stored = self.load().reshape(-1)  # a copy only where the file is in Fortran order
+        stored = self.load().reshape(-1)  # a copy only if the file is in Fortran order
         for start in range(0, self.size, PIECE):
             piece = stored[start : start + PIECE]
             if self.dtype == "BF16":
@@ -70,22 +71,22 @@ class Tensor:
 
 @dataclass
 class Checkpoint:
-    """What open_checkpoint gives: the tensors in the file's order, and config.json as text or None."""
+    """The result of open_checkpoint: the tensors in the file's order, and config.json as text or None."""
 
     tensors: list[Tensor]
     config: str | None = None
 
     def find(self, name: str) -> Tensor | None:
-        """The tensor with GPT-2's name, with the prefix `transformer.` or without."""
+        """The tensor with GPT-2's name, with or without the prefix `transformer.`"""
         return next((t for t in self.tensors if plain_name(t.name) == name), None)
 
     def stated(self, key: str):
-        """What config.json says under this key; None where it is silent or absent."""
+        """The value of this key in config.json; None if the key or the file is missing."""
         config = json.loads(self.config or "{}")
         return config.get(key) if isinstance(config, dict) else None
 
     def head_is_wte(self) -> bool:
-        """True if lm_head.weight and wte.weight are both there and equal bit for bit: the head is tied."""
+        """True if lm_head.weight and wte.weight both exist and are equal bit for bit: the head is tied."""
         head, wte = self.find("lm_head.weight"), self.find("wte.weight")
         if not head or not wte or head.shape != wte.shape or not {head.dtype, wte.dtype} <= set(_FLOATS):
             return False
@@ -94,7 +95,7 @@ class Checkpoint:
 
 
 def progress_bar(tensors: Iterable[Tensor], label: str, show: bool = True):
-    """A tqdm bar over the bytes of these tensors as float32, seen only where they take over two seconds."""
+    """A tqdm bar over the bytes of these tensors as float32, shown only if they take over two seconds."""
     from tqdm.auto import tqdm
 
     total = 4 * sum(tensor.size for tensor in tensors)
@@ -107,7 +108,7 @@ def plain_name(name: str) -> str:
 
 
 def is_buffer(name: str) -> bool:
-    """The causal masks that old checkpoints carry; they are no weights."""
+    """True for the causal masks in old checkpoints, which are no weights."""
     return re.fullmatch(r"h\.\d+\.attn\.(bias|masked_bias)", plain_name(name)) is not None
 
 
@@ -115,7 +116,7 @@ def is_buffer(name: str) -> bool:
 def open_checkpoint(source: str | Path) -> Iterator[Checkpoint]:
     """A file, or a folder with model.safetensors, its shards and index, model.npz or pytorch_model.bin.
 
-    config.json is taken from inside the file (as our own exports write it), or from beside it.
+    config.json is taken from inside the file (where pg_llm's exports write it), or from the same folder.
     Errors: CheckpointError that names the file. Example: `with open_checkpoint("gpt2") as c: len(c.tensors)`
     """
     path = Path(source).expanduser()
@@ -134,7 +135,7 @@ def open_checkpoint(source: str | Path) -> Iterator[Checkpoint]:
 
 @contextlib.contextmanager
 def _told_of(file: Path) -> Iterator[None]:
-    """What zipfile, zlib, NumPy and the system raise over a bad file, as one error that names the file."""
+    """Turns errors of zipfile, zlib, NumPy and the system over a bad file into one that names the file."""
     try:
         yield
     except CheckpointError:
@@ -224,7 +225,7 @@ def _read_safetensors(file: Path, checkpoint: Checkpoint, stack: contextlib.Exit
 
 
 def _check_cover(entries: list, size: int) -> None:
-    """The format's rule: the tensors cover the data without overlap, holes or a tail."""
+    """Checks the format's rule: the tensors cover the data without overlaps, holes or trailing bytes."""
     at = 0
     for name, _, _, begin, end in sorted(entries, key=lambda entry: entry[3:]):
         if begin != at or end > size:
@@ -257,7 +258,7 @@ def _read_npz(file: Path, checkpoint: Checkpoint, stack: contextlib.ExitStack) -
             raise CheckpointError(f'{file}: member "{member}" is neither a .npy array nor config.json')
         name = member.removesuffix(".npy")
         with arrays.zip.open(member) as opened:
-            # Version 3.0 differs from 2.0 in the encoding of field names alone, which no weight has.
+            # Version 3.0 differs from 2.0 only in the encoding of field names, which weights do not have.
             first = npy.read_magic(opened) == (1, 0)
             shape, _, dtype = (npy.read_array_header_1_0 if first else npy.read_array_header_2_0)(opened)
             left = arrays.zip.getinfo(member).file_size - opened.tell()

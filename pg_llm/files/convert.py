@@ -24,10 +24,10 @@ from pg_llm.files.checkpoint import (
 
 
 def convert(source: str | Path, output: str | Path) -> None:
-    """Writes source (a folder or file) to output, in the format that output's name says.
+    """Writes source (a folder or file) to output, in the format of output's extension.
 
     Names lose the prefix `transformer.`, causal masks and a head that equals wte are left out, and
-    config.json goes into the file. output appears complete or not at all.
+    config.json is stored in the file. output appears complete or not at all.
     Errors: CheckpointError. Example: convert("gpt2", "gpt2.npz")
     """
     output = Path(output).expanduser()
@@ -79,7 +79,7 @@ def _write_npz(file, tensors: list[tuple[str, Tensor]], config: str | None, bar)
 
 
 def save_safetensors(path: Path, arrays: dict[str, np.ndarray], config: str | None = None) -> None:
-    """Writes arrays that are in memory, as float32, in the order given; config is config.json's text."""
+    """Writes arrays in memory as float32, in the order given; config is config.json's text."""
     tensors = [
         (name, Tensor(name, "F32", data.shape, partial(np.asarray, data))) for name, data in arrays.items()
     ]
@@ -88,8 +88,8 @@ def save_safetensors(path: Path, arrays: dict[str, np.ndarray], config: str | No
 
 
 def write_safetensors(file, tensors: list[tuple[str, Tensor]], config: str | None, bar) -> None:
-    """The whole file, float32, tensors in the order given; bar.update(bytes) is told of each piece."""
-    # transformers reads no file that does not say which framework's layout it has.
+    """Writes the whole file as float32, tensors in the order given; bar.update(bytes) is called per piece."""
+    # transformers rejects files that do not name the framework of their layout.
     header: dict = {"__metadata__": {"format": "pt"} | ({CONFIG: config} if config is not None else {})}
     at = 0
     for name, tensor in tensors:

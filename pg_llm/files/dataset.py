@@ -1,6 +1,7 @@
-"""Text files into llm_dataset: read here, encoded by the server, a piece at a time, however long they are.
+"""Loads text files into llm_dataset: read here and encoded by the server in pieces, so files may be of any
+length.
 
-The rows are those that llm_dataset_load makes of the same texts in the database (src/training/dataset.c).
+The rows are those that llm_dataset_load makes from the same texts in the database (src/training/dataset.c).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pg_llm.errors import KitError
 
 HELD_OUT = "-validation"
 LONGEST_BLOCK = 2**20
-# Characters that are encoded at a time, and bytes that are read at a time.
+# Characters encoded at a time, and bytes read at a time.
 PIECE = 2**18
 READ = 2**18
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -33,7 +34,7 @@ _INT4, _INT4_ARRAY = 23, 1007
 
 
 class Prepared(NamedTuple):
-    """What prepare_dataset wrote; end_token is None where the tokenizer has none to put after a document."""
+    """What prepare_dataset wrote; end_token is None if the tokenizer has none for the end of a document."""
 
     documents: int
     tokens: int
@@ -58,8 +59,9 @@ def prepare_dataset(
 ) -> Prepared:
     """Encodes files (globs, '-' for standard input) into rows of llm_dataset, all or nothing.
 
-    Each file is a document; separator, a text, cuts files into more. dataset None is the tokenizer's name: a
-    model trains on the rows of its own unless told otherwise. The other arguments are llm_dataset_load's.
+    Each file is a document; separator, a text, splits files into several. dataset None is the tokenizer's
+    name: by default a model trains on the dataset of its own name. The other arguments are
+    llm_dataset_load's.
     Errors: KitError for arguments and files, psycopg.Error from the server.
     Example: prepare_dataset(conn, ["books/*.txt"], "gpt2", "books", block_size=1024, validation=0.1)
     """
@@ -93,7 +95,7 @@ def prepare_dataset(
 
 
 def find_inputs(inputs: Iterable[str | Path]) -> list[str | Path]:
-    """The files that names and patterns mean, each pattern's in order; '-' is standard input.
+    """The files for names and patterns, those of a pattern in order; '-' is standard input.
 
     >>> find_inputs(["-"])
     ['-']
@@ -124,10 +126,10 @@ def find_inputs(inputs: Iterable[str | Path]) -> list[str | Path]:
 
 
 def cut(text: str, limit: int) -> int:
-    """The last place below limit where the tokenizer's pattern begins a new piece in any case; 0: none.
+    """The last position below limit at which the tokenizer's pattern always starts a new piece; 0: none.
 
-    Cut there, the parts have the tokens of the whole: before a space, a tab or a newline that follows
-    something else, or where a letter or digit of ASCII meets another sign of ASCII.
+    Text cut there has the same tokens as the whole: before a space, a tab or a newline that follows another
+    character, or between an ASCII letter or digit and another ASCII character.
 
     >>> cut("one two three", 13)
     7
@@ -145,9 +147,9 @@ _WORD = re.compile("[A-Za-z0-9]")
 
 
 def pieces(texts: Iterable[str], separator: str | None = None) -> Iterator[tuple[str, bool]]:
-    """Text as (piece, whether a document ends with it); a document's pieces are encoded one by one."""
+    """Splits text into (piece, True if a document ends with it); pieces are encoded one by one."""
     text, looked = "", 0
-    # The end of what is there may be the beginning of a separator.
+    # The end of the buffer may be the start of a separator.
     hold = len(separator) - 1 if separator else 0
     for more in texts:
         text += more
@@ -162,13 +164,13 @@ def pieces(texts: Iterable[str], separator: str | None = None) -> Iterator[tuple
             if at:
                 yield text[:at], False
                 text = text[at:]
-            # A text without any such place is looked at again when it is twice as long.
+            # A text without such a position is scanned again once it is twice as long.
             looked = 0 if at else limit
     yield text, True
 
 
 def _encode(cursor, tokenizer: str, source, separator: str | None, bar) -> Iterator[tuple[np.ndarray, bool]]:
-    empty = True  # of this document nothing has come yet
+    empty = True  # nothing of this document has been read yet
     for piece, ends in pieces(_read(source, bar), separator):
         if piece:
             (ids,) = cursor.execute("SELECT llm_encode(%s, %s)", [piece, tokenizer]).fetchone()
@@ -217,7 +219,7 @@ def _decode(file: BinaryIO, name: str, bar) -> Iterator[str]:
 
 
 def _progress_bar(sources: list, label: str, show: bool):
-    """A tqdm bar over the bytes of the files, seen only where they take over two seconds."""
+    """A tqdm bar over the bytes of the files, shown only if they take over two seconds."""
     from tqdm.auto import tqdm
 
     total = None if "-" in sources else sum(path.stat().st_size for path in sources)
@@ -246,31 +248,31 @@ class Blocks:
         self.block, self.overlap, self.validation, self.end = block, overlap, validation, end
         self.tokens = self.rows = self.held_out = 0
         self._ids = np.empty(0, np.int32)
-        self._known = 0  # of the targets that the stream holds, the first so many are in a row already
+        self._known = 0  # this many of the stream's first targets are in a row already
 
     def add(self, ids: np.ndarray) -> None:
-        """Ids (N) to the end of the stream."""
+        """Appends ids (N) to the stream."""
         self._ids = np.concatenate([self._ids, ids])
         self.tokens += len(ids)
 
     def end_document(self) -> None:
-        """The end token, where there is one."""
+        """Appends the end token, if there is one."""
         if self.end is not None:
             self.add(np.array([self.end], np.int32))
 
     def take(self) -> Iterator[Row]:
-        """The whole rows that the stream holds."""
+        """Takes the complete rows from the stream."""
         at = 0
         while len(self._ids) - at > self.block:
             yield self._row(self._ids[at : at + self.block], self._ids[at + 1 : at + self.block + 1])
-            # Rows held out share no token with the others' overlap.
+            # Held-out rows share no overlapping tokens with the others.
             alone = self._is_held_out(self.rows - 1) or self._is_held_out(self.rows)
             self._known = 0 if alone else self.overlap
             at += self.block - self._known
         self._ids = self._ids[at:]
 
     def take_rest(self) -> Iterator[Row]:
-        """What is left at the end of all texts, padded: targets of -1 are left out of the loss."""
+        """Takes the padded rest after the last text: targets of -1 are ignored in the loss."""
         n = len(self._ids) - 1
         if n > self._known:
             tokens = np.full(self.block, self.end or 0, np.int32)
@@ -285,7 +287,7 @@ class Blocks:
         return row
 
     def _is_held_out(self, row: int) -> bool:
-        """Spread evenly over the stream: after n rows round(n * validation) are held out."""
+        """Spreads held-out rows evenly over the stream: after n rows, round(n * validation) are held out."""
         return math.floor((row + 1) * self.validation + 0.5) > math.floor(row * self.validation + 0.5)
 
 
@@ -310,7 +312,7 @@ def _block_size(cursor, tokenizer: str, block_size: int | None) -> int:
 
 
 def _copy(cursor, dataset: str, rows: Iterable[Row]) -> None:
-    """Binary COPY of rows, their ids in the order they come."""
+    """Writes rows by binary COPY; their ids follow the order of the rows."""
     rows = list(rows)
     if not rows:
         return

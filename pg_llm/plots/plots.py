@@ -271,8 +271,8 @@ def _label(ax, rows, columns) -> None:
 
 
 def _label_points(ax, labels, xs, ys) -> None:
-    """A label right of each point, moved down to free space where others stand, with a line to its point."""
-    height, letter = 12.0, 6.5  # pixels a label takes
+    """Puts a label to the right of each point, moved down to free space, with a line to its point."""
+    height, letter = 12.0, 6.5  # pixels of a label
     ax.margins(0.12)
     ax.figure.canvas.draw()
     scale = 72 / ax.figure.dpi

@@ -1,4 +1,4 @@
-"""Where the time goes, op by op, and how close each op comes to the machine's limits."""
+"""The time spent per op, and how close each op comes to the machine's limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pg_llm.notebook.frames import Frame, view
 from pg_llm.plots.plots import BLUE, GREY, _axes
 
 COLORS = {"prefill": BLUE, "decode": "#c8622a"}
-SEEN, NAMED = 0.002, 0.03  # share of the phase's time from which an op is drawn, and named
+SEEN, NAMED = 0.002, 0.03  # the share of the phase's time above which an op is drawn, and named
 
 
 def explain(
@@ -86,7 +86,7 @@ def plot_roofline(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) 
 
 
 def _name(ax, rows: pd.DataFrame) -> None:
-    """Names right of their points, pushed down where they would stand on one another."""
+    """Writes names to the right of their points, moved down where they would overlap."""
     names = rows["node"].where(rows["node"].notna(), rows["op"]).astype(str).str.replace("h.*.", "")
     places = ax.transData.transform(rows[["intensity", "gflops"]].to_numpy(float)) * 72 / ax.figure.dpi
     taken: list[tuple[float, float]] = []

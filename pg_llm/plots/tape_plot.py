@@ -1,4 +1,4 @@
-"""The tape as a graph: what was computed from what, inputs above, results below."""
+"""The tape drawn as a graph: inputs above, results below."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pg_llm.plots.plots import BLUE, GREY
 LONGEST = 26  # characters of a name in a box
 ROWS = 45  # more layers than these cannot be read
 COLUMN, ROW = 2.3, 0.66  # inches between boxes
-Node = str | tuple[str, str, int]  # an operation or input by name; a bend: the line's ends and the layer
+Node = str | tuple[str, str, int]  # an operation or input by name; a bend: a line's ends and the layer
 
 
 def plot_tape(
@@ -49,7 +49,7 @@ def plot_tape(
 
 
 class Layered:
-    """Every node below all that it reads; long lines bend around what stands between (Sugiyama et al., 1981).
+    """Places every node below its inputs; long lines bend around nodes between (Sugiyama et al., 1981).
 
     depth: layer of each node, the bends of long lines included; paths: lines, as nodes from above to below.
     """
@@ -62,7 +62,7 @@ class Layered:
         for n, (op, name, inputs, shape) in enumerate(rows):
             name = name if isinstance(name, str) else ""  # pandas may hold NaN for NULL
             key = name if name and name not in reads else f"{name or op} #{n}"
-            # A name can be made twice; what reads it later reads the later one.
+            # A name can be produced twice; later readers read the later value.
             reads[key] = [latest.get(i, i) for i in dict.fromkeys(inputs)]
             latest[name or key] = key
             own = name and not name.startswith(f"{op} ")  # the views call the third sum "add 3"
@@ -89,7 +89,7 @@ class Layered:
         self.paths.append([*path, below])
 
     def places(self) -> dict[Node, float]:
-        """x of each node: near the middle of what it is connected to, a width apart within its layer."""
+        """x of each node: near the mean of its neighbours, at least a width apart within its layer."""
         below: dict[Node, list[Node]] = {n: [] for n in self.depth}
         for node, above in self._above.items():
             for a in above:
@@ -111,7 +111,7 @@ class Layered:
         return 1.0 if node in self.label else 0.35
 
     def _spread(self, nodes: list[Node], x: dict[Node, float], near: dict[Node, list[Node]]) -> None:
-        """Moves a layer's nodes to the mean of their neighbours, as far as their widths let them."""
+        """Moves a layer's nodes to the mean of their neighbours, as far as their widths permit."""
         want = {}
         for n in nodes:
             known = [(x[m], self._pull(m)) for m in near[n] if m in x]
@@ -123,20 +123,20 @@ class Layered:
         for n in order:
             at.append(want[n] if right is None else max(want[n], right + self._width(n) / 2))
             right = at[-1] + self._width(n) / 2
-        # What had to move right moves back as a whole, heavy nodes least.
+        # Nodes that had to move right move back as a group, heavy nodes least.
         off = sum((a - want[n]) * self._pull(n) for a, n in zip(at, order, strict=True))
         off /= sum(self._pull(n) for n in order)
         x.update({n: a - off for a, n in zip(at, order, strict=True)})
 
     def _pull(self, node: Node) -> float:
-        """Operations stand below one another; inputs and bends make room for them."""
+        """Operations are aligned vertically; inputs and bends make room for them."""
         return 1.0 if node in self.made else 0.05
 
 
 def _depths(reads: dict[str, list[str]]) -> dict[Node, int]:
-    """Layers from the inputs down; what is only read stands right above its first reader."""
+    """Layers from the inputs down; a node that is only read is right above its first reader."""
     depth: dict[Node, int] = {}
-    for node, inputs in reads.items():  # a tape's rows come after what they read
+    for node, inputs in reads.items():  # rows of a tape come after their inputs
         depth[node] = 1 + max((depth.get(i, 0) for i in inputs), default=-1)
     for node, inputs in reads.items():
         for i in inputs:
@@ -166,7 +166,7 @@ def _box(ax, x: float, y: float, op: str, name: str, shape: str, note: str, made
 
 
 def short(name: str) -> str:
-    """A name that fits into a box: its end says most."""
+    """A name shortened to fit into a box: its end is the most informative part."""
     return name if len(name) <= LONGEST else "…" + name[-LONGEST + 1 :]
 
 

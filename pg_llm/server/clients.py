@@ -1,4 +1,4 @@
-"""PostgreSQL's own programs, run in a connection's database, and the scripts they make for one another."""
+"""PostgreSQL's client programs, run in a connection's database, and the scripts they exchange."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import psycopg
 
 from pg_llm.server.binaries import server_package
 
-MAJOR = 18  # of the programs, which cannot read newer servers
+MAJOR = 18  # version of the programs, which cannot read newer servers
 _TIMEOUT = b"SET transaction_timeout = 0;\n"  # of PostgreSQL 17
-_VERSION = re.compile(rb", pg_attver=\d+|pg_attver=\d+(, )?")  # a column's, which only the server sets
+_VERSION = re.compile(rb", pg_attver=\d+|pg_attver=\d+(, )?")  # of columns, set only by the server
 
 
 def program(name: str) -> str:
@@ -21,7 +21,7 @@ def program(name: str) -> str:
 
 
 def command(conn: psycopg.Connection, name: str, *arguments: str) -> dict:
-    """What subprocess needs to run a program in a connection's database: args and env.
+    """Arguments for subprocess to run a program in a connection's database: args and env.
 
     No password is on the command line, where every user of the machine can read it.
     """
@@ -33,7 +33,7 @@ def command(conn: psycopg.Connection, name: str, *arguments: str) -> dict:
 
 
 def suited(script: Iterable[bytes], server_version: int) -> Iterator[bytes]:
-    """The lines of a script by pg_dump without what servers of another version than its own refuse."""
+    """The lines of a pg_dump script, without those that servers of other versions reject."""
     in_rows = False
     for line in script:
         if in_rows:

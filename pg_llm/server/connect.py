@@ -13,7 +13,7 @@ DEFAULT = "pg_llm"
 
 
 def dsn() -> str | None:
-    """The server to use instead of the embedded one."""
+    """PG_LLM_DSN, the server to use instead of the embedded one."""
     return os.environ.get("PG_LLM_DSN") or None
 
 
@@ -33,12 +33,12 @@ def open_database(database: str | None) -> psycopg.Connection:
 def maintenance() -> psycopg.Connection:
     """An autocommit connection to the database from which others are created and dropped."""
     conn = open_database(None if dsn() else "postgres")
-    conn.execute("SET search_path = pg_catalog, pg_temp")  # PG_LLM_DSN may name anybody's database
+    conn.execute("SET search_path = pg_catalog, pg_temp")  # PG_LLM_DSN may name a database of any owner
     return conn
 
 
 def prepare(conn: psycopg.Connection) -> None:
-    """Creates the extension where it is missing and registers the tensor type."""
+    """Creates the extension if it is missing and registers the tensor type."""
     if not conn.execute("SELECT 1 FROM pg_extension WHERE extname = 'pg_llm'").fetchone():
         try:
             conn.execute("CREATE EXTENSION IF NOT EXISTS pg_llm")
@@ -50,7 +50,7 @@ def prepare(conn: psycopg.Connection) -> None:
                 f'ask a superuser: psql -d {name} -c "CREATE EXTENSION pg_llm"'
             ) from None
         except psycopg.errors.UniqueViolation:
-            pass  # another session was creating it at this moment
+            pass  # another session was creating it at the same time
         except psycopg.Error as error:
             conn.close()
             raise KitError(f"CREATE EXTENSION pg_llm failed: {error.diag.message_primary or error}") from None
@@ -62,7 +62,7 @@ def prepare(conn: psycopg.Connection) -> None:
 
 
 def _fill(conn: psycopg.Connection) -> None:
-    """What every database of the kit starts with: GPT-2's tokenizer and the classroom models."""
+    """Loads the initial contents of every database of the kit: GPT-2's tokenizer and the classroom models."""
     from pg_llm import classroom
     from pg_llm.files import tokenizer
 

@@ -1,4 +1,4 @@
-"""What the server image runs: PostgreSQL in the foreground, on TCP, the extension in its default database."""
+"""Entry point of the server image: PostgreSQL in the foreground, on TCP, with a ready database."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pg_llm.server.server import Server
 
 
 def main() -> None:
-    """Prepares the data folder over the private socket, then becomes the server."""
+    """Prepares the data folder over the private socket, then replaces this process by the server."""
     password = wanted_password()
     name = os.environ.get("POSTGRES_DB") or "postgres"
     server = Server()

@@ -1,7 +1,7 @@
-"""Databases of the kit: connect to one, make one from the template, reset one and keep the learner's work.
+"""Databases of the kit: connecting, creation from the template, and resets that keep the learner's work.
 
-PG_LLM_DSN names a server to use instead of the embedded one; there the role's rights decide what of this is
-possible, and errors say so.
+PG_LLM_DSN names a server to use instead of the embedded one; there the role's rights limit what is possible,
+and errors say so.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def database_for(notebook: str) -> str:
     stem = PurePosixPath(notebook.replace("\\", "/")).name.removesuffix(".ipynb")
     name = re.sub(r"[^\w-]+", "_", stem) or "notebook"
     if dsn():
-        # A server that several learners share: theirs must not collide.
+        # On a server shared by several learners, their databases must not collide.
         with maintenance() as conn:
             name = f"{conn.info.user}_{name}"
     if len(name.encode()) > 63:
@@ -83,13 +83,13 @@ def database_for(notebook: str) -> str:
 
 
 def database_exists(database: str) -> bool:
-    """Whether the server has a database of that name."""
+    """True if the server has a database of that name."""
     with maintenance() as conn:
         return template.exists(conn, database)
 
 
 def create_database(database: str, owner_pid: int | None = None) -> None:
-    """A new database from the template; it must not exist yet, unless somebody else makes it just now."""
+    """Creates a database from the template; it must not exist, except by another process just now."""
     check_name(database)
     with maintenance() as conn:
         note = template.ensure(conn)
@@ -102,12 +102,12 @@ def create_database(database: str, owner_pid: int | None = None) -> None:
             return
         template.write_note(conn, database, {**note, **({"pid": owner_pid} if owner_pid else {})})
         _settings(conn, database)
-        # Of a server's many learners each has databases of one's own.
+        # Each of a server's learners has databases of their own.
         conn.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name))
 
 
 def check_name(database: str) -> None:
-    """Refuses a name that no database can have."""
+    """Rejects a name that no database can have."""
     if database.startswith(template.TEMPLATE):
         raise KitError(f"the name {database} is the template's own; choose another")
     if not 0 < len(database.encode()) <= 63:
@@ -115,13 +115,13 @@ def check_name(database: str) -> None:
 
 
 def create_template() -> None:
-    """Makes the template now, so that the first new database need not wait for it."""
+    """Creates the template now, so that the first new database need not wait for it."""
     with maintenance() as conn:
         template.ensure(conn)
 
 
 def drop_database(database: str) -> None:
-    """Drops a database, ending the sessions in it; it need not exist."""
+    """Drops a database and ends the sessions in it; it need not exist."""
     with maintenance() as conn:
         conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
 
@@ -148,7 +148,7 @@ def reset(database: str) -> None:
 
 
 def build_of(database: str) -> str | None:
-    """The build of the extension that made a database, None where the kit did not make it."""
+    """The build of the extension that created a database; None if the kit did not create it."""
     with maintenance() as conn:
         return template.read_note(conn, database).get(template.build_key())
 
@@ -156,17 +156,17 @@ def build_of(database: str) -> str | None:
 def _settings(conn: psycopg.Connection, database: str) -> None:
     """The settings of a database, which are not copied with its template."""
     change = sql.SQL("ALTER DATABASE {} SET").format(sql.Identifier(database))
-    # Only a superuser may; elsewhere the library is loaded by the first call into it.
+    # Only a superuser may do this; otherwise the first call into the library loads it.
     with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
         conn.execute(change + sql.SQL(" session_preload_libraries = 'pg_llm'"))
     with contextlib.closing(open_database(database)) as inside:
         rights.own_schema(inside)
         if classroom.shipped():
-            inside.execute("SELECT tensor '1'")  # loads the library: a name it knows anybody may set
+            inside.execute("SELECT tensor '1'")  # loads the library: any role may set a name it knows
             inside.execute(change + sql.SQL(" pg_llm.default_model = {}").format(classroom.DEFAULT))
 
 
-# -- fresh databases go when their maker has gone ----------------------------------------
+# -- removal of fresh databases whose program has ended --------------------------------
 
 
 def sweep() -> None:
@@ -183,7 +183,7 @@ def sweep() -> None:
 
 
 def drop_quietly(database: str) -> None:
-    """drop_database without a word about what is in the way: for what should not be there at all."""
+    """drop_database that ignores errors: for databases that should not exist at all."""
     with contextlib.suppress(KitError, psycopg.Error):
         if dsn() or _embedded_runs():
             drop_database(database)

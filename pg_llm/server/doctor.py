@@ -1,4 +1,4 @@
-"""pg-llm doctor and status: what the kit needs, what it finds, and how to mend what is wrong."""
+"""pg-llm doctor and status: what the kit needs, what it finds, and how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEGABYTE = 1 << 20
 
 
 def server_facts() -> tuple[dict[str, str], bool]:
-    """What `pg-llm status` prints, and whether a server answers."""
+    """The facts printed by `pg-llm status`, and whether a server answers."""
     facts = {"kit": f"pg_llm {__version__}"}
     if database.dsn():
         with open_database(None) as conn:
@@ -47,7 +47,7 @@ def server_facts() -> tuple[dict[str, str], bool]:
 
 
 def examine(echo) -> int:
-    """Prints one line a check; returns the number of failed ones, at most 1."""
+    """Prints one line per check; returns the number of failed ones, at most 1."""
     failed = 0
     for check in CHECKS:
         title = (check.__doc__ or "").splitlines()[0].rstrip(".")
@@ -67,7 +67,7 @@ def examine(echo) -> int:
 
 
 class _Attention(Exception):
-    """Worth knowing, not wrong."""
+    """A finding worth knowing that is no error."""
 
 
 def _python():
@@ -171,7 +171,7 @@ def _databases():
 
 
 def _upgrade_problems(server: Server, live: Running) -> list[str]:
-    """Where the running server is not the one that is installed now."""
+    """Differences between the running server and the one installed now."""
     problems = []
     try:
         running = Path(psutil.Process(live.pid).exe())
@@ -185,7 +185,7 @@ def _upgrade_problems(server: Server, live: Running) -> list[str]:
                 "the extension is newer than the server; sessions opened before it still run the old one"
             )
     except (psutil.Error, OSError):
-        pass  # another user's process does not show its file
+        pass  # the process of another user does not show its file
     return problems
 
 

@@ -18,7 +18,7 @@ from pg_llm.server import binaries
 
 @contextlib.contextmanager
 def flock(path: Path, wait: float):
-    """The exclusive lock of a file; it ends with the last process that holds the descriptor."""
+    """Holds the exclusive lock of a file, which ends with the last process that has the descriptor."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -44,7 +44,7 @@ def flock(path: Path, wait: float):
 
 
 def socket_dir(home: Path, user: binaries.RunAs) -> Path:
-    """A short private folder for the socket: the kernel takes paths up to 107 bytes only."""
+    """A short private folder for the socket: the kernel accepts only paths up to 107 bytes."""
     name = "pg_llm-" + hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     folder = Path("/tmp") / f"{name}-{user.uid}"
@@ -73,12 +73,12 @@ def socket_dir(home: Path, user: binaries.RunAs) -> Path:
 
 
 def environment() -> dict:
-    """Ours without libpq's variables: PGPORT and the like would change the server, too."""
+    """The environment without libpq's variables: PGPORT and similar ones would affect the server, too."""
     return {k: v for k, v in os.environ.items() if not k.startswith("PG") or k.startswith("PG_LLM")}
 
 
 def alive(pid: int) -> bool:
-    """Whether a process exists and has not ended."""
+    """True if a process exists and has not ended."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -86,7 +86,7 @@ def alive(pid: int) -> bool:
 
 
 def serves(pid: int, data: Path) -> bool:
-    """Whether a process is part of the server of that data folder: PostgreSQL's processes live in it."""
+    """True if a process belongs to the server of that data folder, the working directory of its processes."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE or not process.name().startswith("postgres"):
@@ -100,6 +100,6 @@ def _cwd(process: psutil.Process) -> str:
     try:
         return process.cwd()
     except psutil.AccessDenied:
-        # Root in a container may not look into another user's process, but that user may.
+        # Root in a container may not inspect another user's process, but that user may.
         look = ["/bin/sh", "-c", 'cd "/proc/$1/cwd" && pwd -P', "sh", process.pid]
         return binaries.run_as().run(look).stdout.rstrip("\n")

@@ -1,4 +1,4 @@
-"""What a reset keeps: the learner's models (named my_*) and the tables of the schema `learner`."""
+"""Copies what a reset keeps: the learner's models (named my_*) and the tables of the schema `learner`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pg_llm import catalog
 from pg_llm.errors import KitError
 from pg_llm.server import clients
 
-# Raised by triggers when the other tables are filled.
+# Versions, which triggers raise when the other tables are filled.
 DERIVED = {"llm_model_version"}
 
-# Tables whose rows belong to a model: the column that names it, or the checkpoint they are part of.
+# Tables whose rows belong to a model, with the column that names the model or the checkpoint.
 MODEL_TABLES = """
     WITH RECURSIVE tables AS (
         SELECT c.oid, n.nspname, c.relname, a.attname
@@ -70,7 +70,7 @@ def carry_over(old: psycopg.Connection, new: psycopg.Connection) -> None:
 
 
 def _advance_sequences(old: psycopg.Connection, new: psycopg.Connection) -> None:
-    """The rows kept their numbers: new ones must be beyond them."""
+    """The rows keep their numbers, so the sequences must continue after them."""
     for schema, name in old.execute(SEQUENCES).fetchall():
         sequence = sql.Identifier(schema, name)
         last = catalog.value(old, sql.SQL("SELECT last_value FROM {}").format(sequence))
@@ -80,7 +80,7 @@ def _advance_sequences(old: psycopg.Connection, new: psycopg.Connection) -> None
 
 
 def _copy_schema(old: psycopg.Connection, new: psycopg.Connection) -> None:
-    """The learner's own tables may be anything: pg_dump knows every kind."""
+    """Copies the learner's own tables with pg_dump, which knows every kind of object."""
     dump = _run(clients.command(old, "pg_dump", "--no-owner", "--no-acl", "--schema", LEARNER))
     script = b"".join(clients.suited(dump.splitlines(keepends=True), new.info.server_version))
     _run(clients.command(new, "psql", "-q", "-1", "-X", "-v", "ON_ERROR_STOP=1"), script)
@@ -106,7 +106,7 @@ def _copy(
 
 
 def _columns(old: psycopg.Connection, new: psycopg.Connection, table: sql.Identifier) -> sql.Composed:
-    """Columns that both have (the new one may be of a newer build); generated ones fill themselves."""
+    """Columns that both have (the new table may be of a newer build), except generated ones."""
     query = (
         "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 "
         "AND NOT attisdropped AND attgenerated = '' ORDER BY attnum"

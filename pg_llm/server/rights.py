@@ -1,8 +1,8 @@
-"""Who may do what in a database of the kit.
+"""The rights of roles in a database of the kit.
 
-A superuser makes the template and owns everything in it; its copies belong to the roles that make them. The
+A superuser creates the template and owns everything in it; copies belong to the roles that create them. The
 schema of the extension stays the superuser's, so that no role can put a function, a table or a trigger where
-the extension, or a superuser at work there, would run it. README's section Security has the whole of it.
+the extension, or a superuser at work there, would run it. README's section Security has the details.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import psycopg
 from pg_llm import catalog
 from pg_llm.errors import KitError
 
-# Tables that the extension alone writes: PUBLIC reads them.
+# Tables that only the extension writes: PUBLIC may read them.
 READ_ONLY = ["llm_op", "llm_model_version", "llm_version_seq"]
 
-# Also takes back what older builds gave: every right on tables, TRIGGER and REFERENCES among them, and a
-# schema in which everybody could create: the owner of the database gets one instead. What a role hung on a
-# table by such a right goes, with a warning.
+# Also revokes what older builds granted: every right on tables, TRIGGER and REFERENCES among them, and CREATE
+# on the schema for everybody: the owner of the database gets a schema instead. Objects that a role attached
+# to a table by such a right are dropped, with a warning.
 SECURE = """
 DO $secure$
 DECLARE
@@ -90,10 +90,10 @@ END $secure$
 
 
 def secure(conn: psycopg.Connection) -> None:
-    """Sets the rights in a database made from the template, or to become it, as a superuser.
+    """Sets the rights in a database that was created from the template or will become it, as a superuser.
 
-    Nothing in the database that a role may have made is run: names are looked up in pg_catalog alone, and a
-    lock that somebody holds is not waited for longer than a moment.
+    No code in the database that a role may have created is executed: names resolve in pg_catalog only, and
+    the wait for a lock is limited to a moment.
     """
     names = ", ".join(f"'{name}'" for name in READ_ONLY)
     with conn.transaction():
@@ -103,7 +103,7 @@ def secure(conn: psycopg.Connection) -> None:
 
 
 def stranger(conn: psycopg.Connection, database: str) -> str | None:
-    """The owner of a database where that is another role without superuser rights."""
+    """The owner of a database, if it is another role without superuser rights."""
     query = (
         "SELECT r.rolname FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba "
         "WHERE d.datname = %s AND NOT r.rolsuper AND r.rolname <> session_user"
@@ -113,10 +113,10 @@ def stranger(conn: psycopg.Connection, database: str) -> str | None:
 
 
 def refuse_strangers(conn: psycopg.Connection) -> None:
-    """Keeps a superuser out of another role's database: a name there may stand for that role's own code.
+    """Keeps a superuser out of another role's database, where a name may refer to that role's own code.
 
-    The owner may also have set a role for all sessions in the database, from which any code there gets back
-    to the superuser: who logged in decides, not who the session is now.
+    The owner may also have set a role for all sessions in the database, from which any code there can return
+    to the superuser: the login role counts, not the current role.
     """
     conn.execute("SET search_path = pg_catalog, pg_temp")
     superuser = catalog.value(conn, "SELECT rolsuper FROM pg_roles WHERE rolname = session_user")
@@ -132,7 +132,7 @@ def refuse_strangers(conn: psycopg.Connection) -> None:
 
 
 def own_schema(conn: psycopg.Connection) -> None:
-    """A schema of the role's name, first in search_path, where it may not create beside the extension."""
+    """Creates a schema of the role's name, first in search_path, if the extension's is closed to it."""
     query = (
         "SELECT pg_catalog.has_schema_privilege(extnamespace, 'CREATE') "
         "FROM pg_catalog.pg_extension WHERE extname = 'pg_llm'"

@@ -1,6 +1,6 @@
 """The embedded PostgreSQL server of one folder (PG_LLM_HOME): start, stop, status.
 
-One server a folder. It listens on a socket in a private folder and on no TCP port unless asked. It outlives
+One server per folder. It listens on a socket in a private folder and on no TCP port unless asked. It outlives
 the program that started it, so notebooks share it. Several programs may call everything here at once.
 """
 
@@ -24,9 +24,9 @@ from pg_llm.errors import KitError
 from pg_llm.server import binaries, processes, settings
 
 SUPERUSER = "postgres"
-START_SECONDS = 300  # crash recovery may have much to replay
+START_SECONDS = 300  # crash recovery may replay much
 STOP_SECONDS = 60
-LIFE_SECONDS = 10  # a server that was told to end is given this long to be gone
+LIFE_SECONDS = 10  # time allowed for a server to exit
 
 
 def default_home() -> Path:
@@ -40,7 +40,7 @@ def default_home() -> Path:
 
 @dataclass(frozen=True)
 class Running:
-    """What a running server's postmaster.pid says."""
+    """The contents of a running server's postmaster.pid."""
 
     pid: int
     port: int
@@ -59,7 +59,7 @@ class Running:
 
 
 class Server:
-    """The server of a home folder; Server().start() is all that most callers need."""
+    """The server of a home folder; most callers only need Server().start()."""
 
     def __init__(self, home: Path | str | None = None):
         self.home = Path(home).expanduser().absolute() if home else default_home()
@@ -86,7 +86,7 @@ class Server:
         with self._lock():
             live = self.running()
             if live and not live.socket.exists() and live.ready:
-                # The folder of the socket was cleaned away (a log-out removes XDG_RUNTIME_DIR).
+                # The folder of the socket was removed (logging out removes XDG_RUNTIME_DIR).
                 self._stop(live)
                 live = None
             if live and port is not None and (live.port != port or not live.listen):
@@ -112,8 +112,9 @@ class Server:
 
     def _launch(self, port: int | None, listen: str) -> Running:
         user, found = self._prepare(port, listen)
-        # The server inherits the locked descriptor, so the lock stays while one of its processes lives: a
-        # second server on this folder is refused even from another container, where process ids say nothing.
+        # The server inherits the locked descriptor, so the lock is held while one of its processes lives: a
+        # second server on this folder is refused even from another container, where process ids are
+        # meaningless.
         with self._life_lock() as descriptor:
             started = user.run(
                 ["/bin/sh", "-c", '"$@" </dev/null >>"$LOG" 2>&1 & echo $!', "sh", *self._command(found)],
@@ -128,7 +129,7 @@ class Server:
         return self._wait_ready(int(started.stdout))
 
     def become(self, port: int, listen: str) -> None:
-        """Turns this very process into the server, on TCP, logging to stderr: what a container runs."""
+        """Replaces this process by the server, on TCP, logging to stderr, for a container."""
         with self._lock():
             if self.running():
                 raise KitError("the server of this folder runs already")
@@ -146,7 +147,7 @@ class Server:
         return [found.bin / "postgres", "-D", self.data]
 
     def _prepare(self, port: int | None, listen: str) -> tuple[binaries.RunAs, binaries.Programs]:
-        """Everything up to the start itself: a data folder, settings, no remains of an earlier server."""
+        """Everything before the start itself: data folder, settings, removal of a previous server's files."""
         user = binaries.run_as()
         found = binaries.usable_by(user, self.home)
         self._end_orphans()
@@ -190,7 +191,7 @@ class Server:
             time.sleep(0.02)
 
     def _refresh(self) -> bool:
-        """Tells a running server where the extension is now (after an upgrade); True when it knows."""
+        """Tells a running server the extension's current path (after an upgrade); True if it knows it."""
         live = self.running()
         if not live:
             return False
@@ -198,7 +199,7 @@ class Server:
         try:
             have = path.read_text()
         except PermissionError:
-            return True  # another user's server: usable, not ours to change
+            return True  # another user's server: usable, but not ours to change
         found = binaries.usable_by(binaries.run_as(), self.home)
         want = settings.render(found, self.data, live.socket_dir, live.port, live.listen)
         if settings.paths_of(have) != settings.paths_of(want):
@@ -208,7 +209,7 @@ class Server:
         return True
 
     def _initdb(self, user: binaries.RunAs, found: binaries.Programs) -> None:
-        # Made beside its place and renamed: an interrupted initdb leaves nothing that looks like data.
+        # Created under another name and renamed: an interrupted initdb leaves nothing that looks like data.
         fresh = self.home / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
@@ -233,7 +234,7 @@ class Server:
             )
 
     def _end_orphans(self) -> None:
-        """After a kill -9 of the server its sessions may compute on, holding the shared memory: end them."""
+        """Ends sessions that survive a kill -9 of the server: they compute on and hold shared memory."""
         for sig, seconds in ((signal.SIGQUIT, 5), (signal.SIGKILL, 5)):
             orphans = [p for p in psutil.process_iter() if processes.serves(p.pid, self.data)]
             for process in orphans:
@@ -244,7 +245,7 @@ class Server:
             (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def set_password(self, live: Running, password: str) -> None:
-        """The superuser's password, which TCP asks for."""
+        """Sets the superuser's password, which TCP connections require."""
         import psycopg
         from psycopg import sql
 
@@ -272,7 +273,7 @@ class Server:
         os.chown(self.log, user.uid, user.gid)
 
     def _complaint(self) -> str:
-        """The server's last words since it was last started, in one line."""
+        """The last log messages of the server since its last start, in one line."""
         with contextlib.suppress(OSError):
             with self.log.open("rb") as file:
                 file.seek(self._log_start)
@@ -282,7 +283,7 @@ class Server:
 
     @contextlib.contextmanager
     def _lock(self):
-        """One program at a time starts or stops the server of this folder."""
+        """Lets one program at a time start or stop the server of this folder."""
         with processes.flock(self._writable_home() / "lock", wait=START_SECONDS):
             yield
 

@@ -1,4 +1,4 @@
-"""What the kit tells PostgreSQL: a file that postgresql.conf includes first, so the user's lines win."""
+"""The kit's PostgreSQL settings: a file that postgresql.conf includes first; the user's lines win."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psutil
 
 from pg_llm.server import binaries
 
-PORT = 5432  # names the socket file; no TCP port is opened by it
+PORT = 5432  # names the socket file; it opens no TCP port
 FILE = "pg_llm.conf"
 MEGABYTE = 1 << 20
 
@@ -28,7 +28,7 @@ def render(found: binaries.Programs, data: Path, socket_dir: Path, port: int, li
         "max_connections": 200,
         "shared_buffers": f"{max(16, min(256, memory // 16))}MB",
         "max_wal_size": f"{_log_size(data)}MB",
-        "autovacuum_naptime": "15s",  # a training loop leaves ten megabytes of dead rows a second
+        "autovacuum_naptime": "15s",  # a training loop produces ten megabytes of dead rows per second
         "dynamic_shared_memory_type": "posix" if _roomy_shm() else "mmap",
         "fsync": "on",
         "jit": "off",
@@ -43,18 +43,18 @@ def render(found: binaries.Programs, data: Path, socket_dir: Path, port: int, li
 
 
 def paths_of(text: str) -> list[str]:
-    """The lines of pg_llm.conf that say where the extension is."""
+    """The lines of pg_llm.conf with the extension's paths."""
     return re.findall(r"^(?:extension_control_path|dynamic_library_path) = .*$", text, re.M)
 
 
 def with_paths(have: str, want: str) -> str:
-    """have, with want's lines about where the extension is: all that a running server can be told."""
+    """have, with the extension's paths from want: all that can change in a running server."""
     rest = [line for line in have.splitlines() if line not in paths_of(have)]
     return "\n".join([*rest, *paths_of(want), ""])
 
 
 def write(path: Path, text: str, user: binaries.RunAs) -> None:
-    """Writes a file of the server's user, whole or not at all."""
+    """Writes a file owned by the server's user, atomically."""
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(text)
     fresh.chmod(0o600)
@@ -63,7 +63,7 @@ def write(path: Path, text: str, user: binaries.RunAs) -> None:
 
 
 def prepare(data: Path, user: binaries.RunAs) -> None:
-    """Makes a new data folder include pg_llm.conf, trust its socket and ask for passwords elsewhere."""
+    """Makes a new data folder include pg_llm.conf, trust its socket and require passwords elsewhere."""
     conf = (data / "postgresql.conf").read_text()
     # initdb's own lines for these would win over the included file.
     ours = re.compile(
@@ -75,7 +75,7 @@ def prepare(data: Path, user: binaries.RunAs) -> None:
 
 
 def memory_bytes() -> int:
-    """The memory of the machine, or what its control group leaves of it."""
+    """The memory of the machine, or the limit of its control group if smaller."""
     limits = [psutil.virtual_memory().total]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
@@ -86,10 +86,10 @@ def memory_bytes() -> int:
 
 
 def _log_size(data: Path) -> int:
-    """Megabytes that the write-ahead log may take: a training writes hundreds of them a minute.
+    """The maximum size of the write-ahead log in megabytes: training writes hundreds of them per minute.
 
-    On a small disk a tenth of what is free besides the log itself, since a log that fills the disk stops the
-    server; in steps, so that the file stays the same while little changes.
+    On a small disk, a tenth of the free space (the log itself not counted), since a log that fills the disk
+    stops the server; rounded in steps, so that small changes do not alter the file.
     """
     log = sum(path.stat().st_size for path in (data / "pg_wal").glob("*") if path.is_file())
     room = (shutil.disk_usage(data).free + log) // MEGABYTE // 10
@@ -97,7 +97,8 @@ def _log_size(data: Path) -> int:
 
 
 def _roomy_shm() -> bool:
-    """Containers give /dev/shm 64 MB, less than parallel queries take; in a chroot it may be root's alone."""
+    """True if /dev/shm has room: containers give it 64 MB, less than parallel queries take; a chroot may
+    reserve it for root."""
     try:
         room = os.statvfs("/dev/shm")
         folder = os.stat("/dev/shm")

@@ -1,7 +1,7 @@
 """The template: a database with the extension, GPT-2's tokenizer and the classroom models, to be copied.
 
-It is rebuilt when the extension is another build than the one that made it, or the shipped models are others.
-What made a database is written on it, as its comment.
+It is rebuilt when the extension's build or the shipped models differ from those that made it. A database's
+comment records what made it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pg_llm.server import rights
 from pg_llm.server.connect import dsn, maintenance, open_database, prepare
 
 TEMPLATE = "pg_llm_template"
-LOCK_KEY = 0x70675F6C6C6D  # "pg_llm": who holds this advisory lock builds the template
+LOCK_KEY = 0x70675F6C6C6D  # "pg_llm": the holder of this advisory lock builds the template
 
 
 def build_key() -> str:
-    """Which entry of a database's note says what made it."""
+    """The key in a database's note for the build that made it."""
     return "version" if dsn() else "build"
 
 
 def ensure(conn: psycopg.Connection) -> dict:
-    """Builds the template unless this build's is there; returns its note."""
+    """Builds the template unless this build's exists; returns its note."""
     made_of = {build_key(): current_build(), "classroom": classroom.digest()}
     note = _trusted_note(conn)
     if made_of.items() <= note.items():
@@ -46,14 +46,14 @@ def ensure(conn: psycopg.Connection) -> dict:
 
 
 def _trusted_note(conn: psycopg.Connection) -> dict:
-    """The template's note; nothing where a role that is no superuser made it: copies run its code."""
+    """The template's note; empty if a role that is no superuser made it, because copies execute its code."""
     stranger = rights.stranger(conn, TEMPLATE)
     return {} if stranger else read_note(conn, TEMPLATE)
 
 
 @contextlib.contextmanager
 def explained(conn: psycopg.Connection):
-    """Tells a role that may not create databases what to ask for."""
+    """Tells a role that may not create databases which rights to ask for."""
     try:
         yield
     except psycopg.errors.InsufficientPrivilege:
@@ -64,7 +64,7 @@ def explained(conn: psycopg.Connection):
 
 
 def _build(conn: psycopg.Connection, note: dict) -> dict:
-    # Built under another name and renamed when complete, so that a half-built one is never copied.
+    # Built under another name and renamed when complete, so that an incomplete one is never copied.
     building = sql.Identifier(TEMPLATE + "_new")
     conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(building))
     conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(building))
@@ -86,7 +86,7 @@ def _build(conn: psycopg.Connection, note: dict) -> dict:
 
 
 def _secure_copies(conn: psycopg.Connection) -> None:
-    """The rights that this build gives, in the databases that older builds made."""
+    """Sets this build's rights in the databases made by older builds."""
     query = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1"
     for (name,) in conn.execute(query).fetchall():
         if not read_note(conn, name):
@@ -100,7 +100,7 @@ def _secure_copies(conn: psycopg.Connection) -> None:
 
 
 def current_build() -> str:
-    """The build of the extension that new databases get; of a server elsewhere its version is all we know."""
+    """The build of the extension in new databases; for other servers only its version is known."""
     if not dsn():
         from pg_llm.server.binaries import build_hash
 
@@ -122,14 +122,14 @@ def exists(conn: psycopg.Connection, database: str) -> bool:
 
 
 def read_note(conn: psycopg.Connection, database: str) -> dict:
-    """What the kit wrote on a database when it made it: version, build, pid (of a fresh one's maker)."""
+    """The note that the kit wrote when it made a database: version, build, pid (of a fresh one's program)."""
     query = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s"
     row = conn.execute(query, [database]).fetchone()
     return parse_note(row[0] if row else None)
 
 
 def parse_note(comment: str | None) -> dict:
-    """The kit's note in a database's comment; {} where it is somebody else's."""
+    """The kit's note in a database's comment; {} if the comment is not the kit's."""
     try:
         note = json.loads(comment)["pg_llm"] if comment else {}
     except (ValueError, KeyError, TypeError):
@@ -138,6 +138,6 @@ def parse_note(comment: str | None) -> dict:
 
 
 def write_note(conn: psycopg.Connection, database: str, note: dict) -> None:
-    """Writes the kit's note on a database, as its comment."""
+    """Writes the kit's note as a database's comment."""
     text = sql.Literal(json.dumps({"pg_llm": note}))
     conn.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(database), text))
