@@ -306,7 +306,7 @@ class _Filling:
         self.say(f"left out: {words}")
 
     def _entries(self) -> tuple[list[str], list[str], list[str]]:
-        """The dump's entries: those that the extension's columns need, the others, and those that come last."""
+        """The dump's entries: those that the extension's columns need, the others, and the last ones."""
         command = [clients.program("pg_restore"), "-l", str(self.dump)]
         listed = subprocess.run(command, capture_output=True, check=True).stdout.decode(**UTF8).splitlines()
         needs = {tuple(need) for need in self.manifest["needs"]}

@@ -1,10 +1,10 @@
-"""pg-llm bench: how fast the kit is on this machine, beside the peers that are installed.
+"""pg-llm bench: measures the kit on this machine, beside the installed peers.
 
-Every figure is a median of repeated runs with its spread, ours and a peer's taken in turn, so that a noisy
-machine disturbs both alike. Ratios, not seconds, are what to compare between machines.
+Every figure is a median of repeated measurements with its spread, ours and a peer's alternately, so that a
+noisy machine disturbs both alike. Compare ratios between machines, not seconds.
 
-Reading order: report.py (what a figure is), kit.py (what is measured on), timing.py, then a file for each
-kind of measurement; peers/ has the other programs, chart.py the picture, command.py the command line.
+Reading order: report.py (figures and rows), kit.py (database, models and peers), timing.py, then a file for
+each kind of measurement; peers/ contains the other programs, chart.py the chart, command.py the command line.
 """
 
 from pg_llm.bench.command import main

@@ -1,6 +1,6 @@
 """The figures as one picture: peers and the machine's bound relative to pg_llm, and how the cost grows.
 
-Written as SVG by hand, so that the same figures give the same file everywhere.
+The SVG is written directly, so that the same figures give the same file everywhere.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pg_llm.bench.report import number
 WIDTH, LEFT, RIGHT, LINE = 900, 330, 120, 21
 OURS, BOUND = "#336791", "#444"
 COLORS = ["#c8622a", "#3f8f4f", "#8a5aa8", "#b8a01f", "#4aa3b5", "#888", "#c2185b", "#6d4c41"]
-LOW, HIGH = 0.05, 4.0  # of the axis, as multiples of pg_llm's speed
+LOW, HIGH = 0.05, 4.0  # limits of the axis, as multiples of pg_llm's speed
 
 
 def draw_file(path: Path) -> Path:
-    """Draws a saved JSON file; returns the SVG file beside it."""
+    """Draws a saved JSON file; returns the path of the SVG file next to it."""
     picture = path.with_suffix(".svg")
     picture.write_text(draw(json.loads(path.read_text("utf-8"))), "utf-8")
     return picture
@@ -47,7 +47,7 @@ def draw(report: dict) -> str:
 
 
 def _place(times: float) -> float:
-    """Where a speed stands that is so many times pg_llm's."""
+    """The axis position of a speed that is this many times pg_llm's."""
     part = math.log(min(max(times, LOW), HIGH) / LOW) / math.log(HIGH / LOW)
     return LEFT + part * (WIDTH - LEFT - RIGHT)
 
@@ -83,7 +83,7 @@ def _legend(color: dict[str, str], y: float) -> list[str]:
 
 
 def _growth(rows: list[dict], top: float) -> tuple[list[str], float]:
-    """A small line chart, both axes logarithmic, for each thing that grows; and where they end."""
+    """A small line chart with logarithmic axes for each thing that grows; and where the charts end."""
     groups: dict[str, list[tuple[float, float]]] = {}
     units = {}
     for row in rows:
@@ -100,7 +100,7 @@ def _growth(rows: list[dict], top: float) -> tuple[list[str], float]:
 def _curve(points, title: str, x: float, y: float, width: float, height: float) -> list[str]:
     logs = [(math.log(a), math.log(b)) for a, b in points]
     (left, right), (low, high) = ((min(v), max(v)) for v in zip(*logs, strict=True))
-    spare = max(0.0, math.log(4) - (high - low)) / 2  # what hardly changes is to look so
+    spare = max(0.0, math.log(4) - (high - low)) / 2  # a nearly constant series should look flat
     low, high = low - spare, high + spare
     places = [
         (

@@ -1,4 +1,4 @@
-"""The command line of pg-llm bench: which measurements, and what becomes of the figures."""
+"""The command line of pg-llm bench: selection of measurements, and output of the figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Measurement = Callable[..., Iterator[Row]]
 
 
 def measurements() -> dict[str, Measurement]:
-    """What can be measured, by name, in the order of the table."""
+    """The measurements by name, in the order of the table."""
     from pg_llm.bench import growth, inference, machine, serving, storage, tokenizer, training
 
     return {
@@ -47,7 +47,7 @@ def chosen(patterns: tuple[str, ...], known: dict[str, Measurement]) -> list[str
 
 
 def machine(kit) -> dict:
-    """Where and with what the figures were made."""
+    """The machine and the versions with which the figures were made."""
     from pg_llm import __version__
     from pg_llm.bench.peers import versions
 
@@ -111,7 +111,7 @@ def main(only, names, quick, repeats, no_peers, as_json, save, draw) -> None:
 
 
 def measure(wanted, known, repeats: int, quick: bool, with_peers: bool, silent: bool) -> dict:
-    """Runs the measurements; their rows are printed as they come unless silent."""
+    """Runs the measurements; rows are printed as they are measured unless silent."""
     from pg_llm.bench.kit import Kit
 
     with Kit(repeats, quick, with_peers) as kit:
@@ -127,7 +127,7 @@ def measure(wanted, known, repeats: int, quick: bool, with_peers: bool, silent: 
 
 
 def as_text(report: dict) -> str:
-    """The report as JSON, a row a line, so that a new run is a small difference."""
+    """The report as JSON, one row per line, so that a new report is a small diff."""
     rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in report["rows"])
     head = json.dumps(
         {key: value for key, value in report.items() if key != "rows"}, indent=1, ensure_ascii=False

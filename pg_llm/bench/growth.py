@@ -22,7 +22,7 @@ TELL = "SELECT sum(length(text)) FROM generate_series(1, %s) AS seed, llm_story(
 
 
 def growth(kit: Kit) -> Iterator[Row]:
-    """Milliseconds of a prefill as one dimension of the model grows; tokens/s of sessions together."""
+    """Milliseconds of a prefill as one dimension of the model grows; total tokens/s of several sessions."""
     few = 2 if kit.quick else 5
     tokenizer = kit.byte_tokenizer(MODEL)
     kit.make_model(MODEL, BASE)

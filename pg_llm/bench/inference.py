@@ -1,4 +1,4 @@
-"""Prefill and decode of a GPT-2-small shape, beside every peer; what a user waits for on the first token."""
+"""Prefill and decode of a GPT-2-small shape, beside every peer; the latency of the first token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOLERANCE = 0.01
 
 
 def prefill(kit: Kit) -> Iterator[Row]:
-    """Tokens a second of a prompt, with the logits of the last position and of all."""
+    """Tokens per second of a prompt, with the logits of the last position and of all."""
     T = 128 if kit.quick else 512
     (hello,) = kit.one("SELECT llm_encode(' hello', 'gpt2')")
     tokens, words = [hello] * T, " hello" * T
@@ -41,14 +41,14 @@ def prefill(kit: Kit) -> Iterator[Row]:
 
 
 def prefill_gflop(kit: Kit, T: int, every: bool) -> float:
-    """Multiplications and additions of a token on average, in 10^9."""
+    """Multiplications and additions per token on average, in 10^9."""
     s = kit.shape
     weights = kit.matmul_weights() if every else kit.matmul_weights() - s.vocab * s.d_model * (1 - 1 / T)
     attention = s.n_layer * 4 * s.d_model * (T + 1) / 2
     return (2 * weights + attention) / 1e9
 
 
-# name, bytes a weight, the peer in the same format, target
+# name, bytes per weight, the peer with the same format, target
 FORMATS = {
     "float32": (4, ("llama", "torch"), "88 % of read bandwidth"),
     "bf16": (2, ("llama-f16",), "80 % of read bandwidth"),
@@ -57,7 +57,7 @@ FORMATS = {
 
 
 def decode(kit: Kit) -> Iterator[Row]:
-    """Tokens a second, one after the other, with weights in each format."""
+    """Tokens per second, one after the other, with weights in each format."""
     n = 16 if kit.quick else 64
     tokens = kit.one("SELECT llm_encode('Hello', 'gpt2')")
     query = "SELECT llm_generate('Hello', %s, 0, model => %s, eos => -1)"
@@ -73,7 +73,7 @@ def decode(kit: Kit) -> Iterator[Row]:
 
 
 def first_token(kit: Kit) -> Iterator[Row]:
-    """From the connection attempt to the first token in a new session; another session has the weights."""
+    """Time from connecting to the first token of a new session; another session has loaded the weights."""
     query = "SELECT * FROM llm_next_tokens('Hello', 1, %s)"
     kit.one(query, (kit.model,))
 

@@ -1,4 +1,4 @@
-"""What is measured on: a database of its own, the model in it, the peers with the same weights."""
+"""The setup of the measurements: a database of its own, the models in it, the peers with the same weights."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ MODEL = "bench-gpt2"
 
 
 class Kit:
-    """A connection and what measurements share; use as a context manager.
+    """A connection and the state shared by measurements; use as a context manager.
 
-    quick: two layers in place of twelve and shorter texts, for a look at everything in a few minutes.
+    quick: two layers instead of twelve and shorter texts, for an overview in a few minutes.
     """
 
     def __init__(self, repeats: int = 5, quick: bool = False, with_peers: bool = True):
         self.repeats = 2 if quick else repeats
         self.quick = quick
-        self.long = 2.0 if quick else 20.0  # seconds that many sessions are kept busy
+        self.long = 2.0 if quick else 20.0  # seconds for which many sessions are kept busy
         self.with_peers = with_peers
         self.shape = Shape(2, 12, 768, 1024, 50257) if quick else SMALL
         self.size = "GPT-2 small" if not quick else "GPT-2 small with 2 layers"
@@ -41,7 +41,7 @@ class Kit:
         self._stack = contextlib.ExitStack()
         self.conn = self._stack.enter_context(pg_llm.connect(fresh=True))
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="pg_llm-bench-")))
-        self.folder.chmod(0o755)  # the server reads from it, maybe as another user
+        self.folder.chmod(0o755)  # the server reads from it, possibly as another user
         return self
 
     def __exit__(self, *error) -> None:
@@ -56,8 +56,8 @@ class Kit:
     def connect(self) -> psycopg.Connection:
         """Another session on the same database; the caller closes it.
 
-        psycopg's own: pg_llm.connect asks first whether the server runs, and to start a program takes a
-        process that has read the peers' models a quarter of a second.
+        It uses psycopg directly: pg_llm.connect starts a program to check the server, which takes a quarter
+        of a second in a process that has loaded the peers' models.
         """
         info = self.conn.info
         return psycopg.connect(info.dsn, password=info.password or None, autocommit=True)
@@ -73,7 +73,7 @@ class Kit:
     def beside(
         self, which: str, measures: Mapping[str, Callable[[], float]]
     ) -> tuple[dict[str, Figure], float]:
-        """What the measures tell, in turn, and what the machine reaches meanwhile.
+        """The results of the measures, taken alternately, and the machine's peak rate in between.
 
         which: fma_gflops or read_gb_s, a column of llm_measure_peak.
         """
@@ -83,7 +83,7 @@ class Kit:
 
     @property
     def threads(self) -> int:
-        """The number of threads that the server computes with."""
+        """The number of threads with which the server computes."""
         return self.machine[0]
 
     # -- the model ----
@@ -95,7 +95,7 @@ class Kit:
         return MODEL
 
     def make_model(self, name: str, shape: Shape, tokenizer: str = "gpt2") -> None:
-        """A model with random weights, in place of one of that name."""
+        """Creates a model with random weights, replacing one of that name."""
         self.drop_model(name)
         self.conn.execute(
             "SELECT llm_create_model(%s, %s, %s, %s, %s, %s, tokenizer => %s)",
@@ -104,7 +104,7 @@ class Kit:
         self.conn.execute("SELECT llm_init_model(%s, 0)", (name,))
 
     def byte_tokenizer(self, name: str) -> str:
-        """A tokenizer whose 256 tokens are the bytes, for models of few tokens; returns its name."""
+        """Creates a tokenizer whose 256 tokens are the bytes, for small vocabularies; returns its name."""
         self.conn.execute(
             "INSERT INTO llm_bpe_vocab (model, token_id, token, bytes) "
             "SELECT %s, i, 'byte ' || i, set_byte(' ', 0, i) FROM generate_series(0, 255) AS i "
@@ -114,12 +114,12 @@ class Kit:
         return name
 
     def drop_model(self, name: str) -> None:
-        """Parameters and all."""
+        """Drops the model with its parameters."""
         self.conn.execute("DELETE FROM llm_model_config WHERE model = %s", (name,))
 
     @contextlib.contextmanager
     def quantized(self, form: str) -> Iterator[str]:
-        """The name of the model, or of a copy whose weights are bf16 or int8, which is dropped in the end."""
+        """The name of the model, or of a copy in bf16 or int8 that is dropped at the end."""
         if form == "float32":
             yield self.model
             return
@@ -137,7 +137,7 @@ class Kit:
         return {name: np.array(data) for name, data in rows}
 
     def settle(self) -> None:
-        """Has what was written before on disk: it would be written at the expense of what is measured."""
+        """Flushes earlier writes to disk, which would otherwise slow down what is measured."""
         self.conn.execute("VACUUM llm_param")
         self.conn.execute("CHECKPOINT")
         os.sync()
@@ -161,7 +161,7 @@ class Kit:
                 yield self._peers[name]
 
     def forget_peers(self) -> None:
-        """Gives their memory back."""
+        """Releases the peers' memory."""
         self._peers.clear()
         self.__dict__.pop("weights", None)
 
@@ -183,12 +183,12 @@ class Kit:
     # -- bounds ----
 
     def matmul_weights(self, shape: Shape | None = None) -> int:
-        """Weights that a token is multiplied with: all but position embeddings and vectors."""
+        """The number of weights that multiply each token: all but position embeddings and vectors."""
         s = shape or self.shape
         return s.n_layer * 12 * s.d_model**2 + s.vocab * s.d_model
 
     def is_local(self) -> bool:
-        """Whether the server's processes are this machine's, so that /proc tells about them."""
+        """True if the server's processes are on this machine, so that /proc describes them."""
         pid = self.conn.info.backend_pid
         with contextlib.suppress(OSError):
             return "postgres" in Path(f"/proc/{pid}/cmdline").read_text()
@@ -196,7 +196,7 @@ class Kit:
 
 
 def proportional(pid: int) -> int:
-    """A process's memory in bytes, shared pages divided among those who share them; 0 where not to be seen.
+    """A process's memory in bytes, shared pages divided among the processes that map them; 0 if unavailable.
 
     Example: proportional(os.getpid())
     """
@@ -204,7 +204,7 @@ def proportional(pid: int) -> int:
 
 
 def anonymous(pid: int) -> int:
-    """The bytes that are a process's own; 0 where they cannot be seen. Example: anonymous(os.getpid())"""
+    """The private memory of a process in bytes; 0 if unavailable. Example: anonymous(os.getpid())"""
     return _field(f"/proc/{pid}/status", "RssAnon:")
 
 

@@ -47,7 +47,7 @@ def backward(kit: Kit) -> Iterator[Row]:
 
 
 def best_rate(amount: float, action: Callable[[], object]) -> float:
-    """Amount a second, in the best of five runs."""
+    """The amount per second in the best of five repetitions."""
     return amount / min(seconds(action) for _ in range(5))
 
 
@@ -58,7 +58,7 @@ def product(kit: Kit, m: int, k: int, n: int, form: str, target: str) -> Row:
     for name, multiply in rivals(kit, m, k, n, form).items():
         measures[name] = partial(best_rate, 2e-9 * m * k * n, multiply)
     figures, bound = kit.beside("read_gb_s" if m == 1 else "fma_gflops", measures)
-    # one row reads each weight for two operations: memory is the bound
+    # with one row, each weight is read for two operations: memory is the bound
     bound, of = (bound / 2, "read bandwidth") if m == 1 else (bound, "peak")
     name = f"matmul {PRODUCTS[form]}, {m} x {k} x {n}"
     return row(name, "GFLOP/s", figures, bound=bound, bound_name=of, target=target)

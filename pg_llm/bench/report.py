@@ -1,4 +1,4 @@
-"""What a figure is, and the table of them."""
+"""The rows of figures, and the table of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OURS = "pg_llm"
 
 @dataclass
 class Row:
-    """One figure: ours, the peers', and what the machine would allow (bound, in the same unit)."""
+    """One figure: ours, the peers', and the machine's limit (bound, in the same unit)."""
 
     name: str
     unit: str
@@ -26,14 +26,14 @@ class Row:
 
     @property
     def of_bound(self) -> float | None:
-        """The fraction of what the machine would allow."""
+        """The fraction of the machine's limit."""
         if not self.bound:
             return None
         return self.bound / self.ours if self.smaller_is_better else self.ours / self.bound
 
     @property
     def ratios(self) -> dict[str, float]:
-        """How many times faster than each peer."""
+        """The speed relative to each peer."""
         ours = self.ours
         return {
             name: (theirs / ours if self.smaller_is_better else ours / theirs)
@@ -41,7 +41,7 @@ class Row:
         }
 
     def as_json(self) -> dict:
-        """Everything, with fractions and ratios; four digits are more than the spread allows."""
+        """All fields, with fractions and ratios; four digits are more than the spread justifies."""
         found = asdict(self)
         found["of_bound"] = self.of_bound
         found["ratios"] = self.ratios
@@ -56,12 +56,12 @@ def row(name: str, unit: str, figures: dict[str, Figure], **more) -> Row:
 
 
 def rates(name: str, unit: str, amount: float, times: dict[str, Figure], **more) -> Row:
-    """A row of amount a second, from the seconds that each took."""
+    """A row of amounts per second, from the seconds that each took."""
     return row(name, unit, {who: figure.rate(amount) for who, figure in times.items()}, **more)
 
 
 def line(row: Row) -> str:
-    """The row as text: name, ours and spread, fraction of the bound, peers and how often faster we are."""
+    """The row as text: name, our figure and spread, fraction of the bound, peers and the ratio to each."""
     parts = [
         f"{row.name:46}",
         f"{number(row.ours):>8} {row.unit:9}",
@@ -77,7 +77,7 @@ def line(row: Row) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits, no exponent.
+    """A number with three digits and no exponent.
 
     >>> number(1398.2), number(0.0123), number(21.04)
     ('1398', '0.0123', '21')

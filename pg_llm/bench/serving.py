@@ -1,4 +1,4 @@
-"""What a class notices: a statement's whole time, and twenty sessions on one model at once."""
+"""What a class notices: the latency of a whole statement, and twenty sessions on one model at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pg_llm.bench.timing import in_turn
 from pg_llm.bench.training import CLASSROOM
 
 SESSIONS = 20
-TOKENS = 24  # of a generation: with its prompt a context of less than 128
+TOKENS = 24  # length of a generation: with its prompt it fits a context of 128
 
 
 def classroom_model(kit: Kit) -> str:
@@ -27,7 +27,7 @@ def classroom_model(kit: Kit) -> str:
 
 
 def next_tokens(kit: Kit) -> Iterator[Row]:
-    """SELECT * FROM llm_next_tokens(...) as a client sees it, plain and prepared."""
+    """Latency of SELECT * FROM llm_next_tokens(...) for a client, plain and prepared."""
     query = "SELECT * FROM llm_next_tokens('Once upon a time there was', 10, %s)"
     name = classroom_model(kit)
 
@@ -43,12 +43,12 @@ def next_tokens(kit: Kit) -> Iterator[Row]:
 
 
 def sessions(kit: Kit) -> Iterator[Row]:
-    """Tokens a second of twenty sessions together, against one alone; their memory; who waits longest."""
+    """Tokens per second of twenty sessions together, and of one alone; their memory; the slowest session."""
     alone = Crowd(kit, kit.model, 1)
     speed, _ = alone.run(kit.long)
     own = alone.anonymous
     alone.close()
-    # where each session has weights of its own, as many as fit
+    # if each session has private weights, as many sessions as fit
     room = int(psutil.virtual_memory().available * 0.6 / max(own, 1)) if own else SESSIONS
     count = max(2, min(4 if kit.quick else SESSIONS, room))
     crowd = Crowd(kit, kit.model, count)
@@ -80,7 +80,7 @@ class Crowd:
         self.proportional = sum(map(proportional, pids))
 
     def run(self, long: float) -> tuple[float, float]:
-        """Tokens a second of all together for so many seconds; the slowest's tokens over the fastest's."""
+        """Tokens per second of all sessions in `long` seconds; the slowest's tokens over the fastest's."""
         done, stop = [0] * self.count, time.perf_counter() + long
 
         def work(i: int):

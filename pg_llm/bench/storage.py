@@ -1,4 +1,4 @@
-"""What goes to disk: a checkpoint imported, and a trace written to the tables."""
+"""Measurements of writing: a checkpoint imported, and a trace written to the tables."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NEW = "bench-import"
 
 
 def imports(kit: Kit) -> Iterator[Row]:
-    """Seconds of an import over the connection and by the server, and of writing as much TOAST."""
+    """Seconds of an import over the connection and by the server, and of writing the same amount of TOAST."""
     path = kit.folder / "model.safetensors"
     save_safetensors(path, kit.weights)
-    path.chmod(0o644)  # the server may run as another user
+    path.chmod(0o644)  # the server may have another user
     size = path.stat().st_size / 1e6
     kit.conn.execute("CREATE TABLE bench_toast (data bytea STORAGE EXTERNAL)")
 

@@ -1,4 +1,4 @@
-"""Timing in turn: a median and a spread for each of several things measured alternately."""
+"""Alternating measurement: a median and a spread for each of several things."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Figure(NamedTuple):
         return Figure(self.value * factor, self.spread)
 
     def rate(self, amount: float) -> Figure:
-        """How much of amount in a second, if this is the seconds it takes."""
+        """The amount per second, if the figure is the seconds it takes."""
         return Figure(amount / self.value, self.spread)
 
 
@@ -32,12 +32,12 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def in_turn(repeats: int, actions: Mapping[str, Callable[[], object]]) -> dict[str, Figure]:
-    """Seconds that each action takes; each runs once before it counts, then all of them in turn."""
+    """Seconds that each action takes; after one warm-up each, all of them in turn."""
     return values_in_turn(repeats, {name: partial(seconds, action) for name, action in actions.items()})
 
 
 def values_in_turn(repeats: int, measures: Mapping[str, Callable[[], float]]) -> dict[str, Figure]:
-    """The same for what tells its own figure."""
+    """The same for functions that return their own figure."""
     for measure in measures.values():
         measure()
     found: dict[str, list[float]] = {name: [] for name in measures}

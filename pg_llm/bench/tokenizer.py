@@ -38,7 +38,7 @@ def tokenizer(kit: Kit) -> Iterator[Row]:
 
 
 def texts() -> dict[str, str]:
-    """Megabytes that every Python installation has, English prose and source code; and many scripts mixed."""
+    """Megabytes of text from every Python installation: English prose and source code; and mixed scripts."""
     library = Path(sysconfig.get_path("stdlib"))
     topics = library / "pydoc_data" / "topics.py"
     code = "".join(path.read_text(errors="replace") for path in sorted(library.glob("*.py")))
@@ -60,7 +60,7 @@ def tiktoken_gpt2(vocab: Path, merges: Path):
 
 
 def compiling(kit: Kit) -> Row:
-    """The first encode of a session reads 50,257 tokens and 50,000 merges."""
+    """Seconds of the first encode of a session, which reads 50,257 tokens and 50,000 merges."""
     times = []
     for _ in range(kit.repeats):
         with kit.connect() as session:
@@ -70,7 +70,7 @@ def compiling(kit: Kit) -> Row:
 
 
 def encode_decode(kit: Kit, peer, kind: str, text: str) -> Iterator[Row]:
-    """Inside the server, so that the protocol is not measured; tiktoken on one thread."""
+    """Encoding and decoding inside the server, without the protocol; tiktoken on one thread."""
     megabytes = len(text.encode()) / 1e6
     kit.conn.execute("CREATE TEMP TABLE bench_text (text text, ids int[])")
     kit.conn.execute("ALTER TABLE bench_text ALTER text SET STORAGE EXTERNAL, ALTER ids SET STORAGE EXTERNAL")

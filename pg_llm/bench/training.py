@@ -12,14 +12,14 @@ from pg_llm.bench.report import OURS, Row, row
 from pg_llm.bench.timing import Figure, summary
 
 MODEL = "bench-training"
-# Turns that the two take: a machine's speed changes within minutes, and is then the same for both.
+# Number of alternations: a machine's speed changes within minutes, and then affects both alike.
 ROUNDS = 3
 CLASSROOM = Shape(4, *(classroom.recipe()["model"][k] for k in ("n_head", "d_model", "n_positions", "vocab")))
 TINY = Shape(4, 4, 128, 64, 512)
 
 
 def small(kit: Kit) -> Iterator[Row]:
-    """Tokens a second at GPT-2 small's shape; memory while at it."""
+    """Tokens per second at GPT-2 small's shape, and the memory used."""
     shapes = [(1, 64)] if kit.quick else [(4, 64), (1, 512), (1, 1024)]
     for B, T in shapes:
         figures, memory = steps(kit, kit.shape, B, T, 2)
@@ -34,7 +34,7 @@ def small(kit: Kit) -> Iterator[Row]:
 
 
 def tiny(kit: Kit) -> Iterator[Row]:
-    """Milliseconds a step of models that a class trains live."""
+    """Milliseconds per step of models that a class trains live."""
     cases = {
         "4 layers of 128, batch 8 x 64": (TINY, 8, 64),
         "classroom model, batch 16 x 128": (CLASSROOM, 16, 128),
@@ -49,15 +49,15 @@ def tiny(kit: Kit) -> Iterator[Row]:
 
 
 def token_gflop(kit: Kit, shape: Shape, T: int) -> float:
-    """Of a token's step: two for each weight and attended number, once forward, twice on the way back."""
+    """Operations per token of a step: two per weight and attended element, once forward, twice backward."""
     return (6 * kit.matmul_weights(shape) + shape.n_layer * 6 * shape.d_model * (T + 1)) / 1e9
 
 
 def steps(kit: Kit, shape: Shape, B: int, T: int, n: int) -> tuple[dict[str, Figure], int]:
-    """Seconds of a step, ours (as llm_train_log has them) and PyTorch's, n each a round; ours' most memory.
+    """Seconds per step, ours (from llm_train_log) and PyTorch's, n of each per round; our peak memory.
 
-    The first step of each round does not count: it fills caches and allocates. What was written before, of
-    weights and moments, is on disk by then.
+    The first step of each round does not count: it fills caches and allocates. Earlier writes of weights and
+    moments are on disk by then.
     """
     kit.make_model(MODEL, shape)
     kit.conn.execute("DELETE FROM llm_dataset WHERE dataset = %s", (MODEL,))
@@ -89,7 +89,7 @@ def steps(kit: Kit, shape: Shape, B: int, T: int, n: int) -> tuple[dict[str, Fig
 
 
 def torch_trainer(kit: Kit, shape: Shape, B: int, T: int):
-    """A function that takes n steps and returns the seconds of each; None where PyTorch is not installed."""
+    """A function that makes n steps and returns the seconds of each; None if PyTorch is not installed."""
     if not kit.with_peers or not installed("torch"):
         return None
     from pg_llm.bench.peers.lean import Torch
@@ -105,7 +105,7 @@ def torch_trainer(kit: Kit, shape: Shape, B: int, T: int):
 
 
 class MemoryWatch:
-    """The most memory of its own that the server process has while the block runs; 0: not known."""
+    """The peak private memory of the server process during the block; 0 if unknown."""
 
     def __init__(self, kit: Kit):
         self.pid = kit.conn.info.backend_pid if kit.is_local() else None

@@ -1,5 +1,4 @@
-"""Checkpoint files as named tensors, read in pieces: safetensors (and shards), npz; PyTorch if torch is
-installed.
+"""Checkpoint files as named tensors, read in pieces: safetensors (and shards), npz, and PyTorch's with torch.
 
 `with open_checkpoint(path) as checkpoint: checkpoint.tensors`. Tensor.pieces() reads values one piece at a
 time, so that files of any size fit into memory.

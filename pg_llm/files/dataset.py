@@ -1,5 +1,4 @@
-"""Loads text files into llm_dataset: read here and encoded by the server in pieces, so files may be of any
-length.
+"""Loads text files of any length into llm_dataset: read here and encoded by the server in pieces.
 
 The rows are those that llm_dataset_load makes from the same texts in the database (src/training/dataset.c).
 """

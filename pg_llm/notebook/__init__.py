@@ -1,1 +1,1 @@
-"""What a Jupyter notebook uses: %%sql, query results as tables, exercises."""
+"""Support for Jupyter notebooks: %%sql, query results as tables, exercises."""

@@ -1,4 +1,4 @@
-"""Instant answers to the notebooks' exercises: check("01.2", answer)."""
+"""Instant checks of the notebooks' exercises: check("01.2", answer)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def plain(answer):
 
 
 def _holds(test: Callable, value) -> bool:
-    """An answer of another kind than the test expects is simply not the right one."""
+    """True if the test accepts the value; a value of an unexpected kind is simply a wrong answer."""
     try:
         return bool(test(value))
     except (TypeError, ValueError, IndexError, KeyError, AttributeError):
@@ -62,10 +62,10 @@ def _holds(test: Callable, value) -> bool:
 
 
 def _remember(exercise: str, right: bool, value) -> None:
-    """One row an attempt, in a schema that %pg_llm reset keeps; a read-only session just has none."""
+    """Stores one row per attempt, in a schema that %pg_llm reset keeps; a read-only session stores none."""
     conn = session.current().conn
     if conn.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-        return  # the learner's own transaction stays the learner's
+        return  # does not write into the learner's own transaction
     try:
         with conn.transaction():
             conn.execute("CREATE SCHEMA IF NOT EXISTS learner")

@@ -1,4 +1,4 @@
-"""Query results as pandas DataFrames that display tensors, and functions that read a run's records."""
+"""Query results as pandas DataFrames that display tensors, and functions that read the rows of a run."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def sql(query: str, /, *, conn: psycopg.Connection | None = None, **params) -> F
     return result
 
 
-# -- views as frames: of the newest run of one's own where none is named ----
+# -- views as frames; the default is the session's newest run ----
 
 _NEWEST = "coalesce(%(run)s, (SELECT max(run) FROM {0}.llm_run WHERE who = session_user))"
 _MODEL = "coalesce(%(model)s, {0}.llm_default_model())"

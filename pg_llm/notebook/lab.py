@@ -1,4 +1,4 @@
-"""pg-llm lab: the server, the notebooks in a folder the learner may write, JupyterLab on them."""
+"""pg-llm lab: starts the server, puts the notebooks into a writable folder, and opens JupyterLab on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MANIFEST = ".pg_llm.json"
 
 
 def run(echo, browser: bool, arguments: list[str]) -> None:
-    """Becomes JupyterLab; returns only when something is missing."""
+    """Replaces this process by JupyterLab; returns only if something is missing."""
     from pg_llm.server import database
 
     if not database.dsn():
@@ -32,7 +32,7 @@ def run(echo, browser: bool, arguments: list[str]) -> None:
         command.append("--no-browser")
     if os.geteuid() == 0:
         command.append("--allow-root")
-    # A notebook kernel must find the server that was started here, whatever its own environment would say.
+    # A notebook kernel must find the server that was started here, whatever its own environment contains.
     os.environ.setdefault("PG_LLM_HOME", str(server.default_home()))
     sys.stdout.flush()
     os.execv(sys.executable, [*command, *arguments])
@@ -61,7 +61,7 @@ def update_copy(packaged: Path, folder: Path, echo=print) -> Path:
             name = source.relative_to(packaged).as_posix()
             ours = _content(source)
             if given.get(name) == ours:
-                continue  # this edition was handed out before, whatever became of it
+                continue  # this edition was copied before, whatever happened to it since
             target = folder / name
             if target.exists() and _content(target) not in (ours, given.get(name)):
                 target = target.with_name(f"{target.stem}.new{target.suffix}")
@@ -78,11 +78,11 @@ def update_copy(packaged: Path, folder: Path, echo=print) -> Path:
 
 
 def _content(path: Path) -> str:
-    """A hash of what a learner can change: of a notebook its cells' sources, not the outputs."""
+    """A hash of the parts that a learner can change: a notebook's cell sources, not its outputs."""
     data = path.read_bytes()
     if path.suffix == ".ipynb":
         try:
             data = json.dumps([cell.get("source") for cell in json.loads(data)["cells"]]).encode()
         except (ValueError, KeyError, AttributeError, TypeError):
-            pass  # not a notebook any more: then every byte counts
+            pass  # no longer a notebook: every byte counts
     return hashlib.sha256(data).hexdigest()

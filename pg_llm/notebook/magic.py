@@ -33,7 +33,7 @@ from pg_llm.notebook import pictures, render, session, sqltext
 from pg_llm.server import database as databases
 
 ROWS_SHOWN = 50
-OURS = "pg_llm"  # ipython-sql's name of the notebook's connection: %sql pg_llm comes back from another one
+OURS = "pg_llm"  # ipython-sql's name of the notebook's connection: %sql pg_llm switches back from another one
 HELP = """\
 %%sql                      the cell is SQL; several statements may follow one another, the last table is shown
 %%sql rows <<              the result goes to the Python variable rows instead
@@ -51,7 +51,7 @@ _RESULT = re.compile(r"\s*(\w+)\s*<<(?=\s)")
 
 
 class NotebookConnection(Connection):
-    """ipython-sql's view of the notebook's connection: the same psycopg connection, not a second one."""
+    """ipython-sql's view of the notebook's connection: it uses the same psycopg connection."""
 
     def __init__(self, conn: psycopg.Connection):
         engine = sqlalchemy.create_engine(
@@ -93,7 +93,7 @@ def named_rows(cursor):
 
 
 class _AsWritten(adapt.Loader):
-    """Tensors in %%sql results stay the text that the server wrote, a summary where they are large."""
+    """Keeps tensors in %%sql results as the server's text, a summary if they are large."""
 
     def load(self, data) -> str:
         return bytes(data).decode()
@@ -128,7 +128,7 @@ class NotebookSql(SqlMagic):
     execute.argcmd_name = "sql"  # type: ignore[assignment]
 
     def _run(self, text, local_ns):
-        """Each statement in turn; the last one that returns rows is the cell's result."""
+        """Executes the statements in turn; the last one that returns rows is the cell's result."""
         variables = {**self.shell.user_ns, **local_ns}
         result = None
         with session.connection() as conn, conn.cursor(row_factory=named_rows) as cursor:
@@ -145,7 +145,7 @@ class NotebookSql(SqlMagic):
 
 @magics_class
 class KitMagics(Magics):
-    """%pg_llm: what concerns the notebook's database as a whole."""
+    """%pg_llm: commands for the notebook's database as a whole."""
 
     @line_magic
     def pg_llm(self, line=""):
@@ -185,12 +185,12 @@ def status():
 
 
 def load_ipython_extension(shell) -> None:
-    """Starts or finds the server, opens the notebook's database, and makes %%sql and %pg_llm."""
+    """Starts or finds the server, opens the notebook's database, and defines %%sql and %pg_llm."""
     shell.set_custom_exc((psycopg.Error, KitError), _show_error)
     try:
         _open(_notebook(shell))
     except (psycopg.Error, KitError) as error:
-        # IPython prints what an extension raises with a long traceback; this names the reason alone.
+        # IPython prints an extension's exceptions with a long traceback; this prints only the reason.
         _brief(error)
         raise
     shell.register_magics(NotebookSql(shell))
@@ -201,13 +201,13 @@ def load_ipython_extension(shell) -> None:
     magic.short_errors = magic.feedback = magic.displaycon = False
     magic.displaylimit = ROWS_SHOWN
     pictures.register(shell)
-    # plot_* return Axes, whose text says nothing that their figure does not show.
+    # plot_* return Axes, whose text adds nothing to their figure.
     shown = shell.display_formatter.ipython_display_formatter
     shown.for_type_by_name("matplotlib.axes._axes", "Axes", lambda axes: None)
 
 
 def _notebook(shell) -> str | None:
-    """The file of the notebook this kernel runs, as far as Jupyter or VS Code tells."""
+    """The file of this kernel's notebook, if Jupyter or VS Code reveals it."""
     return os.environ.get("JPY_SESSION_NAME") or shell.user_ns.get("__vsc_ipynb_file__")
 
 
@@ -217,7 +217,7 @@ def _open(notebook: str | None) -> None:
     except KitError:
         if not databases.dsn():
             raise
-        # Whoever may not create databases there works in the one that the DSN names.
+        # A role that may not create databases works in the one that the DSN names.
         opened = session.start(None, fresh=False)
         print(f"Your role creates no databases on this server: all its notebooks share {opened.database}.")
     opened.on_connect(lambda current: NotebookConnection(current.conn))
@@ -245,7 +245,7 @@ def describe(error: BaseException) -> str:
     if not isinstance(error, psycopg.Error) or not error.diag.message_primary:
         return f"{type(error).__name__}: {error}"
     lines = [f"ERROR {error.sqlstate}: {error.diag.message_primary}"]
-    # psycopg's own text holds the line of the query and the mark below it.
+    # psycopg's own text contains the line of the query with a mark below it.
     lines += re.findall(r"^LINE \d+: .*\n.*\^", str(error), re.MULTILINE)
     lines += [f"DETAIL: {error.diag.message_detail}"] if error.diag.message_detail else []
     lines += [f"HINT: {error.diag.message_hint}"] if error.diag.message_hint else []

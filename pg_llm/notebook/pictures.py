@@ -1,7 +1,7 @@
-"""Figures as notebooks show and save them: small PNG files, with an alternative text for who cannot see them.
+"""Figures in notebooks: small PNG files, with an alternative text for readers who cannot see them.
 
-The text stands where IPython.display.Image(alt=…) writes it, in the output's metadata: nbconvert makes it the
-image's alt.
+The text is stored where IPython.display.Image(alt=…) stores it, in the output's metadata, from which
+nbconvert makes the image's alt.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import base64
 import io
 import os
 
-COLORS = 256  # of a palette; no pixel of a plot is visibly another colour then
-NAMED = 12  # rows, columns or points that are named one by one
-EXTREMES = 4  # values of a large matrix that are named
+COLORS = 256  # size of the palette; no pixel of a plot visibly changes colour
+NAMED = 12  # rows, columns or points described one by one
+EXTREMES = 4  # values of a large matrix that are described
 LONGEST = 1500  # characters of a text
 
 
 def register(shell) -> None:
-    """Makes a Jupyter kernel's figures such pictures; elsewhere, in a terminal, nothing happens."""
+    """Makes a Jupyter kernel display figures in this form; has no effect elsewhere, in a terminal."""
     if "inline" not in os.environ.get("MPLBACKEND", ""):
         return
     from matplotlib.figure import Figure
@@ -32,17 +32,17 @@ def picture(figure) -> tuple[str, dict] | None:
     from IPython.core.pylabtools import print_figure
 
     png = print_figure(figure, "png")
-    if png is None:  # nothing is drawn
+    if png is None:  # the figure is empty
         return None
     try:
         text = describe(figure)
-    except Exception:  # a reader's own figure may hold anything, and is shown all the same
+    except Exception:  # a reader's own figure may contain anything, and is still shown
         text = ""
     return base64.b64encode(small(png)).decode(), {"alt": text} if text else {}
 
 
 def small(png: bytes) -> bytes:
-    """The same picture with a palette: a third of the size."""
+    """The same picture with a palette, at a third of the size."""
     from PIL import Image
 
     # Maximum coverage keeps rare colours, such as the ends of a colour map; the median cut would merge them.
@@ -54,7 +54,7 @@ def small(png: bytes) -> bytes:
 
 
 def describe(figure) -> str:
-    """What a figure shows, in words: titles, axes, and the numbers of what is drawn."""
+    """Describes a figure in words: titles, axes, and the values drawn."""
     axes = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
     texts = [figure.get_suptitle(), *(_describe_axes(ax) for ax in axes)]
     text = " ".join(" ".join(part.split()) for part in texts if part)
@@ -65,7 +65,7 @@ def _describe_axes(ax) -> str:
     title = ax.get_title("left") or ax.get_title()
     drawn = [_heat_map(ax, image) for image in ax.images]
     drawn += [_bars(ax, bars) for bars in ax.containers if hasattr(bars, "orientation")]
-    # Lines across the whole plot have their number in a label beside them.
+    # Lines across the whole plot have their value in a label next to them.
     drawn += [
         _line(line) for line in ax.lines if len(line.get_xdata()) > 1 and line.get_transform() == ax.transData
     ]
@@ -84,7 +84,7 @@ def _labels(ax):
 
 
 def _heat_map(ax, image) -> str:
-    """A small matrix row by row, of a larger one the values farthest from zero."""
+    """Describes a small matrix row by row, a larger one by the values farthest from zero."""
     import numpy as np
 
     values = image.get_array()
@@ -102,7 +102,7 @@ def _heat_map(ax, image) -> str:
 
 
 def _ticks(axis, n: int) -> list[str]:
-    """Names given to the places 0 … n - 1, else these numbers."""
+    """The labels of the positions 0 … n - 1, or these numbers if there are none."""
     from matplotlib.ticker import ScalarFormatter
 
     labels = {}

@@ -1,6 +1,6 @@
 """Query results as tables: the same look for %%sql, for pg_llm.sql and in saved notebooks.
 
-Spaces in text are kept, since in a tokenizer's table they carry the meaning.
+Spaces in text are kept, since they are significant in a tokenizer's table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TEXT = ' style="text-align:left;white-space:pre-wrap"'
 
 
 def show(value, digits: int | None = None) -> str:
-    """A value as text; digits: significant digits of a float, None for all that it has."""
+    """A value as text; digits: significant digits of a float, None for all digits."""
     if value is None:
         return "NULL"
     if isinstance(value, (bool, np.bool_)):
@@ -34,7 +34,7 @@ def show(value, digits: int | None = None) -> str:
 
 
 def html_table(columns, rows, digits: int | None = None, note: str = "") -> str:
-    """An HTML table; numbers to the right, everything else to the left."""
+    """An HTML table; numbers are right-aligned, everything else left-aligned."""
     rows = list(rows)
     right = [_is_numeric(row[i] for row in rows) for i in range(len(columns))]
     head = "".join(
@@ -54,7 +54,7 @@ def html_table(columns, rows, digits: int | None = None, note: str = "") -> str:
 
 
 def text_table(columns, rows, digits: int | None = None, note: str = "") -> str:
-    """The same for places without HTML."""
+    """The same table as plain text."""
     rows = list(rows)
     right = [_is_numeric(row[i] for row in rows) for i in range(len(columns))]
     cells = [[str(c) for c in columns]]

@@ -1,6 +1,6 @@
-"""The connection that a notebook works on: one for %%sql cells and Python alike.
+"""The connection of a notebook, shared by %%sql cells and Python.
 
-Programs need none of this: pg_llm.connect() gives them a connection of their own.
+Programs do not need this module: pg_llm.connect() returns a connection of their own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _streams: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 class Session:
-    """A connection that is made again, to the same database, when the server was restarted."""
+    """A connection that is re-established, to the same database, after the server was restarted."""
 
     def __init__(self, database: str | None = None, fresh: bool = False):
         self._listeners: list[Callable[[Session], object]] = []
@@ -42,7 +42,7 @@ class Session:
         listener(self)
 
     def reconnect(self) -> None:
-        """A new connection to the same database; the old one is closed."""
+        """Opens a new connection to the same database; the old one is closed."""
         if not self.conn.closed:
             self.conn.close()
         self._open(lambda: databases.connect(self.database))
@@ -56,7 +56,7 @@ class Session:
         self.reconnect()
 
     def lost(self, error: psycopg.Error) -> KitError:
-        """What to tell after a statement found the connection broken; connects again."""
+        """The error to raise after a statement found the connection broken; reconnects."""
         reason = (error.diag.message_primary or str(error)).strip().splitlines()[0]
         try:
             self.reconnect()
@@ -70,7 +70,7 @@ class Session:
 
 
 def current() -> Session:
-    """The notebook's session; a program that has none gets one on the kit's own database."""
+    """The notebook's session; a program without one gets a session on the kit's own database."""
     global _current
     if _current is None:
         _current = Session()
@@ -88,7 +88,8 @@ def start(database: str | None, fresh: bool) -> Session:
 
 @contextlib.contextmanager
 def connection(conn: psycopg.Connection | None = None) -> Iterator[psycopg.Connection]:
-    """conn, or the notebook's connection, which is made anew if it breaks in the block: the error says so."""
+    """conn, or the notebook's connection, which is re-established if it breaks in the block: the error says
+    so."""
     session = None
     if conn is None:
         session = current()
@@ -101,28 +102,28 @@ def connection(conn: psycopg.Connection | None = None) -> Iterator[psycopg.Conne
             raise session.lost(error) from None
         raise
     except KeyboardInterrupt as interrupt:
-        # psycopg has cancelled the query; in a notebook that is all there is to say.
+        # psycopg has cancelled the query; a notebook need not say more.
         show_instead(interrupt, "interrupted; the server stopped the statement")
         raise
 
 
 def show_instead(error: BaseException, text: str) -> None:
-    """Has IPython print text where it would print the error's traceback."""
+    """Makes IPython print text in place of the error's traceback."""
     vars(error)["_render_traceback_"] = lambda: [text]
 
 
 def show_notice(diagnostic: psycopg.errors.Diagnostic) -> None:
-    """Prints a NOTICE or WARNING of the server where the cell's output goes."""
+    """Prints a NOTICE or WARNING of the server in the cell's output."""
     message = diagnostic.message_primary or ""
     if message.endswith(", skipping"):
-        return  # DROP … IF EXISTS and CREATE … IF NOT EXISTS tell what was asked for
+        return  # for DROP … IF EXISTS and CREATE … IF NOT EXISTS, the user knows
     lines = [f"{diagnostic.severity_nonlocalized or diagnostic.severity}: {message}"]
     lines += [f"DETAIL: {diagnostic.message_detail}"] if diagnostic.message_detail else []
     lines += [f"HINT: {diagnostic.message_hint}"] if diagnostic.message_hint else []
     print("\n".join(lines))
 
 
-# -- a connection that streams can do nothing else ----
+# -- a streaming connection can do nothing else ----
 
 
 def streaming(conn: psycopg.Connection, change: int) -> None:
@@ -131,7 +132,8 @@ def streaming(conn: psycopg.Connection, change: int) -> None:
 
 
 def refuse_if_streaming(conn: psycopg.Connection) -> None:
-    """Another statement on a connection that streams would wait for ever: our own thread holds its lock."""
+    """Rejects another statement on a streaming connection, which would wait forever for this thread's own
+    lock."""
     if _streams.get(conn, 0) and threading.current_thread() is threading.main_thread():
         raise KitError(
             "a stream is still open on this connection; read it to its end, call its .close(), "

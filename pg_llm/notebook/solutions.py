@@ -1,4 +1,4 @@
-"""What the notebooks' exercises ask for: EXERCISES["01.2"] is the second exercise of notebook 01."""
+"""The solutions of the notebooks' exercises: EXERCISES["01.2"] is the second exercise of notebook 01."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Exercise:
-    """right(answer) decides; near holds (test, hint) pairs for answers that are wrong in a telling way."""
+    """right(answer) is the test; near contains (test, hint) pairs for informative wrong answers."""
 
     right: Callable
     praise: str
@@ -21,7 +21,7 @@ class Exercise:
 
 
 def close(expected: float, tolerance: float = 1e-3) -> Callable:
-    """A test for a number, allowing for rounding."""
+    """A test for a number, with a tolerance for rounding."""
     return lambda value: math.isclose(float(value), expected, rel_tol=tolerance, abs_tol=tolerance)
 
 

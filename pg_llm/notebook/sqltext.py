@@ -1,6 +1,6 @@
-"""Reading SQL text as PostgreSQL's own lexer does: where statements end, which :names are variables.
+"""Reads SQL text like PostgreSQL's lexer, to find the ends of statements and the :names of variables.
 
-Nothing here changes what is written between quotes, in comments or between dollar signs.
+Text in quotes, in comments or between dollar signs is never changed.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def tokens(sql: str) -> Iterator[Token]:
             kind, end = "comment", _comment_end(sql, at)
         else:
             found = _TOKEN.match(sql, at)
-            assert found and found.lastgroup  # its last alternative is any character
+            assert found and found.lastgroup  # its last alternative matches any character
             kind, end = "dollar" if found.lastgroup == "tag" else found.lastgroup, found.end()
         yield Token(kind, sql[at:end], at)
         at = end
 
 
 def _comment_end(sql: str, start: int) -> int:
-    """Block comments nest in PostgreSQL."""
+    """The end of a block comment; in PostgreSQL they nest."""
     depth = 0
     for mark in _NESTED.finditer(sql, start):
         depth += 1 if mark.group() == "/*" else -1
@@ -66,7 +66,7 @@ def _comment_end(sql: str, start: int) -> int:
 
 
 def split(sql: str) -> list[str]:
-    """The statements of sql without their semicolons; pieces of only space and comments are left out."""
+    """The statements of sql without their semicolons; pieces of only space and comments are omitted."""
     statements: list[str] = []
     words: list[str] = []
     begin, depth, blocks, told = 0, 0, 0, False
@@ -101,7 +101,7 @@ def split(sql: str) -> list[str]:
 
 
 def names(sql: str) -> Iterator[tuple[str, Token]]:
-    """Each `:name` that could be a variable, with its colon; never `::type`, `[1:n]` or one inside quotes."""
+    """Yields each `:name` that may be a variable, with its colon; never `::type`, `[1:n]` or a quoted one."""
     before = colon = None
     for token in tokens(sql):
         if token.kind == "word" and colon is not None:

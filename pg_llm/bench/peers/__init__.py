@@ -1,7 +1,7 @@
-"""The programs that the kit is measured beside, each with the same random GPT-2 in it.
+"""The programs with which the kit is compared, each running the same random GPT-2.
 
-A peer is used where it is installed (pip install 'pg-llm[bench]') and left out where it is not. All get the
-weights that our model has, so that the same numbers come out of each: `agree` makes sure that they do.
+A peer is used if it is installed (pip install 'pg-llm[bench]'). All have the weights of our model, so all
+must compute the same logits, which `agree` checks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-# what is imported, what it is called
+# module, name
 PACKAGES = {"torch": "torch", "openvino": "openvino", "llama_cpp": "llama-cpp-python", "gguf": "gguf"}
 PACKAGES |= {"tiktoken": "tiktoken", "numpy": "numpy"}
 
@@ -35,24 +35,24 @@ Weights = dict[str, np.ndarray]
 
 
 class Peer(Protocol):
-    """A program that runs the model; name is what the table calls it."""
+    """A program that computes the model; name is its name in the table."""
 
     name: str
 
     def prefill(self, tokens: list[int], every: bool) -> np.ndarray:
-        """The logits (V) after the tokens; every: those of every position are computed too."""
+        """The logits (V) after the tokens; every: also computes those of every position."""
 
     def decode(self, tokens: list[int], n: int) -> list[int]:
         """The n most likely next tokens, one by one, with cached keys and values."""
 
 
 def installed(module: str) -> bool:
-    """Whether a peer's module can be imported."""
+    """True if a peer's module can be imported."""
     return importlib.util.find_spec(module) is not None
 
 
 def versions() -> dict[str, str]:
-    """Name and version of every peer that is installed."""
+    """Name and version of every installed peer."""
     return {
         package: importlib.metadata.version(package)
         for module, package in PACKAGES.items()
@@ -61,7 +61,7 @@ def versions() -> dict[str, str]:
 
 
 def agree(ours: np.ndarray, peer: Peer, tokens: list[int], tolerance: float) -> None:
-    """AssertionError unless a peer computes our logits, up to a fraction of their spread."""
+    """Raises AssertionError unless a peer computes our logits, up to a fraction of their spread."""
     theirs = peer.prefill(tokens, False)
     error = float(np.abs(ours - theirs).max() / ours.std())
     assert error < tolerance, f"{peer.name} computes other logits: off by {error:.2g} standard deviations"

@@ -1,4 +1,4 @@
-"""GPT-2 in PyTorch with nothing around it: fused attention, fused GELU and AdamW, eager mode."""
+"""A minimal GPT-2 in PyTorch: fused attention, fused GELU and AdamW, eager mode."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Gpt2(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     def load(self, weights: Weights) -> Gpt2:
-        """Takes the checkpoint's parameters; its matrices are (in,out), PyTorch's (out,in)."""
+        """Loads the checkpoint's parameters; its matrices are (in,out), PyTorch's (out,in)."""
         names = {"attn.c_attn": "c_attn", "attn.c_proj": "attn_proj"}
         names |= {"mlp.c_fc": "c_fc", "mlp.c_proj": "mlp_proj"}
         state = {}
@@ -99,7 +99,7 @@ class Torch:
         return out
 
     def trainer(self, B: int, T: int):
-        """A function that does one training step of B texts of T tokens and returns the loss."""
+        """A function that makes one training step on B sequences of T tokens and returns the loss."""
         tokens = torch.randint(self.shape.vocab, (B, T + 1), generator=torch.Generator().manual_seed(1))
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
 

@@ -18,7 +18,7 @@ KINDS = {
 
 
 class Llama:
-    """One context over a model file; kind: f32, f16 or q8_0."""
+    """A context for a model file; kind: f32, f16 or q8_0."""
 
     def __init__(self, shape: Shape, weights: Weights, threads: int, folder: Path, kind: str = "f32"):
         self.name = f"llama.cpp {kind}"
@@ -55,7 +55,7 @@ class Llama:
 
 
 def write(path: Path, shape: Shape, weights: Weights, kind: str) -> None:
-    """The model as a GGUF file without a tokenizer; matrices are (out,in) there, vectors stay float32."""
+    """Writes the model as a GGUF file without a tokenizer; matrices are (out,in), vectors stay float32."""
     writer = gguf.GGUFWriter(path, "gpt2")
     writer.add_context_length(shape.n_positions)
     writer.add_embedding_length(shape.d_model)

@@ -10,7 +10,7 @@ from pg_llm.bench.peers import Shape, Weights
 
 
 class OpenVino:
-    """Prefill only: decoding would need its stateful form."""
+    """Supports only prefill: decoding would need its stateful form."""
 
     name = "OpenVINO"
 
