@@ -1,1 +1,1 @@
-"""What tests of several subjects share."""
+"""Helpers shared by the tests of several subjects."""

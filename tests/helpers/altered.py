@@ -1,4 +1,4 @@
-"""A database with everything that a backup must keep, and all that can be compared of one."""
+"""A database with everything that a backup must keep, and functions that compare two databases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pg_llm.server import clients, reset
 
 ROLES = ("backup_owner", "backup_reader", "Backup Pupil")
 
-# What a learner and a teacher may do to the extension's tables, and beside them.
+# Changes that a learner and a teacher may make to the extension's tables, and objects beside them.
 ALTERED = """
 CREATE SCHEMA "Own Work" AUTHORIZATION backup_owner;
 CREATE TYPE "Own Work".mood AS ENUM ('calm', 'Very "loud"');
@@ -127,7 +127,7 @@ def fill(conn) -> None:
     conn.execute(ALTERED)
 
 
-# Each with a name to know it by; numbers of models' versions are drawn anew.
+# Each has a name to identify it; version numbers of models are assigned anew.
 QUERIES = {
     "bits": "SELECT data::bytea, grad::bytea, m::bytea, v::bytea FROM {}.llm_param ORDER BY model, name",
     "sequences": "SELECT schemaname, sequencename, last_value FROM pg_sequences "
@@ -142,12 +142,12 @@ QUERIES = {
     "aclexplode(acl) WHERE privilege_type <> 'MAINTAIN' ORDER BY 1, 2, 3, 4",
     "large objects": "SELECT pageno, data FROM pg_largeobject ORDER BY loid, pageno",
 }
-OTHERWISE = r"\\(un)?restrict|--|.*pg_attver="  # lines that are others each time
+OTHERWISE = r"\\(un)?restrict|--|.*pg_attver="  # lines that differ each time
 LOOKS = ["\\d+ {}.llm_*", "\\dX *.*", "\\dn+", "\\df+ {}.llm_init*", "\\ddp", "\\dRp+"]
 
 
 def contents(conn) -> dict:
-    """Every row of every table, as text and as bits, and what the catalogs, psql and pg_dump tell."""
+    """Every row of every table, as text and as bits, and the output of the catalogs, psql and pg_dump."""
     backup.session(conn)
     tables = conn.execute(
         "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'm') AND relpersistence = 'p' "
@@ -173,7 +173,7 @@ def contents(conn) -> dict:
 
 
 def same(one: dict, two: dict, *but: str) -> None:
-    """All but some of what contents found."""
+    """Compares the results of contents, except some of them."""
     assert one.keys() == two.keys()
     for key in one.keys() - but:
         assert one[key] == two[key], key

@@ -1,4 +1,4 @@
-"""A database without what the kit grants, in place of the fixture of this name in conftest."""
+"""A database without the kit's grants, in place of the fixture of this name in conftest."""
 
 import psycopg
 import pytest

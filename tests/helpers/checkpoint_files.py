@@ -1,4 +1,4 @@
-"""What the tests of import and export share: random GPT-2s, files of every kind, and what the tables hold."""
+"""Helpers for tests of import and export: random GPT-2s, files of every kind, the tables' contents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 import pg_llm
 
-# vocab, positions, channels, layers, feed-forward width: no two alike, so that no shape fits by accident
+# vocab, positions, channels, layers, feed-forward width: all different, so that no shape fits by accident
 DIMS = (11, 7, 6, 2, 10)
 CONFIG = {"vocab_size": 11, "n_positions": 7, "n_embd": 6, "n_layer": 2, "n_head": 3, "n_inner": 10}
 
@@ -40,7 +40,7 @@ NUMPY_NAMES = {"<f4": "F32", "<f2": "F16", "<f8": "F64", "|b1": "BOOL", "|u1": "
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray], dtypes=(), metadata=None) -> Path:
-    """Our own few lines, so that a test can also write what the safetensors package would not."""
+    """A writer of our own, so that a test can also write files that the safetensors package would reject."""
     header, blobs, at = ({"__metadata__": metadata} if metadata else {}), [], 0
     for name, array in tensors.items():
         dtype = dict(dtypes).get(name) or NUMPY_NAMES[array.dtype.str]
@@ -55,7 +55,7 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray], dtypes=(), met
 
 @pytest.fixture
 def folder(home, request):
-    """A folder that the server may read and write, whoever it runs as."""
+    """A folder that the server can read and write, whatever user it has."""
     path = home / f"files {request.node.name[:40].replace('/', '_')}"
     path.mkdir()
     path.chmod(0o777)
@@ -64,7 +64,7 @@ def folder(home, request):
 
 
 def visible(path: Path) -> Path:
-    """Lets the server's user read what the test wrote."""
+    """Lets the server's user read the file."""
     for each in [path, *path.rglob("*")] if path.is_dir() else [path]:
         each.chmod(0o777 if each.is_dir() else 0o644)
     return path
@@ -109,7 +109,7 @@ def nothing_left(conn, model) -> bool:
 
 @pytest.fixture
 def model(request, conn):
-    """A model name of the test's own, gone afterwards."""
+    """A model name for this test, dropped afterwards."""
     name = request.node.name[:60]
     yield name
     for table in ["llm_param", "llm_graph", "llm_model_config"]:

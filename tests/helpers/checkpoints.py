@@ -1,4 +1,4 @@
-"""A trained model, its checkpoints, and what of it a checkpoint must bring back."""
+"""A trained model, its checkpoints, and the state that a checkpoint must restore."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from jupyter_client.manager import start_new_kernel
 
 @dataclass
 class Seen:
-    """What a cell showed: printed text, results as text and HTML, and the error if there was one."""
+    """The output of a cell: printed text, results as text and HTML, and the error if there was one."""
 
     printed: str = ""
     result: str = ""

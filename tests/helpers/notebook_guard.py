@@ -1,6 +1,6 @@
-"""A pytest plugin beside nbval: what nbval lets pass in silence fails (-p helpers.notebook_guard --nbval).
+"""A pytest plugin for nbval that fails where nbval passes silently (-p helpers.notebook_guard --nbval).
 
-nbval is content when an SQL cell prints its error instead of raising it, when a magic is unknown, when the
+nbval passes when an SQL cell prints its error instead of raising it, when a magic is unknown, when the
 database cannot be reached, when a cell tagged raises-exception raises nothing, when a cell was saved unrun or
 is skipped.
 """
@@ -11,7 +11,7 @@ import re
 
 import pytest
 
-# What a failure looks like when it is printed rather than raised.
+# Patterns of failures that are printed rather than raised.
 PRINTED_FAILURES = {
     r"^UsageError: .*not found": "an unknown magic",
     r"^Connection info needed in SQLAlchemy format": "a database that cannot be reached",
@@ -38,7 +38,7 @@ def pytest_runtest_call(item):
 
 
 def silent_failure(cell, options, outputs) -> str | None:
-    """What went wrong in a cell that nbval found in order, or None."""
+    """The failure in a cell that nbval passed, or None."""
     if cell.source.strip() and cell.execution_count is None:
         return "the cell was saved without having been run, so nothing was compared"
     if options["check_exception"] and not any(o.output_type == "error" for o in outputs):

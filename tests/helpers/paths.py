@@ -1,4 +1,4 @@
-"""The repository, its files, and where compiled extensions are kept between runs."""
+"""Paths of the repository, its files, and the folder of compiled extensions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 def cache_folder() -> Path:
-    """Where compiled extensions are kept between runs: below build/, or below /tmp if its path has spaces."""
+    """The folder of compiled extensions, kept between runs: in build/, or in /tmp if that path has spaces."""
     folder = REPO / "build"
     if " " in str(folder) or not os.access(REPO, os.W_OK):
         folder = Path("/tmp") / f"pg_llm-build-{os.getuid()}"
@@ -20,7 +20,7 @@ def cache_folder() -> Path:
 
 
 def tracked() -> list[str]:
-    """The repository's files, by git; in a copy without git whatever no build made."""
+    """The repository's files according to git; in a copy without git, all files that no build made."""
     if shutil.which("git") and (REPO / ".git").exists():
         return subprocess.check_output(["git", "-C", REPO, "ls-files"], text=True).splitlines()
     made = {"__pycache__", "_extension", ".git", ".venv", ".pytest_cache", ".ruff_cache"}

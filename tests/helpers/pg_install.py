@@ -17,7 +17,7 @@ from pg_llm.server import binaries
 
 
 def pg_config_of(version: int) -> Path | None:
-    """pg_config of a PostgreSQL on this machine whose headers are there too, else None."""
+    """pg_config of a PostgreSQL on this machine whose headers are installed too, else None."""
     if version in (16, 18):
         path = (
             binaries.server_package()
@@ -34,17 +34,17 @@ def pg_config_of(version: int) -> Path | None:
 
 
 def ask(pg_config: Path, what: str) -> str:
-    """One answer of pg_config."""
+    """One value from pg_config."""
     return subprocess.run([pg_config, what], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def installed(version: int) -> PgInstall:
-    """That PostgreSQL with the tree's extension; made once for all files and workers of a test run."""
+    """That PostgreSQL with the tree's extension; made once for all files and workers of a test session."""
     folder = cache_folder() / f"pg{version}"
     this_run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
     with FileLock(f"{folder}.lock"):
         install = PgInstall(version, folder)
-        # A second `make install` would take the library from under the servers that another worker runs.
+        # A second `make install` would replace the library under the servers that another worker runs.
         stamp = folder / "installed_by"
         if not stamp.exists() or stamp.read_text() != this_run:
             stamp.unlink(missing_ok=True)
@@ -54,12 +54,12 @@ def installed(version: int) -> PgInstall:
 
 
 class PgInstall:
-    """A copied PostgreSQL below `folder`: it finds its files relative to its programs, wherever they are."""
+    """A copied PostgreSQL below `folder`: it finds its files relative to its programs."""
 
     def __init__(self, version: int, folder: Path):
         self.version = version
         self.folder = folder
-        self.work = folder / "build"  # where the extension is compiled
+        self.work = folder / "build"  # build folder of the extension
         self.user = binaries.run_as()
         origin = pg_config_of(version)
         parts = {name: Path(ask(origin, f"--{name}")) for name in ("bindir", "pkglibdir", "sharedir")}
@@ -84,7 +84,7 @@ class PgInstall:
         self._mend_pg_regress()
 
     def _mend_pg_regress(self):
-        """The package's own pg_regress 18 ends with signal 11 at once; 16's does the same work."""
+        """Replaces the package's pg_regress 18, which crashes with signal 11, by the equivalent of 16."""
         mine = self.pg_regress(self.prefix)
         if mine is None or subprocess.run([mine, "--version"], capture_output=True).returncode == 0:
             return
@@ -99,14 +99,14 @@ class PgInstall:
         return self.prefix / path.relative_to(base)
 
     def install_extension(self, source: Path) -> None:
-        """make install, warnings being errors."""
+        """Runs make install with warnings as errors."""
         build_extension.compile_for(
             source, self.work, self.bin / "pg_config", "LLM_WERROR=-Werror", "install"
         )
 
 
 class PgServer:
-    """A running server of a PgInstall, socket only, made anew and thrown away."""
+    """A running server of a PgInstall, socket only, created for the test and deleted afterwards."""
 
     def __init__(self, install: PgInstall, folder: Path):
         self.install = install
@@ -137,7 +137,7 @@ class PgServer:
         return psycopg.connect(host=str(self.sockets), user="postgres", dbname=database, autocommit=True)
 
     def environment(self) -> dict:
-        """For programs that take the server from PGHOST and PGUSER."""
+        """Environment variables for programs that read PGHOST and PGUSER."""
         return {**os.environ, "PGHOST": str(self.sockets), "PGUSER": "postgres"}
 
     def stop(self):

@@ -12,7 +12,7 @@ TOKENS, TARGETS = ids("thequick"), ids("hequickx")
 
 @pytest.fixture
 def on(conn):
-    """The connection with recording on and a tape of its own."""
+    """The connection with recording on and a run of its own."""
     conn.execute("SELECT llm_prune_autograd_state()")
     conn.execute("UPDATE llm_autograd_mode SET flag = true")
     yield conn
@@ -20,7 +20,7 @@ def on(conn):
 
 
 def leaves(values):
-    """A FROM item with one leaf a column; OFFSET 0 keeps the planner from copying each into its uses."""
+    """A FROM item with one leaf per column; OFFSET 0 keeps the planner from duplicating each at its uses."""
     columns = ", ".join(f"llm_var(%({name})s::tensor, '{name}') AS {name}" for name in values)
     return f"(SELECT {columns} OFFSET 0) AS leaves"
 

@@ -1,7 +1,8 @@
-"""What test_same_bits.py computes: kernels, gradients, a model's weights, forwards and texts, hashed.
+"""The hashes of test_same_bits.py: kernels, gradients, a model's weights, forward passes and generations.
 
-A hash is the SHA-256 of a value's shape and of its little-endian elements as NumPy holds them: how a server
-prints does not matter. Every setting, thread count, cached or not, and PostgreSQL version must give it.
+A hash is the SHA-256 of a value's shape and of its little-endian elements in NumPy, so it does not depend on
+how a server prints. It must be the same for every setting, thread count and PostgreSQL version, cached or
+not.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 
 import numpy as np
 
-# Numbers where formulas change or end, NaNs of several payloads, denormals; then usual ones.
+# Numbers at which formulas change or end, NaNs of several payloads, denormals; then ordinary ones.
 ODD = np.concatenate(
     [
         np.array([0x7F800001, 0xFFC12345, 0x7FC00000, 0xFFFFFFFF, 1, 0x80000001, 0x007FFFFF], "<u4").view(
@@ -98,7 +99,7 @@ def const(shape: str, seed: int) -> str:
     return f"randn(ARRAY[{shape}], {seed})"
 
 
-# Scalars of which gradients are hashed: rules that sum, broadcast, move and choose, over odd sizes.
+# Scalars whose gradients are hashed: rules that sum, broadcast, move and select, over odd sizes.
 GRADIENTS = {
     "products": f"mean(pg_llm_softmax(({const('3, 1, 5, 129', 1)} @ {var('w', '2, 129, 33', 2)})"
     f" + {var('b', '33', 3)}, 2) * {const('3, 2, 5, 33', 4)})",
@@ -120,7 +121,7 @@ GRADIENTS = {
     f" {var('e', '10, 333', 1)}), 0.1, true, 7), ARRAY[[5, -100], [0, 332]])",
 }
 
-# Two models of every kind of activation and head; 257 tokens: the bytes and an end.
+# Two models with every kind of activation and head; 257 tokens: the bytes and an end token.
 MODELS = {
     "bits": (2, 3, 48, 150, 257, None, "bits", "{}"),
     "bits_odd": (3, 5, 35, 140, 257, 50, "bits", '{"activation": "gelu_erf", "tied_head": false}'),
@@ -136,7 +137,7 @@ def token_forms() -> list[str]:
 
 
 def make_models(conn) -> None:
-    """A tokenizer of single bytes and the models, from their seeds."""
+    """Creates a tokenizer of single bytes and the models, from their seeds."""
     with conn.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO llm_bpe_vocab (model, token_id, token, bytes) VALUES ('bits', %s, %s, %s)",
@@ -146,7 +147,7 @@ def make_models(conn) -> None:
     for seed, (model, sizes) in enumerate(MODELS.items()):
         conn.execute("SELECT llm_create_model(%s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb)", (model, *sizes))
         conn.execute("SELECT llm_init_model(%s, %s)", (model, seed))
-        # Fresh biases and norms are 0 and 1, and logits nearly equal: let every weight matter.
+        # Fresh biases and norms are 0 and 1, and logits nearly equal: scale the weights so that each matters.
         conn.execute(
             "UPDATE llm_param SET data = data * 6.0 + randn(shape(data), length(name)) * 0.05 "
             "WHERE model = %s",
@@ -191,7 +192,7 @@ def gradients(conn, expression: str) -> str:
 
 
 def model_gradients(conn, model: str) -> str:
-    """The hash of a model's gradients after a trace and the walk back over it."""
+    """The hash of a model's gradients after a trace and its backward pass."""
     batch = [[TEXT[i : i + 65] for i in range(start, start + 3)] for start in (0, 1)]
     (run,) = conn.execute("SELECT llm_trace(%s, %s::int[], %s::int[])", (model, *batch)).fetchone()
     (loss,) = conn.execute("SELECT max(id) FROM llm_tape WHERE run = %s", (run,)).fetchone()
@@ -208,13 +209,13 @@ def logits(conn, model: str, tokens: list[int]) -> np.ndarray:
 
 
 def stream(conn, model: str, prompt: str, n: int, temperature: float, seed: int) -> list[int]:
-    """Token ids that generation with the key/value cache gives."""
+    """Token ids of generation with the KV cache."""
     query = "SELECT token_id FROM llm_generate_stream(%s, %s, %s, 40, 0.9, %s, NULL, %s) ORDER BY step"
     return [row[0] for row in conn.execute(query, (prompt, n, temperature, model, seed))]
 
 
 def uncached(conn, model: str, tokens: list[int], n: int) -> list[int]:
-    """The most likely continuation by a full forward for each token."""
+    """The most likely continuation, with a full forward pass for each token."""
     tokens = list(tokens)
     for _ in range(n):
         tokens.append(int(np.argmax(logits(conn, model, tokens)[-1])))
@@ -222,7 +223,7 @@ def uncached(conn, model: str, tokens: list[int], n: int) -> list[int]:
 
 
 def all_hashes(conn) -> dict[str, str]:
-    """Every hash under the settings that conn has now."""
+    """All hashes under the connection's current settings."""
     hashes = {f"kernel {name}": kernel(conn, expression) for name, expression in KERNELS.items()}
     hashes |= {f"gradients of {name}": gradients(conn, expression) for name, expression in GRADIENTS.items()}
     for model in MODELS:

@@ -1,4 +1,4 @@
-"""Where the server keeps what all sessions share, and who has mapped it."""
+"""The files that all sessions of a server share, and which sessions have mapped them."""
 
 import time
 from pathlib import Path

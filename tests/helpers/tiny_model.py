@@ -10,7 +10,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def make(conn, model, n_layer=2, n_head=2, d_model=8, n_positions=16, vocab=26, seed=1, gain=10, **more):
-    """A model with random weights, `gain` times GPT-2's first ones so that its choices differ clearly."""
+    """A model with random weights, `gain` times GPT-2's initial ones so that its choices differ clearly."""
     named = "".join(f", {name} => %({name})s" for name in more)
     conn.execute(
         f"SELECT llm_create_model(%(m)s, %(l)s, %(h)s, %(d)s, %(p)s, %(v)s{named})",
@@ -26,7 +26,7 @@ def make(conn, model, n_layer=2, n_head=2, d_model=8, n_positions=16, vocab=26, 
 
 
 def letters(conn, model, vocab=26):
-    """One token for each letter: a tokenizer of the model's own."""
+    """A tokenizer for the model with one token per letter."""
     conn.execute(
         "INSERT INTO llm_bpe_vocab (model, token_id, token, bytes) "
         "SELECT %s, i, chr(97 + i), chr(97 + i)::bytea FROM generate_series(0, %s - 1) AS i",
@@ -66,7 +66,7 @@ def attention(x, w, h, n_head, window=None, mask=None):  # (T,C) -> (T,C)
     T, C = x.shape
     qkv = x @ w[h + ".attn.c_attn.weight"] + w[h + ".attn.c_attn.bias"]
     q, k, v = qkv.reshape(T, 3, n_head, C // n_head).transpose(1, 2, 0, 3)  # each (NH,T,HS)
-    ages = np.arange(T)[:, None] - np.arange(T)  # how far back a key is
+    ages = np.arange(T)[:, None] - np.arange(T)  # the distance from a query back to a key
     seen = (ages >= 0) & (ages < (window or T))
     scores = np.where(seen, q @ k.transpose(0, 2, 1) / math.sqrt(C // n_head), -np.inf)
     out = softmax(scores) @ v * np.reshape([1] * n_head if mask is None else mask, (n_head, 1, 1))
@@ -74,7 +74,7 @@ def attention(x, w, h, n_head, window=None, mask=None):  # (T,C) -> (T,C)
 
 
 def gpt2(w, tokens, n_head, layers=(0, 1), act=gelu, parallel=False, **attention_options):
-    """Logits (T,V) of GPT-2 with the parameters w, by name."""
+    """The logits (T,V) of GPT-2 with the parameters w, by name."""
     x = w["wte.weight"][tokens] + w["wpe.weight"][: len(tokens)]
     for i in layers:
         h = f"h.{i}"

@@ -1,4 +1,4 @@
-"""GPT-2 as transformers has it, of any size, with random weights."""
+"""transformers' GPT-2 of any size, with random weights."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def random_gpt2(size, seed=0):
         bos_token_id=0, eos_token_id=0, initializer_range=min(0.3, 1.5 / d_model**0.5), **options,
     )  # fmt: skip
     model = transformers.GPT2LMHeadModel(config).eval()
-    for _name, parameter in model.named_parameters():  # biases and norms start at 0 and 1: tell them apart
+    for _name, parameter in model.named_parameters():  # biases and norms start at 0 and 1: make them distinct
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn(parameter.shape)
     return model

@@ -1,4 +1,4 @@
-"""A model of one layer named small, what it is trained on, and all that training changes."""
+"""A model of one layer named small, its dataset, and all state that training changes."""
 
 import numpy as np
 import pytest

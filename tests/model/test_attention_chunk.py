@@ -1,4 +1,4 @@
-"""pg_llm.attention_chunk: how many queries attention works on at once changes memory, never a result."""
+"""pg_llm.attention_chunk: the number of queries per chunk of attention changes memory, never a result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHUNKS = (128, 256, 384, 1024)
 
 @pytest.fixture(scope="module")
 def model(database):
-    """A model whose texts are longer than two chunks, and a dataset of such texts."""
+    """A model whose sequences are longer than two chunks, and a dataset of such sequences."""
     import pg_llm
 
     with pg_llm.connect(database) as conn:

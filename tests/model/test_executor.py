@@ -10,7 +10,7 @@ from helpers.torch_gpt2 import random_gpt2
 
 import pg_llm
 
-# As random_gpt2 takes them.
+# Arguments of random_gpt2.
 SIZES = [
     (1, 1, 1, 1, 1, {}),
     (1, 1, 7, 5, 3, {}),
@@ -60,7 +60,7 @@ def test_logits_equal_pytorch(conn, tmp_path, size):
 
 @pytest.mark.slow
 def test_gpt2_small_is_as_exact_as_pytorch(conn, tmp_path):
-    """Root-mean-square error against float64 no larger than PyTorch's own, largest one within 2e-5."""
+    """Root-mean-square error against float64 no larger than PyTorch's own, maximum error within 2e-5."""
     torch = pytest.importorskip("torch")
     model = random_gpt2((12, 12, 768, 1024, 50257, {}))
     for parameter in model.parameters():
@@ -77,7 +77,7 @@ def test_gpt2_small_is_as_exact_as_pytorch(conn, tmp_path):
     assert np.abs(ours - single).max() <= 2e-5 * np.abs(single).max()
 
 
-# ---- trained by others: their README says what each must give ----
+# ---- models trained elsewhere: their README gives the expected results ----
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def characters(conn, folder, model, first):
 
 
 def test_sort_every_sequence(conn, trained):
-    """Every length-6 sequence over {0,1,2} is followed greedily by its sorted self."""
+    """Greedy decoding continues every length-6 sequence over {0,1,2} with its sorted self."""
     right = conn.execute(
         """
         WITH RECURSIVE texts(tokens, start) AS (
@@ -128,7 +128,7 @@ def test_sort_every_sequence(conn, trained):
     assert right == (729, 729)
 
 
-# the names of the published values and of our nodes; those of the first block where blocks repeat
+# the names of the published values and of our nodes; of the first block if blocks repeat
 PARTIALS = {
     "tok_emb": "wte", "x": "drop", "ln1": "h.0.ln_1", "qkv": "h.0.attn.c_attn", "y": "h.0.attn.heads",
     "yProj": "h.0.attn.c_proj", "attnResid": "h.0.attn.residual", "ln2": "h.0.ln_2", "fc": "h.0.mlp.c_fc",
@@ -138,7 +138,7 @@ PARTIALS = {
 
 
 def test_sort_intermediate_values(conn, trained):
-    """Every node within 4e-6 of the values that PyTorch gave and others published."""
+    """Every node is within 4e-6 of published values from PyTorch."""
     reference = json.loads((trained / "gpt-nano-sort" / "reference_partials.json").read_text())
 
     def partial(name):

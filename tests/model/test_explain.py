@@ -1,4 +1,4 @@
-"""Where the time goes, as a frame and as a roofline; no time is asserted."""
+"""llm_explain as a frame and as a roofline; times are not asserted."""
 
 import matplotlib
 import numpy as np
@@ -32,7 +32,7 @@ def test_operations_are_those_of_the_formula(frame):
     calls = frame[frame["phase"] == "prefill"].set_index("node")
     T, C = 32, 32
     assert calls.loc["h.*.attn.c_attn.matmul", "flops"] == 2 * T * C * 3 * C * 2
-    assert calls.loc["h.*.mlp.c_fc.matmul", "flops"] == 2 * C * 4 * C * (T + 1)  # of the last layer one row
+    assert calls.loc["h.*.mlp.c_fc.matmul", "flops"] == 2 * C * 4 * C * (T + 1)  # one row in the last layer
     assert calls.loc["logits", "flops"] == 2 * C * 26
     decode = frame[frame["phase"] == "decode"].set_index("node")
     assert decode.loc["h.*.attn.c_attn.matmul", "flops"] == 2 * C * 3 * C * 2

@@ -1,4 +1,4 @@
-"""Architectures are rows: edits change what runs, as NumPy says; a graph that does not fit is refused."""
+"""Architectures are rows: edits change the results as NumPy predicts; inconsistent graphs are rejected."""
 
 import numpy as np
 import psycopg
@@ -11,7 +11,7 @@ ALL = "SET CONSTRAINTS llm_graph_fits DEFERRED"
 
 @pytest.fixture
 def edit(conn):
-    """A function that makes a model, edits its rows in one transaction and returns its logits and weights."""
+    """A function that creates a model, edits its rows in one transaction, and returns logits and weights."""
 
     def run(*statements, n_head=2):
         conn.execute("DELETE FROM llm_model_config WHERE model = 'g'")
@@ -110,7 +110,7 @@ def test_a_residual_over_the_whole_model(edit, conn):
     assert not np.array_equal(ours, edit()[0])
 
 
-REFUSED = [  # statement, SQLSTATE, what the message must name
+REFUSED = [  # statement, SQLSTATE, a part of the message
     ("SET op = 'gelo' WHERE op = 'gelu'", "42704", ['"h.0.mlp.act"', '"gelo"']),
     ("SET inputs = '{h.9}' WHERE name = 'h.0.mlp.act'", "42704", ['"h.0.mlp.act"', '"h.9"']),
     ("SET inputs = '{}' WHERE op = 'gelu'", "22023", ['"h.0.mlp.act"', "gelu takes 1 input, not 0"]),
@@ -185,7 +185,7 @@ def test_what_does_not_fit_is_refused_when_written(g):
 
 
 def test_several_statements_in_one_change(g):
-    """A half-way graph is fine until the transaction ends, and then it is not."""
+    """An inconsistent graph is allowed until the transaction ends."""
     rename = "UPDATE llm_graph SET name = 'mid' WHERE model = 'g' AND name = 'h.0'"
     readers = "UPDATE llm_graph SET inputs = array_replace(inputs, 'h.0', 'mid') WHERE model = 'g'"
     with pytest.raises(psycopg.errors.UndefinedObject):
@@ -202,7 +202,7 @@ def test_several_statements_in_one_change(g):
 
 
 def test_a_refusal_is_not_forgotten_by_a_savepoint(g):
-    """The check failed once and was rolled back to a savepoint: at COMMIT it must run again."""
+    """A check that failed and was rolled back to a savepoint must run again at COMMIT."""
     with pytest.raises(psycopg.errors.UndefinedObject), g.transaction():
         g.execute(ALL)
         g.execute("UPDATE llm_graph SET inputs = '{nowhere}' WHERE model = 'g' AND name = 'h.0.mlp.act'")
@@ -212,7 +212,7 @@ def test_a_refusal_is_not_forgotten_by_a_savepoint(g):
 
 
 def test_many_rows_are_checked_once(conn):
-    """The check writes the shapes: one UPDATE of its own for one INSERT or COPY, however many rows."""
+    """The check writes the shapes with one UPDATE for each INSERT or COPY, however many rows it has."""
     conn.execute("SELECT llm_create_model('from', 20, 2, 8, 16, 26)")
     conn.execute(
         "CREATE TABLE checks (n int); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS "
@@ -247,7 +247,7 @@ def test_shapes_follow_the_graph(g):
     assert g.execute(shape).fetchone() == (["B", "T", "4*C"],)
     with pytest.raises(psycopg.Error, match="9 channels do not divide into 2 heads"):
         g.execute("UPDATE llm_model_config SET d_model = 9, n_head = 1 WHERE model = 'g'")
-    g.execute("UPDATE llm_model_config SET d_model = 4 WHERE model = 'g'")  # weights no longer fit
+    g.execute("UPDATE llm_model_config SET d_model = 4 WHERE model = 'g'")  # weights no longer match
     with pytest.raises(psycopg.Error, match=r'"wte.weight" is \(26,8\), the graph wants \(V,C\) = \(26,4\)'):
         logits(g, "g", [1])
 
@@ -284,7 +284,7 @@ def test_replication_role_does_not_switch_checks_off(g):
 
 
 def test_plans_are_checked_again_when_run(g):
-    """Triggers can be off: what runs is checked all the same."""
+    """Triggers can be disabled: a graph is checked again before it is executed."""
     with pytest.raises(psycopg.errors.UndefinedObject, match="gelo"), g.transaction():
         g.execute("ALTER TABLE llm_graph DISABLE TRIGGER ALL")
         g.execute("UPDATE llm_graph SET op = 'gelo' WHERE model = 'g' AND op = 'gelu'")
@@ -293,7 +293,7 @@ def test_plans_are_checked_again_when_run(g):
 
 
 def test_graphs_without_the_nodes_that_functions_rely_on(g):
-    """logits, loss: missing, an input, a parameter, a scalar, empty, one for all texts."""
+    """logits and loss: missing, an input, a parameter, a scalar, empty, one for all sequences."""
     calls = [
         "SELECT llm_logits(ARRAY[1, 2], 'odd')",
         "SELECT llm_loss('odd', ARRAY[1, 2], ARRAY[2, 3])",

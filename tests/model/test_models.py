@@ -26,7 +26,7 @@ def test_configs_of_gpt2_are_there(conn):
 
 
 def test_init_is_gpt2s(m):
-    """Normal with 0.02, into the residual stream less by the square root of the sums; ones and zeros."""
+    """Normal with 0.02, smaller for weights that add to the residual stream; ones and zeros."""
     m.execute("SELECT llm_create_model('init', 8, 4, 64, 32, 100)")
     (n,) = m.execute("SELECT llm_init_model('init', 3)").fetchone()
     w = params(m, "init")
@@ -44,11 +44,11 @@ def test_init_is_gpt2s(m):
     assert all(np.array_equal(w[name], again[3][name]) for name in w)
     assert not np.array_equal(w["wte.weight"], again[4]["wte.weight"])
     names = [x for x in w if x.endswith("c_attn.weight")]
-    assert len({w[x].tobytes() for x in names}) == L  # no two parameters alike
+    assert len({w[x].tobytes() for x in names}) == L  # all parameters differ
 
 
 def test_options(m):
-    """relu, exact gelu, another epsilon, a head of its own: each shows in the graph and in the logits."""
+    """relu, exact gelu, another epsilon, a separate head: each appears in the graph and in the logits."""
     for n, (options, check) in enumerate(
         [
             ('{"activation": "relu"}', "count(*) FILTER (WHERE op = 'relu') = 2"),
@@ -189,7 +189,7 @@ def test_loss_counts_the_targets_that_are_there(m):
 
 
 def test_every_node_can_be_seen(m):
-    """By name, of one text or several, with the inferred shape; and parameters without any input."""
+    """By name, for one sequence or several, with the inferred shape; and parameters without any input."""
     nodes = m.execute("SELECT name, op, shape FROM llm_graph WHERE model = 'm' ORDER BY id").fetchall()
     size = {"B": 2, "T": 3, "C": 8, "V": 26, "3*C": 24, "4*C": 32, "P": 16}
     inputs = '{"tokens": [[1, 2, 3], [4, 5, 6]], "targets": [[2, 3, 4], [5, 6, 7]]}'

@@ -1,8 +1,8 @@
 """The same bits from every instruction set, number of threads, cache and PostgreSQL version (DESIGN, I2).
 
-hashes.json keeps one hash for each kernel, for models' weights, forwards and generations. Bits are for
-keeps: saved notebook outputs and replayed trainings depend on them. Where a change is meant, write the file
-anew with
+hashes.json has a hash for each kernel, and for models' weights, forward passes and generations. Bits must not
+change: saved notebook outputs and replayed training depend on them. For an intended change, write the file
+again with
     PG_LLM_WRITE_HASHES=1 python -m pytest tests/model/test_same_bits.py
 and say in the commit message which hashes changed and why.
 """
@@ -66,7 +66,7 @@ def test_hashes(models, isa, threads):
 
 @pytest.mark.parametrize(("isa", "threads"), SETTINGS)
 def test_cache_changes_nothing(models, isa, threads):
-    """Greedy generation with the key/value cache is the argmax of full forwards, beyond 128 positions too."""
+    """Greedy generation with the KV cache is the argmax of full forward passes, beyond 128 positions too."""
     set_level(models, isa, threads)
     for model in same_bits.MODELS:
         for prompt, n in ((b"The same", 12), (bytes(same_bits.TEXT[:124]), 8)):
@@ -77,7 +77,7 @@ def test_cache_changes_nothing(models, isa, threads):
 
 
 def test_parts_of_a_batch(models):
-    """A text's logits are the same alone, in a batch, and as the beginning of a longer one."""
+    """The logits of a sequence are the same alone, in a batch, and as the start of a longer one."""
     for model in same_bits.MODELS:
         texts = [same_bits.TEXT[i : i + 30] for i in range(4)]
         batch = same_bits.logits(models, model, texts)
@@ -87,7 +87,7 @@ def test_parts_of_a_batch(models):
 
 
 def test_one_nan(models):
-    """A NaN that leaves the extension is 0x7fc00000, whatever it was made from."""
+    """A NaN returned by the extension is 0x7fc00000, whatever its origin."""
     odd = same_bits.ODD
     for name, expression in same_bits.KERNELS.items():
         if same_bits.X in expression and "bytea)" not in expression and "argmax" not in name:

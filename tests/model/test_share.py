@@ -10,7 +10,7 @@ NAMES = ("a", "b", "c")
 
 @pytest.fixture
 def models(conn):
-    """A connection with three models of one architecture, heads of their own, and data for each."""
+    """A connection with three models of one architecture, with separate heads, and data for each."""
     conn.execute("DELETE FROM llm_param_share")
     conn.execute("DELETE FROM llm_model_config WHERE model IN ('a', 'b', 'c', 'tied')")
     tokens = np.random.default_rng(3).integers(0, 31, (6, 9))
@@ -52,7 +52,7 @@ def logits(conn, model):
 
 
 def test_two_nodes_of_a_model_are_the_tied_model(models):
-    """Both contributions in one gradient: the bits of the architecture whose head is wte.weight itself."""
+    """Both contributions add up in one gradient, with the bits of a model whose head is wte.weight."""
     share(models, "a", "wte.weight", "a", "lm_head.weight")
     assert row(models, "a", "lm_head.weight") is None
     assert np.array_equal(logits(models, "a"), logits(models, "tied"))
@@ -70,7 +70,7 @@ def test_two_nodes_of_a_model_are_the_tied_model(models):
 
 
 def test_the_earlier_node_may_be_the_target(models):
-    """Which of the two holds the row changes nothing."""
+    """The result does not depend on which of the two owns the row."""
     models.execute("UPDATE llm_param SET data = (SELECT data FROM llm_param WHERE model = 'tied' AND name ="
         " 'wte.weight') WHERE model = 'a' AND name = 'lm_head.weight'")  # fmt: skip
     share(models, "a", "lm_head.weight", "a", "wte.weight")
@@ -80,7 +80,7 @@ def test_the_earlier_node_may_be_the_target(models):
 
 
 def test_between_models(models):
-    """The target trains the source's tensor, which counts its own steps; others keep theirs."""
+    """The target trains the source's tensor, whose own steps are counted; others keep theirs."""
     train(models, "a", 3)
     share(models, "a", "wte.weight", "b", "wte.weight")
     before = row(models, "a", "wte.weight")
@@ -121,7 +121,7 @@ def test_chains_lead_to_their_source(models):
         share(models, "c", "wte.weight", "a", "wte.weight")
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="in itself"):
         share(models, "a", "wte.weight", "a", "wte.weight")
-    share(models, "tied", "wte.weight", "a", "wte.weight")  # whoever was stored there moves along
+    share(models, "tied", "wte.weight", "a", "wte.weight")  # parameters stored there follow
     assert set(shares(models).values()) == {"tied.wte.weight"} and len(shares(models)) == 3
     share(models, "tied", "wte.weight", "a", "lm_head.weight")
     assert row(models, "a", "lm_head.weight") is None
@@ -214,7 +214,7 @@ def test_resets(models):
 
 
 def test_dump_and_restore_keep_shares(models):
-    """The trigger lets rows in whatever comes first: parameters, shares or configs."""
+    """The trigger accepts rows in any order of parameters, shares and configs."""
     share(models, "a", "wte.weight", "b", "wte.weight")
     rows = models.execute("SELECT * FROM llm_param_share").fetchall()
     models.execute("DELETE FROM llm_param_share")
@@ -225,7 +225,7 @@ def test_dump_and_restore_keep_shares(models):
 
 
 def test_one_trainer_of_a_shared_source(models, connect):
-    """Whoever shares parameters with a model in training is told who trains that."""
+    """A session that shares parameters with a model in training is told which one trains it."""
     share(models, "a", "wte.weight", "b", "wte.weight")
     share(models, "a", "wpe.weight", "c", "wpe.weight")
     other = connect()

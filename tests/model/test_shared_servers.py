@@ -1,4 +1,4 @@
-"""Shared weights where makers hang or die, servers restart, and disks are full."""
+"""Shared weights when makers hang or die, servers restart, and disks are full."""
 
 import contextlib
 import os
@@ -41,7 +41,7 @@ def private_server(extension):
 
 @pytest.fixture
 def open_session(private_server):
-    """A function that opens a session of that server, which may just be coming back."""
+    """A function that opens a session of that server, even while it restarts."""
     opened = []
 
     def another():
@@ -63,7 +63,7 @@ def md5(conn):
 
 
 def stop_maker(conn, attempts=20):
-    """Starts making a copy in a thread and stops the session's process (SIGSTOP) in the middle."""
+    """Starts making a copy in a thread and stops the session's process (SIGSTOP) midway."""
     folder, pid = folder_of(conn), conn.info.backend_pid
     for _ in range(attempts):
         outcome = []
@@ -91,7 +91,7 @@ def stop_maker(conn, attempts=20):
 
 @pytest.mark.slow
 def test_a_maker_that_is_stuck(open_session):
-    """Others wait as long as it gets on, can be canceled meanwhile, and then help themselves."""
+    """Others wait while it makes progress, can be canceled meanwhile, and then load private copies."""
     maker, other, canceled = open_session(), open_session(), open_session()
     thread, outcome = stop_maker(maker)
     try:
@@ -100,7 +100,7 @@ def test_a_maker_that_is_stuck(open_session):
         with pytest.raises(psycopg.errors.QueryCanceled):
             md5(canceled)
         assert time.monotonic() - start < 3
-        expected = md5(other)  # after its patience
+        expected = md5(other)  # after waiting PATIENCE_MS
         assert mapped(other) == {} and 4 < time.monotonic() - start < 60
     finally:
         os.kill(maker.info.backend_pid, signal.SIGCONT)
@@ -112,7 +112,7 @@ def test_a_maker_that_is_stuck(open_session):
 
 @pytest.mark.slow
 def test_a_maker_that_is_canceled(open_session):
-    """Who waited for it takes over."""
+    """A session that waited for it makes the copy instead."""
     maker, other, admin = open_session(), open_session(), open_session()
     expected = md5(admin)
     admin.execute("UPDATE llm_param SET step = step WHERE model = 'm'")
@@ -135,7 +135,7 @@ def test_a_maker_that_is_canceled(open_session):
 @pytest.mark.slow
 @pytest.mark.parametrize("remove", ["on", "off"])
 def test_a_maker_that_is_killed(open_session, private_server, remove):
-    """The server starts anew; what was begun, or left by the run before, is never used."""
+    """The server restarts; incomplete files and those of an earlier start are never used."""
     maker = open_session()
     maker.execute(f"ALTER SYSTEM SET remove_temp_files_after_crash = {remove}")
     maker.execute("SELECT pg_reload_conf()")
@@ -175,7 +175,7 @@ def test_a_server_that_is_restarted(open_session, private_server):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit")
 def test_a_file_that_may_not_grow(open_session):
-    """Writing fails in the middle: a private copy, and the file is taken back."""
+    """Writing fails midway: the session uses a private copy, and the file is removed."""
     conn = open_session()
     expected = md5(conn)
     conn.execute("UPDATE llm_param SET step = step WHERE model = 'm'")

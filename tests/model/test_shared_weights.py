@@ -1,4 +1,4 @@
-"""Weights in memory once for all sessions: never stale, never another's, and gone when of no more use."""
+"""Weights shared in memory by all sessions: never stale, never another model's, and removed when unused."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from psycopg import sql
 import pg_llm
 
 DOUBLE = "UPDATE llm_param SET data = data * 2::real::tensor WHERE model = %s AND name = 'wte.weight'"
-# the version that a statement sees, and what it computes
+# the version that a statement sees, and its result
 SEEN = "SELECT (SELECT version FROM llm_model_version WHERE model = 'm'), md5(llm_logits(%s, 'm')::bytea)"
 
 
@@ -25,7 +25,7 @@ def bits(conn, model="m"):
 
 
 def private(conn, model="m"):
-    """The same computed with a copy of the session's own."""
+    """The same computed with a private copy."""
     conn.execute("SET pg_llm.share_weights = off")
     try:
         return bits(conn, model)
@@ -82,7 +82,7 @@ def test_every_instruction_set_reads_the_same_copy(m, connect):
             continue
         assert bits(session) == expected == private(session)
         levels.append(level)
-        m.execute(f"SET pg_llm.isa = {level}")  # made by this level, read by the others
+        m.execute(f"SET pg_llm.isa = {level}")  # written by this level, read by the others
         m.execute(DOUBLE, ["m"])
         expected = bits(m)
     m.execute("RESET pg_llm.isa")
@@ -129,7 +129,7 @@ def test_memory_limit_counts_private_copies(m):
 
 
 def test_updates_while_others_generate(m, connect):
-    """Each statement computes with the weights of its own snapshot; rolled-back ones are nobody else's."""
+    """Each statement uses the weights of its own snapshot; no other session sees rolled-back ones."""
     stop, seen, mine, lost = threading.Event(), [], [], []
     repeatable = connect()
     repeatable.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -186,7 +186,7 @@ def test_what_a_transaction_has_changed_stays_its_own(m, connect):
     m.execute(DOUBLE, ["m"])
     assert bits(m) == changed
     m.execute("COMMIT")
-    assert files(m) == []  # nobody needs the old one
+    assert files(m) == []  # no session needs the old one
     assert bits(m) == changed == bits(other)
     assert len(files(m)) == 1 and mapped(m).keys() == mapped(other).keys()
     m.execute("BEGIN; SAVEPOINT a")
@@ -198,7 +198,7 @@ def test_what_a_transaction_has_changed_stays_its_own(m, connect):
 
 
 def test_an_old_snapshot_makes_no_copy_for_others(m, connect):
-    """Its version is nobody else's future; it uses what is there, or memory of its own."""
+    """No later snapshot sees its version; it uses an existing copy or private memory."""
     other, third = connect(), connect()
     for session in (other, third):
         session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -209,7 +209,7 @@ def test_an_old_snapshot_makes_no_copy_for_others(m, connect):
     after = bits(m)
     (copy,) = files(m)
     assert bits(other) == before and mapped(other) == {}
-    assert bits(third) == before  # the file is gone, the memory is not
+    assert bits(third) == before  # the file is removed, the memory is still mapped
     assert files(m) == [copy] and bits(m) == after
     for session in (other, third):
         session.execute("COMMIT")
@@ -259,7 +259,7 @@ def test_tokenizers_follow_their_rows(m, connect):
 
 
 def test_extension_created_anew(server):
-    """Versions count from the start again, and the database is the same."""
+    """Versions start again, although the database is the same."""
     with pg_llm.connect(fresh=True) as conn:
         results = set()
         for seed in (1, 2, 3):
@@ -273,11 +273,11 @@ def test_extension_created_anew(server):
         assert len(results) == 3 and len({version for version, _ in results}) == 1
 
 
-# ---- nobody else's ----
+# ---- isolation ----
 
 
 def test_models_of_the_same_name_in_two_databases(m):
-    """Also where one database is the other's copy, row for row."""
+    """Also if one database is a copy of the other, row for row."""
     base = m.info.dbname
     bits(m)
     here = files(m)
@@ -315,7 +315,7 @@ def test_models_of_the_same_name_in_two_databases(m):
             ).fetchone()
         assert there_oid != oid and left
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(twin)))
-        with pg_llm.connect(base) as here_again:  # the next copy made anywhere clears it away
+        with pg_llm.connect(base) as here_again:  # the next copy made anywhere removes it
             here_again.execute(DOUBLE, ["m"])
             bits(here_again)
             assert files(here_again, database=there_oid) == []
@@ -362,7 +362,7 @@ def test_roles_without_rights(m, role, connect):
 
 
 def test_row_security(m, role, connect):
-    """Who may not see every row gets neither the shared copy nor makes one."""
+    """A role that may not see every row neither gets the shared copy nor makes one."""
     hidden, first = connect(), connect()
     m.execute(f"GRANT SELECT ON {READ} TO {role}")
     m.execute(
@@ -381,7 +381,7 @@ def test_row_security(m, role, connect):
             session.execute("RESET ROLE")
             if session is hidden:
                 assert session.execute("SELECT llm_encode('abc', 'm')").fetchone() == ([0, 1, 2],)
-                assert bits(session) == bits(m)  # there is a copy now, made by one who sees all rows
+                assert bits(session) == bits(m)  # a copy exists now, made by a role that sees all rows
                 assert len(mapped(session)) == 2 == len(files(m))
     finally:
         m.execute("DROP POLICY few ON llm_param; DROP POLICY few ON llm_bpe_vocab")
@@ -389,7 +389,7 @@ def test_row_security(m, role, connect):
         m.execute("ALTER TABLE llm_bpe_vocab DISABLE ROW LEVEL SECURITY")
 
 
-# ---- gone when of no more use ----
+# ---- removal of unused copies ----
 
 
 def test_a_model_that_ends(m, connect):
@@ -432,7 +432,7 @@ def test_copies_that_nobody_uses_for_an_hour(m, connect):
     m.execute("SELECT llm_create_model('third', 2, 2, 128, 16, 26), llm_init_model('third', 1)")
     process = Path(f"/proc/{m.info.backend_pid}")
     m.close()
-    assert wait_until(lambda: not process.exists())  # and its locks are gone with it
+    assert wait_until(lambda: not process.exists())  # its locks are released with it
     bits(third, "third")
     assert second not in files(third) and len(files(third)) == 2
     assert bits(third) == bits(user) and mapped(user).keys() <= mapped(third).keys()
@@ -451,7 +451,7 @@ def test_a_long_session_keeps_nothing(m):
     after = len(os.listdir(f"/proc/{pid}/fd")), len(Path(f"/proc/{pid}/maps").read_text().splitlines())
     assert after[0] <= before[0] and after[1] <= before[1] + 20
     assert len(mapped(m)) == 1 and len(files(m)) == 1
-    for _ in range(20):  # weights that are missing: the file begun is taken back
+    for _ in range(20):  # weights are missing: the incomplete file is removed
         m.execute("UPDATE llm_param SET data = NULL WHERE model = 'm' AND name = 'ln_f.bias'")
         with pytest.raises(psycopg.errors.UndefinedObject):
             bits(m)

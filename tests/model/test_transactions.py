@@ -1,4 +1,4 @@
-"""Weights are rows of a transaction: what a session computes with is what its statement's snapshot sees."""
+"""Weights are rows of a transaction: a session computes with those that its statement's snapshot sees."""
 
 import threading
 import time
@@ -78,12 +78,12 @@ def test_inside_one_function(m):
     )
     a, b, c, d = (x.tobytes() for x in m.execute("SELECT * FROM steps()").fetchone())
     assert len({a, b, c}) == 3
-    # c was computed and kept in a variable; its weights went with the block
+    # c was computed and kept in a variable; its weights were rolled back with the block
     assert d == b == logits(m, "m", [1, 2]).tobytes()
 
 
 def test_a_model_read_while_a_command_changes_it(m, connect):
-    """A volatile function sees rows that its own command has changed; no copy made of them may live on."""
+    """A volatile function sees rows changed by its own command; no copy made from them may survive."""
     m.execute(
         """CREATE OR REPLACE FUNCTION peek(name text, t tensor) RETURNS tensor LANGUAGE plpgsql VOLATILE AS $$
         BEGIN
@@ -92,7 +92,7 @@ def test_a_model_read_while_a_command_changes_it(m, connect):
         END $$"""
     )
     before = bits(m)
-    other = connect()  # reads the model for the first time in the middle of its own change
+    other = connect()  # reads the model for the first time during its own change
     with other.transaction(force_rollback=True):
         other.execute("UPDATE llm_param SET data = peek(name, data) WHERE model = 'm'")
     assert bits(other) == before
@@ -111,7 +111,7 @@ def test_a_model_read_while_a_command_changes_it(m, connect):
 
 
 def test_a_generator_keeps_the_weights_it_began_with(m):
-    """The copy is pinned: updates, even the model's end, show in later statements only."""
+    """The copy is pinned: updates, even dropping the model, affect only later statements."""
     stream = "llm_generate_stream('ab', 10, 0, model => 'm', eos => NULL)"
     expected = m.execute(f"SELECT text FROM {stream}").fetchall()
     with m.transaction():
@@ -136,7 +136,7 @@ def test_shared_parameters_follow_their_source(m, connect):
         "INSERT INTO llm_param_share SELECT 'twin', name, 'm', name FROM llm_graph "
         "WHERE model = 'twin' AND op = 'param'"
     )
-    assert m.execute("SELECT llm_init_model('twin', 5)").fetchone() == (0,)  # nothing of its own
+    assert m.execute("SELECT llm_init_model('twin', 5)").fetchone() == (0,)  # it has no parameters of its own
     other = connect()
     assert bits(m, "twin") == bits(m) == bits(other, "twin")
     m.execute(DOUBLE, ["m"])
@@ -152,7 +152,7 @@ def test_shared_parameters_follow_their_source(m, connect):
 
 
 def test_two_sessions_writing_one_model(m, connect):
-    """The second waits for the first to end; both changes are there afterwards."""
+    """The second waits until the first ends; both changes are then present."""
     other = connect()
     m.execute("BEGIN")
     m.execute("UPDATE llm_param SET data = ones(shape(data)) WHERE model = 'm' AND name = 'ln_f.bias'")
@@ -189,7 +189,7 @@ def test_truncate_and_weights_that_are_missing(m):
 
 
 def test_extension_dropped_and_created_anew_in_one_session(server):
-    """Version numbers start again in a schema of the same name: no copy of the old tables may be used."""
+    """Version numbers restart in a schema of the same name: no copy of the old tables may be used."""
     with pg_llm.connect(fresh=True) as conn:
         results = []
         for seed in (1, 2):
@@ -214,7 +214,7 @@ def test_extension_dropped_and_created_anew_in_one_session(server):
 
 @pytest.mark.parametrize("path", ["", "public", '"odd schema"', '"odd schema", pg_catalog'])
 def test_extension_in_another_schema(server, path):
-    """With the schema in search_path or without, in any place of it, and with a name that needs quotes."""
+    """With or without the schema in search_path, at any position, and with a name that needs quotes."""
     with pg_llm.connect(fresh=True) as conn:
         conn.execute('DROP EXTENSION pg_llm CASCADE; CREATE SCHEMA "odd schema"')
         conn.execute('CREATE EXTENSION pg_llm SCHEMA "odd schema"')

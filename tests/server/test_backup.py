@@ -1,4 +1,4 @@
-"""pg-llm backup and restore: everything of a database comes back, or nothing is changed."""
+"""pg-llm backup and restore: everything in a database is restored, or nothing is changed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def source(roles):
 
 
 def copy_of(source, name):
-    """Another database of the very same files."""
+    """Another database with the same files."""
     with maintenance() as conn:
         conn.execute(f"CREATE DATABASE {name} TEMPLATE {source}")
     return name
@@ -73,7 +73,7 @@ def file(source, tmp_path_factory):
 
 
 def test_round_trip(source, file):
-    """Every row, bit and part of a table comes back, and the models say what they said."""
+    """Every row, bit and part of a table is restored, and the models give the same results."""
     said = []
     restore(file, "backup_again", say=said.append)
     assert len(said) == 1 and said[0].startswith("database backup_again is what backup_source was at ")
@@ -87,7 +87,7 @@ def test_round_trip(source, file):
         assert versions == (True,)
 
 
-# -- files that are not what was written ---------------------------------------------------
+# -- files that were modified ------------------------------------------------------------
 
 
 def names() -> list:
@@ -171,11 +171,11 @@ def test_names_that_are_taken(source, file, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# -- what goes wrong leaves nothing ----------------------------------------------------------
+# -- failures leave nothing behind --------------------------------------------------------
 
 
 def test_roles_must_be_there(file, tmp_path):
-    """A role that is missing is named before anything is made, with what to do about it."""
+    """A missing role is named before anything is created, with advice."""
 
     def renamed(use):
         def change(manifest):
@@ -196,7 +196,7 @@ def test_a_failing_restore_leaves_no_database(file, tmp_path):
 
 
 def test_a_full_disk_leaves_no_file(source, tmp_path):
-    """A limit on the size of files stands for the disk's."""
+    """A limit on the size of files simulates a full disk."""
     code = (
         "import resource, sys; from pathlib import Path; from pg_llm.backup.backup import backup\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000))\n"
@@ -210,7 +210,7 @@ def test_a_full_disk_leaves_no_file(source, tmp_path):
 
 
 def test_rows_that_a_role_may_not_see(source, tmp_path, monkeypatch, server):
-    """Rather no backup than one without the rows that a policy hides."""
+    """A backup without the rows that a policy hides is refused."""
     where = {**server.start().conninfo(source), "user": "backup_reader"}
     monkeypatch.setenv("PG_LLM_DSN", psycopg.conninfo.make_conninfo(**where))
     with psycopg.connect(**server.start().conninfo(), autocommit=True) as conn:
@@ -236,7 +236,7 @@ def waits(condition, seconds=60):
 
 
 def seen(pattern):
-    """Whether pg_stat_activity, looked at anew, has it somewhere."""
+    """True if pg_stat_activity, read again, contains the pattern."""
     with maintenance() as conn:
         return re.search(
             pattern, str(conn.execute("SELECT application_name, wait_event FROM pg_stat_activity").fetchall())
@@ -246,7 +246,7 @@ def seen(pattern):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted(source, file, tmp_path, number):
-    """Ctrl-C and kill leave neither file nor database; what kill -9 leaves is swept away by the next one."""
+    """Ctrl-C and kill leave neither file nor database; remains of kill -9 are removed by the next command."""
 
     def change(manifest):
         manifest["facts"].append([250, False, "", "a long time", "SELECT pg_sleep(600)", None])
@@ -274,12 +274,12 @@ def test_interrupted(source, file, tmp_path, number):
         assert [name for name in names() if name not in before] == [("backup_swept",)]
 
 
-# -- more of the way back ----------------------------------------------------------------------
+# -- more about restoring -----------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_the_second_round_trip_and_work_that_goes_on(source, file, tmp_path):
-    """What came back is backed up as the same bytes; numbers go on where they were, and so does training."""
+    """A restored database is backed up as the same bytes; sequences continue, and so does training."""
     restore(file, "backup_first")
     backup("backup_first", tmp_path / "again")
     restore(tmp_path / "again", "backup_second")
@@ -314,7 +314,7 @@ def test_the_second_round_trip_and_work_that_goes_on(source, file, tmp_path):
 
 @pytest.mark.slow
 def test_large_rows_are_copied_value_by_value(source, file, tmp_path, monkeypatch):
-    """Here 100 bytes are large: most rows of tables with tensors, keys or none, are in parts."""
+    """Here rows above 100 bytes are large: most rows of tables with tensors are split, keys or not."""
     monkeypatch.setattr(rows, "LARGE", 100)
     backup(source, tmp_path / "parts")
     parts = {t["name"]: sorted(t["parts"]) for t in archive.Reader(tmp_path / "parts").manifest["tables"]}
@@ -396,7 +396,7 @@ def test_one_moment_while_another_session_trains(database, tmp_path):
 
 @pytest.mark.slow
 def test_a_backup_of_another_build(source, tmp_path):
-    """What this build has otherwise stays, what users added comes, values get the types they have now."""
+    """Objects that differ in this build stay, additions are restored, values get their current types."""
     older = copy_of(source, "backup_before")
     with maintenance() as conn:
         template.write_note(conn, older, {"version": "0.0", "build": "older", "pid": 1})
@@ -456,7 +456,7 @@ def fifteen(home):
 
 @pytest.mark.slow
 def test_between_postgresql_15_and_18(source, file, fifteen, tmp_path, monkeypatch):
-    """From 18 to 15, from there to 15 again, back to 18; a reset keeps the learner's tables on 15, too."""
+    """From 18 to 15, then to 15 again, then back to 18; a reset keeps the learner's tables on 15, too."""
     with open_database(source) as conn:
         before = contents(conn)
     dsn = f"host={fifteen.sockets} user=postgres dbname=postgres"
@@ -524,7 +524,7 @@ def test_newer_servers_are_refused(source, tmp_path, monkeypatch):
 
 
 def test_scripts_for_other_servers():
-    """Lines that a server refuses are left out, rows that look like them are not."""
+    """Lines that a server rejects are omitted, rows that look like them are not."""
     script = [
         b"SET transaction_timeout = 0;\n",
         b"ALTER TABLE ONLY a ALTER COLUMN b SET (pg_attver=5);\n",

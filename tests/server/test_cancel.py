@@ -1,4 +1,4 @@
-"""A cancel ends a statement soon, however large one value is, and what the statement held is free again."""
+"""A cancel ends a statement soon, however large a value is, and its memory is freed."""
 
 import threading
 import time
@@ -60,7 +60,7 @@ def m(server, database):
 
 
 def seconds(conn, statement, cancel_after=None):
-    """How long a statement takes; canceled after so many seconds, it must be the cancel that ends it."""
+    """The duration of a statement; canceled after that many seconds, it must end with the cancel's error."""
     start = time.monotonic()
     if cancel_after is None:
         conn.execute(statement)
@@ -77,7 +77,7 @@ def seconds(conn, statement, cancel_after=None):
 
 @pytest.mark.parametrize("what", STATEMENTS)
 def test_a_cancel_ends_the_statement_soon(m, what):
-    """Asked after a quarter of its time, it has ended before two thirds; a busy machine gets three tries."""
+    """Canceled after a quarter of its time, it ends before two thirds; a busy machine gets three tries."""
     whole = min(seconds(m, STATEMENTS[what]) for _ in range(2))
     if whole < 0.15:
         pytest.skip(f"over in {whole:.2f} s here")
@@ -85,17 +85,17 @@ def test_a_cancel_ends_the_statement_soon(m, what):
     for _ in range(3):
         try:
             outcomes.append(seconds(m, STATEMENTS[what], whole / 4))
-        except pytest.fail.Exception:  # it had ended by itself
+        except pytest.fail.Exception:  # it had ended before the cancel
             outcomes.append(whole)
         if outcomes[-1] < whole * 2 / 3:
             break
     assert min(outcomes) < whole * 2 / 3, (whole, outcomes)
-    # nothing is left of it
+    # it left nothing behind
     assert m.execute("SELECT numel(zeros(ARRAY[100000000]))").fetchone() == (100_000_000,)
 
 
 def test_shapes_are_refused_before_values_are_read(m):
-    """A product of shapes that cannot fit takes no part of the time of reading its operands."""
+    """A product of mismatched shapes fails in a fraction of the time that reading its operands takes."""
     reads = seconds(m, "SELECT numel(t + 0), numel(m + 0) FROM big")
     start = time.monotonic()
     with pytest.raises(psycopg.errors.ArraySubscriptError):

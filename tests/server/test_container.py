@@ -38,14 +38,14 @@ def test_no_password_no_server(home, extension):
 
 @pytest.fixture
 def port(monkeypatch):
-    """The image's port 5432 may be taken on this machine; the program is the same with another."""
+    """The image's port 5432 may be in use on this machine; the program is the same with another port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
 def test_password_database_and_restart(home, extension, port):
-    """A client with the password finds the extension; what it writes is there after a stop and a start."""
+    """A client with the password finds the extension; its data survive a stop and a start."""
     own = {"POSTGRES_PASSWORD": "secret", "POSTGRES_DB": "course", "PG_LLM_PORT": str(port)}
     where = {"host": "127.0.0.1", "port": port, "user": "postgres", "dbname": "course"}
     for round_ in range(2):

@@ -1,4 +1,4 @@
-"""kill -9 in the middle of a training loop: what was committed is there and trained on to the same bits."""
+"""kill -9 during a training loop: committed steps survive, and training resumes with the same bits."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def connect(live):
 
 
 def prepare(conn):
-    """Two equal models; every state that 'plain' goes through without interruption is kept by its step."""
+    """Two equal models; every state of the uninterrupted 'plain' is kept by its step."""
     conn.execute("CREATE EXTENSION pg_llm")
     for model in ("plain", "crashed"):
         conn.execute("SELECT llm_create_model(%s, 2, 2, 32, 16, 300), llm_init_model(%s, 1)", (model, model))
@@ -64,7 +64,7 @@ def prepare(conn):
 
 
 def check(conn):
-    """The model is one of plain's states, whole, and the log ends with it. Returns its step."""
+    """Checks that the model is one of plain's states and that the log ends with it. Returns its step."""
     query = (
         "SELECT count(DISTINCT p.step), max(p.step), bool_and(p.state = k.state), count(*)"
         f" FROM (SELECT name, step, {STATE} AS state FROM llm_param WHERE model = 'crashed'"
@@ -83,7 +83,7 @@ def check(conn):
 
 
 def train_and_kill(live, commit_every, delay, victims):
-    """Trains in another session; after a delay the victims die at once."""
+    """Trains in another session; kills the victims after a delay."""
 
     def train():
         with contextlib.suppress(psycopg.Error), connect(live) as conn:
@@ -125,7 +125,7 @@ def only_backend(postmaster, backend):
 
 
 def open_again(folder):
-    """A connection, once the server takes some again."""
+    """A connection, once the server accepts connections again."""
     end = time.monotonic() + 60
     while True:
         try:

@@ -28,7 +28,7 @@ def maintenance(server):
 
 @pytest.fixture
 def dropped(server):
-    """Names of databases that the test makes."""
+    """Names of databases that the test creates, dropped afterwards."""
     names = []
     yield names
     for name in names:
@@ -59,7 +59,7 @@ def test_gpt2s_tokenizer_is_there(conn):
 
 
 def test_a_new_build_rebuilds_the_template(server, maintenance, monkeypatch, dropped):
-    """Databases made before stay as they are and say which build made them."""
+    """Existing databases stay unchanged and record the build that made them."""
     dropped += ["before", "after"]
     databases.create_database("before")
     monkeypatch.setattr(template, "current_build", lambda: "another")
@@ -76,7 +76,7 @@ def test_a_new_build_rebuilds_the_template(server, maintenance, monkeypatch, dro
 
 
 def test_many_at_once(server, dropped):
-    """Ten notebooks opened in one moment, the template being built: each gets its database."""
+    """Ten notebooks opened at once while the template is being built: each gets its database."""
     dropped += [f"crowd_{i}" for i in range(10)]
     with connect_for_maintenance() as conn:
         conn.execute("ALTER DATABASE pg_llm_template IS_TEMPLATE false")
@@ -96,7 +96,7 @@ def test_many_at_once(server, dropped):
 
 
 def test_fresh_databases_go_with_their_maker(server, maintenance):
-    """Dropped at the program's end; one of a program that was killed, when the next one is made."""
+    """Dropped when the program ends; those of a killed program, when the next one is created."""
     code = "import os, pg_llm; print(pg_llm.connect(fresh=True).info.dbname, flush=True); {}"
     names = []
     for ending in ("pass", "os._exit(1)"):
@@ -113,7 +113,7 @@ def test_fresh_databases_go_with_their_maker(server, maintenance):
 
 
 def test_reset_keeps_the_learners_work(server, dropped):
-    """Models named my_* with every row of theirs, and whatever is in the schema learner; the rest goes."""
+    """Models named my_* with all their rows, and all of the schema learner; everything else is dropped."""
     dropped.append("lesson")
     conn = pg_llm.connect("lesson")
     for model in ("my_model", "mymodel"):
@@ -185,7 +185,7 @@ def test_the_templates_name_is_refused(server):
 
 @pytest.fixture
 def dsn(server, maintenance, monkeypatch):
-    """The embedded server reached as a stranger would, by PG_LLM_DSN; a function of the role's name."""
+    """The embedded server by PG_LLM_DSN, for a role without superuser rights; a function of its name."""
     maintenance.execute("CREATE ROLE student LOGIN")
     maintenance.execute("CREATE ROLE maker LOGIN CREATEDB")
     maintenance.execute("CREATE DATABASE plain")
@@ -225,7 +225,7 @@ def test_dsn_works_in_its_own_database_once_the_extension_is_there(dsn):
 
 
 def test_dsn_with_createdb_makes_databases_from_the_teachers_template(dsn, maintenance):
-    """Each learner's databases carry the learner's name, belong to the learner, and can be written."""
+    """Each learner's databases have the learner's name, belong to the learner, and are writable."""
     dsn("postgres")
     databases.create_template()
     dsn("maker")

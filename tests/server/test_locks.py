@@ -23,7 +23,7 @@ def m(conn):
 
 
 def together(connect, *workers):
-    """Runs each function again and again on a session of its own; the errors that are not expected."""
+    """Calls each function repeatedly in a session of its own; returns the unexpected errors."""
     end, errors, turns = time.monotonic() + SECONDS, [], [0] * len(workers)
 
     def work(number, worker):
@@ -51,7 +51,7 @@ def train(conn, chance):
 
 
 def train_in_a_block(conn, chance):
-    """Holds rows of the model before it asks for the right to train."""
+    """Locks rows of the model before it takes the right to train."""
     with conn.transaction():
         conn.execute("UPDATE llm_param SET step = step WHERE model = 'm' AND name = 'wpe.weight'")
         conn.execute(TRAIN)
@@ -73,7 +73,7 @@ def graph(conn, chance):
 
 @pytest.mark.slow
 def test_training_that_waits_and_changes_by_hand(m, connect):
-    """A change locks rows first and the version last; training held versions while it waited for rows."""
+    """A change by hand locks rows before the version; training held versions while it waited for rows."""
     together(connect, train, train, one_row, all_rows, graph)
     assert m.execute("SELECT count(*) > 1 FROM llm_train_log WHERE model = 'm'").fetchone() == (True,)
 
@@ -84,7 +84,7 @@ def test_training_in_a_block_that_holds_rows(m, connect):
 
 
 def test_training_waits_for_a_row_that_is_held(m, connect):
-    """The statement ends when the other transaction does, and trains what that left."""
+    """The statement continues when the other transaction ends, and trains its result."""
     other, done = connect(), []
     other.execute("BEGIN; UPDATE llm_param SET data = data * 2::real::tensor WHERE name = 'wpe.weight'")
     before = m.execute("SELECT data FROM llm_param WHERE model = 'm' AND name = 'wpe.weight'").fetchone()[0]
@@ -99,7 +99,7 @@ def test_training_waits_for_a_row_that_is_held(m, connect):
 
 
 def test_a_version_seen_by_no_snapshot_is_a_serialization_failure(m, connect):
-    """In REPEATABLE READ a change of a model that another has changed since, whatever row it was."""
+    """In REPEATABLE READ, a change of a model that another has changed since, whichever row it was."""
     other = connect()
     for first in ("ln_f.bias", "wpe.weight"):
         other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM llm_model_version")
@@ -138,7 +138,7 @@ def test_the_first_change_of_two_sessions(m, connect):
 
 
 def test_only_who_may_change_models_locks_them(m, connect):
-    """A reader gets an error, not the lock, and takes no lock that training asks for."""
+    """A reader gets an error instead of the lock, and takes no lock that training needs."""
     m.execute("DROP ROLE IF EXISTS reader; CREATE ROLE reader")
     m.execute("REVOKE INSERT, UPDATE, DELETE ON llm_param FROM PUBLIC; GRANT SELECT ON llm_param TO reader")
     reader = connect()
@@ -165,7 +165,7 @@ def walk(conn, chance):
 
 
 def walk_in_steps(conn, chance):
-    """The run is committed before gradients are written to it: another session may prune it in between."""
+    """Commits the run before gradients are written to it: another session may prune it in between."""
     run = conn.execute("SELECT llm_trace('m', '{1,2,3}', '{2,3,4}')").fetchone()[0]
     last = conn.execute("SELECT max(id) FROM llm_tape WHERE run = %s", [run]).fetchone()
     try:
@@ -187,5 +187,5 @@ def prune(conn, chance):
 
 @pytest.mark.slow
 def test_tapes_and_pruning(m, connect):
-    """The walk wrote tensors, then operations; the cascade deleted operations, then tensors."""
+    """The backward pass wrote tensors, then operations; the cascade deleted operations, then tensors."""
     together(connect, walk, walk_in_steps, record, prune, prune)

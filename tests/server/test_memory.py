@@ -1,4 +1,4 @@
-"""pg_llm.server_memory_limit: all sessions together stay within it, and the server goes on."""
+"""pg_llm.server_memory_limit: all sessions together stay within it, and the server keeps running."""
 
 from __future__ import annotations
 
@@ -91,18 +91,18 @@ def sessions(postgres):
 
 
 def hold(conn, size):
-    """The session holds twice so many MB until its transaction ends."""
+    """Makes the session hold twice that many MB until its transaction ends."""
     conn.execute(f"BEGIN; DECLARE held CURSOR FOR SELECT tensor_rows(zeros(ARRAY[{size * MB}]))")
     conn.execute("FETCH 1 FROM held")
 
 
 def ask(conn, size):
-    """Makes a tensor of so many MB; there must be room for a copy, too."""
+    """Creates a tensor of that many MB; there must be room for a copy, too."""
     conn.execute(f"SELECT numel(ones(ARRAY[{size * MB}]))")
 
 
 def refused(conn, query):
-    """The error of a statement that passes the server's limit."""
+    """The error of a statement that exceeds the server's limit."""
     with pytest.raises(psycopg.errors.OutOfMemory) as error:
         conn.execute(query)
     said = error.value.diag
@@ -139,7 +139,7 @@ def test_who_asks_last_is_refused_until_the_first_has_ended(sessions, end):
     assert said.message_primary.endswith(" MB of their 300 MB")
     held = int(said.message_primary.split(" hold ")[1].split()[0])
     assert before[first.info.backend_pid] < held < 200 + 10
-    ask(second, 40)  # what fits is not refused
+    ask(second, 40)  # a request that fits is granted
     ENDS[end](first)
     assert wait_until(lambda: sessions.total() < 30)
     ask(second, 100)
@@ -149,7 +149,7 @@ def test_who_asks_last_is_refused_until_the_first_has_ended(sessions, end):
 
 
 def test_statements_give_back_what_they_took(sessions):
-    """In a transaction, in a pipeline, after an error, by the engine: a quarter of the limit, 70 times."""
+    """In a transaction, in a pipeline, after an error, in the engine: a quarter of the limit, 70 times."""
     conn, other = sessions.new(), sessions.new()
     sessions.limit(200)
     tokens = "array_fill(1, ARRAY[8, 500])"
@@ -222,7 +222,7 @@ TOO_MUCH = {
 
 @pytest.mark.parametrize("what", TOO_MUCH)
 def test_what_counts(sessions, what):
-    """Each would take 100 MB and more, PostgreSQL's own part of it included."""
+    """Each would take at least 100 MB, including PostgreSQL's own part."""
     conn = sessions.new()
     conn.execute("SELECT llm_encode('abc', 'm')")
     sessions.limit(80)
@@ -234,7 +234,7 @@ def test_what_counts(sessions, what):
 
 
 def test_idle_copies_make_room(sessions):
-    """Sessions keep private copies of a model, but not of half the memory and more."""
+    """Sessions keep private copies of a model, but not if they take half of the memory or more."""
     several = [sessions.new() for _ in range(8)]
     sessions.limit(200)
     results = set()
@@ -247,7 +247,7 @@ def test_idle_copies_make_room(sessions):
     assert len(results) == 1
 
 
-# ---- who may see and set what ----
+# ---- rights to see and set limits ----
 
 
 def test_only_the_server_sets_the_limit(sessions):
@@ -271,7 +271,7 @@ def test_only_the_server_sets_the_limit(sessions):
     "given", [f"{NAME}=1TB", f"{NAME}=", "PG_LLM.Server-memory_Limit=0", "pg_llm.memory_limit=1TB"]
 )
 def test_no_limit_comes_with_a_connection(sessions, given):
-    """Before the library is loaded PostgreSQL takes any value, and forgets the server's own for it."""
+    """Before the library is loaded, PostgreSQL accepts any value, and loses the server's own."""
     sessions.limit(100)
     for options in ("", f"-c {given}"):
         where = {"host": str(sessions.server.sockets), "user": "pupil", "dbname": "postgres"}
@@ -323,13 +323,13 @@ HUNGRY = [
 
 
 def anonymous(conn) -> float:
-    """MB of the session's server process that no other has and no file can bring back."""
+    """Private memory of the session's server process in MB, which no file backs."""
     lines = Path(f"/proc/{conn.info.backend_pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Anonymous:"))
 
 
 def test_thirty_sessions_at_once(sessions):
-    """Each asks for a fourth of the limit and more. Nobody is killed, and all go on."""
+    """Each requests at least a quarter of the limit. None is killed, and all continue."""
     limit = 400
     several = [sessions.new() for _ in range(30)]
     sessions.limit(limit)
@@ -363,7 +363,7 @@ def test_thirty_sessions_at_once(sessions):
     done.set()
     watcher.join()
     assert set(outcomes) == {"done", "53200"} and len(outcomes) == 4 * len(several)
-    assert outcomes.count("53200") > 30  # it was real
+    assert outcomes.count("53200") > 30  # the limit was reached
     assert counted < limit + 50
     assert peak < limit + base + 5 * len(several)
     left = sum(map(anonymous, several))
@@ -374,7 +374,7 @@ def test_thirty_sessions_at_once(sessions):
 
 
 def test_a_killed_session_leaves_nothing_behind(sessions, postgres):
-    """kill -9 makes PostgreSQL start all sessions anew."""
+    """kill -9 makes PostgreSQL restart all sessions."""
     victim = sessions.new()
     sessions.limit(300)
     hold(victim, 90)

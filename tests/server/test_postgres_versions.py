@@ -23,7 +23,7 @@ ROWS = {
     "llm_dataset": "SELECT * FROM llm_dataset ORDER BY id",
     "next row": "SELECT last_value FROM llm_dataset_id_seq",
     "next node": "SELECT last_value FROM llm_graph_id_seq",
-    # Version numbers only ever have to be new ones.
+    # Version numbers only have to be new.
     "versions": "SELECT bool_and(version <= (SELECT last_value FROM llm_version_seq)) FROM llm_model_version",
 }
 
@@ -40,7 +40,7 @@ def postgres(request, home):
 
 
 def test_regress(postgres):
-    """Every file of extension/test/sql gives exactly what extension/test/expected says."""
+    """Every file of extension/test/sql gives exactly the output in extension/test/expected."""
     work: Path = postgres.install.work
     command = ["make", "-s", "-C", work, f"PG_CONFIG={postgres.install.bin / 'pg_config'}", "installcheck"]
     done = subprocess.run(
@@ -101,7 +101,7 @@ def test_weights_in_memory_once(postgres):
 
 
 def fill(conn):
-    """A small model of every kind of row, a user's table of tensors beside them."""
+    """A small model with every kind of row, and a user's table of tensors."""
     conn.execute("SELECT llm_create_model('mine', 2, 2, 8, 16, 30)")
     conn.execute("SELECT llm_init_model('mine', 1)")
     conn.execute("SELECT llm_create_model('shares', 2, 2, 8, 16, 30)")

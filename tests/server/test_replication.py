@@ -58,7 +58,7 @@ def pair(extension):
 
 
 def arrives(source, copy, seconds=60):
-    """Waits until the subscriber has what the publisher has now."""
+    """Waits until the subscriber has the publisher's current state."""
     weights = "string_agg(data::text, '' ORDER BY model, name)"
     nodes = "string_agg(op || attrs::text || shape::text, '' ORDER BY model, name)"
     state = (
@@ -82,7 +82,7 @@ def test_changes_and_deletions_arrive(pair):
     before = logits(copy, "m", [1, 2, 3])
     assert (before == logits(source, "m", [1, 2, 3])).all()
     assert (logits(copy, "sharer", [1, 2]) == logits(source, "sharer", [1, 2])).all()
-    # the subscriber has copies in memory: versions are raised there, too
+    # the subscriber has copies in memory, so versions must be raised there, too
     source.execute(
         "UPDATE llm_param SET data = data * 2::real::tensor WHERE model = 'm' AND name = 'wpe.weight'"
     )
@@ -96,7 +96,7 @@ def test_changes_and_deletions_arrive(pair):
     assert (logits(copy, "sharer", [1, 2]) == logits(source, "sharer", [1, 2])).all()
     with pytest.raises(psycopg.errors.UndefinedObject):
         logits(copy, "gone", [1])
-    # a cut-out layer in several statements, a rename, a new start: all in one transaction
+    # removing a layer in several statements, renaming, reinitialising: all in one transaction
     with source.transaction():
         source.execute("SET CONSTRAINTS ALL DEFERRED")
         source.execute("DELETE FROM llm_graph WHERE model = 'm' AND name = 'drop'")

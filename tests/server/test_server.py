@@ -1,4 +1,4 @@
-"""The embedded server: found, started, stopped, and mended after every kind of bad end."""
+"""The embedded server: finding, starting, stopping, and recovery from every kind of failure."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def test_private_socket_and_no_port(folder):
 
 
 def test_a_path_with_spaces_and_quotes(folder):
-    """The data folder's name is the user's business, even one that no socket path could hold."""
+    """The data folder may have any name, even one longer than a socket path may be."""
     home = folder / "My Documents (1)" / "it's $HOME" / ("long" * 30)
     with connect(Server(home).start()) as conn:
         conn.execute("LOAD 'pg_llm'")
 
 
 def test_started_by_several_programs_at_once(folder):
-    """Five programs start the server in the same moment: one server, everybody connected."""
+    """Five programs start the server at the same time: one server, all connected."""
     code = "import sys; from pg_llm.server.server import Server; print(Server(sys.argv[1]).start().pid)"
     command = [sys.executable, "-c", code, str(folder / "home")]
     root = {**os.environ, "PYTHONPATH": str(binaries.PACKAGE.parent)}
@@ -79,13 +79,13 @@ def test_started_by_several_programs_at_once(folder):
 
 
 def test_after_kill_nothing_committed_is_lost(folder):
-    """kill -9 of the server while a session computes: the orphan is ended, what was committed is there."""
+    """kill -9 of the server while a session computes: the orphan is ended, committed data survive."""
     live = Server(folder / "home").start()
     conn = connect(live)
     conn.execute("CREATE TABLE kept AS SELECT 42 AS x")
     busy = connect(live)
     backend = busy.info.backend_pid
-    # A loop that never waits does not notice that its server is gone.
+    # A loop that never waits does not notice that its server died.
     busy.pgconn.send_query(b"DO $$ BEGIN LOOP END LOOP; END $$")
     busy.pgconn.flush()
     time.sleep(0.3)
@@ -100,7 +100,7 @@ def test_after_kill_nothing_committed_is_lost(folder):
 
 
 def test_a_stale_pid_file_of_a_number_in_use_again(folder):
-    """After a crash of the machine postmaster.pid may name any living process; it is not mistaken for one."""
+    """After a machine crash, postmaster.pid may name any living process, which is not taken for the server."""
     home = Server(folder / "home")
     live = home.start()
     text = (home.data / "postmaster.pid").read_text()
@@ -122,7 +122,7 @@ def test_damaged_pid_files(folder):
 
 
 def test_the_socket_folder_was_cleaned_away(folder):
-    """Logging out removes XDG_RUNTIME_DIR and with it the socket; the next start makes a reachable server."""
+    """Logging out removes XDG_RUNTIME_DIR and the socket in it; the next start makes a reachable server."""
     live = Server(folder / "home").start()
     shutil.rmtree(live.socket_dir)
     with connect(Server(folder / "home").start()) as conn:
@@ -130,7 +130,7 @@ def test_the_socket_folder_was_cleaned_away(folder):
 
 
 def test_somebody_elses_socket_folder(folder, monkeypatch):
-    """A folder of the socket's name that is not private, or a link, is refused."""
+    """A folder with the socket folder's name that is not private, or is a link, is refused."""
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     live = Server(folder / "home").start()
     Server(folder / "home").stop()
@@ -169,7 +169,7 @@ def test_root_and_a_folder_that_the_servers_user_cannot_enter(folder):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 def test_root_and_programs_that_the_servers_user_cannot_read(folder, extension, monkeypatch):
-    """A virtual environment below /root: programs and extension are copied, anew when they change."""
+    """A virtual environment below /root: programs and extension are copied, again when they change."""
     private = folder / "private"
     private.mkdir(mode=0o700)
     shutil.copytree(extension, private / "extension")
@@ -192,7 +192,7 @@ def test_root_and_programs_that_the_servers_user_cannot_read(folder, extension, 
 
 
 def test_an_upgrade_moves_the_extension(folder, extension, monkeypatch):
-    """A running server is told where the extension is now; sessions from then on use it."""
+    """A running server receives the extension's new path; later sessions use it."""
     home = Server(folder / "home")
     pid = home.start().pid
     moved = folder / "moved extension"
@@ -223,7 +223,7 @@ def test_an_interrupted_initdb_leaves_no_data_folder(folder):
 
 
 def test_a_lock_held_where_we_cannot_see(folder, monkeypatch):
-    """A server of another container: its process is invisible, its lock is not."""
+    """A server of another container: its process is invisible, its lock is visible."""
     home = Server(folder / "home")
     home.start()
     home.stop()
@@ -285,7 +285,7 @@ def test_the_environments_postgres_variables_do_not_matter(folder, monkeypatch):
     ("free", "log", "size"), [(500, 0, 2048), (15, 0, 1024), (4, 0, 256), (0.1, 0, 128), (2, 1.5, 256)]
 )
 def test_the_log_of_a_small_disk(tmp_path, monkeypatch, free, log, size):
-    """A tenth of what is free besides the log itself: a full one would stop the server."""
+    """A tenth of the free space, log not counted: a full disk would stop the server."""
     (tmp_path / "pg_wal").mkdir()
     with (tmp_path / "pg_wal" / "segment").open("wb") as file:
         file.truncate(int(log * 2**30))
