@@ -1,6 +1,6 @@
 """Runs notebooks from a clean database and saves their outputs: python tests/build_notebooks.py [NOTEBOOK …].
 
-The notebooks are the source; this only refreshes what they show. Nothing is saved where a cell fails.
+The notebooks are the source; this only refreshes their outputs. Nothing is saved if a cell fails.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def build(path: Path) -> None:
 
 
 def own_server(home: Path):
-    """A server on the tree's own extension, so that what is saved belongs to this version of the sources."""
+    """A server with the tree's own extension, so that saved outputs belong to this version of the sources."""
     from pg_llm.build import build_extension
     from pg_llm.server import binaries
     from pg_llm.server.server import Server

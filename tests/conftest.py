@@ -1,4 +1,4 @@
-"""Fixtures: a server of the test session's own, a database for each test module, shared test data."""
+"""Fixtures: a server for the test session, a database for each test module, shared test data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from helpers.paths import REPO, cache_folder
 
 @pytest.fixture(scope="session")
 def home():
-    """A PG_LLM_HOME of the session's own; under root the server's user must be able to enter it."""
+    """A PG_LLM_HOME for the session; under root the server's user must be able to enter it."""
     folder = Path(tempfile.mkdtemp(prefix="pg_llm-test-", dir="/tmp"))
     folder.chmod(0o755)
     yield folder
@@ -42,7 +42,7 @@ def extension(home):
 
 @pytest.fixture(scope="session")
 def server(home, extension):
-    """The running embedded server; PG_LLM_HOME and PG_LLM_EXTENSION name it to what the tests start."""
+    """The running embedded server, to which PG_LLM_HOME and PG_LLM_EXTENSION direct the tests' programs."""
     from pg_llm.server.server import Server
 
     patch = pytest.MonkeyPatch()
@@ -51,7 +51,7 @@ def server(home, extension):
     patch.delenv("PG_LLM_DSN", raising=False)
     server = Server()
     with psycopg.connect(**server.start().conninfo(), autocommit=True) as conn:
-        # What the tests write need not outlive the machine; test_server.py has servers as they ship.
+        # The tests' data need not survive a crash of the machine; test_server.py uses the shipped settings.
         conn.execute("ALTER SYSTEM SET fsync = off")
         conn.execute("SELECT pg_reload_conf()")
     yield server
@@ -62,7 +62,7 @@ def server(home, extension):
 
 @pytest.fixture(scope="module")
 def database(server, request):
-    """Name of the module's own database, made from the template, without the models that ship."""
+    """Name of the module's own database, created from the template, without the shipped models."""
     import pg_llm
     from pg_llm.server import database as databases
 
@@ -102,7 +102,7 @@ def connect(database):
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder of the test data made by others (PG_LLM_SHARED, else the repository's sibling `shared`)."""
+    """Folder of external test data (PG_LLM_SHARED, else the repository's sibling `shared`)."""
     folder = Path(os.environ.get("PG_LLM_SHARED") or REPO.parent / "shared")
     if not (folder / "data").is_dir():
         pytest.skip("the shared test data is not there (PG_LLM_SHARED)")
@@ -110,8 +110,8 @@ def shared() -> Path:
 
 
 def _no_crash(log: Path) -> None:
-    """No session of the whole run may have ended by a signal, expected error or not."""
-    # no ".*" before the words: a statement of a megabyte in the log would take it minutes
+    """Checks that no session of the whole test session ended by a signal, expected error or not."""
+    # no ".*" before the words: on a statement of a megabyte in the log it would take minutes
     end = re.compile(r"was terminated by signal (?:4|6|7|8|11)\b")
     crashes = [line for line in log.read_text(errors="replace").splitlines() if end.search(line)]
     assert not crashes, f"a server process crashed: {crashes}"

@@ -1,4 +1,4 @@
-"""Generation: greedy as transformers does it, sampling with its warpers' semantics, seeds, ends, beams."""
+"""Generation: greedy as in transformers, sampling with its warpers' semantics, seeds, ends, beams."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ import pg_llm
 
 
 def generate(conn, prompt, *arguments, **named):
-    """llm_generate by position and by name."""
+    """llm_generate with positional and named arguments."""
     names = "".join(f", {name} => %s" for name in named)
     query = f"SELECT llm_generate(%s{', %s' * len(arguments)}{names})"
     return conn.execute(query, [prompt, *arguments, *named.values()]).fetchone()[0]
@@ -48,7 +48,7 @@ def test_greedy_is_what_transformers_generates(conn, tmp_path, seed):
 
 
 def test_each_greedy_token_is_the_full_forwards(m):
-    """Past blocks of 128 keys too: what the cache gives is what a run over the whole text gives."""
+    """Beyond blocks of 128 keys too: cached generation equals a forward pass over the whole sequence."""
     text = generate(m, "q", 200, 0, model="m", eos=None)
     assert len(text) == 201  # the token after the last position needs no position of its own
     best = logits(m, "m", ids(text[:-1])).argmax(-1)
@@ -61,7 +61,7 @@ SAMPLINGS = [(1.0, None, None), (0.3, None, None), (2.5, None, None), (1, 1, Non
 
 @pytest.mark.parametrize("how", SAMPLINGS, ids=str)
 def test_samples_follow_transformers_warpers(m, how):
-    """20,000 draws: none outside of what the warpers keep, frequencies within five standard deviations."""
+    """20,000 draws: none outside the warpers' candidates, frequencies within five standard deviations."""
     torch = pytest.importorskip("torch")
     from transformers.generation import logits_process as warp
 
@@ -89,7 +89,7 @@ def test_samples_follow_transformers_warpers(m, how):
     kept = expected > 0
     chi2 = ((counts - n * expected)[kept] ** 2 / (n * expected[kept])).sum()
     assert chi2 <= kept.sum() + 5 * math.sqrt(2 * kept.sum())
-    for seed in range(1, 30):  # and a text's first token is such a draw
+    for seed in range(1, 30):  # and the first generated token is such a draw
         (token,) = m.execute(
             "SELECT pg_llm_sample(reshape(slice(llm_logits(%s::int[], 'm'), 4, 5), '{26}'), %s, %s, %s, %s)",
             (ids("hello"), temperature, topk, topp, seed),
@@ -154,7 +154,7 @@ def test_lengths(m):
     assert generate(m, "abc", 0, model="m") == "abc"
     assert len(generate(m, "abc", model="m", eos=None)) == 3 + 64
     assert len(generate(m, "abc", None, model="m", eos=None)) == 3 + 64
-    assert len(generate(m, "a" * 180, None, model="m", eos=None)) == 201  # what fits
+    assert len(generate(m, "a" * 180, None, model="m", eos=None)) == 201  # as many tokens as fit
     assert len(generate(m, "a" * 200, 1, model="m", eos=None)) == 201
     assert generate(m, "a" * 200, 0, model="m") == "a" * 200
     for prompt, most, words in (
@@ -233,7 +233,7 @@ def test_one_beam_is_greedy(m):
 
 
 def test_wide_beams_find_the_best_of_all(conn):
-    """Five tokens, one of them the end, four steps: wide enough, the list must be brute force's."""
+    """Five tokens, one of them the end, four steps: a wide enough beam must find brute force's list."""
     make(conn, "five", n_layer=2, d_model=8, n_positions=12, vocab=5, options='{"eos_token_id": 4}')
     prompt = ids("ab")
     texts = []
@@ -261,7 +261,7 @@ def test_beams_at_the_edges(m, conn):
     for width in (0, -1, 257, 2**31 - 1):
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="from 1 to 256"):
             beams(m, "abc", width, 3, "m")
-    # a graph that sees ahead cannot be continued from a cache: each step runs the whole text
+    # a graph that attends ahead cannot use a cache: each step computes the whole sequence
     make(conn, "both", n_layer=1, vocab=4)
     conn.execute(
         """UPDATE llm_graph SET attrs = '{"n_head": 2, "causal": false}'

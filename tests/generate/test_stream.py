@@ -1,4 +1,4 @@
-"""The stream: rows leave as they are made, never half a character, and it stops when told to."""
+"""The stream: rows are sent as they are made, never half a character, and it stops on request."""
 
 import os
 import threading
@@ -22,7 +22,7 @@ def m(server, database):
 
 @pytest.fixture(scope="module")
 def slow(server, database):
-    """A model that takes some milliseconds a token: 12 layers of 384 channels."""
+    """A model that takes some milliseconds per token: 12 layers of 384 channels."""
     with pg_llm.connect(database) as conn:
         make(conn, "slow", n_layer=12, n_head=6, d_model=384, n_positions=2000, gain=1)
         conn.execute("SELECT llm_generate('a', 1, model => 'slow')")
@@ -60,14 +60,14 @@ def test_columns(m):
 
 
 def test_the_plan_collects_nothing(m):
-    """A function scan would hold every row back until the last is made."""
+    """A function scan would buffer every row until the last is made."""
     rows = m.execute("EXPLAIN " + STREAM, ("hello", 5, "m", None)).fetchall()
     plan = "\n".join(r[0] for r in rows)
     assert "ProjectSet" in plan and "Function Scan" not in plan
 
 
 def test_the_first_row_comes_long_before_the_last(slow):
-    """By the client's clock, over both ways of reading a result row by row, and within a join."""
+    """By the client's clock, for both ways of reading a result row by row, and within a join."""
     joined = (
         "SELECT s.* FROM (VALUES ('ab')) AS p (prompt), "
         "LATERAL llm_generate_stream(p.prompt, 60, 0, model => 'slow', eos => NULL) AS s"
@@ -81,11 +81,11 @@ def test_the_first_row_comes_long_before_the_last(slow):
         assert len(times) == 60
         print(f"first row after {times[0]:.4f} s, last after {times[-1]:.4f} s")
         assert times[0] < times[-1] / 3
-        assert times[29] < times[-1] * 0.8  # and the others do not come in one piece
+        assert times[29] < times[-1] * 0.8  # and the others do not arrive together
 
 
 def script(conn, model, tokens):
-    """A graph that is no GPT: position t is followed by tokens[t], whatever the text is."""
+    """A graph that is no GPT: position t is followed by tokens[t], whatever the prompt is."""
     conn.execute(
         "INSERT INTO llm_model_config VALUES (%s, 1, 1, 1, 1, %s, 50257, 'gpt2')", (model, len(tokens))
     )
@@ -103,7 +103,7 @@ def script(conn, model, tokens):
 
 
 def test_text_never_shows_half_a_character(m):
-    """Characters of several tokens appear when they are whole; what never becomes one, as U+FFFD."""
+    """Characters of several tokens appear when complete; incomplete ones become U+FFFD."""
     text = " naïve 🙂👩‍👩‍👧 한국어 \U0001f9ff𝔘𝔫𝔦 日本 e\u0301 end"
     tokens = m.execute("SELECT llm_encode(%s, 'gpt2')", [text]).fetchone()[0]
     script(m, "says", [0, *tokens])
@@ -133,7 +133,7 @@ def test_a_limit_stops_early_and_frees(slow):
     for _ in range(3):
         slow.execute(many)
     before, started = rss(slow), time.monotonic()
-    for _ in range(20):  # each holds some 70 MB of keys and values while it runs
+    for _ in range(20):  # each has some 70 MB of keys and values during execution
         assert len(slow.execute(many).fetchall()) == 1
     assert rss(slow) <= before + 30
     print(f"20 streams cut after one row: {time.monotonic() - started:.2f} s")
@@ -214,7 +214,7 @@ LONG = {
 
 @pytest.mark.parametrize("what", LONG)
 def test_cancel_and_timeout(slow, what):
-    """The statement ends, says why, gives its memory back, and the session goes on."""
+    """The statement ends with its reason, frees its memory, and the session continues."""
     short = "SELECT llm_generate('ab', 20, 0, model => 'slow', eos => NULL)"
     expected = slow.execute(short).fetchone()
     before = rss(slow)

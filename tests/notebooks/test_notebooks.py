@@ -1,4 +1,4 @@
-"""The course runs from a clean database and gives the saved outputs; the guard sees what nbval does not."""
+"""The course runs from a clean database and gives the saved outputs; the guard detects what nbval misses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_notebook_gives_its_saved_outputs(server, path, tmp_path):
 
 
 def test_the_canary_fails_in_every_cell_that_should(server, tmp_path):
-    """Each cell of the canary says what the report must say of it; those that say `sings` must pass."""
+    """Each cell of the canary contains the expected report; those with `sings` must pass."""
     guarded = nbval(CANARY, tmp_path / "guarded.xml")
     alone = nbval(CANARY, tmp_path / "alone.xml", guard=False)
     cells = [cell for cell in nbformat.read(CANARY, 4).cells if cell.cell_type == "code"]
@@ -35,14 +35,14 @@ def test_the_canary_fails_in_every_cell_that_should(server, tmp_path):
             assert not guarded[f"Cell {i}"], cell.source
         else:
             assert says in guarded[f"Cell {i}"], f"{cell.source}\n{guarded[f'Cell {i}']}"
-        # The guard earns its keep: without it these pass.
+        # Without the guard these pass.
         assert bool(alone[f"Cell {i}"]) == (cell.metadata.get("nbval_sees", False)), cell.source
     assert len(seen) >= 8
 
 
 @named
 def test_it_runs_twice_and_the_solutions_are_right(server, path):
-    """A learner runs cells again, in the same database; each exercise's solution satisfies its check."""
+    """A learner runs cells again, in the same database; each exercise's solution passes its check."""
     notebook = nbformat.read(path, 4)
     kernel = Kernel(cwd=str(path.parent))
     try:
@@ -65,7 +65,7 @@ def test_it_runs_twice_and_the_solutions_are_right(server, path):
 
 
 def solutions_of(notebook) -> list[tuple[list[str], list[str]]]:
-    """Of each <details> that holds a solution: its code cells, and the exercises they check."""
+    """For each <details> with a solution: its code cells, and the exercises they check."""
     found = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and "<summary>Solution" in cell.source:
@@ -81,7 +81,7 @@ def checks_in(source: str) -> list[str]:
 
 @named
 def test_the_notebook_keeps_the_house_rules(path):
-    """20–45 code cells, under 2,500 words, outputs saved, %load_ext first, no leftovers of one machine."""
+    """20–45 code cells, under 2,500 words, outputs saved, %load_ext first, no machine-specific output."""
     notebook = nbformat.read(path, 4)
     code = [c for c in notebook.cells if c.cell_type == "code"]
     words = sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")

@@ -1,4 +1,4 @@
-"""Figures in notebooks: small files that show what matplotlib drew, and words for who cannot see them."""
+"""Figures in notebooks: small files of what matplotlib drew, and text for readers who cannot see them."""
 
 from __future__ import annotations
 

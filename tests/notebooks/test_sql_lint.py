@@ -1,4 +1,4 @@
-"""Every SQL text a learner reads: a bare @ beside + - * / is refused, for PostgreSQL reads it another way."""
+"""SQL that a learner reads has no bare @ beside + - * /, whose precedence in PostgreSQL is unexpected."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from helpers.paths import REPO
 
 from pg_llm.notebook import sqltext
 
-# Words and marks that end one expression and begin another.
+# Words and symbols that end one expression and begin another.
 BREAKS = set(
     "select from where group order by having limit as and or not when then else end case values set "
     "returning on using in is like between union join left right cross lateral insert update delete create "
@@ -20,7 +20,7 @@ BREAKS = set(
 
 
 def bare_matmuls(sql: str) -> list[str]:
-    """Expressions that mix @ with + - * / at one level of brackets, as they are written."""
+    """Expressions that mix @ with + - * / at one level of parentheses, as written."""
     found, levels = [], [[]]
 
     def close(level: list) -> None:
@@ -48,7 +48,7 @@ def bare_matmuls(sql: str) -> list[str]:
 
 
 def sql_of_python(source: str) -> list[str]:
-    """SQL in calls of sql(...) and execute(...) in Python code; magics are no Python and are left out."""
+    """SQL in calls of sql(...) and execute(...) in Python code; magics are no Python and are skipped."""
     plain = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
     try:
         calls = [n for n in ast.walk(ast.parse(plain)) if isinstance(n, ast.Call) and n.args]
@@ -64,7 +64,7 @@ def sql_of_python(source: str) -> list[str]:
 
 
 def sql_of_cell(source: str) -> list[str]:
-    """The SQL a code cell runs, by %%sql, %sql or from Python."""
+    """The SQL of a code cell, in %%sql, %sql or Python."""
     if source.startswith("%%sql"):
         return [source.split("\n", 1)[1] if "\n" in source else ""]
     return re.findall(r"%sql\s+(.*)", source) + sql_of_python(source)
@@ -89,7 +89,7 @@ def texts():
         yield path.name, path.read_text()
 
 
-# Shown as what not to write, in the very sentence that says so.
+# Shown as examples of what not to write, in the same sentence.
 SHOWN_AS_WRONG = {"x @ w + b"}
 
 
@@ -129,7 +129,7 @@ def test_sql_is_found_in_cells_of_every_kind():
 
 
 def test_internal_functions_are_not_for_learners():
-    """Those named _llm_ are called by the extension and the kit; nothing that a learner reads names one."""
+    """Functions named _llm_* are called by the extension and the kit; learners' texts do not name them."""
     sql = "".join(path.read_text() for path in (REPO / "extension" / "sql").glob("*.sql"))
     internal = re.findall(r"^CREATE (?:FUNCTION|PROCEDURE) (_llm_\w+)\(", sql, re.MULTILINE)
     pages = [REPO / "README.md", *(REPO / "notebooks").glob("*.ipynb"), *(REPO / "notebooks").glob("*.md")]
@@ -137,7 +137,7 @@ def test_internal_functions_are_not_for_learners():
     assert not [(p.name, name) for p in pages for name in re.findall(r"\b_llm_\w+", p.read_text())]
 
 
-# A definition says what it takes and returns, then its language and what it promises, last how it does it.
+# The order of a definition: arguments and result, language and properties, then the body.
 DEFINITION = re.compile(
     r"CREATE (FUNCTION|PROCEDURE) \w+\([^;$]*\n    LANGUAGE (c|sql|plpgsql)"
     r"( IMMUTABLE| STABLE| VOLATILE)?( STRICT)?( PARALLEL \w+)?( COST \d+)?( ROWS \d+)?( SUPPORT \w+)?"
@@ -147,7 +147,7 @@ DEFINITION = re.compile(
 
 
 def odd_definitions(sql: str) -> list[str]:
-    """The functions and procedures that are not written as DEFINITION says."""
+    """The functions and procedures that do not match DEFINITION."""
     found = re.split(r"^(?=CREATE (?:FUNCTION|PROCEDURE) )", sql, flags=re.MULTILINE)[1:]
     return [text.split("(")[0] for text in found if not DEFINITION.match(text)]
 

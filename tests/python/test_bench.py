@@ -1,4 +1,4 @@
-"""pg-llm bench: what it tells, how it draws, and that every measurement runs; no time is asserted."""
+"""pg-llm bench: its report, its chart, and that every measurement works; times are not asserted."""
 
 import json
 
@@ -36,7 +36,7 @@ def test_medians_and_spread():
     assert summary([7.0]) == Figure(7.0, 0.0)
     calls = []
     found = values_in_turn(2, {"a": lambda: calls.append("a") or 1.0, "b": lambda: calls.append("b") or 2.0})
-    assert calls == ["a", "b"] * 3 and found["b"].value == 2.0  # once before it counts, then in turn
+    assert calls == ["a", "b"] * 3 and found["b"].value == 2.0  # once as a warm-up, then in turn
     assert in_turn(1, {"a": lambda: None})["a"].value >= 0
 
 

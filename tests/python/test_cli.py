@@ -68,12 +68,12 @@ def test_start_status_stop(extension, home):
 
 
 def test_status_tells_of_an_upgrade(extension, home):
-    """The kit was upgraded under a running server: sessions from before it still run what they began with."""
+    """The kit was upgraded under a running server: older sessions still use the earlier library."""
     copy = home / "upgraded"
     shutil.copytree(extension, copy)
     own = {"PG_LLM_HOME": str(home / "upgrade home"), "PG_LLM_EXTENSION": str(copy)}
     run("start", **own)
-    time.sleep(1.1)  # a process's start is known to the hundredth, a machine's to the second
+    time.sleep(1.1)  # process start times have hundredths, the machine's seconds
     library = next((copy / "lib").iterdir())
     library.write_bytes(library.read_bytes())
     said = run("status", **own).stdout
@@ -142,7 +142,7 @@ def test_errors_are_one_line(tmp_path):
 
 
 def test_ingest_tokenizer(server, database, tmp_path):
-    """A tokenizer of four tokens; once more only with --truncate."""
+    """A tokenizer of four tokens; loaded again only with --truncate."""
     (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}))
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
     live = server.start()

@@ -1,4 +1,4 @@
-"""PGLLMClient on any psycopg connection, and pg_llm.sql: what they return, when, and what they leave."""
+"""PGLLMClient on any psycopg connection, and pg_llm.sql: results, timing, and the state they leave."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def models(database):
 
 @pytest.fixture(params=["autocommit", "in a transaction", "plain"])
 def any_conn(server, database, request):
-    """Connections as programs have them, made by psycopg alone: no tensor type registered."""
+    """Connections made by psycopg alone: no tensor type registered."""
     info = server.start().conninfo(database)
     with psycopg.connect(**info, autocommit=request.param == "autocommit") as conn:
         if request.param == "in a transaction":
@@ -72,7 +72,7 @@ def test_stream_gives_the_events_of_generate(any_conn):
 
 
 def test_text_split_over_tokens_is_never_broken(conn):
-    """A model that can only say the three tokens of one emoji, in their order."""
+    """A model that can only generate the three tokens of one emoji, in order."""
     tokens = conn.execute("SELECT llm_encode('🐱', 'gpt2')").fetchone()[0]
     assert len(tokens) == 3
     options = '{"tied_head": false}'
@@ -181,7 +181,7 @@ def test_the_extension_may_be_in_another_schema(server):
 
 @pytest.mark.parametrize("method", ["generate", "stream", "beam_search", "next_tokens"])
 def test_the_defaults_are_those_of_the_function(conn, method):
-    """help(PGLLMClient.generate) shows what llm_generate does with an argument that is left out."""
+    """help(PGLLMClient.generate) shows the defaults of llm_generate."""
     function = {"stream": "generate_stream"}.get(method, method)
     query = "SELECT pg_get_function_arguments(%s::regproc)"
     declared = conn.execute(query, [f"llm_{function}"]).fetchone()[0]

@@ -1,4 +1,4 @@
-"""What a run leaves behind, as DataFrames: the rows of the views, over any connection."""
+"""The rows of a run as DataFrames, over any connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOKENS = "ARRAY[5, 6, 7, 5, 6]"
 
 @pytest.fixture(scope="module")
 def run(database):
-    """A model, a traced run with its loss walked back, and three steps of training."""
+    """A model, a traced run with gradients, and three steps of training."""
     with pg_llm.connect(database) as conn:
         conn.execute("SELECT llm_create_model('framed', 2, 2, 8, 16, 20), llm_init_model('framed', 1)")
         run = conn.execute(f"SELECT llm_trace('framed', {TOKENS}, {TOKENS})").fetchone()[0]

@@ -20,7 +20,7 @@ def kernel(server):
 
 
 def rows(seen) -> list[str]:
-    """The cells of the HTML table a cell showed, without their dress."""
+    """The cells of the HTML table that a cell showed, without markup."""
     assert seen.ok, seen.traceback
     return re.findall(r"<td[^>]*>(.*?)</td>", seen.html, re.DOTALL)
 
@@ -225,7 +225,7 @@ def test_results_are_the_same_text_in_html_and_plain(kernel):
 
 @pytest.fixture
 def pupil(server):
-    """DSN of a role that may create nothing, in a database that a superuser has prepared."""
+    """DSN of a role that may not create anything, in a database that a superuser has prepared."""
     import pg_llm
     from pg_llm.server import database as databases
 

@@ -1,4 +1,4 @@
-"""The pictures of a run: what they draw, and what they say when they cannot."""
+"""The plots of a run: their contents, and their errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def closed():
 
 @pytest.fixture
 def block(conn) -> pd.DataFrame:
-    """The rows of a GPT's first block, as llm_graph has them."""
+    """The rows of a GPT's first block in llm_graph."""
     conn.execute("SELECT llm_create_model('plots', 2, 4, 64, 128, 300)")
     query = (
         "SELECT op, name, inputs, shape FROM llm_graph WHERE model = 'plots' AND name LIKE 'h.0%' "

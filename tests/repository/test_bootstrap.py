@@ -1,4 +1,4 @@
-"""README's two commands where something is missing: what they say."""
+"""README's two commands when something is missing: their messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BOOTSTRAP = REPO / "pg_llm" / "bootstrap.py"
 
 
 def run(*arguments, path, **environment):
-    """Runs bootstrap.py with only the programs of `path`, so that it can install nothing."""
+    """Runs bootstrap.py with only the programs of `path`, so that it cannot install anything."""
     where = {**os.environ, "PATH": str(path), **environment}
     command = [sys.executable, BOOTSTRAP, *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=where, timeout=60)

@@ -1,4 +1,4 @@
-"""What the extension is made of: names and arguments of the contract, comments, volatility."""
+"""The extension's objects: documented names and arguments, comments, volatility."""
 
 import re
 
@@ -36,7 +36,7 @@ CONTRACT = {
 
 
 def test_functions_have_the_names_and_arguments_of_the_contract(conn):
-    """In this order; further ones may follow if they have defaults."""
+    """In this order; further arguments may follow if they have defaults."""
     for name, arguments in CONTRACT.items():
         rows = conn.execute(
             "SELECT pg_get_function_arguments(oid), pronargdefaults FROM pg_proc "
@@ -65,14 +65,14 @@ def test_every_object_says_what_it_is(conn):
         f"SELECT pg_describe_object(d.classid, d.objid, 0) {MEMBERS} "
         "AND obj_description(d.objid, d.classid::regclass::name) IS NULL"
     ).fetchall()
-    # casts and operator classes are said by their functions and operators, a table's row type by the table
+    # casts and operator classes are described by their functions and operators, a row type by its table
     known = r"cast |operator (family|class)|sequence .*_id_seq$|type .*(llm_\w+|\[\])$"
     silent = [r[0] for r in rows if not re.match(known, r[0])]
     assert silent == []
 
 
 def test_flags(conn):
-    """What computes with a model is volatile and stays in the leader; plain arithmetic may be folded."""
+    """Functions of a model are volatile and not parallel safe; plain arithmetic may be folded."""
     flags = {}
     for name, *flag in conn.execute(
         f"SELECT proname, provolatile, proparallel, proisstrict FROM pg_proc WHERE oid IN {FUNCTIONS}"
@@ -83,7 +83,7 @@ def test_flags(conn):
         "llm_beam_search", "llm_init_model", "llm_create_model",
     ):  # fmt: skip
         assert flags[name] == {("v", "u", False)}, name
-    assert flags["llm_generate_stream"] == {("s", "u", False)}  # else the planner does not inline it
+    assert flags["llm_generate_stream"] == {("s", "u", False)}  # otherwise the planner does not inline it
     assert flags["_llm_init_tensor"] == {("i", "s", False)}
     assert flags["llm_default_model"] == {("s", "s", False)}
     for name in ("shape", "ndim", "numel"):

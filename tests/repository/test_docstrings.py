@@ -1,4 +1,4 @@
-"""Every public name of the package, and every command, says what it does."""
+"""Every public name of the package, and every command, is documented."""
 
 from __future__ import annotations
 

@@ -14,14 +14,14 @@ import pytest
 from helpers.paths import REPO, tracked
 
 KINDS = {".c", ".h", ".sql", ".py", ".md", ".ipynb"}
-# A path or a bare name, `*` as in a shell.
+# A path or a bare name, with `*` as in a shell.
 NAME = re.compile(r"(?<![\w/*.-])[\w/*.-]*[\w*]\.(?:c|h|sql|py|md|ipynb)\b(?![(\w])")
-# A file of others, an example, and the function pg_llm.sql.
+# A file of another project, an example, and the function pg_llm.sql.
 ELSEWHERE = {"setup.py", "values.ipynb", "pg_llm.sql"}
 
 
 def prose(path: Path) -> str:
-    """What a file says to its reader: a page's text, a source's comments and docstrings."""
+    """The prose of a file: a page's text, a source's comments and docstrings."""
     text = path.read_text()
     if path.suffix == ".md":
         return text
@@ -40,7 +40,7 @@ def prose(path: Path) -> str:
 
 
 def missing(prose: str, names: list[str]) -> list[str]:
-    """The names in a text that end no path of the repository."""
+    """The names in a text that match no path of the repository."""
     named = {re.sub(r"^(\.\.?/)+", "", name) for name in NAME.findall(prose)} - ELSEWHERE
     return sorted(n for n in named if not any(fnmatch(path, n) or fnmatch(path, f"*/{n}") for path in names))
 

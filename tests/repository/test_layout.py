@@ -1,4 +1,4 @@
-"""Includes point down: a folder of the extension sees those below it, and a test file no other test file."""
+"""Includes point down: a folder of the extension includes only lower ones, a test file no other test file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from helpers.paths import REPO
 
-# What knows no PostgreSQL: each folder, and the folders that it may include beside its own.
+# The folders without PostgreSQL, each with the folders that it may include besides its own.
 CORE = {
     "common": set(),
     "kernels": {"common"},
@@ -15,7 +15,7 @@ CORE = {
     "engine": {"common", "kernels", "engine/ops"},
     "engine/ops": {"common", "kernels", "engine"},  # what runs operations sees their table of rules
 }
-# Folders of src, from the bottom to the top: each may include CORE and those before it; module.c sees all.
+# Folders of src, from bottom to top: each may include CORE and those before it; module.c includes all.
 SRC = (
     "base", "tensor", "tape", "model", "ops", "tokenizer",
     "checkpoint", "training", "generate", "insight", "stories",
@@ -23,7 +23,7 @@ SRC = (
 
 
 def allowed() -> dict[str, set[str]]:
-    """Folder -> folders that it may include; `src` is what stands in src itself."""
+    """Folder -> folders that it may include; `src` stands for the files directly in src."""
     src = [f"src/{name}" for name in SRC]
     below = {folder: {*CORE, *src[: i + 1]} for i, folder in enumerate(src)}
     return {name: {name, *others} for name, others in CORE.items()} | below | {"src": {*CORE, *src, "src"}}

@@ -12,8 +12,8 @@ from helpers.paths import REPO
 from pg_llm.errors import PgLlmError
 
 PACKAGE = REPO / "pg_llm"
-# From the ground up: each may import those before it. bootstrap.py runs before anything is installed.
-# classroom/ is data that every database starts with; its train.py, which makes that data, needs a server.
+# From the bottom up: each may import those before it. bootstrap.py runs before anything is installed.
+# classroom/ is data with which every database starts; its train.py, which makes the data, needs a server.
 LAYERS = """bootstrap errors catalog build files classroom server backup notebook plots client alias
             classroom.train bench cli __main__""".split()
 
@@ -45,7 +45,7 @@ def test_imports_point_down():
         relative = path.relative_to(PACKAGE.parent).with_suffix("")
         module = ".".join(relative.parts).removesuffix(".__init__")
         if module == "pg_llm":
-            continue  # its names are loaded when first used
+            continue  # its names are loaded on first use
         here = layer(module)
         assert here in LAYERS, f"{module} is in no layer"
         for there in {layer(name) for name in imports(path)} & {*LAYERS} - {here}:
@@ -60,7 +60,7 @@ def test_every_folder_says_what_it_holds():
 
 
 def test_errors_have_one_base():
-    """But for those of build/, which runs where nothing else can be imported."""
+    """Except the errors of build/, which runs when nothing else can be imported."""
     found = {}
     for path in sorted({*PACKAGE.rglob("*.py")} - {*(PACKAGE / "build").rglob("*.py")}):
         for node in ast.parse(path.read_text()).body:

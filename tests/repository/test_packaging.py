@@ -1,4 +1,4 @@
-"""What pip makes of the checkout, and that importing the kit costs nothing."""
+"""The packages that pip builds from the checkout, and the cost of importing the kit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_top_level_is_what_the_design_says():
 
 
 def test_every_package_is_in_the_wheel():
-    """pyproject.toml lists them: a folder that nobody listed would be missing after pip install."""
+    """pyproject.toml lists the packages: an unlisted folder would be missing after pip install."""
     tomllib = pytest.importorskip("tomllib")
     listed = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     folders = {p.parent.relative_to(REPO) for p in (REPO / "pg_llm").rglob("__init__.py")}
@@ -77,7 +77,7 @@ def pip(*arguments, **environment):
 
 @pytest.fixture(scope="module")
 def wheel(checkout, tmp_path_factory):
-    """The wheel, built with what this environment has."""
+    """The wheel, built in this environment."""
     target = tmp_path_factory.mktemp("wheel")
     done = pip("wheel", "--no-deps", "--no-build-isolation", "-w", target, checkout)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -103,12 +103,12 @@ def test_the_wheel_holds_the_compiled_extension_and_the_notebooks(wheel):
 
 @pytest.mark.slow
 def test_the_wheel_runs_where_no_compiler_is(wheel, home):
-    """Installed into an environment of its own, without gcc and make on the path: a tensor comes back."""
+    """Installed into a new environment, without gcc and make on the path, it returns a tensor."""
     folder = home / "installed"
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
     site = next((folder / "lib").glob("python*")) / "site-packages"
-    # The dependencies are this environment's; the kit itself is the wheel's.
+    # The dependencies are this environment's; the kit is the wheel's.
     others = {str(Path(p)) for p in sys.path if p.endswith("site-packages")}
     (site / "others.pth").write_text("\n".join(sorted(others)) + "\n")
     done = pip("--python", python, "install", "--no-deps", "--no-index", "--force-reinstall", wheel)
@@ -136,7 +136,7 @@ def test_the_wheel_runs_where_no_compiler_is(wheel, home):
 
 @pytest.mark.slow
 def test_the_source_distribution_can_be_built_from(checkout, tmp_path):
-    """sdist, unpacked, has everything that compiling takes."""
+    """The unpacked sdist has everything needed for compiling."""
     code = "import sys, setuptools.build_meta as b; print(b.build_sdist(sys.argv[1]))"
     command = [sys.executable, "-c", code, tmp_path]
     subprocess.run(command, cwd=checkout, check=True, capture_output=True)
@@ -160,7 +160,7 @@ def test_a_missing_compiler_is_one_sentence(monkeypatch):
 
 @pytest.mark.slow
 def test_pip_says_what_is_missing(checkout, tmp_path):
-    """Without compiler and make, pip's own output has that sentence and no traceback."""
+    """Without compiler and make, pip's output contains that sentence and no traceback."""
     for name in ("sh", "env", "uname"):
         (tmp_path / name).symlink_to(shutil.which(name))
     done = pip("wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, checkout, PATH=str(tmp_path))
@@ -174,7 +174,7 @@ def test_pip_says_what_is_missing(checkout, tmp_path):
     not shutil.which("aarch64-linux-gnu-gcc"), reason="no compiler for arm64 (gcc-aarch64-linux-gnu)"
 )
 def test_the_c_sources_compile_for_arm64(tmp_path):
-    """The layers without a server, by Debian's cross compiler: scalar code, no warning."""
+    """The server-less layers compile with Debian's cross compiler: scalar code, no warning."""
     headers = ["-I", REPO / "extension", "-DLLM_CORE", "-D_GNU_SOURCE"]
     flags = ["-std=gnu11", "-O3", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
     lenient = ["-Wno-unused-parameter", "-Wno-sign-compare", "-Wno-missing-field-initializers"]

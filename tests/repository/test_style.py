@@ -1,4 +1,4 @@
-"""Formatters and linters settle taste."""
+"""Formatters and linters accept the sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Type checkers and editors see what pg_llm's public names are."""
+"""Type checkers and editors see the types of pg_llm's public names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_package_is_typed_without_contradictions():
 
 
 def test_public_names_have_types(tmp_path):
-    """Names that are loaded when first used are declared for type checkers, each with its signature."""
+    """Names loaded on first use are declared for type checkers, each with its signature."""
     names = [name for name in pg_llm.__all__ if name != "load_ipython_extension"]
     program = tmp_path / "program.py"
     program.write_text("import pg_llm\n" + "".join(f"reveal_type(pg_llm.{name})\n" for name in names))

@@ -100,7 +100,7 @@ def test_after_kill_nothing_committed_is_lost(folder):
 
 
 def test_a_stale_pid_file_of_a_number_in_use_again(folder):
-    """After a machine crash, postmaster.pid may name any living process, which is not taken for the server."""
+    """After a machine crash, postmaster.pid may name any living process: it is not taken for the server."""
     home = Server(folder / "home")
     live = home.start()
     text = (home.data / "postmaster.pid").read_text()

@@ -1,4 +1,4 @@
-"""llm_bpe_train against a plain reference and tokenizers' trainer; what it writes, refuses and costs."""
+"""llm_bpe_train against a plain reference and tokenizers' trainer; its rows, errors and cost."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ regex = pytest.importorskip("regex")
 tokenizers = pytest.importorskip("tokenizers")
 
 PATTERN = regex.compile(r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+""")
-# GPT-2's order of the 256 bytes: those that can be seen in Latin-1, then the others.
+# GPT-2's order of the 256 bytes: those visible in Latin-1, then the others.
 SEEN = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTES = [bytes([b]) for b in SEEN + [b for b in range(256) if b not in SEEN]]
 LONGEST = 256
 
 
 def reference(texts: list[str], vocab_size: int, specials: tuple[str, ...] = ()) -> list[tuple[bytes, bytes]]:
-    """The merges, found by counting every pair anew for each."""
+    """The merges, found by counting all pairs again for each merge."""
     words = collections.Counter()
     for text in texts:
         for part in regex.split("|".join(map(regex.escape, specials)), text) if specials else [text]:
@@ -55,7 +55,7 @@ def reference(texts: list[str], vocab_size: int, specials: tuple[str, ...] = ())
 def learn(
     conn, texts: list[str], vocab_size: int, specials: tuple[str, ...] = ()
 ) -> list[tuple[bytes, bytes]]:
-    """The merges that the database learns, as bytes; checks that ids, ranks and bytes fit them."""
+    """The merges of llm_bpe_train, as bytes; checks ids, ranks and bytes against them."""
     conn.execute("CREATE TEMP TABLE IF NOT EXISTS corpus (body text)")
     conn.execute("TRUNCATE corpus")
     with conn.cursor() as cursor:
@@ -81,7 +81,7 @@ def corpus(shared, name: str) -> str:
 
 
 def random_text(seed: int) -> str:
-    """Few letters, many ties; runs, odd spaces, characters of two to four bytes."""
+    """Few letters, many ties; repetitions, odd spaces, characters of two to four bytes."""
     r = random.Random(seed)
     letters = r.choice(["ab", "aab ", "abc  '", "aé 中🙂\n1", "l's \t\u00a0x", "  \n-=-"])
     return "".join(r.choices(letters, k=r.randrange(1, 600)))
@@ -110,7 +110,7 @@ def test_specials_are_not_learned_from(conn):
 
 @pytest.mark.parametrize("name", ["tinyshakespeare.txt", "devils_dictionary.txt", "makemore_names.txt"])
 def test_tokenizers_learns_the_same(conn, shared, name):
-    """tokenizers breaks ties as we do, so that its merges are the same to the last."""
+    """tokenizers breaks ties as we do, so all its merges are the same."""
     text = corpus(shared, name)
     byte_level = tokenizers.pre_tokenizers.ByteLevel
     other = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -148,7 +148,7 @@ def test_a_notice_when_no_pair_repeats(conn):
 
 
 def test_one_endless_word_can_be_canceled(conn, connect):
-    """A million letters without a space are one piece: each merge goes through all of it."""
+    """A million letters without a space are one piece, which each merge traverses."""
     query = "SELECT llm_bpe_train('SELECT string_agg(chr(97 + (hashint4(n) & 7)), '''') "
     query += "FROM generate_series(1, 3000000) n', 100000, 'endless')"
     canceler = threading.Timer(2.5, conn.cancel)
@@ -159,7 +159,7 @@ def test_one_endless_word_can_be_canceled(conn, connect):
 
 
 def test_a_memory_limit_is_kept(conn):
-    """Distinct words are what memory is needed for."""
+    """Memory grows with the number of distinct words."""
     conn.execute("SET pg_llm.memory_limit = '64MB'")
     try:
         with pytest.raises(psycopg.errors.OutOfMemory, match="memory"):

@@ -25,7 +25,7 @@ tokenizers = pytest.importorskip("tokenizers")
 VOCAB, MERGES = tokenizer.gpt2_files()
 # tiktoken's own pattern for GPT-2
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-CODE_POINTS = [c for c in range(1, 0x110000) if not 0xD800 <= c < 0xE000]  # SQL text holds no NUL
+CODE_POINTS = [c for c in range(1, 0x110000) if not 0xD800 <= c < 0xE000]  # SQL text cannot contain NUL
 SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2003\u200a\u2028\u2029\u202f\u205f\u3000"
 ODD = (
     "'sdmtlverea1 é中\u0301\u0308\u200d\ufe0f🙂👩🏽‍🚀ⅧÂ½٣߀\u00ad\ufeff\uffff\U000e0001\U0010ffff\u1885\u16ee"
@@ -59,7 +59,7 @@ def decode(conn, ids: list[int], model: str = "gpt2") -> str:
 
 
 def differs(ours: list[int], theirs: list[int], oracle) -> str:
-    """Where two encodings part, for the failure's message."""
+    """The first difference of two encodings, for the failure's message."""
     shorter = min(len(ours), len(theirs))
     at = next((i for i in range(shorter) if ours[i] != theirs[i]), shorter)
     return f"token {at}: {ours[at : at + 5]} != {theirs[at : at + 5]} {oracle.decode(theirs[at : at + 5])!r}"
@@ -75,7 +75,7 @@ def check(conn, text: str, oracle, oracle2=None) -> None:
 
 
 def random_text(seed: int, length: int) -> str:
-    """Characters of all planes, runs of one script, whitespace of every kind and odd ones, mixed."""
+    """Characters of all planes, repeated scripts, whitespace of every kind, mixed."""
     r = random.Random(seed)
     pieces = []
     for _ in range(length // 10):  # pieces of ten on average
@@ -109,7 +109,7 @@ def test_known_ids(conn):
 
 @pytest.mark.slow
 def test_corpora(conn, oracle, oracle2, shared):
-    """Three corpora and Python's own library: zero differences, and the text comes back."""
+    """Three corpora and Python's own library: no difference, and decoding restores the text."""
     for path in sorted((shared / "data" / "corpora").glob("*.txt")):
         check(conn, path.read_text(), oracle, oracle2)
     folder = Path(json.__file__).parent.parent
@@ -158,14 +158,14 @@ def test_every_code_point(conn):
 
 
 def test_unicode_table_is_the_oracle():
-    """The checked-in table is what its generator, asking tiktoken about every code point, writes today."""
+    """The checked-in table is the output of its generator, which asks tiktoken about every code point."""
     formats = REPO / "extension" / "formats"
     made = runpy.run_path(str(formats / "unicode_table.py"))
     assert made["header"](made["classes"](), "16.0") == (formats / "unicode_table.h").read_text()
 
 
 def test_decoding_broken_utf8(conn, oracle):
-    """Bytes that are no UTF-8 become U+FFFD where tiktoken puts it; the exact bytes are there too."""
+    """Invalid UTF-8 becomes U+FFFD where tiktoken puts it; the exact bytes are available too."""
     r = random.Random(9)
     for _ in range(300):
         ids = r.choices(range(256), k=r.randrange(1, 30)) + r.choices(range(50257), k=3)
@@ -175,7 +175,7 @@ def test_decoding_broken_utf8(conn, oracle):
 
 
 def test_tokenize_and_steps_agree_with_encode(conn):
-    """Pieces encoded one by one give the whole, and the last step of each piece is its tokens."""
+    """Pieces encoded one by one give the same tokens, and each piece's last step is its tokens."""
     for text in ["I'll  go; it's ½ past 中文 \n\n  ok  ", random_text(77, 400)]:
         ids = encode(conn, text)
         rows = conn.execute(
@@ -193,7 +193,7 @@ def test_tokenize_and_steps_agree_with_encode(conn):
 
 
 def test_merge_ranks_in_the_vocabulary(conn):
-    """llm_bpe_vocab.rank is the merge that makes the token: 50000 of them, none for bytes and the special."""
+    """llm_bpe_vocab.rank is the merge that makes the token: 50000 of them, none for bytes and specials."""
     query = """SELECT count(*), count(v.rank), bool_and(v.rank = m.rank) FROM llm_bpe_vocab v
         LEFT JOIN llm_bpe_merges m ON m.model = v.model AND m.left_token || m.right_token = v.token
         WHERE v.model = 'gpt2'"""
@@ -204,7 +204,7 @@ def test_merge_ranks_in_the_vocabulary(conn):
 
 
 def test_a_megabyte_of_letters(conn, oracle):
-    """One piece of a megabyte, of one letter and of many: exact, and soon."""
+    """One piece of a megabyte, of one letter and of many: exact and fast."""
     r = random.Random(3)
     assert encode(conn, "a" * 1_000_000) == oracle.encode_ordinary("a" * 100_000) * 10
     text = "".join(r.choices("abcdefghijklmnopqrstuvwxyz", k=20_000))
@@ -213,7 +213,7 @@ def test_a_megabyte_of_letters(conn, oracle):
 
 
 def test_cancel_inside_one_piece(connect):
-    """Cancel ends even the work on one huge piece at once."""
+    """A cancel interrupts even the work on one huge piece."""
     conn = connect()
     timer = threading.Timer(0.3, conn.cancel)
     timer.start()
@@ -225,7 +225,7 @@ def test_cancel_inside_one_piece(connect):
 
 
 def test_memory_limit(connect):
-    """What would pass pg_llm.memory_limit is refused, and the session goes on."""
+    """A request beyond pg_llm.memory_limit is refused, and the session continues."""
     conn = connect()
     conn.execute("SET pg_llm.memory_limit = '64MB'")
     with pytest.raises(psycopg.errors.OutOfMemory):
@@ -237,7 +237,7 @@ def test_memory_limit(connect):
 
 
 def test_client_side_load(conn, tmp_path):
-    """load_tokenizer by two files or a folder, under both pairs of names; refused, or replaced."""
+    """load_tokenizer with two files or a folder, under both pairs of names; refused, or replaced."""
     assert pg_llm.load_tokenizer(conn, VOCAB, MERGES, "copy") == 50257
     assert encode(conn, "Hello world!", "copy") == [15496, 995, 0]
     with pytest.raises(psycopg.errors.DuplicateObject, match="already has 50257 tokens"):
@@ -265,7 +265,7 @@ def readable(home):
 
 
 def test_server_side_load(conn, readable):
-    """The two files by path on the server, in either order; the merges checked as soon as both are there."""
+    """The two files by path on the server, in either order; merges are checked once both are loaded."""
     for source, name in [(VOCAB, "vocab.json"), (MERGES, "merges.txt")]:
         (readable / name).write_bytes(source.read_bytes())
         (readable / name).chmod(0o644)
@@ -281,7 +281,7 @@ def test_server_side_load(conn, readable):
         ranks = conn.execute("SELECT count(rank) FROM llm_bpe_vocab WHERE model = %s", [model])
         assert ranks.fetchone()[0] == 50000
     conn.execute("SELECT pg_llm_load_bpe_vocab(%s, 'one', true)", [vocab])
-    assert encode(conn, "hi", "one") == [71, 72]  # its merges went with the old vocabulary
+    assert encode(conn, "hi", "one") == [71, 72]  # its merges were removed with the old vocabulary
     (readable / "merges.txt").write_text("#version: 0.2\nhello worldly\n")
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="merge 0 .*needs token"):
         conn.execute("SELECT pg_llm_load_bpe_merges(%s, 'one')", [merges])
@@ -321,7 +321,7 @@ def toy(conn, model: str) -> None:
 
 
 def test_other_sessions(connect):
-    """Others see a change when it commits, a REPEATABLE READ transaction never, nobody after a rollback."""
+    """Others see a change when it commits, a REPEATABLE READ transaction never, none after a rollback."""
     writer, reader, repeatable = connect(), connect(), connect()
     toy(writer, "toy")
     assert encode(reader, "ab", "toy") == [2]
@@ -348,7 +348,7 @@ def test_other_sessions(connect):
 
 
 def test_repeatable_read_and_savepoints(connect):
-    """Inside one REPEATABLE READ transaction its own changes count, until their savepoint is rolled back."""
+    """Inside a REPEATABLE READ transaction its own changes count until their savepoint is rolled back."""
     conn = connect()
     toy(conn, "toy")
     conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -362,7 +362,7 @@ def test_repeatable_read_and_savepoints(connect):
 
 
 def test_many_tokenizers(connect):
-    """More tokenizers than a session keeps, by turns: each answers for itself."""
+    """More tokenizers than a session caches, used in turn: each gives its own results."""
     conn = connect()
     for i in range(12):
         vocab = b'{"a": %d, "b": 1000, "ab": 1001}' % i
@@ -375,7 +375,7 @@ def test_many_tokenizers(connect):
 
 
 def test_any_role_that_may_write(conn, connect):
-    """Over the connection a role needs no right to the server's files, only to write the tables."""
+    """Over the connection a role needs no right to server files, only to write the tables."""
     conn.execute("DROP ROLE IF EXISTS tokenizer_teacher")
     conn.execute("CREATE ROLE tokenizer_teacher")
     try:
@@ -395,7 +395,7 @@ def test_any_role_that_may_write(conn, connect):
 
 
 def test_dropped_extension(connect):
-    """Gone with the extension; a new one starts without it."""
+    """Dropped with the extension; a new one starts without it."""
     conn = connect()
     toy(conn, "toy")
     conn.execute("BEGIN")
@@ -408,7 +408,7 @@ def test_dropped_extension(connect):
 
 
 def test_other_encoding(conn):
-    """A LATIN1 database: characters of Latin-1 work; what it cannot hold comes out as '?'."""
+    """A LATIN1 database: characters of Latin-1 work; others become '?'."""
     where = {"host": conn.info.host, "port": conn.info.port, "user": conn.info.user, "autocommit": True}
     conn.execute("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'")
     try:
@@ -428,7 +428,7 @@ def test_other_encoding(conn):
 
 
 def test_parallel_workers(connect):
-    """Workers compile a tokenizer of their own and give the same."""
+    """Workers compile their own tokenizer and give the same results."""
     conn = connect()
     conn.execute("CREATE TEMP TABLE unused ()")
     conn.execute("CREATE TABLE lines AS SELECT 'line ' || g AS text FROM generate_series(1, 20000) g")

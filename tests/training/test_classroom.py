@@ -1,4 +1,4 @@
-"""The classroom model: its measures against slow ones, its making in small, what the shipped one knows."""
+"""The classroom model: its measures against slow ones, a small training, the knowledge of the shipped one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HELD_OUT = (-2000, 2000)
 
 @pytest.fixture(scope="module")
 def made(database):
-    """A connection to a database with a tokenizer learned from stories and a random model, `random`."""
+    """A connection to a database with a tokenizer trained on stories and a random model, `random`."""
     import pg_llm
 
     with pg_llm.connect(database) as conn:
@@ -48,7 +48,7 @@ def encoded(conn, seed):
 
 
 def test_accuracy_and_loss_are_those_of_the_logits(made):
-    """Against softmax in float64 over llm_logits, story by story; more stories than a batch holds."""
+    """Compared with softmax in float64 over llm_logits, story by story; more stories than a batch has."""
     n, end = 20, made.execute("SELECT llm_end_token('stories')").fetchone()[0]
     want = {}
     for seed in range(-n, 0):
@@ -81,7 +81,7 @@ def test_the_loss_stands_beside_the_floor_of_the_same_stories(made):
     assert (floor, floor_bits) == pytest.approx(known, rel=1e-9)
     assert above == pytest.approx(loss / floor - 1)
     assert bits / floor_bits == pytest.approx(loss / floor)
-    # One token a story is not predicted, and one that ends it is.
+    # The first token of a story is not predicted, and the end token is.
     assert (
         tokens
         == made.execute(
@@ -109,7 +109,7 @@ def test_a_dataset_of_stories_scores_as_its_loss(made):
 
 
 def test_attention_on_the_answer_is_that_of_the_heads(made):
-    """Against softmax(q k^T) in float64 from the first layer's own queries and keys."""
+    """Compared with softmax(q k^T) in float64 from the first layer's own queries and keys."""
     seed, heads, size = -7, 3, 8
     tokens, kinds, _ = encoded(made, seed)
     inputs = json.dumps({"tokens": [tokens]})
@@ -136,7 +136,7 @@ def test_attention_on_the_answer_is_that_of_the_heads(made):
 
 
 def test_every_story_has_its_answers_earlier(made):
-    """Tokens of a tracking kind are counted by both functions alike."""
+    """Both functions count the same tokens of a tracking kind."""
     accuracy = dict(
         made.execute("SELECT kind, tokens FROM llm_story_accuracy('random', -200, 200)").fetchall()
     )
@@ -173,14 +173,14 @@ def test_bad_questions_are_answered(made, call, told):
             made.execute(f"SELECT * FROM {call}")
 
 
-# -- the making, in small ----------------------------------------------------------------
+# -- training a small one ----------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_an_interrupted_making_ends_in_the_same_bytes(server, tmp_path, monkeypatch):
-    """train() once in one go, once stopped in the middle: weights, tokenizer and log are the same files.
+    """train() without a stop, and once stopped midway: weights, tokenizer and log are the same files.
 
-    Two stages, as for the model of 4 layers: with all stories from the start it is another model.
+    Two stages, as for the model of 4 layers: with all stories from the start the model would differ.
     """
     from pg_llm.classroom import train as making
     from pg_llm.server.database import drop_database
@@ -241,7 +241,7 @@ def test_an_interrupted_making_ends_in_the_same_bytes(server, tmp_path, monkeypa
         drop_database("train_test_tried")
 
 
-# -- what is shipped ---------------------------------------------------------------------
+# -- shipped files --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ def taught(made):
 
 @pytest.fixture(scope="module")
 def accuracy(taught):
-    """Per model: how it predicts 2000 held-out stories, top-1 by kind."""
+    """Per model: top-1 accuracy by kind on 2000 held-out stories."""
 
     def measured(model):
         query = "SELECT kind, top1 FROM llm_story_accuracy(%s, %s, %s)"
@@ -263,7 +263,7 @@ def accuracy(taught):
 
 
 def test_the_files_are_those_of_the_list(taught):
-    """SHA-256 of weights, tokenizer and logs; the weights are small enough to ship."""
+    """SHA-256 of weights, tokenizer and logs match; the weights are small enough to ship."""
     names = {
         path.name for path in classroom.FOLDER.iterdir() if path.suffix in (".safetensors", ".csv", ".txt")
     }
@@ -297,7 +297,7 @@ def test_the_recipe_is_the_models(taught):
 
 
 def test_the_tokenizer_has_every_word_whole(taught):
-    """What llm_bpe_train learns from the recipe's corpus is what is shipped."""
+    """The shipped tokenizer is the one that llm_bpe_train trains on the recipe's corpus."""
     recipe = classroom.recipe()["tokenizer"]
     with taught.transaction(force_rollback=True):
         taught.execute("SELECT llm_bpe_train(%s, %s, 'again')", [recipe["corpus"], recipe["vocab_size"]])
@@ -348,7 +348,7 @@ def test_one_layer_cannot_sing(accuracy):
 
 
 def who_was_given_it(conn, stories=200):
-    """Top-1 on names that never stood right behind the thing they are asked by: a gift has brought them."""
+    """Top-1 on names that never directly followed the thing in question: a gift has changed its owner."""
     right = []
     for seed in range(-stories, 0):
         tokens, kinds, _ = encoded(conn, seed)
@@ -363,10 +363,10 @@ def who_was_given_it(conn, stories=200):
 
 @pytest.mark.slow
 def test_an_induction_head_has_a_name_and_a_use(taught, accuracy):
-    """One query names it; without it songs are gone, and nothing is but what goes on as it did before.
+    """One query finds it; without it songs fail, and otherwise only what repeats an earlier continuation.
 
-    Copies do, and so does who has a thing until it is given away: the name follows the thing, as it did when
-    both were introduced. Afterwards that is no copy, and nothing is lost.
+    Copies do, and so does the owner of a thing until it is given away: the name follows the thing as when
+    both were introduced. Afterwards it is no copy, and accuracy is unchanged.
     """
     node, head, attention = taught.execute(
         "SELECT node, head, attention FROM llm_story_heads('classroom') WHERE kind = 'song' "
@@ -391,9 +391,9 @@ def test_an_induction_head_has_a_name_and_a_use(taught, accuracy):
 
 
 def test_it_tells_stories(taught):
-    """What it tells are mostly whole stories of the grammar.
+    """Its generations are mostly complete stories of the grammar.
 
-    A little cooler than what it has read: what must not come, a word twice in a song, is learned last.
+    The temperature is a little below 1: impossible continuations, a word twice in a song, are learned last.
     """
     right = 0
     for seed in range(20):

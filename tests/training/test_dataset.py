@@ -1,4 +1,4 @@
-"""Texts as rows to train on: llm_dataset_load and pg-llm prepare-dataset, which must agree to the token."""
+"""Text as training rows: llm_dataset_load and pg-llm prepare-dataset, which must agree token by token."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rows(conn, dataset: str) -> list[tuple[str, list[int], list[int]]]:
 
 
 def stream(found) -> list[int]:
-    """The ids that rows without overlap and validation were cut from."""
+    """The stream of ids from which rows without overlap and validation were cut."""
     ids = [token for _, tokens, _ in found for token in tokens]
     last = [target for _, _, targets in found for target in targets if target >= 0]
     return ids[: len(last)] + last[-1:]
@@ -47,7 +47,7 @@ def random_text(seed: int, length: int) -> str:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_text_cut_anywhere_has_the_tokens_of_the_whole(conn, seed):
-    """Every place that cut() offers, in text made of what is hard to cut."""
+    """Every position that cut() returns, in text made of difficult cases."""
     text = random_text(seed, 120)
     whole = encode(conn, text)
     places = {cut(text, limit) for limit in range(1, len(text) + 1)} - {0}
@@ -76,7 +76,7 @@ def test_pieces_do_not_depend_on_how_text_arrives(seed, separator, monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_file(conn, tmp_path, monkeypatch):
-    """What is held is a piece, a read and a row, never the whole file."""
+    """Memory holds a piece, a read and a row, never the whole file."""
     monkeypatch.setattr(datasets, "PIECE", 5000)
     monkeypatch.setattr(datasets, "READ", 3000)
     sizes = []

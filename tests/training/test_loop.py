@@ -1,4 +1,4 @@
-"""llm_train_loop: commits as it goes, told from other sessions, interrupted and resumed to the same bits."""
+"""llm_train_loop: commits as it goes, coordinates with other sessions, and resumes with the same bits."""
 
 import contextlib
 import threading
@@ -23,7 +23,7 @@ def tokens():
 
 @pytest.fixture
 def small(conn, tokens):
-    """A connection with a little model, its dataset and no runs."""
+    """A connection with a small model, its dataset and no runs."""
     conn.execute("DELETE FROM llm_model_config WHERE model = 'small'")
     conn.execute("DELETE FROM llm_train_run")
     conn.execute("SELECT llm_create_model('small', 1, 2, 8, 16, %s), llm_init_model('small', 1)", (SIZE[4],))
@@ -35,7 +35,7 @@ def small(conn, tokens):
 
 @pytest.fixture
 def background(connect):
-    """Runs a statement in another session: .error is what became of it once .join() returns."""
+    """Runs a statement in another session: .error is its result after .join()."""
     threads = []
 
     class Statement(threading.Thread):
@@ -54,14 +54,14 @@ def background(connect):
 
     yield Statement
     for thread in threads:
-        if thread.is_alive():  # a test that failed leaves its statement running
+        if thread.is_alive():  # a failed test leaves its statement running
             thread.conn.cancel()
         thread.join(30)
         assert not thread.is_alive()
 
 
 def until(conn, query, *arguments):
-    """Waits until a query says true."""
+    """Waits until a query returns true."""
     end = time.monotonic() + 30
     while not conn.execute(query, arguments).fetchone()[0]:
         assert time.monotonic() < end, query
@@ -77,7 +77,7 @@ def committed(n):
 
 
 def plain(conn, n):
-    """Bits of an uninterrupted run of n steps in one transaction, which is undone."""
+    """The bits of n uninterrupted steps in one transaction, which is rolled back."""
     with conn.transaction(force_rollback=True):
         conn.execute("SELECT llm_init_model('small', 1)")
         conn.execute(PLAIN, (n,))
@@ -85,7 +85,7 @@ def plain(conn, n):
 
 
 def stop_at(conn, table, condition):
-    """Makes a statement fail when it writes such a row."""
+    """Makes a statement fail when it writes a row with this condition."""
     conn.execute(
         "CREATE OR REPLACE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN RAISE 'stopped here' USING ERRCODE = 'disk_full'; END $$"
@@ -109,7 +109,7 @@ def test_the_same_bits_as_one_call(small):
 
 
 def test_resumed_on_other_levels_to_the_same_bits(small):
-    """Stopped three times, gone on with by other instruction sets and threads; dropout and accumulation."""
+    """Stopped three times and resumed with other instruction sets and threads; dropout and accumulation."""
     expected = plain(small, 40)
     for at, isa, workers in ((11, "scalar", 1), (12, "avx2", 2), (30, "auto", 1), (None, "auto", 2)):
         with contextlib.suppress(psycopg.errors.InvalidParameterValue):
@@ -131,7 +131,7 @@ def test_resumed_on_other_levels_to_the_same_bits(small):
 
 
 def test_complete_runs_are_not_resumed(small):
-    """The same call: the rest of a run that was interrupted, n_steps more of one that was complete."""
+    """The same call computes the rest of an interrupted run, or n_steps more after a complete one."""
     runs = "SELECT array_agg((first_step, n_steps)::text ORDER BY run) FROM llm_train_run"
     stop_at(small, "llm_train_log", "NEW.step = 6")
     with pytest.raises(psycopg.errors.DiskFull):
@@ -156,7 +156,7 @@ def test_complete_runs_are_not_resumed(small):
 
 
 def test_until_a_step_and_on_to_the_same_bits(small):
-    """The schedule is that of the whole run; a step that is reached already is told and changes nothing."""
+    """The schedule is that of the whole run; a step already reached is reported and changes nothing."""
     expected = plain(small, 40)
     notices = []
     small.add_notice_handler(lambda n: notices.append(n.message_primary))
@@ -177,7 +177,7 @@ def test_until_a_step_and_on_to_the_same_bits(small):
 
 
 def test_taken_back_to_an_earlier_step(small):
-    """Weights of an earlier step (as from a checkpoint) go on in the schedule, with a log of their own."""
+    """Weights of an earlier step (as from a checkpoint) continue in the schedule, with a separate log."""
     expected = plain(small, 20)
     stop_at(small, "llm_train_log", "NEW.step = 6 OR NEW.step = 11")
     with pytest.raises(psycopg.errors.DiskFull):
@@ -225,7 +225,7 @@ def test_others_see_the_log_grow_and_cancel_keeps_what_was_committed(small, back
 
 
 def test_vacuum_hears_of_dead_rows_while_it_runs(small, background):
-    """Else the weights of thousands of steps would fill the disk before the call ends."""
+    """Otherwise the weights of thousands of steps would fill the disk before the call ends."""
     dead = (
         "SELECT n_dead_tup FROM pg_stat_all_tables WHERE relid ="
         " (SELECT reltoastrelid FROM pg_class WHERE oid = 'llm_param'::regclass)"
@@ -254,7 +254,7 @@ def locks(conn):
 
 
 def test_one_trainer_at_a_time(small, connect, background):
-    """The second is told at once who trains, or waits; the lock goes on every way out."""
+    """The second is told immediately who trains, or waits; every exit releases the lock."""
     training = background(CALL, (1000000, 2))
     until(small, committed(2))
     for query in (
@@ -285,8 +285,8 @@ NORM = "SELECT norm(data)::real FROM llm_param WHERE model = 'small' AND name = 
 
 
 def test_a_hand_update_during_the_loop_counts(small, background):
-    """It waits at most until the next commit, and the loop goes on with what it wrote."""
-    call = CALL.replace("0.01", "1e-9")  # hardly moves, so that the doubling shows
+    """The update waits at most until the next commit, and the loop continues with its result."""
+    call = CALL.replace("0.01", "1e-9")  # changes little, so that the doubling shows
     before = small.execute(NORM).fetchone()[0]
     training = background(call, (1000000, 200))
     until(small, committed(1))
@@ -301,7 +301,7 @@ def test_a_hand_update_during_the_loop_counts(small, background):
 
 
 def test_no_deadlock_with_transactions_that_update_by_hand(small, background):
-    """In any order of rows, graph and config included, and long open: the loop waits and goes on."""
+    """Long transactions change rows in any order, graph and config included: the loop waits and continues."""
     training = background(CALL, (1000000, 5))
     until(small, committed(5))
     for rows in (("wte.weight", "h.0.ln_1.bias"), ("h.0.ln_1.bias", "wte.weight")):
@@ -344,7 +344,7 @@ def test_rows_held_by_others(small, connect):
 
 
 def test_a_write_that_fails_leaves_the_last_commit(small, background):
-    """Some rows are written already when the disk is full, or a cancel comes."""
+    """Some rows have been written when the disk is full, or a cancel arrives."""
     stop_at(small, "llm_param", "NEW.name = 'ln_f.bias' AND NEW.step > 10")
     with pytest.raises(psycopg.errors.DiskFull):
         small.execute(CALL, (20, 5))

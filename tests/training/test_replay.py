@@ -1,4 +1,4 @@
-"""Replay: training computed again from a checkpoint gives the logged losses and the same weights' bits."""
+"""Replay: training repeated from a checkpoint gives the logged losses and the same weights, bit for bit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIONS = "lr_max => 0.01, warmup => 2, batch_size => 2, dataset => 'letters'"
 
 @pytest.fixture
 def m(conn, folder):
-    """A model of step 0 with its dataset of rows of unequal lengths."""
+    """A model at step 0 with a dataset of rows of unequal lengths."""
     conn.execute("SELECT set_config('pg_llm.checkpoint_dir', %s, false)", [str(folder)])
     conn.execute("DELETE FROM llm_checkpoint; DELETE FROM llm_train_run")
     conn.execute("DELETE FROM llm_model_config WHERE model NOT LIKE 'gpt2%'; DELETE FROM llm_bpe_vocab")
@@ -48,7 +48,7 @@ def good(rows, first, last, compared):
 
 @pytest.mark.parametrize("kind", ["rows", "safetensors", "npz"])
 def test_every_step_again(m, kind):
-    """Dropout, accumulation, clipping, several runs: all of it from any checkpoint on; nothing changes."""
+    """Dropout, accumulation, clipping, several runs: replayed from any checkpoint; nothing changes."""
     ids = [save(m, kind)]
     train(m, 3, dropout_p=0.3, accumulation=2, grad_clip=1, seed=5)
     ids.append(save(m, kind))
@@ -69,7 +69,7 @@ def test_every_step_again(m, kind):
 
 
 def test_same_bits_on_every_level(m):
-    """What one instruction set and thread count trained, all others compute again."""
+    """Training with one instruction set and thread count is replayed by all others."""
     m.execute("SET pg_llm.isa = scalar; SET pg_llm.threads = 1")
     id = save(m, "rows")
     train(m, 4, dropout_p=0.2)
@@ -78,7 +78,7 @@ def test_same_bits_on_every_level(m):
             try:
                 m.execute(f"SET pg_llm.isa = {isa}")
             except psycopg.errors.InvalidParameterValue:
-                continue  # this machine does not have it
+                continue  # not on this machine
             for threads in (1, 2):
                 m.execute(f"SET pg_llm.threads = {threads}")
                 good(replay(m, id), 1, 4, {4: "model m"})
@@ -108,7 +108,7 @@ def test_while_another_session_trains(m, connect):
 
 
 def test_a_model_taken_back(m):
-    """Several rows of the log have one step: the newest way that leads to it is the one computed again."""
+    """Several rows of the log have the same step: the newest path that leads to it is replayed."""
     start = save(m, "rows")
     train(m, 3, seed=1)
     third = save(m, "rows")
@@ -136,7 +136,7 @@ def test_a_copy_trained_on_its_own(m):
 
 
 def test_parameters_with_their_own_steps(m):
-    """A part whose optimizer was reset on its own counts its own steps, in replay as in training."""
+    """A part whose optimizer was reset separately counts its own steps, in replay as in training."""
     train(m, 2)
     m.execute("UPDATE llm_param SET m = NULL, v = NULL, step = 0 WHERE model = 'm' AND name LIKE 'h.1.%'")
     id = save(m, "rows")
@@ -155,7 +155,7 @@ def test_parameters_with_their_own_steps(m):
     ],
 )
 def test_differences_are_told(m, change, matching, weights):
-    """How many steps match from the first on, and whether the last one's weights do."""
+    """The number of matching steps from the first on, and whether the last one's weights match."""
     id = save(m, "rows")
     train(m, 4, dropout_p=0.1)
     m.execute(change)

@@ -1,4 +1,4 @@
-"""Stories with a known answer: tracking needs tracking, words are whole tokens, held-out stories are new."""
+"""Stories with a known distribution: they need tracking, words are tokens, held-out stories are new."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from helpers.paths import REPO
 
 STORIES = 2000
-# Kinds of token that must be tracked, and the lists of words.h from which each is drawn.
+# Kinds of token that require tracking, and the lists of words.h from which each is drawn.
 TRACKED = {
     "song": "SONG",
     "object copy": "THINGS",
@@ -59,7 +59,7 @@ def texts(conn, first: int, count: int) -> list[str]:
 
 
 def test_shortcut_rules_do_not_track(conn, lexicon):
-    """Last mentioned, first mentioned, most frequent: each right in under 60 % of every tracking kind."""
+    """Last mentioned, first mentioned, most frequent: each is right in under 60 % of every tracking kind."""
     asked, right = Counter(), Counter()
     for story in tokens_of(conn, 0, STORIES):
         for i, (token, kind, _) in enumerate(story):
@@ -88,7 +88,7 @@ def test_what_is_tracked_is_certain_and_every_choice_is_not(conn):
 
 
 def answers(text: str) -> None:
-    """Plays a story by its plain words and checks every answer in it."""
+    """Simulates a story from its plain words and checks every answer in it."""
     people = re.findall(r"an? (\w+) (\w+) (\w+) (\w+) took to the (\w+)", text)
     assert len(people) == 2
     thing = {p[0]: p[1] for p in people}
@@ -113,7 +113,7 @@ def answers(text: str) -> None:
 
 
 def test_every_answer_is_right(conn):
-    """The stories are true to themselves, by a reader that knows nothing of the machine."""
+    """The stories are consistent, according to a reader that knows nothing of the generator."""
     for text in texts(conn, -STORIES, STORIES):
         answers(text)
     assert sum("sent it to" in t for t in texts(conn, 0, 500)) > 250
@@ -128,7 +128,7 @@ def test_a_song_is_resumed_from_any_word(conn):
 
 
 def test_held_out_stories_are_new(conn):
-    """No story of the negative seeds is one of the others, and hardly ever is its song."""
+    """No story of a negative seed equals one of the others, and hardly ever does its song."""
     training, held_out = texts(conn, 0, 50000), texts(conn, -5000, 5000)
     assert len(set(training)) == 50000 and len(set(held_out)) == 5000
     assert not set(training) & set(held_out)
@@ -137,7 +137,7 @@ def test_held_out_stories_are_new(conn):
 
 
 def test_every_word_is_one_token(conn, lexicon):
-    """A byte-level BPE of 1024 learned from stories has every word, and so the tokens, whole."""
+    """A byte-level BPE of 1024 trained on stories has every word, and so every token, whole."""
     tokenizers = pytest.importorskip("tokenizers")
     byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -156,7 +156,7 @@ def test_every_word_is_one_token(conn, lexicon):
 
 
 def test_the_tokenizer_learned_in_the_database_has_the_story_s_tokens(conn):
-    """llm_bpe_train stops below 800 tokens, and token ids are one to one with llm_story_token."""
+    """llm_bpe_train stops below 800 tokens, and its tokens match those of llm_story_token one to one."""
     corpus = "SELECT (llm_story(i)).text FROM generate_series(0, 20000) AS i"
     count = conn.execute("SELECT llm_bpe_train(%s, 1024, 'stories')", (corpus,)).fetchone()[0]
     assert 512 < count < 800
@@ -181,7 +181,7 @@ def test_draws_have_the_probabilities_told(conn):
 
 
 def test_the_floor(conn):
-    """The mean over stories, with the standard error of a ratio, and nearer as stories are added."""
+    """The mean over stories, with the standard error of a ratio; it converges as stories are added."""
     stories = tokens_of(conn, 0, STORIES)
     nats = [-sum(logprob for *_, logprob in story) for story in stories]
     count = [len(story) for story in stories]

@@ -16,7 +16,7 @@ def state(conn, model):
 
 
 def rate(n, total, warmup, highest, lowest):
-    """The schedule as it is meant: a line up, then half a cosine down to the floor."""
+    """The intended schedule: linear warmup, then half a cosine down to the floor."""
     if n < warmup:
         return highest * n / warmup
     return lowest + (highest - lowest) * (1 + np.cos(np.pi * (n - warmup) / (total - warmup))) / 2
@@ -24,8 +24,8 @@ def rate(n, total, warmup, highest, lowest):
 
 def pytorch(options):
     torch = pytest.importorskip("torch")
-    torch.set_num_threads(1)  # tensors this small wait for threads longer than they compute
-    model = random_gpt2((*SIZE[:5], options)).float().double()  # numbers that float32 holds
+    torch.set_num_threads(1)  # with tensors this small, threads cost more time than they save
+    model = random_gpt2((*SIZE[:5], options)).float().double()  # values representable in float32
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -93,7 +93,7 @@ def test_steps_equal_pytorch(conn, tmp_path, tokens, options):
         sure = np.ones(data.shape, bool)
         if long_name.endswith(
             "c_attn.bias"
-        ):  # keys' biases have no gradient but rounding, which AdamW enlarges
+        ):  # keys' biases have no gradient except rounding errors, which AdamW amplifies
             sure[len(data) // 3 : 2 * len(data) // 3] = False
         difference = np.abs(data - parameter.detach().numpy())[sure]
         assert difference.max() <= 3e-5, long_name
@@ -123,7 +123,7 @@ def test_a_hundred_steps_follow_pytorch(conn, tmp_path, tokens):
 
 
 def test_each_step_as_torch_adamw(conn):
-    """A parameter alone: every step's weight and moments, from the gradients the kernel is given."""
+    """A single parameter: every step's weight and moments, from given gradients."""
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(8)
     w = rng.standard_normal(50).astype("f4")
@@ -142,7 +142,7 @@ def test_each_step_as_torch_adamw(conn):
 
 @pytest.fixture
 def small(conn, tokens):
-    """A little model with its dataset, fresh for each test."""
+    """A small model with its dataset, new for each test."""
     conn.execute("DELETE FROM llm_model_config WHERE model = 'small'")
     conn.execute("DELETE FROM llm_train_log WHERE model = 'small'")
     conn.execute("SELECT llm_create_model('small', 1, 2, 8, 16, %s), llm_init_model('small', 1)", (SIZE[4],))
@@ -183,7 +183,7 @@ def test_seed_decides_dropout_and_order(conn, small):
 
 
 def test_rollback_undoes_a_step(conn, small):
-    """SAVEPOINT, one step, ROLLBACK TO: as before, bit for bit; and the step again gives the same."""
+    """SAVEPOINT, one step, ROLLBACK TO restores all bits; repeating the step gives the same result."""
     conn.execute(TRAIN.format(0.1, 1), (3,))
     before = everything(conn)
     logits = "SELECT llm_logits(ARRAY[1, 2, 3], 'small')"
@@ -211,7 +211,7 @@ def test_second_training_is_told_who_trains(conn, connect, small):
 
 
 def test_dropout_gradient_is_the_slope(conn, small):
-    """Forward and backward drop the same elements: the loss moves as the gradient says."""
+    """Forward and backward drop the same elements: the loss changes as the gradient predicts."""
     query = "SELECT llm_train_step('small', (SELECT min(id) FROM llm_dataset WHERE dataset = 'small'), %s,"
     query += " dropout_p => 0.3, wd => 0, seed => 5)"
     (loss,) = conn.execute(query, (0,)).fetchone()
@@ -232,7 +232,7 @@ def test_dropout_gradient_is_the_slope(conn, small):
 
 
 def test_names_and_order_of_arguments(conn):
-    """The contract: positional order, defaults from there on, the same for the loop."""
+    """The documented order of arguments and their defaults, the same for the loop."""
     order = (
         "model n_steps n_layer n_head d vocab dropout_p beta1 beta2 eps wd lr_max warmup grad_clip"
         " grad_workers prune_workers batch_size accumulation dataset seed min_lr trace"

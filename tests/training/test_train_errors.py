@@ -1,4 +1,4 @@
-"""What training refuses: SQLSTATE, words and hint of each error; weights, moments, log and runs as before."""
+"""Errors of training: SQLSTATE, message and hint of each; weights, moments, log and runs stay unchanged."""
 
 import psycopg
 import pytest
@@ -10,7 +10,7 @@ errors = psycopg.errors
 
 @pytest.fixture
 def small(conn, tokens):
-    """A connection with a trained little model and datasets that do not fit it."""
+    """A connection with a small trained model and datasets that do not fit it."""
     conn.execute("DELETE FROM llm_model_config WHERE model = 'small'")
     conn.execute("SELECT llm_create_model('small', 1, 2, 8, 16, %s), llm_init_model('small', 1)", (SIZE[4],))
     conn.execute("DELETE FROM llm_dataset")
@@ -107,7 +107,7 @@ def test_refused(small, case):
     ],
 )  # fmt: skip
 def test_damaged_models(small, change, error, words):
-    """Missing embeddings, missing weights, other shapes, a missing loss, numbers that are none."""
+    """Missing embeddings, missing weights, wrong shapes, a missing loss, NaN and infinite values."""
     with small.transaction(force_rollback=True):
         small.execute(change + (" AND" if "WHERE" in change else " WHERE") + " model = 'small'")
         before = everything(small)
@@ -119,7 +119,7 @@ def test_damaged_models(small, change, error, words):
 
 
 def test_drained_within_a_call(small):
-    """Rows that go while a call runs: those of its own snapshot stay; a trigger's deletes are seen."""
+    """Rows deleted during a call: its own snapshot still sees them; deletions by a trigger are noticed."""
     small.execute(
         "CREATE OR REPLACE FUNCTION drain() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN DELETE FROM public.llm_dataset WHERE dataset = 'small'; RETURN NEW; END $$"
@@ -137,7 +137,7 @@ def test_drained_within_a_call(small):
 
 
 def test_recipe_and_defaults(small):
-    """What is left out comes from the model's recipe, then from the kit; the run's row says what it was."""
+    """Omitted arguments come from the model's recipe, then from the kit; the run's row records them."""
     small.execute("UPDATE llm_model_config SET recipe = '{\"lr_max\": 0.5, \"warmup\": 3, \"seed\": 9,"
         " \"batch_size\": 2}' WHERE model = 'small'")  # fmt: skip
     small.execute("SELECT llm_train('small', 4, beta1 => 0.8)")
@@ -160,7 +160,7 @@ def test_recipe_and_defaults(small):
 
 
 def test_positions_move_the_embedding(small):
-    """positions are those of wpe that get a gradient."""
+    """positions are the rows of wpe that receive a gradient."""
     small.execute("SELECT llm_reset_optimizer('small')")
     query = "SELECT llm_train_step('small', (SELECT min(id) FROM llm_dataset WHERE dataset = 'small'), 0.1,"
     query += " wd => 0, positions => '{4,5,6,7,8,9,10,11,12,13,14,15}')"
@@ -172,7 +172,7 @@ def test_positions_move_the_embedding(small):
 
 
 def test_trace_records_the_last_step(small):
-    """Rows of several lengths, the tape's loss as llm_loss has it; earlier runs go if it prunes."""
+    """Rows of several lengths; the tape's loss equals llm_loss; earlier runs are pruned if requested."""
     small.execute("UPDATE llm_dataset SET tokens = tokens[1:5], target = target[1:5] WHERE dataset = 'small'"
         " AND id % 2 = 0")  # fmt: skip
     small.execute(

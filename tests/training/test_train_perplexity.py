@@ -48,7 +48,7 @@ def test_mean_over_all_targets(m):
 
 
 def test_characters_are_of_text(m):
-    """A token of two characters counts twice, one of a character's last byte and a special one not."""
+    """A token of two characters counts twice, a special token or a character's last byte not at all."""
     m.execute("UPDATE llm_bpe_vocab SET bytes = 'bä' WHERE model = 'm' AND token_id = 1")
     m.execute("UPDATE llm_bpe_vocab SET bytes = '\\xa4' WHERE model = 'm' AND token_id = 2")
     special = (
