@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back bit for bit, from a file or from rows; anything else is refused."""
+"""Checkpoints are restored bit for bit, from a file or from rows; anything altered is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KINDS = pytest.mark.parametrize("kind", ["rows", "safetensors", "npz"])
 
 
 def tensors(conn, model="m"):
-    """All that a checkpoint holds, under the names it has there."""
+    """The contents of a checkpoint, under their names."""
     all = {}
     for name, *parts in conn.cursor(binary=True).execute(
         "SELECT name, data, m, v FROM llm_param WHERE model = %s", [model]
@@ -40,12 +40,12 @@ def digest(tensors):
     return sha.hexdigest()
 
 
-# ---- there and back ----
+# ---- saving and loading ----
 
 
 @KINDS
 def test_there_and_back(m, kind):
-    """Weights, moments and steps as they were; and training goes on to the same bits."""
+    """Weights, moments and steps are restored, and training continues with the same bits."""
     before, id = bits(m), save(m, kind)
     m.execute(TRAIN, ("m", 2))
     after = bits(m)
@@ -61,7 +61,7 @@ def test_there_and_back(m, kind):
 
 @KINDS
 def test_parameters_keep_their_own_steps(m, kind):
-    """A part added later has fewer steps, maybe no moments yet; gradients do not outlive their weights."""
+    """A part added later has fewer steps, possibly no moments yet; gradients do not outlive their weights."""
     m.execute("UPDATE llm_param SET step = 2, m = NULL, v = NULL WHERE model = 'm' AND name = 'ln_f.bias'")
     before, id = bits(m), save(m, kind)
     m.execute(TRAIN, ("m", 2))
@@ -73,7 +73,7 @@ def test_parameters_keep_their_own_steps(m, kind):
 
 @KINDS
 def test_one_file_one_hash(m, kind):
-    """Two checkpoints of one state are the same bytes; the recorded hashes are what Python computes."""
+    """Two checkpoints of one state have the same bytes; the recorded hashes equal Python's."""
     ids = [save(m, kind), save(m, kind)]
     hashes = [row(m, id, "sha256, model_sha256, bytes") for id in ids]
     assert hashes[0] == hashes[1]
@@ -92,7 +92,7 @@ def test_one_file_one_hash(m, kind):
 
 
 def test_hash_of_a_model(m):
-    """Scalars, empty names' order and shared parameters; a changed bit or shape is another hash."""
+    """A changed shape changes the hash; shared parameters count as the model's own."""
     before = sha256(m)
     m.execute(
         "UPDATE llm_param SET data = reshape(data, ARRAY[2, 4]) WHERE model = 'm' AND name = 'ln_f.bias'"
@@ -128,7 +128,7 @@ def test_file_for_safetensors(m):
 @pytest.mark.slow
 @pytest.mark.parametrize("out", ["checkpoint", "export"])
 def test_transformers_writes_the_same_text(m, folder, out):
-    """GPT2LMHeadModel.from_pretrained on the folder: the same logits to rounding, the same greedy text."""
+    """GPT2LMHeadModel.from_pretrained reads the folder: same logits up to rounding, same greedy text."""
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     if out == "checkpoint":
         path = location(m, save(m)).parent
@@ -150,7 +150,7 @@ def test_transformers_writes_the_same_text(m, folder, out):
 
 @pytest.mark.parametrize("kind", ["safetensors", "npz"])
 def test_import_takes_the_weights_alone(m, kind):
-    """A checkpoint file is also a model's file: by path and over the connection, without its moments."""
+    """A checkpoint file can be imported as a model, by path and over the connection, without moments."""
     path, before = location(m, save(m, kind)), sha256(m)
     checkpoint_files.by_path(m, path, "by_path")
     pg_llm.load_model(m, path, "over_connection", progress=False)
@@ -165,7 +165,7 @@ def test_import_takes_the_weights_alone(m, kind):
 
 @KINDS
 def test_into_a_new_model(m, kind):
-    """The name is free: config, graph and tokenizer's name as they were."""
+    """Into an unused name: config, graph and tokenizer name are restored."""
     m.execute("UPDATE llm_graph SET op = 'relu', attrs = '{}' WHERE model = 'm' AND op = 'gelu'")
     id, text = save(m, kind), "SELECT llm_generate('ab', 8, 0, model => %s, eos => -1)"
     expected = m.execute(text, ["m"]).fetchone()
@@ -173,7 +173,7 @@ def test_into_a_new_model(m, kind):
     assert bits(m, "copy") == bits(m)
     assert m.execute(text, ["copy"]).fetchone() == expected
     m.execute("DELETE FROM llm_model_config WHERE model IN ('m', 'copy')")
-    load(m, id)  # the model itself is gone: it comes back
+    load(m, id)  # the model was dropped and is created again
     assert m.execute(text, ["m"]).fetchone() == expected
     graph = "SELECT count(*) FROM llm_graph WHERE model = 'm' AND op = 'relu'"
     assert m.execute(graph).fetchone() == (2,)
@@ -226,7 +226,7 @@ def test_shared_parameters_go_to_their_source(m):
     assert "loaded into their source: m" in notices[0]
 
 
-# ---- what is not what was saved ----
+# ---- altered checkpoints ----
 
 
 def flip(path):
@@ -244,7 +244,7 @@ def empty(path):
 
 
 def replace(path):
-    """By a file of the same format and size with other weights."""
+    """Replaces it by a file of the same format and size with other weights."""
     data = path.read_bytes()
     other = path.with_name("other")
     other.write_bytes(data[:-400] + data[-400:][::-1])

@@ -1,4 +1,4 @@
-"""Where checkpoints are: files that follow their transaction, names that lead nowhere, rights, dumps."""
+"""Storage of checkpoints: files that follow their transaction, safe names, rights, dumps."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_delete_removes_the_file_at_commit(m, folder):
         assert len(folders(folder)) == 2
     assert folders(folder) == [location(m, ids[0]).parent.name]
     load(m, ids[0])
-    with m.transaction():  # made and dropped in one transaction
+    with m.transaction():  # created and dropped in one transaction
         m.execute(delete, [save(m)])
     m.execute(delete, [ids[0]])
     m.execute(delete, [ids[2]])
@@ -92,12 +92,12 @@ def test_names_of_models_lead_nowhere(m, folder, model):
 
 
 def test_delete_touches_no_foreign_file(m, folder):
-    """A row's location is only text: what this database did not make for this id stays."""
+    """A row's location is only text: a file that this database did not make for this id stays."""
     id, other = save(m), save(m)
     mine, theirs = location(m, id), location(m, other)
     foreign = folder / "own.safetensors"
     foreign.write_bytes(b"mine")
-    copied = folder / "0123456789abcdef-5" / mine.parent.name  # as restored from another server's dump
+    copied = folder / "0123456789abcdef-5" / mine.parent.name  # as if restored from another server's dump
     copied.mkdir(parents=True)
     (copied / "model.safetensors").write_bytes(b"theirs")
     notices = []
@@ -140,7 +140,7 @@ def test_folder_setting(m, folder):
 
 @pytest.fixture
 def large(m):
-    """A model whose file is 31 MB, too large for the limit below and long in writing."""
+    """A model whose file is 31 MB, above the limit below and slow to write."""
     m.execute("SELECT llm_create_model('large', 1, 1, 1024, 8, 7000), llm_init_model('large', 1)")
     m.execute("CHECKPOINT")
     yield "large"
@@ -148,7 +148,7 @@ def large(m):
 
 
 def test_full_disk_leaves_nothing(m, connect, folder, large):
-    """A file may not pass 20 MB (a WAL segment has 16): the save fails as a full disk would make it."""
+    """Files are limited to 20 MB (a WAL segment has 16): the save fails as on a full disk."""
     other = connect()
     other.execute(f"SET pg_llm.checkpoint_dir = '{folder}'")
     limit = ["prlimit", "--pid", str(other.info.backend_pid), f"--fsize={20 << 20}"]
@@ -191,7 +191,7 @@ def test_an_interrupted_save_leaves_nothing(m, connect, folder, large):
 
 
 def test_beside_a_training(m, connect):
-    """A save sees what is committed; a load is told, at once, who trains."""
+    """A save sees committed state; a load is told immediately who trains."""
     other = connect()
     other.execute("SET pg_llm.checkpoint_dir = ''")
     before, hash, id = bits(m), sha256(m), save(m, "rows")
@@ -236,7 +236,7 @@ def test_a_student_has_versions_in_the_database(student, folder):
             student.execute(f"SELECT {query}")
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="to read a file of the server"):
         load(student, theirs)
-    for path in ("/etc/passwd", str(location(student, theirs))):  # nor by a row of one's own making
+    for path in ("/etc/passwd", str(location(student, theirs))):  # nor by a forged row
         student.execute("UPDATE llm_checkpoint SET location = %s WHERE id = %s", [path, theirs])
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             load(student, theirs)
@@ -271,7 +271,7 @@ def test_a_checkpoint_needs_its_tables(student, table):
 
 @pytest.mark.slow
 def test_dump_and_restore(m, server, folder):
-    """Rows come back with the database; a file is found, and is not the restored database's to remove."""
+    """Rows are restored with the database; a file is found, but the restored database may not remove it."""
     rows, file = save(m, "rows"), save(m)
     before = bits(m)
     dump = folder / "dump.sql"
@@ -297,7 +297,7 @@ def test_dump_and_restore(m, server, folder):
 
 @pytest.mark.slow
 def test_a_reset_keeps_checkpoints_of_ones_own_models(server):
-    """%pg_llm reset carries over my_* models with their versions and their training; new ids are beyond."""
+    """%pg_llm reset keeps my_* models with their versions and their training; new ids continue after them."""
     databases.drop_database("carried")
     try:
         with pg_llm.connect("carried") as conn:

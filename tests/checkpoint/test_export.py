@@ -1,4 +1,4 @@
-"""Checkpoints out, pg-llm convert, HuggingFace's own files, and who may do what in which transaction."""
+"""Export of checkpoints, pg-llm convert, HuggingFace's own files, and rights and transactions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ model = checkpoint_files.model
 
 @pytest.fixture
 def role(conn):
-    """A role without a right to server files, that may write parameters."""
+    """A role without rights on server files that may write parameters."""
     conn.execute("CREATE ROLE learner; GRANT USAGE ON SCHEMA public TO learner")
     conn.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO learner")
     conn.execute("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO learner")
@@ -56,7 +56,7 @@ def test_server_files_need_a_role(conn, folder, model, role):
         with pytest.raises(psycopg.errors.InsufficientPrivilege) as error:
             conn.execute(f"SELECT pg_llm_{function}(%s, %s)", [str(path), model])
         assert ("pg_llm.load_model" if "import" in function else "GRANT") in error.value.diag.message_hint
-    pg_llm.load_model(conn, path, model)  # the connection needs no such right
+    pg_llm.load_model(conn, path, model)  # an import over the connection needs no such right
     assert same(stored(conn, model), gpt2())
     conn.execute("RESET ROLE; GRANT pg_read_server_files TO learner; SET ROLE learner")
     assert by_path(conn, path, model)[0] == len(gpt2())
@@ -110,7 +110,7 @@ def test_transactions(conn, connect, folder, model):
         assert same(stored(conn, model), gpt2())
         raise ZeroDivisionError
     assert nothing_left(conn, model)
-    # A failed import inside a transaction leaves the rest of it alive.
+    # After a failed import inside a transaction, the transaction can continue.
     with conn.transaction():
         conn.execute("CREATE TEMPORARY TABLE kept ON COMMIT DROP AS SELECT 1")
         with pytest.raises(CheckpointError):
@@ -121,7 +121,7 @@ def test_transactions(conn, connect, folder, model):
     plain = connect()
     plain.autocommit = False
     plain.row_factory = dict_row
-    pg_llm.load_model(plain, path, model)  # no transaction open: its own, committed
+    pg_llm.load_model(plain, path, model)  # no transaction is open: it opens and commits its own
     assert same(stored(conn, model), gpt2())
 
 
@@ -153,7 +153,7 @@ def test_names_do_not_come_from_the_search_path(conn, folder, model):
     assert same(stored(conn, model), gpt2())
 
 
-# ---- out ----
+# ---- export ----
 
 
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])
@@ -214,7 +214,7 @@ def test_export_replaces_only_regular_files(conn, folder, model):
 
 
 def test_interrupted_export_leaves_nothing(conn, connect, folder, model):
-    """Canceled or terminated in the midst: neither the file nor a temporary one."""
+    """Canceled or terminated midway: neither the file nor a temporary one remains."""
     conn.execute("SELECT llm_create_model(%s, 1, 1, 1024, 8, 40000)", [model])
     conn.execute("SELECT llm_init_model(%s, 1)", [model])
     for function in ["pg_cancel_backend", "pg_terminate_backend"]:
@@ -322,7 +322,7 @@ def test_save_pretrained(conn, folder, model, load, transformers, tied, kind):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_from_pretrained(conn, folder, model, transformers, tied):
-    """What we export, HuggingFace loads: the same logits."""
+    """HuggingFace loads our export and computes the same logits."""
     import torch
 
     network = random_gpt2(transformers, tied).eval()
@@ -348,7 +348,7 @@ def test_pytorch_file(conn, folder, model, transformers, dtype):
     del expected["lm_head.weight"]
     pg_llm.load_model(conn, folder, model)
     assert same(stored(conn, model), expected)
-    with pytest.raises(psycopg.Error) as error:  # the server reads no pickles, and says what to do
+    with pytest.raises(psycopg.Error) as error:  # the server reads no pickles, and its hint says what to do
         by_path(conn, visible(folder), model)
     assert "pg-llm convert" in error.value.diag.message_hint
     convert(folder, folder / "m.npz")

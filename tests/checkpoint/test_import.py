@@ -1,4 +1,4 @@
-"""Checkpoints in: by path on the server and over the connection, bit for bit, and every refusal."""
+"""Import of checkpoints: by path on the server and over the connection, bit for bit, and all errors."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_head_equal_to_wte_is_tied(conn, folder, model, load):
     load(conn, path, model)
     assert same(stored(conn, model), gpt2())
     assert config_of(conn, model)[6]["tied_head"] is True
-    # unless the config says that the two are not one
+    # unless the config says that the two differ
     config = json.dumps(CONFIG | {"tie_word_embeddings": False})
     path = write_safetensors(folder / "b.safetensors", weights, metadata={"config.json": config})
     conn.execute("DELETE FROM llm_model_config WHERE model = %s", [model])
@@ -136,7 +136,7 @@ def test_dimensions_from_the_tensors(conn, folder, model, load):
     load(conn, visible(folder / "m.npz"), model)
     assert config_of(conn, model)[:6] == (1, 2, 128, 9, 4, 5)
     assert same(stored(conn, model), weights)
-    # heads cannot be seen in weights, and 6 channels are no multiple of 64
+    # weights do not reveal the number of heads, and 6 channels are no multiple of 64
     np.savez(folder / "m.npz", **gpt2())
     other = model[:-2] + "-2"
     with pytest.raises(psycopg.Error, match=r"n_head of model .* is unknown") as error:
@@ -161,7 +161,7 @@ def test_import_again_replaces(conn, folder, model, load):
 
 @WAYS
 def test_learners_graph_is_kept(conn, folder, model, load):
-    """An import replaces weights, not the architecture that a learner changed."""
+    """An import replaces weights, not an architecture that a learner changed."""
     path = write_safetensors(folder / "m.safetensors", gpt2(), metadata={"config.json": json.dumps(CONFIG)})
     load(conn, path, model)
     conn.execute("UPDATE llm_graph SET op = 'relu', attrs = '{}' WHERE model = %s AND op = 'gelu'", [model])
@@ -190,7 +190,7 @@ def test_shards(conn, folder, model, load):
 
 @pytest.mark.parametrize("values", ["random", "zeros", "steps", "text", "words"])
 def test_inflate_everything_that_zlib_writes(conn, folder, model, values):
-    """Blocks of every kind, long and short codes, far copies: zlib's own compressor at levels 1 to 9."""
+    """Blocks of every kind, long and short codes, distant copies: zlib's own compressor at levels 1 to 9."""
     random = np.random.default_rng(1)
     size = (300, 128)
     wte = {
@@ -215,7 +215,7 @@ def test_inflate_everything_that_zlib_writes(conn, folder, model, values):
 
 
 def refused(conn, load, path, model, match):
-    """The message; nothing may be left of the attempt."""
+    """Returns the message; checks that the attempt left nothing behind."""
     with pytest.raises((psycopg.Error, CheckpointError), match=match) as error:
         load(conn, path, model)
     assert nothing_left(conn, model)
@@ -302,7 +302,7 @@ def test_registered_models_are_not_altered(conn, folder, load):
     with pytest.raises(psycopg.Error, match="registered as another model") as error:
         load(conn, path, "gpt2-small")
     assert "n_layer: registered 12, file 2" in error.value.diag.message_detail
-    np.savez(folder / "m.npz", **gpt2())  # without a config it is the shapes that say it
+    np.savez(folder / "m.npz", **gpt2())  # without a config, the shapes determine the dimensions
     with pytest.raises(psycopg.Error, match="missing.*another shape"):
         load(conn, visible(folder / "m.npz"), "gpt2-small")
     assert config_of(conn, "gpt2-small") == before
@@ -323,7 +323,7 @@ def test_separate_head_of_a_tied_model(conn, folder, model, load):
 @WAYS
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])
 def test_damaged_files(conn, folder, model, load, ending):
-    """Cut at many places, bytes changed: an error, or (a changed weight) the same names and shapes."""
+    """Truncated at many places, bytes changed: an error, or (a changed weight) the same names and shapes."""
     whole = folder / f"whole.{ending}"
     if ending == "npz":
         np.savez_compressed(whole, **gpt2((5, 4, 6, 0, 9)))
@@ -373,7 +373,7 @@ def test_interrupted_import_leaves_nothing(conn, model, large):
 
 
 def test_memory_limit(conn, model, large):
-    """The limit is told before memory is taken, and nothing is left."""
+    """The limit is reported before memory is allocated, and nothing is left behind."""
     conn.execute("SET pg_llm.memory_limit = '32MB'")
     try:
         error = refused(conn, by_path, large, model, "MB")

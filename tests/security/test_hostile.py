@@ -1,4 +1,4 @@
-"""Hostile arguments, little memory, long sessions: errors say what is wrong, and the session goes on."""
+"""Hostile arguments, little memory, long sessions: clear errors, and the session continues."""
 
 import os
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_a_small_limit_is_an_error_and_nothing_leaks(m, limit):
 
 
 def test_models_that_nobody_uses_make_room(m, limit):
-    """Each fits alone: the one unused longest goes, whatever asks for the memory."""
+    """Each fits alone: the least recently used is evicted, whatever needs the memory."""
     for n in range(4):
         make(m, f"room{n}", n_layer=1, n_head=1, d_model=768, n_positions=16)  # 28 MB each
     limit("80MB")
@@ -79,7 +79,7 @@ def test_models_that_nobody_uses_make_room(m, limit):
     assert all((logits(m, f"room{n}", [1]) == before[n]).all() for n in (3, 0, 2, 1, 1, 3))
     assert m.execute("SELECT shape(zeros(ARRAY[4000, 3000]))").fetchone() == ([4000, 3000],)  # 46 MB
     assert (logits(m, "room1", [1]) == before[1]).all()
-    # but not one that a stream is using
+    # but not one that a stream uses
     with m.transaction():
         m.execute("DECLARE c CURSOR FOR SELECT text FROM llm_generate_stream('ab', 9, 0, model => 'room1')")
         rows = m.execute("FETCH 2 FROM c").fetchall()
@@ -100,7 +100,7 @@ def test_only_the_superuser_raises_the_limit(m):
 
 
 def test_a_long_session_does_not_grow(m):
-    """500 times another model, and 200 versions of one."""
+    """500 different models, and 200 versions of one."""
     expected = [logits(m, name, [1, 2]) for name in "mn"]
     for _ in range(20):
         logits(m, "m", [1, 2]), logits(m, "n", [1, 2])
@@ -203,7 +203,7 @@ def calls():
 
 
 def test_one_hostile_argument_at_a_time(m):
-    """Each is answered or refused with an SQLSTATE of its own kind; never 'internal error', never a crash."""
+    """Each gives a result or an error with a specific SQLSTATE; never 'internal error', never a crash."""
     m.execute("SET statement_timeout = '20s'")
     n = refused = 0
     for query, arguments in calls():

@@ -1,4 +1,4 @@
-"""What roles may do: the rights a function needs, and what nobody gets by a search_path or a cached copy."""
+"""Rights of roles: those that a function needs, and none through a search_path or a cached copy."""
 
 import contextlib
 
@@ -45,7 +45,7 @@ def results(conn, uses=USES):
 
 
 def test_reading_a_model_needs_select_on_its_tables(m, role):
-    expected = results(m)  # and now the copy is in memory
+    expected = results(m)  # loads the copy into memory
     for use in USES:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             m.execute(f"SET ROLE {role}")
@@ -67,7 +67,7 @@ def test_reading_a_model_needs_select_on_its_tables(m, role):
 
 
 def test_rights_to_change_a_model(m, role):
-    """UPDATE on llm_param is enough to write weights: versions are raised with the owner's rights."""
+    """UPDATE on llm_param suffices to write weights: versions are raised without further rights."""
     m.execute(f"GRANT SELECT ON {READ} TO {role}; SET ROLE {role}")
     before = results(m)
     for change in (
@@ -89,7 +89,7 @@ def test_rights_to_change_a_model(m, role):
     assert (
         m.execute("SELECT shape FROM llm_graph WHERE model = 'm' AND op = 'relu'").fetchone()[0][2] == "4*C"
     )
-    # a model of one's own
+    # the role's own model
     m.execute(
         f"RESET ROLE; GRANT INSERT, DELETE ON llm_model_config, llm_graph, llm_param TO {role}; "
         f"GRANT USAGE ON SEQUENCE llm_graph_id_seq TO {role}; SET ROLE {role}"
@@ -116,7 +116,7 @@ def test_row_security_holds_for_cached_copies(m, role):
 
 
 def test_trigger_functions_are_not_for_others(m, role):
-    """With a table of one's own under them, anybody could hold the versions of others' models."""
+    """On a table of its own, a role could use them to lock versions of others' models."""
     m.execute(f"GRANT CREATE, USAGE ON SCHEMA public TO {role}; SET ROLE {role}")
     m.execute("CREATE TABLE own (model text)")
     for function in ("_llm_touch_version('model')", "_llm_check_graph()"):
@@ -168,7 +168,7 @@ FUNCTIONS = [
 
 @pytest.fixture
 def evil(m):
-    """Namesakes of everything the extension uses, before it in search_path and even before pg_catalog."""
+    """Objects with the names of all that the extension uses, before it and pg_catalog in search_path."""
     m.execute(EVIL)
     for operator, result in OPERATORS.items():
         for n, operands in enumerate(OPERANDS[operator]):
@@ -216,7 +216,7 @@ def test_namesakes_have_no_effect(evil, path):
 
 
 def test_what_public_may_do(conn):
-    """PUBLIC reads the operations and the versions and switches its own session's recording; no more."""
+    """PUBLIC reads the operations and the versions and switches its own session's recording; nothing else."""
     rows = conn.execute(
         """SELECT c.relname, a.privilege_type FROM pg_class c
         JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
@@ -230,4 +230,4 @@ def test_what_public_may_do(conn):
         AND d.objid = p.oid AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid
         AND e.extname = 'pg_llm' WHERE p.prosecdef ORDER BY 1"""
     ).fetchall()
-    assert definer == []  # they would run what roles hang on the tables that they write
+    assert definer == []  # they would execute code that roles attach to the tables they write

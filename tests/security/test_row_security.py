@@ -1,4 +1,4 @@
-"""Row level security by a model's owner: no function, view, copy or run reads a hidden model."""
+"""Row-level security by a model's owner: no function, view, copy or run reveals a hidden model."""
 
 import psycopg
 import pytest
@@ -73,7 +73,7 @@ USES = [
 
 @pytest.fixture(scope="module")
 def guarded(server, database):
-    """Two roles, a model of each; ann's has a tape, a log and a checkpoint."""
+    """Two roles with a model each; ann's has a tape, a log and a checkpoint."""
     with pg_llm.connect(database) as admin:
         for role in ("ann", "ben"):
             admin.execute(f"DROP ROLE IF EXISTS {role}; CREATE ROLE {role}")
@@ -147,7 +147,7 @@ def test_no_view_and_no_table_shows_it(session):
 
 
 def test_a_forged_tape_leads_to_no_weight(session):
-    """A row of one's own in llm_tensor_map, or in llm_param_share, that names another's parameter."""
+    """A forged row in llm_tensor_map, or in llm_param_share, that names another role's parameter."""
     ben = session("ben")
     ben.execute("SET pg_llm.autograd = on; SELECT mean(llm_var('[1,2]', 'w'))")
     run = ben.execute("SELECT llm_open_run()").fetchone()[0]
@@ -187,7 +187,7 @@ def test_a_forged_tape_leads_to_no_weight(session):
 
 @pytest.mark.parametrize("share", ["on", "off"])
 def test_a_copy_in_memory_hides_what_the_rows_hide(session, share):
-    """From another role, by a setting that a policy reads, by a policy that changed: no version is raised."""
+    """For another role, by a setting that a policy reads, by a changed policy: no version is raised."""
     conn, admin = session("ann"), session("postgres")
     conn.execute(f"SET pg_llm.share_weights = {share}")
     use, encode = USES[0], USES[6]
@@ -224,7 +224,7 @@ def test_a_copy_in_memory_hides_what_the_rows_hide(session, share):
     for table in ("llm_param", "llm_bpe_vocab"):
         admin.execute(f"DROP POLICY no ON {table}")
     seen()
-    # one row less of a tokenizer, not all
+    # one row of a tokenizer is hidden, not all
     admin.execute("CREATE POLICY no ON llm_bpe_vocab AS RESTRICTIVE USING (token <> 'b')")
     with pytest.raises(psycopg.Error):
         conn.execute(encode)
@@ -233,7 +233,7 @@ def test_a_copy_in_memory_hides_what_the_rows_hide(session, share):
 
 
 def test_locks_are_for_those_who_may_change_a_model(guarded, session):
-    """A reader blocks nobody's training: not by the kit's lock, not by an advisory lock of the same key."""
+    """A reader cannot block training: not by the kit's lock, not by an advisory lock of the same key."""
     ann, ben, admin = session("ann"), session("ben"), session("postgres")
     admin.execute("CREATE POLICY all_read ON llm_param FOR SELECT USING (true)")
     try:
@@ -252,7 +252,7 @@ def test_locks_are_for_those_who_may_change_a_model(guarded, session):
 
 
 def test_a_share_of_another_roles_parameter_is_refused(session):
-    """By it a role could take the training lock of a hidden model, and hold up every change of it."""
+    """Otherwise a role could take the training lock of a hidden model, and block every change of it."""
     ben = session("ben")
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="may not change parameter"):
         ben.execute("INSERT INTO llm_param_share VALUES ('own', 'wte.weight', 'secret', 'wte.weight')")
@@ -261,7 +261,7 @@ def test_a_share_of_another_roles_parameter_is_refused(session):
 
 
 def test_rights_are_looked_at_within_a_snapshot(session):
-    """A tokenizer that is remembered for a snapshot, whose tables are closed meanwhile."""
+    """A tokenizer cached for a snapshot, whose tables become unreadable in the meantime."""
     conn, admin = session("ann"), session("postgres")
     with pytest.raises(psycopg.errors.InsufficientPrivilege), conn.transaction():
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")

@@ -1,4 +1,4 @@
-"""Tables and functions altered by their owner: whatever C then reads is an error or a result, never a crash.
+"""Tables and functions altered by their owner: what C reads gives an error or a result, never a crash.
 
 Every column of every table: NULL, another type, odd values, gone; every table: rows twice, rows missing, a
 view in its place; every function that C asks through SQL: replaced by one that lies.
@@ -108,7 +108,7 @@ COLUMNS = """SELECT c.relname, a.attname, a.atttypid::regtype::text FROM pg_clas
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     WHERE c.relkind = 'r' AND c.relname <> 'llm_op' ORDER BY c.relname, a.attnum"""
 
-# Values that the column's type allows and no constraint would.
+# Values that the column's type permits, but no constraint would.
 ODD = {
     "text": ["''", "repeat('x', 5000)", "'tokens'", "'loss'"],
     "integer": ["0", "-1", "2147483647"],
@@ -131,7 +131,7 @@ ODD = {
     "bytea": ["''", "'\\xff'"],
     "name": ["''"],
 }
-# One that is passed by reference, one by value.
+# One passed by reference, one by value.
 OTHER_TYPES = {"text": ["bytea", "bigint"], "integer": ["text", "real"]}
 
 UNCONSTRAIN = """DO $$ DECLARE k record; BEGIN
@@ -141,7 +141,7 @@ UNCONSTRAIN = """DO $$ DECLARE k record; BEGIN
     LOOP EXECUTE format('ALTER TABLE %s DROP CONSTRAINT IF EXISTS %I CASCADE', k.t, k.conname); END LOOP;
 END $$"""
 
-# Functions that C asks through SQL, and what they may say instead.
+# Functions that C calls through SQL, and what they may return instead.
 LIES = {
     "shape(t tensor) RETURNS int[] IMMUTABLE": [
         "NULL",
@@ -183,7 +183,8 @@ def m(server, database, tmp_path_factory):
 
 
 def attack(conn, readers, *statements):
-    """The sabotage, while a tape is recorded, then all that reads; taken back. How many statements failed."""
+    """Applies the statements while a tape is recorded, calls all readers, rolls back. Returns the failures'
+    count."""
     errors = 0
     conn.execute("BEGIN")
     calls = [*RECORDING, *statements, *itertools.chain(*(CALLS[reader] for reader in readers))]
@@ -205,7 +206,7 @@ def test_nothing_is_wrong_before(m):
 
 
 def test_a_leaf_whose_data_is_gone(m):
-    """What was found: the leaf of that name was compared with NULL."""
+    """Regression test: the leaf of that name was compared with NULL."""
     m.execute("BEGIN; SET LOCAL pg_llm.autograd = on")
     m.execute("SELECT mean(llm_var('[1,2]', 'w')); UPDATE llm_tensor_rt SET data = NULL WHERE name = 'w'")
     with pytest.raises(
@@ -228,7 +229,7 @@ def test_a_leaf_whose_data_is_gone(m):
     ],
 )
 def test_the_version_table_is_what_it_was(m, change):
-    """Its rows are written without the executor, which would have kept these."""
+    """Its rows are written without the executor, which would have enforced these."""
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="was altered"), m.transaction():
         m.execute(f"ALTER TABLE llm_model_version {change}")
         m.execute("UPDATE llm_param SET step = step WHERE model = 'm'")
@@ -254,7 +255,7 @@ CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FU
     ],
 )
 def test_a_trigger_that_keeps_rows_out(m, table, call, message):
-    """BEFORE triggers that return NULL: a run that could not be written was tried for ever."""
+    """BEFORE triggers that return NULL: writing a run was retried forever."""
     m.execute("BEGIN")
     m.execute(REFUSING.format(table=table, body="RETURN NULL;"))
     with pytest.raises(psycopg.Error, match=message):
@@ -264,7 +265,7 @@ def test_a_trigger_that_keeps_rows_out(m, table, call, message):
 
 @pytest.mark.parametrize("table", ["llm_param", "llm_train_log", "llm_train_run"])
 def test_a_trigger_that_finds_no_table_of_its_own(m, table):
-    """During training names mean those of pg_catalog: the error says so where a trigger fails."""
+    """During training, names resolve in pg_catalog: a failing trigger's error says so."""
     m.execute("BEGIN; CREATE TABLE audit (what text)")
     m.execute(REFUSING.format(table=table, body="INSERT INTO audit VALUES ('x'); RETURN NEW;"))
     with pytest.raises(psycopg.errors.UndefinedTable) as error:

@@ -1,4 +1,4 @@
-"""A student who attacks: nothing of his runs with the rights of another, on any table, by any function."""
+"""A student who attacks: none of their code runs with another's rights, on any table, by any function."""
 
 import contextlib
 import itertools
@@ -11,14 +11,14 @@ from pg_llm.errors import KitError
 from pg_llm.server import database as databases
 from pg_llm.server import rights, template
 
-pytestmark = pytest.mark.slow  # each test makes a template
+pytestmark = pytest.mark.slow  # each test creates a template
 
 RELATIONS = """SELECT c.oid::regclass::text, c.relkind FROM pg_class c JOIN pg_depend d
     ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
     JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_llm'
     WHERE c.relkind IN ('r', 'v', 'S') ORDER BY 1"""
 
-# Whoever runs this with other rights than those he came with gives them to the student.
+# Any role that runs this with more rights than its login role grants them to the student.
 EVIL = """
 CREATE SCHEMA evil;
 CREATE FUNCTION evil.strike() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
@@ -32,7 +32,7 @@ CREATE FUNCTION evil.yes() RETURNS boolean LANGUAGE plpgsql AS
     $$ BEGIN PERFORM evil.strike(); RETURN true; END $$;
 """
 
-# With {r} for the relation: all that would let a statement on it run code, or let its rows go elsewhere.
+# {r} is the relation: everything that would make a statement on it execute code, or redirect its rows.
 HANGINGS = [
     "CREATE TRIGGER t BEFORE INSERT OR UPDATE OR DELETE ON {r} FOR EACH ROW EXECUTE FUNCTION evil.row()",
     "CREATE TRIGGER t AFTER UPDATE ON {r} EXECUTE FUNCTION evil.row()",
@@ -68,7 +68,7 @@ KEYS = {
 
 @pytest.fixture
 def use(server, monkeypatch):
-    """A function that makes a role's connection the one of PG_LLM_DSN."""
+    """A function that sets PG_LLM_DSN to a role's connection."""
     info = server.start().conninfo("postgres")
 
     def become(role):
@@ -85,7 +85,7 @@ def use(server, monkeypatch):
 
 
 def drop(admin):
-    """Whatever a test may have made."""
+    """Drops everything that a test may have created."""
     query = "SELECT datname FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba WHERE rolname = 'pupil'"
     for (name,) in admin.execute(query).fetchall() + [(template.TEMPLATE,)]:
         with contextlib.suppress(psycopg.errors.InvalidCatalogName):
@@ -97,7 +97,7 @@ def drop(admin):
 
 @pytest.fixture
 def pupil(use):
-    """The student in a database of his own, made from the teacher's template."""
+    """The student in a database of their own, created from the teacher's template."""
     databases.create_template()
     use("pupil")
     with pg_llm.connect(databases.database_for("lesson.ipynb")) as conn:
@@ -114,7 +114,7 @@ def assert_powerless(use):
 
 
 def refused(conn, statement):
-    """The statement's error; an assertion where it has none."""
+    """The statement's error; fails if it has none."""
     try:
         with conn.transaction():
             conn.execute(statement)
@@ -124,7 +124,7 @@ def refused(conn, statement):
 
 
 def test_a_trigger_on_a_table_that_others_write(pupil):
-    """What was found: it ran with the rights of the table's owner, by a trigger of the kit or a cascade."""
+    """Regression test: it ran with the rights of the table's owner, by a trigger of the kit or a cascade."""
     for table in ("llm_model_version", "llm_graph", "llm_param"):
         error = refused(pupil, HANGINGS[0].format(r=table))
         assert isinstance(error, psycopg.errors.InsufficientPrivilege)
@@ -142,7 +142,7 @@ def test_nothing_can_be_hung_on_any_relation(pupil):
     granted = "SELECT string_agg(relacl::text, ' ' ORDER BY oid) FROM pg_class WHERE relname LIKE 'llm%'"
     before = pupil.execute(granted).fetchone()
     for relation, _ in relations:
-        pupil.execute(f"GRANT ALL ON {relation} TO pupil WITH GRANT OPTION")  # no more than a WARNING
+        pupil.execute(f"GRANT ALL ON {relation} TO pupil WITH GRANT OPTION")  # only a WARNING
     assert pupil.execute(granted).fetchone() == before
     for table, column in KEYS.items():
         error = refused(pupil, f"CREATE TABLE evil.{table} ({column} ON DELETE CASCADE)")
@@ -168,7 +168,7 @@ def test_the_extensions_schema_is_not_the_students(pupil):
         "SELECT setval('llm_version_seq', 1)",
     ):
         refused(pupil, statement)
-    # what he makes has a place all the same
+    # the student can still create objects
     pupil.execute("CREATE TABLE mine (t tensor(2)); INSERT INTO mine VALUES ('[1,2]')")
     assert pupil.execute("SELECT '(mine)'::text, to_regclass('pupil.mine') IS NOT NULL").fetchone()[1]
 
@@ -208,7 +208,7 @@ def calls(conn):
 
 @pytest.mark.parametrize("path", ["evil, pg_catalog, public", "pg_temp, pupil, public"])
 def test_every_function_with_hostile_namesakes(pupil, path):
-    """Operators, functions and tables of the student's stand before the extension's."""
+    """The student's operators, functions and tables precede the extension's in search_path."""
     for n, (operator, types) in enumerate(
         itertools.product(
             ["=", "<>", "<", "+", "-", "*", "||", "->>", "@"], ["text,text", "int4,int4", "tensor,tensor"]
@@ -237,7 +237,7 @@ def test_every_function_with_hostile_namesakes(pupil, path):
 
 
 def test_what_older_builds_gave_is_taken_back(pupil, use):
-    """A database in which PUBLIC had every right, with a student's trigger in place."""
+    """A database in which PUBLIC had every right, with a student's trigger on a table."""
     name = pupil.info.dbname
     use("postgres")
     with psycopg.connect(databases.dsn(), dbname=name, autocommit=True) as admin:
@@ -265,7 +265,7 @@ def test_what_older_builds_gave_is_taken_back(pupil, use):
         assert admin.execute(
             "SELECT count(*) FROM pg_proc WHERE prosecdef AND pronamespace = 'public'::regnamespace"
         ).fetchone() == (0,)
-        rights.secure(admin)  # twice is once
+        rights.secure(admin)  # idempotent
     with psycopg.connect(
         psycopg.conninfo.make_conninfo(databases.dsn(), user="pupil", dbname=name), autocommit=True
     ) as conn:
@@ -292,7 +292,7 @@ INSERT INTO learner.t VALUES (1);
 
 @pytest.mark.parametrize("role", [None, "pupil"])
 def test_a_superuser_in_a_database_full_of_traps(pupil, use, tmp_path, role):
-    """Operators and functions of the kit's names, first in search_path, and a role for all sessions."""
+    """Operators and functions with the kit's names, first in search_path, and a role for all sessions."""
     name = pupil.info.dbname
     pupil.execute(SPRING)
     pupil.execute(f"ALTER DATABASE {name} SET search_path = evil, pg_catalog, public")
@@ -311,7 +311,7 @@ def test_a_superuser_in_a_database_full_of_traps(pupil, use, tmp_path, role):
 
 
 def test_a_superuser_runs_nothing_of_a_students(pupil, use):
-    """Neither in the student's database nor by a template that the student made in the teacher's place."""
+    """Neither in the student's database nor by a template that the student created in the teacher's place."""
     name = pupil.info.dbname
     use("postgres")
     with pytest.raises(KitError, match=r"belongs to role pupil.*rights of postgres, a superuser"):
@@ -328,7 +328,7 @@ def test_a_superuser_runs_nothing_of_a_students(pupil, use):
 
 
 def test_installing_beside_what_a_student_made(use):
-    """An operator or a function of the student's could run in the very script that installs."""
+    """A student's operator or function could be executed by the installation script itself."""
     use("pupil")
     with psycopg.connect(databases.dsn(), autocommit=True) as conn:
         conn.execute("CREATE DATABASE own")

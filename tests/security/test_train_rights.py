@@ -1,4 +1,4 @@
-"""What a role needs to train: rights on what training reads and writes, where the kit has granted nothing."""
+"""Rights needed for training: on what it reads and writes, if the kit has granted nothing."""
 
 import contextlib
 
@@ -18,7 +18,7 @@ CALLS = (
 
 @pytest.fixture
 def role(conn, tokens):
-    """A connection as a role without rights; the function it comes with runs a statement as the owner."""
+    """A connection as a role without rights, and a function that executes a statement as the owner."""
     name = "llm_test_trainer"
     with contextlib.suppress(psycopg.errors.UndefinedObject):
         conn.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
@@ -59,7 +59,7 @@ def test_training_needs_these_rights(role):
 
 
 def test_rows_that_a_policy_hides(role):
-    """Weights that row security lets a role read but not change: refused, nothing written."""
+    """Weights that row security lets a role read but not change: an error, nothing is written."""
     conn, grant = role
     conn.execute("RESET ROLE")
     conn.execute("ALTER TABLE llm_param ENABLE ROW LEVEL SECURITY")

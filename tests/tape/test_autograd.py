@@ -1,4 +1,4 @@
-"""Gradients of SQL expressions over tensors, against PyTorch, and how values keep their place on the tape."""
+"""Gradients of SQL expressions over tensors, against PyTorch, and how values stay on the tape."""
 
 import math
 
@@ -112,7 +112,7 @@ EXPRESSIONS = {
 
 @pytest.mark.parametrize("case", EXPRESSIONS)
 def test_gradients_of_operators_equal_pytorch(on, case):
-    """Every operator, reduction, view and kernel, weighted so that no gradient is trivially one."""
+    """Every operator, reduction, shape operation and kernel, weighted so that no gradient is all ones."""
     expression, values, function = EXPRESSIONS[case]
     tensors = {name: torch.tensor(v, requires_grad=True) for name, v in values.items()}
     out = function(**tensors)
@@ -134,7 +134,7 @@ def test_gradients_of_operators_equal_pytorch(on, case):
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("shape", [(5, 6), (2, 5, 6)], ids=str)
 def test_attention_layer(on, shape, causal):
-    """pg_llm_attention is recorded step by step; its value has the bits of the layer in one go."""
+    """pg_llm_attention is recorded step by step; its value has the bits of the fused layer."""
     values = {
         "x": rand(*shape),
         "w": rand(6, 18),
@@ -174,13 +174,13 @@ def test_dropout_drops_the_same_elements_on_the_way_back(on):
     assert np.array_equal(ours != 0, np.asarray(out) != 0) and 0.7 < (ours != 0).mean() < 0.8
     close(ours[ours != 0], np.full((ours != 0).sum(), 1 / 0.75, np.float32))
     assert (backward(on, "tensor_sum(pg_llm_dropout(a, 0.25, false) * 2)", values)["a"] == 2).all()
-    # without a seed random() gives one, which the tape keeps
+    # without a seed, random() provides one, which the tape records
     two = "tensor_sum(pg_llm_dropout(a, 0.5)) + tensor_sum(pg_llm_dropout(a, 0.5))"
     assert {0.0, 2.0, 4.0} == set(np.unique(backward(on, two, values)["a"]).tolist())
 
 
 def test_aggregates(on):
-    """sum, avg and stack over rows, windows of them too; NULL rows are left out."""
+    """sum, avg and stack over rows and over windows; NULL rows are skipped."""
     values = {"a": rand(2, 3), "b": rand(2, 3, seed=1), "c": rand(2, 3, seed=2)}
     a, b, c = (torch.tensor(v, requires_grad=True) for v in values.values())
     rows = "(VALUES (1, a * b), (2, b), (3, NULL), (4, c * c)) AS rows(i, t)"
@@ -245,7 +245,7 @@ def test_an_mlp(on):
 
 
 def test_attention_written_by_hand(on):
-    """Scores, a mask, softmax and the mix of values, in CTEs; a weight used for queries and keys alike."""
+    """Scores, a mask, softmax and the weighted values, in CTEs; one weight for both queries and keys."""
     T, C = 6, 8
     values = {"x": rand(T, C), "wqk": rand(C, C, seed=1, low=-0.5, high=0.5), "wv": rand(C, C, seed=2)}
     mask = np.triu(np.full((T, T), -1e9, np.float32), 1)
@@ -265,7 +265,7 @@ def test_attention_written_by_hand(on):
 
 
 def test_double_precision_agrees(on):
-    """A numeric derivative in float64 of a function with everything in it."""
+    """Compared with a numeric derivative in float64 of a function that uses everything."""
     a, h = rand(3, 3).astype(float), 1e-6
 
     def f(a):
@@ -282,11 +282,11 @@ def test_double_precision_agrees(on):
         assert ours[i] == pytest.approx((f(a + step) - f(a - step)) / (2 * h), rel=1e-3, abs=1e-4)
 
 
-# ---- values keep their place on the tape ----
+# ---- values stay on the tape ----
 
 
 def test_values_survive_tables_variables_and_sorts(on):
-    """A recorded value can be stored, sorted, kept in a variable, and still leads back to its leaf."""
+    """A recorded value can be stored, sorted, kept in a variable, and still depends on its leaf."""
     on.execute("CREATE TABLE kept AS SELECT llm_var('[1,2,3]', 'k') * 2 AS t")
     both = "SELECT t FROM kept UNION ALL SELECT t * t FROM kept"
     on.execute(f"CREATE TEMP TABLE again AS SELECT t FROM ({both}) AS s ORDER BY t DESC")
@@ -312,7 +312,7 @@ def test_a_loss_kept_after_switching_off_still_has_its_gradients(on):
 
 
 def test_unmarked_and_old_values_are_constants(on):
-    """What no open run knows is a constant: a value of an ended run, too; it has no gradient of its own."""
+    """A value unknown to the open run is a constant, also one of a closed run; it has no gradient."""
     on.execute("CREATE TEMP TABLE old AS SELECT llm_var('[1,2]', 'old') * 3 AS t")
     on.execute("UPDATE llm_autograd_mode SET flag = false")
     on.execute("UPDATE llm_autograd_mode SET flag = true")
@@ -339,7 +339,7 @@ def test_the_same_name_is_the_same_leaf(on):
         psycopg.errors.ObjectNotInPrerequisiteState, match=r"shape \(2\) there, shape \(1,2\)"
     ):
         on.execute("SELECT llm_var('[1,2]', 'a') + llm_var('[[1,2]]', 'a')")
-    # a backward ends the run: the next one may have another value under the name
+    # a backward pass closes the run: the next one may have another value under the name
     for value in ("[1,2]", "[4,5]"):
         grads = on.execute(f"SELECT grad::text FROM llm_backward(tensor_sum(llm_var('{value}', 'a') * 2))")
         assert grads.fetchall() == [("[2,2]",)]
@@ -387,7 +387,7 @@ def test_the_tape_of_a_small_expression(on):
         ("add", "add 4", ["mul 2", "3"]),
         ("mean", "mean 6", ["v"]),
     ]
-    # rows of the tape can themselves be computed with: they carry their ids
+    # rows of the tape can be used in computations: they contain their ids
     query = "SELECT grad::text FROM llm_backward((SELECT data * 2 FROM llm_tensor_rt WHERE id = %s))"
     grad = on.execute(query, (base + 4,)).fetchone()[0]
     assert grad == "16"

@@ -1,4 +1,4 @@
-"""Recording and its ends: transactions, sessions, roles, rows changed by hand, and the errors on the way."""
+"""Recording and its limits: transactions, sessions, roles, rows changed by hand, and all errors."""
 
 import contextlib
 
@@ -11,7 +11,7 @@ __all__ = ["on"]  # a fixture
 
 
 def test_transactions_and_savepoints(on):
-    """A rollback takes what was recorded in it; what was recorded before a savepoint stays."""
+    """A rollback removes what was recorded in it; earlier records stay."""
     with pytest.raises(ZeroDivisionError), on.transaction():
         on.execute("SELECT llm_var('1', 'x') * 2")
         raise ZeroDivisionError
@@ -32,7 +32,7 @@ def test_transactions_and_savepoints(on):
                 "SELECT (ones(ARRAY[3]) * loss) @ '[[1,2,3]]' FROM y"
             )  # recorded a product, then failed
         assert on.execute("SELECT llm_open_run()").fetchone()[0] is None
-        # what was recorded before is on the tape still, in a run that has ended
+        # what was recorded before is still on the tape, in a closed run
         rows = on.execute("SELECT name, grad::text FROM llm_backward((SELECT loss FROM y))").fetchall()
         assert rows == [("x", "[2,2]")]
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="constant") as error, on.transaction():
@@ -43,7 +43,7 @@ def test_transactions_and_savepoints(on):
 
 
 def test_switches(conn):
-    """INSERT, UPDATE, DELETE, SET, SET LOCAL and ROLLBACK all move the one switch."""
+    """INSERT, UPDATE, DELETE, SET, SET LOCAL and ROLLBACK all change the same setting."""
     flag = lambda: conn.execute("SELECT flag FROM llm_autograd_mode").fetchall()  # noqa: E731
     assert flag() == [(False,)]
     for statement, expected in {
@@ -70,7 +70,7 @@ def test_switches(conn):
     assert conn.execute("INSERT INTO llm_autograd_mode VALUES (true) RETURNING flag").fetchall() == [(True,)]
     conn.execute("DISCARD ALL")
     assert flag() == [(False,)]
-    # off, llm_var is the value and nothing is written
+    # off: llm_var returns the value and nothing is written
     assert conn.execute("SELECT (llm_var('[1,2]', 'x') * 2)::text").fetchone()[0] == "[2,4]"
     assert conn.execute("SELECT llm_open_run()").fetchone()[0] is None
 
@@ -112,7 +112,7 @@ def test_a_read_only_transaction_says_so(on):
         assert "autograd = off" in error.value.diag.message_hint
         on.execute("SET pg_llm.autograd = off")
         assert on.execute("SELECT ('[1]'::tensor + 1)::text").fetchone()[0] == "[2]"
-    # and in the middle of a run
+    # and within a run
     on.execute("SELECT llm_var('1', 'x') * 2")
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), on.transaction():
         on.execute("SET TRANSACTION READ ONLY")
@@ -126,7 +126,7 @@ def test_nan_and_infinity_pass_through(on):
 
 
 def test_a_parallel_plan_records_nothing_wrong(on):
-    """Tables scanned in parallel, tensors computed by the leader: gradients as without."""
+    """Tables are scanned in parallel, the leader computes tensors: the gradients are the same."""
     on.execute(
         "CREATE TABLE many AS SELECT i, tensor(ARRAY[i, 1]::real[]) AS t FROM generate_series(1, 500) AS i"
     )
@@ -145,7 +145,7 @@ def test_a_parallel_plan_records_nothing_wrong(on):
 
 
 def test_two_sessions_record_apart(on, connect):
-    """Each has its own run; one cannot walk the other's, and its values are constants there."""
+    """Each has its own run; neither can differentiate the other's, whose values are constants there."""
     other = connect()
     on.execute("CREATE TABLE handed AS SELECT tensor_sum(llm_var('[1,2]', 'x') * 2) AS loss")
     other.execute("UPDATE llm_autograd_mode SET flag = true")
@@ -161,7 +161,7 @@ def test_two_sessions_record_apart(on, connect):
             "SELECT llm_backprop((SELECT max(id) FROM llm_tape WHERE run = %s), 'm')",
             on.execute("SELECT llm_open_run()").fetchone(),
         )
-    # the other's pruning leaves the open run alone
+    # pruning by the other session keeps the open run
     other.execute("SELECT llm_prune_autograd_state()")
     assert (
         on.execute("SELECT grad::text FROM llm_backward((SELECT loss FROM handed))").fetchone()[0] == "[2,2]"
@@ -171,7 +171,7 @@ def test_two_sessions_record_apart(on, connect):
 
 
 def test_what_is_not_differentiable_is_refused(on):
-    """Scores and heads of attention are shown; a gradient through them would silently be wrong."""
+    """Scores and heads of attention are for inspection; a gradient through them would silently be wrong."""
     on.execute(
         "SELECT pg_llm_attention(llm_var(randn(ARRAY[3,4], 1), 'x'), randn(ARRAY[4,12], 2),"
         " zeros(ARRAY[12]), randn(ARRAY[4,4], 3), zeros(ARRAY[4]), 2)"
@@ -184,7 +184,7 @@ def test_what_is_not_differentiable_is_refused(on):
 
 
 def test_rows_changed_by_hand_do_no_harm(on):
-    """Ids, ops and shapes that do not fit are refused, whatever they are; the server stays up."""
+    """Inconsistent ids, ops and shapes are rejected, whatever they are; the server stays up."""
     loss = "SELECT tensor_sum(llm_var(randn(ARRAY[3,4], 1), 'a') @ llm_var(randn(ARRAY[4,2], 2), 'b')) AS l"
     harm = [
         "UPDATE llm_tape SET inputs = ARRAY[id, id] WHERE op = 'matmul' AND run = {run}",
@@ -257,7 +257,7 @@ def test_nothing_in_the_search_path_stands_in(on):
 
 
 def test_a_new_extension_starts_a_new_tape(server):
-    """DROP and CREATE EXTENSION in one session: what it was recording is gone."""
+    """DROP and CREATE EXTENSION in one session discard what it was recording."""
     info = server.start().conninfo("postgres")
     with psycopg.connect(**info, autocommit=True) as admin:
         admin.execute("DROP DATABASE IF EXISTS test_autograd_new")
@@ -276,7 +276,7 @@ def test_a_new_extension_starts_a_new_tape(server):
 
 
 def test_memory_is_limited(on):
-    """A walk back that needs more than pg_llm.memory_limit is refused, and the session goes on."""
+    """A backward pass that needs more than pg_llm.memory_limit is refused, and the session continues."""
     on.execute("CREATE TEMP TABLE big AS SELECT mean(llm_var(randn(ARRAY[3000, 1000], 1), 'x') * 2) AS l")
     on.execute("SET pg_llm.memory_limit = '40MB'")
     with pytest.raises(psycopg.errors.OutOfMemory):
@@ -290,7 +290,7 @@ def test_memory_is_limited(on):
 
 
 def test_looking_is_not_recorded(on):
-    """Views over the tape add nothing to it."""
+    """Reading the views of the tape adds nothing to it."""
     on.execute("SELECT mean(llm_var('[1,2]', 'x') * 2)")
     before = on.execute("SELECT count(*) FROM llm_tensor_rt").fetchone()
     for view in "tape_named op_cost activation gradient param_gradient attention_map".split():
@@ -300,7 +300,7 @@ def test_looking_is_not_recorded(on):
 
 
 def test_off_costs_nothing(conn):
-    """Not measurable: a thousand additions with recording off write nothing and take no time to speak of."""
+    """A thousand additions with recording off write nothing and take no measurable time."""
     conn.execute("SELECT llm_prune_autograd_state()")
     conn.execute("SELECT sum('[1,2]'::tensor + i) FROM generate_series(1, 1000) AS i")
     assert conn.execute("SELECT count(*) FROM llm_tensor_rt").fetchone()[0] == 0

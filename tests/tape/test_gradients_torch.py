@@ -1,4 +1,4 @@
-"""Gradients of every parameter of random GPT-2s against PyTorch: as near to float64 as float32 gets."""
+"""Gradients of every parameter of random GPT-2s against PyTorch: as close to float64 as float32 permits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pg_llm
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-# vocabulary, positions, channels, layers, feed-forward width, heads, texts, length; no two models alike
+# vocabulary, positions, channels, layers, feed-forward width, heads, batch, length; all models differ
 MODELS = {
     "tiny": ((11, 7, 6, 1, 10, 3, 1, 5), {}),
     "batch": ((37, 24, 20, 2, 48, 5, 3, 17), {}),
@@ -20,7 +20,7 @@ MODELS = {
 }
 
 
-# Rows that put another norm in the place of ln_f: the root mean square, its halves of channels exchanged.
+# Rows that replace ln_f by another norm: the root mean square, with the halves of channels swapped.
 OTHER_NORM = """
     INSERT INTO llm_graph (model, name, op, inputs, attrs) VALUES
         ('other', 'square', 'mul', '{h.1,h.1}', '{}'),
@@ -45,7 +45,7 @@ class OtherNorm(torch.nn.Module):
 
 
 def make(name: str):
-    """A GPT-2 of PyTorch's in float32, whose weights are large enough to matter; its tokens and targets."""
+    """A PyTorch GPT-2 in float32, with weights large enough to matter; its tokens and targets."""
     (vocab, positions, channels, layers, width, heads, texts, length), options = MODELS[name]
     config = transformers.GPT2Config(
         vocab_size=vocab,
@@ -83,7 +83,7 @@ def theirs(model, tokens, targets) -> tuple[float, dict[str, np.ndarray]]:
 
 
 def ours(conn, name, tokens, targets) -> tuple[float, dict[str, np.ndarray]]:
-    """The same by a trace, the walk back over it, and llm_param.grad."""
+    """The same by a trace, its backward pass, and llm_param.grad."""
     (run,) = conn.execute(
         "SELECT llm_trace(%s, %s::int[], %s::int[])", (name, tokens.tolist(), targets.tolist())
     ).fetchone()
@@ -96,8 +96,8 @@ def ours(conn, name, tokens, targets) -> tuple[float, dict[str, np.ndarray]]:
 
 
 def test_gradients_of_every_parameter(conn, tmp_path):
-    """Within 1e-5 of each tensor's norm, and all in all no further from float64 than PyTorch's float32 is."""
-    torch.set_num_threads(1)  # tensors this small wait for threads longer than they compute
+    """Within 1e-5 of each tensor's norm, and overall no further from float64 than PyTorch's float32."""
+    torch.set_num_threads(1)  # with tensors this small, threads cost more time than they save
     mine, other = 0.0, 0.0  # squared errors
     for name in MODELS:
         model, tokens, targets = make(name)
@@ -118,7 +118,7 @@ def test_gradients_of_every_parameter(conn, tmp_path):
 
 
 def test_gradients_of_a_graph_changed_by_rows(conn, tmp_path):
-    """Another architecture, written as rows, is differentiated and trained as PyTorch does it."""
+    """Another architecture, written as rows, is differentiated and trained as in PyTorch."""
     model, tokens, targets = make("batch")
     model.save_pretrained(tmp_path)
     pg_llm.load_model(conn, tmp_path, "other")

@@ -1,4 +1,4 @@
-"""A model's run as rows: every tensor with its name, gradients back to llm_param, views that answer."""
+"""A traced model as rows: every tensor with its name, gradients to llm_param, views."""
 
 import time
 
@@ -22,7 +22,7 @@ def loss(conn, model="m", tokens=TOKENS, targets=TARGETS):
 
 
 def by_hand(conn, model="m", tokens=TOKENS, targets=TARGETS):
-    """The sequence a learner walks: on, loss, off, back, into llm_param.grad."""
+    """The sequence of a learner: on, loss, off, backward pass, into llm_param.grad."""
     conn.execute("UPDATE llm_autograd_mode SET flag = true")
     value = loss(conn, model, tokens, targets)
     conn.execute("UPDATE llm_autograd_mode SET flag = false")
@@ -32,7 +32,7 @@ def by_hand(conn, model="m", tokens=TOKENS, targets=TARGETS):
 
 
 def test_a_trace_holds_every_tensor(m):
-    """Values under the graph's names, as NumPy computes them; parameters refer to llm_param."""
+    """Values under the graph's names, equal to NumPy's; parameters refer to llm_param."""
     run = trace(m)
     kept = tensors(m, run)
     nodes = m.execute("SELECT name, op FROM llm_graph WHERE model = 'm'").fetchall()
@@ -63,7 +63,7 @@ def test_a_trace_holds_every_tensor(m):
 
 
 def test_ids_and_order(m):
-    """run * 1000000 + n, an operation's id is its first result's, and inputs come before."""
+    """Ids are run * 1000000 + n, an operation's id is its first result's, and inputs precede it."""
     run = trace(m)
     rows = m.execute("SELECT id, inputs, outputs FROM llm_tape WHERE run = %s ORDER BY id", (run,)).fetchall()
     assert all(id == outputs[0] and max(inputs) < id for id, inputs, outputs in rows)
@@ -112,7 +112,7 @@ def test_tracing_changes_no_bit(m, isa, threads):
     "size", [(2, 3, 33, 17, 101, {}), (1, 1, 7, 9, 31, {"tie_word_embeddings": False})], ids=str
 )
 def test_gradients_equal_pytorch(m, tmp_path, size):
-    """Every parameter's gradient in llm_param.grad, of tied and separate heads, against autograd."""
+    """Every parameter's gradient in llm_param.grad, with tied and separate heads, against PyTorch."""
     torch = pytest.importorskip("torch")
     model = random_gpt2(size).train()
     for module in model.modules():
@@ -136,7 +136,7 @@ def test_gradients_equal_pytorch(m, tmp_path, size):
 
 
 def test_gradients_are_those_of_training(m):
-    """The norm that llm_train clips by is the norm of these gradients, to the last bit of its float64."""
+    """The norm by which llm_train clips is the norm of these gradients, to the last bit of its float64."""
     by_hand(m)
     m.execute("DELETE FROM llm_dataset WHERE dataset = 'tape'")
     m.execute(
@@ -160,7 +160,7 @@ def test_gradients_are_those_of_training(m):
 
 
 def test_accumulating(m):
-    """Losses walked back one after another add up in llm_param.grad, each once; llm_zero_grad starts over."""
+    """Gradients of successive losses accumulate in llm_param.grad, each once; llm_zero_grad resets them."""
     batches = [(TOKENS, TARGETS), (ids("lazydogs"), ids("azydogsy"))]
     single = []
     for tokens, targets in batches:
@@ -173,7 +173,7 @@ def test_accumulating(m):
     both = grads(m)
     for name in both:
         assert np.array_equal(both[name], single[0][name] + single[1][name]), name
-    # the same in one run: two losses, two walks, one accumulation
+    # the same in one run: two losses, two backward passes, one accumulation
     m.execute("UPDATE llm_param SET grad = NULL")
     m.execute("UPDATE llm_autograd_mode SET flag = true")
     for tokens, targets in batches:
@@ -187,10 +187,10 @@ def test_accumulating(m):
     leaves = m.execute(
         "SELECT count(*), count(DISTINCT name) FROM llm_tensor_map WHERE run = %s", (run,)
     ).fetchone()
-    assert leaves[0] == leaves[1]  # one leaf a parameter, however often it is read
+    assert leaves[0] == leaves[1]  # one leaf per parameter, however often it is read
     for id in losses:
         m.execute("SELECT llm_backprop(%s, 'm')", id)
-    m.execute("SELECT llm_backprop(%s, 'm')", losses[0])  # again: says so, adds nothing
+    m.execute("SELECT llm_backprop(%s, 'm')", losses[0])  # again: a notice, nothing is added
     assert m.execute("SELECT llm_accumulate_grads('m')").fetchone()[0] == len(both)
     for name, grad in grads(m).items():
         assert np.array_equal(grad, both[name]), name
@@ -198,7 +198,7 @@ def test_accumulating(m):
     m.add_notice_handler(lambda n: notices.append((n.message_primary, n.message_hint)))
     assert m.execute("SELECT llm_accumulate_grads('m', 2)").fetchone()[0] == 0
     assert "no gradient of model" in notices[0][0] and "llm_backprop" in notices[0][1]
-    # accumulated gradients can be worked out again, and count again
+    # accumulated gradients can be computed again, and count again
     m.execute("SELECT llm_backprop(%s, 'm')", losses[0])
     m.execute("SELECT llm_accumulate_grads('m')")
     for name, grad in grads(m).items():
@@ -206,7 +206,7 @@ def test_accumulating(m):
 
 
 def test_shared_parameters_gather_in_their_source(m):
-    """Two models with one embedding: the source's row gets the gradients of both."""
+    """Two models with a shared embedding: the source's row receives the gradients of both."""
     make(m, "n", seed=2)
     m.execute("SELECT llm_share_param('m', 'wte.weight', 'n', 'wte.weight')")
     single = []
@@ -223,7 +223,7 @@ def test_shared_parameters_gather_in_their_source(m):
 
 
 def test_materialised_parameters(m):
-    """A model's weights as leaves: an expression over llm_tensor brings gradients to llm_param."""
+    """A model's weights as leaves: an expression over llm_tensor produces gradients in llm_param."""
     assert m.execute("SELECT count(*) FROM llm_tensor").fetchone()[0] == 0
     m.execute("UPDATE llm_autograd_mode SET flag = true")
     n = m.execute("SELECT llm_materialize_params('m')").fetchone()[0]
@@ -241,7 +241,7 @@ def test_materialised_parameters(m):
     expected += w[[3, 5]].sum(0) / (2 * len(w))
     assert name == "wte.weight"
     close(np.asarray(grad), expected)
-    # the backward has ended the run, and has handed its gradients out: none waits
+    # the backward pass closed the run and returned its gradients: none waits
     assert m.execute("SELECT count(*) FROM llm_tensor").fetchone()[0] == 0
     assert m.execute("SELECT llm_accumulate_grads('m')").fetchone()[0] == 0
     m.execute("SELECT llm_materialize_params('m')")
@@ -253,7 +253,7 @@ def test_materialised_parameters(m):
 
 
 def test_mapped_values(m):
-    """A value that stands for a parameter, or for one of its rows, brings its gradient there."""
+    """A value mapped to a parameter, or to one of its rows, sends its gradient there."""
     m.execute("UPDATE llm_autograd_mode SET flag = true")
     row = "pg_llm_autograd_map_param('m', 'wte.weight', 4, slice(data, 4, 5), ARRAY[8])"
     whole = "pg_llm_autograd_map_param('m', 'ln_f.bias', NULL, '[[1,2,3,4,5,6,7,8]]'::tensor, ARRAY[8])"
@@ -290,7 +290,7 @@ def test_mapped_values(m):
 
 
 def test_forwards_continue_the_run(m):
-    """What comes out of llm_logits and llm_eval is on the tape: a loss of one's own on top of a model."""
+    """Results of llm_logits and llm_eval are on the tape, so that a learner's own loss can follow a model."""
     torch = pytest.importorskip("torch")
     m.execute("UPDATE llm_autograd_mode SET flag = true")
     loss_of = "(SELECT pg_llm_cross_entropy(llm_logits(%s::int[], 'm'), %s::int[]))"
@@ -311,7 +311,7 @@ def test_forwards_continue_the_run(m):
 
 
 def test_changed_weights_are_noticed(m):
-    """A gradient belongs to the weights that made the loss: once one has changed, no walk back."""
+    """A gradient belongs to the weights of its loss: after one has changed, no backward pass is possible."""
     trace(m)
     back = "SELECT llm_backprop((SELECT max(id) FROM llm_tape), 'm')"
     m.execute("UPDATE llm_param SET grad = data, m = data WHERE model = 'm'")  # no weight
@@ -359,7 +359,7 @@ def test_errors_of_backprop_teach(m):
 
 
 def test_pruning(m, connect):
-    """A session's open run and another live session's stay; what ended goes, rows and all."""
+    """A session's open run and another live session's stay; closed runs are removed with their rows."""
     other = connect()
     other.execute("UPDATE llm_autograd_mode SET flag = true; SELECT llm_var('1', 'x') * 2")
     trace(m)
@@ -369,7 +369,7 @@ def test_pruning(m, connect):
     assert m.execute("SELECT count(*) FROM llm_run").fetchone()[0] == 2
     other.close()
     m.execute("UPDATE llm_autograd_mode SET flag = false")
-    for _ in range(100):  # until the other's process is gone
+    for _ in range(100):  # until the other session's process has exited
         m.execute("SELECT llm_prune_autograd_state(2)")
         if m.execute("SELECT count(*) FROM llm_run").fetchone()[0] == 0:
             break
@@ -404,7 +404,7 @@ CONTRACT = {
 
 
 def test_functions_of_the_contract(conn):
-    """Names and order of arguments; nothing that records may be folded, or run in a parallel worker."""
+    """Names and order of arguments; recording functions may not be folded or run in a parallel worker."""
     for name, arguments in CONTRACT.items():
         given, flags = conn.execute(
             "SELECT pg_get_function_identity_arguments(oid), provolatile::text || proparallel::text "

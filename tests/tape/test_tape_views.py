@@ -1,4 +1,4 @@
-"""Views of a recorded run: attention, activations, gradients, cost; what a learner asks is soon answered."""
+"""Views of a recorded run: attention, activations, gradients, cost; typical queries are fast."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ __all__ = ["m"]  # a fixture
 
 
 def test_attention_map(m):
-    """Weights as rows, with the tokens' texts, of the layer, head and text asked for; batches too."""
+    """Weights as rows, with the tokens' texts, of the requested layer, head and sequence; batches too."""
     batch = [ids("thequick"), ids("lazydogs")]
     run = trace(m, tokens=batch, targets=batch)
     kept = tensors(m, run)
@@ -69,7 +69,7 @@ def test_views_agree_with_numpy(m):
 
 @pytest.fixture(scope="module")
 def big(server, database):
-    """A model of the classroom's shape: 4 layers, 128 wide, 128 tokens; its run, walked back."""
+    """A model of the classroom model's shape (4 layers, 128 wide, 128 tokens), a run with gradients."""
     with pg_llm.connect(database) as conn:
         conn.execute("SELECT llm_create_model('big', 4, 4, 128, 128, 1024)")
         conn.execute("SELECT llm_init_model('big', 1)")

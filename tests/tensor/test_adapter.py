@@ -1,4 +1,4 @@
-"""numpy and the tensor type over psycopg: what goes in comes out, in text and binary, without copies."""
+"""numpy arrays and the tensor type over psycopg: exact round trips, in text and binary, without copies."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_summary_refuses_to_be_an_array(connect):
 
 
 def test_register_works_where_the_schema_is_not_on_the_path(server):
-    """And leaves a connection without autocommit out of any transaction."""
+    """It also leaves a connection without autocommit outside any transaction."""
     pg_llm.server.database.drop_database("elsewhere")
     pg_llm.server.database.create_database("elsewhere")
     with pg_llm.connect("elsewhere") as conn:

@@ -17,7 +17,7 @@ def floats(b: bytes, shape=None) -> torch.Tensor:
 
 
 def randn(*shape) -> torch.Tensor:
-    """Normal numbers that float32 holds exactly, as float64."""
+    """Normal random values exactly representable in float32, as float64."""
     return torch.randn(*shape, dtype=torch.float32).double()
 
 

@@ -235,7 +235,7 @@ def bytes_of(values) -> list[bytes]:
 
 
 def test_the_bits_are_those_of_the_bytea_forms(conn):
-    """Both are thin wrappers of the functions that the executor's backward calls."""
+    """Both are thin wrappers of the functions that the executor's backward pass calls."""
     a, b, dc = normal(1, 45, 300), normal(2, 300, 70), normal(3, 45, 70)
     x, dy, gamma = normal(4, 30, 48), normal(5, 30, 48), normal(6, 48)
     at = attention_arguments(1, 70, 36)

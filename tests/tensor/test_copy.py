@@ -1,4 +1,4 @@
-"""COPY TO writes what is read back later: whole tensors, whatever pg_llm.display_limit says."""
+"""COPY TO output is read back later: whole tensors, whatever pg_llm.display_limit is."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_to_the_client(short, statement):
 
 @pytest.mark.parametrize("how", ["plainly", "do", "plpgsql", "sql", "setting"])
 def test_to_a_file_and_back(short, server, how):
-    """Inside functions, too, one that sets the limit itself."""
+    """Inside functions, too, including one that sets the limit itself."""
     path = server.data / f"copy_{how}"
     copy = f"COPY spread TO '{path}'"
     body = {
@@ -73,7 +73,7 @@ def test_by_any_role(short):
 
 
 def test_an_error_ends_it(short):
-    """Caught by a block or not, the statement after a COPY that failed shows summaries again."""
+    """Whether or not a block catches the error, the statement after a failed COPY shows summaries again."""
     with pytest.raises(psycopg.errors.DivisionByZero):
         copied(short, "COPY (SELECT t, 1 / (i - 5) FROM spread) TO STDOUT")
     assert shows(short).startswith(SUMMARY)
@@ -85,7 +85,7 @@ def test_an_error_ends_it(short):
 
 
 def test_parallel_workers(short):
-    """A worker of a COPY's query that prints tensors prints them whole."""
+    """A parallel worker of a COPY's query prints tensors whole."""
     short.execute("ALTER TABLE spread SET (parallel_workers = 2)")
     short.execute("INSERT INTO spread SELECT i, '[1,2,3,4,5]' FROM generate_series(10, 20000) i")
     short.execute("SET min_parallel_table_scan_size = 0; SET parallel_leader_participation = off")
@@ -130,7 +130,7 @@ def test_the_copy_that_loads_the_library(stranger, server, inside):
 
 @pytest.mark.parametrize("parameters", [None, [3]], ids=["simple", "extended"])
 def test_the_query_that_loads_the_library(stranger, parameters):
-    """It is no COPY, so it shows summaries like any other."""
+    """A query that is no COPY shows summaries like any other."""
     conn = stranger()
     query = "SELECT t FROM spread WHERE i = " + ("3" if parameters is None else "%s")
     assert conn.execute(query, parameters).fetchone()[0].startswith(SUMMARY)

@@ -18,7 +18,7 @@ def one(conn, query, *args):
 
 
 def close(got, expected, tolerance=2e-6):
-    """Shapes equal, and no element further off than tolerance times the largest."""
+    """Equal shapes, and no element differs by more than tolerance times the largest."""
     expected = expected.double().numpy() if isinstance(expected, torch.Tensor) else np.asarray(expected)
     assert np.shape(got) == expected.shape
     if expected.size:
@@ -122,7 +122,7 @@ def test_attention(conn, B, T, NH, HS, causal):
 
 
 def test_embedding(conn):
-    """Few rows of a stored table, many, and bytea: always the rows themselves."""
+    """Few rows of a stored table, many, and bytea: always exactly the rows."""
     table = normal(13, 1000, 48)
     conn.execute("CREATE TEMP TABLE stored (t tensor)")
     conn.execute("INSERT INTO stored VALUES (%b)", (table,))
@@ -137,7 +137,7 @@ def test_embedding(conn):
 
 
 def test_dropout(conn):
-    """Each element is 0 or x / (1 - p), p of them 0; the seed and the place decide, nothing else."""
+    """Each element is 0 or x / (1 - p), a fraction p of them 0; only the seed and the position decide."""
     x = normal(15, 100_000)
     for p in (0.0, 0.1, 0.5, 0.9):
         got = one(conn, "SELECT pg_llm_dropout(%b::tensor, %s::real, true, 3)", x, p)

@@ -1,4 +1,4 @@
-"""Weights in fewer bits: what the formats make of numbers, and copies of models that compute with these."""
+"""Quantized weights: the rounding of each format, and models that compute with quantized copies."""
 
 import numpy as np
 import psycopg
@@ -34,7 +34,7 @@ def test_bf16_is_torchs(m):
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_int8_is_the_nearest_multiple(m, transposed):
-    """In float64: a scale for each 128 rows of a column, rounded up to eight bits."""
+    """Compared in float64: a scale per 128 rows of a column, rounded up to eight bits."""
     x = np.random.default_rng(2).standard_t(2, size=(300, 40)).astype(np.float32)
     got = quantized(m, x.T.copy() if transposed else x, "int8", transposed)
     got = got.T if transposed else got
@@ -51,7 +51,7 @@ def test_int8_is_the_nearest_multiple(m, transposed):
 
 @pytest.mark.parametrize("form", ["bf16", "int8"])
 def test_the_copy_computes_what_its_rows_say(m, form):
-    """Forward reads compact panels; training reads the float32 rows. Both give the same loss, bit for bit."""
+    """The forward pass reads compact panels; training reads the float32 rows. The loss has the same bits."""
     assert m.execute("SELECT llm_quantize('m', %s)", (form,)).fetchone() == (f"m-{form}",)
     m.execute("DELETE FROM llm_dataset")
     m.execute(
@@ -76,7 +76,7 @@ def test_the_copy_computes_what_its_rows_say(m, form):
 
 
 def test_what_is_stored_and_read(m):
-    """Rows of all parameters; the copy in memory is smaller by what the format saves."""
+    """All parameters have rows; the copy in memory is smaller by the format's saving."""
     m.execute("SELECT llm_quantize('m', 'int8'), llm_quantize('m', 'bf16', 'm-half')")
     sizes = []
     for name in ("m", "m-half", "m-int8"):
@@ -99,7 +99,7 @@ def test_what_is_stored_and_read(m):
 
 
 def test_a_number_changed_by_hand_counts(m):
-    """It is on no grid: the matrix is read as float32 from then on, and no other."""
+    """It is not on the format's grid: that matrix alone is read as float32 from then on."""
     m.execute("SELECT llm_quantize('m', 'int8')")
     before = logits(m, "m-int8", TOKENS)
     name = "h.0.mlp.c_fc.weight"

@@ -18,14 +18,14 @@ def rng(salt: int = 0) -> np.random.Generator:
 
 
 def odd_floats(r: np.random.Generator, shape) -> np.ndarray:
-    """Normal numbers with a few zeros, infinities, NaNs, denormals and huge ones among them."""
+    """Normal random values with some zeros, infinities, NaNs, denormals and huge values."""
     x = r.standard_normal(shape).astype(np.float32)
     special = np.array([0, -0.0, np.inf, -np.inf, np.nan, 1e-42, 3e38, -3e38, 1e-20], np.float32)
     return np.where(r.random(shape) < 0.1, r.choice(special, shape), x)
 
 
 def bits(x) -> np.ndarray:
-    """The bits of float32, every NaN the same: what `the same result` means."""
+    """The bits of float32, with all NaNs equal: the definition of "the same result"."""
     x = np.asarray(x, np.float32)
     return np.where(np.isnan(x), np.uint32(0x7FC00000), x.view(np.uint32))
 
@@ -52,7 +52,7 @@ def code_paths(conn):
 
 
 def broadcastable(r, most=4, longest=6):
-    """Two shapes that fit one another."""
+    """Two shapes that broadcast together."""
     common = [int(n) for n in r.integers(0, longest, r.integers(0, most + 1))]
 
     def part():
@@ -81,7 +81,7 @@ def test_round_trip(conn, shape):
 
 
 def binary(conn, data: bytes):
-    """data as a binary tensor parameter; what comes back, or the SQLSTATE of the error."""
+    """Sends data as a binary tensor parameter; returns the result, or the SQLSTATE of the error."""
     oid = conn.execute("SELECT 'tensor'::regtype::oid").fetchone()[0]
     result = conn.pgconn.exec_params(b"SELECT tensor_send($1)", [data], [oid], [1], 1)
     if result.status == psycopg.pq.ExecStatus.TUPLES_OK:
@@ -117,7 +117,7 @@ def test_hostile_binary(conn, data, state):
 
 
 def test_mutated_binary(conn):
-    """Whatever the bytes, the answer is an error or a tensor that sends itself again."""
+    """Any bytes give an error or a tensor that is sent back as a valid value."""
     r = random.Random(SEED)
     good = struct.pack("<iii", 2, 2, 2) + struct.pack("<4f", 1, 2, 3, float("nan"))
     for _ in range(500):
@@ -149,7 +149,7 @@ def test_mutated_text(conn):
 
 
 def test_nan_is_one_nan(conn):
-    """Whatever NaN comes in, the same one is stored: equality, grouping and hashes agree."""
+    """Every NaN is stored as the same one: equality, grouping and hashes agree."""
     payloads = np.array([0x7FC00000, 0xFFC00000, 0x7F800001, 0x7FFFFFFF], np.uint32).view(np.float32)
     assert one(conn, "SELECT encode(%b::tensor::bytea, 'hex')", payloads) == "0000c07f" * 4
     raw = conn.execute("SELECT encode(tensor(%s, '{4}')::bytea, 'hex')", (payloads.tobytes(),)).fetchone()
@@ -198,7 +198,7 @@ def test_matmul(conn):
 
 
 def test_elementwise(conn):
-    """Within two units in the last place of float64's result rounded; the edges exactly."""
+    """Within two units in the last place of float64's rounded result; special values exactly."""
     x = np.concatenate([np.linspace(-90, 90, 20001), rng(2).standard_normal(20000) * 10]).astype(np.float32)
     for name, function in {"exp": np.exp, "log": np.log, "tanh": np.tanh, "sqrt": np.sqrt}.items():
         with np.errstate(all="ignore"):
@@ -243,7 +243,7 @@ def test_reductions(conn):
 
 
 def test_moving(conn):
-    """transpose, slice, reshape, concat and stack are NumPy's."""
+    """transpose, slice, reshape, concat and stack give NumPy's results."""
     r = rng(5)
     for _ in range(60):
         shape = tuple(int(n) for n in r.integers(0, 7, r.integers(0, 5)))
@@ -379,7 +379,7 @@ def test_same_bits_on_every_code_path(conn):
 
 
 def test_memory_comes_back(conn):
-    """Results of a quarter of the limit, many times over: nothing of them stays behind, errors included."""
+    """Results of a quarter of the limit, many times: all their memory is freed, errors included."""
     conn.execute("SET pg_llm.memory_limit = '64MB'")
     product = "SELECT numel(ones(ARRAY[%s,1]) @ ones(ARRAY[1,2000]))"
     for i in range(40):
@@ -408,7 +408,7 @@ def test_only_superusers_move_the_limit(conn):
 
 
 def test_cancel_inside_one_product(conn, connect):
-    """A product that would take minutes ends when asked to; the session goes on."""
+    """A product that would take minutes can be canceled; the session continues."""
     import threading
 
     pid = conn.execute("SELECT pg_backend_pid()").fetchone()[0]
@@ -437,7 +437,7 @@ def test_summaries_stay_in_a_session(conn, database):
 
 
 def test_parallel_queries(conn):
-    """Immutable functions run in parallel workers; what may be recorded stays with the leader."""
+    """Immutable functions run in parallel workers; recordable ones stay in the leader."""
     conn.execute("CREATE TABLE spread AS SELECT i, ones(ARRAY[4]) t FROM generate_series(1, 20000) i")
     conn.execute("ALTER TABLE spread SET (parallel_workers = 2); SET min_parallel_table_scan_size = 0")
     conn.execute("SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0")
@@ -454,7 +454,7 @@ def test_parallel_queries(conn):
 
 
 def test_every_function_has_a_comment(conn):
-    """COMMENT ON for all that the tensor type brings."""
+    """All objects of the tensor type have a comment."""
     bare = conn.execute(
         """SELECT p.oid::regprocedure::text FROM pg_proc p
         JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass
