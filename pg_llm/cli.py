@@ -64,9 +64,9 @@ def stop():
 
 @cli.command()
 def status():
-    """Say whether the server runs, where its files are, and whether it fits the installed kit.
+    """Show whether the server is running, where its files are, and whether it matches the installed kit.
 
-    Exit code 0: it runs; 3: it does not.
+    Exit code 0: running; 3: not running.
 
     \b
     Example: pg-llm status
@@ -318,7 +318,7 @@ def classroom(layers, output, check, steps, fresh, load):
 @cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments):
-    """Measure the kit, side by side with PyTorch, OpenVINO and llama.cpp where they are installed.
+    """Measure the kit, side by side with PyTorch, OpenVINO and llama.cpp if they are installed.
 
     \b
     Example: pg-llm bench

@@ -8,7 +8,7 @@ class PgLlmError(Exception):
 
 
 class KitError(PgLlmError, RuntimeError):
-    """Something outside the program must be mended: a file, the server, a right. The message says how."""
+    """Something outside the program must be fixed: a file, the server, a right. The message says how."""
 
 
 class NoExtensionError(PgLlmError, LookupError):

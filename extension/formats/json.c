@@ -140,7 +140,7 @@ is_at(const LlmJson *json, size_t at, const char *characters)
 	return at < json->size && json->data[at] != '\0' && strchr(characters, json->data[at]) != NULL;
 }
 
-/* Exact where it fits into int64_t; otherwise false. */
+/* Exact if it fits into int64_t; false otherwise. */
 static bool
 parse_integer(const char *digits, size_t count, bool negative, int64_t *value)
 {

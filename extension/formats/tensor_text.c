@@ -161,7 +161,7 @@ read_value(Reader *r, LlmError *err)
 	end = r->at;
 	if (end == start)
 		return bad_text(r, err, *r->at ? "a number was expected" : "the text ends too early");
-	r->at = start; /* where an error points */
+	r->at = start; /* position for an error message */
 	if (set_leaf(r, r->depth, err) != LLM_OK)
 		return err->code;
 	r->at = end;

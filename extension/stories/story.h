@@ -64,7 +64,7 @@ extern void llm_story_tell(uint64_t seed, LlmStory *story);
 extern LlmCode llm_story_follow(
 	const char *text, size_t size, LlmStory *story, LlmStoryNext *next, LlmError *err);
 
-/* Running sums over stories told; see llm_story_floor. */
+/* Running sums over generated stories; see llm_story_floor. */
 typedef struct LlmStorySums
 {
 	double stories, tokens, tokens2, nats, nats2, nats_tokens, characters;

@@ -191,7 +191,7 @@ class Server:
             time.sleep(0.02)
 
     def _refresh(self) -> bool:
-        """Tells a running server the extension's current path (after an upgrade); True if it knows it."""
+        """Gives a running server the extension's path after an upgrade; True if the server has it."""
         live = self.running()
         if not live:
             return False

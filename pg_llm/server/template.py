@@ -117,7 +117,7 @@ def current_build() -> str:
 
 
 def exists(conn: psycopg.Connection, database: str) -> bool:
-    """Whether the server has a database of that name."""
+    """True if the server has a database of that name."""
     return bool(conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone())
 
 

@@ -33,7 +33,7 @@ class Kernel:
         self.manager, self.client = start_new_kernel(kernel_name="python3", env=environment, cwd=cwd)
 
     def run(self, cell: str, timeout: float = 60, interrupt_after: float | None = None) -> Seen:
-        """Runs a cell, pressing Ctrl-C after some seconds if asked to."""
+        """Runs a cell; interrupts it with Ctrl-C after interrupt_after seconds, if given."""
         seen = Seen()
         started = time.monotonic()
         if interrupt_after is not None:

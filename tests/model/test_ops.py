@@ -103,7 +103,7 @@ def test_rmsnorm(conn, shape):
 
 
 def test_extremes(conn):
-    """What PyTorch makes of infinities, NaN and numbers whose exponentials leave float32."""
+    """Equal to PyTorch for infinities, NaN and values whose exponentials overflow float32."""
     torch = pytest.importorskip("torch")
     inf, nan = np.float32(np.inf), np.float32(np.nan)
     x = np.array([0, -0.0, 1e38, -1e38, 88, -80, 3e38, 1e-40, inf, nan], np.float32)
@@ -123,7 +123,7 @@ def test_extremes(conn):
 
 
 def test_recorded_on_the_tape(conn):
-    """llm_backward walks through each of them, with PyTorch's gradients."""
+    """llm_backward differentiates each of them, with PyTorch's gradients."""
     torch = pytest.importorskip("torch")
     F = torch.nn.functional
     x, w, k = normal(8, 5, 7), normal(9, 7), normal(10, 5, 7)
@@ -257,7 +257,7 @@ def test_decoding_gives_what_full_runs_give(g):
     assert "the" + streamed == text
 
 
-CONSTANTS = [  # value, what the message must name
+CONSTANTS = [  # value, a part of the message
     ('"x"', "must be a number"),
     ("null", "must be a number"),
     ("true", "must be a number"),

@@ -81,7 +81,7 @@ CALLS = {
     ],
 }
 
-# What reads a table.
+# The readers of each table.
 READERS = {
     "llm_model_config": ["model", "tokenizer", "training", "checkpoint"],
     "llm_model_version": ["model", "tokenizer"],

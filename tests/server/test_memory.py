@@ -192,7 +192,7 @@ def test_no_limit(sessions):
     assert sessions.held()[first.info.backend_pid] > 100
 
 
-# ---- what counts ----
+# ---- allocations that count ----
 
 TOO_MUCH = {
     "text": "SELECT zeros(ARRAY[5000000])::text",

@@ -14,7 +14,7 @@ ROWS = {
     "llm_model_config": "SELECT to_jsonb(t) FROM llm_model_config t ORDER BY model",
     "llm_model_version": "SELECT model FROM llm_model_version ORDER BY model",
     "llm_graph": "SELECT * FROM llm_graph ORDER BY model, id",
-    # tensor to bytea: the very bits, not a printed form
+    # tensor to bytea: the exact bits, not a printed form
     "llm_param": "SELECT model, name, shape(data), md5(data::bytea), md5(m::bytea), step FROM llm_param "
     "ORDER BY model, name",
     "llm_param_share": "SELECT * FROM llm_param_share ORDER BY 1, 2",

@@ -63,7 +63,7 @@ def test_it_keeps_its_bits(m):
 
 
 def test_the_norm_leaves_it_out(m):
-    """The logged norm is that of the gradients that llm_accumulate_grads adds up, a frozen one's missing."""
+    """The logged norm is that of the gradients from llm_accumulate_grads, without the frozen one."""
     freeze(m, r"half|wte\.weight")
     id, tokens, target = m.execute("SELECT id, tokens, target FROM llm_dataset LIMIT 1").fetchone()
     m.execute("UPDATE llm_autograd_mode SET flag = true")

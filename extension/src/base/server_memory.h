@@ -1,6 +1,6 @@
 /*
- * What all sessions of the server hold together, so that many sessions within their own limits do not make
- * the kernel end the server.
+ * Accounts for the memory of all sessions of the server, so that many sessions within their own limits do not
+ * make the kernel kill the server.
  */
 #ifndef LLM_SRC_BASE_SERVER_MEMORY_H
 #define LLM_SRC_BASE_SERVER_MEMORY_H
@@ -10,16 +10,17 @@
 extern int pg_llm_server_memory_limit_mb; /* 0 = none */
 
 /*
- * This session is about to hold so many bytes in all. False: together with the others it would pass the
- * limit, and what it holds stays as it was. Of several sessions that ask at once only those that fit get
- * true.
+ * Requests that this session may hold this many bytes in total. False if all sessions together would exceed
+ * the limit; the session's count is then unchanged. Of several concurrent requests, only those that fit
+ * succeed.
  */
 extern bool ServerMemoryAsk(Size bytes);
-/* This session holds so many bytes, allowed or not. Costs an atomic addition. */
+/* Records that this session holds this many bytes, whether or not they fit the limit. Costs an atomic
+ * addition. */
 extern void ServerMemoryTell(Size bytes);
-/* Of all sessions. */
+/* The bytes held by all sessions. */
 extern Size ServerMemoryHeld(void);
-/* Do the sessions hold so much that what is only kept for later should go? */
+/* True if memory is so scarce that caches should be evicted. */
 extern bool ServerMemoryScarce(void);
 
 #endif

@@ -82,7 +82,7 @@ MayReadTables(VisibleKind kind)
 	return true;
 }
 
-/* Counts the changes of tables, roles and memberships that this session has heard of. */
+/* Number of changes of tables, roles and memberships of which this session has been notified. */
 static uint64 catalog_changes = 0;
 
 static void
@@ -102,7 +102,8 @@ WatchCatalog(void)
 	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, CatalogChanged, (Datum) 0);
 }
 
-/* Asked for each row of a query over many: the answer is kept until something that it depends on changes. */
+/* Called for each row of a query over many rows: the result is cached until something that it depends on
+ * changes. */
 bool
 VisibleAll(VisibleKind kind)
 {
@@ -117,7 +118,7 @@ VisibleAll(VisibleKind kind)
 	if (last[kind].catalog_changes != catalog_changes || last[kind].user != GetUserId() ||
 		last[kind].row_security != row_security)
 	{
-		uint64 before = catalog_changes; /* the lookups may hear of changes */
+		uint64 before = catalog_changes; /* the lookups may process notifications of changes */
 
 		last[kind].all = MayReadTables(kind) && RowSecurity(kind) != RLS_ENABLED;
 		last[kind].catalog_changes = before;

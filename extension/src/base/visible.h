@@ -17,8 +17,7 @@ typedef enum VisibleKind
 typedef struct Visible
 {
 	Oid user;
-	bool limited; /* row security hides rows; a count of the rows and a hash of their places then identify
-					 them */
+	bool limited; /* row security hides rows: count and places identify the rest */
 	int64 count, places;
 } Visible;
 

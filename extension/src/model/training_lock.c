@@ -323,7 +323,7 @@ bool
 TrainingLockRows(const char *model, bool right, bool wait)
 {
 	Attempt attempt = {.model = model, .right = right, .wait = wait, .context = CurrentMemoryContext};
-	int missed = 0; /* counts rows that were gone; a row deleted in the meantime is not found again */
+	int missed = 0; /* attempts whose row no longer existed, which is not found again */
 
 	while (!InSubtransaction(TakeAll, &attempt, true))
 	{

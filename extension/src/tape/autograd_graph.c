@@ -39,7 +39,7 @@ static SpiQuery read_tensors = {
 	.types = {INT8OID, INT8OID},
 	.columns = "ls?t?bs?bt?"};
 
-/* State while a walk is read. */
+/* State while a Walk is read from the tables. */
 typedef struct Reading
 {
 	Walk *walk;
@@ -47,7 +47,7 @@ typedef struct Reading
 	int numbers;           /* the target's number */
 	int *row;              /* by number: the row of the operation that produced it, or -1 */
 	int *shown;            /* by number: the row that produced it as an additional result, or -1 */
-	int *node;             /* by number: its node, or -1 where it is not needed */
+	int *node;             /* by number: its node, or -1 if it is not needed */
 	bool *integers;        /* by number: read as ids or targets */
 } Reading;
 

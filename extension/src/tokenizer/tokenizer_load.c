@@ -162,7 +162,7 @@ pg_llm_load_bpe_vocab(PG_FUNCTION_ARGS)
 
 	level = TokenizerBeginWrite();
 	TokenizerMakeRoom(model, false, truncate);
-	if (truncate) /* the merges of the old vocabulary refer to tokens that are gone */
+	if (truncate) /* the old merges refer to deleted tokens */
 		TokenizerMakeRoom(model, true, true);
 	count = InsertVocab(file, model);
 	TokenizerWritten(model);
