@@ -30,7 +30,7 @@ extern bool ChangePending(void);
 extern void NoteChange(void);
 /* True the first time in this command that `what` is due for the model. */
 extern bool ChangeFirst(int what, const char *model);
-/* While on, statements run by a trigger itself do not count as new commands. */
+/* While on, statements executed by a trigger do not count as new commands. */
 extern void ChangePause(bool on);
 /* The trigger's context; ERROR if the function is called from a query. */
 extern TriggerData *ChangeTrigger(FunctionCallInfo fcinfo);
