@@ -1,8 +1,9 @@
 /* The table of one instruction set; the including file sets LLM_W, LLM_TABLE and LLM_NAME. */
 #include "kernels/backward.h"
+#include "kernels/matmul.h"
+#include "kernels/optimizer.h"
 #include "kernels/peak.h"
 #include "kernels/quantized.h"
-#include "kernels/matmul.h"
 #include "kernels/rows.h"
 
 const LlmKernels LLM_TABLE = {

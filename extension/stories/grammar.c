@@ -1,6 +1,6 @@
 /*
- * The plot: the possible continuations, in the order of the story. Whenever it offers more than one word, the
- * words differ, so each choice is visible in the word itself and determines what may follow.
+ * The grammar: the possible continuations, in the order of the story. Whenever it offers more than one word,
+ * the words differ, so each choice is visible in the word itself and determines what may follow.
  */
 #include <string.h>
 
@@ -52,7 +52,7 @@ typedef struct Thing
 
 typedef struct Plot
 {
-	Teller *t;
+	StorySampler *t;
 	Person person[2];
 	Thing thing[2];
 	int asked[2]; /* the thing in the last question about who, about where; -1: none yet */
@@ -64,14 +64,14 @@ typedef struct Plot
 /* ---- continuations ---- */
 
 static void
-offer(Teller *t, const char *word, int weight, int id)
+offer(StorySampler *t, const char *word, int weight, int id)
 {
 	story_offer(t, word, (int) strlen(word), weight, id);
 }
 
 /* Words without an alternative. */
 static void
-say(Teller *t, const char *phrase)
+say(StorySampler *t, const char *phrase)
 {
 	for (size_t left = strlen(phrase); left > 0;)
 	{
@@ -86,7 +86,7 @@ say(Teller *t, const char *phrase)
 
 /* A word determined by something said earlier. */
 static void
-recall(Teller *t, const char *word, LlmStoryKind kind)
+recall(StorySampler *t, const char *word, LlmStoryKind kind)
 {
 	offer(t, word, 1, 0);
 	story_take(t, kind);
@@ -94,7 +94,7 @@ recall(Teller *t, const char *word, LlmStoryKind kind)
 
 /* The index of a word of the list from first up to end, all equally likely, two of them excluded. */
 static int
-one_of(Teller *t, const char *const *list, int first, int end, int except, int except2)
+one_of(StorySampler *t, const char *const *list, int first, int end, int except, int except2)
 {
 	for (int i = first; i < end; i++)
 		if (i != except && i != except2)
@@ -105,7 +105,7 @@ one_of(Teller *t, const char *const *list, int first, int end, int except, int e
 #define ONE_OF(t, list) one_of(t, list, 0, COUNT(list), -1, -1)
 
 static bool
-either(Teller *t, const char *yes, int yes_weight, const char *no, int no_weight)
+either(StorySampler *t, const char *yes, int yes_weight, const char *no, int no_weight)
 {
 	if (yes_weight > 0)
 		offer(t, yes, yes_weight, 1);
@@ -124,7 +124,7 @@ room_for(const Plot *p, int tokens)
 
 /* It was May and the wind was cold and the lake was calm. */
 static void
-scenery(Teller *t)
+scenery(StorySampler *t)
 {
 	int noun = -1, mood = -1;
 
@@ -147,7 +147,7 @@ scenery(Teller *t)
 static void
 introduce(Plot *p, int i)
 {
-	Teller *t = p->t;
+	StorySampler *t = p->t;
 	Person *one = &p->person[i];
 	const Person *other = i == 0 ? NULL : &p->person[0];
 	const Thing *its = i == 0 ? NULL : &p->thing[0];
@@ -211,7 +211,7 @@ is_girl(const Plot *p, int i)
 static void
 sing(Plot *p)
 {
-	Teller *t = p->t;
+	StorySampler *t = p->t;
 	bool used[COUNT(SONG)] = {false};
 	int singer = one_person(p), n, word;
 
@@ -239,7 +239,7 @@ sing(Plot *p)
 static void
 sing_on(Plot *p)
 {
-	Teller *t = p->t;
+	StorySampler *t = p->t;
 	int at;
 
 	say(t, " At");
@@ -259,7 +259,7 @@ sing_on(Plot *p)
 static void
 move(Plot *p, int who)
 {
-	Teller *t = p->t;
+	StorySampler *t = p->t;
 
 	ONE_OF(t, VERBS);
 	say(t, " to the");
@@ -271,7 +271,7 @@ move(Plot *p, int who)
 static int
 next(Plot *p, bool first, bool may_move, const char *question)
 {
-	Teller *t = p->t;
+	StorySampler *t = p->t;
 	int who;
 
 	for (int i = 0; may_move && i < 2; i++)
@@ -288,7 +288,7 @@ next(Plot *p, bool first, bool may_move, const char *question)
 static void
 ask_where(Plot *p)
 {
-	Teller *t = p->t;
+	StorySampler *t = p->t;
 	LlmStoryKind kind = LLM_STORY_WHERE;
 	int who;
 
@@ -317,7 +317,7 @@ ask_where(Plot *p)
 static void
 see(Plot *p)
 {
-	Teller *t = p->t;
+	StorySampler *t = p->t;
 	int thing, holder;
 
 	say(t, " saw the");
@@ -369,7 +369,7 @@ scenes(Plot *p)
 
 /* All was well. The first word of an ending is the choice. */
 static void
-end(Teller *t)
+end(StorySampler *t)
 {
 	int i;
 
@@ -380,7 +380,7 @@ end(Teller *t)
 }
 
 void
-story_plot(Teller *t)
+story_grammar(StorySampler *t)
 {
 	Plot plot = {.t = t, .asked = {-1, -1}}, *p = &plot;
 

@@ -22,14 +22,14 @@ story_piece(const char *text, size_t size)
 }
 
 void
-story_offer(Teller *t, const char *word, int size, int weight, int id)
+story_offer(StorySampler *t, const char *word, int size, int weight, int id)
 {
-	if (t->state == TELLER_GOES_ON)
+	if (t->state == SAMPLER_GOES_ON)
 		t->offer[t->offers++] = (Offer){word, size, weight, id};
 }
 
 static int
-total_weight(const Teller *t)
+total_weight(const StorySampler *t)
 {
 	int total = 0;
 
@@ -39,7 +39,7 @@ total_weight(const Teller *t)
 }
 
 double
-story_offered(const Teller *t, int i)
+story_offered(const StorySampler *t, int i)
 {
 	return (double) t->offer[i].weight / total_weight(t);
 }
@@ -48,7 +48,7 @@ story_offered(const Teller *t, int i)
  * The position in the story determines the random number of its word: a prefix never depends on what follows.
  */
 static int
-draw(const Teller *t, int total)
+draw(const StorySampler *t, int total)
 {
 	int left = total == t->offer[0].weight ? 0 : (int) (llm_uniform(t->dice, t->story->count) * total);
 	int i = 0;
@@ -60,7 +60,7 @@ draw(const Teller *t, int total)
 
 /* The offer with which the text continues, or -1. */
 static int
-match(const Teller *t)
+match(const StorySampler *t)
 {
 	int size = story_piece(t->text + t->at, t->size - t->at);
 
@@ -71,22 +71,22 @@ match(const Teller *t)
 }
 
 int
-story_take(Teller *t, LlmStoryKind kind)
+story_take(StorySampler *t, LlmStoryKind kind)
 {
 	int total = total_weight(t), i;
 	LlmStoryToken *token = &t->story->token[t->story->count];
 
-	if (t->state == TELLER_GOES_ON && t->dice == NULL && t->at == t->size)
-		t->state = TELLER_TEXT_ENDS;
+	if (t->state == SAMPLER_GOES_ON && t->dice == NULL && t->at == t->size)
+		t->state = SAMPLER_TEXT_ENDS;
 	if (t->story->count ==
-		LLM_STORY_TOKENS) /* a lexicon edited beyond the plot's budget must not crash the server */
-		t->state = TELLER_WRONG_WORD;
-	if (t->state != TELLER_GOES_ON)
+		LLM_STORY_TOKENS) /* a lexicon edited beyond the grammar's budget must not crash the server */
+		t->state = SAMPLER_WRONG_WORD;
+	if (t->state != SAMPLER_GOES_ON)
 		return 0;
 	i = t->dice ? draw(t, total) : match(t);
 	if (i < 0)
 	{
-		t->state = TELLER_WRONG_WORD;
+		t->state = SAMPLER_WRONG_WORD;
 		return 0;
 	}
 	token->text = t->offer[i].word;

@@ -1,7 +1,7 @@
 /*
- * The teller connects the plot to its words. The plot offers the possible next words, each with a weight, and
- * takes one; the teller draws it at random, or reads it from a given text. Both use the same plot, so stories
- * and probabilities cannot disagree.
+ * The sampler connects the grammar to its words. The grammar offers the possible next words, each with a
+ * weight, and takes one; the sampler draws it at random, or reads it from a given text. Both use the same
+ * grammar, so stories and probabilities cannot disagree.
  */
 #ifndef LLM_STORIES_SAMPLER_H
 #define LLM_STORIES_SAMPLER_H
@@ -17,7 +17,7 @@ typedef struct Offer
 	int id; /* the value of story_take() if this word is taken */
 } Offer;
 
-typedef struct Teller
+typedef struct StorySampler
 {
 	LlmStory *story;
 	const LlmStream *dice; /* NULL: the words are read from text */
@@ -29,21 +29,21 @@ typedef struct Teller
 	 * ignored. */
 	enum
 	{
-		TELLER_GOES_ON,
-		TELLER_TEXT_ENDS,
-		TELLER_WRONG_WORD
+		SAMPLER_GOES_ON,
+		SAMPLER_TEXT_ENDS,
+		SAMPLER_WRONG_WORD
 	} state;
-} Teller;
+} StorySampler;
 
 /* The size of the token at the start of text: a space and letters, or one mark. */
 extern int story_piece(const char *text, size_t size);
-extern void story_offer(Teller *t, const char *word, int size, int weight, int id);
+extern void story_offer(StorySampler *t, const char *word, int size, int weight, int id);
 /* Takes one of the words offered since the last call and returns its id; 0 after the end of the text, which
- * the plot must tolerate. */
-extern int story_take(Teller *t, LlmStoryKind kind);
-extern double story_offered(const Teller *t, int i);
+ * the grammar must tolerate. */
+extern int story_take(StorySampler *t, LlmStoryKind kind);
+extern double story_offered(const StorySampler *t, int i);
 
-/* The plot: the whole grammar. */
-extern void story_plot(Teller *t);
+/* The whole grammar. */
+extern void story_grammar(StorySampler *t);
 
 #endif

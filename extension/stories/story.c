@@ -12,18 +12,18 @@ void
 llm_story_tell(uint64_t seed, LlmStory *story)
 {
 	LlmStream dice = llm_stream(seed, "story", 0, 0);
-	Teller teller = {.story = story, .dice = &dice};
+	StorySampler sampler = {.story = story, .dice = &dice};
 
 	story->count = 0;
 	story->logprob = 0;
-	story_plot(&teller);
+	story_grammar(&sampler);
 }
 
 /* ---- following a text ---- */
 
 /* " Tom", " Anna" and 3 more: the words that were possible. */
 static void
-list_offers(const Teller *t, char *out, size_t size)
+list_offers(const StorySampler *t, char *out, size_t size)
 {
 	size_t used = 0;
 	int shown = t->offers > 10 ? 8 : t->offers;
@@ -48,7 +48,7 @@ shown_size(const char *word, int size)
 }
 
 static LlmCode
-wrong_word(const Teller *t, LlmError *err)
+wrong_word(const StorySampler *t, LlmError *err)
 {
 	const char *word = t->text + t->at;
 	size_t left = t->size - t->at, from = t->at;
@@ -78,27 +78,27 @@ wrong_word(const Teller *t, LlmError *err)
 LlmCode
 llm_story_follow(const char *text, size_t size, LlmStory *story, LlmStoryNext *next, LlmError *err)
 {
-	Teller teller = {.story = story, .text = text, .size = size};
+	StorySampler sampler = {.story = story, .text = text, .size = size};
 
 	story->count = 0;
 	story->logprob = 0;
 	next->count = 0;
-	story_plot(&teller);
-	if (teller.state == TELLER_GOES_ON && teller.at < size)
+	story_grammar(&sampler);
+	if (sampler.state == SAMPLER_GOES_ON && sampler.at < size)
 	{
 		llm_fail(err, LLM_INVALID, "the story ends with its word %d; \"%.*s\" comes after the end",
 			story->count,
-			shown_size(text + teller.at, (int) (size - teller.at < 1000 ? size - teller.at : 1000)),
-			text + teller.at);
+			shown_size(text + sampler.at, (int) (size - sampler.at < 1000 ? size - sampler.at : 1000)),
+			text + sampler.at);
 		return llm_hint(err, "Give one story at a time.");
 	}
-	if (teller.state == TELLER_WRONG_WORD)
-		return wrong_word(&teller, err);
-	if (teller.state == TELLER_TEXT_ENDS)
-		for (int i = 0; i < teller.offers; i++)
-			next->token[next->count++] = (LlmStoryToken){.text = teller.offer[i].word,
-				.size = teller.offer[i].size,
-				.probability = story_offered(&teller, i)};
+	if (sampler.state == SAMPLER_WRONG_WORD)
+		return wrong_word(&sampler, err);
+	if (sampler.state == SAMPLER_TEXT_ENDS)
+		for (int i = 0; i < sampler.offers; i++)
+			next->token[next->count++] = (LlmStoryToken){.text = sampler.offer[i].word,
+				.size = sampler.offer[i].size,
+				.probability = story_offered(&sampler, i)};
 	return LLM_OK;
 }
 
