@@ -1,7 +1,7 @@
 /*
- * Attention over a key/value cache. A full forward and a decode step are the same code with more or fewer new
- * positions: a query's scores, softmax and weighted sum run over absolute key positions, so both give the
- * same bits. Keys outside a query's sight take no part in any sum.
+ * Attention over a key/value cache. A full forward pass and a decode step are the same code with more or
+ * fewer new positions: a query's scores, softmax and weighted sum run over absolute key positions, so both
+ * give the same bits. Keys that a query does not attend to enter no sum.
  */
 #include <string.h>
 
@@ -9,10 +9,12 @@
 #include "engine/pool.h"
 #include "engine/rows.h"
 
-/* Positions appended between two looks for a stop: whole panels. */
+/* Positions appended between two polls of the stop function: whole panels. */
 #define FEW (16 * LLM_PANEL)
-/* Queries that meet the keys together: a multiple of the register tiles' heights (14, 6); their scores stay
- * in the second-level cache. */
+/*
+ * Queries of a block whose scores are computed together: a multiple of the register tiles' heights (14, 6);
+ * the scores stay in the second-level cache.
+ */
 #define STRIP 42
 
 int llm_attention_chunk = LLM_BLOCK;
@@ -23,8 +25,8 @@ typedef struct Run
 	const LlmKvCache *cache;
 	const float *qkv;
 	int past, keys, width; /* width: floats of one row of scores, whole panels */
-	int queries, chunks;   /* of a task, whole strips; tasks of a head */
-	float *scratch;        /* per worker queries * width */
+	int queries, chunks;   /* queries of a task, whole blocks of STRIP; tasks of a head */
+	float *scratch;        /* queries * width per worker */
 	float *out, *scores, *probs;
 } Run;
 
@@ -111,13 +113,13 @@ llm_kv_copy_row(LlmKvCache *to, int to_row, const LlmKvCache *from, int from_row
 	return code;
 }
 
-/* Keys from position `at` on go to the columns of a panel that follow those filled already. */
+/* Appends the keys from position `at` on to a panel, in the columns after those already filled. */
 static void
 append_keys(int n, int HS, const float *keys, size_t ldk, int at, float *panel)
 {
 	int column = at % LLM_PANEL;
 
-	/* the columns that are left are multiplied too, and thrown away: they must be numbers */
+	/* the remaining columns are multiplied too, and the products discarded: they must be initialised */
 	if (column == 0)
 		llm_kernels->pack_panel_transposed(HS, n, keys, ldk, panel);
 	else
@@ -126,7 +128,7 @@ append_keys(int n, int HS, const float *keys, size_t ldk, int at, float *panel)
 				panel[(size_t) i * LLM_PANEL + column + t] = keys[i];
 }
 
-/* One head of one sequence: its new keys and values go to the cache. */
+/* Appends the new keys and values of one head of one sequence to the cache. */
 static void
 append_task(void *context, int head, int worker)
 {
@@ -149,7 +151,7 @@ append_task(void *context, int head, int worker)
 				q + (size_t) t * 3 * C + 2 * C + i, 3 * C, v + (size_t) t * LLM_PANEL);
 }
 
-/* Keys a query at an absolute position sees: [first, last). */
+/* Keys that the query at an absolute position attends to: [first, last). */
 static int
 first_key(const LlmAttention *a, int position)
 {
@@ -181,21 +183,21 @@ score_rows(const Run *r, int head, int m, const float *q, int keys, float *s, in
 	}
 }
 
-/* m queries of a head and their weighted sums. */
+/* A block of m queries of a head, and their weighted sums. */
 typedef struct Strip
 {
-	int m, position; /* the first one's */
+	int m, position; /* of the first query */
 	const float *p;  /* (m,width): probabilities */
 	const float *v;  /* panels of values */
 	float *out;      /* (m,HS), rows ldo apart */
 	size_t ldo;
 } Strip;
 
-/* How the rows from `row` on meet a block's keys. */
+/* Which keys of a block the rows from `row` on attend to. */
 typedef enum Meet
 {
-	MEET_ALIKE,   /* each sees all kc */
-	MEET_TRIANGLE /* a tile: the last sees all kc, each before it one less */
+	MEET_ALIKE,   /* each row: all kc */
+	MEET_TRIANGLE /* a tile's last row: all kc; each row above: one less */
 } Meet;
 
 /* out (+)= p @ v over the keys k … k + kc - 1 */
@@ -219,11 +221,14 @@ weigh_block(const Run *r, const Strip *s, int row, int m, int k, int kc, Meet me
 	}
 }
 
-/* The rows that see some keys of block k, but not all. Returns the first of those that do. */
+/*
+ * Handles the rows that attend to some but not all keys of block k. Returns the first row that attends to
+ * all of them.
+ */
 static int
 weigh_ragged(const Run *r, const Strip *s, int k)
 {
-	int seen = s->position + 1 - k; /* by the first row; each after it one more */
+	int seen = s->position + 1 - k; /* keys that the first row attends to; one more for each following row */
 	int row = seen < 1 ? 1 - seen : 0, end = LLM_BLOCK - seen < s->m ? LLM_BLOCK - seen : s->m;
 	int tile = llm_kernels->tile_rows;
 
@@ -272,8 +277,10 @@ weigh_rows(const Run *r, const Strip *s, int worker)
 	}
 }
 
-/* What a learner sees: rows of scores or probabilities over all keys, 0 (probabilities) or -inf (scores)
- * unseen. */
+/*
+ * Copies a row of scores or probabilities to the traced output, over all keys: where the query does not
+ * attend, probabilities are 0 and scores -inf.
+ */
 static void
 show_row(float *to, const float *from, int first, int last, int keys, float unseen, float scale)
 {
@@ -281,7 +288,7 @@ show_row(float *to, const float *from, int first, int last, int keys, float unse
 		to[k] = k < first || k >= last ? unseen : from[k] * scale;
 }
 
-/* m queries of a head from `query` on; s: room for their scores */
+/* m queries of a head from `query` on; s: scratch for their scores */
 static void
 attend_strip(const Run *r, int head, int query, int m, float *s, int worker)
 {
@@ -327,7 +334,7 @@ attend_task(void *context, int task, int worker)
 			s + (size_t) (query - first) * r->width, worker);
 }
 
-/* Whole strips, as many as a chunk has room for and the work needs. */
+/* Queries per task: whole blocks of STRIP, limited by the chunk and by the number of queries. */
 static int
 queries_of_task(const LlmAttention *a)
 {

@@ -1,10 +1,13 @@
 /*
- * The backward pass: nodes in reverse order, each by its op's rule from the gradient of its value to those of
- * its inputs.
+ * The backward pass: visits the nodes in reverse order and applies each op's gradient rule, from the
+ * gradient of its value to the gradients of its inputs.
  */
 #include "engine/ops/op.h"
 
-/* Logits that their loss took in chunks: what is left to do is to hand on the gradient that it made. */
+/*
+ * Logits computed in chunks by their loss, which also made their gradient: only passes it on to the
+ * product's input.
+ */
 static LlmCode
 back_chunks(Back *b, Slot *slot, LlmError *err)
 {
@@ -25,7 +28,7 @@ back_node(LlmExec *exec, float *const *grads, int index, LlmError *err)
 		return back_chunks(&b, slot, err);
 	if (slot->grad == NULL)
 		return LLM_OK;
-	if (grads[index]) /* every reader has been: it is complete */
+	if (grads[index]) /* all readers were visited: the gradient is complete */
 		code = llm_copy(slot->value.numel, slot->grad->data, grads[index], err);
 	for (int i = 0; i < b.node->n_inputs && i < LLM_MOST_INPUTS; i++)
 		b.in[i] = exec->slots[b.node->inputs[i]].value;
@@ -65,7 +68,7 @@ llm_walk_back(LlmExec *exec, float *const *grads, LlmError *err)
 		if (slot->rows == ROWS_NONE)
 			continue;
 		code = back_node(exec, grads, graph->order[i], err);
-		if (!exec->tracing) /* its readers' rules and its own have been */
+		if (!exec->tracing) /* no rule still to come reads this value */
 		{
 			llm_buffer_drop(exec, slot->buffer);
 			slot->buffer = NULL;

@@ -1,5 +1,6 @@
 /*
- * Running a plan: inputs are bound, nodes computed in order, buffers recycled once their last reader is done.
+ * Running a plan: binds the inputs, computes the nodes in order and recycles each buffer after its last
+ * reader.
  */
 #include <string.h>
 #include <time.h>
@@ -37,7 +38,7 @@ bind_input(LlmExec *exec, int index, const LlmInput *inputs, int n_inputs, LlmEr
 		value->numel *= in->dims[i];
 		if (known == in->dims[i])
 			continue;
-		/* the first input with a name says what it stands for */
+		/* the first input that has a named dimension sets its size */
 		if (known < 0 && dim->times > 0 && in->dims[i] % dim->times == 0 &&
 			llm_sizes_set(&exec->sizes, dim->name, in->dims[i] / dim->times))
 			continue;
@@ -50,7 +51,7 @@ bind_input(LlmExec *exec, int index, const LlmInput *inputs, int n_inputs, LlmEr
 	return LLM_OK;
 }
 
-/* Rows of an input or parameter are never computed, so all of them are there. */
+/* Rows of an input or a parameter are not computed, so all of them are present. */
 static LlmCode
 bind_leaves(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmError *err)
 {
@@ -106,8 +107,9 @@ now(void)
 	return (double) t.tv_sec * 1e6 + (double) t.tv_nsec / 1e3;
 }
 
-/* A node has read its inputs: those that nobody else waits for go. Logits in chunks read theirs with the
- * loss.
+/*
+ * A node has read its inputs: frees those that no other node will read. Logits in chunks read their inputs
+ * together with the loss.
  */
 static void
 done_reading(LlmExec *exec, const LlmNode *node)
@@ -123,7 +125,7 @@ done_reading(LlmExec *exec, const LlmNode *node)
 	}
 }
 
-/* The node, or all of the chain that ends with it, has read its inputs. */
+/* The node, or the whole chain that ends with it, has read its inputs. */
 static void
 done_with(LlmExec *exec, int index)
 {
@@ -134,7 +136,7 @@ done_with(LlmExec *exec, int index)
 	done_reading(exec, &exec->model->graph.nodes[index]);
 }
 
-/* What takes any number of inputs reads them one by one. */
+/* An op with any number of inputs reads them one by one itself. */
 static LlmCode
 run_op(LlmExec *exec, int index, LlmError *err)
 {
@@ -157,7 +159,7 @@ run_node(LlmExec *exec, int index, LlmError *err)
 	return slot->head ? llm_run_chain(exec, index, err) : run_op(exec, index, err);
 }
 
-/* Nodes in order; a value goes once its last reader is done. */
+/* Computes the nodes in order; frees each value after its last reader. */
 static LlmCode
 run_nodes(LlmExec *exec, LlmError *err)
 {
@@ -172,7 +174,7 @@ run_nodes(LlmExec *exec, LlmError *err)
 
 		if (exec->slots[index].rows == ROWS_NONE || node->op == LLM_OP_INPUT || node->op == LLM_OP_PARAM)
 			continue;
-		if (exec->slots[index].then) /* goes with the last of its chain */
+		if (exec->slots[index].then) /* computed with the last node of its chain */
 			continue;
 		if (exec->timing)
 			start = now();
@@ -188,7 +190,7 @@ run_nodes(LlmExec *exec, LlmError *err)
 	return LLM_OK;
 }
 
-/* What the caller gets: the last row where that was all it wanted, every NaN the same. */
+/* The caller's result: the last row if only that was wanted, with canonical NaNs. */
 static LlmCode
 finish(LlmExec *exec, LlmValue *result, LlmError *err)
 {
@@ -199,7 +201,7 @@ finish(LlmExec *exec, LlmValue *result, LlmError *err)
 	if (target->buffer && !exec->canonical &&
 		llm_canonicalize(result->numel, target->buffer->data, err) != LLM_OK)
 		return err->code;
-	if (result->floats == NULL && result->integers == NULL) /* a parameter that is kept packed */
+	if (result->floats == NULL && result->integers == NULL) /* a parameter kept in packed panels only */
 	{
 		Buffer *plain = llm_scratch_take(exec, result->numel, err);
 
@@ -219,7 +221,7 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 	LlmCode code;
 	int64_t length;
 
-	for (int i = 0; i < exec->model->graph.count; i++) /* of the run before */
+	for (int i = 0; i < exec->model->graph.count; i++) /* of the previous run */
 		if (exec->keep || i == exec->target)
 			let_go(exec, i);
 	llm_exec_drop_scratch(exec);

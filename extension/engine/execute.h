@@ -1,6 +1,7 @@
 /*
- * The one executor: computes a node of a model from named inputs. A forward of a whole text, a decode step
- * that continues from cached keys and values, and any node in between are the same run.
+ * The one executor: computes a node of a model from named inputs. A forward pass over a whole sequence, a
+ * decode step that continues from cached keys and values, and the computation of any inner node are the same
+ * run.
  */
 #ifndef LLM_EXECUTE_H
 #define LLM_EXECUTE_H
@@ -12,7 +13,7 @@ typedef struct LlmInput
 	const char *name;
 	int ndim;
 	int dims[LLM_MAX_DIMS];
-	const float *floats; /* one of the two */
+	const float *floats; /* exactly one of the two is set */
 	const int32_t *integers;
 } LlmInput;
 
@@ -28,53 +29,60 @@ typedef struct LlmValue
 typedef struct LlmExec LlmExec;
 
 /*
- * Plans the computation of `target`. last_only: only the last position's row of it is wanted (where it has
- * the dimension T), and rows that nobody reads are not computed. capacity: positions the key/value caches
- * have room for; 0: no run continues another, and no keys are kept. The model must outlive the run.
+ * Plans the computation of `target`. last_only: only the target's row at the last position is needed (if it
+ * has the dimension T), and rows that nothing reads are not computed. capacity: the number of positions
+ * allocated in the key/value caches; 0: no run continues another, and no keys are kept. The model must
+ * outlive the executor.
  */
 extern LlmCode llm_exec_open(const LlmModel *model, int target, bool last_only, int capacity,
 	const LlmAllocator *memory, LlmExec **exec, LlmError *err);
 /*
- * Computes target for T new positions after those of earlier runs; result lives until the next run or close.
- * After an error the run can be tried again, as if it had not been.
+ * Computes target for T new positions after those of earlier runs; result is valid until the next run or
+ * close. After an error the run can be repeated as if it had never started.
  */
 extern LlmCode llm_exec_run(
 	LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *result, LlmError *err);
 /*
- * Where the target's value is to be written: memory of the caller for as many floats as the shape has, NULL
- * where there is none. It is asked for when a run comes to the target. Values that are views of others stay
- * where they are; the result says where.
+ * Provides memory for the target's value: an array of the caller for all floats of the shape, or NULL if it
+ * has none. Called when a run reaches the target. A value that shares another value's memory stays there;
+ * the result points to it.
  */
 typedef float *(*LlmPlace)(void *context, const LlmValue *shape);
 extern void llm_exec_place(LlmExec *exec, LlmPlace place, void *context);
-/* May later runs continue, position by position? Else each must start over with the whole text. */
+/*
+ * True if later runs can continue position by position; otherwise each run must start over with the whole
+ * sequence.
+ */
 extern bool llm_exec_continues(const LlmExec *exec);
 extern int llm_exec_length(const LlmExec *exec);
-/* Sequence i of the batch becomes what sequence rows[i] was (beam search). After an error only close is left.
+/*
+ * Sequence i of the batch becomes the former sequence rows[i] (beam search). After an error the executor can
+ * only be closed.
  */
 extern LlmCode llm_exec_reorder(LlmExec *exec, const int *rows, int B, LlmError *err);
-/* Gives back the memory of values and gradients that the next run would use again. */
+/* Frees the memory of values and gradients that the next run would otherwise reuse. */
 extern void llm_exec_release(LlmExec *exec);
 extern void llm_exec_close(LlmExec *exec);
 
 /* Dropout in training: masks depend on (seed, step, micro_batch, node, element) alone. p 0 drops nothing. */
 typedef struct LlmDropout
 {
-	float p; /* of nodes that state none of their own */
+	float p; /* of nodes without a p of their own */
 	uint64_t seed;
 	uint32_t step, micro_batch;
 } LlmDropout;
 
 /*
- * From now on runs keep what llm_exec_backward needs, and drop as told. grads: the arrays that it will be
- * given, or NULL; where they are known, a loss over large logits never holds them all, and adds to grads in
- * the run already. After an error in a run or on the way back grads are then not to be used.
+ * Switches to training: runs keep the values that llm_exec_backward needs and apply `dropout`. grads: the
+ * arrays that llm_exec_backward will receive, or NULL. If they are known, a loss over large logits is
+ * computed in chunks of rows and accumulates into grads during the forward pass, so the full logits are
+ * never held in memory. After an error in a run or in the backward pass, the contents of grads are invalid.
  */
 extern void llm_exec_train(LlmExec *exec, const LlmDropout *dropout, float *const *grads);
 /*
- * Gradients of the target, a single number, of the run before: grads[node] (one array per parameter, laid out
- * as its weight is, see model.h; NULL for other nodes) gains them. The values of a run that was not
- * traced are used up by it.
+ * The backward pass of the previous run: adds the gradient of the target, a single number, to grads[node]
+ * (one array per parameter in the layout of its weight, see model.h; NULL for other nodes). The values of a
+ * run that was not traced are freed on the way.
  */
 extern LlmCode llm_exec_backward(LlmExec *exec, float *const *grads, LlmError *err);
 

@@ -1,19 +1,20 @@
 /*
- * Fusing by rule: a product whose value one node alone reads (a bias to add, say), that node's value again
- * one alone (GELU, or the residual stream), and so on, are computed in one go, each block of the product
- * while it is in the cache; what lies between them is never written. The rule knows nodes and shapes, no
- * names, so a learner's graph profits as well. Every step has the bits of its op done by itself.
+ * Fusion by rule: a product whose value has a single reader (adding a bias, say), whose value again has a
+ * single reader (GELU, or adding the residual stream), and so on, are computed together, each block of the
+ * product while it is in the cache; the intermediate values are never written. The rule knows nodes and
+ * shapes but no names, so a learner's own graph profits as well. Each fused step gives the same bits as its
+ * op computed alone.
  *
- * A run that is traced or timed computes each node by itself: there is something to be seen of each.
+ * A traced or timed run computes each node by itself, because it reports on each of them.
  */
 #include "engine/ops/op.h"
 
 #include <string.h>
 
-/* Steps of a chain: the products of one model have two or three. */
+/* The most fused steps of a chain; those of common models have two or three. */
 #define MOST_STEPS 8
 
-/* ---- what fits ---- */
+/* ---- which nodes can be fused ---- */
 
 static bool
 same_dim(const LlmDim *a, const LlmDim *b)
@@ -36,7 +37,7 @@ same_shape(const LlmNode *a, const LlmNode *b)
 	return a->ndim == b->ndim;
 }
 
-/* Elements that every row of a value meets alike: one for each column, or one for all. */
+/* True if the same elements apply to every row of a value: one for each column, or one for all. */
 static bool
 fits_rows(const LlmNode *other, const LlmNode *value)
 {
@@ -48,7 +49,7 @@ fits_rows(const LlmNode *other, const LlmNode *value)
 																	  &value->shape[value->ndim - 1])));
 }
 
-/* Dropout that lets everything through in this run. */
+/* Dropout that is the identity in this run. */
 static bool
 passes(const LlmExec *exec, int node)
 {
@@ -58,14 +59,14 @@ passes(const LlmExec *exec, int node)
 		   llm_dropout_of(exec, node, "p", &stream) == 0;
 }
 
-/* The input of a node with two that does not come from the product. */
+/* Of a node with two inputs, the one that is not the product. */
 static int
 other_input(const LlmNode *node, int from)
 {
 	return node->inputs[node->inputs[0] == from ? 1 : 0];
 }
 
-/* Can `node`, which reads `from` alone of all, take its value over element by element? */
+/* Can `node`, the only reader of `from`, be fused with it element by element? */
 static bool
 follows(const LlmExec *exec, int from, int node)
 {
@@ -78,7 +79,7 @@ follows(const LlmExec *exec, int from, int node)
 		return false;
 	if (passes(exec, node))
 		return true;
-	if (facts->fuses == LLM_FUSES_UNARY) /* on the way back each has its input before it, be it read or not */
+	if (facts->fuses == LLM_FUSES_UNARY) /* its gradient kernel loads the input, used or not */
 		return !exec->keep;
 	if (exec->keep && facts->gradient >= LLM_READS_INPUTS)
 		return false;
@@ -90,7 +91,7 @@ follows(const LlmExec *exec, int from, int node)
 	return same_shape(other, value) || (slot->t_axis != value->ndim - 1 && fits_rows(other, value));
 }
 
-/* Products with a packed weight go through the kernel that takes steps. */
+/* Products with a packed weight use the kernel that applies fused steps. */
 static bool
 begins(const LlmExec *exec, int node)
 {
@@ -108,7 +109,10 @@ begins(const LlmExec *exec, int node)
 
 /* ---- the chains ---- */
 
-/* From a product on as far as values have one reader and nobody looks at them on the way back. */
+/*
+ * Extends a chain from a product as long as each value has one reader and the backward pass does not need
+ * it.
+ */
 static void
 plan_chain(LlmExec *exec, int head)
 {
@@ -147,7 +151,7 @@ llm_plan_chains(LlmExec *exec)
 			plan_chain(exec, i);
 }
 
-/* What `node` does to each element of `from`; n_steps stays where that is nothing. */
+/* Describes what `node` does to each element of `from`; n_steps is unchanged if that is nothing. */
 static LlmCode
 add_step(LlmExec *exec, int from, int node, LlmStep *steps, int *n_steps, LlmError *err)
 {
@@ -202,7 +206,7 @@ llm_run_chain(LlmExec *exec, int last, LlmError *err)
 	if (a.numel / K > INT32_MAX)
 		return llm_fail(
 			err, LLM_LIMIT, "node \"%s\": %zu rows are too many at once", node->name, a.numel / K);
-	if (last == exec->target) /* it is handed out */
+	if (last == exec->target) /* the caller receives this value */
 	{
 		steps[n_steps++] = (LlmStep){.kind = LLM_STEP_CANONICALIZE};
 		exec->canonical = true;

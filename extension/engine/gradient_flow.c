@@ -1,6 +1,6 @@
 /*
- * See gradient_flow.h. Contributions of several readers are added in the order in which they come, the last
- * reader's first.
+ * See gradient_flow.h. Contributions of several readers are added in the order of the backward pass, that of
+ * the last reader first.
  */
 #include "engine/gradient_flow.h"
 
@@ -18,8 +18,10 @@ llm_back_wants(const Back *b, int i)
 	return b->exec->slots[b->node->inputs[i]].wanted;
 }
 
-/* A parameter's gradient, which contributions are added to in place; other nodes have none before it is
- * complete. */
+/*
+ * A parameter's gradient, to which contributions are added in place. The gradient of any other node is
+ * written to grads once it is complete.
+ */
 static float *
 own_gradient(const Back *b, int i)
 {
@@ -46,8 +48,10 @@ llm_back_open(Back *b, int i, bool write, Buffer **buffer, LlmError *err)
 	return *buffer ? (*buffer)->data : NULL;
 }
 
-/* The buffer joins the gradient of input i: that of a parameter, or of a value, which it becomes or replaces
- * by the sum. */
+/*
+ * Adds the buffer to the gradient of input i. The gradient of a parameter is summed in place; that of
+ * another value becomes the buffer, or the buffer with the sum.
+ */
 LlmCode
 llm_back_close(Back *b, int i, Buffer *buffer, LlmCode code, LlmError *err)
 {
@@ -71,7 +75,10 @@ llm_back_close(Back *b, int i, Buffer *buffer, LlmCode code, LlmError *err)
 	return code;
 }
 
-/* Input i's gradient is the node's own, number for number: while it is the only one they share the memory. */
+/*
+ * The gradient of input i equals the node's own: as long as there is no other contribution, both share the
+ * memory.
+ */
 static LlmCode
 pass_gradient(Back *b, int i, LlmError *err)
 {

@@ -1,6 +1,6 @@
 /*
- * A model's architecture: nodes as the rows of llm_graph say, checked and put in order, every shape inferred
- * with named dimensions. The executor knows no model but this.
+ * A model's architecture: the nodes stored as rows of llm_graph, checked and sorted into execution order,
+ * with every shape inferred from named dimensions. The executor knows no model but this.
  */
 #ifndef LLM_GRAPH_H
 #define LLM_GRAPH_H
@@ -12,14 +12,17 @@
 #define LLM_MAX_HEADS 4096
 #define LLM_DIM_NAME 16
 
-/* times * name, or the number `times` when name is "". */
+/* times * name, or just `times` when name is "". */
 typedef struct LlmDim
 {
 	int64_t times;
 	char name[LLM_DIM_NAME];
 } LlmDim;
 
-/* What a name stands for: C, V, P, F from the model's config; B, T and others when inputs are bound. */
+/*
+ * The sizes that names stand for: C, V, P, F come from the model's config; B, T and others when inputs are
+ * bound.
+ */
 typedef struct LlmSizes
 {
 	int count;
@@ -41,7 +44,7 @@ typedef struct LlmAttr
 {
 	const char *key;
 	LlmAttrKind kind;
-	double number; /* of BOOL: 0 or 1 */
+	double number; /* a BOOL is 0 or 1 */
 	const char *text;
 	int count;
 	struct LlmAttr *items;
@@ -55,8 +58,8 @@ typedef struct LlmNode
 	const char **input_names;
 	int *inputs; /* indices of nodes, set by llm_graph_check */
 	LlmAttr *attrs;
-	bool integers; /* an input of whole numbers */
-	int walk;      /* while nodes are put in order: the input to come next, or one of these */
+	bool integers; /* an input of integers */
+	int walk;      /* while the graph is sorted: the next input to visit, or one of these */
 #define LLM_NOT_REACHED (-1)
 #define LLM_IN_ORDER (-2)
 	int ndim;
@@ -67,28 +70,28 @@ typedef struct LlmGraph
 {
 	int count;
 	LlmNode *nodes; /* in the order they were added */
-	int *order;     /* execution order: inputs first, ties as added */
+	int *order;     /* execution order: inputs first, otherwise in the order they were added */
 	int *by_name;   /* indices sorted by name */
 	LlmSizes sizes; /* from the config */
 } LlmGraph;
 
 /*
- * Resolves input names, orders the nodes and infers every shape. The caller filled nodes (name, op,
- * input_names, attrs), sizes, and made room: nodes[i].inputs (n_inputs ints each), order and by_name (count
- * ints each).
+ * Resolves input names, sorts the nodes and infers every shape. The caller has filled nodes (name, op,
+ * input_names, attrs) and sizes, and has allocated nodes[i].inputs (n_inputs ints each), order and by_name
+ * (count ints each).
  */
 extern LlmCode llm_graph_check(LlmGraph *graph, LlmError *err);
 /* Index of a node by name, or -1. */
 extern int llm_graph_find(const LlmGraph *graph, const char *name);
 
-/* NULL where it is not given, or given as null: both mean the default. */
+/* NULL if the attribute is absent or null: both mean the default. */
 extern const LlmAttr *llm_attr(const LlmNode *node, const char *key);
 extern double llm_attr_number(const LlmNode *node, const char *key, double otherwise);
-/* A parameter, unless its attribute trainable says that it is frozen. */
+/* True for a parameter, unless its attribute `trainable` says that it is frozen. */
 extern bool llm_is_trainable(const LlmNode *node);
 /*
- * The whole numbers of a list attribute, at most LLM_MAX_DIMS: how many, or -1 when it is not given or not
- * such a list. A null stands for LLM_TO_END.
+ * Reads the integers of a list attribute, at most LLM_MAX_DIMS. Returns how many there are, or -1 if the
+ * attribute is absent or not such a list. A null stands for LLM_TO_END.
  */
 #define LLM_TO_END INT32_MAX
 extern int llm_attr_integers(const LlmNode *node, const char *key, int *out);
@@ -101,11 +104,11 @@ extern LlmCode llm_dim_parse(const char *text, LlmDim *dim, LlmError *err);
 extern void llm_dim_print(const LlmDim *dim, char *text, size_t size);
 /* "(B,T,3*C)" */
 extern void llm_shape_print(int ndim, const LlmDim *shape, char *text, size_t size);
-/* The number a dimension stands for, or -1 when its name has none. */
+/* The size that a dimension stands for, or -1 if its name has none yet. */
 extern int64_t llm_dim_value(const LlmDim *dim, const LlmSizes *sizes);
 extern bool llm_sizes_set(LlmSizes *sizes, const char *name, int64_t value);
 
-/* Checks a node whose inputs have shapes by the facts of its op; fills node->shape. */
+/* Applies the shape rule of the node's op to its inputs' shapes, which must be known; fills node->shape. */
 extern LlmCode llm_infer(const LlmGraph *graph, LlmNode *node, LlmError *err);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * The operations of the executor and of SQL: kernels spread over the thread pool. Shapes are checked by the
- * caller. Every function returns LLM_CANCELED when the pool's stop function said so.
+ * The operations of the executor and of SQL: kernels run in parallel on the thread pool. The caller checks
+ * shapes. Every function returns LLM_CANCELED if the pool's stop function requested it.
  */
 #ifndef LLM_OPS_H
 #define LLM_OPS_H
@@ -8,33 +8,41 @@
 #include "kernels/kernels.h"
 #include "kernels/random.h"
 
-/* Floats of b (K,N) packed in panels: [ceil(N/LLM_PANEL)][K][LLM_PANEL]. */
+/* Floats of b (K,N) in packed panels: [ceil(N/LLM_PANEL)][K][LLM_PANEL]. */
 extern size_t llm_packed_floats(int64_t K, int64_t N);
-/* panels from b (K,N), or from b (N,K) when transposed. */
+/* Packs b (K,N), or b (N,K) when transposed, into panels. */
 extern LlmCode llm_pack(int K, int N, const float *b, bool transposed, float *panels, LlmError *err);
 
 /* out (M,N) = a (M,K) @ panels (K,N); rows of a are lda apart. */
 extern LlmCode llm_matmul_packed(int M, int N, int K, const float *a, size_t lda, const float *panels,
 	float *out, const LlmAllocator *memory, LlmError *err);
-/* The same with panels of a format (quantized.h): the bits are those of its numbers in float32. */
+/*
+ * The same with panels of a compact format (quantized.h): the bits are those of the same values in float32.
+ */
 extern LlmCode llm_matmul_compact(LlmFormat format, int M, int N, int K, const float *a, size_t lda,
 	const void *panels, float *out, const LlmAllocator *memory, LlmError *err);
-/* The same, each element taking the steps before it is handed on; other of a step as (M,N) says. */
+/*
+ * The same, with fused steps applied to each element before it is written; a step's `other` is addressed as
+ * (M,N).
+ */
 extern LlmCode llm_matmul_steps(LlmFormat format, int M, int N, int K, const float *a, size_t lda,
 	const void *panels, int n_steps, const LlmStep *steps, float *out, const LlmAllocator *memory,
 	LlmError *err);
-/* out (M,N) += a^T @ panels for a (K,M), rows lda apart: the gradient of a weight, summed over K rows. */
+/*
+ * out (M,N) += a^T @ panels for a (K,M), rows lda apart: the gradient with respect to a weight matrix,
+ * summed over K rows.
+ */
 extern LlmCode llm_matmul_columns(int M, int N, int K, const float *a, size_t lda, const float *panels,
 	float *out, const LlmAllocator *memory, LlmError *err);
-/* out (M,N) = a (M,K) @ b (K,N), or @ b (N,K) transposed; panels are made on the way. */
+/* out (M,N) = a (M,K) @ b (K,N), or @ b (N,K) transposed; b is packed into temporary panels. */
 extern LlmCode llm_matmul(int M, int N, int K, const float *a, const float *b, bool transpose_b, float *out,
 	const LlmAllocator *memory, LlmError *err);
 
 /* b (K,N), or (N,K) when transposed, from its panels. */
 extern LlmCode llm_panels_read(int K, int N, const float *panels, bool transposed, float *b, LlmError *err);
 /*
- * Sum of n numbers, of their squared distances from shift, and of the squares of the b that panels hold, in
- * b's order: the bits are those of the kernel over all of it.
+ * Sum of n elements, of their squared distances from shift, and of the squares of the matrix b that panels
+ * hold, in b's order: the bits are those of the kernel over the whole array.
  */
 extern LlmCode llm_sum(size_t n, const float *x, double *total, LlmError *err);
 extern LlmCode llm_sum_squares(
@@ -42,7 +50,9 @@ extern LlmCode llm_sum_squares(
 extern LlmCode llm_sum_squares_panels(int K, int N, const float *panels, bool transposed, double *total,
 	const LlmAllocator *memory, LlmError *err);
 
-/* Moves and fills, for what may be long: memcpy in pieces. Rows of `from` and `to` are so many floats apart.
+/*
+ * Copies and fills in pieces, because memcpy of a long array could not be canceled. from_row and to_row: the
+ * distance between rows, in floats.
  */
 extern LlmCode llm_copy(size_t n, const float *from, float *to, LlmError *err);
 extern LlmCode llm_copy_rows(
@@ -50,7 +60,7 @@ extern LlmCode llm_copy_rows(
 extern LlmCode llm_fill(size_t n, float value, float *to, LlmError *err);
 
 extern LlmCode llm_unary(LlmUnary f, size_t n, const float *x, float *out, LlmError *err);
-/* Every NaN of x becomes 0x7fc00000. */
+/* Replaces every NaN of x by 0x7fc00000. */
 extern LlmCode llm_canonicalize(size_t n, float *x, LlmError *err);
 /* out (outer,inner): x has xo rows (1 or outer) and xi columns (1 or inner), y likewise. out may be x or y of
  * full shape. */
@@ -66,55 +76,55 @@ extern LlmCode llm_softmax(size_t rows, size_t n, float scale, const float *x, f
  */
 extern LlmCode llm_cross_entropy(size_t rows, int V, const float *logits, const int32_t *targets,
 	float *losses, float *mean, LlmError *err);
-/* Its two halves: each row's loss, and their mean. */
+/* The two steps of the above: each row's loss, and their mean. */
 extern LlmCode llm_cross_entropy_rows(
 	size_t rows, int V, const float *logits, const int32_t *targets, float *losses, LlmError *err);
 extern LlmCode llm_cross_entropy_mean(
 	size_t rows, const int32_t *targets, const float *losses, float *mean, LlmError *err);
-/* How many targets are not left out. */
+/* Counts the targets that are not left out. */
 extern LlmCode llm_count_targets(size_t rows, const int32_t *targets, size_t *count, LlmError *err);
 
-/* Keys and values of one attention node, packed as matmul wants them. */
+/* Keys and values of one attention node, packed as matmul reads them. */
 typedef struct LlmKvCache
 {
 	int B, NH, HS;
-	int capacity; /* positions there is room for */
+	int capacity; /* positions allocated */
 	int length;   /* positions filled */
 	float *k;     /* [B][NH][ceil(capacity/LLM_PANEL)][HS][LLM_PANEL]: panels of transposed keys */
 	float *v;     /* [B][NH][ceil(HS/LLM_PANEL)][capacity][LLM_PANEL] */
 	size_t k_bytes, v_bytes;
 } LlmKvCache;
 
-/* The sizes of a cache, and one with memory. */
+/* Sets the sizes of a cache; llm_kv_create also allocates it. */
 extern LlmCode llm_kv_shape(LlmKvCache *cache, int B, int NH, int HS, int capacity, LlmError *err);
 extern LlmCode llm_kv_create(
 	LlmKvCache *cache, int B, int NH, int HS, int capacity, const LlmAllocator *memory, LlmError *err);
 extern void llm_kv_free(LlmKvCache *cache, const LlmAllocator *memory);
-/* Sequence from_row of one cache becomes sequence to_row of another of the same capacity. */
+/* Copies sequence from_row of one cache to sequence to_row of another of the same capacity. */
 extern LlmCode llm_kv_copy_row(
 	LlmKvCache *to, int to_row, const LlmKvCache *from, int from_row, LlmError *err);
 
 /*
- * Queries whose scores a head's work holds at once, on the way there and back; a multiple of LLM_BLOCK, set
- * by the glue. No result depends on it.
+ * Queries whose scores one task of a head holds at a time, forward and backward; a multiple of LLM_BLOCK,
+ * set by the extension. No result depends on it.
  */
 extern int llm_attention_chunk;
 
 typedef struct LlmAttention
 {
-	int B, T, NH, HS; /* T new positions after cache->length earlier ones; capacity must have room for them */
+	int B, T, NH, HS; /* T new positions after cache->length earlier ones; capacity must allow for them */
 	bool causal;
-	int window;             /* keys a query sees, itself included; 0 = all */
+	int window;             /* keys a query attends to, itself included; 0 = all */
 	float scale;            /* of the scores; 1/sqrt(HS) */
-	const float *head_mask; /* (NH) or NULL: each head's output is multiplied by its number */
-	int queries;            /* only the last so many positions get an output; T = all */
+	const float *head_mask; /* (NH) or NULL: a factor for each head's output */
+	int queries;            /* only this many last positions get an output; T = all */
 	float dropout;          /* of the probabilities, in training: element (head, query, key) of the stream */
 	LlmStream stream;
 } LlmAttention;
 
 /*
  * out (B,queries,NH*HS) = softmax(scale q k^T) v, head by head; qkv (B,T,3*NH*HS) holds queries, keys,
- * values. Appends the new keys and values to the cache. scores and probs (B,NH,queries,keys) are filled where
+ * values. Appends the new keys and values to the cache. scores and probs (B,NH,queries,keys) are written if
  * not NULL. (Vaswani et al., 2017)
  */
 extern LlmCode llm_attention(const LlmAttention *a, const float *qkv, LlmKvCache *cache, float *out,
