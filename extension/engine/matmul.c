@@ -1,6 +1,7 @@
 /*
- * Matrix products over the pool. A task is a block of rows times a group of panels; per block of k its rows
- * are packed once and meet every panel of the group, whose slice stays in the first-level cache.
+ * Matrix products over the thread pool. A task is a block of rows (BLIS: MC) times a group of panels of
+ * LLM_PANEL columns (BLIS: NR). For each block of k (BLIS: KC) it packs its rows once and multiplies them by
+ * every panel of the group, whose slice stays in the first-level cache.
  */
 #include <string.h>
 
@@ -9,31 +10,34 @@
 #include "engine/ops.h"
 #include "engine/pool.h"
 
-/* Rows per task, at most and, where there are more tasks to be had, at least; packed, the most are 84 kB of
- * stack. Panels per task, at most: with their part of the product they stay in the second-level cache. Bytes
- * that one row reads, at least: fewer are read faster than the next task is found. */
+/*
+ * MOST_ROWS, LEAST_ROWS: rows of a task, at most and, as long as more tasks are useful, at least; the packed
+ * rows take at most 84 kB of stack. MOST_PANELS: panels of a task; with their block of the product they stay
+ * in the second-level cache. LEAST_BYTES: bytes of the weight that a task reads for a single row; fewer are
+ * read faster than the next task is claimed.
+ */
 #define MOST_ROWS 168
 #define LEAST_ROWS 42
 #define MOST_PANELS 24
 #define LEAST_BYTES 98304
-/* Rows of b between two looks for a stop, where nothing else is between them: whole blocks. */
+/* Rows of b between two polls of the stop function, where nothing else polls: whole blocks. */
 #define FEW_ROWS (64 * LLM_BLOCK)
 
 typedef struct Product
 {
 	int M, N, K;
-	int rows, row_blocks; /* of a task, and of how many such blocks all rows are */
-	int panels, group;    /* all of them, those of a task */
+	int rows, row_blocks; /* rows of a task; number of such row blocks */
+	int panels, group;    /* panels of b; panels of a task */
 	const float *a;
 	size_t lda;
 	bool transpose_a, accumulate;
 	const char *b; /* panels */
 	LlmFormat format;
 	size_t panel_bytes;
-	const LlmStep *steps; /* what follows once a block is complete */
+	const LlmStep *steps; /* fused steps, applied once a block is complete */
 	int n_steps;
 	float *out;
-	float *sums; /* NULL, or of each worker (group,rows,LLM_PANEL) */
+	float *sums; /* NULL, or (group,rows,LLM_PANEL) per worker */
 } Product;
 
 size_t
@@ -50,14 +54,14 @@ columns(const Product *p, int panel)
 	return left < LLM_PANEL ? left : LLM_PANEL;
 }
 
-/* The rows from k on (a multiple of LLM_BLOCK) of a panel. */
+/* A panel's rows from k (a multiple of LLM_BLOCK) on. */
 static const void *
 block_at(const Product *p, int panel, int k)
 {
 	return p->b + panel * p->panel_bytes + llm_format_bytes(p->format, k, LLM_PANEL);
 }
 
-/* Rows `row` on of a panel are complete, and in the cache yet. */
+/* Applies the fused steps to rows of a panel that are complete and still in the cache. */
 static void
 take_steps(const Product *p, int row, int m, int panel, int n)
 {
@@ -95,7 +99,7 @@ one_row(const Product *p, int first, int last, int worker)
 	take_steps(p, 0, 1, first, (last - 1 - first) * LLM_PANEL + columns(p, last - 1));
 }
 
-/* The block as floats, made in scratch where it is not. */
+/* The block as floats, widened into scratch if the format is compact. */
 static const float *
 floats_at(const Product *p, int panel, int k, int kc, float *scratch)
 {
@@ -107,7 +111,7 @@ floats_at(const Product *p, int panel, int k, int kc, float *scratch)
 	return scratch;
 }
 
-/* The block that comes after this one. */
+/* The block to be multiplied after this one. */
 static const float *
 next_block(const Product *p, int first, int last, int panel, int k)
 {
@@ -117,14 +121,14 @@ next_block(const Product *p, int first, int last, int panel, int k)
 }
 
 /*
- * Sums lie side by side until they are whole, where there is more than one block to add: rows of the product
- * can be so far apart that they push each other out of the cache.
+ * If there is more than one block to add, sums are kept contiguous until they are complete: rows of the
+ * product can be so far apart that they evict each other from the cache.
  */
 static void
 product_task(void *context, int task, int worker)
 {
 	const Product *p = context;
-	/* tasks that follow one another share their panels: they come from memory once */
+	/* consecutive tasks share their panels, which are then read from memory once */
 	int row = task % p->row_blocks * p->rows, first = task / p->row_blocks * p->group;
 	int last = first + p->group < p->panels ? first + p->group : p->panels;
 	int m = p->M - row < p->rows ? p->M - row : p->rows;
@@ -167,7 +171,10 @@ product_task(void *context, int task, int worker)
 	}
 }
 
-/* Into tasks: enough that no thread waits for another, of so many panels that packing their rows is cheap. */
+/*
+ * Splits the product into tasks: enough of them that no thread waits for another, each with enough panels
+ * that packing its rows is cheap.
+ */
 static void
 cut(Product *p)
 {
@@ -180,7 +187,7 @@ cut(Product *p)
 	while (p->M / (p->row_blocks + 1) >= LEAST_ROWS &&
 		   (int64_t) p->panels * p->row_blocks / wanted < MOST_PANELS / 2)
 		p->row_blocks++;
-	p->rows = llm_parts(llm_parts(p->M, p->row_blocks), tile) * tile; /* no tile is cut */
+	p->rows = llm_parts(llm_parts(p->M, p->row_blocks), tile) * tile; /* no tile is split */
 	p->row_blocks = llm_parts(p->M, p->rows);
 	share = (int64_t) p->panels * p->row_blocks / wanted;
 	while (p->M == 1 && share < MOST_PANELS && (size_t) share * p->panel_bytes < LEAST_BYTES)

@@ -14,7 +14,7 @@
 
 #include "engine/pool.h"
 
-/* LLM_NO_FUTEX: what other systems use, for the tests. */
+/* LLM_NO_FUTEX selects the code of other systems, for the tests. */
 #if defined(__linux__) && !defined(LLM_NO_FUTEX)
 #define LLM_FUTEX
 #include <linux/futex.h>
@@ -23,7 +23,7 @@
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #define RELAX() _mm_pause()
-/* To nearest, denormals kept, no traps. */
+/* Round to nearest, denormals kept, no traps. */
 #define DEFAULT_MXCSR 0x1f80u
 typedef unsigned FloatMode;
 #else
@@ -32,7 +32,10 @@ typedef fenv_t FloatMode;
 #endif
 
 #define MAX_THREADS 1024
-/* Turns of the spin before a worker sleeps, a few microseconds: more would starve other sessions' threads. */
+/*
+ * Iterations of the spin before a worker sleeps, a few microseconds: more would starve other sessions'
+ * threads.
+ */
 #define SPIN 2000
 
 static struct
@@ -42,7 +45,7 @@ static struct
 	_Atomic int sleepers;
 	_Atomic int done;
 	_Atomic bool stopping;
-	_Atomic int threads; /* workers with a number from here on stay out */
+	_Atomic int threads; /* workers with this number or a higher one take no tasks */
 	_Atomic int tasks;
 	_Atomic(LlmTask) task;
 	void *_Atomic context;
@@ -117,7 +120,7 @@ wake_all(_Atomic uint32_t *word)
 
 #endif
 
-/* The caller's question; workers only look at the answer. */
+/* Calls the stop function; workers only read the flag that it sets. */
 static bool
 poll_stop(void)
 {
@@ -188,7 +191,10 @@ worker_main(void *argument)
 	return NULL;
 }
 
-/* Workers take no signals: the server's handlers belong to the main thread. A failure just leaves fewer. */
+/*
+ * Workers receive no signals: the server's handlers belong to the main thread. If a thread cannot be
+ * started, there are fewer workers.
+ */
 static void
 start_workers(void)
 {
@@ -226,7 +232,7 @@ llm_pool_threads(void)
 	return wanted;
 }
 
-/* More than one task: shared with the workers. */
+/* More than one task: they are shared with the workers. */
 static void
 run_shared(int tasks, LlmTask task, void *context)
 {

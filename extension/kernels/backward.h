@@ -1,6 +1,6 @@
 /*
- * The gradients of the rows: what each kernel of rows.h hands back to its inputs. Sums keep the same sixteen
- * partial sums and blocks of 128 rows as the forward kernels.
+ * The gradients of the row kernels: for each kernel of rows.h, the gradients with respect to its inputs.
+ * Sums use the same sixteen partial sums and blocks of 128 rows as the forward kernels.
  */
 #ifndef LLM_BACKWARD_H
 #define LLM_BACKWARD_H

@@ -1,4 +1,6 @@
-/* Which table of kernels runs: the best the CPU and the operating system allow, or the one a test asks for.
+/*
+ * Chooses the table of kernels: the best that the CPU and the operating system support, or the one that a
+ * test requests.
  */
 #include "kernels/kernels.h"
 
@@ -8,7 +10,7 @@ LlmIsa
 llm_isa_best(void)
 {
 #if defined(__x86_64__)
-	/* GCC and clang look at CPUID and at XCR0: whether the operating system saves the wide registers too. */
+	/* GCC and clang check CPUID and XCR0: whether the operating system saves the wide registers, too. */
 	__builtin_cpu_init();
 	if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
 		__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))

@@ -1,5 +1,5 @@
 /*
- * Elementwise work over one run of floats, over rows of them, and over a block of a product's rows.
+ * Elementwise kernels over one contiguous array, over rows, and over a block of a product's rows.
  */
 #ifndef LLM_ELEMENTWISE_H
 #define LLM_ELEMENTWISE_H
@@ -50,7 +50,7 @@ unary_rows(LlmUnary f, size_t m, size_t n, const float *x, size_t ldx, float *ou
 			EACH_ROW(v_sqrt(a));
 			break;
 		case LLM_RELU:
-			EACH_ROW(v_select(v_lt(a, v_set(0.0f)), v_set(0.0f), a)); /* NaN stays */
+			EACH_ROW(v_select(v_lt(a, v_set(0.0f)), v_set(0.0f), a)); /* NaN is kept */
 			break;
 		case LLM_ERF:
 			EACH_ROW(v_erf(a));
@@ -148,7 +148,7 @@ binary(LlmBinary op, size_t n, const float *x, int xs, const float *y, int ys, f
 	binary_rows(op, 1, n, x, xs, 0, y, ys, 0, out, 0);
 }
 
-/* A bias or the residual stream over a whole panel: what most steps are. */
+/* Adds a bias or the residual stream over a whole panel: the most frequent step. */
 static void
 add_panel(const LlmStep *s, const float *y, int m, float *out, size_t ldo)
 {

@@ -1,4 +1,4 @@
-/* AVX2 and FMA: eight lanes. Compiled with flags of its own, called only where CPUID says so. */
+/* AVX2 and FMA: eight lanes. Compiled with flags of its own, called only if CPUID reports support. */
 #if defined(__x86_64__)
 #define LLM_W 8
 #define LLM_TABLE llm_kernels_avx2

@@ -1,4 +1,7 @@
-/* AVX-512 F, BW, DQ, VL: sixteen lanes. Compiled with flags of its own, called only where CPUID says so. */
+/*
+ * AVX-512 F, BW, DQ, VL: sixteen lanes. Compiled with flags of its own, called only if CPUID reports
+ * support.
+ */
 #if defined(__x86_64__)
 #define LLM_W 16
 #define LLM_TABLE llm_kernels_avx512

@@ -1,4 +1,4 @@
-/* Any CPU: one lane. Also the plain path of machines without AVX2, and of arm64. */
+/* Any CPU: one lane. Used by machines without AVX2, and by arm64. */
 #define LLM_W 1
 #define LLM_TABLE llm_kernels_scalar
 #define LLM_NAME "scalar"

@@ -11,13 +11,13 @@
 
 #include "common/base.h"
 
-/* Columns per packed panel: one width for all instruction sets, since packed copies are shared. */
+/* Columns per packed panel (BLIS: NR): one width for all instruction sets, since packed copies are shared. */
 #define LLM_PANEL 32
-/* Length of one fused-multiply-add chain; block sums are added in order. */
+/* Length of one fused-multiply-add chain, the block of k (BLIS: KC); block sums are added in order. */
 #define LLM_BLOCK 128
-/* Floats of a line of the cache, as far as prefetching is concerned. */
+/* Floats per cache line, for prefetching. */
 #define LLM_LINE 16
-/* Partial sums of a reduction, and the longest run one float32 reduction may have. */
+/* LLM_LANES: partial sums of a reduction. LLM_CHUNK: the longest array that one float32 reduction sums. */
 #define LLM_LANES 16
 #define LLM_CHUNK 4096
 
@@ -29,7 +29,7 @@ typedef enum LlmIsa
 	LLM_ISA_COUNT
 } LlmIsa;
 
-/* How a packed matrix holds its numbers (engine/quantized.h). */
+/* How a packed matrix stores its elements (engine/quantized.h). */
 typedef enum LlmFormat
 {
 	LLM_FLOAT32,
@@ -73,8 +73,8 @@ typedef enum LlmStepKind
 } LlmStepKind;
 
 /*
- * What happens to each element x of a product before it is handed on: f(x), or x op an element of another
- * array (or that op x), or every NaN the same.
+ * A fused step, applied to each element x of a product before it is written: f(x), or x op an element of
+ * another array (or that op x), or every NaN replaced by the canonical one.
  */
 typedef struct LlmStep
 {
@@ -83,43 +83,43 @@ typedef struct LlmStep
 	LlmBinary op;
 	bool other_first;
 	const float *other;
-	size_t row_stride; /* from an element of other to that of the next row; 0: every row has the same */
-	int column_stride; /* to that of the next column: 0 or 1 */
+	size_t row_stride; /* distance in `other` between rows; 0: one row for all */
+	int column_stride; /* distance between columns: 0 or 1 */
 } LlmStep;
 
-/* One AdamW step's numbers, each computed in float64 and rounded once. */
+/* The scalars of one AdamW step, each computed in float64 and rounded once. */
 typedef struct LlmAdamW
 {
 	float beta1, one_minus_beta1, beta2, one_minus_beta2, eps;
 	float keep;       /* 1 - lr * weight_decay */
 	float rate;       /* lr / (1 - beta1^step) */
 	float root;       /* sqrt(1 - beta2^step) */
-	float grad_scale; /* of clipping and averaging */
+	float grad_scale; /* combines clipping and averaging */
 } LlmAdamW;
 
 typedef struct LlmKernels
 {
 	const char *name;
 
-	/* Rows of one register tile. */
+	/* Rows of one register tile (BLIS: MR). */
 	int tile_rows;
 	/* rows (m,kc) of a, row stride lda, in the order matmul_block reads: tiles of tile_rows rows, each
 	 * [kc][rows]. */
 	void (*pack_rows)(int m, int kc, const float *a, size_t lda, float *out);
 	/*
 	 * One block (kc <= LLM_BLOCK) of the matmul rule for one panel: out (m,n) = (first) or += the block's
-	 * sums. rows as pack_rows made them (a single row needs no packing); n <= LLM_PANEL columns are written.
+	 * sums. rows: as packed by pack_rows (a single row needs no packing); n <= LLM_PANEL columns are
+	 * written.
 	 */
 	void (*matmul_block)(
 		int m, int kc, const float *rows, const float *panel, float *out, size_t ldo, int n, bool first);
-	/* The same, and the block at `next` comes to the cache meanwhile. */
+	/* The same, and prefetches the block at `next`. */
 	void (*matmul_block_next)(int m, int kc, const float *rows, const float *panel, const float *next,
 		float *out, size_t ldo, int n, bool first);
-	/* The same for tile_rows rows, of which the last one takes kc products, each before it one less. */
+	/* The causal edge, for one tile: row i uses the first kc - (tile_rows - 1 - i) elements along k. */
 	void (*matmul_triangle)(
 		int kc, const float *rows, const float *panel, float *out, size_t ldo, int n, bool first);
-	/* The same for one row and whole panels side by side, panel_stride floats apart; out (panels*LLM_PANEL).
-	 */
+	/* As matmul_block, for one row and adjacent panels, panel_stride floats apart; out (panels*LLM_PANEL). */
 	void (*matvec_block)(int kc, const float *row, const float *panel, size_t panel_stride, int panels,
 		float *out, bool first);
 
@@ -133,8 +133,10 @@ typedef struct LlmKernels
 	/* out[i] = a[i * as] op b[i * bs], strides as, bs 0 (one value for all) or 1; out may be a or b */
 	void (*binary)(LlmBinary op, size_t n, const float *a, int as, const float *b, int bs, float *out);
 
-	/* The steps over a block of m rows and n columns, which begins at row and column of the whole; other as
-	 * the whole has it. out's rows are ldo apart. */
+	/*
+	 * Applies the steps to a block of m rows and n columns that begins at `row` and `column` of the product,
+	 * which also locates the elements of `other`. out's rows are ldo apart.
+	 */
 	void (*steps)(
 		const LlmStep *step, int count, size_t row, size_t column, int m, int n, float *out, size_t ldo);
 
@@ -154,11 +156,11 @@ typedef struct LlmKernels
 	float (*cross_entropy)(size_t V, const float *logits, size_t target);
 	/* out (C) = (x - mean) / sqrt(var + eps) * gamma + beta */
 	void (*layernorm)(int C, const float *x, const float *gamma, const float *beta, float eps, float *out);
-	/* Its last step, on a part of a row: out = (x - mean) * rstd * gamma + beta */
+	/* Its last step, on a piece of a row: out = (x - mean) * rstd * gamma + beta */
 	void (*normalize)(
 		size_t n, float mean, float rstd, const float *x, const float *gamma, const float *beta, float *out);
 
-	/* The same from a (kc,m), row stride lda: the rows of its transpose. */
+	/* The same as pack_rows, for the transpose of a (kc,m), row stride lda. */
 	void (*pack_columns)(int m, int kc, const float *a, size_t lda, float *out);
 
 	/* dx = dy * f'(x), y = f(x); dx may be dy */
@@ -172,26 +174,28 @@ typedef struct LlmKernels
 	/* dx of one row; stats gets its mean and 1/sqrt(var + eps) */
 	void (*layernorm_backward)(
 		int C, const float *x, const float *gamma, float eps, const float *dy, float *dx, float stats[2]);
-	/* Its two steps, on a part of a row that begins a chunk: with m = (x - mean) * rstd and d = dy * gamma,
-	 * sums += sum(d), sum(d * m); then dx = (d - a - m * b) * rstd for their means a and b. */
+	/*
+	 * Its two steps, on a piece of a row that begins a chunk: with m = (x - mean) * rstd and d = dy * gamma,
+	 * sums += sum(d), sum(d * m); then dx = (d - a - m * b) * rstd with their means a and b.
+	 */
 	void (*layernorm_sums)(size_t n, float mean, float rstd, const float *x, const float *gamma,
 		const float *dy, double sums[2]);
 	void (*layernorm_dx)(size_t n, float mean, float rstd, float a, float b, const float *x,
 		const float *gamma, const float *dy, float *dx);
-	/* dgamma and dbeta gain the sums over m rows, columns from <= j < to; x, dy (m,C), stats (m,2) */
+	/* dgamma and dbeta += the sums over m rows, columns from <= j < to; x, dy (m,C), stats (m,2) */
 	void (*layernorm_backward_params)(size_t m, int C, int from, int to, const float *x, const float *stats,
 		const float *dy, float *dgamma, float *dbeta);
-	/* One step over n elements: w, m, v are changed. */
+	/* One step over n elements; updates w, m and v. */
 	void (*adamw)(size_t n, float *w, const float *g, float *m, float *v, const LlmAdamW *h);
 
-	/* For measuring (peak.h): operations done; memory read. */
+	/* Peak measurements (peak.h): burst_fma returns the operations done, burst_read reads memory. */
 	double (*burst_fma)(size_t rounds, float *sink);
 	float (*burst_read)(size_t n, const float *x);
 
 	/* every NaN becomes 0x7fc00000 */
 	void (*canonicalize)(size_t n, float *x);
 
-	/* By format, none for float32. out (kc,LLM_PANEL) = the numbers of a compact block. */
+	/* Indexed by format, NULL for float32. out (kc,LLM_PANEL) = the values of a compact block as floats. */
 	void (*widen[LLM_FORMAT_COUNT])(int kc, const void *block, float *out);
 	/* matvec_block over a compact block of one panel. */
 	void (*matvec[LLM_FORMAT_COUNT])(int kc, const float *row, const void *block, float *out, bool first);
@@ -206,7 +210,7 @@ extern const LlmKernels llm_kernels_avx512;
 /* The best level this CPU and operating system can run, and the table of a level (NULL: cannot run here). */
 extern LlmIsa llm_isa_best(void);
 extern const LlmKernels *llm_kernels_for(LlmIsa isa);
-/* The table in use: llm_isa_best() until llm_set_isa. Changed between statements only. */
+/* The table in use: llm_isa_best() until llm_set_isa. It changes between statements only. */
 extern const LlmKernels *llm_kernels;
 extern bool llm_set_isa(LlmIsa isa);
 

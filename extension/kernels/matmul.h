@@ -9,7 +9,10 @@
 #include "kernels/kernels.h"
 #include "kernels/simd.h"
 
-/* Rows per register tile and columns per pass: accumulators fill the register file (28 of 32, 12 of 16). */
+/*
+ * Rows per register tile (LLM_MR) and columns per pass: accumulators fill the register file (28 of 32, 12 of
+ * 16).
+ */
 #if LLM_W == 16
 #define LLM_MR 14
 #define LLM_PASS 32
@@ -24,7 +27,7 @@
 
 /*
  * out (m,LLM_PASS) = [first] or += a (m,kc) @ b (kc,LLM_PASS); a is packed [kc][m], b rows LLM_PANEL apart.
- * One line of each row of `ahead`, a block like b, is sent for meanwhile.
+ * Prefetches one cache line of each row of `ahead`, a block like b.
  */
 INLINE void
 tile(int m, int kc, const float *a, const float *b, const float *ahead, float *out, size_t ldo, bool first)
@@ -34,7 +37,7 @@ tile(int m, int kc, const float *a, const float *b, const float *ahead, float *o
 	for (int i = 0; i < m; i++)
 		for (int j = 0; j < LLM_PV; j++)
 		{
-			if (j * LLM_W % LLM_LINE == 0) /* a line of the cache: it comes while the chains run */
+			if (j * LLM_W % LLM_LINE == 0) /* prefetches a cache line while the chains run */
 				__builtin_prefetch(out + i * ldo + j * LLM_W, 1);
 			acc[i][j] = v_set(0);
 		}
@@ -98,8 +101,8 @@ tile_rows(
 }
 
 /*
- * out [kc][rows] = a (rows,kc) transposed, rows <= LLM_MR, in squares of vectors; written column after
- * column. The tile after it is sent for: its rows are too far apart for the processor to guess.
+ * out [kc][rows] = a (rows,kc) transposed, rows <= LLM_MR, by square groups of vectors; written column after
+ * column. Prefetches the next tile: its rows are too far apart for the hardware prefetcher.
  */
 INLINE void
 pack_tile(int rows, int kc, const float *a, size_t lda, float *out)
@@ -138,7 +141,7 @@ pack_rows(int m, int kc, const float *a, size_t lda, float *out)
 		pack_tile(m, kc, a, lda, out);
 }
 
-/* Row by row of a, so that it is read in one stream however far its rows are apart. */
+/* Reads a row by row, so that it is one stream however far apart its rows are. */
 static void
 pack_columns(int m, int kc, const float *a, size_t lda, float *out)
 {
@@ -162,7 +165,9 @@ pack_columns(int m, int kc, const float *a, size_t lda, float *out)
 	}
 }
 
-/* The first tiles send for the block at `next`, a line of each of its rows: it is there when its turn comes.
+/*
+ * The first tiles prefetch the block at `next`, a line of each of its rows, so that it is cached when it is
+ * multiplied.
  */
 static void
 matmul_block_next(int m, int kc, const float *rows, const float *panel, const float *next, float *out,
@@ -203,8 +208,8 @@ matmul_block(int m, int kc, const float *rows, const float *panel, float *out, s
 }
 
 /*
- * A tile whose last row takes kc products, each row before it one less, kc >= LLM_MR: a row is stored once
- * its chain is complete, while those below go on.
+ * A tile on the causal edge: the last row uses kc elements along k, each row above one less, kc >= LLM_MR. A
+ * row is stored once its chain is complete, while the rows below continue.
  */
 static void
 triangle(int kc, const float *a, const float *b, float *out, size_t ldo, bool first)
@@ -263,8 +268,10 @@ matmul_triangle(int kc, const float *rows, const float *panel, float *out, size_
 	}
 }
 
-/* One row times `panels` whole panels: the decode step, which streams the weights once. Two panels at a time
- * hide the latency of the chain. */
+/*
+ * One row times `panels` whole panels: the decode step, which reads the weights once as a stream. Two panels
+ * at a time hide the latency of the chain.
+ */
 static void
 matvec_block(
 	int kc, const float *row, const float *panel, size_t panel_stride, int panels, float *out, bool first)
@@ -296,7 +303,7 @@ matvec_block(
 	}
 }
 
-/* Rows that are sent for before they are copied: they are too far apart for the processor to guess. */
+/* How many rows ahead of the copy to prefetch: they are too far apart for the hardware prefetcher. */
 #define LLM_SOON 16
 
 static void

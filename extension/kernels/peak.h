@@ -1,6 +1,6 @@
 /*
- * What the machine can do at most, for the benchmark to divide by: fused multiply-adds from registers, and
- * reading memory.
+ * The peak performance of the machine, for the benchmark to compare with: fused multiply-adds from
+ * registers, and reading memory.
  */
 #ifndef LLM_KERNELS_PEAK_H
 #define LLM_KERNELS_PEAK_H
@@ -11,7 +11,7 @@
 /* Independent chains, enough to hide the latency of two units. */
 #define LLM_CHAINS (LLM_W == 1 ? 4 : 12)
 
-/* Returns how many floating-point operations were done; sink keeps the compiler from leaving them out. */
+/* Returns the number of floating-point operations; `sink` keeps the compiler from removing them. */
 static double
 burst_fma(size_t rounds, float *sink)
 {

@@ -1,6 +1,6 @@
 /*
- * Weights in fewer bits, made float32 again on the way into the registers. What a format holds is exact: a
- * product with such panels has the bits of a product with the same numbers in float32.
+ * Weights stored in fewer bits and widened to float32 in the registers. The formats are exact: a product
+ * with such panels gives the bits of a product with the same values in float32.
  */
 #ifndef LLM_KERNELS_QUANTIZED_H
 #define LLM_KERNELS_QUANTIZED_H
@@ -8,11 +8,13 @@
 #include "kernels/kernels.h"
 #include "kernels/simd.h"
 
-/* A row of a panel, as vectors of columns: 0 .. LLM_W - 1 and so on. */
+/* A row of a panel, as vectors of LLM_W columns. */
 #define ROW_VECTORS (LLM_PANEL / LLM_W)
 
-/* A word holds columns i (low half) and i + 16 (high half), so that a load and two cheap ops give two
- * vectors. */
+/*
+ * A word holds columns i (low half) and i + 16 (high half), so that one load and two cheap operations give
+ * two vectors.
+ */
 INLINE void
 bf16_row(const uint32_t *words, vf *x)
 {
@@ -32,7 +34,7 @@ int8_row(const int8_t *bytes, const vf *scales, vf *x)
 		x[j] = v_load_int8(bytes + j * LLM_W) * scales[j];
 }
 
-/* Both formats in one body; the format is known when it is inlined. */
+/* One body for both formats; the format is a constant once it is inlined. */
 INLINE void
 compact_row(bool int8, const void *block, int k, const vf *scales, vf *x)
 {
@@ -75,10 +77,10 @@ widen_int8(int kc, const void *block, float *out)
 	widen(true, kc, block, out);
 }
 
-/* Fewer bytes are sooner used up: memory must be asked for earlier than the processor does by itself. */
+/* How far ahead to prefetch: a compact panel is read faster than the hardware prefetcher expects. */
 #define AHEAD 8192
 
-/* As matvec_block, of one panel: what is stored one behind the other streams best. */
+/* As matvec_block, for one panel: contiguous memory streams best. */
 INLINE void
 matvec_compact(bool int8, int kc, const float *row, const void *block, float *out, bool first)
 {

@@ -1,6 +1,7 @@
 /*
- * Reductions over one run of floats and rows of the model. Every reduction keeps sixteen strided partial sums
- * anchored at element 0, folds them by one fixed tree, and adds runs of 4096 in float64, whatever LLM_W is.
+ * Reductions over one contiguous array, and row operations of the model. Every reduction keeps sixteen
+ * strided partial sums anchored at element 0, folds them by one fixed tree, and adds chunks of 4096 in
+ * float64, whatever LLM_W is.
  */
 #ifndef LLM_ROWS_H
 #define LLM_ROWS_H
@@ -9,7 +10,7 @@
 
 /* ---- reductions ---- */
 
-/* The fixed tree over sixteen partial sums: halves are added until one is left. */
+/* The fixed tree over sixteen partial sums: the two halves are added until one sum is left. */
 INLINE float
 fold(const vf s[LLM_NV])
 {
@@ -94,7 +95,7 @@ sum_rows(size_t m, size_t n, const float *x, size_t ldx, float *out)
 	}
 }
 
-/* The largest of n > 0 numbers, NaN where one is none; of +0 and -0 either. */
+/* The largest of n > 0 elements, NaN if one is NaN; of +0 and -0 either. */
 static float
 largest(size_t n, const float *x)
 {
@@ -127,7 +128,7 @@ largest(size_t n, const float *x)
 	return lane[0];
 }
 
-/* vectors find the value, the first equal element is the answer */
+/* vectors find the value; its index is that of the first equal element */
 static float
 max(size_t n, const float *x, size_t *index)
 {
@@ -145,7 +146,7 @@ max(size_t n, const float *x, size_t *index)
 	return x[at];
 }
 
-/* ---- rows of the model ---- */
+/* ---- row operations of the model ---- */
 
 static void
 softmax(size_t n, size_t first, float scale, const float *x, float *out)

@@ -16,7 +16,7 @@
 
 typedef float vf;
 typedef uint32_t vi;
-typedef bool vm; /* one truth per lane */
+typedef bool vm; /* one truth value per lane */
 
 static inline vf v_set(float x) { return x; }
 static inline vf v_load(const float *p) { return *p; }
@@ -62,7 +62,7 @@ static inline vf v_select(vm m, vf a, vf b) { return _mm512_mask_blend_ps(m, b, 
 static inline bool v_any(vm m) { return m != 0; }
 static inline vf v_load_int8(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) p))); }
 
-/* Where x[i] and x[i + s] exchange the blocks of s lanes that lie off the diagonal. */
+/* Swaps the blocks of s lanes off the diagonal between x[i] and x[i + s]. */
 static inline __attribute__((always_inline)) void
 v_exchange(vf *x, const int s)
 {
@@ -116,7 +116,7 @@ static inline vf v_select(vm m, vf a, vf b) { return _mm256_blendv_ps(b, a, m); 
 static inline bool v_any(vm m) { return _mm256_movemask_ps(m) != 0; }
 static inline vf v_load_int8(const int8_t *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *) p))); }
 
-/* x[i] lane j becomes x[j] lane i: blocks of 4, 2 and 1 lanes off the diagonal are exchanged */
+/* x[i] lane j becomes x[j] lane i: swaps the blocks of 4, 2 and 1 lanes off the diagonal */
 static inline __attribute__((always_inline)) void
 v_transpose(vf *x)
 {

@@ -7,7 +7,7 @@
 
 #include "kernels/simd.h"
 
-/* 1.5 * 2^23: adding it rounds to the nearest integer, which then stands in the low bits. */
+/* 1.5 * 2^23: adding it rounds to the nearest integer, which is then in the low bits. */
 #define V_ROUND 12582912.0f
 
 /* exp: x = n ln2 + r, |r| <= ln2/2; below -87.3 it is 0, so that no result is a denormal. */
@@ -27,8 +27,7 @@ v_exp(vf x)
 	p = v_fma(p, r, v_set(0x1.555556p-3f));
 	p = v_fma(p, r, v_set(0.5f));
 	p = v_fma(p * r, r, r) + v_set(1.0f);
-	/* times 2^n: n stands in t's low bits; p is in [0.7, 1.42], so the sum of exponents cannot leave its
-	 * field */
+	/* times 2^n: n is in t's low bits; p is in [0.7, 1.42], so the sum of exponents cannot leave its field */
 	y = v_float(v_bits(p) + (v_bits(t) << 23));
 	y = v_select(v_lt(x, v_set(-87.3f)), v_set(0.0f), y);
 	y = v_select(v_lt(v_set(0x1.62e42ep+6f), x), V_INF, y);
@@ -94,7 +93,7 @@ v_tanh(vf x)
 	p = v_fma(p, z, v_set(-0x1.555556p-2f));
 	p = v_fma(p * z, x, x);
 	far = v_set(1.0f) - v_set(2.0f) / (v_exp(a + a) + v_set(1.0f));
-	/* the sign is set near zero too: the polynomial's sum makes +0 of -0 */
+	/* the sign is set near zero, too: the polynomial's sum turns -0 into +0 */
 	return v_select(v_isnan(x), V_NAN, v_copysign(v_select(v_lt(a, v_set(0.625f)), p, far), x));
 }
 
@@ -125,14 +124,14 @@ v_erf(vf x)
 }
 
 /*
- * sin and cos: x = n pi/2 + r, |r| <= pi/4. Up to V_TURNS by pi/2 in three parts, each fused: the first
- * difference is exact; the parts are positive, so that -0 stays. Above, 2/pi is a fixed-point number of which
- * a float, a whole number times 2^e, meets 96 bits: those before them make whole turns, those after them are
- * too small to be seen.
+ * sin and cos: x = n pi/2 + r, |r| <= pi/4. Up to V_TURNS, n pi/2 is subtracted in three parts, each fused:
+ * the first difference is exact, and the parts are positive, so that -0 is kept. Above, 2/pi is a
+ * fixed-point number. A float is an integer times 2^e, so only 96 bits of 2/pi matter: those before them add
+ * whole turns, those after them are too small to change the result.
  */
 #define V_TURNS 131072.0f
 
-/* r of a float of V_TURNS and above, finite; *n gains the quarter turns. */
+/* r of a finite float above V_TURNS; adds the quarter turns to *n. */
 static float
 reduce_huge(float x, uint32_t *n)
 {
@@ -191,12 +190,12 @@ v_sine(vf x, uint32_t quarter)
 	s = v_fma(s, z, v_set(-0x1.a00f9cp-13f));
 	s = v_fma(s, z, v_set(0x1.111108p-7f));
 	s = v_fma(s, z, v_set(-0x1.555556p-3f));
-	s = v_copysign(v_fma(s * z, r, r), r); /* of -0, too */
+	s = v_copysign(v_fma(s * z, r, r), r); /* keeps -0, too */
 	c = v_set(0x1.9a01f2p-16f);
 	c = v_fma(c, z, v_set(-0x1.6c0c8ap-10f));
 	c = v_fma(c, z, v_set(0x1.55554ap-5f));
 	c = v_fma(c * z, z, v_fma(z, v_set(-0.5f), v_set(1.0f)));
-	/* odd quarter turns take the cosine, those of the lower half the sign */
+	/* odd quarter turns use the cosine; those of the lower half change the sign */
 	s = v_select(v_lt(v_set(0.5f), v_float((turns & v_iset(1)) * v_iset(0x3f800000u))), c, s);
 	s = v_float(v_bits(s) ^ ((turns & v_iset(2)) << 30));
 	return v_select(v_lt(v_abs(x), V_INF), s, V_NAN);

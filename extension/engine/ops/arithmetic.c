@@ -1,5 +1,5 @@
 /*
- * add, sub, mul, div: z = x op y, shapes broadcast. Gradients are summed over the axes that were.
+ * add, sub, mul, div: z = x op y, shapes broadcast. Gradients are summed over the axes that were broadcast.
  */
 #include "engine/ops/op.h"
 #include "engine/broadcast.h"
@@ -38,7 +38,7 @@ llm_backward_add(Back *b, LlmError *err)
 	return code == LLM_OK ? llm_back_give(b, 1, b->dy, err) : code;
 }
 
-/* Hands (dz op factor) to input i, negated where `negative`; without a factor -dz. */
+/* Adds (dz op factor) to the gradient of input i, negated if `negative`; without a factor, -dz. */
 static LlmCode
 give_product(
 	Back *b, int i, const float *dz, LlmBinary op, const LlmValue *factor, bool negative, LlmError *err)

@@ -1,6 +1,6 @@
 /*
- * Causal self-attention of the heads over qkv (B,T,3*C). Keys and values are kept for the positions to come;
- * where there can be none, the next node takes over their memory.
+ * Causal self-attention of the heads over qkv (B,T,3*C). Keys and values are cached for later positions; if
+ * no run can continue, their memory is reused by later nodes.
  */
 #include <math.h>
 #include <stdio.h>
@@ -61,7 +61,7 @@ llm_rows_attention(const LlmExec *exec, const LlmNode *node, int t)
 	return t == node->ndim - 2 && llm_attr_number(node, "causal", 1) != 0;
 }
 
-/* The node's keys and values: room for the plan's capacity, or for a longer first text. */
+/* The node's key/value cache: allocated for the plan's capacity, or for a longer first sequence. */
 static LlmCode
 open_cache(LlmExec *exec, int index, const LlmAttention *a, LlmError *err)
 {
@@ -69,7 +69,7 @@ open_cache(LlmExec *exec, int index, const LlmAttention *a, LlmError *err)
 	int capacity = exec->capacity > a->T ? exec->capacity : a->T;
 	LlmCode code;
 
-	/* after a run that failed the next may bring another batch or a longer text */
+	/* after a failed run, the next may have another batch size or a longer sequence */
 	if (slot->cache && exec->past == 0 && (slot->cache->B != a->B || slot->cache->capacity < a->T))
 		llm_exec_drop_cache(exec, index);
 	if (slot->cache == NULL)
@@ -84,7 +84,7 @@ open_cache(LlmExec *exec, int index, const LlmAttention *a, LlmError *err)
 			return code;
 		}
 	}
-	slot->cache->length = exec->past; /* what a failed run left behind is written over */
+	slot->cache->length = exec->past; /* what a failed run wrote is overwritten */
 	if (slot->cache->B == a->B && a->T <= slot->cache->capacity - exec->past)
 		return LLM_OK;
 	return llm_fail(err, LLM_LIMIT,
@@ -92,7 +92,7 @@ open_cache(LlmExec *exec, int index, const LlmAttention *a, LlmError *err)
 		exec->model->graph.nodes[index].name, a->B, a->T, exec->past, slot->cache->B, slot->cache->capacity);
 }
 
-/* What the node's attributes say of attention over qkv; head_mask has room for LLM_MAX_HEADS. */
+/* The attention parameters of a node over qkv, from its attributes; head_mask must hold LLM_MAX_HEADS. */
 static void
 attention_of(const LlmExec *exec, int index, const LlmValue *qkv, LlmAttention *a, float *head_mask)
 {
@@ -112,7 +112,7 @@ attention_of(const LlmExec *exec, int index, const LlmValue *qkv, LlmAttention *
 	a->head_mask = mask ? head_mask : NULL;
 }
 
-/* Room for what a traced run shows of attention. */
+/* Allocates the scores and probabilities that a traced run keeps. */
 static LlmCode
 open_shown(LlmExec *exec, int index, const LlmAttention *a, LlmError *err)
 {
@@ -126,7 +126,7 @@ open_shown(LlmExec *exec, int index, const LlmAttention *a, LlmError *err)
 	return slot->probs ? LLM_OK : err->code;
 }
 
-/* Keys and values for this run alone: their memory serves other nodes again. */
+/* Attention without a cache: the memory of keys and values is free again afterwards. */
 static LlmCode
 attend_once(LlmExec *exec, int index, const LlmAttention *a, const LlmValue *qkv, LlmError *err)
 {
@@ -191,11 +191,11 @@ llm_attention_pairs(const LlmNode *node, int64_t queries, int64_t keys)
 
 	if (window == 0 || window > keys)
 		window = keys;
-	if (llm_attr_number(node, "causal", 1) == 0) /* the window then ends at the query, what follows is seen */
+	if (llm_attr_number(node, "causal", 1) == 0) /* the window limits earlier keys only */
 		return queries * keys - (keys - window) * (keys - window + 1) / 2;
 	if (before >= window)
 		return queries * window;
-	/* queries at places below the window see one key more each, the others all of it */
+	/* the query at position i < window attends to i + 1 keys, a later one to `window` keys */
 	return (window * (window + 1) - before * (before + 1)) / 2 + (keys - window) * window;
 }
 

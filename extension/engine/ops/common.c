@@ -11,7 +11,7 @@ llm_infer_same(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	return LLM_OK;
 }
 
-/* One axis of the input is normalised over. */
+/* The operation normalises over one axis of its input. */
 LlmCode
 llm_infer_along_axis(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
@@ -43,7 +43,7 @@ llm_rows_never(const LlmExec *exec, const LlmNode *node, int t)
 	return false;
 }
 
-/* Elements of a row meet elements of the same position: every input has as many axes after T as the node. */
+/* Broadcasting aligns elements of the same position: every input has as many axes after T as the node. */
 bool
 llm_rows_aligned(const LlmExec *exec, const LlmNode *node, int t)
 {
@@ -58,7 +58,7 @@ llm_rows_aligned(const LlmExec *exec, const LlmNode *node, int t)
 	return true;
 }
 
-/* The runs along the attribute axis must not run along T. */
+/* The axis of the attribute must not be T. */
 bool
 llm_rows_along_axis(const LlmExec *exec, const LlmNode *node, int t)
 {
@@ -71,7 +71,10 @@ llm_rows_last_axis(const LlmExec *exec, const LlmNode *node, int t)
 	return t < node->ndim - 1;
 }
 
-/* Over an axis that is not the last: x is turned so that it is, the result is turned back. */
+/*
+ * Over an axis that is not the last: transposes x so that it becomes the last, and transposes the result
+ * back.
+ */
 static LlmCode
 forward_turned(LlmExec *exec, const LlmValue *x, int axis, LlmAlong f, float *out, LlmError *err)
 {
@@ -141,7 +144,7 @@ llm_back_along(Back *b, LlmAlongBack f, float *dx, LlmError *err)
 	return f(n ? b->out->numel / n : 0, n, b->out->floats, b->dy, dx, err);
 }
 
-/* Nothing goes back to the inputs. */
+/* An operation whose inputs get no gradient. */
 LlmCode
 llm_backward_none(Back *b, LlmError *err)
 {

@@ -1,13 +1,13 @@
 /*
- * concat, stack, total: any number of inputs, joined along an axis, along a new first one, or added up in
- * order.
+ * concat, stack, total: any number of inputs, concatenated along an axis, stacked along a new first axis, or
+ * summed in order.
  */
 #include <string.h>
 
 #include "engine/ops/op.h"
 #include "engine/layout.h"
 
-/* a += b, for equal names or known numbers. */
+/* a += b, for dimensions with the same name or known sizes. */
 static bool
 add_dim(const LlmGraph *graph, LlmDim *a, const LlmDim *b)
 {
@@ -79,7 +79,7 @@ llm_infer_stack(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	return LLM_OK;
 }
 
-/* Inputs are read one after the other: there may be any number of them. */
+/* Reads the inputs one after the other: there may be any number of them. */
 LlmCode
 llm_forward_concat(LlmExec *exec, int index, const LlmValue *in, LlmError *err)
 {
@@ -129,7 +129,7 @@ llm_forward_total(LlmExec *exec, int index, const LlmValue *in, LlmError *err)
 	return code;
 }
 
-/* concat and stack: each input gets its own part of dy. */
+/* concat and stack: the gradient of each input is its own slice of dy. */
 LlmCode
 llm_backward_concat(Back *b, LlmError *err)
 {

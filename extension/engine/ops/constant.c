@@ -1,6 +1,6 @@
 /*
- * A value that the graph states itself: the attribute `value`, a number or a nested list of them. It is made
- * anew in each run and never trained.
+ * A value stored in the graph itself: the attribute `value`, a number or a nested list of numbers. It is
+ * built anew in each run and never trained.
  */
 #include "engine/ops/op.h"
 
@@ -18,7 +18,7 @@ refuse(const LlmNode *node, LlmError *err)
 		err);
 }
 
-/* Is it a list as dims says, down to numbers that float32 can hold? */
+/* True if the list is nested as dims says and contains only numbers that float32 can hold. */
 static bool
 has_shape(const LlmAttr *value, int ndim, const LlmDim *dims)
 {

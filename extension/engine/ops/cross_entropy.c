@@ -1,11 +1,11 @@
 /*
  * The mean over rows of -log softmax(logits)[target]; a negative target leaves its row out.
  *
- * The loss of a node. Logits are often the largest value of a run: a number for each position and each token
- * of the vocabulary. Where nobody but the loss reads them, some rows at a time are enough: their losses, and
- * in training their gradients, which go on at once to what the logits were made of, so that nothing is
- * computed twice. The rows are whole blocks of those in which a weight's gradient is summed, so that no bit
- * depends on it.
+ * The loss of a node. Logits are often the largest value of a run: one element for each position and each
+ * token of the vocabulary. If only the loss reads them, they are computed in chunks of rows: the losses of a
+ * chunk and, in training, its gradients, which are propagated at once to the logits' inputs, so that nothing
+ * is computed twice. A chunk is a whole number of the row blocks over which a weight's gradient is summed,
+ * so that no bit depends on it.
  */
 #include "engine/ops/op.h"
 #include "engine/gradients.h"
@@ -14,8 +14,8 @@
 #include "engine/rows.h"
 
 /*
- * Rows of a chunk: whole blocks. Each chunk reads the weight twice and its gradient once: with two blocks
- * they are worth it.
+ * Rows of a chunk: whole blocks. Each chunk reads the weight twice and its gradient once, which two blocks
+ * make worthwhile.
  */
 #define ROWS (2 * LLM_BLOCK)
 
@@ -34,12 +34,12 @@ llm_infer_cross_entropy(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	return LLM_OK;
 }
 
-/* ---- which logits ---- */
+/* ---- which logits are computed in chunks ---- */
 
 /*
- * Logits are x @ a packed weight, for their loss alone. In training the loss is what gradients are of: its
- * own is then 1, and as all else that runs leads to the logits, their parts come first to every gradient, as
- * they do in the run itself.
+ * The logits must be x @ a packed weight, read only by their loss. In training the loss must be the target:
+ * its gradient is then 1, and since every other computed node leads to the logits, the logits' contributions
+ * are the first in every gradient, as they are when they are added during the forward pass.
  */
 static bool
 in_chunks(const LlmExec *exec, int loss)
@@ -83,9 +83,9 @@ typedef struct Loss
 	const float *x;         /* (rows,C) */
 	const int32_t *targets; /* (rows) */
 	float *losses;          /* (rows) */
-	float *logits;          /* (a chunk,V); in training its gradient comes to the same place */
-	float *dw;              /* of the weight; NULL: no gradients are wanted */
-	float *dx;              /* (rows,C); NULL: nobody wants it */
+	float *logits;          /* (chunk,V); in training its gradient overwrites it */
+	float *dw;              /* of the weight; NULL: no gradients are needed */
+	float *dx;              /* (rows,C); NULL: not needed */
 	float scale;            /* of a row's gradient */
 	size_t first, rows;     /* of the chunk */
 	size_t per_task;
@@ -132,9 +132,12 @@ one_chunk(Loss *l, LlmError *err)
 	return code;
 }
 
-/* ---- all of them ---- */
+/* ---- all chunks ---- */
 
-/* Chunk by chunk; x's gradient stays with the logits until the way back comes there. */
+/*
+ * Computes all chunks; the gradient with respect to x is kept in the logits' slot until the backward pass
+ * reaches it.
+ */
 static LlmCode
 all_chunks(LlmExec *exec, int logits, const LlmValue *targets, float *losses, LlmError *err)
 {
@@ -232,7 +235,7 @@ cross_entropy_dx(Back *b, float *dx, LlmError *err)
 LlmCode
 llm_backward_cross_entropy(Back *b, LlmError *err)
 {
-	if (b->exec->slots[b->node->inputs[0]].in_chunks) /* done with the loss in the run */
+	if (b->exec->slots[b->node->inputs[0]].in_chunks) /* computed with the loss */
 		return LLM_OK;
 	return llm_back_write(b, 0, cross_entropy_dx, err);
 }

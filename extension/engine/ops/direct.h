@@ -1,5 +1,6 @@
 /*
- * Operations that SQL computes without a graph, by the code of their own file: rows over the thread pool.
+ * Operations that SQL calls without a graph, implemented in the files of this folder: rows over the thread
+ * pool.
  */
 #ifndef LLM_OPS_DIRECT_H
 #define LLM_OPS_DIRECT_H
@@ -15,7 +16,10 @@ extern LlmCode llm_rmsnorm(
 extern LlmCode llm_rmsnorm_backward(size_t rows, int C, const float *x, const float *weight, float eps,
 	const float *dy, float *dx, float *dweight, const LlmAllocator *memory, LlmError *err);
 
-/* out (rows,n) = x - log(sum(exp(x))); dx = dy - exp(out) sum(dy), which may be dy */
+/*
+ * out (rows,n) = x - log(sum(exp(x))); llm_log_softmax_backward: dx = dy - exp(out) sum(dy), where dx may be
+ * dy
+ */
 extern LlmCode llm_log_softmax(size_t rows, size_t n, const float *x, float *out, LlmError *err);
 extern LlmCode llm_log_softmax_backward(
 	size_t rows, size_t n, const float *y, const float *dy, float *dx, LlmError *err);

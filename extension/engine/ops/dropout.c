@@ -1,6 +1,6 @@
 /*
- * In training each element is dropped with probability p, the others divided by 1 - p (Srivastava et al.,
- * 2014); otherwise the value passes as it is.
+ * In training, drops each element with probability p and divides the others by 1 - p (Srivastava et al.,
+ * 2014); otherwise the value is unchanged.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +22,7 @@ llm_infer_dropout(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	return llm_infer_same(graph, node, err);
 }
 
-/* A seed's mask counts elements from the first position. */
+/* The mask of a seed counts elements from the first position on. */
 bool
 llm_rows_dropout(const LlmExec *exec, const LlmNode *node, int t)
 {
@@ -35,7 +35,7 @@ llm_dropout_of(const LlmExec *exec, int index, const char *key, LlmStream *strea
 	const LlmNode *node = &exec->model->graph.nodes[index];
 	const LlmAttr *seed = llm_attr(node, "seed");
 
-	if (seed) /* the mask of pg_llm_dropout with that seed, in training and out of it */
+	if (seed) /* the mask of pg_llm_dropout with that seed, in training or not */
 	{
 		*stream = llm_stream(strtoull(seed->text, NULL, 10), "dropout", 0, 0);
 		return (float) llm_attr_number(node, key, 0);
@@ -46,7 +46,7 @@ llm_dropout_of(const LlmExec *exec, int index, const char *key, LlmStream *strea
 	return (float) llm_attr_number(node, key, exec->dropout.p);
 }
 
-/* Dropout drops in training only, unless it has a seed of its own. */
+/* Drops elements in training only, unless the node has a seed of its own. */
 LlmCode
 llm_forward_dropout(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 {

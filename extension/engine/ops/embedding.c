@@ -1,5 +1,5 @@
 /*
- * out (…,C): row id of the table (V,C) for each id.
+ * out (…,C): the row of the table (V,C) for each id.
  */
 #include "engine/ops/op.h"
 #include "engine/gradients.h"
@@ -72,7 +72,7 @@ llm_backward_embedding(Back *b, LlmError *err)
 	if (!llm_back_wants(b, 1))
 		return LLM_OK;
 	if (b->in[1].floats == NULL &&
-		b->exec->model->weights) /* a weight in panels only, and so is its gradient */
+		b->exec->model->weights) /* a weight kept in panels only has its gradient in panels, too */
 	{
 		table = b->grads[b->node->inputs[1]];
 		return table ? llm_embedding_backward_panels(
@@ -92,5 +92,5 @@ llm_cost_embedding(const LlmNode *node, const LlmValue *x, size_t read, const Ll
 {
 	*flops = 0;
 	*bytes =
-		(int64_t) ((x->numel + 2 * value->numel) * sizeof(float)); /* of the table the rows that it gathers */
+		(int64_t) ((x->numel + 2 * value->numel) * sizeof(float)); /* of the table only the gathered rows */
 }

@@ -1,5 +1,5 @@
 /*
- * ones_like, zeros_like: as many ones or zeros as the input has elements.
+ * ones_like, zeros_like: ones or zeros in the shape of the input.
  */
 #include "engine/ops/op.h"
 

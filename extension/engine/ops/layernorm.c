@@ -43,7 +43,7 @@ llm_backward_layernorm(Back *b, LlmError *err)
 	float *to[3];
 	LlmCode code = LLM_OK;
 
-	/* the kernel makes all three; one that nobody wants is forgotten */
+	/* the kernel computes all three; those that are not needed are discarded */
 	for (int i = 0; i < 3 && code == LLM_OK; i++)
 	{
 		to[i] = llm_back_open(b, i, i == 0, &buffers[i], err);

@@ -1,5 +1,5 @@
 /*
- * What a graph begins with: inputs, given to each run, and parameters, which are trained. Their values are
+ * The leaves of a graph: inputs, passed to each run, and parameters, which are trained. Their values are
  * bound before the run.
  */
 #include <math.h>

@@ -1,5 +1,6 @@
 /*
- * y = x - max x - log(sum(exp(x - max x))), run by run along an axis; dx = dy - exp(y) sum(dy).
+ * y = x - max x - log(sum(exp(x - max x))) over each row of elements along an axis; dx = dy - exp(y)
+ * sum(dy).
  */
 #include "engine/ops/op.h"
 #include "engine/ops/direct.h"
@@ -18,7 +19,7 @@ typedef struct Runs
 	size_t run = (size_t) (task) * (w)->per_task;                                                            \
 	run < llm_least(((size_t) (task) + 1) * (w)->per_task, (w)->runs);                                       \
 	run++
-/* Pieces of a run: the chunks whose sums are added in float64. A stop is looked for in a long one. */
+/* Pieces of a row: the chunks whose sums are added in float64. Long rows poll for a stop. */
 #define EACH_CHUNK(w, worker)                                                                                \
 	size_t at = 0, len = llm_least((w)->n, LLM_CHUNK);                                                       \
 	at < (w)->n && (at == 0 || !llm_pool_stopping(worker));                                                  \

@@ -1,5 +1,5 @@
 /*
- * out (…,M,N) = a (…,M,K) @ b (…,K,N), or b (…,N,K) where transpose_b says so. dA = dC @ B^T, dB = A^T @ dC.
+ * out (…,M,N) = a (…,M,K) @ b (…,K,N), or b (…,N,K) if transpose_b. dA = dC @ B^T, dB = A^T @ dC.
  */
 #include <stdio.h>
 
@@ -73,7 +73,9 @@ llm_forward_matmul(LlmExec *exec, int index, const LlmValue *in, LlmError *err)
 		a->ndim, a->dims, a->floats, b->ndim, b->dims, b->floats, transposed, out, exec->memory, err);
 }
 
-/* x (M,K) @ a weight (K,N) that is kept in panels only, and so is its gradient; else NULL. */
+/*
+ * The weight matrix (K,N) of x (M,K) @ w if it, and so its gradient, is kept in panels only; otherwise NULL.
+ */
 static const LlmWeight *
 packed_weight(const Back *b, int *M, int *N, int *K)
 {

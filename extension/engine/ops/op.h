@@ -1,6 +1,6 @@
 /*
- * What the file of an operation includes: shape inference, the run that it is part of, the flow of gradients,
- * and the rules that the table of facts asks of it.
+ * Included by the file of every operation: shape inference, the executor's state, gradient flow, and the
+ * rules that the table of facts requires.
  */
 #ifndef LLM_OP_H
 #define LLM_OP_H
@@ -12,16 +12,19 @@
 
 typedef struct LlmOpRules
 {
-	/* Fills node->shape from its inputs' shapes, or says why they do not fit. */
+	/* Fills node->shape from its inputs' shapes, or fails with the reason why they do not fit. */
 	LlmCode (*shape)(const LlmGraph *graph, LlmNode *node, LlmError *err);
 	/*
-	 * Does each position's row of the value depend on the same position's rows of the inputs alone (earlier
-	 * ones too, where the reach says so)? t: the value's axis of positions, or -1.
+	 * True if each position's row of the value depends only on the same position's rows of the inputs (on
+	 * earlier ones too, if the reach says so). t: the value's axis of positions, or -1.
 	 */
 	bool (*rows)(const LlmExec *exec, const LlmNode *node, int t);
-	/* Computes the node. in: its inputs, LLM_MOST_INPUTS of them; an op of any number reads them itself. */
+	/*
+	 * Computes the node. in: its inputs, LLM_MOST_INPUTS of them; an op with any number of inputs reads them
+	 * itself.
+	 */
 	LlmCode (*forward)(LlmExec *exec, int index, const LlmValue *in, LlmError *err);
-	/* Adds to the gradients of the inputs what the gradient of the value contributes. */
+	/* Adds the contributions of this node to the gradients of its inputs. */
 	LlmCode (*backward)(Back *b, LlmError *err);
 	/* See llm_op_cost (tape.h). */
 	void (*cost)(const LlmNode *node, const LlmValue *x, size_t read, const LlmValue *value, int64_t *flops,
@@ -41,19 +44,22 @@ extern const LlmOpRules llm_op_rules[LLM_OP_COUNT];
 LLM_OPS(OP)
 #undef OP
 
-/* The axis of positions of input i, as Slot has it. */
+/* The axis of positions of input i, as in Slot. */
 extern int llm_t_axis_of(const LlmExec *exec, const LlmNode *node, int i);
-/* What is done to each of so many runs of n elements along an axis; out may be x, dx may be dy. */
+/* The function applied to each of `runs` rows of n elements along an axis; out may be x, dx may be dy. */
 typedef LlmCode (*LlmAlong)(size_t runs, size_t n, const float *x, float *out, LlmError *err);
 typedef LlmCode (*LlmAlongBack)(
 	size_t runs, size_t n, const float *y, const float *dy, float *dx, LlmError *err);
-/* A node's forward and gradient along its attribute axis, by default the last. */
+/* Forward and gradient of a node along its attribute axis, by default the last. */
 extern LlmCode llm_forward_along(LlmExec *exec, int index, const LlmValue *x, LlmAlong f, LlmError *err);
 extern LlmCode llm_back_along(Back *b, LlmAlongBack f, float *dx, LlmError *err);
 
-/* The probability a node drops with in this run, by its attribute key or the run's own; and its stream. */
+/*
+ * The dropout probability of a node in this run, from its attribute `key` or from the run's default; and its
+ * random stream.
+ */
 extern float llm_dropout_of(const LlmExec *exec, int index, const char *key, LlmStream *stream);
-/* The function of an elementwise node with one input. */
+/* The kernel function of an elementwise node with one input. */
 extern LlmUnary llm_unary_of(const LlmNode *node);
 
 #endif

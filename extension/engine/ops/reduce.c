@@ -1,5 +1,5 @@
 /*
- * sum, mean, max, min, var, norm: over one axis, which goes, or over all elements.
+ * sum, mean, max, min, var, norm: over one axis, which the result does not have, or over all elements.
  */
 #include "engine/ops/op.h"
 #include "engine/reduce.h"
@@ -31,7 +31,7 @@ llm_rows_reduce(const LlmExec *exec, const LlmNode *node, int t)
 							 llm_axis_of(node, exec->model->graph.nodes[node->inputs[0]].ndim, 0) != from);
 }
 
-/* How a reduction sees its input. */
+/* The input as (outer,n,inner) around the reduced axis. */
 static LlmAround
 reduced_of(const LlmNode *node, const LlmValue *x)
 {

@@ -7,7 +7,7 @@
 
 #include "engine/ops/op.h"
 
-/* A product of dimensions: numbers multiplied, names that have no number yet listed. */
+/* A product of dimensions: the sizes multiplied, and the names without a size listed. */
 typedef struct Size
 {
 	int64_t number;
@@ -28,7 +28,7 @@ times(const LlmGraph *graph, Size *size, const LlmDim *dim)
 	return !__builtin_mul_overflow(size->number, value, &size->number);
 }
 
-/* Names that both have cancel out; false: b has one that a lacks. */
+/* Removes from a the names that both have; false: b has one that a lacks. */
 static bool
 cancel_names(Size *a, const Size *b)
 {
@@ -45,7 +45,7 @@ cancel_names(Size *a, const Size *b)
 	return true;
 }
 
-/* The dimensions of attribute shape; the place of its only -1 in *open, else -1. */
+/* The dimensions of the attribute `shape`; *open is the index of its only -1, or -1. */
 static LlmCode
 wanted_shape(LlmNode *node, int *open, LlmError *err)
 {
@@ -107,7 +107,7 @@ llm_infer_reshape(const LlmGraph *graph, LlmNode *node, LlmError *err)
 		"of a name, or -1 for what is left of them.");
 }
 
-/* What comes before T is cut the same way. */
+/* True if the dimensions before T are the same in the input and the result. */
 bool
 llm_rows_reshape(const LlmExec *exec, const LlmNode *node, int t)
 {

@@ -1,6 +1,6 @@
 /*
- * out (…,C) = x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang & Sennrich, 2019): layernorm whose
- * mean is 0, by the same kernels.
+ * out (…,C) = x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang & Sennrich, 2019): layernorm with
+ * a mean of 0, by the same kernels.
  */
 #include "engine/ops/op.h"
 
@@ -51,7 +51,7 @@ typedef struct Norm
 	size_t row = (size_t) (task) * (w)->per_task;                                                            \
 	row < llm_least(((size_t) (task) + 1) * (w)->per_task, (w)->rows);                                       \
 	row++
-/* A long row goes to the kernels in pieces, between which a stop is looked for. */
+/* A long row is passed to the kernels in pieces, with a poll for a stop between them. */
 #define EACH_PIECE(w, worker)                                                                                \
 	size_t at = 0, n = llm_least((w)->C, LLM_TASK);                                                          \
 	at < (w)->C && (at == 0 || !llm_pool_stopping(worker));                                                  \
@@ -120,7 +120,7 @@ backward_task(void *context, int task, int worker)
 	}
 }
 
-/* Columns of a task, and rows between two looks for a stop: whole blocks. */
+/* Columns of a task, and rows between two polls of the stop function: whole blocks. */
 #define COLUMNS 64
 #define ROWS (8 * LLM_BLOCK)
 
@@ -149,7 +149,7 @@ llm_rmsnorm_backward(size_t rows, int C, const float *x, const float *weight, fl
 	if (w.stats == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "rmsnorm: no memory for the statistics of %zu rows", rows);
 	w.dweight = dweight;
-	w.dbias = w.stats + 2 * rows; /* the kernel makes a bias's gradient too: it is forgotten */
+	w.dbias = w.stats + 2 * rows; /* the kernel also computes a bias's gradient, which is discarded */
 	code = llm_fill(C, 0, w.dbias, err);
 	if (code == LLM_OK)
 		code = each_row(&w, backward_task, err);
@@ -188,7 +188,7 @@ llm_backward_rmsnorm(Back *b, LlmError *err)
 	float *to[2];
 	LlmCode code = LLM_OK;
 
-	/* the kernels make both; one that nobody wants is forgotten */
+	/* the kernels compute both; one that is not needed is discarded */
 	for (int i = 0; i < 2 && code == LLM_OK; i++)
 	{
 		to[i] = llm_back_open(b, i, i == 0, &buffers[i], err);

@@ -1,5 +1,5 @@
 /*
- * Elements from starts up to, not including, stops along the first axes; those left out get no gradient.
+ * Elements from starts up to, not including, stops along the first axes; elements outside get no gradient.
  */
 #include <stdio.h>
 #include <string.h>
@@ -7,15 +7,17 @@
 #include "engine/ops/op.h"
 #include "engine/layout.h"
 
-/* The length of start … stop along a dimension, negative positions counted from its end; -1: it is not within
- * it, -2: its size must be known for that. */
+/*
+ * The length of start … stop along a dimension, where negative positions count from its end; -1: outside of
+ * it, -2: the dimension's size must be known.
+ */
 static int64_t
 slice_length(int64_t size, int start, int stop)
 {
 	bool same_side = (start < 0) == (stop < 0 || stop == LLM_TO_END);
 	int64_t from = start, to = stop == LLM_TO_END ? 0 : stop;
 
-	if (size < 0) /* what is known without it: both count from the same end */
+	if (size < 0) /* known without the size if both count from the same end */
 		return !same_side ? -2 : to < from ? -1 : to - from;
 	from += from < 0 ? size : 0;
 	to = stop == LLM_TO_END ? size : to < 0 ? to + size : to;
@@ -41,7 +43,7 @@ llm_infer_slice(const LlmGraph *graph, LlmNode *node, LlmError *err)
 		if (starts[i] == LLM_TO_END)
 			return llm_attr_refuse(node, "starts", "a list of whole numbers", err);
 		if (starts[i] == 0 && stops[i] == LLM_TO_END)
-			continue; /* all of it, whatever its size */
+			continue; /* the whole axis, whatever its size */
 		length = slice_length(llm_dim_value(&x->shape[i], &graph->sizes), starts[i], stops[i]);
 		node->shape[i] = (LlmDim){.times = length};
 		if (length >= 0)
@@ -96,10 +98,10 @@ llm_forward_slice(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 			   : code;
 }
 
-/* Rows shorter than this are copied so many between two looks for a stop. */
+/* Rows shorter than this are copied in groups of this many between two polls of the stop function. */
 #define FEW 1024
 
-/* Elements that were left out get 0. */
+/* Elements outside the slice get 0. */
 static LlmCode
 slice_dx(Back *b, float *dx, LlmError *err)
 {

@@ -1,5 +1,5 @@
 /*
- * y = exp(x - max x) / sum, run by run along an axis; dx = y (dy - sum(dy y)).
+ * y = exp(x - max x) / sum over each row of elements along an axis; dx = y (dy - sum(dy y)).
  */
 #include "engine/ops/op.h"
 #include "engine/gradients.h"

@@ -1,5 +1,5 @@
 /*
- * Axes in another order, by default the last two swapped; the gradient's axes go back.
+ * Permutes axes, by default swaps the last two; the gradient is permuted by the inverse order.
  */
 #include "engine/ops/op.h"
 #include "engine/layout.h"
@@ -64,7 +64,7 @@ llm_forward_transpose(LlmExec *exec, int index, const LlmValue *x, LlmError *err
 						  : code;
 }
 
-/* The axes go back by the inverse order. */
+/* Permutes the gradient by the inverse order. */
 static LlmCode
 transpose_dx(Back *b, float *dx, LlmError *err)
 {

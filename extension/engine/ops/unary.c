@@ -1,5 +1,5 @@
 /*
- * Functions of each element: y = f(x), dx = dy f'(x). A function is its line in op_facts.h and its kernel.
+ * Functions of each element: y = f(x), dx = dy f'(x). Each function is a line in op_facts.h and a kernel.
  */
 #include <string.h>
 
@@ -19,7 +19,7 @@ llm_infer_gelu(const LlmGraph *graph, LlmNode *node, LlmError *err)
 LlmUnary
 llm_unary_of(const LlmNode *node)
 {
-	const LlmAttr *how = llm_attr(node, "approximate"); /* GELU's */
+	const LlmAttr *how = llm_attr(node, "approximate"); /* of GELU */
 
 	if (how && how->text && strcmp(how->text, "none") == 0)
 		return LLM_GELU_ERF;
