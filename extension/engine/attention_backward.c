@@ -1,7 +1,7 @@
 /*
- * Gradients of attention, head by head: probabilities are made again for a chunk of queries at a time, then,
- * in blocks of 128 queries whatever the chunk, dV += P^T dY, dS = P (dY V^T - rowsum), dQ = dS K scale, dK +=
- * dS^T Q scale. Parallel over heads only, so the order of additions over queries is fixed.
+ * Gradients of attention, head by head: probabilities are recomputed for a chunk of queries at a time, then,
+ * in blocks of 128 queries whatever the chunk size, dV += P^T dY, dS = P (dY V^T - rowsum), dQ = dS K scale,
+ * dK += dS^T Q scale. Parallel over heads only, so the order of additions over queries is fixed.
  */
 #include <string.h>
 
@@ -9,7 +9,7 @@
 #include "engine/pool.h"
 #include "engine/rows.h"
 
-/* Rows between two looks for a stop: a multiple of every register tile's height (14, 6, 4, 1). */
+/* Rows between two polls of the stop function: a multiple of every register tile's height (14, 6, 4, 1). */
 #define FEW 2016
 
 typedef struct Backward
@@ -26,16 +26,16 @@ typedef struct Backward
 /* One head's working memory. */
 typedef struct Head
 {
-	int worker;     /* who works on it */
+	int worker;     /* index of the thread */
 	float *kt, *vt; /* panels of K^T and V^T: [T/32][HS][32] */
 	float *k;       /* panels of K: [HS/32][T][32] */
 	float *q, *dy;  /* panels of a block of queries and of its gradient: [HS/32][128][32] */
 	float *p, *ds;  /* (chunk,width) */
 	float *dk, *dv; /* (T,HS) */
-	float *rows;    /* packed rows of a product: room for T rows of one block */
+	float *rows;    /* packed rows of a product: T rows of one block */
 } Head;
 
-/* The next piece of the scratch; without a base it is only counted. */
+/* The next piece of the scratch memory; with base NULL it is only counted. */
 static float *
 take(float *base, size_t *at, size_t floats)
 {
@@ -63,7 +63,7 @@ lay_out(Head *h, int T, int HS, int width, int chunk, float *base)
 	return at;
 }
 
-/* Panels of b (k,n), or of its transpose; each in pieces of rows. */
+/* Packs b (k,n), or its transpose, into panels, some rows at a time. */
 static void
 pack_all(int k, int n, const float *b, size_t ldb, bool transposed, float *panels, int worker)
 {
@@ -80,7 +80,7 @@ pack_all(int k, int n, const float *b, size_t ldb, bool transposed, float *panel
 		}
 }
 
-/* out (m,n) = or += a (m,k) @ panels; a^T when columns. Blocks of k as everywhere. */
+/* out (m,n) = or += a (m,k) @ panels; a^T if `columns`. Blocks of k as in every product. */
 static void
 product(int m, int n, int k, const float *a, size_t lda, bool columns, const float *panels, float *out,
 	size_t ldo, bool add, const Head *h)
@@ -104,7 +104,7 @@ product(int m, int n, int k, const float *a, size_t lda, bool columns, const flo
 /* A block of at most 128 queries of a head. */
 typedef struct Block
 {
-	int m, query, keys;  /* queries, the first of them, the keys that the last one sees */
+	int m, query, keys;  /* number of queries, the first of them, the keys that the last one attends to */
 	const float *q, *dy; /* rows 3*C and C apart */
 	float *dq, *p, *ds;  /* rows 3*C and width apart */
 } Block;
@@ -126,7 +126,7 @@ block_of(const Backward *w, const Head *h, int task, int query, int first)
 	return k;
 }
 
-/* p and ds of a block over the keys that it sees; unseen ones get 0. */
+/* Computes p and ds of a block over the keys that it attends to; masked keys get 0. */
 static void
 probabilities(const Backward *w, const Head *h, int task, const Block *k)
 {
@@ -160,7 +160,7 @@ probabilities(const Backward *w, const Head *h, int task, const Block *k)
 	}
 }
 
-/* dv and dk gain the block's part, its dq is written. */
+/* Adds the block's contributions to dv and dk, and writes its dq. */
 static void
 products(const Backward *w, const Head *h, const Block *k)
 {

@@ -1,5 +1,5 @@
 /*
- * Attributes of nodes: a wrong kind or a misspelt name is refused, so that none is quietly ignored.
+ * Attributes of nodes: a wrong kind or a misspelt name is an error, so that none is silently ignored.
  */
 #include <math.h>
 #include <string.h>
@@ -114,7 +114,7 @@ check_kind(const LlmNode *node, const LlmAttr *attr, LlmError *err)
 			fits = fits && attr->number >= attrs[i].least && attr->number <= attrs[i].most;
 		return fits ? LLM_OK : llm_attr_refuse(node, attr->key, attrs[i].expected, err);
 	}
-	return LLM_OK; /* the value of a constant: its shape rule looks at it */
+	return LLM_OK; /* the value of a constant: its shape rule checks it */
 }
 
 LlmCode

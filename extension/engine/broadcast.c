@@ -1,5 +1,6 @@
 /*
- * Walking two shapes that fit one another: runs of the innermost axes go to a kernel, the rest is counting.
+ * Iterates over two shapes that broadcast: contiguous runs along the innermost axes are passed to a kernel,
+ * the outer axes are counted.
  */
 #include "engine/broadcast.h"
 
@@ -15,7 +16,7 @@ typedef struct Walk
 	int64_t run;                                              /* length of the innermost axis */
 	int a_step, b_step;                                       /* along it: 0 or 1 */
 	int64_t rows;                                             /* number of runs */
-	int64_t pieces, piece; /* a run is cut into pieces of so many elements */
+	int64_t pieces, piece; /* a run is split into `pieces` of this length */
 	int64_t rows_per_task;
 	const float *a, *b;
 	float *out;
@@ -36,8 +37,10 @@ strides_of(int ndim, int own_ndim, const int *own, int64_t *strides)
 	}
 }
 
-/* Axes of length 1 go, neighbours that both operands cross alike become one: most shapes end as one or two
- * axes. */
+/*
+ * Drops axes of length 1 and merges neighbours that both operands traverse alike: most shapes end with one
+ * or two axes.
+ */
 static void
 merge_axes(Walk *w, int ndim, const int *dims, const int64_t *a, const int64_t *b)
 {
@@ -138,7 +141,7 @@ llm_batched_matmul(int a_ndim, const int *a_dims, const float *a, int b_ndim, co
 		b_matrices *= b_dims[i];
 	if (code != LLM_OK || batches == 0 || M == 0 || N == 0)
 		return code;
-	/* one b for every a: all rows of a make one product. The rows' results do not depend on one another. */
+	/* one b for every a: all rows of a form one product. The rows' results are independent of one another. */
 	if (b_matrices == 1)
 		return llm_matmul((int) (batches * M), N, K, a, b, transpose_b, out, memory, err);
 	strides_of(ndim, a_batch, a_dims, a_strides);

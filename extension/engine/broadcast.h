@@ -1,6 +1,6 @@
 /*
- * Shapes that fit one another: NumPy's broadcasting, matmul's rule, axes. The plan-time checks, the executor
- * and the SQL operators ask here, so that they refuse the same things in the same words.
+ * Compatible shapes: NumPy's broadcasting, matmul's rule, axes. The plan-time checks, the executor and the
+ * SQL operators all use these functions, so that they refuse the same shapes with the same messages.
  */
 #ifndef LLM_BROADCAST_H
 #define LLM_BROADCAST_H
@@ -24,14 +24,14 @@ extern LlmCode llm_broadcast_shape(const char *op, const char *sign, int a_ndim,
 	const int *b, int *out_ndim, int *out, LlmError *err);
 /*
  * out = shape of a @ b: (…,M,K) @ (…,K,N) = (…,M,N), the leading axes broadcast. A 1-D a is a row, a 1-D b a
- * column, whose axis the result does not have.
+ * column; the result lacks that axis.
  */
 extern LlmCode llm_matmul_shape(const char *op, int a_ndim, const int *a, int b_ndim, const int *b,
 	int *out_ndim, int *out, LlmError *err);
-/* axis counted from 0, or from the end when negative, to 0 … ndim - 1. */
+/* Converts axis, counted from 0 or, if negative, from the end, to 0 … ndim - 1. */
 extern LlmCode llm_axis(const char *op, int ndim, const int *dims, int axis, int *out, LlmError *err);
 
-/* out = a op b, broadcast; out has the shape that llm_broadcast_shape gave. */
+/* out = a op b, broadcast; out has the shape from llm_broadcast_shape. */
 extern LlmCode llm_broadcast_binary(LlmBinary op, int a_ndim, const int *a_dims, const float *a, int b_ndim,
 	const int *b_dims, const float *b, float *out, LlmError *err);
 /* out = a @ b, shapes as llm_matmul_shape accepts them. */

@@ -20,13 +20,13 @@ typedef struct Axes
 typedef struct Sums
 {
 	Axes kept, summed;
-	int64_t count, each; /* sums, and terms of each */
+	int64_t count, each; /* number of sums, and terms of each */
 	int64_t per_task;
 	const float *terms;
 	float *to;
 } Sums;
 
-/* One element of `to`: its terms in their order, added up in float64, which no number of terms wears out. */
+/* One element of `to`: its terms are added in order in float64, so that many terms do not lose precision. */
 static double
 sum_of(const Sums *s, int64_t at, int worker)
 {
@@ -132,11 +132,11 @@ llm_broadcast_sum_into(int out_ndim, const int *out_dims, const float *terms, in
 
 /* ---- matrix products ---- */
 
-/* a @ b as the forward saw it: batches of products (M,K) @ (K,N). */
+/* a @ b as computed in the forward pass: batches of products (M,K) @ (K,N). */
 typedef struct Products
 {
 	int M, N, K;
-	int ndim, dims[LLM_MAX_DIMS]; /* of the batches; none where one b serves all rows of a */
+	int ndim, dims[LLM_MAX_DIMS]; /* batch axes; none if one b serves all rows of a */
 	size_t batches, a_matrices;
 } Products;
 
@@ -157,7 +157,7 @@ products_of(Products *p, int a_ndim, const int *a, int b_ndim, const int *b, boo
 		p->a_matrices *= a[i];
 	for (int i = 0; i < b_batch; i++)
 		b_matrices *= b[i];
-	if (b_matrices == 1) /* the forward made one product of all rows, and so does the way back */
+	if (b_matrices == 1) /* all rows form one product, as in the forward pass */
 	{
 		p->M *= (int) p->batches;
 		p->batches = p->a_matrices = 1;
@@ -166,7 +166,7 @@ products_of(Products *p, int a_ndim, const int *a, int b_ndim, const int *b, boo
 	return LLM_OK;
 }
 
-/* Which matrix of an operand batch `index` reads: its leading axes, the repeated ones left out. */
+/* The matrix of an operand that batch `index` reads: its leading axes without the repeated ones. */
 static size_t
 matrix_of(const Products *p, size_t index, int own_ndim, const int *own)
 {

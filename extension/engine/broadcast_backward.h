@@ -1,5 +1,6 @@
 /*
- * The gradients of broadcast.h: what was repeated in the forward is summed on the way back.
+ * The gradients of broadcast.h: an axis that was repeated in the forward pass is summed in the backward
+ * pass.
  */
 #ifndef LLM_BROADCAST_BACKWARD_H
 #define LLM_BROADCAST_BACKWARD_H
@@ -10,8 +11,8 @@
 extern LlmCode llm_broadcast_sum_into(int out_ndim, const int *out_dims, const float *terms, int ndim,
 	const int *dims, float *to, LlmError *err);
 /*
- * The gradients of a @ b from dc, whose shape llm_matmul_shape gave: da = dc @ b^T is written, db += a^T @
- * dc, over the batches in order. A 1-D a is a row, a 1-D b a column; b is (…,N,K) when transpose_b.
+ * The gradients of a @ b from dc, whose shape is that of llm_matmul_shape: da = dc @ b^T is written, db +=
+ * a^T @ dc, over the batches in order. A 1-D a is a row, a 1-D b a column; b is (…,N,K) if transpose_b.
  */
 extern LlmCode llm_broadcast_matmul_da(int a_ndim, const int *a_dims, int b_ndim, const int *b_dims,
 	const float *b, bool transpose_b, const float *dc, float *da, const LlmAllocator *memory, LlmError *err);

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-/* IEEE 754's totalOrder as integers: negative numbers' magnitude bits count backwards. */
+/* IEEE 754's totalOrder as integers: the magnitude bits of negative numbers are inverted. */
 static int32_t
 order_key(const float *x)
 {

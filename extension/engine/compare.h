@@ -7,9 +7,9 @@
 #include "common/base.h"
 
 /*
- * -1, 0 or 1 by the first element that differs in the order -Infinity … -0, +0 … Infinity, NaN. Two elements
- * are equal when their bits are: NaN equals NaN, and -0 is less than +0. So equality suits sorting and
- * hashing.
+ * -1, 0 or 1 by the first element that differs, in the order -Infinity … -0, +0 … Infinity, NaN. Two
+ * elements are equal if their bits are: NaN equals NaN, and -0 is less than +0. This equality is suitable
+ * for sorting and hashing.
  */
 extern int llm_compare_total(size_t n, const float *a, const float *b);
 

@@ -1,5 +1,5 @@
 /*
- * Named dimensions: a number, a name, or a whole multiple of a name. No algebra beyond that.
+ * Named dimensions: a number, a name, or an integer multiple of a name. There is no further algebra.
  */
 #include <ctype.h>
 #include <stdio.h>

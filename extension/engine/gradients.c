@@ -1,5 +1,5 @@
 /*
- * See gradients.h: row-wise gradients over the pool.
+ * See gradients.h: row-wise gradients over the thread pool.
  */
 #include "engine/gradients.h"
 
@@ -10,7 +10,10 @@
 #include "engine/pool.h"
 #include "engine/rows.h"
 
-/* Columns per task of a sum over rows, and rows between two looks for a stop: whole blocks. */
+/*
+ * STRIPE: columns per task of a sum over rows. FEW_ROWS: rows between two polls of the stop function, whole
+ * blocks.
+ */
 #define STRIPE 64
 #define ROWS (8 * LLM_BLOCK)
 
@@ -247,7 +250,7 @@ adamw_task(void *context, int task, int worker)
 
 	(void) worker;
 	llm_kernels->adamw(n, w->dx + at, w->dy + at, w->a + at, w->b + at, w->h);
-	if (w->zero) /* the gradient, while it is in the cache */
+	if (w->zero) /* zeroes the gradient while it is in the cache */
 		memset(w->zero + at, 0, n * sizeof(float));
 }
 
@@ -267,7 +270,7 @@ llm_adamw_and_zero(size_t n, float *weight, float *g, float *m, float *v, const 
 	return llm_parallel((int) ((n + LLM_TASK - 1) / LLM_TASK), adamw_task, &w, err);
 }
 
-/* beta^step by squaring: multiplications only, so the same number on every machine */
+/* beta^step by squaring: multiplications only, hence the same result on every machine */
 static double
 power(double base, int64_t exponent)
 {

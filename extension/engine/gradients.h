@@ -1,6 +1,6 @@
 /*
- * The backward forms of ops.h: from the gradient of a result to those of its inputs. Gradients of parameters
- * are added to what is there ((g + b0) + b1 …); those of activations are written.
+ * The backward functions of ops.h: from the gradient with respect to a result to those with respect to its
+ * inputs. Gradients of parameters are accumulated ((g + b0) + b1 …); those of activations are written.
  */
 #ifndef LLM_GRADIENTS_H
 #define LLM_GRADIENTS_H
@@ -13,10 +13,12 @@ extern LlmCode llm_matmul_dx(int M, int N, int K, const float *dy, const float *
 /* The same from w's panels. */
 extern LlmCode llm_matmul_dx_panels(int M, int N, int K, const float *dy, const float *panels, float *dx,
 	const LlmAllocator *memory, LlmError *err);
-/* dw += x^T @ dy, (K,N); transposed: dw (N,K) += dy^T @ x. Blocks of 128 of the M rows, in order. */
+/*
+ * dw += x^T @ dy, (K,N); transposed: dw (N,K) += dy^T @ x. The M rows are summed in blocks of 128, in order.
+ */
 extern LlmCode llm_matmul_dw(int M, int N, int K, const float *x, const float *dy, bool transposed, float *dw,
 	const LlmAllocator *memory, LlmError *err);
-/* The same for dw in panels of the (K,N) matrix; their unused columns stay as they are. */
+/* The same for dw in panels of the (K,N) matrix; their unused columns are not changed. */
 extern LlmCode llm_matmul_dw_panels(int M, int N, int K, const float *x, const float *dy, float *panels,
 	const LlmAllocator *memory, LlmError *err);
 
@@ -32,10 +34,10 @@ extern LlmCode llm_layernorm_backward(size_t rows, int C, const float *x, const 
 /* dlogits of the mean over rows with a target >= 0, times dloss; rows left out get 0. */
 extern LlmCode llm_cross_entropy_backward(size_t rows, int V, const float *logits, const int32_t *targets,
 	float dloss, float *dlogits, LlmError *err);
-/* What a row's (softmax - one at the target) is multiplied by: dloss / the number of targets >= 0. */
+/* The factor of a row's (softmax - one at the target): dloss / the number of targets >= 0. */
 extern LlmCode llm_cross_entropy_scale(
 	size_t rows, const int32_t *targets, float dloss, float *scale, LlmError *err);
-/* dtable (V,C) += dy rows by their ids, ascending positions; ids were checked in the forward. */
+/* dtable (V,C) += dy rows by their ids, in ascending positions; the forward pass has checked the ids. */
 extern LlmCode llm_embedding_backward(
 	size_t rows, int C, const int32_t *ids, const float *dy, float *dtable, LlmError *err);
 /* The same for dtable in panels of the transposed (C,V). */
@@ -43,8 +45,9 @@ extern LlmCode llm_embedding_backward_panels(
 	size_t rows, int C, const int32_t *ids, const float *dy, float *panels, LlmError *err);
 
 /*
- * dqkv (B,T,3*C) from dy (B,T,C) and the forward's qkv. Probabilities are computed again, a chunk of
- * queries at a time, so that no more than that many rows per head are ever held. head_mask as in the forward.
+ * dqkv (B,T,3*C) from dy (B,T,C) and the forward pass's qkv. Probabilities are recomputed for a chunk of
+ * queries at a time, so that no more rows per head than that are in memory. head_mask as in the forward
+ * pass.
  */
 extern LlmCode llm_attention_backward(const LlmAttention *a, const float *qkv, const float *dy, float *dqkv,
 	const LlmAllocator *memory, LlmError *err);
@@ -52,13 +55,15 @@ extern LlmCode llm_attention_backward(const LlmAttention *a, const float *qkv, c
 /* One AdamW step of n elements. */
 extern LlmCode llm_adamw(
 	size_t n, float *w, const float *g, float *m, float *v, const LlmAdamW *h, LlmError *err);
-/* The same; then g is zero. */
+/* The same, and sets g to zero. */
 extern LlmCode llm_adamw_and_zero(
 	size_t n, float *w, float *g, float *m, float *v, const LlmAdamW *h, LlmError *err);
 /* The scalars of a step, from float64 hyper-parameters; step counts from 1. */
 extern LlmAdamW llm_adamw_numbers(
 	double lr, double beta1, double beta2, double eps, double weight_decay, int64_t step, double grad_scale);
-/* Steps count from 1: a line up to lr_max at step `warmup`, then a cosine down to lr_min at step `total`. */
+/*
+ * Steps count from 1: linear warmup to lr_max at step `warmup`, then cosine decay to lr_min at step `total`.
+ */
 extern double llm_lr_schedule(int64_t step, int64_t warmup, int64_t total, double lr_max, double lr_min);
 
 #endif

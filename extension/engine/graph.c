@@ -1,12 +1,15 @@
 /*
- * Putting a model's rows in order: names resolved, cycles refused, shapes inferred one node after another.
+ * Sorts a model's rows into execution order: resolves names, refuses cycles, infers the shapes one node
+ * after another.
  */
 #include <string.h>
 
 #include "engine/ops/op.h"
 
-/* by_name in the order of names: runs of 1, 2, 4 … nodes are merged, by way of `order`, which is filled
- * later. */
+/*
+ * Sorts by_name: sorted runs of 1, 2, 4 … nodes are merged, with `order`, which is filled later, as scratch
+ * memory.
+ */
 static void
 sort_names(LlmGraph *graph)
 {
@@ -89,13 +92,13 @@ resolve(LlmGraph *graph, LlmError *err)
 }
 
 /*
- * Inputs first, otherwise as added: a walk from each node down its inputs. The path stands in the end of
- * `order` that is not filled yet.
+ * Sorts inputs first, otherwise as added, by a depth-first search from each node along its inputs. The
+ * search path is stored in the end of `order` that is not filled yet.
  */
 static LlmCode
 put_in_order(LlmGraph *graph, LlmError *err)
 {
-	int *path = graph->order + graph->count, done = 0; /* path[0] is the node last come to */
+	int *path = graph->order + graph->count, done = 0; /* path[0] is the node visited last */
 
 	for (int i = 0; i < graph->count; i++)
 		graph->nodes[i].walk = LLM_NOT_REACHED;

@@ -1,5 +1,5 @@
 /*
- * See infer.h. A refusal names the node and both shapes.
+ * See infer.h. The error message names the node and both shapes.
  */
 #include "engine/infer.h"
 

@@ -1,6 +1,6 @@
 /*
- * See layout.h. Everything here is one strided copy into a contiguous result; a transposition goes by tiles,
- * so that neither side touches a new cache line with every element.
+ * See layout.h. Every function here is one strided copy into a contiguous result; a transposition copies
+ * small tiles, so that neither side touches a new cache line with every element.
  */
 #include "engine/layout.h"
 
@@ -18,7 +18,8 @@ typedef struct Copy
 {
 	int ndim;
 	int64_t dims[LLM_MAX_DIMS], strides[LLM_MAX_DIMS], out_strides[LLM_MAX_DIMS];
-	int unit; /* the axis of stride 1, which tiles run along besides the last one; last axis: plain rows */
+	int unit; /* the axis of stride 1, which tiles cover together with the last one; if it is the last axis:
+				 plain rows */
 	int64_t cells; /* pairs of index tuples outside the tile */
 	int64_t unit_tiles, last_tiles, per_task;
 	int64_t tile, long_tile;
@@ -26,7 +27,7 @@ typedef struct Copy
 	float *out;
 } Copy;
 
-/* Axes of length 1 go; neighbours that x has side by side become one. */
+/* Drops axes of length 1 and merges neighbours that are contiguous in x. */
 static void
 add_axis(Copy *c, int64_t length, int64_t stride)
 {

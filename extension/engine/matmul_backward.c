@@ -1,35 +1,40 @@
 /*
- * The two products of a matmul's way back. The weight comes, and its gradient goes, row-major or in the
- * panels that the forward reads: either way no second copy of it is made.
+ * The two products of matmul's backward pass. The weight and its gradient are row-major or in the panels
+ * that the forward pass reads; neither layout needs a second copy.
  */
 #include "engine/partition.h"
 #include "engine/gradients.h"
 #include "engine/pool.h"
 
-/* Rows packed by a task, and multiplied between two looks ahead: multiples of every register tile's height
- * (14, 6, 4, 1). */
+/*
+ * Rows that a task packs, and rows multiplied between two prefetches: multiples of every register tile's
+ * height (14, 6, 4, 1).
+ */
 #define ROWS 168
 #define FEW_ROWS 84
-/* Lines of the cache: of LLM_PANEL rows of a panel, and of the block that a task packs from them. */
+/* Cache lines: of LLM_PANEL rows of a panel, and of the block that a task packs from them. */
 #define PIECE_LINES (LLM_PANEL * LLM_PANEL / LLM_LINE)
 #define BLOCK_LINES (LLM_BLOCK / LLM_PANEL * PIECE_LINES)
-/* Of a gradient that is packed at once: the most rows, and numbers, which stay in the third-level cache. */
+/*
+ * Limits for the block of a gradient that is packed at once: its rows, and its elements, which stay in the
+ * third-level cache.
+ */
 #define MOST_ROWS (12 * ROWS)
 #define MOST_FLOATS (2 << 20)
 
 /* ---- dx ---- */
 
-/* dx = dy @ w^T: what w is, and which part of the product is being made. */
+/* dx = dy @ w^T: the layout of w, and the block of dy that is being multiplied. */
 typedef struct Product
 {
 	int M, N, K;
 	const float *dy;
 	const float *plain, *panels; /* of w (K,N), one of the two */
 	bool transposed;             /* plain is (N,K) */
-	int row, m;                  /* rows of dy packed now */
-	int first, n;                /* and the columns of them: rows of w^T */
-	float *rows;                 /* per block of columns all rows, as matmul_block reads them */
-	float *sums;                 /* NULL, or of each worker (m,LLM_PANEL) */
+	int row, m;                  /* rows of dy that are packed now */
+	int first, n;                /* columns of dy that are packed now: rows of w^T */
+	float *rows;                 /* for each block of columns all rows, as matmul_block reads them */
+	float *sums;                 /* NULL, or (m,LLM_PANEL) per worker */
 	float *dx;
 } Product;
 
@@ -46,13 +51,13 @@ pack_dy_task(void *context, int task, int worker)
 		p->rows + (size_t) n * p->m + (size_t) row * nc);
 }
 
-/* out (nc,LLM_PANEL): rows n on of w^T, columns k on */
+/* Packs out (nc,LLM_PANEL): the rows of w^T from n on, the columns from k on. */
 static void
 pack_weight(const Product *p, int n, int nc, int k, float *out)
 {
 	int columns = llm_least(p->K - k, LLM_PANEL);
 
-	if (p->panels) /* a panel holds LLM_PANEL rows of w^T, side by side */
+	if (p->panels) /* a panel holds LLM_PANEL rows of w^T as its columns */
 		for (int i = 0; i < nc; i += LLM_PANEL)
 			llm_kernels->pack_panel_transposed(llm_least(nc - i, LLM_PANEL), columns,
 				p->panels + ((size_t) ((n + i) / LLM_PANEL) * p->K + k) * LLM_PANEL, LLM_PANEL,
@@ -64,9 +69,9 @@ pack_weight(const Product *p, int n, int nc, int k, float *out)
 }
 
 /*
- * The block after this one lies in other pages of memory: it is sent for while this one is multiplied, some
- * lines from `first` on before some rows, as memory answers no more than some at once. Inlined: a function
- * that does nothing else has no effect, GCC finds, and leaves its calls out.
+ * Prefetches the next block of the weight, which is on other pages of memory, while this one is multiplied:
+ * `lines` cache lines from `first` on at a time, because memory serves only some requests at once. Inlined,
+ * because GCC removes calls to a function whose only effect is a prefetch.
  */
 static inline __attribute__((always_inline)) void
 fetch_weight(const Product *p, int n, int k, int first, int lines)
@@ -83,9 +88,9 @@ fetch_weight(const Product *p, int n, int k, int first, int lines)
 }
 
 /*
- * LLM_PANEL columns of dx: each block of the weight is packed here, and meets all rows while it is in the
- * cache. Sums of several blocks lie side by side until they are whole: dx's own rows can be so far apart that
- * they push each other out of the cache.
+ * Computes LLM_PANEL columns of dx: each block of the weight is packed here and multiplied by all rows while
+ * it is in the cache. If there are several blocks, their sums are kept contiguous until they are complete:
+ * dx's own rows can be so far apart that they evict each other from the cache.
  */
 static void
 dx_task(void *context, int panel, int worker)
@@ -116,7 +121,7 @@ dx_task(void *context, int panel, int worker)
 		llm_copy_columns(p->m, columns, sums, LLM_PANEL, dx, p->K);
 }
 
-/* Piece by piece of dy: rows in equal parts, of what is summed over whole blocks. */
+/* Multiplies dy block by block: equal numbers of rows, and whole blocks of the dimension that is summed. */
 static LlmCode
 multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 {
@@ -194,7 +199,7 @@ typedef struct Gradient
 {
 	int M, N, K;
 	const float *x, *dy;
-	float *rows; /* x^T packed: per block of M its K rows, as matmul_block reads them */
+	float *rows; /* x^T packed: for each block of M its K rows, as matmul_block reads them */
 	float *dw;   /* panels */
 } Gradient;
 
@@ -210,7 +215,7 @@ pack_rows_task(void *context, int task, int worker)
 		g->rows + (size_t) m * g->K + (size_t) k * mc);
 }
 
-/* One panel of dw stays in the second-level cache while all rows of x and dy pass. */
+/* Computes one panel of dw, which stays in the second-level cache while all rows of x and dy are read. */
 static void
 panel_task(void *context, int panel, int worker)
 {

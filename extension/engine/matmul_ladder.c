@@ -1,6 +1,6 @@
 /*
- * See matmul_ladder.h. This file is compiled without automatic vectors: the lower rungs are to show what one
- * multiplication at a time does.
+ * See matmul_ladder.h. This file is compiled without automatic vectorisation: the lower rungs show the speed
+ * of one multiplication at a time.
  */
 #include "engine/matmul_ladder.h"
 
@@ -10,13 +10,15 @@
 #include "engine/pool.h"
 
 #define ALWAYS static inline __attribute__((always_inline))
-/* Sums in flight together: a fused multiply-add takes four cycles, two begin in each, and registers are
- * sixteen. */
+/*
+ * Independent sums: a fused multiply-add has a latency of four cycles, two can start in each cycle, and
+ * there are sixteen registers.
+ */
 #define ROWS 2
 #define COLUMNS 4
 /* Rows that the vector rung packs at a time. */
 #define PACKED_ROWS 84
-/* Rows, or blocks of a sum, between two looks for a stop. */
+/* Rows, or blocks of a sum, between two polls of the stop function. */
 #define FEW 4096
 
 typedef struct Product
@@ -136,7 +138,9 @@ blocked(const Product *p, int worker, bool packed)
 		}
 }
 
-/* The same source twice: for processors that have the fused instruction, and for those where fmaf is a call.
+/*
+ * The same source compiled twice: for processors with the fused instruction, and for those on which fmaf is
+ * a function call.
  */
 #define LOWER_RUNGS(suffix, attribute)                                                                       \
 	attribute static void naive##suffix(void *context, int task, int worker)                                 \

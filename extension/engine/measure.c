@@ -9,7 +9,10 @@
 /* Larger than any last-level cache, so that the reads come from memory. */
 #define READ_FLOATS ((size_t) 64 << 20)
 #define ROUNDS 2000000
-/* Bursts that the rounds come in, a stop looked for between them, and elements that a task makes. */
+/*
+ * BURSTS: the rounds are split into this many bursts, with a poll for a stop between them. NUMBERS: elements
+ * that a task fills.
+ */
 #define BURSTS 64
 #define NUMBERS 65536
 
@@ -17,7 +20,7 @@ typedef struct Burst
 {
 	int threads;
 	const float *data;
-	_Atomic double operations; /* of one task; every task does as many */
+	_Atomic double operations; /* of one task; all tasks do the same number */
 	_Atomic float sum;
 } Burst;
 
@@ -83,7 +86,9 @@ llm_measure_peak(int repeats, const LlmAllocator *memory, double *flops, double 
 	return code;
 }
 
-/* The matrices of a product: rows in and out, and the weight or its gradient in panels, as training has them.
+/*
+ * The matrices of a product: input and output rows, and the weight or its gradient in panels, as in
+ * training.
  */
 typedef struct Matrices
 {
@@ -105,7 +110,7 @@ multiply(
 	}
 }
 
-/* Plain numbers, no denormals. */
+/* Ordinary values, no denormals. */
 typedef struct Numbers
 {
 	size_t n;

@@ -1,5 +1,4 @@
-/* Measuring the machine and the matmul kernel, so that speed can be told as a fraction of what is possible.
- */
+/* Measures the machine and the matmul kernel, so that speed can be reported as a fraction of the peak. */
 #ifndef LLM_MEASURE_H
 #define LLM_MEASURE_H
 
@@ -8,10 +7,10 @@
 /* Best of `repeats`, all threads: floating-point operations and bytes read per second. */
 extern LlmCode llm_measure_peak(
 	int repeats, const LlmAllocator *memory, double *flops, double *bytes, LlmError *err);
-/* The products of a layer y (M,N) = x (M,K) @ w (K,N), as the executor has them. */
+/* The products of a layer y (M,N) = x (M,K) @ w (K,N), as in the executor. */
 typedef enum LlmProduct
 {
-	LLM_PRODUCT_FORWARD, /* y, w packed before */
+	LLM_PRODUCT_FORWARD, /* y; w is packed already */
 	LLM_PRODUCT_DX,      /* dx = dy @ w^T */
 	LLM_PRODUCT_DW       /* dw += x^T @ dy */
 } LlmProduct;

@@ -40,8 +40,10 @@ uses_of(const LlmGraph *graph, int param)
 			else
 				u.plain = true;
 	}
-	/* One packed copy only; an embedding can gather from transposed panels. A matrix nobody reads stays
-	 * plain. */
+	/*
+	 * One packed copy only; an embedding can gather from transposed panels. A matrix that nothing reads
+	 * stays row-major.
+	 */
 	if (u.panels && u.panels_transposed)
 		u.panels_transposed = false, u.plain = true;
 	if ((u.gathered && !u.panels_transposed) || !(u.panels || u.panels_transposed))
@@ -49,7 +51,7 @@ uses_of(const LlmGraph *graph, int param)
 	return u;
 }
 
-/* The (K,N) that matmul sees. */
+/* The (K,N) matrix that matmul multiplies by. */
 typedef struct Matrix
 {
 	int K, N;
@@ -137,7 +139,7 @@ llm_weight_repack(LlmModel *model, int node, LlmError *err)
 	return llm_pack(matrix.K, matrix.N, w->plain, w->transposed, w->panels, err);
 }
 
-/* ---- numbers laid out as a weight is ---- */
+/* ---- data in the layout of a weight ---- */
 
 size_t
 llm_weight_floats(const LlmWeight *w)

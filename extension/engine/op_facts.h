@@ -1,7 +1,8 @@
 /*
- * The facts of every operation, in one table: whatever plans, checks, fuses, counts or differentiates an
- * operation asks it. Every column must be filled, and nothing else in the engine decides for an operation
- * that it does not know. The last five columns name the operation's rules, which are functions in ops/.
+ * The facts of every operation, in one table that all code that plans, checks, fuses, counts or
+ * differentiates operations uses. Every column must be filled, and no other code in the engine decides for
+ * an operation that it does not know. The last five columns name the operation's rules, which are functions
+ * in ops/.
  */
 #ifndef LLM_OP_FACTS_H
 #define LLM_OP_FACTS_H
@@ -12,33 +13,33 @@
 #define LLM_ANY_NUMBER INT32_MAX
 #define LLM_NO_IDS (-1)
 
-/* What the gradient rule reads beside the gradient of the value. */
+/* The values that the gradient rule reads, besides the gradient with respect to the node's value. */
 typedef enum LlmGradientReads
 {
-	LLM_NO_GRADIENT, /* there is no rule: gradients stop here */
+	LLM_NO_GRADIENT, /* there is no gradient rule */
 	LLM_READS_NEITHER,
 	LLM_READS_INPUTS,
 	LLM_READS_BOTH /* the inputs and the value */
 } LlmGradientReads;
 
-/* Which positions of its input a position of the value needs, where rows can be computed one by one. */
+/* The positions of its input that a position of the value depends on, if rows can be computed one by one. */
 typedef enum LlmReach
 {
 	LLM_OWN_ROW,
-	LLM_EARLIER_ROWS /* kept in a cache */
+	LLM_EARLIER_ROWS /* of which keys and values are cached */
 } LlmReach;
 
-/* How an operation takes over the value of a matrix product, element by element (fuse.c). */
+/* How an operation is fused with the matrix product before it, element by element (fuse.c). */
 typedef enum LlmFuses
 {
 	LLM_FUSES_NOT,
 	LLM_FUSES_UNARY,
 	LLM_FUSES_BINARY,
-	LLM_FUSES_PASSING /* where it lets everything through */
+	LLM_FUSES_PASSING /* if it is the identity in this run */
 } LlmFuses;
 
 /*
- * OP(id, name, fewest inputs, most inputs, attributes, the input that is whole numbers,
+ * OP(id, name, fewest inputs, most inputs, attributes, the input of integers,
  *    what the gradient reads, reach, operations per element of the value, of the first input, how it fuses,
  *    its kernel (LlmUnary, LlmBinary or LlmReduction; 0: its file calls its own),
  *    rules: shape, rows, forward, backward, cost)
@@ -182,8 +183,8 @@ typedef struct LlmOpFacts
 {
 	const char *name;
 	int least, most;        /* inputs */
-	const char *attributes; /* their names, a blank between two */
-	int ids;                /* the input of whole numbers, or LLM_NO_IDS */
+	const char *attributes; /* their names, separated by blanks */
+	int ids;                /* index of the input of integers, or LLM_NO_IDS */
 	LlmGradientReads gradient;
 	LlmReach reach;
 	int per_value, per_input; /* operations per element of the value, of the first input */
@@ -193,7 +194,7 @@ typedef struct LlmOpFacts
 
 extern const LlmOpFacts llm_op_facts[LLM_OP_COUNT];
 
-/* The op of a name, or LLM_OP_COUNT. */
+/* The op with this name, or LLM_OP_COUNT. */
 extern LlmOp llm_op_find(const char *name);
 extern const char *llm_op_name(LlmOp op);
 

@@ -1,5 +1,5 @@
 /*
- * The rules of every operation: which functions of ops/ the table of facts names.
+ * The rules of every operation: the functions of ops/ that the table of facts names.
  */
 #include "engine/ops/op.h"
 

@@ -1,5 +1,5 @@
 /*
- * Elementwise and row operations over the pool.
+ * Elementwise and row operations over the thread pool.
  */
 #include <string.h>
 
@@ -10,9 +10,9 @@
 
 typedef struct Move
 {
-	size_t rows, per_task; /* rows of a task */
-	size_t n, pieces;      /* of a row, which is cut into pieces where it is long */
-	const float *from;     /* NULL: value everywhere */
+	size_t rows, per_task; /* number of rows; rows of a task */
+	size_t n, pieces;      /* elements of a row; pieces of it, more than one if it is long */
+	const float *from;     /* NULL: fill with `value` */
 	size_t from_row, to_row;
 	float value, *to;
 } Move;
@@ -124,7 +124,7 @@ typedef struct Binary
 {
 	LlmBinary op;
 	size_t outer, inner, rows; /* rows per task */
-	size_t pieces;             /* of a row, which is cut where it is long */
+	size_t pieces;             /* pieces of a row, more than one if it is long */
 	const float *x, *y;
 	bool x_rows, x_columns, y_rows, y_columns;
 	float *out;

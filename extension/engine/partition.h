@@ -1,5 +1,5 @@
 /*
- * Cutting products into parts, and moving the columns of one: shared by matmul*.c and unpack.c.
+ * Splitting products into tasks, and copying the columns of one panel: shared by matmul*.c and unpack.c.
  */
 #ifndef LLM_PARTITION_H
 #define LLM_PARTITION_H
@@ -8,7 +8,7 @@
 
 #include "kernels/kernels.h"
 
-/* ceil(n / width), without n + width, which an int may not hold */
+/* ceil(n / width), without computing n + width, which may overflow an int */
 static inline int
 llm_parts(int n, int width)
 {
@@ -21,12 +21,12 @@ llm_least(int64_t a, int64_t b)
 	return a < b ? a : b;
 }
 
-/* to (m,n) = from (m,n), n <= LLM_PANEL; rows are so many floats apart. */
+/* to (m,n) = from (m,n), n <= LLM_PANEL; from_row and to_row are distances in floats. */
 static inline void
 llm_copy_columns(int m, int n, const float *from, size_t from_row, float *to, size_t to_row)
 {
 	for (int i = 0; i < m; i++, from += from_row, to += to_row)
-		if (n == LLM_PANEL) /* a size that is known is copied without a call */
+		if (n == LLM_PANEL) /* a constant size is copied without a call */
 			memcpy(to, from, LLM_PANEL * sizeof(float));
 		else
 			memcpy(to, from, n * sizeof(float));

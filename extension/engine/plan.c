@@ -5,7 +5,7 @@
 
 #include "engine/ops/op.h"
 
-/* The axis named T; -1 none, -2 more than one or a multiple: rows are then no longer positions. */
+/* The axis named T; -1 none, -2 more than one or a multiple: rows are then not positions. */
 static int
 t_axis(const LlmNode *node)
 {
@@ -26,8 +26,10 @@ want(LlmExec *exec, int node, Rows rows)
 		slot->rows = rows;
 }
 
-/* From the target backwards: what reaches for earlier rows reads all of its input, the others the rows they
- * are asked for. */
+/*
+ * Backwards from the target: an op that reads earlier rows needs all rows of its input, the others only the
+ * rows that their readers need.
+ */
 static void
 plan_rows(LlmExec *exec, Rows wanted)
 {
@@ -47,7 +49,7 @@ plan_rows(LlmExec *exec, Rows wanted)
 	}
 }
 
-/* Gradients flow to what leads to a parameter that is trained. */
+/* A node needs a gradient if it depends on a parameter that is trained. */
 void
 llm_mark_wanted(LlmExec *exec)
 {

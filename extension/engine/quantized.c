@@ -12,7 +12,7 @@
 #include "engine/pool.h"
 
 #define MOST 127
-/* Columns of nothing but smaller numbers than this times 127 become zero: their scales would be subnormal. */
+/* A column whose values are all smaller than this times 127 becomes zero: its scale would be subnormal. */
 #define SMALLEST_SCALE 1e-30f
 
 static const char *const names[LLM_FORMAT_COUNT] = {"float32", "bf16", "int8"};
@@ -54,7 +54,7 @@ llm_format_bytes(LlmFormat format, int64_t K, int64_t N)
 	return (size_t) ((N + LLM_PANEL - 1) / LLM_PANEL) * panel_bytes(format, K);
 }
 
-/* ---- a block of a panel: kc rows of LLM_PANEL numbers ---- */
+/* ---- a block of a panel: kc rows of LLM_PANEL elements ---- */
 
 static uint32_t
 bits_of(float x)
@@ -99,7 +99,7 @@ largest_of_column(const float *column, int kc)
 	return most;
 }
 
-/* Is the column whole numbers times scale? Then q gets them. */
+/* True if every element of the column is an integer times scale; q is then set to the integers. */
 static bool
 multiples(const float *column, int kc, float scale, int8_t *q)
 {
@@ -107,7 +107,7 @@ multiples(const float *column, int kc, float scale, int8_t *q)
 	{
 		float x = column[k * LLM_PANEL], n = scale > 0 ? rintf(x / scale) : 0;
 
-		/* compared as bits: -0 is not the 0 that comes back, NaN is nothing */
+		/* compared as bits: int8 would turn -0 into +0, and NaN equals nothing */
 		if (!(fabsf(n) <= MOST) || bits_of((float) (int) n * scale) != bits_of(x))
 			return false;
 		q[k * LLM_PANEL] = (int8_t) n;
@@ -115,7 +115,7 @@ multiples(const float *column, int kc, float scale, int8_t *q)
 	return true;
 }
 
-/* The scale of a column that int8 holds; its largest number is 127 or 126 times it. */
+/* The scale of a column that int8 can represent; its largest element is 127 or 126 times it. */
 static bool
 scale_of(const float *column, int kc, float *scale, int8_t *q)
 {
@@ -154,7 +154,7 @@ quantize_column(float *column, int kc)
 	}
 }
 
-/* False where the format does not hold the block. */
+/* Returns false if the format cannot represent the block. */
 static bool
 write_block(LlmFormat format, int kc, const float *block, void *to)
 {
@@ -190,7 +190,7 @@ quantize_block(LlmFormat format, int kc, float *block)
 			block[i] = nearest_bf16(block[i]);
 }
 
-/* ---- all panels, over the pool ---- */
+/* ---- all panels, over the thread pool ---- */
 
 typedef struct Job
 {
@@ -199,8 +199,8 @@ typedef struct Job
 	bool transposed;
 	const float *b;
 	float *out;         /* quantize, widen */
-	char *panels;       /* compact, widen; NULL: only look */
-	atomic_bool cannot; /* hold all numbers */
+	char *panels;       /* compact, widen; NULL: only check */
+	atomic_bool cannot; /* cannot represent all elements */
 } Job;
 
 static int
@@ -211,7 +211,7 @@ columns(const Job *job, int panel)
 	return left < LLM_PANEL ? left : LLM_PANEL;
 }
 
-/* Where the block's rows begin in a panel of the format. */
+/* The address of the block's rows in a panel of the format. */
 static size_t
 block_at(LlmFormat format, int k)
 {
@@ -329,7 +329,7 @@ llm_compact(LlmFormat format, int K, int N, bool transposed, const float *b, voi
 	return code;
 }
 
-/* ---- and back ---- */
+/* ---- from a format to floats ---- */
 
 static void
 block_of(LlmFormat format, int K, int panel, int k, int kc, const void *panels, float *block)

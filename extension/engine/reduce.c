@@ -1,8 +1,8 @@
 /*
- * See reduce.h. x (outer,n,inner) is cut along n into the chunks of 4096 that the reduction rule adds in
- * float64: a chunk of a column is gathered beside its neighbours' into a small buffer, so that every run is
- * contiguous when a kernel sees it. Chunks may be computed in any order by any thread; they are put together
- * in index order.
+ * See reduce.h. x (outer,n,inner) is split along n into the chunks of 4096 that the reduction rule adds in
+ * float64: a chunk of a column is gathered together with its neighbours' into a small buffer, so that a
+ * kernel always reads contiguous memory. Chunks may be computed in any order by any thread; their results
+ * are combined in index order.
  */
 #include "engine/reduce.h"
 
@@ -12,7 +12,7 @@
 #include "engine/pool.h"
 #include "kernels/kernels.h"
 
-/* Columns gathered at once: a cache line's worth. */
+/* Columns gathered at once: one cache line. */
 #define WIDTH 16
 /* Indexes beyond are not exact in float32. */
 #define EXACT (1 << 24)
@@ -31,10 +31,10 @@ typedef struct Reduce
 	int64_t per_task;
 	const float *x;
 	float *out;  /* LLM_REDUCE_VAR: holds the means on entry */
-	Part *parts; /* (outer,chunks,inner) when runs are long enough to be shared between threads, else NULL */
+	Part *parts; /* (outer,chunks,inner) if runs are so long that threads share them, else NULL */
 } Reduce;
 
-/* One chunk of one run, contiguous. */
+/* Reduces one contiguous chunk of one run. */
 static Part
 reduce_chunk(LlmReduction kind, size_t n, const float *x, float shift, float *scratch)
 {
@@ -66,7 +66,7 @@ reduce_chunk(LlmReduction kind, size_t n, const float *x, float shift, float *sc
 	return part;
 }
 
-/* The chunk that comes next in index order joins those before it. */
+/* Combines the next chunk in index order with those before it. */
 static void
 join(LlmReduction kind, Part *all, Part next, int64_t first)
 {
@@ -124,7 +124,7 @@ tile_width(const Reduce *r, int64_t column)
 	return (int) (r->inner - column < WIDTH ? r->inner - column : WIDTH);
 }
 
-/* Short runs: a task finishes some tiles of them. */
+/* Short runs: a task reduces some groups of WIDTH columns completely. */
 static void
 runs_task(void *context, int task, int worker)
 {
@@ -149,7 +149,7 @@ runs_task(void *context, int task, int worker)
 	}
 }
 
-/* Long runs: a task does some chunks, to be joined afterwards. */
+/* Long runs: a task reduces some chunks, which are combined afterwards. */
 static void
 chunks_task(void *context, int task, int worker)
 {
@@ -243,7 +243,7 @@ llm_reduce(LlmReduction kind, int64_t outer, int64_t n, int64_t inner, const flo
 	if (kind == LLM_REDUCE_VAR &&
 		(code = llm_reduce(LLM_REDUCE_MEAN, outer, n, inner, x, out, memory, err)) != LLM_OK)
 		return code;
-	/* 16 chunks: long enough that one partial result a chunk is small beside the data */
+	/* 16 chunks: long enough that one partial result per chunk is small compared with the data */
 	code = r.chunks > 16 ? reduce_long(&r, memory, err) : reduce_short(&r, err);
 	return code == LLM_OK && kind == LLM_REDUCE_ARGMAX ? check_indexes(outer * inner, out, err) : code;
 }

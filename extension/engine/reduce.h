@@ -1,7 +1,7 @@
 /*
- * Reductions over one axis or over all elements. The elements of a run are taken in order by the reduction
- * rule of the kernels, wherever they lie: the sum of a column is the sum of the same numbers laid out as a
- * row.
+ * Reductions over one axis or over all elements. The elements of a run are combined in order by the
+ * reduction rule of the kernels, whatever their stride: the sum of a column is the sum of the same elements
+ * stored as a row.
  */
 #ifndef LLM_REDUCE_H
 #define LLM_REDUCE_H
@@ -12,15 +12,17 @@ typedef enum LlmReduction
 {
 	LLM_REDUCE_SUM,
 	LLM_REDUCE_MEAN,
-	LLM_REDUCE_VAR,  /* mean of (x - mean)^2: the population's variance, as in layernorm */
+	LLM_REDUCE_VAR,  /* mean of (x - mean)^2: the population variance, as in layernorm */
 	LLM_REDUCE_NORM, /* sqrt of the sum of squares */
 	LLM_REDUCE_MAX,
 	LLM_REDUCE_MIN,
 	LLM_REDUCE_ARGMAX /* index of the largest, the lowest of equals; NaN counts as largest */
 } LlmReduction;
 
-/* out (outer,inner) from x (outer,n,inner). Mean and variance of nothing are NaN; a maximum of nothing is an
- * error. */
+/*
+ * out (outer,inner) from x (outer,n,inner). Mean and variance of no elements are NaN; a maximum of no
+ * elements is an error.
+ */
 extern LlmCode llm_reduce(LlmReduction kind, int64_t outer, int64_t n, int64_t inner, const float *x,
 	float *out, const LlmAllocator *memory, LlmError *err);
 

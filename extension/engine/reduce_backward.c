@@ -13,12 +13,12 @@ typedef struct Reduce
 {
 	LlmReduction kind;
 	int64_t outer, n, inner, per_task; /* rows of `inner` elements, or runs, per task */
-	int64_t pieces;                    /* of a row, which is cut where it is long */
+	int64_t pieces;                    /* pieces of a row, more than one if it is long */
 	const float *x, *y, *dy, *mean;
 	float *dx;
 } Reduce;
 
-/* Columns [from, to) of one row of inner elements: place i of each of its runs. */
+/* Columns [from, to) of one row of inner elements: index i of each of its runs. */
 static void
 row_dx(const Reduce *r, int64_t row, int64_t from, int64_t to)
 {
@@ -32,7 +32,8 @@ row_dx(const Reduce *r, int64_t row, int64_t from, int64_t to)
 			case LLM_REDUCE_MEAN:
 				dx[j] = dy[j] / n;
 				break;
-			case LLM_REDUCE_VAR: /* of the mean of (x - mean)^2; the mean's own part cancels out */
+			case LLM_REDUCE_VAR: /* of the mean of (x - mean)^2; the contribution through the mean cancels out
+								  */
 				dx[j] = (x[j] - r->mean[run + j]) * (2 * dy[j]) / n;
 				break;
 			case LLM_REDUCE_NORM:
@@ -55,7 +56,7 @@ rows_task(void *context, int task, int worker)
 		row_dx(r, row, column, llm_least(column + LLM_TASK, r->inner));
 }
 
-/* Runs of one maximum or minimum each: dx is zeroed, its place found. */
+/* Runs of one maximum or minimum each: zeroes dx, then sets the element that was selected. */
 static void
 chosen_task(void *context, int task, int worker)
 {
@@ -77,7 +78,7 @@ chosen_task(void *context, int task, int worker)
 	}
 }
 
-/* count rows or runs of so many elements, each in so many pieces */
+/* Runs the task over `count` rows or runs of `each` elements, which are split into `pieces`. */
 static LlmCode
 all_tasks(Reduce *r, int64_t count, int64_t each, int64_t pieces, LlmTask task, LlmError *err)
 {

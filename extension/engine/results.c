@@ -1,5 +1,5 @@
 /*
- * What a node reads and where its result goes.
+ * The values that a node reads, and the memory of its result.
  */
 #include "engine/plan.h"
 
@@ -48,7 +48,7 @@ llm_exec_input(LlmExec *exec, int node, int i, LlmValue *value, LlmError *err)
 	return LLM_OK;
 }
 
-/* The result's dimensions, from the inferred shape; T is 1 where only the last row is wanted. */
+/* The result's dimensions, from the inferred shape; T is 1 if only the last row is needed. */
 static LlmCode
 make_result(LlmExec *exec, int index, bool allocate, LlmError *err)
 {
@@ -91,7 +91,9 @@ llm_run_result(LlmExec *exec, int index, LlmError *err)
 	return make_result(exec, index, true, err);
 }
 
-/* Is input i's memory free to hold the result? Nobody may read the old value again, on the way back neither.
+/*
+ * True if the result may be written in place, over input i: nothing reads the old value again, in the
+ * backward pass either.
  */
 static bool
 may_overwrite(const LlmExec *exec, int index, int i, const LlmValue *input)

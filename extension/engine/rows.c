@@ -1,6 +1,6 @@
 /*
- * See rows.h. A sum over a row is one over its chunks, added in index order in float64; that is where a row
- * may be cut. What each element becomes depends on no other then.
+ * See rows.h. A sum over a row is the sum over its chunks, added in index order in float64, so a row may be
+ * split between chunks. Apart from such sums, each element of the result depends on one element of the row.
  */
 #include "engine/rows.h"
 
@@ -10,10 +10,13 @@
 #include "engine/partition.h"
 #include "engine/pool.h"
 
-/* Elements of a piece, whole chunks; rows of no more are the kernels' own. */
+/* Elements of a piece, whole chunks; rows that are not longer are passed to the kernel as a whole. */
 #define PIECE (16 * LLM_CHUNK)
 
-/* Pieces [at, at + len) of n elements; the first is shorter where the row begins at `first` of a whole. */
+/*
+ * Pieces [at, at + len) of n elements; the first is shorter if the row begins at element `first` of a longer
+ * one.
+ */
 #define EACH_PIECE(worker, first, n)                                                                         \
 	size_t at = 0, len = PIECE - (first) % PIECE;                                                            \
 	at < (n) && ((len = llm_least(len, (n) -at)), !llm_pool_stopping(worker));                               \
@@ -100,7 +103,7 @@ add_exponentials(double total, size_t n, size_t first, float top, const float *x
 	return add_chunks(total, n, first, out);
 }
 
-/* ---- rows of the model ---- */
+/* ---- row operations of the model ---- */
 
 void
 llm_row_softmax(int worker, size_t n, size_t first, float scale, const float *x, float *out)

@@ -1,6 +1,7 @@
 /*
- * The kernels of rows.h and backward.h, over a row of any length: a long one goes to them in pieces, between
- * which a stop is looked for (pool.h), with the same bits. For tasks; worker is the one that runs it.
+ * The kernels of rows.h and backward.h over a row of any length: a long row is passed to them in pieces,
+ * with a poll for a stop between them (pool.h), and the bits are the same. Called from tasks; worker is the
+ * index of the thread.
  */
 #ifndef LLM_ENGINE_ROWS_H
 #define LLM_ENGINE_ROWS_H

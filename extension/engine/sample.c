@@ -1,6 +1,7 @@
 /*
- * Candidates leave a heap in order of falling logit (ties: lowest id first), so only as many are sorted as
- * the choice needs. Probabilities come from the kernels' exp and are added in float64 in a fixed order.
+ * Candidates are popped from a heap in order of descending logit (ties: lowest id first), so only as many
+ * are sorted as the choice needs. Probabilities come from the kernels' exp and are added in float64 in a
+ * fixed order.
  */
 #include <math.h>
 #include <string.h>
@@ -9,7 +10,7 @@
 #include "engine/rows.h"
 #include "engine/sample.h"
 
-/* Candidates between two looks for a stop. */
+/* Candidates between two polls of the stop function. */
 #define FEW 4096
 
 static bool
@@ -34,7 +35,7 @@ sift_down(LlmCandidate *heap, int n, int at)
 	heap[at] = moving;
 }
 
-/* The best candidate leaves the heap and stands behind its end. */
+/* Pops the best candidate from the heap and stores it behind the heap's end. */
 static LlmCandidate *
 pop(LlmCandidate *heap, int *n)
 {
@@ -81,7 +82,9 @@ check_logits(int V, const float *logits, size_t *top, LlmError *err)
 	return LLM_OK;
 }
 
-/* A heap of all tokens with weight exp((logit - largest) / temperature); total is the sum of weights by id.
+/*
+ * Builds a heap of all tokens with weight exp((logit - largest) / temperature); total is the sum of weights
+ * by id.
  */
 static LlmCode
 fill_heap(int V, const float *logits, float top, double temperature, LlmCandidate *heap, double *total,
@@ -152,7 +155,7 @@ choose(const LlmSampling *how, int V, LlmCandidate *heap, double total, double u
 	}
 	if (limit < V)
 		total = all;
-	/* the nucleus: from the top until topp of the total is reached */
+	/* top-p: from the most likely token on until topp of the total is reached */
 	for (int i = 0; code == LLM_OK && i < limit && (i == 0 || how->topp >= 1 || sum < how->topp * total); i++)
 	{
 		if (i == V - left)

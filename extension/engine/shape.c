@@ -1,5 +1,5 @@
 /*
- * The rules of broadcast.h about shapes alone, and the errors that teach them.
+ * The rules of broadcast.h that concern shapes alone, and their error messages.
  */
 #include "engine/broadcast.h"
 
@@ -19,15 +19,17 @@ llm_shape_text(int ndim, const int *dims)
 	return text;
 }
 
-/* Length of the axis i places from the end; missing leading axes count as 1. */
+/* Length of the axis at position i from the end; missing leading axes count as 1. */
 static int
 from_end(int ndim, const int *dims, int i)
 {
 	return i < ndim ? dims[ndim - 1 - i] : 1;
 }
 
-/* The common shape of the axes beyond the last `skip`; -1 when it exists, else the place from the end that
- * does not fit. */
+/*
+ * Computes the common shape of the axes before the last `skip`. Returns -1 if it exists, else the position
+ * from the end that does not fit.
+ */
 static int
 common_shape(int a_ndim, const int *a, int b_ndim, const int *b, int skip, int ndim, int *out)
 {

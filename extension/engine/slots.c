@@ -1,9 +1,9 @@
 /*
- * Memory of values: what one node no longer needs, a later one takes over.
+ * Memory of values: buffers of values that are no longer needed are reused for later ones.
  */
 #include "engine/plan.h"
 
-/* Gives a free buffer back to the allocator. */
+/* Returns a free buffer to the allocator. */
 static void
 release_free(LlmExec *exec, Buffer **at)
 {
@@ -36,7 +36,7 @@ llm_buffer_take(LlmExec *exec, size_t floats, LlmError *err)
 	size_t bytes = floats * sizeof(float);
 	Buffer *buffer, **fit = NULL, **small = NULL;
 
-	/* the smallest free one that holds it, unless it would waste more than it holds */
+	/* the smallest free one that is large enough, unless it would waste more than it holds */
 	for (Buffer **b = &exec->free_buffers; *b; b = &(*b)->next)
 	{
 		if ((*b)->bytes >= bytes && (*b)->bytes <= 2 * bytes + 4096 && (!fit || (*b)->bytes < (*fit)->bytes))
@@ -51,7 +51,7 @@ llm_buffer_take(LlmExec *exec, size_t floats, LlmError *err)
 		buffer->refs = 1;
 		return buffer;
 	}
-	/* in place of one too small: texts that grow run after run would leave a trail of them */
+	/* replaces one that is too small: sequences that grow from run to run would otherwise leave many */
 	if (small)
 		release_free(exec, small);
 	buffer = new_buffer(exec, bytes);

@@ -64,14 +64,14 @@ llm_attention_shape(const LlmShape *x, const LlmShape weights[4], int NH, LlmErr
 	return LLM_OK;
 }
 
-/* Copies what is to be looked at, after success so far. */
+/* Copies an intermediate result to the caller, if all went well so far. */
 static LlmCode
 show(LlmCode code, float *to, const float *from, size_t n, LlmError *err)
 {
 	return code == LLM_OK && to ? llm_copy(n, from, to, err) : code;
 }
 
-/* The middle part, when the memory for queries, keys and values is there. */
+/* The part between the allocation of queries, keys and values and its release. */
 static LlmCode
 attend(int B, int T, int C, int NH, bool causal, const float *x, const LlmAttentionWeights *w,
 	const LlmAttentionParts *parts, float *qkv, LlmKvCache *cache, float *out, const LlmAllocator *memory,
@@ -90,7 +90,7 @@ attend(int B, int T, int C, int NH, bool causal, const float *x, const LlmAttent
 	if (code == LLM_OK)
 		code = llm_attention(&a, qkv, cache, out, parts->scores, parts->probs, memory, err);
 	code = show(code, parts->heads, out, rows * C, err);
-	/* the heads' results make room in out for the projection; qkv has been read */
+	/* moves the heads' results, so that the projection can be written to out; qkv is no longer needed */
 	if (code == LLM_OK)
 		code = llm_copy(rows * C, out, qkv, err);
 	if (code == LLM_OK)

@@ -1,6 +1,6 @@
 /*
- * Layers made of several operations, as the SQL kernels offer them; the executor's graph spells the same
- * operations out one by one and gives the same bits.
+ * Layers made of several operations, for the SQL kernels; the executor's graph contains the same operations
+ * one by one and gives the same bits.
  */
 #ifndef LLM_SQL_LAYERS_H
 #define LLM_SQL_LAYERS_H
@@ -27,14 +27,17 @@ typedef struct LlmAttentionWeights
 /* x (T,C) or (B,T,C); weights in the order of LlmAttentionWeights. NH must divide C. */
 extern LlmCode llm_attention_shape(const LlmShape *x, const LlmShape weights[4], int NH, LlmError *err);
 /*
- * out (B,T,C) = attention of NH heads over x (B,T,C): queries, keys and values are x @ w_qkv + b_qkv, and the
- * heads' results, side by side, go through @ w_o + b_o. causal: a position sees itself and earlier ones.
+ * out (B,T,C) = attention of NH heads over x (B,T,C): queries, keys and values are x @ w_qkv + b_qkv, and
+ * the concatenated results of the heads are multiplied by w_o, plus b_o. causal: a position attends to
+ * itself and earlier ones.
  */
 extern LlmCode llm_attention_layer(int B, int T, int C, int NH, bool causal, const float *x,
 	const LlmAttentionWeights *weights, float *out, const LlmAllocator *memory, LlmError *err);
 
-/* What the layer makes on its way, filled where not NULL: x @ w_qkv and the same with its bias (B,T,3*C); the
- * heads' results and their projection without its bias (B,T,C); scores and probabilities (B,NH,T,T). */
+/*
+ * Intermediate results of the layer, written if not NULL: x @ w_qkv and the same with its bias (B,T,3*C);
+ * the heads' results and their projection without its bias (B,T,C); scores and probabilities (B,NH,T,T).
+ */
 typedef struct LlmAttentionParts
 {
 	float *qkv_matmul, *qkv;
@@ -42,25 +45,25 @@ typedef struct LlmAttentionParts
 	float *proj_matmul;
 } LlmAttentionParts;
 
-/* The same, to be looked at: the bits are the same. */
+/* The same with intermediate results; the bits are the same. */
 extern LlmCode llm_attention_layer_parts(int B, int T, int C, int NH, bool causal, const float *x,
 	const LlmAttentionWeights *weights, const LlmAttentionParts *parts, float *out,
 	const LlmAllocator *memory, LlmError *err);
 
-/* Where the layer's gradients go: x's shape, then the weights' shapes; all are written. */
+/* Memory for the layer's gradients: of x's shape, then of the weights' shapes; all are written. */
 typedef struct LlmAttentionGradients
 {
 	float *dx, *dw_qkv, *db_qkv, *dw_o, *db_o;
 } LlmAttentionGradients;
 
-/* The gradients of the layer from dy (B,T,C); its forward is computed again. */
+/* The gradients of the layer from dy (B,T,C); recomputes the forward pass. */
 extern LlmCode llm_attention_layer_backward(int B, int T, int C, int NH, bool causal, const float *x,
 	const LlmAttentionWeights *weights, const float *dy, const LlmAttentionGradients *to,
 	const LlmAllocator *memory, LlmError *err);
 
 /*
- * out = x / (1 - p) where the element's random number says stay (probability 1 - p), else 0; x itself when
- * not training. p from 0 to 1. (Srivastava et al., 2014)
+ * out = x / (1 - p) if the element's random number keeps it (probability 1 - p), else 0; x itself when not
+ * training. p from 0 to 1. (Srivastava et al., 2014)
  */
 extern LlmCode llm_dropout(
 	const LlmStream *stream, float p, bool training, size_t n, const float *x, float *out, LlmError *err);

@@ -1,5 +1,5 @@
 /*
- * The gradients of sql_layers.h, composed of those of their operations.
+ * The gradients of sql_layers.h, composed from those of their operations.
  */
 #include <math.h>
 

@@ -48,7 +48,7 @@ llm_exec_traced(const LlmExec *exec, int node, LlmTraced *out)
 	out->probs.floats = slot->probs->data;
 }
 
-/* A leaf's shape, in numbers. */
+/* A leaf's shape, as sizes without names. */
 static void
 shape_of(LlmNode *node, const LlmValue *value)
 {
@@ -78,7 +78,7 @@ check_value(const LlmNode *node, const LlmValue *value, LlmError *err)
 	return LLM_OK;
 }
 
-/* A reshape may name dimensions that were known when it ran: as many elements are all it needs. */
+/* A reshape may use named dimensions that were known when it ran: the same number of elements is enough. */
 static LlmCode
 check_reshape(LlmNode *node, const LlmValue *values, const LlmValue *value, LlmError *err)
 {
@@ -90,7 +90,7 @@ check_reshape(LlmNode *node, const LlmValue *values, const LlmValue *value, LlmE
 	return LLM_OK;
 }
 
-/* Ids and targets are places in memory: each must exist. */
+/* Ids and targets are indices into memory: each must exist. */
 static LlmCode
 check_ids(const LlmNode *node, const LlmValue *values, LlmError *err)
 {
@@ -111,8 +111,8 @@ check_ids(const LlmNode *node, const LlmValue *values, LlmError *err)
 }
 
 /*
- * A tape is rows that anybody may have changed: its operations pass the rules that a graph's nodes pass, from
- * the shapes of the leaves' values on. `nodes` gets them with those shapes.
+ * A tape is rows that may have been edited: its operations must pass the shape rules of a graph, starting
+ * from the shapes of the leaves' values. `nodes` is filled with those shapes.
  */
 static LlmCode
 check_tape(const LlmGraph *graph, const LlmValue *values, LlmNode *nodes, LlmError *err)
@@ -122,7 +122,7 @@ check_tape(const LlmGraph *graph, const LlmValue *values, LlmNode *nodes, LlmErr
 	for (int i = 0; i < graph->count; i++)
 	{
 		nodes[i] = graph->nodes[i];
-		nodes[i].ndim = -1; /* not come to yet */
+		nodes[i].ndim = -1; /* not visited yet */
 		nodes[i].integers = values[i].integers != NULL;
 	}
 	for (int i = 0; i < graph->count; i++)
@@ -150,7 +150,7 @@ check_tape(const LlmGraph *graph, const LlmValue *values, LlmNode *nodes, LlmErr
 	return LLM_OK;
 }
 
-/* The walk itself, as the executor does it over the values of a run. */
+/* The backward pass itself, as the executor does it over the values of a run. */
 static LlmCode
 walk(const LlmModel *model, const LlmValue *values, int target, const LlmDropout *dropout,
 	float *const *grads, const LlmAllocator *memory, LlmError *err)

@@ -11,7 +11,7 @@ llm_exec_time(LlmExec *exec)
 	exec->timing = true;
 }
 
-/* Elements of input i that the node reads: of some only the last position's. */
+/* Elements of input i that the node reads: for some ops only those of the last position. */
 static size_t
 elements_read(const LlmExec *exec, int node, int i)
 {
@@ -25,7 +25,7 @@ elements_read(const LlmExec *exec, int node, int i)
 	return from->value.numel;
 }
 
-/* Queries meet the keys of this run and of those before it, which come from the cache. */
+/* Queries attend to the keys of this run and of those before it, which are cached. */
 static void
 cached_attention(const LlmExec *exec, int node, LlmTiming *out)
 {

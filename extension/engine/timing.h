@@ -1,14 +1,14 @@
 /*
- * Where the time of a run goes: each op's microseconds, operations and bytes, for llm_explain. Every node is
- * computed by itself, with the bits that it has in one go with others (fuse.c); values are recycled as ever,
- * no score is kept.
+ * How the time of a run divides among the ops: each op's microseconds, operations and bytes, for
+ * llm_explain. Every node is computed by itself, with the same bits as when fused (fuse.c); buffers are
+ * reused as usual, and no scores are kept.
  */
 #ifndef LLM_TIMING_H
 #define LLM_TIMING_H
 
 #include "engine/tape.h"
 
-/* From now on the ops of each run are timed. */
+/* From now on each run measures the time of its ops. */
 extern void llm_exec_time(LlmExec *exec);
 
 typedef struct LlmTiming
@@ -18,7 +18,7 @@ typedef struct LlmTiming
 	bool ran;
 } LlmTiming;
 
-/* What a node took in the last run. Of a decode step attention reads the cached keys and values, too. */
+/* The costs of a node in the last run. In a decode step attention reads the cached keys and values, too. */
 extern void llm_exec_timing(const LlmExec *exec, int node, LlmTiming *out);
 
 #endif

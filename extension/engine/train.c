@@ -20,7 +20,7 @@ trainer_bytes(int count)
 	return sizeof(LlmTrainer) + count * (3 * sizeof(float *) + sizeof(int64_t) + sizeof(int));
 }
 
-/* Of each parameter its gradient, of each its first moments, of each its second, in graph order. */
+/* The memory of all gradients, then of all first moments, then of all second moments, each in graph order. */
 static void
 lay_out(LlmTrainer *t)
 {
@@ -104,7 +104,7 @@ llm_trainer_close(LlmTrainer *t)
 	t->memory->release(t->memory->context, t, trainer_bytes(t->model->graph.count));
 }
 
-/* Weights, gradients and moments of a node become plain: they then fit those of any other node. */
+/* Makes a node's weight, gradient and moments row-major: they then match those of any other node. */
 static LlmCode
 flatten(LlmTrainer *t, int node, const LlmAllocator *weights, LlmError *err)
 {
@@ -130,7 +130,7 @@ flatten(LlmTrainer *t, int node, const LlmAllocator *weights, LlmError *err)
 	return code == LLM_OK ? llm_weight_flatten(t->model, node, weights, err) : code;
 }
 
-/* The parameter and all that share it are not trained. */
+/* Freezes the parameter and all nodes that share it. */
 static LlmCode
 freeze(LlmTrainer *t, int owner, LlmError *err)
 {
@@ -183,11 +183,11 @@ llm_trainer_gradients(LlmTrainer *t, const LlmInput *inputs, int n_inputs, const
 		*loss = value.floats[0];
 		code = llm_exec_backward(t->exec, t->grad, err);
 	}
-	t->spoilt = code != LLM_OK; /* some parts of this micro-batch's may have been added */
+	t->spoilt = code != LLM_OK; /* an unknown part of this micro-batch's gradient may have been added */
 	return code;
 }
 
-/* Tensors in graph order, each summed in float64. */
+/* The norm of the whole gradient: tensors in graph order, each summed in float64. */
 static LlmCode
 global_norm(const LlmTrainer *t, double scale, double *norm, LlmError *err)
 {
@@ -204,7 +204,7 @@ global_norm(const LlmTrainer *t, double scale, double *norm, LlmError *err)
 	return code;
 }
 
-/* The owner has had its step already. */
+/* Copies the weight of the owner, which has been updated already. */
 static LlmCode
 follow(LlmTrainer *t, int node, LlmError *err)
 {
@@ -215,7 +215,7 @@ follow(LlmTrainer *t, int node, LlmError *err)
 	return llm_weight_repack(t->model, node, err);
 }
 
-/* One pass over weight, gradient and moments, wherever they are: they lie alike. */
+/* Updates weight, gradient and moments in one pass: they have the same layout. */
 static LlmCode
 step_node(LlmTrainer *t, int node, const LlmHyper *hyper, int64_t step, double scale, LlmError *err)
 {

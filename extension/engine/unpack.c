@@ -1,23 +1,24 @@
 /*
- * Panels as the row-major numbers that they are: written out, or added up in that order, so that where a
- * matrix is kept changes no sum over it.
+ * Panels as row-major elements: written out, or added up in that order, so that the layout of a matrix
+ * changes no sum over it.
  */
 #include "engine/partition.h"
 #include "engine/ops.h"
 #include "engine/pool.h"
 
-/* Elements that a task adds up, at most: in its scratch they stay in the second-level cache. */
+/* Elements that a task adds up, at most: its scratch stays in the second-level cache. */
 #define RANGE ((int64_t) 1 << 17)
 #define SQUARE (LLM_PANEL * LLM_PANEL)
 
 typedef struct Matrix
 {
-	int K, N;        /* of the panels' matrix */
+	int K, N;        /* of the packed matrix */
 	bool transposed; /* written as (N,K) */
 	const float *panels;
 } Matrix;
 
-/* Sends for what is read soon: a panel's part in a range is too short for the processor to guess what comes.
+/*
+ * Prefetches memory that is read soon: a panel's piece of a range is too short for the hardware prefetcher.
  */
 static inline __attribute__((always_inline)) void
 fetch(const float *from, int floats)
@@ -26,7 +27,7 @@ fetch(const float *from, int floats)
 		__builtin_prefetch(from + i);
 }
 
-/* out = elements from … to of the matrix (K,N), panel by panel, so that each is read in one stream. */
+/* out = elements from … to of the matrix (K,N), panel by panel, so that each is read as one stream. */
 static void
 read_rows(const Matrix *x, int64_t from, int64_t to, float *out)
 {
@@ -52,8 +53,10 @@ read_rows(const Matrix *x, int64_t from, int64_t to, float *out)
 	}
 }
 
-/* out = elements from … to of the transposed (N,K): a panel is LLM_PANEL of its rows, turned square by
- * square. */
+/*
+ * out = elements from … to of the transposed (N,K): a panel is LLM_PANEL of its rows, transposed one square
+ * at a time.
+ */
 static void
 read_columns(const Matrix *x, int64_t from, int64_t to, float *out)
 {
@@ -91,7 +94,7 @@ typedef struct Work
 	Matrix x;
 	int64_t numel, range;
 	float shift;
-	float *out;   /* all elements, or scratch of `range` for each worker */
+	float *out;   /* all elements, or `range` of scratch per worker */
 	double *sums; /* of each LLM_CHUNK elements */
 } Work;
 
@@ -101,7 +104,7 @@ each_range(Work *w, LlmTask task, LlmError *err)
 	return llm_parallel((int) ((w->numel + w->range - 1) / w->range), task, w, err);
 }
 
-/* Whole chunks, and of a transposed matrix as nearly whole panels, which are turned as a whole. */
+/* The elements of a task: whole chunks, and for a transposed matrix as nearly as possible whole panels. */
 static int64_t
 range_of(const Matrix *x)
 {
@@ -155,7 +158,7 @@ plain_sums_task(void *context, int task, int worker)
 			llm_kernels->sum_squares(llm_least(LLM_CHUNK, to - at), w->x.panels + at, w->shift);
 }
 
-/* The kernel's own rule for long sums: chunks of LLM_CHUNK elements, added up in order in float64. */
+/* The kernel's rule for long sums: chunks of LLM_CHUNK elements, added in order in float64. */
 static LlmCode
 sum_squares(Work *w, LlmTask task, size_t scratch, double *total, const LlmAllocator *memory, LlmError *err)
 {
