@@ -92,8 +92,8 @@ llm_run_result(LlmExec *exec, int index, LlmError *err)
 }
 
 /*
- * True if the result may be written in place, over input i: nothing reads the old value again, in the
- * backward pass either.
+ * True if the result may be written in place, over input i: nothing reads the old value again, not even
+ * in the backward pass.
  */
 static bool
 may_overwrite(const LlmExec *exec, int index, int i, const LlmValue *input)

@@ -1,5 +1,5 @@
 /*
- * Nonlinearities of a neuron over tensors, sigmoid and SiLU, and their gradients.
+ * The activation functions sigmoid and SiLU over tensors, and their gradients.
  */
 #include "postgres.h"
 
@@ -11,7 +11,7 @@
 #include "src/ops/kernels_sql.h"
 #include "src/tensor/tensor.h"
 
-/* dy times the slope of f, which reads only one of x and y: the first argument. */
+/* dy times the derivative of f, which reads only one of x and y: the first argument. */
 static Tensor *
 Slope(FunctionCallInfo fcinfo, LlmUnary f, const char *op, const char *given)
 {
@@ -29,7 +29,7 @@ Slope(FunctionCallInfo fcinfo, LlmUnary f, const char *op, const char *given)
 	return dx;
 }
 
-/* given: what the gradient function takes, the input x or the value y */
+/* given: the argument of the gradient function, the input x or the value y */
 #define ACTIVATION(name, f, given)                                                                           \
 	PG_FUNCTION_INFO_V1(pg_llm_##name);                                                                      \
 	PG_FUNCTION_INFO_V1(pg_llm_##name##_backward);                                                           \

@@ -27,7 +27,7 @@ PG_FUNCTION_INFO_V1(bytea_adamw_step);
 PG_FUNCTION_INFO_V1(bytea_grad_clip);
 PG_FUNCTION_INFO_V1(pg_llm_lr_schedule);
 
-/* A row of buffers, each made canonical. */
+/* Returns a row of buffers with canonical NaNs. */
 static Datum
 Row(FunctionCallInfo fcinfo, bytea **buffers, int n)
 {
@@ -75,7 +75,7 @@ bytea_gelu_backward(PG_FUNCTION_ARGS)
 	return ByteaResult(out);
 }
 
-/* The whole buffer is one row, as in the forward. */
+/* The whole buffer is one row, as in the forward function. */
 Datum
 bytea_softmax_backward(PG_FUNCTION_ARGS)
 {
@@ -155,8 +155,8 @@ bytea_attention_backward(PG_FUNCTION_ARGS)
 }
 
 /*
- * The number that was meant: 0.999 as real is 0.99900001287, and 1 - beta2 would be off by 1e-5. The shortest
- * decimal that reads back as the same real is what was written.
+ * The intended decimal: 0.999 as real is 0.99900001287, and 1 - beta2 would be off by 1e-5. The shortest
+ * decimal that reads back as the same real is what the user wrote.
  */
 static double
 Meant(float4 x)

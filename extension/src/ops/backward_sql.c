@@ -1,6 +1,6 @@
 /*
- * The kernels' gradients and the optimizer over tensors: what a learner calls to walk a chain rule by hand.
- * They are first derivatives, and are not recorded.
+ * The kernels' gradients and the optimizer over tensors, for computing a chain rule by hand. They are first
+ * derivatives and are not recorded on the tape.
  */
 #include "postgres.h"
 
@@ -180,7 +180,7 @@ pg_llm_layernorm_backward(PG_FUNCTION_ARGS)
 	return TensorRow(fcinfo, out, 3);
 }
 
-/* dlogits of the mean over the rows that have a target */
+/* dlogits of the mean over the rows that have a target. */
 static Datum
 CrossEntropyBackward(Datum datum, const int32 *targets, int64 rows)
 {
@@ -249,7 +249,7 @@ pg_llm_attention_backward(PG_FUNCTION_ARGS)
 	return TensorRow(fcinfo, out, 5);
 }
 
-/* dweight (V,C): each row the sum of dy's rows that came from it, in the order of positions */
+/* dweight (V,C): each row is the sum of the dy rows with its id, in the order of positions */
 Datum
 pg_llm_embedding_backward(PG_FUNCTION_ARGS)
 {
@@ -272,7 +272,7 @@ pg_llm_embedding_backward(PG_FUNCTION_ARGS)
 	PG_RETURN_TENSOR(dweight);
 }
 
-/* The forward again, on dy: what was dropped gets no gradient, what stayed was scaled. */
+/* Dropout's forward function applied to dy: dropped elements get no gradient, kept ones are scaled. */
 Datum
 pg_llm_dropout_backward(PG_FUNCTION_ARGS)
 {

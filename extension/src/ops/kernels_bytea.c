@@ -1,6 +1,6 @@
 /*
- * The kernels over raw bytea buffers of little-endian float32, row-major, whose dimensions the caller states.
- * They are never recorded.
+ * The kernels over raw bytea buffers of little-endian float32, row-major, with dimensions as arguments. They
+ * are never recorded on the tape.
  */
 #include "postgres.h"
 
@@ -63,7 +63,7 @@ const float *
 ByteaFloats(FunctionCallInfo fcinfo, int n)
 {
 	return (const float *) VARDATA(
-		DetoastWhole(PG_GETARG_DATUM(n))); /* a full header: the floats are aligned */
+		DetoastWhole(PG_GETARG_DATUM(n))); /* with a four-byte header: the floats are aligned */
 }
 
 bytea *
@@ -237,7 +237,7 @@ bytea_attention(PG_FUNCTION_ARGS)
 	return ByteaResult(out);
 }
 
-/* out (n,d): row id of the table (V,d) for each of n ids */
+/* out (n,d): the row of the table (V,d) for each of n ids */
 Datum
 bytea_embedding(PG_FUNCTION_ARGS)
 {

@@ -1,6 +1,6 @@
 /*
- * The kernels over tensors: pg_llm_softmax and its like. Addition, product and transposition are the
- * operators' own functions.
+ * The kernels over tensors: pg_llm_softmax and similar functions. Addition, product and transposition are
+ * the operators' own functions.
  */
 #include "postgres.h"
 
@@ -229,7 +229,10 @@ pg_llm_attention(PG_FUNCTION_ARGS)
 	PG_RETURN_TENSOR(out);
 }
 
-/* out (…,C): row id of the table (V,C) for each id. A few rows of a large stored table are read alone. */
+/*
+ * out (…,C): the row of the table (V,C) for each id. If few rows of a large stored table are needed, only
+ * those are read.
+ */
 Datum
 pg_llm_embedding(PG_FUNCTION_ARGS)
 {
@@ -265,7 +268,7 @@ pg_llm_embedding(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 		CopyTensorElements(datum, table, (int64) ids[i] * C, C, TENSOR_DATA(out) + i * C);
 	}
-	if (pg_llm_autograd && TapeKnown(table)) /* rows of a constant are one, and the table need not be read */
+	if (pg_llm_autograd && TapeKnown(table)) /* a constant's rows are a constant, the table is not read */
 	{
 		uint32 numbers[2] = {TapeIntegers("ids", ndim, dims, ids), TapeKnown(table)};
 
@@ -274,7 +277,7 @@ pg_llm_embedding(PG_FUNCTION_ARGS)
 	PG_RETURN_TENSOR(out);
 }
 
-/* A seed given, or one that random() gives, which setseed() makes repeatable. */
+/* The given seed, or one from random(), which setseed() makes repeatable. */
 uint64
 SeedArgument(FunctionCallInfo fcinfo, int n)
 {
@@ -314,7 +317,7 @@ pg_llm_dropout(PG_FUNCTION_ARGS)
 
 		TapeRecord(out, "dropout", 1, &x, 2, attrs);
 	}
-	else if (TapeKnown(x)) /* it is x itself */
+	else if (TapeKnown(x)) /* the result is x itself */
 	{
 		out->tape_run = x->tape_run;
 		out->tape_id = x->tape_id;

@@ -1,6 +1,7 @@
 /*
- * pg_llm_attention with recording on: the steps of the layer one after the other, each an operation of its
- * own, so that gradients and learners see inside. The bits are those of the layer in one go.
+ * pg_llm_attention with recording on: the steps of the layer one after the other, each recorded as an
+ * operation of its own, so that its inner values can be inspected and differentiated. The bits are those of
+ * the layer computed as a whole.
  */
 #include "postgres.h"
 
@@ -26,7 +27,7 @@ Linear(Tensor *x, Tensor *w, Tensor *b)
 	return (Tensor *) DatumGetPointer(DirectFunctionCall2(tensor_add, y, PointerGetDatum(b)));
 }
 
-/* Runs the heads over qkv (…,T,3*C) into heads (…,T,C); scores and probs (B,NH,T,T). */
+/* Computes the heads over qkv (…,T,3*C) into heads (…,T,C); scores and probs (B,NH,T,T). */
 static void
 RunHeads(const LlmAttention *a, const Tensor *qkv, Tensor *heads, float *scores, float *probs)
 {
@@ -40,7 +41,7 @@ RunHeads(const LlmAttention *a, const Tensor *qkv, Tensor *heads, float *scores,
 	llm_kv_free(&cache, memory);
 }
 
-/* The op attention with its shown results. */
+/* The operation attention, with its scores and probabilities as additional results. */
 static Tensor *
 Heads(Tensor *qkv, int ndim, const int *dims, int NH, bool causal)
 {

@@ -1,6 +1,6 @@
 /*
- * Aggregates of tensors. Rows are taken in the order they come, one after the other, so that with ORDER BY
- * the result is exact: sum is ((a + b) + c) + … in float32 for each element. NULL rows are left out.
+ * Aggregates of tensors. Rows are added in the order in which they arrive, so that with ORDER BY the result
+ * is exact: sum is ((a + b) + c) + … in float32 for each element. NULL rows are left out.
  */
 #include "postgres.h"
 
@@ -23,19 +23,19 @@ PG_FUNCTION_INFO_V1(tensor_stack_final);
 typedef struct State
 {
 	MemoryContext context;
-	int64 seen; /* rows so far, NULLs included: errors say which row it was */
-	int64 rows; /* rows that count */
+	int64 seen; /* rows so far, NULLs included: errors name this row number */
+	int64 rows; /* rows that are not NULL */
 	int ndim;
 	int dims[LLM_MAX_DIMS]; /* of each row */
 	Tensor *value;          /* the sum, or the rows stacked so far */
 	Size room;              /* bytes allocated for value */
-	uint32 tape_run;        /* the rows' numbers on the tape, of the run with this key; 0: none */
+	uint32 tape_run;        /* the tape run to which the rows' tape numbers belong; 0: none */
 	uint32 *numbers;
-	int64 recorded; /* as many as rows, unless recording was switched on in between */
+	int64 recorded; /* equals `rows`, unless recording was switched on in between */
 	Size numbers_room;
 } State;
 
-/* Running state of an aggregate; a new one at its first row. */
+/* The transition state of an aggregate; a new one at its first row. */
 static State *
 GetState(FunctionCallInfo fcinfo, const char *name)
 {
@@ -93,7 +93,7 @@ RecordRow(State *state, const Tensor *t)
 	state->numbers[state->recorded++] = number;
 }
 
-/* out becomes the op's result where every row is on the tape of the run that is still open. */
+/* Records out as the op's result if every row is on the tape of the run that is still open. */
 static Tensor *
 RecordResult(const State *state, Tensor *out, const char *op)
 {
@@ -135,7 +135,7 @@ tensor_sum_step(PG_FUNCTION_ARGS)
 	PG_RETURN_POINTER(state);
 }
 
-/* A window's frame goes on growing after its result is out: that needs a copy. */
+/* A window frame continues to grow after a result was returned: that result needs a copy. */
 static Datum
 Result(FunctionCallInfo fcinfo, const State *state, const char *op)
 {
@@ -182,7 +182,7 @@ tensor_avg_final(PG_FUNCTION_ARGS)
 	PG_RETURN_TENSOR(out);
 }
 
-/* Room for one more row, growing by half: the stack is built where it will stay, as the tensor it will be. */
+/* Makes room for one more row, growing by half: the stack is built in the tensor that will be returned. */
 static void
 GrowStack(State *state, Size row)
 {

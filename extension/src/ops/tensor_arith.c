@@ -36,8 +36,10 @@ Binary(LlmBinary op, const char *name, const char *sign, Datum left, Datum right
 	return out;
 }
 
-/* An operator three times: between tensors, and with a number on either side, which is rounded to float32
- * first. */
+/*
+ * Each operator in three forms: between tensors, and with a number on either side, which is rounded to
+ * float32 first.
+ */
 #define BINARY(name, op, sign)                                                                               \
 	PG_FUNCTION_INFO_V1(tensor_##name);                                                                      \
 	PG_FUNCTION_INFO_V1(tensor_##name##_number);                                                             \

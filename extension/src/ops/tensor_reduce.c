@@ -1,5 +1,5 @@
 /*
- * Sums, means, maxima: over all elements, or along one axis, which the result then does not have.
+ * Sums, means, maxima: over all elements, or along one axis, which the result does not have.
  */
 #include "postgres.h"
 

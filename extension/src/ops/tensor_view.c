@@ -1,5 +1,5 @@
 /*
- * The shape of a tensor, and the same elements in another shape or a part of them.
+ * The shape of a tensor, and the same elements or some of them in another shape.
  */
 #include "postgres.h"
 
@@ -101,8 +101,8 @@ tensor_transpose(PG_FUNCTION_ARGS)
 }
 
 /*
- * A part of a tensor that the tape knows is recorded; a part of another is a constant as that is, and the
- * rest of it need not be read.
+ * Records a slice of a tensor that is on the tape. A slice of any other tensor is a constant, too, and the
+ * rest of the tensor need not be read.
  */
 static void
 RecordSlice(Tensor *out, const Tensor *whole, int n, const int *starts, const int *stops)
@@ -117,8 +117,10 @@ RecordSlice(Tensor *out, const Tensor *whole, int n, const int *starts, const in
 	TapeRecordNumbers(out, "slice", 1, &number, whole, TensorNumel(out), 2, attrs);
 }
 
-/* The elements between starts and stops. Of a stored value only the rows of the first axis between them are
- * read. */
+/*
+ * The elements between starts and stops. Of a stored value only the rows of the first axis between them are
+ * read.
+ */
 static Tensor *
 Slice(Datum datum, int n, int *starts, int *stops)
 {
@@ -242,7 +244,7 @@ tensor_concat(PG_FUNCTION_ARGS)
 	PG_RETURN_TENSOR(out);
 }
 
-/* One element: tensor_get(t, i, j, …), of which nothing else is read. */
+/* One element: tensor_get(t, i, j, …); no other element is read. */
 Datum
 tensor_get(PG_FUNCTION_ARGS)
 {
