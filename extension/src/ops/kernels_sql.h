@@ -19,7 +19,7 @@ extern void CheckIds(const int32 *ids, int64 n, int size);
 extern Tensor *LogitsOf(Datum datum, const int32 *targets, int64 rows);
 /* f of each element, recorded under its name. */
 extern Tensor *TensorUnary(LlmUnary f, const char *name, Tensor *x);
-/* ERROR unless t has these dimensions, the shape that `of` requires. */
+/* ERROR unless t has the dimensions of the argument named `of`. */
 extern void CheckShape(
 	const char *op, const char *name, const Tensor *t, const char *of, int ndim, const int *dims);
 /* ERROR unless a row can hold results with the shapes of `like`. */

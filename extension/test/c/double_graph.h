@@ -1,6 +1,6 @@
 /*
- * Every op by its formula in float64, from its inputs' values alone: what gradients are measured against, by
- * differences. Written apart from the kernels: loops over indices, nothing shared but the attributes.
+ * Every op by its formula in float64, from its inputs' values alone: gradients are compared with differences
+ * of these formulas. Written independently of the kernels: loops over indices, sharing only the attributes.
  */
 #ifndef DOUBLE_GRAPH_H
 #define DOUBLE_GRAPH_H
@@ -207,7 +207,7 @@ dbl_dropout(const LlmNode *node, const DblValue *x, DblValue *out)
 	}
 }
 
-/* A node's value; its shape is the inferred one, in numbers. */
+/* A node's value; its shape is the inferred one, with sizes in place of names. */
 static inline DblValue
 dbl_node(const LlmGraph *g, const LlmNode *node, const DblValue *values)
 {

@@ -1,4 +1,6 @@
-/* Values in float64, their elements by index; and the ops of double_graph.h that reduce, move or join them.
+/*
+ * Values in float64 with elements addressed by index; and the ops of double_graph.h that reduce, move or
+ * join them.
  */
 #ifndef DOUBLE_VIEW_H
 #define DOUBLE_VIEW_H
@@ -28,7 +30,7 @@ dbl_new(const LlmGraph *g, const LlmNode *node)
 	return v;
 }
 
-/* The index of the element at `place`, and back. */
+/* The index of the element at `place`, and the inverse. */
 static inline void
 dbl_index(const DblValue *v, size_t place, int *index)
 {
@@ -49,7 +51,7 @@ dbl_place(const DblValue *v, const int *index)
 	return place;
 }
 
-/* The element of v that belongs to the element at `place` of a result that v was broadcast to. */
+/* The element of v that was broadcast to the element at `place` of a result. */
 static inline double
 dbl_broadcast(const DblValue *v, const DblValue *out, size_t place)
 {

@@ -1,14 +1,13 @@
 /*
- * libFuzzer: what a graph's checks accept can be walked back, by the run and over a tape of its values, to
- * the same bits; and a tape that somebody edited is walked or refused, within its values. No memory is left
- * behind.
+ * libFuzzer: a graph that passes the checks has a backward pass, in the executor and over a tape of its
+ * values, with the same bits; an edited tape is processed or refused, within its values. No memory leaks.
  */
 #include "levels.h"
 
 #include "engine/tape.h"
 #include "random_graph.h"
 
-/* One thing of the tape changes. */
+/* Changes one detail of the tape. */
 static void
 edit(Bytes *b, LlmGraph *g, LlmValue *values, LlmAttr *attr)
 {
@@ -61,7 +60,7 @@ walk(Bytes *b, TestModel *m, LlmExec *exec, const LlmAllocator *memory, TestMemo
 		LlmTraced t;
 
 		llm_exec_traced(exec, i, &t);
-		if (!t.ran) /* a leaf of no elements stands in */
+		if (!t.ran) /* replaced by a leaf without elements */
 			t.value = (LlmValue){.ndim = 1, .floats = (const float *) values};
 		values[i] = t.value;
 		taped[i] = calloc(t.value.numel + 1, sizeof(float));

@@ -1,6 +1,6 @@
 /*
- * libFuzzer: the first byte chooses what the rest is: a vocab.json, a merges.txt, or text to encode, which
- * must give what the plain rule gives and whose tokens' bytes must be the text.
+ * libFuzzer: the first byte selects the meaning of the rest: a vocab.json, a merges.txt, or text to encode.
+ * The encoding must be that of the plain rule, and the bytes of its tokens must be the text.
  */
 #include "toy_bpe.h"
 

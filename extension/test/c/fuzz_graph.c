@@ -1,7 +1,7 @@
 /*
  * libFuzzer: bytes become a graph of a few nodes (ops, inputs, attributes, shapes), inputs for it and a way
- * to run it. What the checks accept must run, give what the plain executor gives, whole or in two pieces, and
- * leave no memory behind, also when memory ends or the caller stops it on the way.
+ * to run it. A graph that passes the checks must run, give the result of the plain executor, whole or in two
+ * pieces, and leak no memory, also if an allocation fails or the caller stops it on the way.
  */
 #include "levels.h"
 
@@ -46,7 +46,7 @@ stop_at_poll(void)
 	return polls_left >= 0 && polls_left-- == 0;
 }
 
-/* got must be positions from … from+T-1 (along axis, if there is one) of want. */
+/* got must be positions from … from+T-1 of want (along axis, if it has one). */
 static void
 check_rows(const char *text, const RefValue *want, const LlmValue *got, int axis, int from, int T)
 {
@@ -134,7 +134,7 @@ run(Bytes *b, TestModel *m, const char *text, float **weights, const Inputs *inp
 		}
 		else if (code != LLM_NO_MEMORY && code != LLM_CANCELED)
 			runs = 4;
-		counted.fail_after = -1; /* once is enough: the next run of the same piece must do */
+		counted.fail_after = -1; /* only once: the next run of the same piece must succeed */
 		polls_left = -1;
 		free_inputs(&part);
 		if (code == LLM_OK && from >= T)

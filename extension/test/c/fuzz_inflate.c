@@ -1,4 +1,4 @@
-/* libFuzzer: any bytes as DEFLATE data, taken in pieces of changing size. */
+/* libFuzzer: any bytes as DEFLATE data, read in pieces of varying size. */
 #include "test.h"
 
 #include "formats/inflate.h"

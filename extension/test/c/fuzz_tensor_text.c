@@ -1,4 +1,7 @@
-/* libFuzzer: any text as a tensor; what the first pass accepts, the second reads without a step too far. */
+/*
+ * libFuzzer: any text as a tensor; a text that the first pass accepts is read by the second without reading
+ * past its end.
+ */
 #include "test.h"
 
 #include "formats/tensor_text.h"
@@ -21,7 +24,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 		for (int i = 0; i < ndim; i++)
 			n = dims[i] == 0 ? 0 : n * dims[i];
-		CHECK(n <= size); /* each element takes a character at least */
+		CHECK(n <= size); /* each element needs at least one character */
 		x = malloc(n * sizeof(float) + 1);
 		llm_tensor_text_values(text, NULL, n, x, &err);
 		free(x);

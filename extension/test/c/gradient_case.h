@@ -1,5 +1,5 @@
 /*
- * A few nodes, given as text, whose gradients are measured: by the engine on every instruction set and number
+ * A few nodes, given as text, whose gradients are checked: by the engine on every instruction set and number
  * of threads, over a tape of the same values, and by differences in float64.
  */
 #ifndef GRADIENT_CASE_H
@@ -31,7 +31,7 @@ fail(const char *why, const LlmNode *node, size_t at, double want, double got)
 	exit(1);
 }
 
-/* y's shape as a list, to make a constant like it. */
+/* y's shape as a list, to make a constant of that shape. */
 static inline void
 shape_of_y(const char *text, char *shape, size_t size)
 {
@@ -98,7 +98,7 @@ open_case(Case *c, const char *lines)
 			c->inputs[i] = calloc(v.numel + 1, sizeof(float));
 			c->ids[i] = calloc(v.numel + 1, sizeof(int32_t));
 			leaf_values(node->name, v.numel, c->inputs[i]);
-			for (size_t j = 0; j < v.numel; j++) /* names beginning with t: targets, some left out */
+			for (size_t j = 0; j < v.numel; j++) /* names beginning with t: targets, some ignored */
 				c->ids[i][j] = node->name[0] == 't' && j % 3 == 1 ? -100 : (int) (test_random(&state) % 3);
 			if (node->integers)
 				in->integers = c->ids[i];
@@ -108,7 +108,7 @@ open_case(Case *c, const char *lines)
 		}
 		free(v.x);
 	}
-	tm_flatten(&c->m); /* a tape knows no panels */
+	tm_flatten(&c->m); /* a tape has no panels */
 }
 
 static inline void
@@ -126,8 +126,9 @@ close_case(Case *c)
 	tm_free(&c->m);
 }
 
-/* Gradients of a traced run, of a tape of the run's values, and of training: the same bits. Every node's
- * values are left in `value`.
+/*
+ * Gradients of a traced run, of a tape of the run's values, and of training: the same bits. Every node's
+ * values are stored in `value`.
  */
 static inline float **
 engine_gradients(Case *c, float **values)
@@ -170,7 +171,7 @@ engine_gradients(Case *c, float **values)
 			CHECK(memcmp(grads[i], taped[i], seen[i].numel * sizeof(float)) == 0);
 			memset(taped[i], 0, seen[i].numel * sizeof(float));
 		}
-	/* training keeps less; what it drops is another matter */
+	/* training keeps fewer values; dropout is not tested here */
 	llm_exec_train(exec, &(LlmDropout){.p = 0}, taped);
 	CHECK_OK(llm_exec_run(exec, c->in, c->n_in, &result, &err), err);
 	CHECK_OK(llm_exec_backward(exec, taped, &err), err);
@@ -234,7 +235,7 @@ check_values(const Case *c, const DblValue *want, float *const *got)
 				fail(": value", &g->nodes[i], j, want[i].x[j], got[i][j]);
 }
 
-/* All elements of a small leaf, some of a large one; errors in the measure of the leaf's largest gradient. */
+/* All elements of a small leaf, some of a large one; errors are relative to the leaf's largest gradient. */
 static inline void
 check_gradients(const Case *c, DblValue *values, float *const *grads)
 {

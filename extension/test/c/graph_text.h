@@ -1,8 +1,10 @@
 /*
  * Models in a few lines of text, for tests and the fuzzer. A line is a node as its row in llm_graph:
+ *
  *     name op input,input attribute=value …        ("-" for no inputs)
- * A value is a number (nan and inf too), true, false, null, a [list,of,values], or else a text; 'x is a text
- * whatever x is.
+ *
+ * A value is a number (nan and inf too), true, false, null, a [list,of,values], or otherwise a text; 'x is a
+ * text whatever x is.
  */
 #ifndef GRAPH_TEXT_H
 #define GRAPH_TEXT_H
@@ -33,7 +35,7 @@ tm_string(TestModel *m, const char *from, size_t length)
 	return memcpy(tm_alloc(m, length), from, length);
 }
 
-/* One value; returns where it ends: before a blank, a comma, a bracket or the end. */
+/* One value; returns its end: before a blank, a comma, a bracket or the end of the text. */
 static inline const char *
 tm_value(TestModel *m, const char *text, LlmAttr *attr)
 {
@@ -169,7 +171,7 @@ tm_weights(TestModel *m, uint64_t seed, float size)
 	return plain;
 }
 
-/* Every weight is kept plain too, and so are gradients. */
+/* Makes every weight row-major, too, and gradients row-major. */
 static inline void
 tm_flatten(TestModel *m)
 {

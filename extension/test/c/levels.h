@@ -1,6 +1,6 @@
 /*
- * Running a case on every instruction set of this machine with one to three threads, and comparing bits.
- * Buffers are aligned to four bytes and no more, as the kernels are promised.
+ * Runs a case on every instruction set of this machine with one to three threads, and compares bits. Buffers
+ * are aligned to four bytes only, the alignment that the kernels require.
  */
 #ifndef LEVELS_H
 #define LEVELS_H
@@ -16,7 +16,10 @@
 	EACH_ISA(isa)                                                                                            \
 	for (int threads = 1; threads <= 3 && (llm_pool_configure(threads, NULL), true); threads++)
 
-/* Room for n floats, one float past an aligned address; a read beyond is a read beyond the allocation. */
+/*
+ * Memory for n floats, one float past an aligned address; a read beyond them is a read beyond the
+ * allocation.
+ */
 static inline float *
 odd_floats(size_t n)
 {
@@ -39,7 +42,10 @@ odd_random(uint64_t *state, size_t n)
 	return x;
 }
 
-/* The same for results: masked stores are not seen by the sanitizer, so words behind the end must survive. */
+/*
+ * The same for results: the sanitizer does not check masked stores, so guard words behind the end must
+ * survive.
+ */
 #define GUARD 16
 #define GUARD_BYTE 0xa5
 
@@ -61,7 +67,7 @@ bits_of(float x)
 	return x != x ? 0x7fc00000u : bits;
 }
 
-/* Equal bits (a NaN is a NaN), nothing written behind the end; frees got. */
+/* Checks equal bits (a NaN is a NaN) and that nothing was written behind the end; frees got. */
 static inline void
 check_bits(const char *what, size_t n, const float *expected, float *got)
 {

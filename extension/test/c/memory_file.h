@@ -1,5 +1,7 @@
-/* A file in memory, as source and as sink. The copy is as long as the file, so that the sanitizer sees any
- * read past its end. */
+/*
+ * A file in memory, as source and as sink. The copy is exactly as long as the file, so that the sanitizer
+ * detects any read past its end.
+ */
 #ifndef LLM_TEST_MEMORY_FILE_H
 #define LLM_TEST_MEMORY_FILE_H
 
@@ -20,7 +22,7 @@ memory_file_read(void *context, uint64_t offset, void *buffer, size_t size, LlmE
 	MemoryFile *file = context;
 
 	if (offset > file->size || size > file->size - offset)
-		abort(); /* the reader promises to stay within the source */
+		abort(); /* the reader must stay within the source */
 	if (size > 0)
 		memcpy(buffer, file->bytes + offset, size);
 	return LLM_OK;
@@ -44,7 +46,7 @@ memory_source(MemoryFile *file)
 	return (LlmSource){memory_file_read, file, file->size, "f"};
 }
 
-/* Opens the bytes as one format and reads every tensor that converts; what fails must fail cleanly. */
+/* Opens the bytes as one format and reads every tensor that converts; any failure must be a clean error. */
 typedef LlmCode (*OpenFunction)(LlmTensorFile *, const LlmSource *, const LlmAllocator *, LlmError *);
 
 static inline LlmCode

@@ -1,6 +1,6 @@
 /*
- * An npz as NumPy and Python's zipfile write one, with every feature that our own writer lacks: deflate (with
- * codes of its own), Fortran order, big-endian, the three header versions, a ZIP64 field, a boolean array.
+ * An npz as NumPy and Python's zipfile write it, with every feature that our own writer lacks: deflate (with
+ * its own codes), Fortran order, big-endian, the three header versions, a ZIP64 field, a boolean array.
  */
 /* clang-format off */
 static const char numpy_npz[] =

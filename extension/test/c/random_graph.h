@@ -1,5 +1,5 @@
 /*
- * A fuzzer's bytes become a graph of a few nodes (ops, inputs, attributes, shapes) and inputs for it.
+ * Turns a fuzzer's bytes into a graph of a few nodes (ops, inputs, attributes, shapes) and inputs for it.
  */
 #ifndef RANDOM_GRAPH_H
 #define RANDOM_GRAPH_H
@@ -108,7 +108,7 @@ write_attrs(Bytes *b, char *out, LlmOp op)
 	}
 }
 
-/* The usual beginnings, so that embeddings, layernorms and attention find what they need. */
+/* Typical first nodes, so that embeddings, layernorms and attention find the inputs that they need. */
 static const char *const preludes[] = {"",
 	"n0 input - shape=[B,T] dtype=int\nn1 param - shape=[V,C]\nn2 embedding n0,n1\nn3 param - "
 	"shape=[C,3*C]\nn4 param - "
@@ -133,7 +133,9 @@ fits(const char *text)
 	return ok;
 }
 
-/* Lines of text. A node that does not fit is mostly tried again with other inputs, so that many graphs pass.
+/*
+ * Lines of text. A node that does not fit is usually tried again with other inputs, so that many graphs
+ * pass.
  */
 static inline void
 write_graph(Bytes *b, char *text)
@@ -164,7 +166,7 @@ write_graph(Bytes *b, char *text)
 			out += write_attrs(b, out, op);
 			out += sprintf(out, "\n");
 		}
-		if (stubborn && !fits(text)) /* left out: a number stands in, so that the names go on */
+		if (stubborn && !fits(text)) /* a constant takes its place, so that its name exists */
 			out = end + sprintf(end, "n%u param - shape=[%s]\n", i, PICK(b, "", "1", "C", "C,C"));
 		end = out;
 	}
@@ -190,7 +192,7 @@ count(int ndim, const int *dims)
 	return n;
 }
 
-/* Values for every input node, of the sizes that the names stand for; false when they would be too large. */
+/* Values for every input node, of the sizes that the names stand for; false if they would be too large. */
 static inline bool
 make_inputs(Bytes *b, const LlmGraph *g, Inputs *inputs)
 {
@@ -246,8 +248,9 @@ free_inputs(Inputs *inputs)
 		free(inputs->data[i]);
 }
 
-/* Is every value small enough to be computed many times a second? Names that have no number yet stand for
- * 140. */
+/*
+ * True if every value is small enough to be computed many times a second. Names without a size count as 140.
+ */
 static inline bool
 is_small(const LlmGraph *g)
 {

@@ -1,7 +1,7 @@
 /*
- * The plain reference: what every kernel must give, bit for bit, on every instruction set. Each function is
- * the rule of ../../kernels/README.md in a few lines of scalar C, without vectors, packing or threads. (A NaN
- * may have any bits in here, as in the kernels; comparisons look at it as one value.)
+ * The plain reference: the result that every kernel must give, bit for bit, on every instruction set. Each
+ * function is the rule of ../../kernels/README.md in a few lines of scalar C, without vectors, packing or
+ * threads. (A NaN may have any bits here, as in the kernels; comparisons treat it as one value.)
  */
 #ifndef REFERENCE_H
 #define REFERENCE_H
@@ -71,7 +71,7 @@ ref_exp(float x)
 	if (x < -87.3f)
 		return 0;
 	n = fmaf(x, 0x1.715476p+0f, 12582912.0f) -
-		12582912.0f; /* the nearest whole number: 1.5 * 2^23 has no room for more */
+		12582912.0f; /* the nearest integer: 1.5 * 2^23 has no bits for a fraction */
 	r = fmaf(n, -0x1.7f7d1cp-20f, fmaf(n, -0x1.62e400p-1f, x));
 	p = fmaf(ref_poly(r, 6, c) * r, r, r) + 1.0f;
 	return ldexpf(p, (int) n);
@@ -136,7 +136,7 @@ ref_sine(float x, int quarter)
 
 	if (!(fabsf(x) < INFINITY))
 		return NAN;
-	if (fabsf(x) > 131072) /* m 2^e times 96 bits of 2/pi, from the first that makes less than whole turns */
+	if (fabsf(x) > 131072) /* m 2^e times 96 bits of 2/pi, from the first that is less than a whole turn on */
 	{
 		static const char digits[] = "a2f9836e4e441529fc2757d1f534ddc0db6295993c439041fe5163abdebbc561";
 		unsigned __int128 window = 0;
@@ -232,7 +232,7 @@ ref_fold(RefSum *s)
 	memset(s->lane, 0, sizeof(s->lane));
 }
 
-/* Sum of (x - shift)^power; runs of 4096 are added in float64. */
+/* Sum of (x - shift)^power; chunks of 4096 are added in float64. */
 static inline double
 ref_sum(size_t n, size_t first, const float *x, int power, float shift)
 {
@@ -280,7 +280,7 @@ ref_argmax(size_t n, const float *x)
 	return at;
 }
 
-/* ---- rows of the model ---- */
+/* ---- row operations of the model ---- */
 
 static inline void
 ref_softmax(size_t n, size_t first, float scale, const float *x, float *out)
@@ -333,9 +333,9 @@ ref_layernorm(int C, const float *x, const float *gamma, const float *beta, floa
 }
 
 /*
- * out (T,NH*HS) of one sequence: qkv (T,3*NH*HS) holds queries, keys, values. A query at position t sees the
- * keys first … last-1, at most `window` of them (0: all), later ones only if not causal. probs (NH,T,T) where
- * not NULL.
+ * out (T,NH*HS) of one sequence: qkv (T,3*NH*HS) holds queries, keys, values. A query at position t attends
+ * to the keys first … last-1, at most `window` of them (0: all), to later ones only if not causal. probs
+ * (NH,T,T) is written if not NULL.
  */
 static inline void
 ref_attention(int T, int NH, int HS, bool causal, int window, float scale, const float *head_mask,

@@ -1,5 +1,5 @@
 /*
- * The plain executor: every needed node in order, all rows, no packing, no cache, no buffers shared. Shapes
+ * The plain executor: every needed node in order, all rows, no packing, no cache, no shared buffers. Shapes
  * come from the values alone, so that the shape rules are checked too.
  */
 #ifndef REFERENCE_GRAPH_H
@@ -7,7 +7,7 @@
 
 #include "reference_view.h"
 
-/* The element of v that belongs to the element at `place` of a result of out's shape. */
+/* The element of v that was broadcast to the element at `place` of a result of out's shape. */
 static inline float
 ref_element(const RefValue *v, const RefValue *out, size_t place)
 {
@@ -43,7 +43,7 @@ ref_broadcast(LlmBinary op, const RefValue *x, const RefValue *y)
 	return out;
 }
 
-/* Which matrix of an operand the batch `index` of the result reads; a repeated axis counts as 0. */
+/* The matrix of an operand that batch `index` of the result reads; a repeated axis counts as 0. */
 static inline size_t
 ref_matrix(const RefValue *v, const RefValue *batches, size_t index)
 {
@@ -147,8 +147,10 @@ ref_constant(const LlmNode *node)
 	return out;
 }
 
-/* One node from the values of its inputs. An id that does not exist, which the executor refuses, counts as
- * zeros. */
+/*
+ * Computes one node from the values of its inputs. An id out of range, which the executor refuses, reads
+ * zeros.
+ */
 static inline RefValue
 ref_node(const LlmNode *node, const RefValue *values, const LlmSizes *sizes)
 {
@@ -235,7 +237,7 @@ ref_node(const LlmNode *node, const RefValue *values, const LlmSizes *sizes)
 	return out;
 }
 
-/* For each node whether target needs it. */
+/* For each node, whether target needs it. */
 static inline bool *
 ref_needed(const LlmGraph *g, int target)
 {
@@ -248,11 +250,11 @@ ref_needed(const LlmGraph *g, int target)
 	return needed;
 }
 
-/* Values of all nodes that target needs (others have floats NULL), to be freed by ref_free. */
+/* Values of all nodes that target needs (the others have floats NULL); free them with ref_free. */
 static inline RefValue *
 ref_graph(const LlmGraph *g, int target, float *const *weights, const LlmInput *inputs, int n_inputs)
 {
-	LlmSizes known = g->sizes, *sizes = &known; /* what the inputs' names stand for */
+	LlmSizes known = g->sizes, *sizes = &known; /* the sizes of the inputs' named dimensions */
 	RefValue *values = calloc(g->count + 1, sizeof(RefValue));
 	bool *needed = ref_needed(g, target);
 

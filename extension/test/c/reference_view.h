@@ -27,7 +27,7 @@ ref_value(int ndim, const int *dims)
 	return v;
 }
 
-/* The index of the element at `place`, and back. */
+/* The index of the element at `place`, and the inverse. */
 static inline void
 ref_index(const RefValue *v, size_t place, int *index)
 {
@@ -134,7 +134,7 @@ ref_softmax_along(const LlmNode *node, const RefValue *x)
 	return out;
 }
 
-/* The inferred shape, in numbers; -1 where only the values know. */
+/* The inferred shape as sizes; -1 if only the values determine it. */
 static inline RefValue
 ref_reshape(const LlmNode *node, const RefValue *x, const LlmSizes *sizes)
 {

@@ -1,6 +1,7 @@
 /*
- * What each server-less test uses: checks that say where they failed, and an allocator that counts, so that
- * a leak or a missed failure path shows. A test is one program: main() calls its cases and returns 0.
+ * Shared by all server-less tests: checks that report where they failed, and an allocator that counts, so
+ * that a leak or an untested failure path is detected. A test is one program: main() calls its cases and
+ * returns 0.
  */
 #ifndef LLM_TEST_H
 #define LLM_TEST_H
@@ -21,7 +22,7 @@
 		}                                                                                                    \
 	} while (0)
 
-/* The call must succeed; otherwise its error is shown. */
+/* The call must succeed; otherwise its error is printed. */
 #define CHECK_OK(call, error)                                                                                \
 	do                                                                                                       \
 	{                                                                                                        \
@@ -46,7 +47,7 @@
 		}                                                                                                    \
 	} while (0)
 
-/* Counts what is held; after fail_after further allocations it says no (negative: never). */
+/* Counts the memory in use; fails every allocation after fail_after further ones (negative: never fails). */
 typedef struct TestMemory
 {
 	size_t held;
@@ -87,7 +88,7 @@ test_allocator(TestMemory *memory)
 	return (LlmAllocator){test_memory_alloc, test_memory_release, memory};
 }
 
-/* A small generator for test data: the same numbers on every machine. */
+/* A small random generator for test data: the same values on every machine. */
 static inline uint64_t
 test_random(uint64_t *state)
 {

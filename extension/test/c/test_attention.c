@@ -1,6 +1,6 @@
 /*
- * Attention in chunks of queries: the same bits for every chunk, there and back, on every instruction set and
- * number of threads; and never more scores in memory than a chunk's.
+ * Attention in chunks of queries: the same bits for every chunk size, forward and backward, on every
+ * instruction set and number of threads; and never more scores in memory than those of a chunk.
  */
 #include <math.h>
 
@@ -15,7 +15,7 @@
 typedef struct Run
 {
 	float *out, *dqkv;
-	size_t peak_out, peak_dqkv; /* of memory beyond the inputs, results and cache */
+	size_t peak_out, peak_dqkv; /* of memory, without the inputs, results and cache */
 } Run;
 
 static Run
@@ -53,7 +53,7 @@ every_chunk(LlmAttention a, bool infinite)
 	a.HS = SIZE;
 	a.queries = a.T;
 	a.scale = 0.3f;
-	if (infinite) /* which only its own query and the keys that this one sees may see */
+	if (infinite) /* only this query and the keys it attends to are affected */
 		dy[n / 3] = INFINITY;
 	EACH_LEVEL(isa, threads)
 	{
@@ -81,7 +81,10 @@ every_chunk(LlmAttention a, bool infinite)
 	odd_free(dy);
 }
 
-/* Scores of 128 of 1024 queries, and not of all of them: what is left is of the size of queries and keys. */
+/*
+ * Scores of 128 of 1024 queries, not of all of them: the rest of the memory has the size of queries and
+ * keys.
+ */
 static void
 takes_a_chunk(void)
 {

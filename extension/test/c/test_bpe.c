@@ -11,7 +11,7 @@ static TestMemory memory;
 static LlmAllocator allocator;
 static LlmError err;
 
-/* text must fall into these pieces, given as one string with '|' between them. */
+/* text must be split into these pieces, given as one string with '|' between them. */
 static void
 check_pieces(const char *text, size_t size, const char *expected)
 {
@@ -45,7 +45,7 @@ test_pattern(void)
 		{"a1b22 333", "a|1|b|22| 333"}, {"a.b,,c --d", "a|.|b|,,|c| --|d"},
 		{"\xc3\xa9t\xc3\xa9 \xe4\xb8\xad\xe6\x96\x87 \xc2\xbd",
 			"\xc3\xa9t\xc3\xa9| \xe4\xb8\xad\xe6\x96\x87| \xc2\xbd"},
-		{"e\xcc\x81", "e|\xcc\x81"},                               /* a combining mark is no letter */
+		{"e\xcc\x81", "e|\xcc\x81"},                               /* a combining mark is not a letter */
 		{"a\xc2\xa0 b\xe3\x80\x80", "a|\xc2\xa0| b|\xe3\x80\x80"}, /* no-break and ideographic space */
 		{"x\xff\xfe y\xed\xa0\x80", "x|\xff\xfe| y|\xed\xa0\x80"}, {"a\xe4\xb8", "a|\xe4\xb8"}};
 
@@ -79,7 +79,7 @@ test_utf8(void)
 	check_repair("\xf4\x90\x80\x80", 4, FFFD FFFD FFFD FFFD); /* past U+10FFFF */
 	check_repair("\xf0\x9f\x99\xf0\x9f\x99\x82", 7, FFFD "\xf0\x9f\x99\x82");
 	check_repair("\xc0\x80\xff", 3, FFFD FFFD FFFD);
-	for (size_t i = 0; i < 20; i++) /* one byte that is not plain, at each place among those read by eights */
+	for (size_t i = 0; i < 20; i++) /* one byte that is not ASCII, in each of the positions read at once */
 	{
 		char text[21] = "abcdefghijklmnopqrst", expected[32];
 
@@ -106,7 +106,7 @@ test_utf8(void)
 	CHECK(llm_unicode_class(0x3000) == LLM_CHAR_SPACE && llm_unicode_class(UINT32_MAX) == LLM_CHAR_OTHER);
 }
 
-/* Each byte and its text form, and back. */
+/* Maps each byte to its text form, and back. */
 static void
 test_text_form(void)
 {
@@ -125,7 +125,8 @@ test_text_form(void)
 	CHECK(!llm_bpe_from_text("\xc2\xad", 2, back, &length) && !llm_bpe_from_text("\xff", 1, back, &length));
 }
 
-/* Encoding must give what the plain rule gives, for pieces short and long, twice (merged, then remembered).
+/*
+ * Encoding must match the plain rule, for short and long pieces, twice (first merged, then from the cache).
  */
 static void
 check_against_plain(LlmBpe *bpe, const char *text, size_t size)
@@ -180,7 +181,7 @@ test_merges(void)
 	CHECK(memory.held == 0);
 }
 
-/* An entry of the word cache may not answer for another piece: zeros at the end, the same first 16 bytes. */
+/* An entry of the word cache must not match another piece: zeros at the end, the same first 16 bytes. */
 static void
 test_word_cache(void)
 {
@@ -196,7 +197,7 @@ test_word_cache(void)
 	llm_bpe_free(bpe);
 }
 
-/* Words that differ in their second half alone, so many that some share a place of the cache. */
+/* Words that differ in their second half only, so many that some share a slot of the cache. */
 static void
 test_word_places(void)
 {
@@ -255,7 +256,7 @@ test_special(void)
 	llm_bpe_free(bpe);
 }
 
-/* Plain characters, ids with gaps, and characters that are no token. */
+/* Plain characters, ids with gaps, and characters that are not a token. */
 static void
 test_characters(void)
 {
@@ -287,7 +288,7 @@ test_characters(void)
 	llm_bpe_ids_free(&ids);
 	llm_bpe_free(bpe);
 
-	/* Byte-level form: e-acute's two bytes as the characters of their numbers. */
+	/* Byte-level form: the two bytes of e-acute are written as the characters with their numbers. */
 	bpe = from_json("{\"a\": 0, \"\xc3\x83\xc2\xa9\": 1, \"\xc4\xa0\": 2}");
 	CHECK_OK(encode(bpe, "a \xc3\xa9", false, &ids), err);
 	CHECK(ids.count == 3 && ids.ids[1] == 2 && ids.ids[2] == 1);
@@ -311,7 +312,7 @@ test_stop(void)
 	char *text = malloc(size);
 	LlmBpe *bpe = toy_bpe(&allocator, 1, 50, &err);
 
-	for (int kind = 0; kind < 3; kind++) /* one long piece, many short ones, many special tokens half begun */
+	for (int kind = 0; kind < 3; kind++) /* one long piece, many short ones, many incomplete special tokens */
 	{
 		LlmBpeIds ids = {.allocator = &allocator};
 
@@ -328,7 +329,7 @@ test_stop(void)
 	CHECK(memory.held == 0);
 }
 
-/* Rows by hand: bytes that are not what the text form says. */
+/* Rows written by hand: bytes that differ from the text form. */
 static void
 test_rows(void)
 {
@@ -337,7 +338,7 @@ test_rows(void)
 	CHECK_OK(llm_bpe_add_token(bpe, 9, "ab", 2, "ax", 2, &err), err);
 	CHECK_OK(llm_bpe_add_token(bpe, 1, "a", 1, "a", 1, &err), err);
 	CHECK_OK(llm_bpe_add_token(bpe, 5, "b", 1, "b", 1, &err), err);
-	CHECK_OK(llm_bpe_add_token(bpe, 6, "B", 1, "b", 1, &err), err); /* of equal bytes the lowest id is made */
+	CHECK_OK(llm_bpe_add_token(bpe, 6, "B", 1, "b", 1, &err), err); /* of equal bytes the lowest id is used */
 	CHECK_FAILS(llm_bpe_add_token(bpe, -5, "c", 1, "c", 1, &err), LLM_RANGE, "has id -5", err);
 	CHECK_FAILS(
 		llm_bpe_add_merge(bpe, 0, "a", 1, "b", 1, &err), LLM_INVALID, "whose bytes are not those", err);
@@ -359,7 +360,7 @@ test_rows(void)
 	llm_bpe_free(bpe);
 }
 
-/* A block of the tables, moved elsewhere and read-only, is the same tokenizer. */
+/* A block of the tables, copied elsewhere and read-only, is the same tokenizer. */
 static void
 check_image(LlmBpe *bpe, const char *text, size_t size, bool special)
 {
@@ -411,7 +412,7 @@ test_image(void)
 	CHECK(memory.held == 0);
 }
 
-/* Every allocation fails once: an error each time, and nothing is kept. */
+/* Every allocation fails once: each time an error results, and nothing leaks. */
 static void
 test_no_memory(void)
 {

@@ -1,4 +1,4 @@
-/* vocab.json and merges.txt: good, wrong and damaged. */
+/* vocab.json and merges.txt: valid, invalid and damaged files. */
 #include "test.h"
 
 #include "formats/bpe.h"
@@ -97,7 +97,7 @@ test_merge_file(void)
 	CHECK(read_merges("a b\0c", 5, &count) == LLM_FORMAT);
 }
 
-/* Files with bytes changed at random: an error or a tokenizer, nothing else. */
+/* Files with random bytes changed: the result is an error or a tokenizer. */
 static void
 test_damaged_files(void)
 {

@@ -1,5 +1,7 @@
-/* Learning a tokenizer: against a plain reference that counts everything anew for each merge; specials; stops
- * and lack of memory. */
+/*
+ * Training a tokenizer: comparison with a plain reference that counts everything again for each merge;
+ * special tokens; stops and lack of memory.
+ */
 #include "test.h"
 
 #include "formats/bpe_train.h"
@@ -31,7 +33,7 @@ byte_token(unsigned char byte)
 	return 256;
 }
 
-/* How often each pair stands in the text; the most frequent, the smallest numbers of equals. */
+/* Counts each pair in the text; returns the most frequent one, with the smallest ids among equals. */
 static size_t
 most_frequent(uint32_t *left, uint32_t *right)
 {
@@ -72,7 +74,7 @@ replace(uint32_t left, uint32_t right, uint32_t result)
 	symbol_count = kept;
 }
 
-/* Checks what was learned from a text whose pieces are known, merge by merge. */
+/* Checks the merges learned from a text with known pieces, one by one. */
 static void
 check_learned(const LlmBpeLearned *learned, const char *text, size_t size, size_t vocab_size)
 {
@@ -99,7 +101,7 @@ check_learned(const LlmBpeLearned *learned, const char *text, size_t size, size_
 		tokens[made].size = tokens[left].size + tokens[right].size;
 		memcpy(tokens[made].bytes, tokens[left].bytes, tokens[left].size);
 		memcpy(tokens[made].bytes + tokens[left].size, tokens[right].bytes, tokens[right].size);
-		for (size_t i = 0; i < made; i++) /* never made before, from other halves */
+		for (size_t i = 0; i < made; i++) /* not made before from other halves */
 			CHECK(tokens[i].size != tokens[made].size ||
 				  memcmp(tokens[i].bytes, tokens[made].bytes, tokens[made].size) != 0);
 		result = (uint32_t) made++;

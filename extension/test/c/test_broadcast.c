@@ -1,12 +1,14 @@
-/* Broadcasting against a plain walk over every element, on random shapes; and the errors that name both
- * shapes. */
+/*
+ * Broadcasting compared with a plain loop over every element, on random shapes; and the errors that name
+ * both shapes.
+ */
 #include "test.h"
 
 #include <math.h>
 
 #include "engine/broadcast.h"
 
-/* Element of x (own_ndim, own) that belongs to index at of the common shape. */
+/* The element of x (own_ndim, own) that is broadcast to index at of the common shape. */
 static float
 element(int ndim, const int *dims, int64_t at, int own_ndim, const int *own, const float *x)
 {
@@ -45,7 +47,7 @@ random_floats(uint64_t *state, int64_t n)
 	return x;
 }
 
-/* Two shapes that fit: a common one with axes dropped from the front or set to 1. */
+/* Two compatible shapes: a common one with axes dropped from the front or set to 1. */
 static int
 operand_shape(uint64_t *state, int ndim, const int *dims, int *own)
 {
@@ -104,7 +106,7 @@ matmul_case(uint64_t *state, int ndim, const int *dims, int M, int K, int N)
 
 		for (int k = 0; k < K; k++)
 		{
-			/* the batch index walks matrices: find the first element of each by the same rule */
+			/* finds the first element of each matrix of the batch by the same rule */
 			int64_t a_at = 0, b_at = 0, a_stride = 1, b_stride = 1, rest = batch;
 
 			for (int d = 0; d < out_ndim - 2; d++)

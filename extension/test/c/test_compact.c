@@ -1,5 +1,7 @@
-/* Matrices in fewer bits: what each format makes of numbers, and that products have the bits of those numbers
- * in float32, whatever the instruction set and the number of threads. */
+/*
+ * Matrices in fewer bits: the values that each format rounds to, and that products have the bits of those
+ * values in float32, whatever the instruction set and the number of threads.
+ */
 #include <float.h>
 
 #include "levels.h"
@@ -7,7 +9,7 @@
 #include "engine/quantized.h"
 #include "engine/ops.h"
 
-/* Of the two bf16 around x the nearer one, of two equally near ones the even. */
+/* The nearer of the two bf16 around x; if both are equally near, the even one. */
 static float
 plain_bf16(float x)
 {
@@ -32,7 +34,7 @@ at(const float *b, int K, int N, bool transposed, int k, int n)
 	return b[transposed ? (size_t) n * K + k : (size_t) k * N + n];
 }
 
-/* Whole numbers of at most 127 times one number of 8 bits, and none further off than half of that. */
+/* Integers of at most 127 times one number of 8 bits, and no element further off than half of that. */
 static void
 check_column(const float *b, const float *q, int K, int N, bool transposed, int from, int to, int n)
 {
@@ -67,7 +69,7 @@ check_numbers(LlmFormat format, const float *b, const float *q, int K, int N, bo
 				check_column(b, q, K, N, transposed, k, k + LLM_BLOCK < K ? k + LLM_BLOCK : K, n);
 }
 
-/* One matrix, quantized: found to be what it is, read back whole and by columns, multiplied. */
+/* One quantized matrix: its format is detected; it is read back, whole and by columns, and multiplied. */
 static void
 matrix_case(uint64_t *state, LlmFormat format, int M, int K, int N, bool transposed)
 {
@@ -106,7 +108,7 @@ matrix_case(uint64_t *state, LlmFormat format, int M, int K, int N, bool transpo
 		check_bits("product", (size_t) M * N, want, got);
 		odd_free(panels);
 	}
-	if (size > 1) /* one number off the grid and the format is lost, the number is not */
+	if (size > 1) /* an element off the grid loses the format, not the value */
 	{
 		LlmFormat found;
 
@@ -145,7 +147,7 @@ special_case(void)
 	CHECK_OK(llm_format_of(4, 2, false, zeros, &found, &err), err);
 	CHECK(found == LLM_INT8);
 	CHECK_OK(llm_format_of(4, 2, false, minus, &found, &err), err);
-	CHECK(found == LLM_BF16); /* -0 is no int8 */
+	CHECK(found == LLM_BF16); /* int8 cannot represent -0 */
 	CHECK_OK(llm_quantize(LLM_INT8, 4, 2, false, tiny, out, &err), err);
 	for (int i = 0; i < 8; i++)
 		CHECK(bits_of(out[i]) == 0); /* magnitudes whose scale would be subnormal */

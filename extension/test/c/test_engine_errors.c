@@ -1,6 +1,6 @@
 /*
- * What goes wrong in a run: wrong inputs, no memory at every single allocation, a stop at every poll, graphs
- * that cannot continue. Nothing may leak or crash, and the next run must be as if nothing had been.
+ * Failures of a run: wrong inputs, no memory at every single allocation, a stop at every poll, graphs that
+ * cannot continue. Nothing may leak or crash, and the next run must not be affected.
  */
 #include "levels.h"
 
@@ -25,7 +25,7 @@ node(const TestModel *m, const char *name)
 	return index;
 }
 
-/* Positions from … from+n-1 of the first text as inputs. */
+/* Positions from … from+n-1 of the first sequence as inputs. */
 static void
 piece(int from, int n, LlmInput in[3])
 {
@@ -57,7 +57,7 @@ make_gpt(void)
 	free(text);
 }
 
-/* Opens, runs a prefill of 4 and a decode of 3, goes to the last row; the first error ends it. */
+/* Opens, runs a prefill of 4 and a decode of 3, up to the last row; returns the first error. */
 static LlmCode
 whole_run(const LlmAllocator *memory, LlmExec **exec, LlmError *err)
 {
@@ -97,7 +97,7 @@ no_memory_anywhere(void)
 	}
 	CHECK(n > 20);
 
-	/* one run fails, the same plan's next one does not */
+	/* one run fails, the next run of the same plan succeeds */
 	for (n = 0, code = LLM_NO_MEMORY; code != LLM_OK; n++)
 	{
 		LlmInput in[3];
@@ -183,7 +183,7 @@ stop_at_every_poll(void)
 			}
 			CHECK(code == (stopped ? LLM_CANCELED : LLM_OK) && code == err.code);
 			done = !stopped;
-			/* and on, from wherever it was stopped */
+			/* the next run succeeds, wherever the last one was stopped */
 			llm_pool_configure(threads, NULL);
 			while (llm_exec_length(exec) < T)
 			{
@@ -244,7 +244,7 @@ wrong_inputs(void)
 	bad[2] = V;
 	in[2].integers = bad;
 	REFUSED(LLM_RANGE, "target 37 at place 3 is outside the vocabulary of 37");
-	bad[2] = INT32_MIN; /* left out of the loss, like every negative target */
+	bad[2] = INT32_MIN; /* ignored by the loss, like every negative target */
 	CHECK_OK(llm_exec_run(exec, in, 3, &value, &err), err);
 	for (int i = 0; i < T; i++)
 		bad[i] = -100;
@@ -255,7 +255,7 @@ wrong_inputs(void)
 	CHECK(value.floats[0] == want[node(&gpt, "loss")].floats[0] && !llm_exec_continues(exec));
 	llm_exec_close(exec);
 
-	/* no tokens at all, more than the cache holds, another batch in the middle */
+	/* no tokens at all, more than the cache holds, another batch size after the first run */
 	CHECK_OK(llm_exec_open(&gpt.model, node(&gpt, "logits"), true, T, &memory, &exec, &err), err);
 	piece(0, 0, in);
 	REFUSED(LLM_SHAPE, "no tokens");
@@ -278,7 +278,7 @@ wrong_inputs(void)
 	CHECK(counted.held == 0);
 }
 
-/* A dimension stands for what the first input with it says; 2*T halves. */
+/* The first input with a named dimension determines its size; 2*T determines half of it. */
 static void
 multiples(void)
 {
@@ -308,7 +308,7 @@ multiples(void)
 	tm_free(&m);
 }
 
-/* ---- graphs that must start over with each text ---- */
+/* ---- graphs that must start over with each sequence ---- */
 
 static void
 starts_over(const char *lines)
@@ -333,7 +333,7 @@ starts_over(const char *lines)
 	{
 		CHECK_OK(llm_exec_open(&m.model, node(&m, "y"), last_only, 10, &memory, &exec, &err), err);
 		CHECK(!llm_exec_continues(exec));
-		for (int run = 1; run <= 60; run++) /* longer and longer texts, batches that change */
+		for (int run = 1; run <= 60; run++) /* growing sequences, changing batch sizes */
 		{
 			LlmInput in = {.name = "x", .ndim = 3, .dims = {1 + run % 3, run, 6}, .floats = x};
 			RefValue *values = ref_graph(&m.model.graph, node(&m, "y"), weights, &in, 1),
@@ -359,13 +359,13 @@ starts_over(const char *lines)
 		llm_exec_close(exec);
 		CHECK(counted.held == 0);
 	}
-	/* what the longest text takes, and not what all of them took */
+	/* the memory of the longest sequence, not of all of them together */
 	CHECK(peak < 6 * 3 * 60 * 60 * sizeof(float));
 	tm_free(&m);
 	odd_free(x);
 }
 
-/* Any number that is not one: what comes out has the one NaN, whatever went in. */
+/* Any NaN in the inputs: the result has the canonical NaN. */
 static void
 one_nan(void)
 {
@@ -407,8 +407,8 @@ main(void)
 	stop_at_every_poll();
 	wrong_inputs();
 	multiples();
-	starts_over(
-		"s matmul x,x transpose_b=true\np softmax s\ny matmul p,x\n"); /* attention spelt out, not causal */
+	starts_over("s matmul x,x transpose_b=true\np softmax s\ny matmul p,x\n"); /* attention from single ops,
+																				  no mask */
 	starts_over("w param - shape=[C,3*C]\nq matmul x,w\ny attention q n_head=2 causal=false\n");
 	starts_over("w param - shape=[C,3*C]\nq matmul x,w\ny attention q n_head=3 causal=false window=9\n");
 	starts_over("s matmul x,x transpose_b=true\ny softmax s\n");

@@ -1,6 +1,7 @@
 /*
- * The executor against the plain one, and against itself: a full forward, a decode from the cache and every
- * way to cut the text between them give the same bits, on every instruction set and number of threads.
+ * The executor compared with the plain one, and with itself: a full forward pass, a decode from the cache
+ * and every split of the sequence between them give the same bits, on every instruction set and number of
+ * threads.
  */
 #include "levels.h"
 
@@ -36,7 +37,7 @@ free_text(Text *t)
 	free(t->targets);
 }
 
-/* Positions from … from+T-1 of sequences first … first+B-1 as inputs; `part` holds what was copied. */
+/* Positions from … from+T-1 of sequences first … first+B-1 as inputs; the copies are stored in `part`. */
 static void
 inputs_of(const Text *t, int first, int B, int from, int T, int32_t *part, LlmInput in[3])
 {
@@ -140,7 +141,9 @@ rows_of(const RefValue *v, int from, int T)
 	return out;
 }
 
-/* The text in the given pieces, through one executor; the pieces' rows, or their last ones, are the whole's.
+/*
+ * Runs the sequence in the given pieces through one executor; the pieces' rows, or their last ones, must
+ * equal those of the whole.
  */
 static void
 in_pieces(TestModel *m, const Text *t, const RefValue *want, const int *pieces, bool last_only, int32_t *part)
@@ -171,7 +174,9 @@ in_pieces(TestModel *m, const Text *t, const RefValue *want, const int *pieces, 
 	CHECK(counted.held == 0);
 }
 
-/* Short texts cut in every way; long ones around the multiples of 16, 42 and 128 that the kernels work in. */
+/*
+ * Short sequences split in every way; long ones around the multiples of 16, 42 and 128 that the kernels use.
+ */
 static void
 pieces(const char *attention, int max)
 {
@@ -222,7 +227,7 @@ pieces(const char *attention, int max)
 	free(part);
 }
 
-/* A batch is its sequences side by side, and beams are what their parents were. */
+/* A batch equals its sequences one by one, and beams continue from their parents. */
 static void
 batches_and_beams(void)
 {
@@ -256,7 +261,7 @@ batches_and_beams(void)
 			CHECK(memcmp(alone.floats, value.floats + b * 37, 37 * sizeof(float)) == 0);
 			llm_exec_close(one);
 		}
-		/* four beams from three texts; each continues with a token of its own */
+		/* four beams from three sequences; each continues with a token of its own */
 		CHECK_OK(llm_exec_reorder(all, parents, 4, &err), err);
 		for (int b = 0; b < 4; b++)
 			swapped[b] = 5 * b;
@@ -285,8 +290,8 @@ batches_and_beams(void)
 /* ---- graphs of other kinds ---- */
 
 /*
- * Every node of a graph over floats x (B,T,C), y (T,C), ids (B,T) and parameters, against the reference: all
- * rows and, where the graph says it continues, the last row and the text in pieces too.
+ * Every node of a graph over floats x (B,T,C), y (T,C), ids (B,T) and parameters, compared with the
+ * reference: all rows and, if the graph can continue, the last row and the sequence in pieces, too.
  */
 static void
 graph_case(const char *text, int B, int T)
@@ -326,7 +331,7 @@ graph_case(const char *text, int B, int T)
 	"x input - shape=[B,T,C]\ny input - shape=[T,C]\nids input - shape=[B,T] dtype=int\n"                    \
 	"column input - shape=[T,1]\n"
 
-/* Results that take over an input's memory, values with several readers, chains of dropout. */
+/* Results computed in place, values with several readers, chains of dropout. */
 static void
 shared_memory(void)
 {

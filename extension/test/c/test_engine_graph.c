@@ -1,6 +1,5 @@
 /*
- * The graph: the shape rule of every op, and the refusals, each of which names the node and what does not
- * fit.
+ * The graph: the shape rule of every op, and the errors, each of which names the node and the mismatch.
  */
 #include "graph_text.h"
 
@@ -10,7 +9,7 @@
 	"ids input - shape=[B,T] dtype=int\nx input - shape=[B,T,C]\nv param - shape=[C]\nw param - "            \
 	"shape=[C,F]\n"
 
-/* The node y, last of the text, gets this shape. */
+/* The node y, the last one of the text, must have this shape. */
 static void
 shape_is(const char *lines, const char *expected)
 {
@@ -33,7 +32,7 @@ shape_is(const char *lines, const char *expected)
 	tm_free(&m);
 }
 
-/* The text is refused with all of these words, in message or hint. */
+/* The text must be refused with all of these words, in message or hint. */
 static void
 refused(const char *lines, LlmCode code, const char *words)
 {
@@ -130,7 +129,7 @@ shape_rules(void)
 	shape_is("y dropout x p=1 seed='18446744073709551615\n", "(B,T,C)");
 }
 
-/* What reduces, moves or joins elements. */
+/* Ops that reduce, move or join elements. */
 static void
 view_rules(void)
 {
@@ -155,7 +154,7 @@ view_rules(void)
 	shape_is("y transpose v\n", "(C)");
 	shape_is("y transpose x axes=[2,0,-2]\n", "(C,B,T)");
 	shape_is("y slice x starts=[0,0,3] stops=[null,null,-2]\n", "(B,T,7)");
-	shape_is("y slice x starts=[1] stops=[3]\n", "(2,T,C)"); /* whether B has 3 shows when it runs */
+	shape_is("y slice x starts=[1] stops=[3]\n", "(2,T,C)"); /* B is known only when it runs */
 	shape_is("y slice x starts=[0,-3] stops=[null,-1]\n", "(B,2,C)");
 	shape_is("y slice x starts=[0,-1] stops=[null,null]\n", "(B,1,C)");
 	shape_is("y slice x starts=[] stops=[]\n", "(B,T,C)");
@@ -263,7 +262,7 @@ refusals(void)
 	refused("y param - shape=[1e10]\n", LLM_INVALID, "whole numbers");
 }
 
-/* Attributes: unknown names, wrong kinds, numbers out of all bounds. */
+/* Attributes: unknown names, wrong kinds, numbers out of range. */
 static void
 hostile_attributes(void)
 {
@@ -326,7 +325,9 @@ hostile_attributes(void)
 	refused("y input - shape=[99999999999999999999*C]\n", LLM_INVALID, "99999999999999999999*C");
 }
 
-/* An error text keeps to its room however long the names are, and whole UTF-8 characters. */
+/*
+ * An error text stays within its buffer however long the names are, and consists of whole UTF-8 characters.
+ */
 static void
 long_names(void)
 {
@@ -347,8 +348,10 @@ long_names(void)
 	free(text);
 }
 
-/* As many nodes as allowed, in the worst order, and one more; were the work to grow with their square, this
- * would take minutes. */
+/*
+ * As many nodes as allowed, in the worst order, and one more; with a quadratic algorithm this would take
+ * minutes.
+ */
 static void
 many_nodes(void)
 {
@@ -377,7 +380,10 @@ many_nodes(void)
 	}
 }
 
-/* Rows that are in order stay as they are; others come after their inputs and otherwise as added. */
+/*
+ * Rows that are in order stay in it; others are placed after their inputs, otherwise in the order they were
+ * added.
+ */
 /* As many numbers as a constant may have, and one more. */
 static void
 large_constants(void)

@@ -1,5 +1,7 @@
-/* Operations spread over the pool, on every instruction set and one to three threads, against the plain
- * reference. */
+/*
+ * Operations in parallel on the thread pool, on every instruction set and one to three threads, compared
+ * with the plain reference.
+ */
 #include "levels.h"
 
 #include "engine/ops.h"
@@ -8,7 +10,7 @@
 static uint64_t state = 8;
 static LlmError err;
 
-/* Long runs are cut into tasks; a cut must not show. */
+/* Long runs are split into tasks; the split must not change a bit. */
 static void
 elementwise(size_t outer, size_t inner)
 {
@@ -83,7 +85,7 @@ rows(size_t m, int C)
 	odd_free(each);
 }
 
-/* The sum of a column is the sum of the same numbers laid out as a row, in tasks of any kind. */
+/* The sum of a column is the sum of the same elements stored as a row, in tasks of any kind. */
 static void
 reductions(int64_t outer, int64_t n, int64_t inner)
 {
@@ -123,7 +125,7 @@ reductions(int64_t outer, int64_t n, int64_t inner)
 	odd_free(want);
 }
 
-/* What a learner sees of attention: scores (-inf where a query does not look) and probabilities (0 there). */
+/* The traced output of attention: scores (-inf where a query does not attend) and probabilities (0 there). */
 static void
 attention(int B, int T, int NH, int HS, bool causal, int window, int queries)
 {
@@ -181,7 +183,7 @@ attention(int B, int T, int NH, int HS, bool causal, int window, int queries)
 	odd_free(probs);
 }
 
-/* Sizes that no memory holds, or that an int does not: refused, never wrapped. */
+/* Sizes that exceed memory, or an int: refused, without overflow. */
 static void
 huge_sizes(void)
 {
@@ -227,7 +229,7 @@ main(void)
 	attention(2, 50, 3, 5, true, 0, 1);
 	attention(1, 140, 2, 33, true, 7, 140);
 	attention(1, 140, 1, 130, false, 0, 140);
-	attention(1, 300, 1, 33, true, 0, 300); /* blocks of keys that a strip of queries sees in part */
+	attention(1, 300, 1, 33, true, 0, 300); /* blocks of keys that some queries of a task see partly */
 	attention(1, 45, 8, 2, false, 20, 44);
 	huge_sizes();
 	return 0;

@@ -1,4 +1,4 @@
-/* A few thousand of the fuzzer's graphs, the same each time. */
+/* A few thousand of the fuzzer's graphs, the same ones each time. */
 #include "fuzz_graph.c"
 
 int

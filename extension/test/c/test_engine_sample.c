@@ -1,5 +1,7 @@
-/* Choosing a token: against a plain sort of all tokens, at many draws; ties, limits, and logits no one can
- * choose from. */
+/*
+ * Choosing a token: comparison with a plain sort of all tokens, for many draws; ties, limits, and logits
+ * from which no choice is possible.
+ */
 #include "levels.h"
 
 #include "engine/sample.h"
@@ -16,7 +18,10 @@ compare(const void *a, const void *b)
 	return sorting[x] != sorting[y] ? (sorting[x] > sorting[y] ? -1 : 1) : x - y;
 }
 
-/* The rule in plain words: sort, keep topk, keep the fewest that reach topp of those, walk to the draw. */
+/*
+ * The plain rule: sort, keep topk, keep the fewest of those whose probabilities reach topp, accumulate up to
+ * the draw.
+ */
 static int
 plain_sample(const LlmSampling *how, const float *logits, double u)
 {
@@ -34,7 +39,7 @@ plain_sample(const LlmSampling *how, const float *logits, double u)
 	if (kept < V)
 		for (int i = 0; i < kept; i++)
 			total += weight[i];
-	else /* all: added by id */
+	else /* all tokens: added by id */
 		for (int id = 0; id < V; id++)
 			total += ref_exp((float) (((double) logits[id] - logits[order[0]]) / how->temperature));
 	do
@@ -60,7 +65,7 @@ against_a_sort(void)
 
 	for (int round = 0; round < 4; round++)
 	{
-		for (int i = 0; i < V; i++) /* with ties, with tokens that cannot be, almost all equal */
+		for (int i = 0; i < V; i++) /* with ties, with impossible tokens, almost all equal */
 			logits[i] = round == 3   ? i % 2
 						: round == 1 ? (float) (test_random(&state) % 5)
 									 : 8 * test_uniform(&state);
@@ -78,7 +83,7 @@ against_a_sort(void)
 				int want = plain_sample(&how, logits, u);
 				int32_t id = -1;
 
-				llm_set_isa((LlmIsa) (draw % LLM_ISA_COUNT)); /* one this machine lacks changes nothing */
+				llm_set_isa((LlmIsa) (draw % LLM_ISA_COUNT)); /* no effect if this machine lacks it */
 				CHECK_OK(llm_sample(&how, V, logits, u, &memory, &id, &err), err);
 				CHECK(id == want && (how.topk != 1 || logits[id] != -INFINITY));
 			}

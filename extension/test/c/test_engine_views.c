@@ -1,6 +1,6 @@
 /*
- * Ops that reduce, move or join elements as nodes of a graph: every node against the plain executor; whole
- * texts, last rows and texts in pieces the same where the graph says that it continues.
+ * Ops that reduce, move or join elements as nodes of a graph: every node compared with the plain executor;
+ * whole sequences, last rows and sequences in pieces agree if the graph can continue.
  */
 #include "levels.h"
 
@@ -15,7 +15,7 @@ typedef struct Data
 	float *x, *y;
 } Data;
 
-/* Positions from … from+T-1 as inputs; x's go to `part`. */
+/* Positions from … from+T-1 as inputs; those of x are stored in `part`. */
 static void
 inputs_of(const Data *d, int from, int T, float *part, LlmInput in[2])
 {
@@ -25,7 +25,7 @@ inputs_of(const Data *d, int from, int T, float *part, LlmInput in[2])
 	in[1] = (LlmInput){.name = "y", .ndim = 2, .dims = {T, 6}, .floats = d->y + from * 6};
 }
 
-/* The axis of positions; -1 where there is none, or more than one: then all of it is wanted. */
+/* The axis of positions; -1 if there is none, or more than one: the whole value is then compared. */
 static int
 axis_of_T(const LlmNode *node)
 {
@@ -59,7 +59,7 @@ check_part(const LlmNode *node, const RefValue *want, const LlmValue *got, int f
 			}
 }
 
-/* Runs of the text in pieces of this length, each a continuation where the graph continues; else whole. */
+/* Runs the sequence in pieces of this length, each a continuation if the graph can continue; else whole. */
 static void
 in_pieces(TestModel *m, int target, const Data *d, const RefValue *want, int piece, bool last_only)
 {
@@ -148,11 +148,11 @@ main(void)
 	{
 		const char *lines, *continues; /* of the last node */
 	} graphs[] = {
-		/* a norm made by hand: each position for itself */
+		/* a norm from single ops: each position by itself */
 		{INPUTS "m0 mean x axis=-1\nm reshape m0 shape=[B,T,1]\nd sub x,m\nv0 var x axis=2\nv reshape v0 "
 				"shape=[B,T,1]\ns sqrt v\nn div d,s\n",
 			"y"},
-		/* heads made by hand, and halves of channels exchanged as rotary embeddings do */
+		/* heads from single ops, and halves of channels swapped as in rotary embeddings */
 		{INPUTS
 			"h reshape x shape=[B,T,2,3]\nt transpose h axes=[0,2,1,3]\nb transpose t axes=[0,2,1,3]\n"
 			"f reshape b shape=[B,T,-1]\nl slice f starts=[0,0,0] stops=[null,null,3]\nr slice f "
@@ -173,7 +173,7 @@ main(void)
 			"w param - shape=[C]\nn rmsnorm x,w\ng silu n\ns sigmoid x\nk constant - "
 			"value=[1,2,3,4,-5,0.5]\na mul s,k\nb sin a\nc cos a\nd add b,c\ne mul d,g\nl log_softmax e\n",
 			"y"},
-		/* over positions: from the start each time */
+		/* over positions: each run starts over */
 		{INPUTS "l log_softmax x axis=1\n", "n"},
 		{INPUTS "t transpose x\nl log_softmax t\n", "n"},
 		{INPUTS "t transpose x\nm mean y axis=1\nn rmsnorm t,m\n", "n"},

@@ -1,6 +1,6 @@
 /*
- * safetensors and npz: what is written is read back, what NumPy writes is read, and a file that is cut,
- * damaged or lies about itself gives an error. `test_formats seeds DIR` writes the good files for the
+ * safetensors and npz: written files are read back, files written by NumPy are read, and a file that is
+ * truncated, damaged or inconsistent gives an error. `test_formats seeds DIR` writes the valid files for the
  * fuzzers.
  */
 #include <math.h>
@@ -33,7 +33,7 @@ convert(LlmDtype dtype, bool swapped, const char *raw)
 	return out;
 }
 
-/* Every float16 against the definition; samples of the others; each NaN is the one quiet NaN. */
+/* Every float16 compared with the definition; samples of the others; each NaN becomes the one quiet NaN. */
 static void
 test_floats(void)
 {
@@ -56,7 +56,7 @@ test_floats(void)
 	CHECK(isinf(convert(LLM_F64, false, "\xff\xff\xff\xff\xff\xff\xef\x7f")));
 }
 
-/* ---- what is written is read back ---- */
+/* ---- written files are read back ---- */
 
 static const int dims_a[2] = {3, 5}, dims_b[1] = {7}, dims_empty[2] = {0, 4};
 static float values_a[15], values_b[7], value_s[1] = {42};
@@ -138,7 +138,7 @@ test_round_trip(void)
 
 	check_contents(llm_safetensors_open, &file);
 	free(file.bytes);
-	/* With ZIP64 fields from each size on that occurs, as a file past 4 GiB has them. */
+	/* With ZIP64 fields from each occurring size on, as a file past 4 GiB has them. */
 	for (uint64_t wide_from = 0; wide_from < 1500; wide_from += 50)
 	{
 		file = write_npz(wide_from);
@@ -148,7 +148,7 @@ test_round_trip(void)
 	CHECK(memory.held == 0);
 }
 
-/* ---- what NumPy writes is read ---- */
+/* ---- files written by NumPy are read ---- */
 
 static MemoryFile
 copy_of(const void *bytes, size_t size)
@@ -193,7 +193,7 @@ test_numpy(void)
 	CHECK(memory.held == 0);
 }
 
-/* ---- files that lie ---- */
+/* ---- inconsistent files ---- */
 
 static void
 safetensors_fails(const char *header, size_t data, const char *expected)
@@ -291,7 +291,7 @@ test_lying_npz(void)
 		   dict = find(b, size, "{'descr'", 8);
 
 	npz_fails(b, size, end, "x", 1, "no end of its directory");
-	npz_fails(b, size, end + 20, "\1", 1, "no end of its directory"); /* a comment that is not there */
+	npz_fails(b, size, end + 20, "\1", 1, "no end of its directory"); /* a comment that is missing */
 	npz_fails(b, size, end + 4, "\1", 1, "one part of several");
 	npz_fails(b, size, end + 10, "\377\377", 2, "ZIP64 locator leads nowhere");
 	npz_fails(b, size, end + 10, "\377\0", 2, "impossible size");

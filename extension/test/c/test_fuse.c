@@ -1,6 +1,6 @@
 /*
- * Products computed in one go with what follows them: which nodes go, by rule, and that the bits are those of
- * the nodes done one by one, in the plain executor and in a timed run of this one.
+ * Products fused with the nodes that follow them: the rule that selects the nodes, and that the bits are
+ * those of the nodes computed one by one, in the plain executor and in a timed run of this one.
  */
 #include "levels.h"
 
@@ -49,7 +49,7 @@ close_case(Case *c)
 	odd_free(c->y);
 }
 
-/* The chains that a run made, "first>next>last" in the order in which they begin. */
+/* The chains of a run, "first>next>last" in the order in which they begin. */
 static void
 check_chains(const LlmExec *exec, const char *lines, const char *want)
 {
@@ -74,8 +74,8 @@ check_chains(const LlmExec *exec, const char *lines, const char *want)
 }
 
 /*
- * Runs the graph's last node; chains (NULL: not asked) are those of a run with all rows. A mask of dropout,
- * which the plain executor has not, is that of the run whose nodes are done one by one.
+ * Runs the graph's last node; chains (NULL: not checked) are those of a run with all rows. A dropout mask,
+ * which the plain executor lacks, is taken from the run whose nodes are computed one by one.
  */
 static void
 run_case(const char *lines, const char *chains, int B, int T, bool last_only)
@@ -121,7 +121,7 @@ run_case(const char *lines, const char *chains, int B, int T, bool last_only)
 	close_case(&c);
 }
 
-/* Training: values that the way back reads are there, and gradients have the bits of a traced run's. */
+/* Training: values that the backward pass reads are kept, and gradients have the bits of a traced run's. */
 static void
 train_case(const char *lines, const char *chains)
 {
@@ -177,13 +177,13 @@ rule(void)
 {
 	static const struct
 	{
-		const char *lines, *chains, *training; /* NULL: not asked */
+		const char *lines, *chains, *training; /* NULL: not checked */
 	} cases[] = {
 		/* bias, activation, residual, in every order */
 		{"m matmul x,w\nz add m,b\n", "m>z", "m>z"},
 		{"m matmul x,w\nz add b,m\n", "m>z", "m>z"},
 		{"m matmul x,w\na add m,b\nz gelu a\n", "m>a>z", "m>a"},
-		{"m matmul x,w\nz gelu m approximate=none\n", "m>z", ""}, /* a missing bias */
+		{"m matmul x,w\nz gelu m approximate=none\n", "m>z", ""}, /* without a bias */
 		{"m matmul x,w\na add m,b\nz relu a\n", "m>a>z", "m>a"},
 		{"m matmul x,w\na add m,b\nz add x,a\n", "m>a>z", "m>a>z"},
 		{"m matmul x,w\na add m,b\nz add a,x\n", "m>a>z", "m>a>z"},
@@ -194,26 +194,26 @@ rule(void)
 		{"m matmul x,up\na add m,c\ng gelu a\nn matmul g,down\nd add n,b\ne dropout d\nz add x,e\n",
 			"m>a>g n>d>e>z", "m>a n>d>e>z"},
 		{"m matmul x,up\na add m,c\ng gelu a\nn matmul g,up transpose_b=true\nz add n,b\n", "m>a>g",
-			NULL}, /* one packed copy of a weight: the other way it is read plain */
+			NULL}, /* one packed copy of a weight: the other product reads it row-major */
 		/* a bias read by two; a value read by two */
 		{"m matmul x,w\nn matmul x,down transpose_b=true\nz add m,b\n", "m>z", NULL},
 		{"m matmul x,w\na add m,b\nn matmul a,w\nd add n,b\nz add d,a\n", "m>a n>d>z", "m>a n>d>z"},
 		{"m matmul x,w\na add m,b\nz mul a,m\n", "", ""},
 		{"m matmul x,w\nz mul m,m\n", "", ""},
-		/* two products that meet: one takes the other in */
+		/* two products that meet: one is fused with the sum */
 		{"m matmul x,w\nn matmul y,w\na add n,b\nz add m,x\n", "m>z", NULL},
 		{"m matmul x,w\nn matmul m,w\no matmul x,w\nz add n,o\n", "n>z", "n>z"},
-		/* numbers, rows of one, and what does not fit the rows of a product */
+		/* scalars, single rows, and shapes that do not fit the rows of a product */
 		{"m matmul x,w\na mul m,s\nd sub t,a\nz add d,r\n", "m>a>d>z", NULL},
 		{"m matmul x,w\nz add m,y\n", "", ""},
 		{"m matmul x,w\nz mul m,column\n", "", ""},
 		{"m matmul y,w\nz add m,y\n", "m>z", "m>z"},
 		{"m matmul y,w\nz add x,m\n", "", ""},
 		{"m matmul y,w\nz add r,m\n", "m>z", "m>z"},
-		/* dropout with a seed drops always; a plain one never here */
+		/* dropout with a seed is always applied; without one, never here */
 		{"m matmul x,w\na add m,b\nd dropout a p=0.5 seed='3\nz add d,x\n", "m>a", "m>a"},
 		{"m matmul x,w\nd dropout m p=0.5\nz add d,x\n", "m>d>z", NULL},
-		/* longer than a chain may be: what is left is done one by one */
+		/* longer than a chain may be: the remaining nodes are computed one by one */
 		{"m matmul x,w\na neg m\nd neg a\ne neg d\nf neg e\ng neg f\nh neg g\ni neg h\nj neg i\nz neg j\n",
 			"m>a>d>e>f>g>h>i", ""},
 		/* softmax, a reduction and a layernorm read whole rows */
@@ -242,7 +242,7 @@ rule(void)
 	run_case("m matmul x,up\na add m,c\ng gelu a\nn matmul g,down\nz add n,x\n", "m>a>g n>z", 2, 90, false);
 }
 
-/* ---- where the target's value goes ---- */
+/* ---- the memory of the target's value ---- */
 
 typedef struct Place
 {

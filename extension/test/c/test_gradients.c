@@ -1,7 +1,7 @@
 /*
- * Every gradient rule against differences of the formulas in float64, over shapes that are odd, broadcast,
- * empty, one number; the same bits on every instruction set and number of threads, and over a tape of the
- * same values.
+ * Every gradient rule compared with differences of the formulas in float64, over shapes that are odd,
+ * broadcast, empty or a single number; the same bits on every instruction set and number of threads, and
+ * over a tape of the same values.
  */
 #include "gradient_case.h"
 
@@ -94,7 +94,7 @@ layer_rules(void)
 	rule("x param - shape=[0,12]\ny attention x n_head=2\n");
 	rule("x param - shape=[131,6]\ny attention x n_head=2\n");
 	each("0.3;0;1", "x param - shape=[5,7]\ny dropout x p=% seed='12345678901234567890\n");
-	rule("x param - shape=[4]\ny dropout x p=0.5\n"); /* nothing is dropped out of training */
+	rule("x param - shape=[4]\ny dropout x p=0.5\n"); /* dropout is applied in training only */
 	rule("x param - shape=[4,7]\nt input - shape=[4] dtype=int\ny cross_entropy x,t\n");
 	rule("x param - shape=[2,3,5]\nt input - shape=[2,3] dtype=int\ny cross_entropy x,t\n");
 	rule("x param - shape=[5]\ni input - shape=[] dtype=int\ny cross_entropy x,i\n");
@@ -143,7 +143,7 @@ view_rules(void)
 	each("ones_like;zeros_like", "x param - shape=[2,3]\ny % x\n");
 }
 
-/* What learners write: each reads a value several times. */
+/* Expressions that a learner might write: each reads a value several times. */
 static void
 expressions(void)
 {
@@ -169,7 +169,7 @@ expressions(void)
 	rule("x param - shape=[6]\na slice x starts=[0] stops=[4]\nb slice x starts=[2] stops=[6]\ny mul a,b\n");
 }
 
-/* The gradient of equals goes to the first of them; that of a norm of zeros is zero. */
+/* Among equals, the gradient flows to the first; that of a norm of zeros is zero. */
 static void
 ties(void)
 {
@@ -195,7 +195,7 @@ ties(void)
 	}
 }
 
-/* Whichever allocation fails, on the way there or back, all memory is given back. */
+/* If any allocation fails, forward or backward, all memory is freed. */
 static void
 memory_runs_out(void)
 {

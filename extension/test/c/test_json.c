@@ -7,12 +7,12 @@
 static TestMemory memory;
 static LlmAllocator allocator;
 
-/* The tokens of a text as a line, so that a case is one comparison; on error its message. */
+/* The tokens of a text as one line, so that a case is one comparison; on error its message. */
 static const char *
 tokens(const char *text, size_t size)
 {
 	static char out[4096];
-	char *exact = malloc(size > 0 ? size : 1); /* so that the sanitizer sees a read past the end */
+	char *exact = malloc(size > 0 ? size : 1); /* so that the sanitizer detects a read past the end */
 	LlmJson json;
 	LlmError err = {0};
 	size_t used = 0;
@@ -148,7 +148,9 @@ test_skip(void)
 	llm_json_close(&json);
 }
 
-/* Every code point survives encode, length and the parser; every other first byte is refused. */
+/*
+ * Every code point survives encoding, the length function and the parser; every other first byte is refused.
+ */
 static void
 test_utf8(void)
 {
@@ -163,7 +165,7 @@ test_utf8(void)
 	}
 }
 
-/* No input may read past its buffer, leak or loop: the sanitizers watch. */
+/* For any input the parser neither reads past its buffer, leaks nor loops: the sanitizers check. */
 static void
 test_damage(void)
 {

@@ -10,14 +10,14 @@ static const size_t long_sizes[] = {4095, 4096, 4097, 4111, 8192, 8193, 12305};
 
 #define COUNT(array) (sizeof(array) / sizeof(*(array)))
 
-/* Values where a formula changes, ends or has no answer. */
+/* Values at which a formula changes, ends or is undefined. */
 static const float special[] = {0, -0.0f, 1, -1, INFINITY, -INFINITY, NAN, -NAN, FLT_MAX, -FLT_MAX, FLT_MIN,
 	-FLT_MIN, 0x1p-149f, -0x1p-149f, 0x1p-127f, 0x1.fffffcp-127f, 0x1p-24f, 88.72283f, 88.72284f,
 	0x1.62e42ep+6f, 0x1.62e430p+6f, -87.3f, -87.30001f, -104, 0.625f, 0x1.3ffffep-1f, -0.625f, 0.9225f,
 	0x1.d851ecp-1f, 4, -4, 0x1.fffffep+1f, 0x1.6a09e6p-1f, 0x1.6a09e4p-1f, 0x1.6a09e8p-1f, 2, 0.5f, 10, -10,
 	1e10f, -1e10f, 1e30f, -1e30f};
 
-/* Every kind of number: specials, all exponents, and values of the usual size. */
+/* All kinds of floats: special values, all exponents, and values of ordinary size. */
 static float *
 mixed(uint64_t *state, size_t n)
 {
@@ -81,7 +81,7 @@ binary_case(uint64_t *state, size_t n)
 
 				llm_kernels->binary((LlmBinary) op, n, x, xs, y, ys, got);
 				check_bits("binary", n, want, got);
-				/* in place over whichever operand is whole */
+				/* in place, over the operand that is not a scalar */
 				memcpy(over, ys ? y : x, n * sizeof(float));
 				llm_kernels->binary((LlmBinary) op, n, xs && !ys ? over : x, xs, ys ? over : y, ys, over);
 				if (xs || ys)
@@ -181,7 +181,7 @@ sum_rows_case(uint64_t *state, size_t m, size_t n, size_t ldx)
 	odd_free(want);
 }
 
-/* A part of a row that starts at `first` must add up as it would inside the whole row. */
+/* A piece of a row that starts at `first` must be summed as inside the whole row. */
 static void
 softmax_case(const float *x, size_t n, size_t first, float scale)
 {
@@ -253,7 +253,7 @@ row_cases(uint64_t *state, size_t n)
 			softmax_case(usual, n, first, 3);
 		softmax_case(usual, n, 4090, 1);
 		softmax_case(odd, n, 5, 0.125f);
-		for (size_t i = 0; i < n; i++) /* finite, far apart: exp gives 0 for most */
+		for (size_t i = 0; i < n; i++) /* finite and far apart: exp is 0 for most */
 			odd[i] = isfinite(odd[i]) ? fmaxf(fminf(odd[i], 1000), -1000) : -INFINITY;
 		odd[n / 2] = 1;
 		softmax_case(odd, n, 0, 1);
@@ -266,7 +266,7 @@ row_cases(uint64_t *state, size_t n)
 	odd_free(odd);
 }
 
-/* One NaN is left, whatever its sign and payload were. */
+/* Every NaN becomes the canonical one, whatever its sign and payload. */
 static void
 canonicalize_case(void)
 {

@@ -1,5 +1,7 @@
-/* The gradients' kernels: every instruction set against the plain formula, bit for bit; and slopes against
- * differences. */
+/*
+ * The gradients' kernels: every instruction set compared with the plain formula, bit for bit; and
+ * derivatives with differences.
+ */
 #include "levels.h"
 
 #include "engine/gradients.h"
@@ -179,7 +181,7 @@ layernorm_case(int C)
 	odd_free(want);
 }
 
-/* dgamma and dbeta: blocks of 128 rows added in order to what is there; columns in any parts. */
+/* dgamma and dbeta: blocks of 128 rows are added in order to the previous contents; columns in any split. */
 static void
 layernorm_params_case(size_t m, int C, int cut)
 {
@@ -258,7 +260,7 @@ adamw_case(size_t n)
 		odd_free(want[i]);
 }
 
-/* dW (K,N) += x^T (K,M) @ dy (M,N): the M rows in blocks of 128, added in order to what is there. */
+/* dW (K,N) += x^T (K,M) @ dy (M,N): the M rows in blocks of 128, added in order to the previous contents. */
 static void
 weight_case(int M, int N, int K)
 {
@@ -286,7 +288,7 @@ weight_case(int M, int N, int K)
 		memcpy(got, begin, sizeof(float) * K * N);
 		CHECK_OK(llm_matmul_dw(M, N, K, x, dy, false, got, &memory, &err), err);
 		check_bits("matmul_dw", (size_t) K * N, want, got);
-		/* of a weight kept (N,K) */
+		/* a weight kept as (N,K) */
 		for (int i = 0; i < K * N; i++)
 			turned[i % N * K + i / N] = begin[i];
 		CHECK_OK(llm_matmul_dw(M, N, K, x, dy, true, turned, &memory, &err), err);

@@ -1,7 +1,7 @@
 /*
- * One hash per kernel, kept for good: the bits may not change with the compiler, its options or the processor
- * (arm64 runs this test too). A new constant means new bits for every saved result: change it knowingly.
- * With an argument the hashes are printed in the form of the table below.
+ * One permanent hash per kernel: the bits must not change with the compiler, its options or the processor
+ * (this test runs on arm64, too). A new constant means new bits for every saved result: change it
+ * deliberately. With an argument the hashes are printed in the form of the table below.
  */
 #include "levels.h"
 
@@ -188,7 +188,7 @@ main(int argc, char **argv)
 
 		y[i] = test_uniform(&state) * 3;
 		x[i] = y[i];
-		if (bits % 4 == 0) /* numbers of every size, infinities, NaN, denormals */
+		if (bits % 4 == 0) /* values of every size, infinities, NaN, denormals */
 			memcpy(&x[i], &bits, 4);
 		else if (bits % 64 == 1)
 			x[i] = 0x1p-149f * (float) (bits >> 8);

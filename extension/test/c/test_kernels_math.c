@@ -1,6 +1,7 @@
 /*
- * The elementary functions against float64, in units in the last place, over a grid of all floats; and their
- * exact values. A stride as argument (1: every float) measures finer: the figures of kernels/README.md.
+ * The elementary functions compared with float64, in units in the last place, over a grid of all floats; and
+ * their exact values. A stride as argument (1: every float) measures more finely: the figures of
+ * kernels/README.md.
  */
 #include "levels.h"
 
@@ -32,7 +33,7 @@ silu(double x)
 	return x / (1 + exp(-x));
 }
 
-/* Distance between got and want in units of the last place of a float of the size of `of`. */
+/* Distance between got and want in units in the last place of a float with the size of `of`. */
 static double
 ulps(float got, double want, double of)
 {
@@ -48,7 +49,7 @@ static const struct
 	LlmUnary f;
 	Exact exact;
 	float low, high; /* where the result is neither 0 nor infinite */
-	bool of_input;   /* 1 + tanh cancels for negative x: the error is counted in last places of x */
+	bool of_input;   /* 1 + tanh cancels for negative x: the error is measured in ulp of x */
 	double limit;
 } functions[] = {
 	{"exp", LLM_EXP, exp, -87.3f, 88.72f, false, 1.0},
@@ -112,7 +113,7 @@ one(LlmUnary f, float x)
 	return y;
 }
 
-/* Values that are promised exactly. */
+/* Values that must be exact. */
 static void
 exact_values(void)
 {
@@ -141,7 +142,7 @@ exact_values(void)
 		CHECK(isnan(one((LlmUnary) f, NAN)) && isnan(one((LlmUnary) f, -NAN)));
 }
 
-/* exp never turns back: a softmax keeps the order of its scores. */
+/* exp is monotonic: a softmax keeps the order of its scores. */
 static void
 exp_is_monotonic(void)
 {

@@ -1,5 +1,7 @@
-/* The matmul kernels and the product over the pool: the order of additions of the plain triple loop, whatever
- * the instruction set, the tile, the panel and the number of threads. */
+/*
+ * The matmul kernels and the product over the thread pool: the order of additions of the plain triple loop,
+ * whatever the instruction set, the tile, the panel and the number of threads.
+ */
 #include "levels.h"
 
 #include "engine/quantized.h"
@@ -11,8 +13,10 @@ columns(int N, int panel)
 	return N - panel * LLM_PANEL < LLM_PANEL ? N - panel * LLM_PANEL : LLM_PANEL;
 }
 
-/* Tiles and panels block by block, as the engine uses them; out's rows are ldo apart, the gaps another
- * tile's. */
+/*
+ * Tiles and panels block by block, as the engine uses them; out's rows are ldo apart, with another tile's
+ * elements between them.
+ */
 static void
 blocks_case(int M, int N, int K, const float *a, size_t lda, const float *panels, const float *want)
 {
@@ -40,7 +44,7 @@ blocks_case(int M, int N, int K, const float *a, size_t lda, const float *panels
 	odd_free(rows);
 }
 
-/* One row against whole panels: the decode step. The padding's columns must be 0, as the panels' are. */
+/* One row times whole panels: the decode step. The padded columns must be 0, as those of the panels. */
 static void
 one_row_case(int N, int K, const float *a, const float *panels, const float *want)
 {
@@ -132,7 +136,7 @@ random_case(uint64_t *state, int M, int N, int K)
 	odd_free(b);
 }
 
-/* Infinities, NaN and denormals reach the elements that use them, and no others. */
+/* Infinities, NaN and denormals affect the elements that use them, and no others. */
 static void
 special_case(uint64_t *state)
 {
@@ -150,7 +154,7 @@ special_case(uint64_t *state)
 	odd_free(b);
 }
 
-/* A row's result does not depend on the rows beside it: any cut of a product is the product. */
+/* A row's result does not depend on the other rows: a product computed in any pieces is the product. */
 static void
 cut_case(uint64_t *state)
 {
@@ -192,7 +196,7 @@ main(void)
 		for (size_t j = i % 3; j < sizeof(widths) / sizeof(*widths); j += 3)
 			for (size_t k = (i + j) % 2; k < sizeof(depths) / sizeof(*depths); k += 2)
 				random_case(&state, rows[i], widths[j], depths[k]);
-	for (int empty = 0; empty < 7; empty++) /* (0,K) @ (K,N), a sum of nothing, no columns, … */
+	for (int empty = 0; empty < 7; empty++) /* (0,K) @ (K,N), a sum of no terms, no columns, … */
 		random_case(&state, empty & 1 ? 3 : 0, empty & 2 ? 5 : 0, empty & 4 ? 7 : 0);
 	random_case(&state, 171, 100, 20); /* more than one block of rows, more than one group of panels */
 	random_case(&state, 1, 1700, 130);

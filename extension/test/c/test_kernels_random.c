@@ -1,5 +1,7 @@
-/* Random numbers: Philox's published answers, parts that agree with the whole, and the shape of what comes
- * out. */
+/*
+ * Random numbers: Philox's published answers, pieces that agree with the whole, and the distribution of the
+ * results.
+ */
 #include "levels.h"
 
 #include "engine/sql_layers.h"
@@ -26,7 +28,9 @@ known_answers(void)
 	}
 }
 
-/* A number depends on its place alone: any part of a tensor, by any thread, has the numbers of the whole. */
+/*
+ * A number depends on its position alone: any piece of a tensor, by any thread, has the values of the whole.
+ */
 static void
 parts(void)
 {
@@ -98,7 +102,7 @@ against_libm(void)
 	}
 }
 
-/* Other seeds, names, steps and micro-batches are other streams. */
+/* Other seeds, names, steps and micro-batches give other streams. */
 static void
 streams(void)
 {

@@ -1,4 +1,4 @@
-/* Every rung of the ladder of kernels adds in the order of the plain triple loop: the same bits. */
+/* Every rung of the ladder of kernels adds in the order of the plain triple loop: it gives the same bits. */
 #include "levels.h"
 
 #include "engine/matmul_ladder.h"

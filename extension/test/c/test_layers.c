@@ -1,5 +1,7 @@
-/* Attention as a layer against plain loops in double, dropout's numbers, comparisons; every allocation may
- * fail. */
+/*
+ * Attention as a layer compared with plain loops in double, the values of dropout, comparisons; every
+ * allocation may fail.
+ */
 #include "test.h"
 
 #include <math.h>
@@ -31,7 +33,7 @@ linear(int rows, int K, int N, const double *x, const float *w, const float *b, 
 		}
 }
 
-/* out (T,C): one sequence, as the formula says. */
+/* out (T,C): one sequence, by the formula. */
 static void
 reference(int T, int C, int NH, bool causal, const float *x, const LlmAttentionWeights *w, double *out)
 {
@@ -68,7 +70,7 @@ reference(int T, int C, int NH, bool causal, const float *x, const LlmAttentionW
 	free(p);
 }
 
-/* The parts of the layer are its operations one by one, and looking at them changes nothing. */
+/* The intermediate results of the layer are those of its operations, and requesting them changes nothing. */
 static void
 look_inside(
 	int B, int T, int NH, int HS, bool causal, const float *x, const LlmAttentionWeights *w, const float *out)
@@ -77,7 +79,7 @@ look_inside(
 	float *room = calloc(n * (11 * C + 2 * NH * T) + 1, sizeof(float)), *again = room + 10 * n * C;
 	LlmAttentionParts parts = {room, room + 3 * n * C, room + 6 * n * C, room + 11 * n * C,
 		room + 11 * n * C + n * NH * T, room + 7 * n * C};
-	float *sum = room + 8 * n * C; /* (n,C), over what no part uses */
+	float *sum = room + 8 * n * C; /* (n,C), in scratch that no intermediate result uses */
 	TestMemory counted;
 	LlmAllocator memory = test_allocator(&counted);
 	LlmError err;

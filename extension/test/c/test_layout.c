@@ -1,4 +1,4 @@
-/* Permutations, slices and reductions against plain loops over every element. */
+/* Permutations, slices and reductions compared with plain loops over every element. */
 #include "test.h"
 
 #include <math.h>
@@ -97,7 +97,7 @@ slice_case(uint64_t *state, int ndim, const int *dims)
 	free(out);
 }
 
-/* Each run laid out contiguously must give, with the same kernel, the same bits. */
+/* Each run, copied to contiguous memory, must give the same bits with the same kernel. */
 static void
 reduce_case(uint64_t *state, int64_t outer, int64_t n, int64_t inner)
 {

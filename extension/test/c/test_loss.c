@@ -1,6 +1,6 @@
 /*
- * The loss in chunks of rows: the same bits, forward and backward, as over logits that are there as a whole,
- * on every instruction set and number of threads; and nothing changed by what goes wrong on the way.
+ * The loss in chunks of rows: the same bits, forward and backward, as over logits held as a whole, on every
+ * instruction set and number of threads; and failures on the way change nothing.
  */
 #include <math.h>
 
@@ -13,7 +13,7 @@
 #define V 301
 #define P 8
 
-/* Up to the logits; the head's weight follows, then targets and the loss. */
+/* The graph up to the logits; the head's weight follows, then targets and the loss. */
 static const char body[] =
 	"tokens input - shape=[B,T] dtype=int\nwte param - shape=[V,C]\nx0 embedding tokens,wte\n"
 	"w param - shape=[C,C]\nx1 matmul x0,w\nx2 tanh x1\nx add x0,x2\n";
@@ -56,7 +56,7 @@ typedef struct Text
 	LlmInput in[2];
 } Text;
 
-/* left_out: one target of so many is ignored; 1: all of them, 0: none */
+/* left_out: one target in this many is ignored; 1: all of them, 0: none */
 static void
 make_text(Text *t, int B, int T, int left_out, uint64_t seed)
 {
@@ -74,15 +74,15 @@ make_text(Text *t, int B, int T, int left_out, uint64_t seed)
 			t->ids[1][j] = -100;
 }
 
-/* How a run is to have its logits. */
+/* How a run computes its logits. */
 typedef enum Way
 {
-	WHOLE,  /* the gradients' arrays are not known before */
-	CHUNKS, /* they are */
+	WHOLE,  /* the gradients' arrays are unknown before the run */
+	CHUNKS, /* they are known */
 	TRACED
 } Way;
 
-/* Loss, then gradients, of micro-batches of 1 .. n texts; counts is left with the memory it took. */
+/* Loss, then gradients, of micro-batches of 1 .. n sequences; counts contains the memory used. */
 static float *
 gradients(const Setup *s, Text *texts, int n, Way way, TestMemory *counted)
 {
@@ -126,7 +126,7 @@ gradients(const Setup *s, Text *texts, int n, Way way, TestMemory *counted)
 	return out;
 }
 
-/* And the loss alone, with logits that come and go. */
+/* The loss without gradients: the logits are computed in chunks and never held as a whole. */
 static void
 forward(const Setup *s, Text *text, float want, const float *first)
 {
@@ -189,7 +189,7 @@ every_head_and_size(void)
 		}
 }
 
-/* The second text's part of the head's gradient comes after all of the first's. */
+/* The second sequence's contribution to the head's gradient is added after all of the first's. */
 static void
 accumulated(void)
 {
@@ -205,7 +205,7 @@ accumulated(void)
 	}
 }
 
-/* Numbers that are none, and infinite ones, go the same way. */
+/* NaN and infinite values give the same results. */
 static void
 not_numbers(void)
 {
@@ -233,7 +233,7 @@ not_numbers(void)
 	}
 }
 
-/* Logits that somebody else reads, or a loss that is not the last word, are as ever. */
+/* Logits with another reader, or a loss that is not the target, are not computed in chunks. */
 static void
 left_whole(void)
 {
@@ -275,7 +275,7 @@ left_whole(void)
 
 /* ---- memory and errors ---- */
 
-/* 512 rows: whole logits and their gradients take four times what a chunk of both takes. */
+/* 512 rows: whole logits and their gradients need four times the memory of a chunk of both. */
 static void
 takes_a_chunk(void)
 {
@@ -303,7 +303,7 @@ stop_at_poll(void)
 	return stopped;
 }
 
-/* One step by a trainer; with a code of failure nothing may have changed. */
+/* One step by a trainer; if it fails with `code`, nothing may have changed. */
 static LlmCode
 step(LlmTrainer *t, Text *text, float *loss, LlmError *err)
 {
@@ -314,7 +314,7 @@ step(LlmTrainer *t, Text *text, float *loss, LlmError *err)
 	return code == LLM_OK ? llm_trainer_update(t, &hyper, 1, 1, &norm, err) : code;
 }
 
-/* A step after any number of failed ones is the step. */
+/* A step after any number of failed ones gives the same result. */
 static void
 failures_leave_no_trace(void)
 {
@@ -378,7 +378,7 @@ failures_leave_no_trace(void)
 	free(weights[1]);
 }
 
-/* Whichever allocation fails, all memory is given back. */
+/* If any allocation fails, all memory is freed. */
 static void
 memory_runs_out(void)
 {

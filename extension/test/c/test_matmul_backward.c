@@ -1,6 +1,6 @@
 /*
- * The products of a matmul's way back: the same bits from row-major weights and from panels, as one product
- * of the transposed operand gives, over shapes that are odd, larger than a piece, empty.
+ * The products of matmul's backward pass: row-major weights and panels give the bits of one product of the
+ * transposed operand, over shapes that are odd, larger than a block, or empty.
  */
 #include "engine/gradients.h"
 #include "levels.h"
@@ -23,7 +23,7 @@ copy(size_t n, const float *x)
 	return memcpy(odd_output(n), x, n * sizeof(float));
 }
 
-/* panels' numbers as (K,N), and their unused columns must be zero */
+/* The panels' elements as (K,N); their unused columns must be zero. */
 static float *
 unpacked(int K, int N, const float *panels)
 {
@@ -60,7 +60,7 @@ case_of(int M, int N, int K)
 		float *dw, *dwt;
 		LlmError err;
 
-		/* the products of the transposed matrices, block by block where they are added */
+		/* the products of the transposed matrices, block by block when they are accumulated */
 		CHECK_OK(llm_matmul(M, K, N, dy, wt, false, dx, &memory, &err), err);
 		CHECK_OK(llm_matmul_dx(M, N, K, dy, w, false, got, &memory, &err), err);
 		check_bits("dx", (size_t) M * K, dx, got);
@@ -111,7 +111,10 @@ case_of(int M, int N, int K)
 	odd_free(before_t);
 }
 
-/* Thousands of rows to sum over, more rows than are packed at once: pieces, none as large as the weight. */
+/*
+ * Thousands of rows to sum over, more rows than are packed at once: memory is allocated in pieces smaller
+ * than the weight.
+ */
 static void
 takes_a_piece(int M, int N, int K)
 {

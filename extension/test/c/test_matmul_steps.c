@@ -1,6 +1,6 @@
 /*
- * Products that take steps before they are handed on, of every format: the plain product and then the plain
- * steps, over odd shapes, more rows than a task has and more panels; NaN, and stops in the middle.
+ * Products with fused steps, of every format: compared with the plain product followed by the plain steps,
+ * over odd shapes, more rows than a task has and more panels; NaN, and stops in the middle.
  */
 #include "levels.h"
 
@@ -26,7 +26,7 @@ ref_step(const LlmStep *s, int M, int N, float *x)
 		}
 }
 
-/* x @ b, then a bias, an activation and what a learner may have in place of a residual. */
+/* x @ b, then a bias, an activation and what a learner might use in place of a residual. */
 static void
 steps_case(int M, int N, int K, LlmFormat format)
 {

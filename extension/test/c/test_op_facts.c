@@ -1,6 +1,6 @@
 /*
- * The table of facts: names are unique and found. With an argument it is printed, a line for each operation:
- * its name, the fewest and the most inputs (-1: any number), its attributes.
+ * The table of facts: names are unique and can be found. With an argument it is printed, one line per
+ * operation: its name, the fewest and the most inputs (-1: any number), its attributes.
  */
 #include "engine/op_facts.h"
 #include "test.h"

@@ -1,6 +1,6 @@
 /*
- * The thread pool: every task once, nothing after the loop's end, workers that come late, stops at every
- * poll, and the floating-point mode. `test_pool time` shows how soon a huge product and a huge attention
+ * The thread pool: every task runs once, none after the loop's end, workers that wake late, stops at every
+ * poll, and the floating-point mode. `test_pool time` measures how soon a huge product and a huge attention
  * stop.
  */
 #include "levels.h"
@@ -35,7 +35,7 @@ tally_task(void *context, int task, int worker)
 	atomic_fetch_add(&t->total, 1);
 }
 
-/* The context lives as long as the loop: a worker that touched it later would touch freed memory. */
+/* The context is freed when the loop ends: a worker that used it later would access freed memory. */
 static void
 loop(int tasks, int slow)
 {
@@ -61,7 +61,7 @@ every_task_once(void)
 		CHECK(llm_pool_threads() == threads);
 		for (int round = 0; round < 2000; round++) /* workers spin */
 			loop(round % 23, -1);
-		for (int round = 0; round < 5; round++) /* workers sleep meanwhile, and come late or not at all */
+		for (int round = 0; round < 5; round++) /* workers sleep in between, and wake late or not at all */
 		{
 			usleep(2000);
 			loop(2 + round, -1);
@@ -132,7 +132,7 @@ until_stopped_task(void *context, int task, int worker)
 		atomic_fetch_add((_Atomic int *) context, 1);
 }
 
-/* Tasks that would never end, one or many: the caller asks the stop function inside its own. */
+/* Tasks that would never end, one or many: the caller's task polls the stop function. */
 static void
 endless_tasks(void)
 {
@@ -173,7 +173,9 @@ stop_at_time(void)
 	return true;
 }
 
-/* A product and an attention of many seconds; the time from the request to the return is shown, not asserted.
+/*
+ * A product and an attention of many seconds; the time from the request to the return is printed, not
+ * asserted.
  */
 static void
 huge_work(bool show)
@@ -232,11 +234,13 @@ mode_task(void *context, int task, int worker)
 
 	if (tiny * 0.5f != 0x1p-127f || (double) (one / three) < 0x1.555555p-2)
 		atomic_fetch_add((_Atomic int *) context, 1);
-	usleep(task % 4 == 0 ? 100 : 0); /* so that every worker gets some */
+	usleep(task % 4 == 0 ? 100 : 0); /* so that every worker gets some tasks */
 }
 
-/* Denormals are kept and rounding is to nearest in every thread, whatever the caller's mode; which it gets
- * back. */
+/*
+ * Denormals are kept and rounding is to nearest in every thread, whatever the caller's mode, which is
+ * restored.
+ */
 static void
 floating_point_mode(void)
 {
@@ -247,7 +251,7 @@ floating_point_mode(void)
 #if defined(__x86_64__)
 	_mm_setcsr(_mm_getcsr() | 0x8040); /* flush to zero, denormals are zero */
 #endif
-	for (int threads = 1; threads <= 9; threads += 4) /* new threads are made with this mode */
+	for (int threads = 1; threads <= 9; threads += 4) /* new threads inherit this mode */
 	{
 		llm_pool_configure(threads, NULL);
 		CHECK_OK(llm_parallel(1, mode_task, (void *) &wrong, &err), err);
@@ -269,7 +273,7 @@ main(int argc, char **argv)
 		huge_work(true);
 		return 0;
 	}
-	floating_point_mode(); /* first, so that it makes the threads */
+	floating_point_mode(); /* first, so that it starts the threads */
 	every_task_once();
 	stop_at_every_poll();
 	endless_tasks();

@@ -1,6 +1,6 @@
 /*
- * Workers without work use no processor time, with a futex and with the condition variable of other systems,
- * and wake up for the next job. The second pool is the same source under other names.
+ * Idle workers use no processor time, with a futex and with the condition variable of other systems, and
+ * wake up for the next job. The second pool is the same source under other names.
  */
 #include "test.h"
 

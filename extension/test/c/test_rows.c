@@ -1,6 +1,6 @@
 /*
- * Long rows, which go to the kernels in pieces: the bits are those of the kernel over the whole row, wherever
- * the row begins in a longer one, on every instruction set; and a stop ends them at each of its polls.
+ * Long rows, which are passed to the kernels in pieces: the bits are those of the kernel over the whole row,
+ * wherever the row begins in a longer one, on every instruction set; and a stop at any poll ends them.
  */
 #include "levels.h"
 
@@ -88,7 +88,7 @@ whole(Row *r, int kind)
 		memset(r->out, 0, r->n * sizeof(float));
 }
 
-/* All results of one kind as bits; NaNs are alike. */
+/* All results of one kind as bits; all NaNs are equal. */
 static void
 same(const Row *a, Row *b, int kind)
 {
@@ -149,7 +149,7 @@ stops(const Row *want, int kind)
 	CHECK((size_t) polls > want->n / PIECE);
 }
 
-/* Values that a vector, a chunk or a piece must not hide. */
+/* Values that must not be lost at the edge of a vector, a chunk or a piece. */
 static void
 disturb(int how, size_t n, float *x)
 {

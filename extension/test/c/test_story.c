@@ -1,4 +1,4 @@
-/* Stories: told and followed they agree; every derivation is the only one; wrong words are named. */
+/* Stories: generating and parsing agree; every derivation is unique; wrong words are named. */
 #include <math.h>
 
 #include "stories/sampler.h"
@@ -36,7 +36,7 @@ followed(const LlmStory *told)
 	for (int i = 0; i <= told->count; at += told->token[i++].size)
 	{
 		double sum = 0, own = 0;
-		/* A copy of just this size: reading past a prefix is seen. */
+		/* A copy of exactly this size: the sanitizer detects a read past a prefix. */
 		char *prefix = malloc(at + !at);
 
 		memcpy(prefix, text, at);
@@ -64,7 +64,9 @@ followed(const LlmStory *told)
 		CHECK(same_token(&story.token[i], &told->token[i]) && story.token[i].kind == told->token[i].kind);
 }
 
-/* Draws have the probabilities that are told: for all choices of all stories, hits against their expectation.
+/*
+ * Draws have the stated probabilities: over all choices of all stories, hits compared with their
+ * expectation.
  */
 static void
 frequencies(void)
@@ -87,7 +89,7 @@ frequencies(void)
 			if (told.token[i].probability == 1 || (i + seed) % 7)
 				continue;
 			CHECK_OK(llm_story_follow(text, at, &story, &next, &err), err);
-			/* How often is the first word offered the one drawn? */
+			/* Count how often the first word offered is the one drawn. */
 			hits += same_token(&next.token[0], &told.token[i]);
 			expected += next.token[0].probability;
 			variance += next.token[0].probability * (1 - next.token[0].probability);
@@ -121,7 +123,7 @@ errors(void)
 	snprintf(whole, sizeof(whole), "%.*s It", (int) size, text);
 	CHECK_FAILS(llm_story_follow(whole, size + 3, &story, &next, &err), LLM_INVALID,
 		"\" It\" comes after the end", err);
-	/* Any cut and any changed byte is read without a fault. */
+	/* Any truncation and any changed byte is read without a fault. */
 	for (size_t i = 0; i < size; i++)
 	{
 		char *copy = malloc(size);
@@ -162,7 +164,7 @@ lexicon(void)
 		for (int j = 0; j < i; j++)
 			CHECK(strcmp(all[i], all[j]) != 0);
 	}
-	for (int i = 0; i < COUNT(ENDINGS); i++) /* what grammar.c counts on */
+	for (int i = 0; i < COUNT(ENDINGS); i++) /* grammar.c relies on this */
 	{
 		int tokens = 0;
 
@@ -212,7 +214,7 @@ main(void)
 	CHECK(standard_error > 0 && standard_error < 0.001 && nats > 0.5 && nats < 1.5 && bits < nats);
 	frequencies();
 	errors();
-	/* The stories of seeds 0 to 49999 are for keeps: models were trained on them. */
+	/* The stories of seeds 0 to 49999 must never change: models were trained on them. */
 	if (hash != 0x075157cce7b383e4u)
 		printf("     the stories have changed: hash %016llx\n", (unsigned long long) hash);
 	CHECK(hash == 0x075157cce7b383e4u);

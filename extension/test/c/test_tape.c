@@ -1,6 +1,6 @@
 /*
- * Traced runs and the way back over given values: the bits of untraced runs and of the executor's own way
- * back, on every instruction set and number of threads.
+ * Traced runs and the backward pass over given values: the bits of untraced runs and of the executor's own
+ * backward pass, on every instruction set and number of threads.
  */
 #include "levels.h"
 
@@ -33,7 +33,7 @@ open_case(Case *c, const char *attention, bool training)
 	CHECK_OK(llm_graph_check(&c->m.model.graph, &err), err);
 	c->m.model.training = training;
 	c->plain = tm_weights(&c->m, 3, 0.5f);
-	if (training) /* a tape knows no panels */
+	if (training) /* a tape has no panels */
 		tm_flatten(&c->m);
 	for (int i = 0; i < B * T; i++)
 	{
@@ -67,7 +67,7 @@ free_grads(const LlmGraph *g, float **grads)
 	free(grads);
 }
 
-/* A row of probabilities adds up to 1 and is the softmax of its scores; what is not seen is 0. */
+/* A row of probabilities sums to 1 and is the softmax of its scores; masked elements are 0. */
 static void
 check_attention(const LlmTraced *heads)
 {
@@ -145,7 +145,7 @@ trace_case(bool training)
 	tm_free(&c.m);
 }
 
-/* Gradients of a walk over the traced values are those of training, bit for bit; every node's too. */
+/* A backward pass over the traced values gives the gradients of training, bit for bit; every node's too. */
 static void
 backward_case(void)
 {
@@ -198,7 +198,7 @@ backward_case(void)
 	tm_free(&c.m);
 }
 
-/* What leads to no parameter is not walked; a parameter read twice gets both gradients. */
+/* Nodes without a parameter among their inputs are skipped; a parameter read twice gets both gradients. */
 static void
 branches_case(void)
 {
@@ -236,7 +236,9 @@ branches_case(void)
 	tm_free(&m);
 }
 
-/* Names of dimensions have no numbers on a tape: a traced model that reshapes by them is walked all the same.
+/*
+ * Named dimensions have no sizes on a tape: the backward pass of a traced model that reshapes by them works,
+ * too.
  */
 static void
 named_dimensions(void)
@@ -281,20 +283,20 @@ named_dimensions(void)
 	tm_free(&m);
 }
 
-/* One change to a good tape: the walk refuses it, with these words. */
+/* One change to a valid tape: the backward pass refuses it, with these words. */
 typedef struct Edit
 {
 	const char *node;
 	LlmCode code;
 	const char *words;
-	int dims[2]; /* its value's shape, when not 0 */
-	int input;   /* its first input, when not 0 */
-	int32_t id;  /* its first whole number, when not 0 */
+	int dims[2]; /* its value's shape, if not 0 */
+	int input;   /* its first input, if not 0 */
+	int32_t id;  /* its first integer, if not 0 */
 	bool no_value, drops_input;
 	const char *attr; /* a number, 1 */
 } Edit;
 
-/* Rows of a tape can be edited by hand: whatever they say, the walk stays within its values. */
+/* Rows of a tape can be edited by hand: whatever they contain, the backward pass stays within its values. */
 static void
 edited_tape(void)
 {

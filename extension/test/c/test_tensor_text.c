@@ -1,4 +1,6 @@
-/* The text form of tensors: shapes, numbers, and what is refused; cut and disturbed texts never read too far.
+/*
+ * The text form of tensors: shapes, numbers, and errors; truncated and damaged texts are never read past
+ * their end.
  */
 #include "test.h"
 
@@ -6,7 +8,7 @@
 
 #include "formats/tensor_text.h"
 
-/* Shape and elements of a good text, as "(2,3) 1 2 3 4 5 6"; "!" when it is refused. */
+/* Shape and elements of a valid text, as "(2,3) 1 2 3 4 5 6"; "!" if it is refused. */
 static const char *
 read_text(const char *text)
 {
@@ -26,7 +28,7 @@ read_text(const char *text)
 		n *= dims[i];
 	}
 	end += sprintf(end, ")");
-	x = malloc(n * sizeof(float) + 1); /* exactly: a write too far is seen */
+	x = malloc(n * sizeof(float) + 1); /* exactly this size: the sanitizer detects a write past it */
 	if (llm_tensor_text_values(text, NULL, n, x, &err) != LLM_OK)
 		out[0] = '!', out[1] = '\0';
 	else
@@ -69,8 +71,7 @@ stop_at_poll(void *context)
 	return polls_left-- == 0;
 }
 
-/* Long texts of every kind end at each poll with a cancel, and not with a complaint about what is cut short.
- */
+/* Long texts of every kind end at each poll with a cancel, and not with an error about the truncated text. */
 static void
 stops(void)
 {

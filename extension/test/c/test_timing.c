@@ -1,4 +1,4 @@
-/* A timed run: the bits of any other, and for each op the operations and bytes that its formula has. */
+/* A timed run: the bits of any other, and for each op the operations and bytes of its formula. */
 #include "levels.h"
 
 #include "engine/timing.h"
@@ -50,7 +50,7 @@ pairs_case(const char *attention, int window, bool causal)
 	tm_free(&m);
 }
 
-/* Positions from … to-1 of the text as the graph's inputs. */
+/* Positions from … to-1 of the sequence as the graph's inputs. */
 static void
 run(LlmExec *exec, const int32_t *tokens, const int32_t *positions, int from, int to, LlmValue *value)
 {
@@ -104,7 +104,7 @@ costs_case(void)
 		llm_exec_timing(timed, llm_graph_find(g, "tokens"), &t);
 		CHECK(!t.ran); /* nothing is computed for an input */
 		llm_exec_timing(timed, llm_graph_find(g, "loss"), &t);
-		CHECK(!t.ran); /* the logits do not need it */
+		CHECK(!t.ran); /* the logits do not depend on it */
 	}
 	llm_exec_close(plain);
 	llm_exec_close(timed);

@@ -1,7 +1,7 @@
 /*
- * Training steps: the same bits, weights and moments, whether weights lie in panels or plain, on every
- * instruction set and number of threads; two nodes that are one parameter; and the sums and copies that make
- * it so.
+ * Training steps: the same bits, weights and moments, whether weights are in panels or row-major, on every
+ * instruction set and number of threads; two nodes that are one parameter; and the sums and copies that
+ * these need.
  */
 #include <math.h>
 
@@ -15,7 +15,7 @@
 #define T 9
 #define STEPS 3
 
-/* ---- panels and row-major numbers ---- */
+/* ---- panels and row-major elements ---- */
 
 static void
 panels_case(int K, int N)
@@ -47,8 +47,10 @@ panels_case(int K, int N)
 
 /* ---- steps ---- */
 
-/* A tied head; a head of its own; a weight that two products read in both ways, one that an op reads as it
- * is. */
+/*
+ * A tied head; a head of its own; a weight that two products read in both ways; one that an op reads
+ * row-major.
+ */
 static const char *const graphs[] = {
 	"t input - shape=[B,T] dtype=int\nwte param - shape=[V,C]\nx0 embedding t,wte\n"
 	"w param - shape=[C,F]\nb param - shape=[F]\nx1 matmul x0,w\nx2 add x1,b\nx3 gelu x2\n"
@@ -157,8 +159,10 @@ layouts_agree(const char *text, bool tie)
 	odd_free(first);
 }
 
-/* What is kept in panels is kept once: weight, gradient and moments of the tied head are four times its
- * panels. */
+/*
+ * What is kept in panels is stored once: weight, gradient and moments of the tied head need four times its
+ * panels.
+ */
 static void
 kept_once(void)
 {
@@ -204,7 +208,7 @@ tied(void)
 	tm_free(&m);
 }
 
-/* The text with an attribute more for a parameter, or (NULL) for all of them. */
+/* The text with one more attribute for a parameter, or (NULL) for all of them. */
 static void
 freeze(const char *text, const char *name, char *out, size_t size)
 {
@@ -221,7 +225,7 @@ freeze(const char *text, const char *name, char *out, size_t size)
 	}
 }
 
-/* One step; the gradients' norm. */
+/* One step; returns the gradients' norm. */
 static double
 one_step(LlmTrainer *t, bool update)
 {
@@ -243,8 +247,8 @@ one_step(LlmTrainer *t, bool update)
 }
 
 /*
- * A frozen parameter keeps its bits and has neither gradient nor moments; the others' gradients are those of
- * a training that trains it too, of which the norm is the larger.
+ * A frozen parameter keeps its bits and has neither gradient nor moments. The others' gradients are those of
+ * a training run that trains it, too, whose norm is larger.
  */
 static void
 frozen_case(const char *text, const char *name)
@@ -323,7 +327,7 @@ frozen_parameters(void)
 		llm_trainer_open(&m.model, loss, &memory, &t, &err), LLM_INVALID, "no parameter to train", err);
 	CHECK(counted.held == 0 && strstr(err.hint, "trainable"));
 	tm_free(&m);
-	/* what shares a frozen parameter is frozen */
+	/* a node that shares a frozen parameter is frozen */
 	for (int i = 0; i < 2; i++)
 	{
 		freeze(graphs[2], i ? "wte" : "lm_head", text, sizeof(text));

@@ -1,4 +1,4 @@
-/* A small tokenizer made at random: every byte (even seeds) or only a to e and a few more, and merges. */
+/* A small random tokenizer: every byte (even seeds) or only a to e and a few more, and merges. */
 #ifndef LLM_TOY_BPE_H
 #define LLM_TOY_BPE_H
 
@@ -47,7 +47,7 @@ toy_bpe(const LlmAllocator *allocator, uint64_t seed, size_t merges, LlmError *e
 	first = toy_find(tokens, count, "a", 1);
 	for (int tries = 0; bpe != NULL && tries < 20000 && made < merges; tries++)
 	{
-		/* Most halves are a to e and what grew from them, so that merges meet one another. */
+		/* Most halves are a to e and tokens merged from them, so that merges interact. */
 		size_t half[2], n = count;
 		ToyToken *t = &tokens[count];
 
@@ -79,7 +79,7 @@ toy_bpe(const LlmAllocator *allocator, uint64_t seed, size_t merges, LlmError *e
 				(const char *) bytes, size, err) != LLM_OK)
 			goto failed;
 	}
-	/* Ranks in an order of their own: a result may come before its halves' merges, as in no trained file. */
+	/* Ranks in random order: a result may come before the merges of its halves, as in no trained file. */
 	for (size_t i = 0; bpe != NULL && i < made; i++)
 	{
 		const ToyToken *left = &tokens[pairs[i][0]], *right = &tokens[pairs[i][1]];
