@@ -18,8 +18,7 @@ typedef struct Copy
 {
 	int ndim;
 	int64_t dims[LLM_MAX_DIMS], strides[LLM_MAX_DIMS], out_strides[LLM_MAX_DIMS];
-	int unit; /* the axis of stride 1, which tiles cover together with the last one; if it is the last axis:
-				 plain rows */
+	int unit;      /* the axis of stride 1: tiles cover it and the last axis; if it is the last: plain rows */
 	int64_t cells; /* pairs of index tuples outside the tile */
 	int64_t unit_tiles, last_tiles, per_task;
 	int64_t tile, long_tile;

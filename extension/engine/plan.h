@@ -99,8 +99,8 @@ extern LlmCode llm_walk_back(LlmExec *exec, float *const *grads, LlmError *err);
 /* Marks the logits that are computed by their loss in this run (ops/cross_entropy.c). */
 extern void llm_plan_losses(LlmExec *exec);
 /*
- * llm_plan_chains marks the nodes that this run fuses; llm_run_chain computes such a chain in place of its
- * last node (fuse.c).
+ * llm_plan_chains marks the nodes that this run fuses; llm_run_chain computes the chain that ends with
+ * node `last` (fuse.c).
  */
 extern void llm_plan_chains(LlmExec *exec);
 extern LlmCode llm_run_chain(LlmExec *exec, int last, LlmError *err);

@@ -71,7 +71,7 @@ dbl_axis(const LlmNode *node, int ndim, int otherwise)
 	return axis < 0 ? axis + ndim : axis;
 }
 
-/* One run of x, along axis or (-1) over all, for the element at `place` of the result. */
+/* Reduces x, along axis or (-1) over all elements, to the element at `place` of the result. */
 static inline double
 dbl_reduce_run(LlmOp op, const DblValue *x, int axis, const DblValue *out, size_t place)
 {

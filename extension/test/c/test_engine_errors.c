@@ -407,8 +407,8 @@ main(void)
 	stop_at_every_poll();
 	wrong_inputs();
 	multiples();
-	starts_over("s matmul x,x transpose_b=true\np softmax s\ny matmul p,x\n"); /* attention from single ops,
-																				  no mask */
+	starts_over(
+		"s matmul x,x transpose_b=true\np softmax s\ny matmul p,x\n"); /* attention from ops, not causal */
 	starts_over("w param - shape=[C,3*C]\nq matmul x,w\ny attention q n_head=2 causal=false\n");
 	starts_over("w param - shape=[C,3*C]\nq matmul x,w\ny attention q n_head=3 causal=false window=9\n");
 	starts_over("s matmul x,x transpose_b=true\ny softmax s\n");

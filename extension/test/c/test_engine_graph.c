@@ -154,7 +154,7 @@ view_rules(void)
 	shape_is("y transpose v\n", "(C)");
 	shape_is("y transpose x axes=[2,0,-2]\n", "(C,B,T)");
 	shape_is("y slice x starts=[0,0,3] stops=[null,null,-2]\n", "(B,T,7)");
-	shape_is("y slice x starts=[1] stops=[3]\n", "(2,T,C)"); /* B is known only when it runs */
+	shape_is("y slice x starts=[1] stops=[3]\n", "(2,T,C)"); /* B is known only at run time */
 	shape_is("y slice x starts=[0,-3] stops=[null,-1]\n", "(B,2,C)");
 	shape_is("y slice x starts=[0,-1] stops=[null,null]\n", "(B,1,C)");
 	shape_is("y slice x starts=[] stops=[]\n", "(B,T,C)");

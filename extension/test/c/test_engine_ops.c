@@ -10,7 +10,7 @@
 static uint64_t state = 8;
 static LlmError err;
 
-/* Long runs are split into tasks; the split must not change a bit. */
+/* Long arrays are split into tasks; the split must not change a bit. */
 static void
 elementwise(size_t outer, size_t inner)
 {
@@ -229,7 +229,7 @@ main(void)
 	attention(2, 50, 3, 5, true, 0, 1);
 	attention(1, 140, 2, 33, true, 7, 140);
 	attention(1, 140, 1, 130, false, 0, 140);
-	attention(1, 300, 1, 33, true, 0, 300); /* blocks of keys that some queries of a task see partly */
+	attention(1, 300, 1, 33, true, 0, 300); /* blocks of keys of which some queries attend to a part */
 	attention(1, 45, 8, 2, false, 20, 44);
 	huge_sizes();
 	return 0;

@@ -97,7 +97,7 @@ slice_case(uint64_t *state, int ndim, const int *dims)
 	free(out);
 }
 
-/* Each run, copied to contiguous memory, must give the same bits with the same kernel. */
+/* The reduced elements, copied to contiguous memory, must give the same bits with the same kernel. */
 static void
 reduce_case(uint64_t *state, int64_t outer, int64_t n, int64_t inner)
 {
