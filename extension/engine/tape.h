@@ -9,7 +9,7 @@
 
 /*
  * From now on runs keep every value, and attention's scores and probabilities, and measure the time of each
- * op. Dropout is not applied. A traced run gives the same bits as an untraced one.
+ * op. Training dropout is not applied. A traced run gives the same bits as an untraced one.
  */
 extern void llm_exec_trace(LlmExec *exec);
 
