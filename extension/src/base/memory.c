@@ -271,8 +271,11 @@ CopyMemory(void *to, const void *from, Size size)
 	}
 }
 
-/* Bytes of a stored value that are read at a time: parts of longer values get huge pages, which take a
- * fraction of the time to fault in and, after a cancel, to free. */
+/*
+ * A longer stored value is read in parts of this size into huge pages, which take a fraction of the time to
+ * fault in and, after a cancel, to free. For a shorter one the copy of each part would cost more than that.
+ */
+#define DETOAST_AT_ONCE ((Size) 24 << 20)
 #define DETOAST_PART ((Size) 8 << 20)
 
 struct varlena *
@@ -285,7 +288,7 @@ DetoastSlice(Datum datum, Size first, Size size)
 	if (VARATT_IS_EXTERNAL_ONDISK(value))
 		VARATT_EXTERNAL_GET_POINTER(pointer, value);
 	/* a compressed value would be decompressed from its start for each part */
-	if (pointer.va_rawsize == 0 || VARATT_EXTERNAL_IS_COMPRESSED(pointer) || size <= DETOAST_PART)
+	if (pointer.va_rawsize == 0 || VARATT_EXTERNAL_IS_COMPRESSED(pointer) || size <= DETOAST_AT_ONCE)
 		return PG_DETOAST_DATUM_SLICE(datum, first, size);
 	whole = palloc(VARHDRSZ + size);
 	MachineHugePages(whole, VARHDRSZ + size);

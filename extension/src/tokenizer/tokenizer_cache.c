@@ -89,12 +89,13 @@ static int remembered_count = 0;
 static const char *
 Remembered(const char *model)
 {
-	static uint64 snapshot = 0;
+	static uint64 last = 0;
+	uint64 snapshot = SnapshotNumber();
 
 	/* rights and policies may change within a snapshot */
-	if (snapshot != SnapshotNumber() || !VisibleAll(VISIBLE_TOKENIZER))
+	if (snapshot != last || !VisibleAll(VISIBLE_TOKENIZER))
 		remembered_count = 0;
-	snapshot = SnapshotNumber();
+	last = snapshot;
 	for (int i = 0; i < remembered_count; i++)
 		if (strcmp(remembered[i].model, model) == 0)
 			return remembered[i].tokenizer;
