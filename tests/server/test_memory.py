@@ -364,7 +364,8 @@ def test_thirty_sessions_at_once(sessions):
     watcher.join()
     assert set(outcomes) == {"done", "53200"} and len(outcomes) == 4 * len(several)
     assert outcomes.count("53200") > 30  # the limit was reached
-    assert counted < limit + 50
+    # Plans and catalog caches are PostgreSQL's own: they count from a session's next request on.
+    assert counted < limit + 3 * len(several)
     assert peak < limit + base + 5 * len(several)
     left = sum(map(anonymous, several))
     assert abs(left - sessions.total()) < 3 * len(several)
