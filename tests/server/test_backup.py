@@ -258,7 +258,14 @@ def test_interrupted(source, file, tmp_path, number):
     with open_database(source) as conn, conn.transaction():
         conn.execute('LOCK TABLE "Own Work".pupil IN ACCESS EXCLUSIVE MODE')  # pg_dump waits for it
         for command, waits_in in (backs_up, "pg_dump"), (restores, "PgSleep"):
-            process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                command,
+                cwd=REPO,
+                stderr=subprocess.PIPE,
+                text=True,
+                # a shell's background jobs ignore SIGINT, and so would their children
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
             waits(lambda waits_in=waits_in: seen(waits_in))
             process.send_signal(number)
             words = process.communicate()[1]
