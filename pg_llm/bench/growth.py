@@ -17,7 +17,7 @@ BASE = Shape(4, 4, 256, 1024, 8192)
 T = 256
 # The number of different words grows with the square root of the text, as in a language.
 LEARN = """SELECT llm_bpe_train('SELECT string_agg(md5(sqrt(i)::int::text), '' '')
-    FROM generate_series(1, ' || %s / 33 || ') AS i', 1000, 'bench-growth')"""
+    FROM generate_series(1, ' || %s / 33 || ') AS i', 1000, 'bench-learned')"""
 TELL = "SELECT sum(length(text)) FROM generate_series(1, %s) AS seed, llm_story(seed)"
 
 
