@@ -332,6 +332,8 @@ def test_thirty_sessions_at_once(sessions):
     """Each requests at least a quarter of the limit. None is killed, and all continue."""
     limit = 400
     several = [sessions.new() for _ in range(30)]
+    for conn in several:  # what PostgreSQL holds itself, 3 MB a session, counts from its first request on
+        conn.execute(f"SELECT numel(ones(ARRAY[{MB}]))")
     sessions.limit(limit)
     outcomes, peak, counted, done = [], 0, 0, threading.Event()
     barrier = threading.Barrier(len(several))
@@ -364,8 +366,7 @@ def test_thirty_sessions_at_once(sessions):
     watcher.join()
     assert set(outcomes) == {"done", "53200"} and len(outcomes) == 4 * len(several)
     assert outcomes.count("53200") > 30  # the limit was reached
-    # Plans and catalog caches are PostgreSQL's own: they count from a session's next request on.
-    assert counted < limit + 3 * len(several)
+    assert counted < limit + 50
     assert peak < limit + base + 5 * len(several)
     left = sum(map(anonymous, several))
     assert abs(left - sessions.total()) < 3 * len(several)
