@@ -4,6 +4,8 @@
  */
 #include "engine/gradient_flow.h"
 
+#include <string.h>
+
 #include "engine/broadcast_backward.h"
 
 LlmValue
@@ -72,6 +74,31 @@ llm_back_close(Back *b, int i, Buffer *buffer, LlmCode code, LlmError *err)
 		llm_buffer_drop(b->exec, slot->grad);
 		slot->grad = buffer;
 	}
+	return code;
+}
+
+LlmCode
+llm_back_open_all(Back *b, int n, float **to, Buffer **buffers, LlmError *err)
+{
+	LlmCode code = LLM_OK;
+
+	memset(buffers, 0, n * sizeof(Buffer *));
+	for (int i = 0; i < n && code == LLM_OK; i++)
+	{
+		to[i] = llm_back_open(b, i, i == 0, &buffers[i], err);
+		code = to[i] ? LLM_OK : err->code;
+	}
+	return code;
+}
+
+LlmCode
+llm_back_close_all(Back *b, int n, Buffer **buffers, LlmCode code, LlmError *err)
+{
+	for (int i = 0; i < n; i++)
+		if (llm_back_wants(b, i))
+			code = llm_back_close(b, i, buffers[i], code, err);
+		else
+			llm_buffer_drop(b->exec, buffers[i]);
 	return code;
 }
 

@@ -39,6 +39,13 @@ extern float *llm_back_open(Back *b, int i, bool write, Buffer **buffer, LlmErro
  */
 extern LlmCode llm_back_close(Back *b, int i, Buffer *buffer, LlmCode code, LlmError *err);
 /*
+ * The same for the first n inputs, whose gradients a norm's kernels compute together: the first input's is
+ * overwritten, the others, of parameters of the norm, are added to. Contributions that are not needed are
+ * discarded. After an error, too, llm_back_close_all must follow.
+ */
+extern LlmCode llm_back_open_all(Back *b, int n, float **to, Buffer **buffers, LlmError *err);
+extern LlmCode llm_back_close_all(Back *b, int n, Buffer **buffers, LlmCode code, LlmError *err);
+/*
  * Adds terms (of the shape of the node's value) to the gradient of input i, summed over the axes that were
  * broadcast.
  */

@@ -19,7 +19,7 @@
 
 typedef struct Work
 {
-	size_t m, n, per_task;
+	size_t m, n;
 	LlmUnary f;
 	float number;
 	const float *x, *y, *dy, *gamma;
@@ -27,19 +27,6 @@ typedef struct Work
 	const LlmAdamW *h;
 	float *dx, *a, *b, *stats, *zero;
 } Work;
-
-/* rows of a task */
-#define EACH_ROW(w, task)                                                                                    \
-	size_t row = (size_t) (task) * (w)->per_task;                                                            \
-	row < (w)->m &&row < ((size_t) (task) + 1) * (w)->per_task;                                              \
-	row++
-
-static LlmCode
-each_row(Work *w, LlmTask task, LlmError *err)
-{
-	w->per_task = w->n < LLM_TASK_ROWS ? LLM_TASK_ROWS / (w->n ? w->n : 1) : 1;
-	return llm_parallel((int) ((w->m + w->per_task - 1) / w->per_task), task, w, err);
-}
 
 static LlmCode
 each_stripe(Work *w, LlmTask task, LlmError *err)
@@ -93,13 +80,12 @@ llm_unary_backward(
 }
 
 static void
-softmax_task(void *context, int task, int worker)
+softmax_task(void *context, size_t row, int worker)
 {
 	Work *w = context;
 
-	for (EACH_ROW(w, task))
-		llm_row_softmax_backward(
-			worker, w->n, 0, w->number, w->y + row * w->n, w->dy + row * w->n, w->dx + row * w->n);
+	llm_row_softmax_backward(
+		worker, w->n, 0, w->number, w->y + row * w->n, w->dy + row * w->n, w->dx + row * w->n);
 }
 
 LlmCode
@@ -108,17 +94,16 @@ llm_softmax_backward(
 {
 	Work w = {.m = rows, .n = n, .number = scale, .y = y, .dy = dy, .dx = dx};
 
-	return n == 0 ? LLM_OK : each_row(&w, softmax_task, err);
+	return n == 0 ? LLM_OK : llm_each_row(rows, w.n, softmax_task, &w, err);
 }
 
 static void
-layernorm_task(void *context, int task, int worker)
+layernorm_task(void *context, size_t row, int worker)
 {
 	Work *w = context;
 
-	for (EACH_ROW(w, task))
-		llm_row_layernorm_backward(worker, w->n, w->x + row * w->n, w->gamma, w->number, w->dy + row * w->n,
-			w->dx + row * w->n, w->stats + 2 * row);
+	llm_row_layernorm_backward(worker, w->n, w->x + row * w->n, w->gamma, w->number, w->dy + row * w->n,
+		w->dx + row * w->n, w->stats + 2 * row);
 }
 
 static void
@@ -133,18 +118,19 @@ layernorm_params_task(void *context, int task, int worker)
 }
 
 LlmCode
+llm_layernorm_params(size_t rows, int C, const float *x, const float *stats, const float *dy, float *dgamma,
+	float *dbeta, LlmError *err)
+{
+	Work w = {.m = rows, .n = C, .x = x, .stats = (float *) stats, .dy = dy, .a = dgamma, .b = dbeta};
+
+	return each_stripe(&w, layernorm_params_task, err);
+}
+
+LlmCode
 llm_layernorm_backward(size_t rows, int C, const float *x, const float *gamma, float eps, const float *dy,
 	float *dx, float *dgamma, float *dbeta, const LlmAllocator *memory, LlmError *err)
 {
-	Work w = {.m = rows,
-		.n = C,
-		.x = x,
-		.gamma = gamma,
-		.number = eps,
-		.dy = dy,
-		.dx = dx,
-		.a = dgamma,
-		.b = dbeta};
+	Work w = {.m = rows, .n = C, .x = x, .gamma = gamma, .number = eps, .dy = dy, .dx = dx};
 	size_t bytes = rows * 2 * sizeof(float);
 	LlmCode code;
 
@@ -153,24 +139,23 @@ llm_layernorm_backward(size_t rows, int C, const float *x, const float *gamma, f
 	w.stats = memory->alloc(memory->context, bytes);
 	if (w.stats == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "layernorm: no memory for the statistics of %zu rows", rows);
-	code = each_row(&w, layernorm_task, err);
+	code = llm_each_row(rows, w.n, layernorm_task, &w, err);
 	if (code == LLM_OK)
-		code = each_stripe(&w, layernorm_params_task, err);
+		code = llm_layernorm_params(rows, C, x, w.stats, dy, dgamma, dbeta, err);
 	memory->release(memory->context, w.stats, bytes);
 	return code;
 }
 
 static void
-cross_entropy_task(void *context, int task, int worker)
+cross_entropy_task(void *context, size_t row, int worker)
 {
 	Work *w = context;
 
-	for (EACH_ROW(w, task))
-		if (w->ids[row] < 0)
-			llm_row_zero(worker, w->n, w->dx + row * w->n);
-		else
-			llm_row_cross_entropy_backward(
-				worker, w->n, w->x + row * w->n, w->ids[row], w->number, w->dx + row * w->n);
+	if (w->ids[row] < 0)
+		llm_row_zero(worker, w->n, w->dx + row * w->n);
+	else
+		llm_row_cross_entropy_backward(
+			worker, w->n, w->x + row * w->n, w->ids[row], w->number, w->dx + row * w->n);
 }
 
 LlmCode
@@ -191,7 +176,7 @@ llm_cross_entropy_backward(size_t rows, int V, const float *logits, const int32_
 
 	if (llm_cross_entropy_scale(rows, targets, dloss, &w.number, err) != LLM_OK)
 		return err->code;
-	return each_row(&w, cross_entropy_task, err);
+	return llm_each_row(rows, w.n, cross_entropy_task, &w, err);
 }
 
 static void

@@ -31,6 +31,12 @@ extern LlmCode llm_softmax_backward(
 /* dx (rows,C) written; dgamma, dbeta (C) added to. */
 extern LlmCode llm_layernorm_backward(size_t rows, int C, const float *x, const float *gamma, float eps,
 	const float *dy, float *dx, float *dgamma, float *dbeta, const LlmAllocator *memory, LlmError *err);
+/*
+ * dgamma, dbeta (C) += their sums over rows; stats (rows,2) are each row's mean and 1 / sqrt(variance + eps),
+ * or another mean and factor that made the forward pass's (x - mean) * factor.
+ */
+extern LlmCode llm_layernorm_params(size_t rows, int C, const float *x, const float *stats, const float *dy,
+	float *dgamma, float *dbeta, LlmError *err);
 /* dlogits of the mean over rows with a target >= 0, times dloss; rows left out get 0. */
 extern LlmCode llm_cross_entropy_backward(size_t rows, int V, const float *logits, const int32_t *targets,
 	float dloss, float *dlogits, LlmError *err);

@@ -160,77 +160,62 @@ llm_binary(LlmBinary op, size_t outer, size_t inner, const float *x, bool x_rows
 
 typedef struct Rows
 {
-	size_t rows, n, per_task;
+	size_t n;
 	const float *x, *gamma, *beta;
 	const int32_t *targets;
 	float number;
 	float *out;
 } Rows;
 
-static LlmCode
-each_row(Rows *r, LlmTask task, LlmError *err)
-{
-	r->per_task = r->n < LLM_TASK_ROWS ? LLM_TASK_ROWS / (r->n ? r->n : 1) : 1;
-	return llm_parallel((int) ((r->rows + r->per_task - 1) / r->per_task), task, r, err);
-}
-
-#define ROWS_OF(r, task)                                                                                     \
-	size_t row = (task) * (r)->per_task;                                                                     \
-	row < (r)->rows &&row < ((task) + 1) * (r)->per_task;                                                    \
-	row++
-
 static void
-layernorm_task(void *context, int task, int worker)
+layernorm_task(void *context, size_t row, int worker)
 {
 	const Rows *r = context;
 
-	for (ROWS_OF(r, task))
-		llm_row_layernorm(worker, r->n, r->x + row * r->n, r->gamma, r->beta, r->number, r->out + row * r->n);
+	llm_row_layernorm(worker, r->n, r->x + row * r->n, r->gamma, r->beta, r->number, r->out + row * r->n);
 }
 
 LlmCode
 llm_layernorm(size_t rows, int C, const float *x, const float *gamma, const float *beta, float eps,
 	float *out, LlmError *err)
 {
-	Rows r = {.rows = rows, .n = C, .x = x, .gamma = gamma, .beta = beta, .number = eps, .out = out};
+	Rows r = {.n = C, .x = x, .gamma = gamma, .beta = beta, .number = eps, .out = out};
 
-	return each_row(&r, layernorm_task, err);
+	return llm_each_row(rows, r.n, layernorm_task, &r, err);
 }
 
 static void
-softmax_task(void *context, int task, int worker)
+softmax_task(void *context, size_t row, int worker)
 {
 	const Rows *r = context;
 
-	for (ROWS_OF(r, task))
-		llm_row_softmax(worker, r->n, 0, r->number, r->x + row * r->n, r->out + row * r->n);
+	llm_row_softmax(worker, r->n, 0, r->number, r->x + row * r->n, r->out + row * r->n);
 }
 
 LlmCode
 llm_softmax(size_t rows, size_t n, float scale, const float *x, float *out, LlmError *err)
 {
-	Rows r = {.rows = rows, .n = n, .x = x, .number = scale, .out = out};
+	Rows r = {.n = n, .x = x, .number = scale, .out = out};
 
-	return n == 0 ? LLM_OK : each_row(&r, softmax_task, err);
+	return n == 0 ? LLM_OK : llm_each_row(rows, r.n, softmax_task, &r, err);
 }
 
 static void
-cross_entropy_task(void *context, int task, int worker)
+cross_entropy_task(void *context, size_t row, int worker)
 {
 	const Rows *r = context;
 
-	for (ROWS_OF(r, task))
-		r->out[row] =
-			r->targets[row] < 0 ? 0 : llm_row_cross_entropy(worker, r->n, r->x + row * r->n, r->targets[row]);
+	r->out[row] =
+		r->targets[row] < 0 ? 0 : llm_row_cross_entropy(worker, r->n, r->x + row * r->n, r->targets[row]);
 }
 
 LlmCode
 llm_cross_entropy_rows(
 	size_t rows, int V, const float *logits, const int32_t *targets, float *losses, LlmError *err)
 {
-	Rows r = {.rows = rows, .n = V, .x = logits, .targets = targets, .out = losses};
+	Rows r = {.n = V, .x = logits, .targets = targets, .out = losses};
 
-	return each_row(&r, cross_entropy_task, err);
+	return llm_each_row(rows, r.n, cross_entropy_task, &r, err);
 }
 
 typedef struct Sum

@@ -10,6 +10,36 @@
 #include "engine/partition.h"
 #include "engine/pool.h"
 
+/* ---- rows over the pool ---- */
+
+typedef struct EachRow
+{
+	size_t rows, per_task;
+	LlmRowTask f;
+	void *context;
+} EachRow;
+
+static void
+rows_task(void *context, int task, int worker)
+{
+	const EachRow *e = context;
+	size_t row = (size_t) task * e->per_task, end = llm_least(row + e->per_task, e->rows);
+
+	for (; row < end; row++)
+		e->f(e->context, row, worker);
+}
+
+LlmCode
+llm_each_row(size_t rows, size_t n, LlmRowTask f, void *context, LlmError *err)
+{
+	EachRow e = {.rows = rows, .f = f, .context = context};
+
+	e.per_task = n < LLM_TASK_ROWS ? LLM_TASK_ROWS / (n ? n : 1) : 1;
+	return llm_parallel((int) ((rows + e.per_task - 1) / e.per_task), rows_task, &e, err);
+}
+
+/* ---- one row ---- */
+
 /* Elements of a piece, whole chunks; rows that are not longer are passed to the kernel as a whole. */
 #define PIECE (16 * LLM_CHUNK)
 

@@ -8,6 +8,12 @@
 
 #include "kernels/kernels.h"
 
+typedef void (*LlmRowTask)(void *context, size_t row, int worker);
+
+/* Calls f for each of `rows` rows of n elements over the pool; a task is a long row, or several short ones.
+ */
+extern LlmCode llm_each_row(size_t rows, size_t n, LlmRowTask f, void *context, LlmError *err);
+
 extern void llm_row_zero(int worker, size_t n, float *out);
 extern double llm_row_sum(int worker, size_t n, const float *x);
 extern double llm_row_sum_squares(int worker, size_t n, const float *x, float shift);

@@ -39,23 +39,12 @@ LlmCode
 llm_backward_layernorm(Back *b, LlmError *err)
 {
 	int C = b->in[0].dims[b->in[0].ndim - 1];
-	Buffer *buffers[3] = {0};
+	Buffer *buffers[3];
 	float *to[3];
-	LlmCode code = LLM_OK;
+	LlmCode code = llm_back_open_all(b, 3, to, buffers, err);
 
-	/* the kernel computes all three; those that are not needed are discarded */
-	for (int i = 0; i < 3 && code == LLM_OK; i++)
-	{
-		to[i] = llm_back_open(b, i, i == 0, &buffers[i], err);
-		code = to[i] ? LLM_OK : err->code;
-	}
 	if (code == LLM_OK && C > 0)
 		code = llm_layernorm_backward(b->in[0].numel / C, C, b->in[0].floats, b->in[1].floats,
 			(float) llm_attr_number(b->node, "eps", 1e-5), b->dy, to[0], to[1], to[2], b->exec->memory, err);
-	for (int i = 0; i < 3; i++)
-		if (llm_back_wants(b, i))
-			code = llm_back_close(b, i, buffers[i], code, err);
-		else
-			llm_buffer_drop(b->exec, buffers[i]);
-	return code;
+	return llm_back_close_all(b, 3, buffers, code, err);
 }

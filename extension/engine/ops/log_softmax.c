@@ -10,87 +10,66 @@
 
 typedef struct Runs
 {
-	size_t runs, n, per_task;
+	size_t n;
 	const float *x, *y, *dy;
 	float *out;
 } Runs;
 
-#define EACH_RUN(w, task)                                                                                    \
-	size_t run = (size_t) (task) * (w)->per_task;                                                            \
-	run < llm_least(((size_t) (task) + 1) * (w)->per_task, (w)->runs);                                       \
-	run++
 /* Pieces of a row: the chunks whose sums are added in float64. Long rows poll for a stop. */
 #define EACH_CHUNK(w, worker)                                                                                \
 	size_t at = 0, len = llm_least((w)->n, LLM_CHUNK);                                                       \
 	at < (w)->n && (at == 0 || !llm_pool_stopping(worker));                                                  \
 	at += len, len = llm_least((w)->n - at, LLM_CHUNK)
 
-static LlmCode
-each_run(Runs *w, LlmTask task, LlmError *err)
-{
-	if (w->runs == 0 || w->n == 0)
-		return LLM_OK;
-	w->per_task = w->n < LLM_TASK_ROWS ? LLM_TASK_ROWS / w->n : 1;
-	return llm_parallel((int) ((w->runs + w->per_task - 1) / w->per_task), task, w, err);
-}
-
 static void
-forward_task(void *context, int task, int worker)
+forward_task(void *context, size_t run, int worker)
 {
 	const Runs *w = context;
+	const float *x = w->x + run * w->n;
+	float *out = w->out + run * w->n, top = llm_row_max(worker, w->n, x, NULL), all, chunk[LLM_CHUNK];
+	double total = 0;
 
-	for (EACH_RUN(w, task))
+	for (EACH_CHUNK(w, worker))
 	{
-		const float *x = w->x + run * w->n;
-		float *out = w->out + run * w->n, top = llm_row_max(worker, w->n, x, NULL), all, chunk[LLM_CHUNK];
-		double total = 0;
-
-		for (EACH_CHUNK(w, worker))
-		{
-			llm_kernels->binary(LLM_SUB, len, x + at, 1, &top, 0, out + at);
-			llm_kernels->unary(LLM_EXP, len, out + at, chunk);
-			total += llm_kernels->sum(len, chunk);
-		}
-		all = (float) total;
-		llm_kernels->unary(LLM_LOG, 1, &all, &all);
-		for (EACH_CHUNK(w, worker))
-			llm_kernels->binary(LLM_SUB, len, out + at, 1, &all, 0, out + at);
+		llm_kernels->binary(LLM_SUB, len, x + at, 1, &top, 0, out + at);
+		llm_kernels->unary(LLM_EXP, len, out + at, chunk);
+		total += llm_kernels->sum(len, chunk);
 	}
+	all = (float) total;
+	llm_kernels->unary(LLM_LOG, 1, &all, &all);
+	for (EACH_CHUNK(w, worker))
+		llm_kernels->binary(LLM_SUB, len, out + at, 1, &all, 0, out + at);
 }
 
 LlmCode
 llm_log_softmax(size_t rows, size_t n, const float *x, float *out, LlmError *err)
 {
-	Runs w = {.runs = rows, .n = n, .x = x, .out = out};
+	Runs w = {.n = n, .x = x, .out = out};
 
-	return each_run(&w, forward_task, err);
+	return n == 0 ? LLM_OK : llm_each_row(rows, n, forward_task, &w, err);
 }
 
 static void
-backward_task(void *context, int task, int worker)
+backward_task(void *context, size_t run, int worker)
 {
 	const Runs *w = context;
+	const float *y = w->y + run * w->n, *dy = w->dy + run * w->n;
+	float all = (float) llm_row_sum(worker, w->n, dy), chunk[LLM_CHUNK];
 
-	for (EACH_RUN(w, task))
+	for (EACH_CHUNK(w, worker))
 	{
-		const float *y = w->y + run * w->n, *dy = w->dy + run * w->n;
-		float all = (float) llm_row_sum(worker, w->n, dy), chunk[LLM_CHUNK];
-
-		for (EACH_CHUNK(w, worker))
-		{
-			llm_kernels->unary(LLM_EXP, len, y + at, chunk);
-			llm_kernels->binary(LLM_MUL, len, chunk, 1, &all, 0, chunk);
-			llm_kernels->binary(LLM_SUB, len, dy + at, 1, chunk, 1, w->out + run * w->n + at);
-		}
+		llm_kernels->unary(LLM_EXP, len, y + at, chunk);
+		llm_kernels->binary(LLM_MUL, len, chunk, 1, &all, 0, chunk);
+		llm_kernels->binary(LLM_SUB, len, dy + at, 1, chunk, 1, w->out + run * w->n + at);
 	}
 }
 
 LlmCode
 llm_log_softmax_backward(size_t rows, size_t n, const float *y, const float *dy, float *dx, LlmError *err)
 {
-	Runs w = {.runs = rows, .n = n, .y = y, .dy = dy, .out = dx};
+	Runs w = {.n = n, .y = y, .dy = dy, .out = dx};
 
-	return each_run(&w, backward_task, err);
+	return n == 0 ? LLM_OK : llm_each_row(rows, n, backward_task, &w, err);
 }
 
 LlmCode

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/broadcast.h"
+#include "engine/gradients.h"
 #include "engine/ops/direct.h"
 #include "engine/partition.h"
 #include "engine/pool.h"
@@ -39,30 +40,18 @@ llm_rmsnorm_shape(int ndim, const int *x, int w_ndim, const int *w, LlmError *er
 
 typedef struct Norm
 {
-	size_t rows, C, per_task;
+	size_t C;
 	const float *x, *weight, *dy;
 	float eps;
 	float *out, *dx;
 	float *stats; /* (rows,2): the mean, which is 0, and 1 / sqrt(mean(x^2) + eps) */
-	float *dweight, *dbias;
 } Norm;
 
-#define EACH_ROW(w, task)                                                                                    \
-	size_t row = (size_t) (task) * (w)->per_task;                                                            \
-	row < llm_least(((size_t) (task) + 1) * (w)->per_task, (w)->rows);                                       \
-	row++
 /* A long row is passed to the kernels in pieces, with a poll for a stop between them. */
 #define EACH_PIECE(w, worker)                                                                                \
 	size_t at = 0, n = llm_least((w)->C, LLM_TASK);                                                          \
 	at < (w)->C && (at == 0 || !llm_pool_stopping(worker));                                                  \
 	at += n, n = llm_least((w)->C - at, LLM_TASK)
-
-static LlmCode
-each_row(Norm *w, LlmTask task, LlmError *err)
-{
-	w->per_task = w->C < LLM_TASK_ROWS ? LLM_TASK_ROWS / w->C : 1;
-	return llm_parallel((int) ((w->rows + w->per_task - 1) / w->per_task), task, w, err);
-}
 
 static float
 reciprocal_of(const Norm *w, int worker, const float *x)
@@ -73,74 +62,52 @@ reciprocal_of(const Norm *w, int worker, const float *x)
 }
 
 static void
-forward_task(void *context, int task, int worker)
+forward_task(void *context, size_t row, int worker)
 {
 	const Norm *w = context;
+	const float *x = w->x + row * w->C;
+	float *out = w->out + row * w->C, r = reciprocal_of(w, worker, x);
 
-	for (EACH_ROW(w, task))
+	for (EACH_PIECE(w, worker))
 	{
-		const float *x = w->x + row * w->C;
-		float *out = w->out + row * w->C, r = reciprocal_of(w, worker, x);
-
-		for (EACH_PIECE(w, worker))
-		{
-			llm_kernels->binary(LLM_MUL, n, x + at, 1, &r, 0, out + at);
-			llm_kernels->binary(LLM_MUL, n, out + at, 1, w->weight + at, 1, out + at);
-		}
+		llm_kernels->binary(LLM_MUL, n, x + at, 1, &r, 0, out + at);
+		llm_kernels->binary(LLM_MUL, n, out + at, 1, w->weight + at, 1, out + at);
 	}
 }
 
 LlmCode
 llm_rmsnorm(size_t rows, int C, const float *x, const float *weight, float eps, float *out, LlmError *err)
 {
-	Norm w = {.rows = rows, .C = C, .x = x, .weight = weight, .eps = eps, .out = out};
+	Norm w = {.C = C, .x = x, .weight = weight, .eps = eps, .out = out};
 
-	return rows == 0 || C == 0 ? LLM_OK : each_row(&w, forward_task, err);
+	return rows == 0 || C == 0 ? LLM_OK : llm_each_row(rows, C, forward_task, &w, err);
 }
 
 /* With n = x r and d = dy weight: dx = (d - n mean(d n)) r */
 static void
-backward_task(void *context, int task, int worker)
+backward_task(void *context, size_t row, int worker)
 {
 	const Norm *w = context;
+	const float *x = w->x + row * w->C, *dy = w->dy + row * w->C;
+	float r = reciprocal_of(w, worker, x), *dx = w->dx + row * w->C;
+	double sums[2] = {0, 0};
 
-	for (EACH_ROW(w, task))
-	{
-		const float *x = w->x + row * w->C, *dy = w->dy + row * w->C;
-		float r = reciprocal_of(w, worker, x), *dx = w->dx + row * w->C;
-		double sums[2] = {0, 0};
-
-		for (EACH_PIECE(w, worker))
-			llm_kernels->layernorm_sums(n, 0, r, x + at, w->weight + at, dy + at, sums);
-		for (EACH_PIECE(w, worker))
-			llm_kernels->layernorm_dx(
-				n, 0, r, 0, (float) (sums[1] / w->C), x + at, w->weight + at, dy + at, dx + at);
-		w->stats[2 * row] = 0;
-		w->stats[2 * row + 1] = r;
-	}
-}
-
-/* Columns of a task, and rows between two polls of the stop function: whole blocks. */
-#define COLUMNS 64
-#define ROWS (8 * LLM_BLOCK)
-
-static void
-weight_task(void *context, int task, int worker)
-{
-	const Norm *w = context;
-	int from = task * COLUMNS, to = (int) llm_least(from + COLUMNS, w->C);
-
-	for (size_t i = 0; i < w->rows && !llm_pool_stopping(worker); i += ROWS)
-		llm_kernels->layernorm_backward_params(llm_least(ROWS, w->rows - i), (int) w->C, from, to,
-			w->x + i * w->C, w->stats + 2 * i, w->dy + i * w->C, w->dweight, w->dbias);
+	for (EACH_PIECE(w, worker))
+		llm_kernels->layernorm_sums(n, 0, r, x + at, w->weight + at, dy + at, sums);
+	for (EACH_PIECE(w, worker))
+		llm_kernels->layernorm_dx(
+			n, 0, r, 0, (float) (sums[1] / w->C), x + at, w->weight + at, dy + at, dx + at);
+	w->stats[2 * row] = 0;
+	w->stats[2 * row + 1] = r;
 }
 
 LlmCode
 llm_rmsnorm_backward(size_t rows, int C, const float *x, const float *weight, float eps, const float *dy,
 	float *dx, float *dweight, const LlmAllocator *memory, LlmError *err)
 {
-	Norm w = {.rows = rows, .C = C, .x = x, .weight = weight, .eps = eps, .dy = dy, .dx = dx};
+	Norm w = {.C = C, .x = x, .weight = weight, .eps = eps, .dy = dy, .dx = dx};
 	size_t bytes = (rows * 2 + C) * sizeof(float);
+	float *dbias;
 	LlmCode code;
 
 	if (rows == 0 || C == 0)
@@ -148,13 +115,12 @@ llm_rmsnorm_backward(size_t rows, int C, const float *x, const float *weight, fl
 	w.stats = memory->alloc(memory->context, bytes);
 	if (w.stats == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "rmsnorm: no memory for the statistics of %zu rows", rows);
-	w.dweight = dweight;
-	w.dbias = w.stats + 2 * rows; /* the kernel also computes a bias's gradient, which is discarded */
-	code = llm_fill(C, 0, w.dbias, err);
+	dbias = w.stats + 2 * rows; /* the kernel also computes a bias's gradient, which is discarded */
+	code = llm_fill(C, 0, dbias, err);
 	if (code == LLM_OK)
-		code = each_row(&w, backward_task, err);
+		code = llm_each_row(rows, C, backward_task, &w, err);
 	if (code == LLM_OK)
-		code = llm_parallel((C + COLUMNS - 1) / COLUMNS, weight_task, &w, err);
+		code = llm_layernorm_params(rows, C, x, w.stats, dy, dweight, dbias, err);
 	memory->release(memory->context, w.stats, bytes);
 	return code;
 }
@@ -184,23 +150,12 @@ LlmCode
 llm_backward_rmsnorm(Back *b, LlmError *err)
 {
 	int C = b->in[0].dims[b->in[0].ndim - 1];
-	Buffer *buffers[2] = {0};
+	Buffer *buffers[2];
 	float *to[2];
-	LlmCode code = LLM_OK;
+	LlmCode code = llm_back_open_all(b, 2, to, buffers, err);
 
-	/* the kernels compute both; one that is not needed is discarded */
-	for (int i = 0; i < 2 && code == LLM_OK; i++)
-	{
-		to[i] = llm_back_open(b, i, i == 0, &buffers[i], err);
-		code = to[i] ? LLM_OK : err->code;
-	}
 	if (code == LLM_OK)
 		code = llm_rmsnorm_backward(C ? b->in[0].numel / C : 0, C, b->in[0].floats, b->in[1].floats,
 			eps_of(b->node), b->dy, to[0], to[1], b->exec->memory, err);
-	for (int i = 0; i < 2; i++)
-		if (llm_back_wants(b, i))
-			code = llm_back_close(b, i, buffers[i], code, err);
-		else
-			llm_buffer_drop(b->exec, buffers[i]);
-	return code;
+	return llm_back_close_all(b, 2, buffers, code, err);
 }

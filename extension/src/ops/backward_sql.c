@@ -21,7 +21,6 @@
 PG_FUNCTION_INFO_V1(pg_llm_matmul_backward);
 PG_FUNCTION_INFO_V1(pg_llm_add_backward);
 PG_FUNCTION_INFO_V1(pg_llm_gelu_backward);
-PG_FUNCTION_INFO_V1(pg_llm_softmax_backward);
 PG_FUNCTION_INFO_V1(pg_llm_layernorm_backward);
 PG_FUNCTION_INFO_V1(pg_llm_cross_entropy_backward);
 PG_FUNCTION_INFO_V1(pg_llm_cross_entropy_backward_row);
@@ -124,29 +123,6 @@ pg_llm_gelu_backward(PG_FUNCTION_ARGS)
 	LLM_CHECK(llm_unary_backward(
 				  f, TensorNumel(x), TENSOR_DATA(x), TENSOR_DATA(x), TENSOR_DATA(dy), TENSOR_DATA(dx), &err),
 		&err);
-	TensorCanonicalize(dx);
-	PG_RETURN_TENSOR(dx);
-}
-
-/* dx from y = softmax(x, axis) and dy */
-Datum
-pg_llm_softmax_backward(PG_FUNCTION_ARGS)
-{
-	Tensor *y = PG_GETARG_TENSOR_SHAPE(0), *dy = PG_GETARG_TENSOR_SHAPE(1), *dx;
-	LlmError err = {0};
-	int axis, n;
-
-	LLM_CHECK(llm_axis("softmax", y->ndim, y->dims, PG_GETARG_INT32(2), &axis, &err), &err);
-	CheckShape("softmax_backward", "dy", dy, "y", y->ndim, y->dims);
-	y = SwapWithLast(PG_GETARG_TENSOR_REST(0, y), axis);
-	dy = SwapWithLast(PG_GETARG_TENSOR_REST(1, dy), axis);
-	n = y->dims[y->ndim - 1];
-	dx = TensorNew(y->ndim, y->dims);
-	if (n > 0)
-		LLM_CHECK(llm_softmax_backward(
-					  TensorNumel(y) / n, n, 1.0f, TENSOR_DATA(y), TENSOR_DATA(dy), TENSOR_DATA(dx), &err),
-			&err);
-	dx = SwapWithLast(dx, axis);
 	TensorCanonicalize(dx);
 	PG_RETURN_TENSOR(dx);
 }

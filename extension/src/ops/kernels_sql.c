@@ -22,7 +22,6 @@
 #include "src/tensor/tensor.h"
 
 PG_FUNCTION_INFO_V1(pg_llm_gelu);
-PG_FUNCTION_INFO_V1(pg_llm_softmax);
 PG_FUNCTION_INFO_V1(pg_llm_layernorm);
 PG_FUNCTION_INFO_V1(pg_llm_cross_entropy);
 PG_FUNCTION_INFO_V1(pg_llm_cross_entropy_row);
@@ -65,35 +64,6 @@ SwapWithLast(Tensor *t, int axis)
 	out = TensorNew(t->ndim, dims);
 	LLM_CHECK(llm_permute(t->ndim, t->dims, order, TENSOR_DATA(t), TENSOR_DATA(out), &err), &err);
 	return out;
-}
-
-Datum
-pg_llm_softmax(PG_FUNCTION_ARGS)
-{
-	Tensor *given = PG_GETARG_TENSOR_SHAPE(0), *x;
-	LlmError err = {0};
-	int axis;
-	int64 n;
-	Tensor *out;
-
-	if (pg_llm_autograd)
-		TapeStart();
-	LLM_CHECK(llm_axis("softmax", given->ndim, given->dims, PG_GETARG_INT32(1), &axis, &err), &err);
-	given = PG_GETARG_TENSOR_REST(0, given);
-	x = SwapWithLast(given, axis);
-	n = x->dims[x->ndim - 1];
-	out = TensorNew(x->ndim, x->dims);
-	if (n > 0)
-		LLM_CHECK(llm_softmax(TensorNumel(x) / n, n, 1.0f, TENSOR_DATA(x), TENSOR_DATA(out), &err), &err);
-	out = SwapWithLast(out, axis);
-	TensorCanonicalize(out);
-	if (pg_llm_autograd)
-	{
-		LlmAttr attr = TapeAttr("axis", axis);
-
-		TapeRecord(out, "softmax", 1, &given, axis < given->ndim - 1, &attr);
-	}
-	PG_RETURN_TENSOR(out);
 }
 
 Datum
