@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.client import PGLLMClient as PGLLMClient
+    from pg_llm.course.progress import plot_progress as plot_progress
+    from pg_llm.course.progress import progress as progress
     from pg_llm.errors import KitError as KitError
     from pg_llm.errors import PgLlmError as PgLlmError
     from pg_llm.files.importer import load_model as load_model
@@ -63,9 +65,11 @@ _WHERE = {
     "plot_paths": "plots.plots",
     "plot_points": "plots.plots",
     "plot_roofline": "plots.roofline",
+    "plot_progress": "course.progress",
     "plot_tape": "plots.tape_plot",
     "plot_tensor": "plots.plots",
     "practice_model": "notebook.fallback_model",
+    "progress": "course.progress",
     "sql": "notebook.frames",
     "tape": "notebook.frames",
     "train_log": "notebook.frames",
@@ -86,6 +90,8 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(ipython) -> None:
     """%load_ext pg_llm: starts or finds the server and gives its connection to %%sql."""
+    from pg_llm.course.magic import register
     from pg_llm.notebook.magic import load_ipython_extension as load
 
     load(ipython)
+    register(ipython)

@@ -1,6 +1,7 @@
 """Runs notebooks from a clean database and saves their outputs: python tests/build_notebooks.py [NOTEBOOK …].
 
-The notebooks are the source; this only refreshes their outputs. Nothing is saved if a cell fails.
+The notebooks are the source; this refreshes their outputs, and their exercises and quizzes from
+pg_llm/course/exercises. Nothing is saved if a cell fails.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ METADATA = {
 
 def build(path: Path) -> None:
     """Executes one notebook in a fresh kernel and writes it back."""
+    from pg_llm.course import cells
+    from pg_llm.course.exercise import notebooks
+
     notebook = nbformat.read(path, 4)
+    if path.name[:2] in notebooks():
+        cells.fill(notebook, path.name[:2])
     started = time.monotonic()
     client = NotebookClient(
         notebook, kernel_name="python3", timeout=170, record_timing=False, coalesce_streams=True,

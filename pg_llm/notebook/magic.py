@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import os
 import re
+from collections.abc import Callable
 
 import prettytable
 import psycopg
@@ -41,7 +42,9 @@ HELP = """\
 %sql SELECT 1              one line of SQL; rows = %sql SELECT 1 works too
 pg_llm.sql("SELECT …")     a DataFrame with tensors as numpy arrays
 %pg_llm status             the database, its server and its models
-%pg_llm reset              a clean database; keeps models named my_* and your answers to exercises
+%%check 04.2               the cell is the answer to an exercise; says whether it is right
+%pg_llm progress           the exercises that you have tried, of all notebooks
+%pg_llm reset              a clean database; keeps models named my_*
 %pg_llm help               this text"""
 
 _OPTION = re.compile(
@@ -140,6 +143,8 @@ class NotebookSql(SqlMagic):
                 cursor.execute(query, {name: variables[name] for name in used} or None)
                 if cursor.description:
                     result = Result(FakeResultProxy(cursor, [c.name for c in cursor.description]), self)
+        if result is not None:
+            result.query = text
         return result
 
 
@@ -149,17 +154,17 @@ class KitMagics(Magics):
 
     @line_magic
     def pg_llm(self, line=""):
-        """%pg_llm status | reset | help"""
+        """%pg_llm status | progress | reset | help"""
         word = line.strip().lower() or "help"
-        if word == "status":
-            return status()
-        if word == "reset":
-            session.current().reset()
-            print("This notebook has a clean database now; models named my_* and your answers were kept.")
-        elif word == "help":
-            print(HELP)
-        else:
-            raise UsageError(f"%pg_llm knows status, reset and help, not {word}")
+        if word in COMMANDS:
+            return COMMANDS[word]()
+        raise UsageError(f"%pg_llm knows {', '.join(COMMANDS)}, not {word}")
+
+
+def reset() -> None:
+    """A clean database for this notebook."""
+    session.current().reset()
+    print("This notebook has a clean database now; models named my_* were kept.")
 
 
 def status():
@@ -180,6 +185,13 @@ def status():
     }
     return Frame({"item": list(facts), "value": list(facts.values())})
 
+
+# What %pg_llm does; pg_llm.course adds progress.
+COMMANDS: dict[str, Callable[[], object]] = {
+    "status": status,
+    "reset": reset,
+    "help": lambda: print(HELP),
+}
 
 # -- loading ----
 

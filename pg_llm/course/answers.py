@@ -1,0 +1,197 @@
+"""Runs an answer on a variant of the data and turns what it returns into a table that can be compared."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import psycopg
+
+from pg_llm.course.exercise import Exercise, Variant
+from pg_llm.notebook import sqltext
+
+LARGEST = 5000  # rows of an answer that are compared
+TRANSACTIONS = re.compile(r"\s*(begin|start|commit|end|rollback|abort|savepoint|release)\b", re.IGNORECASE)
+THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")
+NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+class Unfit(Exception):
+    """An answer that cannot be tried; its text is for the learner."""
+
+
+def tried(
+    exercise: Exercise, answer: str, variant: Variant, conn: psycopg.Connection, known: Mapping
+) -> dict:
+    """The table that an answer gives on a variant, or {"error": text}. The database stays as it was."""
+    try:
+        with undone(conn):
+            _quiet(conn)
+            variables = {**known, **prepared(variant, conn, known)}
+            if exercise.language == "python":
+                return python_table(exercise, answer, variables)
+            return sql_table(exercise, answer, conn, variables)
+    except Unfit as error:
+        return {"error": str(error)}
+    except psycopg.Error as error:
+        if conn.closed:
+            raise
+        from pg_llm.notebook.magic import describe
+
+        return {"error": describe(error)}
+
+
+@contextlib.contextmanager
+def undone(conn: psycopg.Connection) -> Iterator[None]:
+    """A transaction, or a savepoint of the learner's own, that is rolled back at the end."""
+    if conn.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
+        raise Unfit("an earlier statement of your transaction failed; leave it with %sql ROLLBACK")
+    with conn.transaction(force_rollback=True):
+        yield
+
+
+def prepared(variant: Variant, conn: psycopg.Connection, known: Mapping) -> dict[str, Any]:
+    """Sets up a variant; returns its variables."""
+    variables = dict(variant.variables)
+    for statement in sqltext.split(variant.setup):
+        execute(conn, statement, {**known, **variables})
+    for name, query in variant.select.items():
+        row = execute(conn, query, {**known, **variables}).fetchone()
+        variables[name] = row[0] if row else None
+    return variables
+
+
+def _quiet(conn: psycopg.Connection) -> None:
+    conn.execute("SET LOCAL client_min_messages = error")
+
+
+def execute(conn: psycopg.Connection, statement: str, variables: Mapping) -> psycopg.Cursor:
+    """Executes a statement with :names as parameters."""
+    query, used = sqltext.bind(statement, variables)
+    # A learner's text, which psycopg accepts from programs only as a literal.
+    return conn.execute(query.encode(), {name: variables[name] for name in used} or None)
+
+
+def statements(answer: str) -> list[str]:
+    """The statements of an answer. Errors: Unfit."""
+    found = sqltext.split(answer)
+    if not found:
+        raise Unfit("the cell contains no statement")
+    for statement in found:
+        if TRANSACTIONS.match(statement):
+            raise Unfit("an answer contains no BEGIN, COMMIT or ROLLBACK: the check undoes what it does")
+    return found
+
+
+def sql_table(exercise: Exercise, answer: str, conn: psycopg.Connection, variables: Mapping) -> dict:
+    """The table that an answer in SQL gives, or that the probe gives after it."""
+    *first, last = statements(answer)
+    for statement in first:
+        execute(conn, statement, variables)
+    if not exercise.probe:
+        if not exercise.writes:
+            # Temporary tables of earlier statements may be filled; whatever is kept may not.
+            conn.execute("SET LOCAL transaction_read_only = on")
+        return table_of(execute(conn, last, variables))
+    if is_query(last):
+        conn.execute("DROP TABLE IF EXISTS pg_temp.answer")
+        execute(conn, f"CREATE TEMP TABLE answer AS {last}", variables)
+    else:
+        execute(conn, last, variables)
+    return table_of(execute(conn, exercise.probe, variables))
+
+
+def is_query(statement: str) -> bool:
+    """True for a statement that begins as a query does."""
+    words = (t for t in sqltext.tokens(statement) if t.kind not in ("space", "comment"))
+    return next((t.text.lower() for t in words), "") in ("with", "select", "values", "table", "(")
+
+
+def table_of(cursor: psycopg.Cursor) -> dict:
+    """A cursor's rows as a comparable table. Errors: Unfit."""
+    if cursor.description is None:
+        raise Unfit("the last statement returns no rows; end the cell with a query")
+    rows = cursor.fetchmany(LARGEST + 1)
+    if len(rows) > LARGEST:
+        raise Unfit(f"got more than {LARGEST:,} rows, which is more than any task asks for")
+    return table([column.name for column in cursor.description], rows)
+
+
+def python_table(exercise: Exercise, answer: str, variables: dict[str, Any]) -> dict:
+    """The table of the value of an answer in Python, or of the probe after it."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            value = evaluated(answer, variables)
+            if exercise.probe:
+                value = eval(exercise.probe, variables)
+    except Exception as error:  # a learner's code may raise anything
+        return {"error": f"{type(error).__name__}: {error}"}
+    return value_table(value)
+
+
+def evaluated(code: str, variables: dict[str, Any]) -> Any:
+    """Executes code; returns the value of its last expression, or None."""
+    tree = ast.parse(code)
+    last = tree.body[-1] if tree.body else None
+    if not isinstance(last, ast.Expr):
+        exec(compile(tree, "<answer>", "exec"), variables)
+        return None
+    exec(compile(ast.Module(tree.body[:-1], []), "<answer>", "exec"), variables)
+    return eval(compile(ast.Expression(last.value), "<answer>", "eval"), variables)
+
+
+def value_table(value: Any) -> dict:
+    """A Python value as a comparable table: data frames and lists of tuples as rows, all else as one cell."""
+    if hasattr(value, "itertuples"):
+        return table([str(name) for name in value.columns], list(value.itertuples(index=False)))
+    if isinstance(value, list) and value and all(isinstance(row, tuple) for row in value):
+        return table([f"column{i + 1}" for i in range(len(value[0]))], value)
+    return table(["value"], [(value,)])
+
+
+def table(columns: list[str], rows: list) -> dict:
+    """{"columns": [name], "rows": [[value]]} with values that JSON has."""
+    return {"columns": columns, "rows": [[plain(value) for value in row] for row in rows]}
+
+
+def plain(value: Any) -> Any:
+    """A value for JSON: tensors as nested lists, numbers and truth values also where they came as text."""
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, Decimal):
+        # numeric '2.0' was computed, '2' was counted: only counts are compared exactly.
+        value = int(value) if value.is_finite() and value.as_tuple().exponent == 0 else float(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, str):
+        return _read(value)
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True, default=str)
+    return value if value is None or isinstance(value, (bool, int)) else str(value)
+
+
+def _read(text: str) -> Any:
+    """What a text stands for, if it is a number, a truth value or a tensor; else the text without NUL."""
+    bare = text.strip()
+    if THOUSANDS.fullmatch(bare):
+        bare = bare.replace(",", "")
+    if NUMBER.fullmatch(bare):
+        return float(bare) if set(bare) & set(".eE") else int(bare)
+    if bare in ("t", "true", "f", "false"):
+        return bare.startswith("t")
+    if bare[:1] == "[":
+        with contextlib.suppress(ValueError):
+            return plain(json.loads(bare))
+    return text.replace("\0", "")

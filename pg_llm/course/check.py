@@ -1,0 +1,151 @@
+"""Checks of exercises: %%check 04.2 at the head of a cell, or check("04.2", "SELECT …").
+
+The answer is a query or a program, not its value: it is run on the learner's data and on hidden variants of
+it, and what it returns is compared with what the solution returns there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from pg_llm.course import answers, store
+from pg_llm.course.exercise import Exercise
+from pg_llm.errors import KitError
+from pg_llm.notebook import session, sqltext
+
+WAITING = "Exercise {} waits for your answer: fill in the cell and run it again."
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of a check. score: 0 to 1; None if the cell was not filled in yet."""
+
+    exercise: str
+    is_right: bool
+    score: float | None
+    message: str
+
+    def __str__(self) -> str:
+        if self.score is None:
+            return self.message
+        if self.is_right:
+            return f"✓ Right. {self.message}".rstrip()
+        credit = f" ({self.score:.0%} of the points)" if self.score else ""
+        return f"✗ Not yet{credit}: {self.message}"
+
+
+_verdicts: dict[str, Verdict] = {}  # the newest of this session
+
+
+def check(exercise: str, answer: Any) -> None:
+    """Prints whether an answer is right, and if not what came and what to look at.
+
+    answer: the query as text, or a result of %%sql, whose query is taken.
+    The attempt is kept: see pg_llm.progress(). Errors: KitError for an exercise that does not exist,
+    TypeError for a value. Example: check("00.2", "SELECT count(*) FROM llm_param")
+    """
+    text = getattr(answer, "query", answer)
+    if not isinstance(text, str):
+        raise TypeError(
+            f'check takes the query, not its value: check({exercise!r}, "SELECT …"), or begin the cell '
+            f"with %%check {exercise}; got {type(answer).__name__}"
+        )
+    found, keyed = store.find(exercise)
+    print(judged(found, keyed, text, _namespace()))
+
+
+def grade(exercise: str) -> float:
+    """The score of the exercise's newest check in this session, 0 to 1; 0 if there was none."""
+    verdict = _verdicts.get(exercise)
+    return verdict.score or 0.0 if verdict else 0.0
+
+
+def judged(exercise: Exercise, keyed: bool, answer: str, known: Mapping[str, Any]) -> Verdict:
+    """Tries an answer, records the attempt and returns the verdict.
+
+    keyed: the server has the keys; otherwise the solution is run beside the answer.
+    """
+    if is_blank(exercise, answer):
+        store.looked(exercise.id)
+        verdict = Verdict(exercise.id, False, None, WAITING.format(exercise.id))
+    else:
+        with session.connection() as conn:
+            results = [answers.tried(exercise, answer, v, conn, known) for v in exercise.variants]
+            found = (
+                store.judge(exercise, answer, results) if keyed else _compared(exercise, results, conn, known)
+            )
+        message = exercise.praise if found["right"] else found["message"]
+        verdict = Verdict(exercise.id, found["right"], float(found["score"]), message)
+        if not keyed:
+            store.record(exercise.id, float(found["score"]), found.get("message", ""), answer)
+    _verdicts[exercise.id] = verdict
+    return verdict
+
+
+def is_blank(exercise: Exercise, answer: str) -> bool:
+    """True if the cell contains nothing but what it contained at first."""
+    return code_of(exercise.language, answer) in ([], code_of(exercise.language, exercise.cell))
+
+
+def code_of(language: str, text: str) -> list[str]:
+    """The code of a cell without comments and spaces."""
+    if language == "python":
+        return [line.split("#")[0].strip() for line in text.splitlines() if line.split("#")[0].strip()]
+    return [token.text for token in sqltext.tokens(text) if token.kind not in ("space", "comment")]
+
+
+def _compared(exercise: Exercise, results: list[dict], conn: psycopg.Connection, known: Mapping) -> dict:
+    """The verdict by keys that are computed here; mistakes are computed for the variant that failed."""
+    keys = [{"solution": _key(exercise, exercise.solution, v, conn, known)} for v in exercise.variants]
+    found = store.verdict(exercise, results, keys)
+    if not found["right"] and exercise.wrong:
+        failed = found["failed"]
+        variant = exercise.variants[failed]
+        keys[failed]["wrong"] = [mistake(exercise, w, variant, conn, known) for w in exercise.wrong]
+        found = store.verdict(exercise, results, keys)
+    return found
+
+
+def _key(exercise: Exercise, solution: str, variant, conn: psycopg.Connection, known: Mapping) -> dict:
+    result = answers.tried(exercise, solution, variant, conn, known)
+    if "error" in result:
+        raise KitError(
+            f"exercise {exercise.id} cannot be checked here: its solution fails: {result['error']}"
+        )
+    return result
+
+
+def mistake(exercise: Exercise, wrong, variant, conn: psycopg.Connection, known: Mapping) -> dict:
+    """A usual mistake's result on a variant with its message; no table where the mistake fails there."""
+    result = answers.tried(exercise, wrong.answer, variant, conn, known)
+    return {"message": wrong.message, **({"table": result} if "rows" in result else {})}
+
+
+def define(exercise: Exercise, answer: str | None, known: Mapping[str, Any]) -> None:
+    """Makes what later cells need, by the learner's answer or, if that is None, by the fallback."""
+    text = exercise.fallback if answer is None else answer
+    with session.connection() as conn:
+        if not exercise.defines:
+            for statement in answers.statements(text):
+                answers.execute(conn, statement, known)
+            return
+        with conn.transaction():
+            conn.execute("SET LOCAL client_min_messages = warning")
+            name = sql.Identifier(exercise.defines).as_string(conn)
+            *first, last = answers.statements(text)
+            for statement in first:
+                answers.execute(conn, statement, known)
+            conn.execute(f"DROP TABLE IF EXISTS {name}".encode())
+            answers.execute(conn, f"CREATE TABLE {name} AS {last}", known)
+
+
+def _namespace() -> dict[str, Any]:
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    return dict(shell.user_ns) if shell else {}

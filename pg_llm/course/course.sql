@@ -1,0 +1,276 @@
+-- The course's own tables: every attempt of every notebook, and in a class the results that the solutions
+-- give. Students reach the latter only through judge(), which tells right from wrong.
+
+CREATE SCHEMA llm_course;
+COMMENT ON SCHEMA llm_course IS 'Exercises of the course: attempts, and in a class the answer keys';
+
+CREATE TABLE llm_course.exercise (
+    id text PRIMARY KEY,
+    spec jsonb NOT NULL
+);
+COMMENT ON TABLE llm_course.exercise IS 'In a class, an exercise as students may see it: task, variants, options; no answers';
+
+CREATE TABLE llm_course.answer_key (
+    exercise text NOT NULL REFERENCES llm_course.exercise ON DELETE CASCADE,
+    variant int NOT NULL,
+    keys jsonb NOT NULL,
+    solution text NOT NULL,
+    PRIMARY KEY (exercise, variant)
+);
+COMMENT ON TABLE llm_course.answer_key IS
+    'In a class, what the solution and the usual mistakes return on each variant; closed to students';
+
+CREATE TABLE llm_course.attempt (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    student name NOT NULL DEFAULT session_user,
+    exercise text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    score real CHECK (score BETWEEN 0 AND 1),
+    message text NOT NULL,
+    answer text NOT NULL
+);
+COMMENT ON TABLE llm_course.attempt IS
+    'A try at an exercise; score 1 is right, NULL says that the cell was run before anything was filled in';
+CREATE INDEX ON llm_course.attempt (student, exercise, at);
+
+-- Comparison ----
+
+CREATE FUNCTION llm_course.same_value(expected jsonb, got jsonb, options jsonb) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    kind text := jsonb_typeof(expected);
+    e numeric;
+    g numeric;
+    allowed numeric;
+BEGIN
+    IF expected IS NULL OR got IS NULL OR kind <> jsonb_typeof(got) THEN
+        RETURN false;
+    ELSIF kind = 'array' THEN
+        RETURN jsonb_array_length(expected) = jsonb_array_length(got) AND NOT EXISTS (
+            SELECT FROM generate_series(0, jsonb_array_length(expected) - 1) AS i
+            WHERE NOT llm_course.same_value(expected -> i, got -> i, options));
+    ELSIF kind = 'string' THEN
+        RETURN btrim(expected #>> '{}', E' \n\t') = btrim(got #>> '{}', E' \n\t');
+    ELSIF kind <> 'number' THEN
+        RETURN expected = got;
+    END IF;
+    e := (expected #>> '{}')::numeric;
+    g := (got #>> '{}')::numeric;
+    IF (options ->> 'either_sign')::boolean THEN
+        e := abs(e);
+        g := abs(g);
+    END IF;
+    -- A whole number is a count or an id and has to match, unless the exercise says otherwise.
+    allowed := abs(e) * coalesce((options ->> 'tolerance')::numeric, CASE scale(e) WHEN 0 THEN 1e-6 ELSE 1e-3 END);
+    IF scale(e) > 0 OR options ->> 'tolerance' IS NOT NULL THEN
+        allowed := greatest(allowed, coalesce((options ->> 'absolute')::numeric, 1e-6));
+    END IF;
+    -- Rounding to at least two significant digits is sensible.
+    IF scale(e) > 0 AND length(ltrim(translate(trim_scale(g)::text, '-.', ''), '0')) >= 2 THEN
+        allowed := greatest(allowed, 0.5000001 * power(10::numeric, -scale(trim_scale(g))));
+    END IF;
+    RETURN abs(e - g) <= allowed;
+END $$;
+COMMENT ON FUNCTION llm_course.same_value IS
+    'True if two JSON values agree: numbers within the tolerance or sensibly rounded, text without outer spaces';
+
+CREATE FUNCTION llm_course.projected(rows jsonb, columns int[]) RETURNS TABLE (n bigint, line jsonb)
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT r.n, (SELECT jsonb_agg(r.line -> c ORDER BY k) FROM unnest(columns) WITH ORDINALITY AS u (c, k))
+    FROM jsonb_array_elements(rows) WITH ORDINALITY AS r (line, n)
+$$;
+COMMENT ON FUNCTION llm_course.projected IS 'The rows with the columns of these positions, counted from 0';
+
+CREATE FUNCTION llm_course.rows_right(expected jsonb, got jsonb, columns int[], options jsonb) RETURNS bigint
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    -- Pairs the sorted rows; of the rows that find no partner there, small tables are searched once more.
+    WITH e AS (
+        SELECT line, row_number() OVER (ORDER BY CASE WHEN (options ->> 'ordered')::boolean THEN n END, line) AS n
+        FROM jsonb_array_elements(expected) WITH ORDINALITY AS r (line, n)
+    ), g AS (
+        SELECT line, row_number() OVER (ORDER BY CASE WHEN (options ->> 'ordered')::boolean THEN n END, line) AS n
+        FROM llm_course.projected(got, columns)
+    ), pair AS (
+        SELECT e.n, e.line AS wanted, g.line AS came, llm_course.same_value(e.line, g.line, options) AS ok
+        FROM e JOIN g USING (n)
+    ), rest AS (
+        SELECT * FROM pair WHERE NOT ok AND NOT coalesce((options ->> 'ordered')::boolean, false)
+    )
+    SELECT (SELECT count(*) FROM pair WHERE ok) + CASE
+        WHEN (SELECT count(*) FROM rest) BETWEEN 2 AND 200 THEN (
+            -- As many as have at least as many equals among the rows that came as among those wanted.
+            SELECT count(*) FROM rest AS a
+            WHERE (SELECT count(*) FROM rest AS b WHERE llm_course.same_value(a.wanted, b.came, options))
+                >= (SELECT count(*) FROM rest AS b WHERE llm_course.same_value(a.wanted, b.wanted, options)))
+        ELSE 0 END
+$$;
+COMMENT ON FUNCTION llm_course.rows_right IS
+    'How many of the expected rows came, if both tables have the same number of rows';
+
+CREATE FUNCTION llm_course.compare(expected jsonb, got jsonb, options jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    wanted int := jsonb_array_length(expected -> 'columns');
+    came int := jsonb_array_length(got -> 'columns');
+    lines int := jsonb_array_length(expected -> 'rows');
+    named int[];
+    candidate int[];
+    best bigint := 0;
+    good bigint;
+BEGIN
+    IF came < wanted OR lines <> jsonb_array_length(got -> 'rows') THEN
+        RETURN jsonb_build_object('right', false, 'shape', false);
+    END IF;
+    -- Columns are found by name if all names are there, else by position, passing over extra ones.
+    SELECT array_agg(g.k - 1 ORDER BY e.k) INTO named
+    FROM jsonb_array_elements_text(expected -> 'columns') WITH ORDINALITY AS e (name, k)
+    JOIN jsonb_array_elements_text(got -> 'columns') WITH ORDINALITY AS g (name, k) ON lower(g.name) = lower(e.name);
+    FOR candidate IN
+        SELECT named WHERE cardinality(named) = wanted
+        UNION ALL
+        (SELECT array_agg(i ORDER BY i) FROM generate_series(0, (1 << least(came, 10)) - 1) AS mask,
+            generate_series(0, least(came, 10) - 1) AS i
+        WHERE mask & (1 << i) > 0 GROUP BY mask HAVING count(*) = wanted ORDER BY mask LIMIT 64)
+    LOOP
+        good := llm_course.rows_right(expected -> 'rows', got -> 'rows', candidate, options);
+        best := greatest(best, good);
+        EXIT WHEN good = lines;
+    END LOOP;
+    RETURN jsonb_build_object('right', best = lines, 'shape', true, 'rows_right', best, 'rows', lines);
+END $$;
+COMMENT ON FUNCTION llm_course.compare IS
+    'Compares two tables {"columns": [name], "rows": [[value]]} as bags of rows: right, shape, rows_right, rows';
+
+CREATE FUNCTION llm_course.dimensions(value jsonb) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    axes text[] := '{}';
+BEGIN
+    WHILE jsonb_typeof(value) = 'array' LOOP
+        axes := axes || jsonb_array_length(value)::text;
+        value := value -> 0;
+    END LOOP;
+    RETURN ' (' || array_to_string(axes, ',') || ')';
+END $$;
+COMMENT ON FUNCTION llm_course.dimensions IS 'The shape of a tensor in JSON, as text: (2,3)';
+
+CREATE FUNCTION llm_course.shape(got jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN r = 0 THEN 'no rows'
+        WHEN r = 1 AND c = 1 THEN CASE jsonb_typeof(value)
+            WHEN 'number' THEN 'one number' WHEN 'string' THEN 'one text' WHEN 'boolean' THEN 'true or false'
+            WHEN 'null' THEN 'NULL' ELSE 'one tensor' || coalesce(llm_course.dimensions(value), '') END
+        ELSE r || CASE r WHEN 1 THEN ' row' ELSE ' rows' END || ' with ' || c || CASE c WHEN 1 THEN ' column' ELSE ' columns' END
+        END
+    FROM (SELECT jsonb_array_length(got -> 'rows') AS r, jsonb_array_length(got -> 'columns') AS c,
+        got -> 'rows' -> 0 -> 0 AS value) AS s
+$$;
+COMMENT ON FUNCTION llm_course.shape IS 'The shape of a result in words';
+
+CREATE FUNCTION llm_course.echo(got jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN jsonb_array_length(got -> 'rows') = 1 AND jsonb_array_length(got -> 'columns') = 1
+        AND jsonb_typeof(got -> 'rows' -> 0 -> 0) <> 'array'
+        THEN left(got -> 'rows' -> 0 ->> 0, 80) ELSE llm_course.shape(got) END
+$$;
+COMMENT ON FUNCTION llm_course.echo IS 'What came, in a few words: the value itself if it is a single one';
+
+CREATE FUNCTION llm_course.verdict(results jsonb, keys jsonb, options jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    variants int := jsonb_array_length(keys);
+    result jsonb;
+    expected jsonb;
+    same jsonb;
+    score numeric;
+    own numeric;
+    hidden numeric := 0;
+    failed int;
+    known text;
+    about text;
+BEGIN
+    FOR v IN 0 .. variants - 1 LOOP
+        result := results -> v;
+        expected := keys -> v -> 'solution';
+        score := 0;
+        IF result ? 'rows' THEN
+            same := llm_course.compare(expected, result, options);
+            -- A table of the right shape is worth a quarter; rows that are right share half.
+            score := CASE WHEN (same ->> 'right')::boolean THEN 1
+                WHEN (same ->> 'shape')::boolean AND (same ->> 'rows')::int > 1
+                THEN 0.25 + 0.5 * (same ->> 'rows_right')::numeric / (same ->> 'rows')::numeric
+                ELSE 0 END;
+        END IF;
+        IF score < 1 AND failed IS NULL THEN
+            failed := v;
+            IF NOT result ? 'rows' THEN
+                about := result ->> 'error';
+            ELSIF NOT (same ->> 'shape')::boolean THEN
+                about := format('got %s; expected %s.', llm_course.echo(result), llm_course.shape(expected));
+            ELSIF (same ->> 'rows')::int > 1 THEN
+                about := format('got %s, of which %s are right.', llm_course.shape(result), same ->> 'rows_right');
+            ELSE
+                about := format('got %s.', llm_course.echo(result));
+            END IF;
+            SELECT w.value ->> 'message' INTO known
+            FROM jsonb_array_elements(coalesce(keys -> v -> 'wrong', '[]')) WITH ORDINALITY AS w (value, n)
+            WHERE result ? 'rows' AND w.value ? 'table'
+                AND (llm_course.compare(w.value -> 'table', result, options) ->> 'right')::boolean
+            ORDER BY w.n LIMIT 1;
+        END IF;
+        IF v = 0 THEN own := score; ELSE hidden := hidden + score / (variants - 1); END IF;
+    END LOOP;
+    score := CASE WHEN variants = 1 THEN own WHEN own = 1 THEN 0.5 + 0.5 * hidden ELSE own / 2 END;
+    IF failed IS NULL THEN
+        RETURN jsonb_build_object('right', true, 'score', 1);
+    END IF;
+    -- Less than everything is never rounded up to it.
+    RETURN jsonb_build_object('right', false, 'score', least(round(score, 2), 0.95), 'failed', failed, 'message',
+        CASE WHEN failed > 0 THEN 'right for the data shown, but not for other data. There: ' ELSE '' END
+        || coalesce(known, about || CASE WHEN failed > 0 AND results -> failed ? 'rows'
+            THEN ' Compute the result from the tables and variables of the task, so that it changes with them.'
+            ELSE '' END));
+END $$;
+COMMENT ON FUNCTION llm_course.verdict IS
+    'Judges the results of an answer, one per variant, by the keys: right, score from 0 to 1, message, failed variant';
+
+-- A class ----
+
+CREATE FUNCTION llm_course.judge(exercise text, answer text, results jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    verdict jsonb;
+BEGIN
+    SELECT llm_course.verdict(results, jsonb_agg(k.keys ORDER BY k.variant), e.spec -> 'options') INTO verdict
+    FROM llm_course.answer_key AS k JOIN llm_course.exercise AS e ON e.id = k.exercise
+    WHERE k.exercise = judge.exercise GROUP BY e.spec;
+    IF verdict IS NULL THEN
+        RAISE EXCEPTION 'there is no exercise %', exercise USING ERRCODE = 'no_data_found';
+    END IF;
+    INSERT INTO llm_course.attempt (exercise, score, message, answer)
+    VALUES (exercise, (verdict ->> 'score')::real, left(coalesce(verdict ->> 'message', ''), 1000), left(answer, 10000));
+    RETURN verdict;
+END $$;
+COMMENT ON FUNCTION llm_course.judge IS
+    'In a class: judges the results of an answer by the keys and records the attempt under the session''s login role';
+
+CREATE FUNCTION llm_course.looked(exercise text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$ INSERT INTO llm_course.attempt (exercise, message, answer) VALUES (left(exercise, 20), '', '') $$;
+COMMENT ON FUNCTION llm_course.looked IS 'Records that an exercise was opened, from which its time is counted';
+
+CREATE VIEW llm_course.progress AS
+SELECT student, exercise, count(score) AS tries, coalesce(max(score), 0)::real AS score,
+    coalesce(max(score), 0) = 1 AS is_right, min(at) AS first_seen,
+    min(at) FILTER (WHERE score = 1) - min(at) AS time
+FROM llm_course.attempt GROUP BY student, exercise;
+COMMENT ON VIEW llm_course.progress IS
+    'An exercise of a student: tries, best score, and the time from the first look to the first right answer';
+ALTER VIEW llm_course.progress SET (security_invoker = true);
+
+ALTER TABLE llm_course.attempt ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON llm_course.attempt FOR SELECT USING (student = session_user);
+COMMENT ON POLICY own ON llm_course.attempt IS 'Students see their own attempts; the owner of the table sees all';
+GRANT USAGE ON SCHEMA llm_course TO PUBLIC;
+GRANT SELECT ON llm_course.exercise, llm_course.attempt, llm_course.progress TO PUBLIC;

@@ -1,0 +1,125 @@
+"""The exercises, as written in exercises/NN.toml: one source for checks, cards, solutions and quizzes."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from pg_llm.errors import KitError
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One set of data on which an answer is tried; the first of an exercise is the learner's own.
+
+    setup: statements, whose temporary tables shadow the learner's tables of the same names.
+    variables: Python variables, :name in SQL.
+    select: further variables, each the value of a query, computed after setup.
+    """
+
+    setup: str = ""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    select: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A plausible mistake and what to say to a learner whose result is that mistake's result."""
+
+    answer: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise; pg_llm/course/README.md describes the fields."""
+
+    id: str
+    title: str
+    difficulty: int
+    importance: int
+    minutes: int
+    task: str
+    hints: tuple[str, ...]
+    cell: str
+    variants: tuple[Variant, ...]
+    solution: str = ""
+    right: tuple[str, ...] = ()
+    wrong: tuple[Wrong, ...] = ()
+    praise: str = ""
+    language: str = "sql"
+    defines: str = ""
+    probe: str = ""
+    fallback: str = ""
+    writes: bool = False
+    ordered: bool = False
+    tolerance: float | None = None
+    absolute: float = 1e-6
+    either_sign: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the comparison in course.sql reads."""
+        return {
+            "ordered": self.ordered,
+            "tolerance": self.tolerance,
+            "absolute": self.absolute,
+            "either_sign": self.either_sign,
+        }
+
+
+def from_dict(data: Mapping[str, Any]) -> Exercise:
+    """An exercise from a table of a TOML file. Errors: KitError for a missing or unknown field."""
+    fields = dict(data)
+    fields["hints"] = tuple(fields.get("hints", ()))
+    fields["right"] = tuple(fields.get("right", ()))
+    try:
+        fields["wrong"] = tuple(Wrong(**each) for each in fields.get("wrong", ()))
+        fields["variants"] = tuple(Variant(**each) for each in fields.pop("variant", ())) or (Variant(),)
+        return Exercise(**fields)
+    except TypeError as error:
+        raise KitError(f"exercise {data.get('id', '?')}: {error}") from None
+
+
+def to_dict(exercise: Exercise, answers: bool) -> dict[str, Any]:
+    """The reverse of from_dict; answers False leaves out everything that gives the solution away."""
+    data = {
+        name: value
+        for name, value in vars(exercise).items()
+        if name not in ("variants", "wrong", "right", "solution", "hints") and value is not None
+    }
+    data["hints"] = list(exercise.hints)
+    data["variant"] = [
+        {"setup": v.setup, "variables": dict(v.variables), "select": dict(v.select)}
+        for v in exercise.variants
+    ]
+    if answers:
+        data["solution"], data["right"] = exercise.solution, list(exercise.right)
+        data["wrong"] = [vars(each) for each in exercise.wrong]
+    return data
+
+
+@functools.cache
+def notebooks() -> dict[str, dict]:
+    """The contents of every exercises/NN.toml, by the notebook's number; {} where the files are left out."""
+    folder = resources.files("pg_llm.course").joinpath("exercises")
+    if not folder.is_dir():
+        return {}
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
+    return {f.name[:2]: tomllib.loads(f.read_text(encoding="utf-8")) for f in files}
+
+
+@functools.cache
+def exercises() -> dict[str, Exercise]:
+    """All exercises of the installed files, by their id."""
+    found = [from_dict(each) for file in notebooks().values() for each in file.get("exercise", ())]
+    return {each.id: each for each in found}

@@ -1,0 +1,91 @@
+"""%%check 04.2: the cell below it is the answer to an exercise; %pg_llm progress."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import psycopg
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, cell_magic, magics_class, no_var_expand
+from IPython.display import display
+
+from pg_llm.course import answers, store
+from pg_llm.course import check as checks
+from pg_llm.course.exercise import Exercise
+from pg_llm.course.progress import progress
+from pg_llm.errors import KitError
+from pg_llm.notebook import session
+from pg_llm.notebook.magic import COMMANDS
+
+
+def register(shell) -> None:
+    """Defines %%check and %pg_llm progress."""
+    shell.register_magics(CheckMagics)
+    COMMANDS["progress"] = progress
+
+
+@magics_class
+class CheckMagics(Magics):
+    """The cell magic of the exercises."""
+
+    shell: Any
+
+    @no_var_expand
+    @cell_magic("check")  # type: ignore[arg-type]  # IPython's decorators declare no types
+    def check(self, line, cell):
+        """Runs the cell's answer, shows its result, and says whether it is right."""
+        name = line.strip()
+        if not name:
+            raise UsageError("%%check needs the number of an exercise: %%check 04.2")
+        try:
+            exercise, keyed = store.find(name)
+        except KitError as error:
+            raise UsageError(str(error)) from None
+        if not checks.is_blank(exercise, cell):
+            self._show(exercise, cell)
+        verdict = checks.judged(exercise, keyed, cell, self.shell.user_ns)
+        print(verdict)
+        if exercise.fallback:
+            self._provide(exercise, cell if verdict.is_right else None)
+        elif verdict.is_right and exercise.probe and exercise.language == "sql" and not _is_query(cell):
+            checks.define(exercise, cell, self.shell.user_ns)
+
+    def _show(self, exercise: Exercise, cell: str) -> None:
+        """Displays what the answer gives on the learner's own data; errors are the verdict's to tell."""
+        if exercise.language == "python":
+            with contextlib.suppress(Exception):
+                value = answers.evaluated(cell, self.shell.user_ns)
+                if value is not None:
+                    display(value)
+        elif _is_query(cell):
+            sql = self.shell.magics_manager.registry["NotebookSql"]
+            with contextlib.suppress(psycopg.Error, answers.Unfit):
+                answers.statements(cell)
+                with session.connection() as conn, answers.undone(conn):
+                    display(sql._run(cell, {}))
+
+    def _provide(self, exercise: Exercise, answer: str | None) -> None:
+        """Defines what later cells use, by the learner's answer if it is right, else by the kit's own."""
+        what = f"the table {exercise.defines}" if exercise.defines else "what it defines"
+        if exercise.language == "python":
+            if answer is None:
+                exec(exercise.fallback, self.shell.user_ns)
+        elif answer is not None:
+            try:
+                checks.define(exercise, answer, self.shell.user_ns)
+                return
+            except psycopg.Error:  # right on the check's data, but a table of an earlier cell is missing here
+                answer = None
+                checks.define(exercise, None, self.shell.user_ns)
+        else:
+            checks.define(exercise, None, self.shell.user_ns)
+        if answer is None:
+            print(f"Until then the cells below use the kit's own result for {what}.")
+
+
+def _is_query(cell: str) -> bool:
+    """True if the cell's last statement returns rows by itself."""
+    with contextlib.suppress(answers.Unfit):
+        return answers.is_query(answers.statements(cell)[-1])
+    return False

@@ -1,0 +1,87 @@
+"""What a learner, or a class, has done: a table, a picture, and a gradebook for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING, TextIO
+
+from pg_llm.course import store
+from pg_llm.course.exercise import exercises
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from pg_llm.notebook.frames import Frame
+
+PROGRESS = """
+    SELECT exercise, tries, score, is_right, round(extract(epoch FROM time) / 60, 1)::float8 AS minutes
+    FROM llm_course.progress WHERE student = session_user ORDER BY exercise
+"""
+GRADEBOOK = """
+    SELECT student, exercise, score, tries, round(extract(epoch FROM time) / 60, 1)::float8 AS minutes
+    FROM llm_course.progress ORDER BY student, exercise
+"""
+
+
+def progress() -> Frame:
+    """The exercises that you have opened or tried, of all notebooks, one per row.
+
+    Columns exercise, title, tries, score (best, 0 to 1), is_right, minutes (from the first look to the first
+    right answer).
+    """
+    from pg_llm.notebook.frames import Frame
+
+    with store.connection() as conn:
+        rows = conn.execute(PROGRESS).fetchall()
+        titles = dict(conn.execute("SELECT id, spec ->> 'title' FROM llm_course.exercise").fetchall())
+    titles = {**{name: each.title for name, each in exercises().items()}, **titles}
+    return Frame(
+        [(row[0], titles.get(row[0], ""), *row[1:]) for row in rows],
+        columns=["exercise", "title", "tries", "score", "is_right", "minutes"],
+    )
+
+
+def plot_progress() -> Axes:
+    """Every exercise of the course as a square, by notebook: filled if right, half-toned if tried."""
+    import matplotlib.pyplot as plt
+
+    table = progress()
+    done = dict(
+        zip(map(str, table["exercise"]), zip(table["tries"], table["is_right"], strict=True), strict=True)
+    )
+    names = sorted({*exercises(), *done})
+    books = sorted({name.split(".")[0] for name in names})
+    _, axes = plt.subplots(figsize=(6, 0.4 + 0.34 * max(len(books), 1)))
+    for name in names:
+        book, number = name.split(".")
+        tries, is_right = done.get(name, (0, False))
+        colour = "#1f5fa8" if is_right else "#f5b26b" if tries else "#e8e8e8"
+        y = books.index(book)
+        axes.add_patch(plt.Rectangle((int(number) - 0.42, y - 0.4), 0.84, 0.8, color=colour))
+        axes.text(int(number), y, "✓" if is_right else number, ha="center", va="center",
+                  color="white" if is_right else "#333333", fontsize=9)  # fmt: skip
+    most = max((int(name.split(".")[1]) for name in names), default=1)
+    axes.set_xlim(0.4, most + 0.6)
+    axes.set_ylim(len(books) - 0.5, -0.5)
+    axes.set_yticks(range(len(books)), books)
+    axes.set_xticks([])
+    axes.set_ylabel("notebook")
+    right = sum(bool(is_right) for _, is_right in done.values())
+    axes.set_title(f"{right} of {len(names)} exercises are right", fontsize=10)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return axes
+
+
+def write_gradebook(target: TextIO) -> int:
+    """Writes a CSV file with a row for each student and exercise; returns the number of rows.
+
+    Columns student, exercise, score (best, 0 to 1), tries, minutes. The owner of the course's database sees
+    all students, a student only the own rows.
+    """
+    with store.connection() as conn:
+        rows = conn.execute(GRADEBOOK).fetchall()
+    writer = csv.writer(target, lineterminator="\n")
+    writer.writerow(["student", "exercise", "score", "tries", "minutes"])
+    writer.writerows(rows)
+    return len(rows)

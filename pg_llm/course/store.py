@@ -1,0 +1,133 @@
+"""The course's database: attempts of all notebooks, which no reset of a notebook's database touches.
+
+Every server has one, `pg_llm_course`. A role that may not create databases keeps its attempts in the schema
+llm_course of the database that it works in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from importlib import resources
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from pg_llm.course.exercise import Exercise, exercises, from_dict
+from pg_llm.errors import KitError
+from pg_llm.server import template
+from pg_llm.server.connect import maintenance, open_database
+
+DATABASE = "pg_llm_course"
+OWNER = "llm_course"  # a role without rights and without login; judge() runs as this role
+
+
+@contextlib.contextmanager
+def connection() -> Iterator[psycopg.Connection]:
+    """A connection to the course's database, which is created if it is missing."""
+    conn = open_database(_database())
+    try:
+        conn.execute("SET search_path = pg_catalog, pg_temp")
+        if not conn.execute("SELECT to_regnamespace('llm_course')").fetchone() == (None,):
+            yield conn
+            return
+        with contextlib.suppress(psycopg.errors.DuplicateSchema, psycopg.errors.UniqueViolation):
+            _fill(conn)
+        yield conn
+    finally:
+        conn.close()
+
+
+def _database() -> str | None:
+    """The database's name; None for the one of PG_LLM_DSN, if the role may not create another."""
+    name = sql.Identifier(DATABASE)
+    with maintenance() as conn:
+        if template.exists(conn, DATABASE):
+            return DATABASE
+        try:
+            conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(name))
+        except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+            pass  # another session was faster
+        except psycopg.errors.InsufficientPrivilege:
+            return None
+        else:
+            conn.execute(sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(name))
+        return DATABASE
+
+
+def _fill(conn: psycopg.Connection) -> None:
+    script = resources.files("pg_llm.course").joinpath("course.sql").read_text(encoding="utf-8")
+    with conn.transaction():
+        conn.execute(script.encode())
+        if conn.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone() == (True,):
+            _hand_over(conn)
+
+
+def _hand_over(conn: psycopg.Connection) -> None:
+    """Makes a role without rights the owner, so that nothing in this database runs with a superuser's."""
+    owner = sql.Identifier(OWNER)
+    if not conn.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [OWNER]).fetchone():
+        conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(owner))
+    query = (
+        "SELECT format('%s %s', CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, oid::regclass) "
+        "FROM pg_class WHERE relnamespace = 'llm_course'::regnamespace AND relkind IN ('r', 'v') UNION ALL "
+        "SELECT format('FUNCTION %s', oid::regprocedure) "
+        "FROM pg_proc WHERE pronamespace = 'llm_course'::regnamespace"
+    )
+    for (item,) in conn.execute(query).fetchall():
+        conn.execute(sql.SQL("ALTER {} OWNER TO {}").format(sql.SQL(item), owner))
+    conn.execute(sql.SQL("ALTER SCHEMA llm_course OWNER TO {}").format(owner))
+
+
+# -- exercises ----
+
+
+def find(name: str) -> tuple[Exercise, bool]:
+    """An exercise, and True if the server has its keys, so that they judge. Errors: KitError."""
+    with connection() as conn:
+        row = conn.execute("SELECT spec FROM llm_course.exercise WHERE id = %s", [name]).fetchone()
+    if row:
+        spec = dict(row[0])
+        spec.pop("options")
+        return from_dict(spec), True
+    known = exercises()
+    if name not in known:
+        raise KitError(f"there is no exercise {name}; there are {', '.join(known) or 'none here'}")
+    return known[name], False
+
+
+# -- attempts ----
+
+
+def verdict(exercise: Exercise, results: list[dict], keys: list[dict]) -> dict:
+    """The verdict of the keys that this session computed: right, score, message, failed."""
+    with connection() as conn:
+        query = "SELECT llm_course.verdict(%s, %s, %s)"
+        row = conn.execute(query, [Jsonb(results), Jsonb(keys), Jsonb(exercise.options)]).fetchone()
+    assert row
+    return row[0]
+
+
+def judge(exercise: Exercise, answer: str, results: list[dict]) -> dict:
+    """The verdict of the server's keys; the server records the attempt."""
+    with connection() as conn:
+        query = "SELECT llm_course.judge(%s, %s, %s)"
+        row = conn.execute(query, [exercise.id, answer, Jsonb(results)]).fetchone()
+    assert row
+    return row[0]
+
+
+def record(exercise: str, score: float, message: str, answer: str) -> None:
+    """Keeps an attempt."""
+    with connection() as conn:
+        conn.execute(
+            "INSERT INTO llm_course.attempt (exercise, score, message, answer) VALUES (%s, %s, %s, %s)",
+            [exercise, score, message[:1000], answer[:10000]],
+        )
+
+
+def looked(exercise: str) -> None:
+    """Records that an exercise was opened; its time counts from the first look."""
+    with connection() as conn:
+        conn.execute("SELECT llm_course.looked(%s)", [exercise])

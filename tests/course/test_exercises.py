@@ -1,0 +1,98 @@
+"""Every exercise of the course: right answers pass, and wrong ones are told why."""
+
+from __future__ import annotations
+
+import pytest
+
+from pg_llm.course import answers, cells
+from pg_llm.course import check as checks
+from pg_llm.course.exercise import exercises, notebooks
+
+EXERCISES = list(exercises().values())
+each = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
+
+
+@pytest.fixture(scope="module")
+def learner(server):
+    """A notebook's session in a clean database."""
+    from pg_llm.notebook import session
+
+    opened = session.start(None, fresh=True)
+    yield opened.conn
+    opened.conn.close()
+
+
+def verdict(exercise, answer):
+    return checks.judged(exercise, False, answer, {})
+
+
+@each
+def test_right_answers_pass(learner, exercise):
+    assert len(exercise.right) >= 3, "three right answers beside the solution"
+    distinct = {"".join(checks.code_of(exercise.language, a)) for a in [exercise.solution, *exercise.right]}
+    assert len(distinct) == len(exercise.right) + 1, "they are written differently"
+    for answer in [exercise.solution, *exercise.right]:
+        assert verdict(exercise, answer).is_right, f"{answer}\n{verdict(exercise, answer).message}"
+
+
+@each
+def test_wrong_answers_are_refused_with_their_own_message(learner, exercise):
+    assert len(exercise.wrong) >= 3, "three plausible mistakes"
+    for wrong in exercise.wrong:
+        found = verdict(exercise, wrong.answer)
+        assert not found.is_right and found.score < 1, wrong.answer
+        assert found.message.endswith(wrong.message), f"{wrong.answer}\n{found.message}"
+
+
+@each
+def test_a_constant_is_refused(learner, exercise):
+    """What is right for the data shown, written down as a constant, is wrong for the hidden data."""
+    assert len(exercise.variants) >= 2, "a hidden variant"
+    shown = answers.tried(exercise, exercise.solution, exercise.variants[0], learner, {})
+    hidden = [answers.tried(exercise, exercise.solution, v, learner, {}) for v in exercise.variants[1:]]
+    assert "rows" in shown, shown
+    if not exercise.probe or exercise.defines:
+        assert any(h != shown for h in hidden), "no hidden variant has another result"
+
+
+@each
+def test_a_blank_cell_waits(learner, exercise):
+    assert exercise.cell.strip()
+    assert verdict(exercise, exercise.cell).score is None
+    assert exercise.language == "python" or "-- your line here" in exercise.cell
+    assert checks.code_of(exercise.language, exercise.cell) != checks.code_of(
+        exercise.language, exercise.solution
+    )
+
+
+@each
+def test_a_fallback_defines_what_the_solution_defines(learner, exercise):
+    if exercise.defines:
+        assert exercise.fallback
+        for variant in exercise.variants:
+            wanted = answers.tried(exercise, exercise.solution, variant, learner, {})
+            came = answers.tried(exercise, exercise.fallback, variant, learner, {})
+            assert checks.store.verdict(exercise, [came], [{"solution": wanted}])["right"], came
+    elif exercise.fallback:
+        assert verdict(exercise, exercise.fallback).is_right
+
+
+@each
+def test_the_card_is_complete(exercise):
+    assert 1 <= exercise.difficulty <= 5 and 1 <= exercise.importance <= 5
+    assert 5 <= exercise.minutes <= 45 and len(exercise.hints) == 2 and exercise.praise
+    assert exercise.solution.strip() not in exercise.task
+    assert all(hint.strip() != exercise.solution.strip() for hint in exercise.hints)
+
+
+@pytest.mark.parametrize("number", list(notebooks()))
+def test_the_quiz_and_the_teachers_page_are_complete(number):
+    file = notebooks()[number]
+    assert len(file["quiz"]) == 5
+    for question in file["quiz"]:
+        assert len(question["options"]) >= 3 and 0 <= question["answer"] < len(question["options"])
+        assert question["explanation"].strip()
+    assert len({q["answer"] for q in file["quiz"]}) > 1, "the right option is not always the same"
+    assert set(file["teacher"]) == {"minutes", "misconceptions", "question", "board", "skip"}
+    assert len(file["teacher"]["misconceptions"]) >= 3
+    assert cells.quiz(file["quiz"]).count("<summary>Answer</summary>") == 5
