@@ -15,20 +15,20 @@
  * Queries of a block whose scores are computed together: a multiple of the register tiles' heights (14, 6);
  * the scores stay in the second-level cache.
  */
-#define STRIP 42
+#define BLOCK_QUERIES 42
 
 int llm_attention_chunk = LLM_BLOCK;
 
-typedef struct Run
+typedef struct Forward
 {
 	const LlmAttention *a;
 	const LlmKvCache *cache;
 	const float *qkv;
 	int past, keys, width; /* width: floats of one row of scores, whole panels */
-	int queries, chunks;   /* queries of a task, whole blocks of STRIP; tasks of a head */
+	int queries, chunks;   /* queries of a task, whole blocks of BLOCK_QUERIES; tasks of a head */
 	float *scratch;        /* queries * width per worker */
 	float *out, *scores, *probs;
-} Run;
+} Forward;
 
 static int
 panels(int n)
@@ -132,20 +132,20 @@ append_keys(int n, int HS, const float *keys, size_t ldk, int at, float *panel)
 static void
 append_task(void *context, int head, int worker)
 {
-	const Run *r = context;
-	int HS = r->a->HS, C = r->a->NH * HS, T = r->a->T;
-	const float *q = r->qkv + (size_t) (head / r->a->NH) * T * 3 * C + (size_t) (head % r->a->NH) * HS;
-	float *k = keys_of(r->cache, head), *v = values_of(r->cache, head) + (size_t) r->past * LLM_PANEL;
+	const Forward *f = context;
+	int HS = f->a->HS, C = f->a->NH * HS, T = f->a->T;
+	const float *q = f->qkv + (size_t) (head / f->a->NH) * T * 3 * C + (size_t) (head % f->a->NH) * HS;
+	float *k = keys_of(f->cache, head), *v = values_of(f->cache, head) + (size_t) f->past * LLM_PANEL;
 
 	for (int t = 0, n; t < T && !llm_pool_stopping(worker); t += n)
 	{
-		int at = r->past + t, room = LLM_PANEL - at % LLM_PANEL;
+		int at = f->past + t, room = LLM_PANEL - at % LLM_PANEL;
 
 		n = T - t < room ? T - t : room;
 		append_keys(
 			n, HS, q + (size_t) t * 3 * C + C, 3 * C, at, k + (size_t) (at / LLM_PANEL) * HS * LLM_PANEL);
 	}
-	for (int i = 0; i < HS; i += LLM_PANEL, v += (size_t) r->cache->capacity * LLM_PANEL)
+	for (int i = 0; i < HS; i += LLM_PANEL, v += (size_t) f->cache->capacity * LLM_PANEL)
 		for (int t = 0; t < T && !llm_pool_stopping(worker); t += FEW)
 			llm_kernels->pack_panel(T - t < FEW ? T - t : FEW, HS - i < LLM_PANEL ? HS - i : LLM_PANEL,
 				q + (size_t) t * 3 * C + 2 * C + i, 3 * C, v + (size_t) t * LLM_PANEL);
@@ -159,17 +159,17 @@ first_key(const LlmAttention *a, int position)
 }
 
 static int
-last_key(const Run *r, int position)
+last_key(const Forward *f, int position)
 {
-	return r->a->causal ? position + 1 : r->keys;
+	return f->a->causal ? position + 1 : f->keys;
 }
 
 /* s (m,width) = q (m,HS) @ k^T for all panels up to `keys` */
 static void
-score_rows(const Run *r, int head, int m, const float *q, int keys, float *s, int worker)
+score_rows(const Forward *f, int head, int m, const float *q, int keys, float *s, int worker)
 {
-	int HS = r->a->HS, ldq = 3 * r->a->NH * HS;
-	float rows[STRIP * LLM_BLOCK];
+	int HS = f->a->HS, ldq = 3 * f->a->NH * HS;
+	float rows[BLOCK_QUERIES * LLM_BLOCK];
 
 	for (int k = 0; k < HS; k += LLM_BLOCK)
 	{
@@ -178,43 +178,43 @@ score_rows(const Run *r, int head, int m, const float *q, int keys, float *s, in
 		llm_kernels->pack_rows(m, kc, q + k, ldq, rows);
 		for (int p = 0; p < panels(keys) && !llm_pool_stopping(worker); p++)
 			llm_kernels->matmul_block(m, kc, rows,
-				keys_of(r->cache, head) + ((size_t) p * HS + k) * LLM_PANEL, s + (size_t) p * LLM_PANEL,
-				r->width, LLM_PANEL, k == 0);
+				keys_of(f->cache, head) + ((size_t) p * HS + k) * LLM_PANEL, s + (size_t) p * LLM_PANEL,
+				f->width, LLM_PANEL, k == 0);
 	}
 }
 
 /* A block of m queries of a head, and their weighted sums. */
-typedef struct Strip
+typedef struct QueryBlock
 {
 	int m, position; /* of the first query */
 	const float *p;  /* (m,width): probabilities */
 	const float *v;  /* panels of values */
 	float *out;      /* (m,HS), rows ldo apart */
 	size_t ldo;
-} Strip;
+} QueryBlock;
 
 /* Which keys of a block the rows from `row` on attend to. */
-typedef enum Meet
+typedef enum Mask
 {
-	MEET_ALIKE,   /* each row: all kc */
-	MEET_TRIANGLE /* a tile's last row: all kc; each row above: one less */
-} Meet;
+	MASK_NONE,    /* each row: all kc */
+	MASK_TRIANGLE /* a tile's last row: all kc; each row above: one less */
+} Mask;
 
 /* out (+)= p @ v over the keys k … k + kc - 1 */
 static void
-weigh_block(const Run *r, const Strip *s, int row, int m, int k, int kc, Meet meet, bool first)
+weigh_block(const Forward *f, const QueryBlock *s, int row, int m, int k, int kc, Mask mask, bool first)
 {
-	int HS = r->a->HS;
-	float rows[STRIP * LLM_BLOCK];
+	int HS = f->a->HS;
+	float rows[BLOCK_QUERIES * LLM_BLOCK];
 
-	llm_kernels->pack_rows(m, kc, s->p + (size_t) row * r->width + k, r->width, rows);
+	llm_kernels->pack_rows(m, kc, s->p + (size_t) row * f->width + k, f->width, rows);
 	for (int i = 0; i < HS; i += LLM_PANEL)
 	{
-		const float *panel = s->v + ((size_t) (i / LLM_PANEL) * r->cache->capacity + k) * LLM_PANEL;
+		const float *panel = s->v + ((size_t) (i / LLM_PANEL) * f->cache->capacity + k) * LLM_PANEL;
 		float *out = s->out + row * s->ldo + i;
 		int n = HS - i < LLM_PANEL ? HS - i : LLM_PANEL;
 
-		if (meet == MEET_TRIANGLE)
+		if (mask == MASK_TRIANGLE)
 			llm_kernels->matmul_triangle(kc, rows, panel, out, s->ldo, n, first);
 		else
 			llm_kernels->matmul_block(m, kc, rows, panel, out, s->ldo, n, first);
@@ -226,54 +226,54 @@ weigh_block(const Run *r, const Strip *s, int row, int m, int k, int kc, Meet me
  * all of them.
  */
 static int
-weigh_ragged(const Run *r, const Strip *s, int k)
+weigh_masked(const Forward *f, const QueryBlock *s, int k)
 {
 	int seen = s->position + 1 - k; /* keys that the first row attends to; one more for each following row */
 	int row = seen < 1 ? 1 - seen : 0, end = LLM_BLOCK - seen < s->m ? LLM_BLOCK - seen : s->m;
 	int tile = llm_kernels->tile_rows;
 
 	for (; row + tile <= end; row += tile)
-		weigh_block(r, s, row, tile, k, seen + row + tile - 1, MEET_TRIANGLE, k == 0);
+		weigh_block(f, s, row, tile, k, seen + row + tile - 1, MASK_TRIANGLE, k == 0);
 	for (; row < end; row++)
-		weigh_block(r, s, row, 1, k, seen + row, MEET_ALIKE, k == 0);
+		weigh_block(f, s, row, 1, k, seen + row, MASK_NONE, k == 0);
 	return row;
 }
 
 /* Each row over the keys of its own window. */
 static void
-weigh_windows(const Run *r, const Strip *s, int worker)
+weigh_windows(const Forward *f, const QueryBlock *s, int worker)
 {
 	for (int row = 0; row < s->m; row++)
 	{
-		int first = first_key(r->a, s->position + row), last = last_key(r, s->position + row);
+		int first = first_key(f->a, s->position + row), last = last_key(f, s->position + row);
 
 		for (int k = first, end; k < last && !llm_pool_stopping(worker); k = end)
 		{
 			end = (k / LLM_BLOCK + 1) * LLM_BLOCK;
 			end = end < last ? end : last;
-			weigh_block(r, s, row, 1, k, end - k, MEET_ALIKE, k == first);
+			weigh_block(f, s, row, 1, k, end - k, MASK_NONE, k == first);
 		}
 	}
 }
 
 /* Each row over its own keys, in blocks of keys for all rows together. */
 static void
-weigh_rows(const Run *r, const Strip *s, int worker)
+weigh_rows(const Forward *f, const QueryBlock *s, int worker)
 {
-	int keys = last_key(r, s->position + s->m - 1);
+	int keys = last_key(f, s->position + s->m - 1);
 
-	if (r->a->window)
+	if (f->a->window)
 	{
-		weigh_windows(r, s, worker);
+		weigh_windows(f, s, worker);
 		return;
 	}
 	for (int k = 0; k < keys && !llm_pool_stopping(worker); k += LLM_BLOCK)
 	{
-		int row = r->a->causal ? weigh_ragged(r, s, k) : 0;
+		int row = f->a->causal ? weigh_masked(f, s, k) : 0;
 
 		if (row < s->m)
 			weigh_block(
-				r, s, row, s->m - row, k, keys - k < LLM_BLOCK ? keys - k : LLM_BLOCK, MEET_ALIKE, k == 0);
+				f, s, row, s->m - row, k, keys - k < LLM_BLOCK ? keys - k : LLM_BLOCK, MASK_NONE, k == 0);
 	}
 }
 
@@ -290,31 +290,31 @@ show_row(float *to, const float *from, int first, int last, int keys, float unse
 
 /* m queries of a head from `query` on; s: scratch for their scores */
 static void
-attend_strip(const Run *r, int head, int query, int m, float *s, int worker)
+attend_block(const Forward *f, int head, int query, int m, float *s, int worker)
 {
-	const LlmAttention *a = r->a;
-	int skipped = a->T - a->queries, position = r->past + skipped + query, C = a->NH * a->HS;
-	int b = head / a->NH, h = head % a->NH, keys = last_key(r, position + m - 1);
-	const float *q = r->qkv + ((size_t) b * a->T + skipped + query) * 3 * C + (size_t) h * a->HS;
-	float *out = r->out + ((size_t) b * a->queries + query) * C + (size_t) h * a->HS;
+	const LlmAttention *a = f->a;
+	int skipped = a->T - a->queries, position = f->past + skipped + query, C = a->NH * a->HS;
+	int b = head / a->NH, h = head % a->NH, keys = last_key(f, position + m - 1);
+	const float *q = f->qkv + ((size_t) b * a->T + skipped + query) * 3 * C + (size_t) h * a->HS;
+	float *out = f->out + ((size_t) b * a->queries + query) * C + (size_t) h * a->HS;
 
-	score_rows(r, head, m, q, keys, s, worker);
+	score_rows(f, head, m, q, keys, s, worker);
 	for (int row = 0; row < m && !llm_pool_stopping(worker); row++)
 	{
-		int first = first_key(a, position + row), last = last_key(r, position + row);
-		float *x = s + (size_t) row * r->width;
-		size_t shown = (((size_t) head * a->queries) + query + row) * r->keys;
+		int first = first_key(a, position + row), last = last_key(f, position + row);
+		float *x = s + (size_t) row * f->width;
+		size_t shown = (((size_t) head * a->queries) + query + row) * f->keys;
 
-		if (r->scores)
-			show_row(r->scores + shown, x, first, last, r->keys, -__builtin_inff(), a->scale);
+		if (f->scores)
+			show_row(f->scores + shown, x, first, last, f->keys, -__builtin_inff(), a->scale);
 		llm_row_softmax(worker, last - first, first, a->scale, x + first, x + first);
-		if (r->probs)
-			show_row(r->probs + shown, x, first, last, r->keys, 0, 1);
+		if (f->probs)
+			show_row(f->probs + shown, x, first, last, f->keys, 0, 1);
 		if (a->dropout > 0)
-			llm_drop(&a->stream, a->dropout, ((uint64_t) head * r->keys + position + row) * r->keys + first,
+			llm_drop(&a->stream, a->dropout, ((uint64_t) head * f->keys + position + row) * f->keys + first,
 				last - first, x + first, x + first);
 	}
-	weigh_rows(r, &(Strip){m, position, s, values_of(r->cache, head), out, C}, worker);
+	weigh_rows(f, &(QueryBlock){m, position, s, values_of(f->cache, head), out, C}, worker);
 	if (a->head_mask)
 		for (int row = 0; row < m; row++)
 			llm_kernels->binary(
@@ -324,30 +324,31 @@ attend_strip(const Run *r, int head, int query, int m, float *s, int worker)
 static void
 attend_task(void *context, int task, int worker)
 {
-	const Run *r = context;
-	int head = task / r->chunks, first = task % r->chunks * r->queries;
-	int end = first + r->queries < r->a->queries ? first + r->queries : r->a->queries;
-	float *s = r->scratch + (size_t) worker * r->queries * r->width;
+	const Forward *f = context;
+	int head = task / f->chunks, first = task % f->chunks * f->queries;
+	int end = first + f->queries < f->a->queries ? first + f->queries : f->a->queries;
+	float *s = f->scratch + (size_t) worker * f->queries * f->width;
 
-	for (int query = first; query < end && !llm_pool_stopping(worker); query += STRIP)
-		attend_strip(r, head, query, end - query < STRIP ? end - query : STRIP,
-			s + (size_t) (query - first) * r->width, worker);
+	for (int query = first; query < end && !llm_pool_stopping(worker); query += BLOCK_QUERIES)
+		attend_block(f, head, query, end - query < BLOCK_QUERIES ? end - query : BLOCK_QUERIES,
+			s + (size_t) (query - first) * f->width, worker);
 }
 
-/* Queries per task: whole blocks of STRIP, limited by the chunk and by the number of queries. */
+/* Queries per task: whole blocks of BLOCK_QUERIES, limited by the chunk and by the number of queries. */
 static int
 queries_of_task(const LlmAttention *a)
 {
-	int strips = llm_attention_chunk / STRIP, needed = (a->queries + STRIP - 1) / STRIP;
+	int blocks = llm_attention_chunk / BLOCK_QUERIES,
+		needed = (a->queries + BLOCK_QUERIES - 1) / BLOCK_QUERIES;
 
-	return (strips < needed ? strips : needed) * STRIP;
+	return (blocks < needed ? blocks : needed) * BLOCK_QUERIES;
 }
 
 LlmCode
 llm_attention(const LlmAttention *a, const float *qkv, LlmKvCache *cache, float *out, float *scores,
 	float *probs, const LlmAllocator *memory, LlmError *err)
 {
-	Run r = {.a = a,
+	Forward f = {.a = a,
 		.cache = cache,
 		.qkv = qkv,
 		.past = cache->length,
@@ -360,22 +361,22 @@ llm_attention(const LlmAttention *a, const float *qkv, LlmKvCache *cache, float 
 
 	if (a->B == 0 || a->NH == 0 || a->T == 0 || a->HS == 0)
 		return LLM_OK;
-	r.keys = r.past + a->T;
-	r.width = panels(r.keys) * LLM_PANEL;
-	r.queries = queries_of_task(a);
-	r.chunks = (a->queries + r.queries - 1) / r.queries;
-	tasks = (int64_t) a->B * a->NH * r.chunks;
+	f.keys = f.past + a->T;
+	f.width = panels(f.keys) * LLM_PANEL;
+	f.queries = queries_of_task(a);
+	f.chunks = (a->queries + f.queries - 1) / f.queries;
+	tasks = (int64_t) a->B * a->NH * f.chunks;
 	if (tasks > INT32_MAX)
 		return llm_fail(err, LLM_LIMIT, "attention: %d texts of %d heads are too many at once", a->B, a->NH);
-	bytes = (size_t) llm_pool_threads() * r.queries * r.width * sizeof(float);
-	r.scratch = memory->alloc(memory->context, bytes);
-	if (r.scratch == NULL)
-		return llm_fail(err, LLM_NO_MEMORY, "attention: no memory for the scores of %d positions", r.keys);
-	code = llm_parallel(a->B * a->NH, append_task, &r, err);
+	bytes = (size_t) llm_pool_threads() * f.queries * f.width * sizeof(float);
+	f.scratch = memory->alloc(memory->context, bytes);
+	if (f.scratch == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "attention: no memory for the scores of %d positions", f.keys);
+	code = llm_parallel(a->B * a->NH, append_task, &f, err);
 	if (code == LLM_OK)
-		code = llm_parallel((int) tasks, attend_task, &r, err);
+		code = llm_parallel((int) tasks, attend_task, &f, err);
 	if (code == LLM_OK)
-		cache->length = r.keys;
-	memory->release(memory->context, r.scratch, bytes);
+		cache->length = f.keys;
+	memory->release(memory->context, f.scratch, bytes);
 	return code;
 }

@@ -30,7 +30,7 @@ back_node(LlmExec *exec, float *const *grads, int index, LlmError *err)
 		return LLM_OK;
 	if (grads[index]) /* all readers were visited: the gradient is complete */
 		code = llm_copy(slot->value.numel, slot->grad->data, grads[index], err);
-	for (int i = 0; i < b.node->n_inputs && i < LLM_MOST_INPUTS; i++)
+	for (int i = 0; i < b.node->n_inputs && i < LLM_MAX_INPUTS; i++)
 		b.in[i] = exec->slots[b.node->inputs[i]].value;
 	b.out = &slot->value;
 	b.dy = slot->grad->data;
@@ -42,7 +42,7 @@ back_node(LlmExec *exec, float *const *grads, int index, LlmError *err)
 }
 
 LlmCode
-llm_walk_back(LlmExec *exec, float *const *grads, LlmError *err)
+llm_backward_pass(LlmExec *exec, float *const *grads, LlmError *err)
 {
 	const LlmGraph *graph = &exec->model->graph;
 	Slot *target = &exec->slots[exec->target];
@@ -91,5 +91,5 @@ llm_exec_backward(LlmExec *exec, float *const *grads, LlmError *err)
 	if (exec->grads && exec->grads != grads)
 		return llm_fail(err, LLM_INVALID, "node \"%s\": its gradients were to go to other arrays",
 			exec->model->graph.nodes[exec->target].name);
-	return llm_walk_back(exec, grads, err);
+	return llm_backward_pass(exec, grads, err);
 }

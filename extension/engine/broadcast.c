@@ -1,26 +1,26 @@
 /*
- * Iterates over two shapes that broadcast: contiguous runs along the innermost axes are passed to a kernel,
- * the outer axes are counted.
+ * Iterates over two shapes that broadcast: the innermost axis, a contiguous row, is passed to a
+ * kernel; the outer axes are counted.
  */
 #include "engine/broadcast.h"
 
 #include "engine/ops.h"
 #include "engine/pool.h"
 
-typedef struct Walk
+typedef struct Work
 {
 	LlmBinary op;
-	int ndim; /* axes left after merging, the innermost (the run) not counted */
+	int ndim; /* axes left after merging, without the innermost */
 	int64_t dims[LLM_MAX_DIMS];
 	int64_t a_strides[LLM_MAX_DIMS], b_strides[LLM_MAX_DIMS]; /* 0: repeated */
-	int64_t run;                                              /* length of the innermost axis */
+	int64_t inner;                                            /* length of the innermost axis */
 	int a_step, b_step;                                       /* along it: 0 or 1 */
-	int64_t rows;                                             /* number of runs */
-	int64_t pieces, piece; /* a run is split into `pieces` of this length */
+	int64_t rows;                                             /* number of rows */
+	int64_t pieces, piece; /* a row is split into `pieces` of this length */
 	int64_t rows_per_task;
 	const float *a, *b;
 	float *out;
-} Walk;
+} Work;
 
 /* Stride of each axis of the common shape in one operand, 0 where it is repeated. */
 static void
@@ -42,7 +42,7 @@ strides_of(int ndim, int own_ndim, const int *own, int64_t *strides)
  * or two axes.
  */
 static void
-merge_axes(Walk *w, int ndim, const int *dims, const int64_t *a, const int64_t *b)
+merge_axes(Work *w, int ndim, const int *dims, const int64_t *a, const int64_t *b)
 {
 	int n = 0;
 
@@ -62,7 +62,7 @@ merge_axes(Walk *w, int ndim, const int *dims, const int64_t *a, const int64_t *
 		n++;
 	}
 	w->ndim = n > 0 ? n - 1 : 0;
-	w->run = n > 0 ? w->dims[n - 1] : 1;
+	w->inner = n > 0 ? w->dims[n - 1] : 1;
 	w->a_step = n > 0 && w->a_strides[n - 1] != 0;
 	w->b_step = n > 0 && w->b_strides[n - 1] != 0;
 	w->rows = 1;
@@ -71,12 +71,12 @@ merge_axes(Walk *w, int ndim, const int *dims, const int64_t *a, const int64_t *
 }
 
 static void
-walk_task(void *context, int task, int worker)
+binary_task(void *context, int task, int worker)
 {
-	const Walk *w = context;
+	const Work *w = context;
 	int64_t from = task / w->pieces * w->rows_per_task, to = from + w->rows_per_task;
 	int64_t at = task % w->pieces * w->piece;
-	int64_t n = w->run - at < w->piece ? w->run - at : w->piece;
+	int64_t n = w->inner - at < w->piece ? w->inner - at : w->piece;
 
 	(void) worker;
 	for (int64_t row = from; row < to && row < w->rows; row++)
@@ -89,7 +89,7 @@ walk_task(void *context, int task, int worker)
 			b += index % w->dims[i] * w->b_strides[i];
 			index /= w->dims[i];
 		}
-		llm_kernels->binary(w->op, n, w->a + a, w->a_step, w->b + b, w->b_step, w->out + row * w->run + at);
+		llm_kernels->binary(w->op, n, w->a + a, w->a_step, w->b + b, w->b_step, w->out + row * w->inner + at);
 	}
 }
 
@@ -97,7 +97,7 @@ LlmCode
 llm_broadcast_binary(LlmBinary op, int a_ndim, const int *a_dims, const float *a, int b_ndim,
 	const int *b_dims, const float *b, float *out, LlmError *err)
 {
-	Walk w = {.op = op, .a = a, .b = b, .out = out};
+	Work w = {.op = op, .a = a, .b = b, .out = out};
 	int64_t a_strides[LLM_MAX_DIMS], b_strides[LLM_MAX_DIMS];
 	int dims[LLM_MAX_DIMS], ndim;
 	LlmCode code = llm_broadcast_shape("broadcast", "and", a_ndim, a_dims, b_ndim, b_dims, &ndim, dims, err);
@@ -110,11 +110,11 @@ llm_broadcast_binary(LlmBinary op, int a_ndim, const int *a_dims, const float *a
 	strides_of(ndim, a_ndim, a_dims, a_strides);
 	strides_of(ndim, b_ndim, b_dims, b_strides);
 	merge_axes(&w, ndim, dims, a_strides, b_strides);
-	w.piece = w.run < LLM_TASK ? w.run : LLM_TASK;
-	w.pieces = (w.run + w.piece - 1) / w.piece;
-	w.rows_per_task = w.run < LLM_TASK ? LLM_TASK / w.run : 1;
+	w.piece = w.inner < LLM_TASK ? w.inner : LLM_TASK;
+	w.pieces = (w.inner + w.piece - 1) / w.piece;
+	w.rows_per_task = w.inner < LLM_TASK ? LLM_TASK / w.inner : 1;
 	return llm_parallel(
-		(int) ((w.rows + w.rows_per_task - 1) / w.rows_per_task * w.pieces), walk_task, &w, err);
+		(int) ((w.rows + w.rows_per_task - 1) / w.rows_per_task * w.pieces), binary_task, &w, err);
 }
 
 LlmCode

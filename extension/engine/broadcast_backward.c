@@ -31,7 +31,7 @@ static double
 sum_of(const Sums *s, int64_t at, int worker)
 {
 	int64_t index[LLM_MAX_DIMS] = {0}, length = s->summed.dims[0], stride = s->summed.strides[0];
-	int64_t look = LLM_TASK;
+	int64_t next_poll = LLM_TASK;
 	double sum = 0;
 
 	for (int64_t done = 0; done < s->each; done += length)
@@ -44,11 +44,11 @@ sum_of(const Sums *s, int64_t at, int worker)
 		{
 			for (; j < length && j < from + LLM_TASK; j++)
 				sum += x[j * stride];
-			if (done + j < look)
+			if (done + j < next_poll)
 				continue;
 			if (llm_pool_stopping(worker))
 				return sum;
-			look = done + j + LLM_TASK;
+			next_poll = done + j + LLM_TASK;
 		}
 		for (int i = 1; i < s->summed.n && ++index[i] == s->summed.dims[i]; i++)
 			index[i] = 0;
@@ -115,7 +115,7 @@ LlmCode
 llm_broadcast_sum_into(int out_ndim, const int *out_dims, const float *terms, int ndim, const int *dims,
 	float *to, LlmError *err)
 {
-	size_t run = 1, numel = 1, out_numel = 1;
+	size_t inner = 1, numel = 1, out_numel = 1;
 
 	for (int i = 0; i < ndim; i++)
 		numel *= dims[i];
@@ -124,9 +124,9 @@ llm_broadcast_sum_into(int out_ndim, const int *out_dims, const float *terms, in
 	if (numel == out_numel)
 		return llm_binary(LLM_ADD, 1, out_numel, to, true, true, terms, true, true, to, err);
 	for (int i = ndim - 1; i >= 0 && dims[i] == out_dims[out_ndim - ndim + i]; i--)
-		run *= dims[i];
-	if (run == numel && run > 1) /* a bias, or positions: whole rows repeat */
-		return llm_sum_rows_into(out_numel / run, run, terms, to, err);
+		inner *= dims[i];
+	if (inner == numel && inner > 1) /* a bias, or positions: whole rows repeat */
+		return llm_sum_rows_into(out_numel / inner, inner, terms, to, err);
 	return sum_axes(out_ndim, out_dims, terms, ndim, dims, to, err);
 }
 
@@ -190,25 +190,26 @@ llm_broadcast_matmul_da(int a_ndim, const int *a_dims, int b_ndim, const int *b_
 	LlmCode code = products_of(&p, a_ndim, a_dims, b_ndim, b_dims, transpose_b, err);
 	size_t size = (size_t) p.M * p.K, bytes = size * sizeof(float);
 	bool repeated = p.a_matrices != p.batches; /* several products add to one matrix of da */
-	float *part = NULL;
+	float *partial = NULL;
 
 	if (code != LLM_OK || size == 0)
 		return code;
 	if ((repeated || p.N == 0) && llm_fill(p.a_matrices * size, 0, da, err) != LLM_OK)
 		return err->code;
-	if (repeated && (part = memory->alloc(memory->context, bytes)) == NULL)
+	if (repeated && (partial = memory->alloc(memory->context, bytes)) == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu MB of gradients", bytes >> 20);
 	for (size_t i = 0; code == LLM_OK && i < p.batches && p.N > 0; i++)
 	{
 		float *to = da + matrix_of(&p, i, a_ndim, a_dims) * size;
 
-		code = llm_matmul_dx(p.M, p.N, p.K, dc + i * p.M * p.N,
-			b + matrix_of(&p, i, b_ndim, b_dims) * p.K * p.N, transpose_b, repeated ? part : to, memory, err);
+		code =
+			llm_matmul_dx(p.M, p.N, p.K, dc + i * p.M * p.N, b + matrix_of(&p, i, b_ndim, b_dims) * p.K * p.N,
+				transpose_b, repeated ? partial : to, memory, err);
 		if (code == LLM_OK && repeated)
-			code = llm_binary(LLM_ADD, 1, size, to, true, true, part, true, true, to, err);
+			code = llm_binary(LLM_ADD, 1, size, to, true, true, partial, true, true, to, err);
 	}
-	if (part)
-		memory->release(memory->context, part, bytes);
+	if (partial)
+		memory->release(memory->context, partial, bytes);
 	return code;
 }
 

@@ -131,7 +131,7 @@ done_with(LlmExec *exec, int index)
 {
 	int at = exec->slots[index].head ? exec->slots[index].head - 1 : index;
 
-	for (; at != index; at = exec->slots[at].then - 1)
+	for (; at != index; at = exec->slots[at].next - 1)
 		done_reading(exec, &exec->model->graph.nodes[at]);
 	done_reading(exec, &exec->model->graph.nodes[index]);
 }
@@ -141,9 +141,9 @@ static LlmCode
 run_op(LlmExec *exec, int index, LlmError *err)
 {
 	const LlmNode *node = &exec->model->graph.nodes[index];
-	LlmValue in[LLM_MOST_INPUTS] = {0};
+	LlmValue in[LLM_MAX_INPUTS] = {0};
 
-	for (int i = 0; i < node->n_inputs && llm_op_facts[node->op].most <= LLM_MOST_INPUTS; i++)
+	for (int i = 0; i < node->n_inputs && llm_op_facts[node->op].most <= LLM_MAX_INPUTS; i++)
 		if (llm_exec_input(exec, index, i, &in[i], err) != LLM_OK)
 			return err->code;
 	return llm_op_rules[node->op].forward(exec, index, in, err);
@@ -174,7 +174,7 @@ run_nodes(LlmExec *exec, LlmError *err)
 
 		if (exec->slots[index].rows == ROWS_NONE || node->op == LLM_OP_INPUT || node->op == LLM_OP_PARAM)
 			continue;
-		if (exec->slots[index].then) /* computed with the last node of its chain */
+		if (exec->slots[index].next) /* computed with the last node of its chain */
 			continue;
 		if (exec->timing)
 			start = now();

@@ -12,7 +12,7 @@
 #include <string.h>
 
 /* The most fused steps of a chain; those of common models have two or three. */
-#define MOST_STEPS 8
+#define MAX_STEPS 8
 
 /* ---- which nodes can be fused ---- */
 
@@ -75,7 +75,7 @@ follows(const LlmExec *exec, int from, int node)
 	const LlmOpFacts *facts = &llm_op_facts[n->op];
 	const Slot *slot = &exec->slots[from];
 
-	if (exec->slots[node].taken || exec->slots[node].rows != slot->rows || !same_shape(n, value))
+	if (exec->slots[node].fused || exec->slots[node].rows != slot->rows || !same_shape(n, value))
 		return false;
 	if (passes(exec, node))
 		return true;
@@ -118,15 +118,15 @@ plan_chain(LlmExec *exec, int head)
 {
 	int at = head;
 
-	for (int n = 0; n < MOST_STEPS - 1; n++)
+	for (int n = 0; n < MAX_STEPS - 1; n++)
 	{
 		Slot *slot = &exec->slots[at];
 
 		if (slot->readers != 1 || at == exec->target || !follows(exec, at, slot->reader) ||
 			(exec->keep && llm_op_facts[exec->model->graph.nodes[at].op].gradient == LLM_READS_BOTH))
 			break;
-		slot->then = slot->reader + 1;
-		exec->slots[slot->reader].taken = true;
+		slot->next = slot->reader + 1;
+		exec->slots[slot->reader].fused = true;
 		at = slot->reader;
 	}
 	if (at != head || at == exec->target)
@@ -141,8 +141,8 @@ llm_plan_chains(LlmExec *exec)
 	exec->canonical = false;
 	for (int i = 0; i < graph->count; i++)
 	{
-		exec->slots[i].head = exec->slots[i].then = 0;
-		exec->slots[i].taken = false;
+		exec->slots[i].head = exec->slots[i].next = 0;
+		exec->slots[i].fused = false;
 		for (int j = 0; j < graph->nodes[i].n_inputs && exec->slots[i].rows != ROWS_NONE; j++)
 			exec->slots[graph->nodes[i].inputs[j]].reader = i;
 	}
@@ -189,15 +189,15 @@ llm_run_chain(LlmExec *exec, int last, LlmError *err)
 	const LlmWeight *w = &exec->model->weights[node->inputs[1]];
 	const LlmValue *b = &exec->slots[node->inputs[1]].value;
 	int K = b->dims[w->transposed ? 1 : 0], N = b->dims[w->transposed ? 0 : 1];
-	LlmStep steps[MOST_STEPS];
+	LlmStep steps[MAX_STEPS];
 	LlmValue a;
 	LlmCode code = llm_exec_input(exec, head, 0, &a, err);
 
-	for (int at = head; code == LLM_OK && at != last; at = exec->slots[at].then - 1)
+	for (int at = head; code == LLM_OK && at != last; at = exec->slots[at].next - 1)
 	{
 		code = llm_run_shape(exec, at, err);
 		if (code == LLM_OK)
-			code = add_step(exec, at, exec->slots[at].then - 1, steps, &n_steps, err);
+			code = add_step(exec, at, exec->slots[at].next - 1, steps, &n_steps, err);
 	}
 	if (code == LLM_OK)
 		code = llm_run_result(exec, last, err);

@@ -134,7 +134,7 @@ pass_gradient(Back *b, int i, LlmError *err)
 }
 
 LlmCode
-llm_back_give(Back *b, int i, const float *terms, LlmError *err)
+llm_back_add(Back *b, int i, const float *terms, LlmError *err)
 {
 	LlmValue x = llm_back_input(b, i);
 	Buffer *buffer;

@@ -17,8 +17,8 @@ typedef struct Back
 	float *const *grads;
 	const LlmNode *node;
 	int index;
-	LlmValue in[LLM_MOST_INPUTS]; /* the first inputs */
-	const LlmValue *out;          /* the node's value */
+	LlmValue in[LLM_MAX_INPUTS]; /* the first inputs */
+	const LlmValue *out;         /* the node's value */
 	const float *dy;
 } Back;
 
@@ -49,7 +49,7 @@ extern LlmCode llm_back_close_all(Back *b, int n, Buffer **buffers, LlmCode code
  * Adds terms (of the shape of the node's value) to the gradient of input i, summed over the axes that were
  * broadcast.
  */
-extern LlmCode llm_back_give(Back *b, int i, const float *terms, LlmError *err);
+extern LlmCode llm_back_add(Back *b, int i, const float *terms, LlmError *err);
 /* Adds to the gradient of input i, if it needs one, what `write` writes. */
 extern LlmCode llm_back_write(Back *b, int i, LlmWrite write, LlmError *err);
 

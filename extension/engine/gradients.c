@@ -11,17 +11,17 @@
 #include "engine/rows.h"
 
 /*
- * STRIPE: columns per task of a sum over rows. FEW_ROWS: rows between two polls of the stop function, whole
+ * COLUMNS: columns per task of a sum over rows. ROWS: rows between two polls of the stop function, whole
  * blocks.
  */
-#define STRIPE 64
+#define COLUMNS 64
 #define ROWS (8 * LLM_BLOCK)
 
 typedef struct Work
 {
 	size_t m, n;
 	LlmUnary f;
-	float number;
+	float scalar;
 	const float *x, *y, *dy, *gamma;
 	const int32_t *ids;
 	const LlmAdamW *h;
@@ -29,9 +29,9 @@ typedef struct Work
 } Work;
 
 static LlmCode
-each_stripe(Work *w, LlmTask task, LlmError *err)
+each_column_block(Work *w, LlmTask task, LlmError *err)
 {
-	return llm_parallel((int) ((w->n + STRIPE - 1) / STRIPE), task, w, err);
+	return llm_parallel((int) ((w->n + COLUMNS - 1) / COLUMNS), task, w, err);
 }
 
 /* ---- rows ---- */
@@ -40,15 +40,15 @@ static void
 sum_rows_task(void *context, int task, int worker)
 {
 	Work *w = context;
-	size_t from = (size_t) task * STRIPE, n = w->n - from < STRIPE ? w->n - from : STRIPE;
-	float part[STRIPE];
+	size_t from = (size_t) task * COLUMNS, n = w->n - from < COLUMNS ? w->n - from : COLUMNS;
+	float partial[COLUMNS];
 
 	for (size_t i = 0; i < w->m && !(i % ROWS == 0 && llm_pool_stopping(worker)); i += LLM_BLOCK)
 	{
 		size_t rows = w->m - i < LLM_BLOCK ? w->m - i : LLM_BLOCK;
 
-		llm_kernels->sum_rows(rows, n, w->dy + i * w->n + from, w->n, part);
-		llm_kernels->binary(LLM_ADD, n, w->a + from, 1, part, 1, w->a + from);
+		llm_kernels->sum_rows(rows, n, w->dy + i * w->n + from, w->n, partial);
+		llm_kernels->binary(LLM_ADD, n, w->a + from, 1, partial, 1, w->a + from);
 	}
 }
 
@@ -57,7 +57,7 @@ llm_sum_rows_into(size_t m, size_t n, const float *dy, float *db, LlmError *err)
 {
 	Work w = {.m = m, .n = n, .dy = dy, .a = db};
 
-	return each_stripe(&w, sum_rows_task, err);
+	return each_column_block(&w, sum_rows_task, err);
 }
 
 static void
@@ -85,14 +85,14 @@ softmax_task(void *context, size_t row, int worker)
 	Work *w = context;
 
 	llm_row_softmax_backward(
-		worker, w->n, 0, w->number, w->y + row * w->n, w->dy + row * w->n, w->dx + row * w->n);
+		worker, w->n, 0, w->scalar, w->y + row * w->n, w->dy + row * w->n, w->dx + row * w->n);
 }
 
 LlmCode
 llm_softmax_backward(
 	size_t rows, size_t n, float scale, const float *y, const float *dy, float *dx, LlmError *err)
 {
-	Work w = {.m = rows, .n = n, .number = scale, .y = y, .dy = dy, .dx = dx};
+	Work w = {.m = rows, .n = n, .scalar = scale, .y = y, .dy = dy, .dx = dx};
 
 	return n == 0 ? LLM_OK : llm_each_row(rows, w.n, softmax_task, &w, err);
 }
@@ -102,7 +102,7 @@ layernorm_task(void *context, size_t row, int worker)
 {
 	Work *w = context;
 
-	llm_row_layernorm_backward(worker, w->n, w->x + row * w->n, w->gamma, w->number, w->dy + row * w->n,
+	llm_row_layernorm_backward(worker, w->n, w->x + row * w->n, w->gamma, w->scalar, w->dy + row * w->n,
 		w->dx + row * w->n, w->stats + 2 * row);
 }
 
@@ -110,11 +110,11 @@ static void
 layernorm_params_task(void *context, int task, int worker)
 {
 	Work *w = context;
-	int from = task * STRIPE, to = from + STRIPE < (int) w->n ? from + STRIPE : (int) w->n;
+	int from = task * COLUMNS, to = from + COLUMNS < (int) w->n ? from + COLUMNS : (int) w->n;
 
 	for (size_t i = 0; i < w->m && !llm_pool_stopping(worker); i += ROWS)
-		llm_kernels->layernorm_backward_params(llm_least(ROWS, w->m - i), (int) w->n, from, to,
-			w->x + i * w->n, w->stats + 2 * i, w->dy + i * w->n, w->a, w->b);
+		llm_kernels->layernorm_backward_params(llm_min(ROWS, w->m - i), (int) w->n, from, to, w->x + i * w->n,
+			w->stats + 2 * i, w->dy + i * w->n, w->a, w->b);
 }
 
 LlmCode
@@ -123,14 +123,14 @@ llm_layernorm_params(size_t rows, int C, const float *x, const float *stats, con
 {
 	Work w = {.m = rows, .n = C, .x = x, .stats = (float *) stats, .dy = dy, .a = dgamma, .b = dbeta};
 
-	return each_stripe(&w, layernorm_params_task, err);
+	return each_column_block(&w, layernorm_params_task, err);
 }
 
 LlmCode
 llm_layernorm_backward(size_t rows, int C, const float *x, const float *gamma, float eps, const float *dy,
 	float *dx, float *dgamma, float *dbeta, const LlmAllocator *memory, LlmError *err)
 {
-	Work w = {.m = rows, .n = C, .x = x, .gamma = gamma, .number = eps, .dy = dy, .dx = dx};
+	Work w = {.m = rows, .n = C, .x = x, .gamma = gamma, .scalar = eps, .dy = dy, .dx = dx};
 	size_t bytes = rows * 2 * sizeof(float);
 	LlmCode code;
 
@@ -155,7 +155,7 @@ cross_entropy_task(void *context, size_t row, int worker)
 		llm_row_zero(worker, w->n, w->dx + row * w->n);
 	else
 		llm_row_cross_entropy_backward(
-			worker, w->n, w->x + row * w->n, w->ids[row], w->number, w->dx + row * w->n);
+			worker, w->n, w->x + row * w->n, w->ids[row], w->scalar, w->dx + row * w->n);
 }
 
 LlmCode
@@ -174,7 +174,7 @@ llm_cross_entropy_backward(size_t rows, int V, const float *logits, const int32_
 {
 	Work w = {.m = rows, .n = V, .x = logits, .ids = targets, .dx = dlogits};
 
-	if (llm_cross_entropy_scale(rows, targets, dloss, &w.number, err) != LLM_OK)
+	if (llm_cross_entropy_scale(rows, targets, dloss, &w.scalar, err) != LLM_OK)
 		return err->code;
 	return llm_each_row(rows, w.n, cross_entropy_task, &w, err);
 }
@@ -183,7 +183,7 @@ static void
 embedding_task(void *context, int task, int worker)
 {
 	Work *w = context;
-	size_t from = (size_t) task * STRIPE, n = w->n - from < STRIPE ? w->n - from : STRIPE;
+	size_t from = (size_t) task * COLUMNS, n = w->n - from < COLUMNS ? w->n - from : COLUMNS;
 
 	for (size_t i = 0; i < w->m && !(i % ROWS == 0 && llm_pool_stopping(worker)); i++)
 	{
@@ -198,14 +198,14 @@ llm_embedding_backward(size_t rows, int C, const int32_t *ids, const float *dy, 
 {
 	Work w = {.m = rows, .n = C, .ids = ids, .dy = dy, .a = dtable};
 
-	return each_stripe(&w, embedding_task, err);
+	return each_column_block(&w, embedding_task, err);
 }
 
 static void
 embedding_panels_task(void *context, int task, int worker)
 {
 	Work *w = context;
-	size_t from = (size_t) task * STRIPE, to = from + STRIPE < w->n ? from + STRIPE : w->n;
+	size_t from = (size_t) task * COLUMNS, to = from + COLUMNS < w->n ? from + COLUMNS : w->n;
 
 	for (size_t i = 0; i < w->m && !(i % ROWS == 0 && llm_pool_stopping(worker)); i++)
 	{
@@ -222,7 +222,7 @@ llm_embedding_backward_panels(
 {
 	Work w = {.m = rows, .n = C, .ids = ids, .dy = dy, .a = panels};
 
-	return each_stripe(&w, embedding_panels_task, err);
+	return each_column_block(&w, embedding_panels_task, err);
 }
 
 /* ---- optimizer ---- */
@@ -268,7 +268,7 @@ power(double base, int64_t exponent)
 }
 
 LlmAdamW
-llm_adamw_numbers(
+llm_adamw_scalars(
 	double lr, double beta1, double beta2, double eps, double weight_decay, int64_t step, double grad_scale)
 {
 	return (LlmAdamW){.beta1 = (float) beta1,

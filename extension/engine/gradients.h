@@ -65,7 +65,7 @@ extern LlmCode llm_adamw(
 extern LlmCode llm_adamw_and_zero(
 	size_t n, float *w, float *g, float *m, float *v, const LlmAdamW *h, LlmError *err);
 /* The scalars of a step, from float64 hyper-parameters; step counts from 1. */
-extern LlmAdamW llm_adamw_numbers(
+extern LlmAdamW llm_adamw_scalars(
 	double lr, double beta1, double beta2, double eps, double weight_decay, int64_t step, double grad_scale);
 /*
  * Steps count from 1: linear warmup to lr_max at step `warmup`, then cosine decay to lr_min at step `total`.

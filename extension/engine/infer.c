@@ -30,7 +30,7 @@ is_one(const LlmDim *d)
 }
 
 void
-llm_infer_take(LlmNode *node, const LlmNode *from)
+llm_infer_copy_shape(LlmNode *node, const LlmNode *from)
 {
 	node->ndim = from->ndim;
 	memcpy(node->shape, from->shape, sizeof(node->shape));

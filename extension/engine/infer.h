@@ -6,7 +6,7 @@
 
 extern const LlmNode *llm_input_of(const LlmGraph *graph, const LlmNode *node, int i);
 /* Copies another node's shape to the node. */
-extern void llm_infer_take(LlmNode *node, const LlmNode *from);
+extern void llm_infer_copy_shape(LlmNode *node, const LlmNode *from);
 /* True if two dimensions are the same size, or the same multiple of the same name. */
 extern bool llm_dim_same(const LlmGraph *graph, const LlmDim *a, const LlmDim *b);
 /* out (ndim) = the shape to which a and b broadcast, aligned at their ends; false if they do not. */

@@ -11,15 +11,15 @@
 #include "engine/pool.h"
 
 /*
- * MOST_ROWS, LEAST_ROWS: rows of a task, at most and, as long as more tasks are useful, at least; the packed
- * rows take at most 84 kB of stack. MOST_PANELS: panels of a task; with their block of the product they stay
- * in the second-level cache. LEAST_BYTES: bytes of the weight that a task reads for a single row; fewer are
+ * MAX_ROWS, MIN_ROWS: rows of a task, at most and, as long as more tasks are useful, at least; the packed
+ * rows take at most 84 kB of stack. MAX_PANELS: panels of a task; with their block of the product they stay
+ * in the second-level cache. MIN_BYTES: bytes of the weight that a task reads for a single row; fewer are
  * read faster than the next task is claimed.
  */
-#define MOST_ROWS 168
-#define LEAST_ROWS 42
-#define MOST_PANELS 24
-#define LEAST_BYTES 98304
+#define MAX_ROWS 168
+#define MIN_ROWS 42
+#define MAX_PANELS 24
+#define MIN_BYTES 98304
 /* Rows of b between two polls of the stop function, where nothing else polls: whole blocks. */
 #define FEW_ROWS (64 * LLM_BLOCK)
 
@@ -132,7 +132,7 @@ product_task(void *context, int task, int worker)
 	int row = task % p->row_blocks * p->rows, first = task / p->row_blocks * p->group;
 	int last = first + p->group < p->panels ? first + p->group : p->panels;
 	int m = p->M - row < p->rows ? p->M - row : p->rows;
-	float rows[MOST_ROWS * LLM_BLOCK], wide[LLM_BLOCK * LLM_PANEL];
+	float rows[MAX_ROWS * LLM_BLOCK], wide[LLM_BLOCK * LLM_PANEL];
 
 	if (p->M == 1 && !p->transpose_a && !p->accumulate)
 	{
@@ -176,23 +176,23 @@ product_task(void *context, int task, int worker)
  * that packing its rows is cheap.
  */
 static void
-cut(Product *p)
+partition(Product *p)
 {
 	int wanted = llm_pool_threads() * 4, tile = llm_kernels->tile_rows;
-	int64_t share;
+	int64_t group;
 
-	p->panels = llm_parts(p->N, LLM_PANEL);
+	p->panels = llm_ceil_div(p->N, LLM_PANEL);
 	p->panel_bytes = llm_format_bytes(p->format, p->K, LLM_PANEL);
-	p->row_blocks = llm_parts(p->M, MOST_ROWS);
-	while (p->M / (p->row_blocks + 1) >= LEAST_ROWS &&
-		   (int64_t) p->panels * p->row_blocks / wanted < MOST_PANELS / 2)
+	p->row_blocks = llm_ceil_div(p->M, MAX_ROWS);
+	while (p->M / (p->row_blocks + 1) >= MIN_ROWS &&
+		   (int64_t) p->panels * p->row_blocks / wanted < MAX_PANELS / 2)
 		p->row_blocks++;
-	p->rows = llm_parts(llm_parts(p->M, p->row_blocks), tile) * tile; /* no tile is split */
-	p->row_blocks = llm_parts(p->M, p->rows);
-	share = (int64_t) p->panels * p->row_blocks / wanted;
-	while (p->M == 1 && share < MOST_PANELS && (size_t) share * p->panel_bytes < LEAST_BYTES)
-		share++;
-	p->group = share < 2 ? 2 : share > MOST_PANELS ? MOST_PANELS : (int) share & ~1;
+	p->rows = llm_ceil_div(llm_ceil_div(p->M, p->row_blocks), tile) * tile; /* no tile is split */
+	p->row_blocks = llm_ceil_div(p->M, p->rows);
+	group = (int64_t) p->panels * p->row_blocks / wanted;
+	while (p->M == 1 && group < MAX_PANELS && (size_t) group * p->panel_bytes < MIN_BYTES)
+		group++;
+	p->group = group < 2 ? 2 : group > MAX_PANELS ? MAX_PANELS : (int) group & ~1;
 }
 
 static LlmCode
@@ -213,7 +213,7 @@ multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 		}
 		return code;
 	}
-	cut(p);
+	partition(p);
 	if (p->M > 1 && p->K > LLM_BLOCK)
 	{
 		bytes = (size_t) llm_pool_threads() * p->group * p->rows * LLM_PANEL * sizeof(float);
@@ -221,7 +221,7 @@ multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 		if (p->sums == NULL)
 			return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu kB of sums", bytes >> 10);
 	}
-	code = llm_parallel(p->row_blocks * llm_parts(p->panels, p->group), product_task, p, err);
+	code = llm_parallel(p->row_blocks * llm_ceil_div(p->panels, p->group), product_task, p, err);
 	if (p->sums)
 		memory->release(memory->context, p->sums, bytes);
 	return code;
@@ -309,7 +309,7 @@ llm_pack(int K, int N, const float *b, bool transposed, float *panels, LlmError 
 {
 	Packing p = {K, N, b, transposed, panels};
 
-	return llm_parallel(llm_parts(N, LLM_PANEL), pack_task, &p, err);
+	return llm_parallel(llm_ceil_div(N, LLM_PANEL), pack_task, &p, err);
 }
 
 LlmCode

@@ -19,8 +19,8 @@
  * Limits for the block of a gradient that is packed at once: its rows, and its elements, which stay in the
  * third-level cache.
  */
-#define MOST_ROWS (12 * ROWS)
-#define MOST_FLOATS (2 << 20)
+#define MAX_ROWS (12 * ROWS)
+#define MAX_FLOATS (2 << 20)
 
 /* ---- dx ---- */
 
@@ -42,11 +42,11 @@ static void
 pack_dy_task(void *context, int task, int worker)
 {
 	const Product *p = context;
-	int pieces = llm_parts(p->m, ROWS), n = task / pieces * LLM_BLOCK, row = task % pieces * ROWS;
-	int nc = llm_least(p->n - n, LLM_BLOCK);
+	int pieces = llm_ceil_div(p->m, ROWS), n = task / pieces * LLM_BLOCK, row = task % pieces * ROWS;
+	int nc = llm_min(p->n - n, LLM_BLOCK);
 
 	(void) worker;
-	llm_kernels->pack_rows(llm_least(p->m - row, ROWS), nc,
+	llm_kernels->pack_rows(llm_min(p->m - row, ROWS), nc,
 		p->dy + (size_t) (p->row + row) * p->N + p->first + n, p->N,
 		p->rows + (size_t) n * p->m + (size_t) row * nc);
 }
@@ -55,11 +55,11 @@ pack_dy_task(void *context, int task, int worker)
 static void
 pack_weight(const Product *p, int n, int nc, int k, float *out)
 {
-	int columns = llm_least(p->K - k, LLM_PANEL);
+	int columns = llm_min(p->K - k, LLM_PANEL);
 
 	if (p->panels) /* a panel holds LLM_PANEL rows of w^T as its columns */
 		for (int i = 0; i < nc; i += LLM_PANEL)
-			llm_kernels->pack_panel_transposed(llm_least(nc - i, LLM_PANEL), columns,
+			llm_kernels->pack_panel_transposed(llm_min(nc - i, LLM_PANEL), columns,
 				p->panels + ((size_t) ((n + i) / LLM_PANEL) * p->K + k) * LLM_PANEL, LLM_PANEL,
 				out + i * LLM_PANEL);
 	else if (p->transposed)
@@ -96,8 +96,8 @@ static void
 dx_task(void *context, int panel, int worker)
 {
 	const Product *p = context;
-	int k = panel * LLM_PANEL, lines = llm_parts(BLOCK_LINES, llm_parts(p->m, FEW_ROWS));
-	int columns = llm_least(p->K - k, LLM_PANEL);
+	int k = panel * LLM_PANEL, lines = llm_ceil_div(BLOCK_LINES, llm_ceil_div(p->m, FEW_ROWS));
+	int columns = llm_min(p->K - k, LLM_PANEL);
 	float block[LLM_BLOCK * LLM_PANEL], *dx = p->dx + (size_t) p->row * p->K + k;
 	float *sums = p->sums ? p->sums + (size_t) worker * p->m * LLM_PANEL : dx;
 	size_t ldo = p->sums ? LLM_PANEL : p->K;
@@ -106,13 +106,13 @@ dx_task(void *context, int panel, int worker)
 		llm_copy_columns(p->m, columns, dx, p->K, sums, LLM_PANEL);
 	for (int n = 0; n < p->n && !llm_pool_stopping(worker); n += LLM_BLOCK)
 	{
-		int nc = llm_least(p->n - n, LLM_BLOCK);
+		int nc = llm_min(p->n - n, LLM_BLOCK);
 
 		pack_weight(p, p->first + n, nc, k, block);
 		for (int row = 0; row < p->m; row += FEW_ROWS)
 		{
 			fetch_weight(p, p->first + n + LLM_BLOCK, k, row / FEW_ROWS * lines, lines);
-			llm_kernels->matmul_block(llm_least(p->m - row, FEW_ROWS), nc,
+			llm_kernels->matmul_block(llm_min(p->m - row, FEW_ROWS), nc,
 				p->rows + (size_t) n * p->m + (size_t) row * nc, block, sums + row * ldo, ldo, columns,
 				p->first + n == 0);
 		}
@@ -133,8 +133,8 @@ multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 		return LLM_OK;
 	if (p->N == 0)
 		return llm_fill((size_t) p->M * p->K, 0, p->dx, err);
-	rows = llm_parts(llm_parts(p->M, llm_parts(p->M, MOST_ROWS)), FEW_ROWS) * FEW_ROWS;
-	columns = llm_least(llm_parts(p->N, LLM_BLOCK), MOST_FLOATS / (rows * LLM_BLOCK)) * LLM_BLOCK;
+	rows = llm_ceil_div(llm_ceil_div(p->M, llm_ceil_div(p->M, MAX_ROWS)), FEW_ROWS) * FEW_ROWS;
+	columns = llm_min(llm_ceil_div(p->N, LLM_BLOCK), MAX_FLOATS / (rows * LLM_BLOCK)) * LLM_BLOCK;
 	bytes = (size_t) rows * (columns + sums) * sizeof(float);
 	p->rows = memory->alloc(memory->context, bytes);
 	if (p->rows == NULL)
@@ -143,11 +143,12 @@ multiply(Product *p, const LlmAllocator *memory, LlmError *err)
 	for (p->row = 0; code == LLM_OK && p->row < p->M; p->row += rows)
 		for (p->first = 0; code == LLM_OK && p->first < p->N; p->first += columns)
 		{
-			p->m = llm_least(p->M - p->row, rows);
-			p->n = llm_least(p->N - p->first, columns);
-			code = llm_parallel(llm_parts(p->n, LLM_BLOCK) * llm_parts(p->m, ROWS), pack_dy_task, p, err);
+			p->m = llm_min(p->M - p->row, rows);
+			p->n = llm_min(p->N - p->first, columns);
+			code =
+				llm_parallel(llm_ceil_div(p->n, LLM_BLOCK) * llm_ceil_div(p->m, ROWS), pack_dy_task, p, err);
 			if (code == LLM_OK)
-				code = llm_parallel(llm_parts(p->K, LLM_PANEL), dx_task, p, err);
+				code = llm_parallel(llm_ceil_div(p->K, LLM_PANEL), dx_task, p, err);
 		}
 	memory->release(memory->context, p->rows, bytes);
 	return code;
@@ -207,11 +208,11 @@ static void
 pack_rows_task(void *context, int task, int worker)
 {
 	const Gradient *g = context;
-	int pieces = llm_parts(g->K, ROWS), m = task / pieces * LLM_BLOCK, k = task % pieces * ROWS;
-	int mc = llm_least(g->M - m, LLM_BLOCK);
+	int pieces = llm_ceil_div(g->K, ROWS), m = task / pieces * LLM_BLOCK, k = task % pieces * ROWS;
+	int mc = llm_min(g->M - m, LLM_BLOCK);
 
 	(void) worker;
-	llm_kernels->pack_columns(llm_least(g->K - k, ROWS), mc, g->x + (size_t) m * g->K + k, g->K,
+	llm_kernels->pack_columns(llm_min(g->K - k, ROWS), mc, g->x + (size_t) m * g->K + k, g->K,
 		g->rows + (size_t) m * g->K + (size_t) k * mc);
 }
 
@@ -220,16 +221,16 @@ static void
 panel_task(void *context, int panel, int worker)
 {
 	const Gradient *g = context;
-	int n = llm_least(g->N - panel * LLM_PANEL, LLM_PANEL);
+	int n = llm_min(g->N - panel * LLM_PANEL, LLM_PANEL);
 	float columns[LLM_BLOCK * LLM_PANEL];
 
 	for (int m = 0; m < g->M && !llm_pool_stopping(worker); m += LLM_BLOCK)
 	{
-		int mc = llm_least(g->M - m, LLM_BLOCK);
+		int mc = llm_min(g->M - m, LLM_BLOCK);
 
 		llm_kernels->pack_panel(mc, n, g->dy + (size_t) m * g->N + (size_t) panel * LLM_PANEL, g->N, columns);
-		for (int k = 0; k < g->K && (k == 0 || !llm_pool_stopping(worker)); k += MOST_ROWS)
-			llm_kernels->matmul_block(llm_least(g->K - k, MOST_ROWS), mc,
+		for (int k = 0; k < g->K && (k == 0 || !llm_pool_stopping(worker)); k += MAX_ROWS)
+			llm_kernels->matmul_block(llm_min(g->K - k, MAX_ROWS), mc,
 				g->rows + (size_t) m * g->K + (size_t) k * mc, columns,
 				g->dw + ((size_t) panel * g->K + k) * LLM_PANEL, LLM_PANEL, n, false);
 	}
@@ -248,9 +249,9 @@ llm_matmul_dw_panels(int M, int N, int K, const float *x, const float *dy, float
 	g.rows = memory->alloc(memory->context, bytes);
 	if (g.rows == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "matmul: no memory for %zu MB of packed rows", bytes >> 20);
-	code = llm_parallel(llm_parts(M, LLM_BLOCK) * llm_parts(K, ROWS), pack_rows_task, &g, err);
+	code = llm_parallel(llm_ceil_div(M, LLM_BLOCK) * llm_ceil_div(K, ROWS), pack_rows_task, &g, err);
 	if (code == LLM_OK)
-		code = llm_parallel(llm_parts(N, LLM_PANEL), panel_task, &g, err);
+		code = llm_parallel(llm_ceil_div(N, LLM_PANEL), panel_task, &g, err);
 	memory->release(memory->context, g.rows, bytes);
 	return code;
 }

@@ -10,11 +10,11 @@
 #define READ_FLOATS ((size_t) 64 << 20)
 #define ROUNDS 2000000
 /*
- * BURSTS: the rounds are split into this many bursts, with a poll for a stop between them. NUMBERS: elements
+ * BURSTS: the rounds are split into this many bursts, with a poll for a stop between them. FILLED: elements
  * that a task fills.
  */
 #define BURSTS 64
-#define NUMBERS 65536
+#define FILLED 65536
 
 typedef struct Burst
 {
@@ -49,10 +49,10 @@ static void
 read_task(void *context, int task, int worker)
 {
 	Burst *b = context;
-	size_t part = READ_FLOATS / 64;
+	size_t n = READ_FLOATS / 64;
 
 	(void) worker;
-	b->sum = llm_kernels->burst_read(part, b->data + task * part);
+	b->sum = llm_kernels->burst_read(n, b->data + task * n);
 }
 
 LlmCode
@@ -111,22 +111,22 @@ multiply(
 }
 
 /* Ordinary values, no denormals. */
-typedef struct Numbers
+typedef struct Fill
 {
 	size_t n;
 	float *out;
-} Numbers;
+} Fill;
 
 static void
-numbers_task(void *context, int task, int worker)
+fill_task(void *context, int task, int worker)
 {
-	const Numbers *n = context;
+	const Fill *f = context;
 	LlmStream stream = llm_stream(0, "measure", 0, 0);
-	size_t at = (size_t) task * NUMBERS;
+	size_t at = (size_t) task * FILLED;
 
 	(void) worker;
-	for (size_t i = at; i < n->n && i < at + NUMBERS; i++)
-		n->out[i] = (float) llm_uniform(&stream, i % NUMBERS) - 0.5f;
+	for (size_t i = at; i < f->n && i < at + FILLED; i++)
+		f->out[i] = (float) llm_uniform(&stream, i % FILLED) - 0.5f;
 }
 
 LlmCode
@@ -142,7 +142,7 @@ llm_measure_matmul(LlmProduct product, int M, int K, int N, int repeats, const L
 	if (all == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "no memory for matrices of %zu MB", bytes >> 20);
 	code = llm_parallel(
-		(int) ((x + y + panels + NUMBERS - 1) / NUMBERS), numbers_task, &(Numbers){x + y + panels, all}, err);
+		(int) ((x + y + panels + FILLED - 1) / FILLED), fill_task, &(Fill){x + y + panels, all}, err);
 	*seconds = 1e30;
 	for (int r = 0; code == LLM_OK && r < repeats; r++)
 	{

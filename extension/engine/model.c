@@ -148,7 +148,7 @@ llm_weight_floats(const LlmWeight *w)
 }
 
 float *
-llm_weight_numbers(const LlmWeight *w)
+llm_weight_data(const LlmWeight *w)
 {
 	return w->plain ? w->plain : w->panels;
 }

@@ -47,11 +47,10 @@ extern LlmCode llm_weight_read(const LlmModel *model, int node, float *out, LlmE
 
 /*
  * Gradients and AdamW moments use the same memory layout as their weight: plain row-major, or packed panels
- * padded with zeros. llm_weight_floats: the size of that layout. llm_weight_numbers: the weight's own
- * storage.
+ * padded with zeros. llm_weight_floats: the size of that layout. llm_weight_data: the weight's own storage.
  */
 extern size_t llm_weight_floats(const LlmWeight *weight);
-extern float *llm_weight_numbers(const LlmWeight *weight);
+extern float *llm_weight_data(const LlmWeight *weight);
 /*
  * llm_weight_arrange copies row-major data of the node's shape into that layout; llm_weight_unpack copies it
  * back.

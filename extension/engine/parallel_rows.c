@@ -21,8 +21,8 @@ static void
 move_task(void *context, int task, int worker)
 {
 	const Move *m = context;
-	size_t row = task / m->pieces * m->per_task, end = llm_least(row + m->per_task, m->rows);
-	size_t at = task % m->pieces * LLM_TASK_MOVED, n = llm_least(m->n - at, LLM_TASK_MOVED);
+	size_t row = task / m->pieces * m->per_task, end = llm_min(row + m->per_task, m->rows);
+	size_t at = task % m->pieces * LLM_TASK_MOVED, n = llm_min(m->n - at, LLM_TASK_MOVED);
 
 	(void) worker;
 	for (; row < end; row++)
@@ -134,8 +134,8 @@ static void
 binary_task(void *context, int task, int worker)
 {
 	const Binary *b = context;
-	size_t from = task / b->pieces * b->rows, to = llm_least(from + b->rows, b->outer);
-	size_t at = task % b->pieces * LLM_TASK, n = llm_least(b->inner - at, LLM_TASK);
+	size_t from = task / b->pieces * b->rows, to = llm_min(from + b->rows, b->outer);
+	size_t at = task % b->pieces * LLM_TASK, n = llm_min(b->inner - at, LLM_TASK);
 	size_t x_width = b->x_columns ? b->inner : 1, y_width = b->y_columns ? b->inner : 1;
 	const float *x = b->x + (b->x_columns ? at : 0), *y = b->y + (b->y_columns ? at : 0);
 
@@ -163,7 +163,7 @@ typedef struct Rows
 	size_t n;
 	const float *x, *gamma, *beta;
 	const int32_t *targets;
-	float number;
+	float scalar;
 	float *out;
 } Rows;
 
@@ -172,14 +172,14 @@ layernorm_task(void *context, size_t row, int worker)
 {
 	const Rows *r = context;
 
-	llm_row_layernorm(worker, r->n, r->x + row * r->n, r->gamma, r->beta, r->number, r->out + row * r->n);
+	llm_row_layernorm(worker, r->n, r->x + row * r->n, r->gamma, r->beta, r->scalar, r->out + row * r->n);
 }
 
 LlmCode
 llm_layernorm(size_t rows, int C, const float *x, const float *gamma, const float *beta, float eps,
 	float *out, LlmError *err)
 {
-	Rows r = {.n = C, .x = x, .gamma = gamma, .beta = beta, .number = eps, .out = out};
+	Rows r = {.n = C, .x = x, .gamma = gamma, .beta = beta, .scalar = eps, .out = out};
 
 	return llm_each_row(rows, r.n, layernorm_task, &r, err);
 }
@@ -189,13 +189,13 @@ softmax_task(void *context, size_t row, int worker)
 {
 	const Rows *r = context;
 
-	llm_row_softmax(worker, r->n, 0, r->number, r->x + row * r->n, r->out + row * r->n);
+	llm_row_softmax(worker, r->n, 0, r->scalar, r->x + row * r->n, r->out + row * r->n);
 }
 
 LlmCode
 llm_softmax(size_t rows, size_t n, float scale, const float *x, float *out, LlmError *err)
 {
-	Rows r = {.n = n, .x = x, .number = scale, .out = out};
+	Rows r = {.n = n, .x = x, .scalar = scale, .out = out};
 
 	return n == 0 ? LLM_OK : llm_each_row(rows, r.n, softmax_task, &r, err);
 }

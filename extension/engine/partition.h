@@ -10,13 +10,13 @@
 
 /* ceil(n / width), without computing n + width, which may overflow an int */
 static inline int
-llm_parts(int n, int width)
+llm_ceil_div(int n, int width)
 {
 	return n / width + (n % width != 0);
 }
 
 static inline int64_t
-llm_least(int64_t a, int64_t b)
+llm_min(int64_t a, int64_t b)
 {
 	return a < b ? a : b;
 }

@@ -7,7 +7,7 @@
 #include "kernels/random.h"
 
 /* The most inputs that an operation with a fixed number of them has. */
-#define LLM_MOST_INPUTS 3
+#define LLM_MAX_INPUTS 3
 
 /* Memory of a value; returned to the free list once nothing refers to it. */
 typedef struct Buffer
@@ -36,8 +36,8 @@ typedef struct Slot
 	LlmValue value;
 	Buffer *buffer; /* NULL: a parameter or an input */
 	int reader;     /* any node that reads it */
-	bool taken;     /* fused with the node before it in a chain (fuse.c) */
-	int then;       /* 1 + the node fused after this one (fuse.c); 0: none */
+	bool fused;     /* fused with the node before it in a chain (fuse.c) */
+	int next;       /* 1 + the node fused after this one (fuse.c); 0: none */
 	int head;       /* 1 + the product that begins the chain ending here; 0: none */
 	LlmKvCache *cache;
 	Buffer *grad;   /* gradient of the value, during the backward pass */
@@ -95,7 +95,7 @@ extern float *llm_result_of(LlmExec *exec, int node);
 /* Marks the slots that need a gradient. */
 extern void llm_mark_wanted(LlmExec *exec);
 /* The backward pass over the values in the slots, into grads as llm_tape_backward describes (backprop.c). */
-extern LlmCode llm_walk_back(LlmExec *exec, float *const *grads, LlmError *err);
+extern LlmCode llm_backward_pass(LlmExec *exec, float *const *grads, LlmError *err);
 /* Marks the logits that are computed by their loss in this run (ops/cross_entropy.c). */
 extern void llm_plan_losses(LlmExec *exec);
 /*

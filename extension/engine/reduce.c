@@ -17,11 +17,11 @@
 /* Indexes beyond are not exact in float32. */
 #define EXACT (1 << 24)
 
-typedef struct Part
+typedef struct Partial
 {
 	double value;
 	int64_t index;
-} Part;
+} Partial;
 
 typedef struct Reduce
 {
@@ -30,56 +30,56 @@ typedef struct Reduce
 	int64_t tiles; /* groups of WIDTH columns */
 	int64_t per_task;
 	const float *x;
-	float *out;  /* LLM_REDUCE_VAR: holds the means on entry */
-	Part *parts; /* (outer,chunks,inner) if runs are so long that threads share them, else NULL */
+	float *out;        /* LLM_REDUCE_VAR: holds the means on entry */
+	Partial *partials; /* (outer,chunks,inner) of columns so long that threads share them, else NULL */
 } Reduce;
 
-/* Reduces one contiguous chunk of one run. */
-static Part
+/* Reduces one chunk of a column, stored contiguously. */
+static Partial
 reduce_chunk(LlmReduction kind, size_t n, const float *x, float shift, float *scratch)
 {
-	Part part = {0, 0};
+	Partial partial = {0, 0};
 	size_t index = 0;
 
 	switch (kind)
 	{
 		case LLM_REDUCE_SUM:
 		case LLM_REDUCE_MEAN:
-			part.value = llm_kernels->sum(n, x);
+			partial.value = llm_kernels->sum(n, x);
 			break;
 		case LLM_REDUCE_VAR:
-			part.value = llm_kernels->sum_squares(n, x, shift);
+			partial.value = llm_kernels->sum_squares(n, x, shift);
 			break;
 		case LLM_REDUCE_NORM:
-			part.value = llm_kernels->sum_squares(n, x, 0);
+			partial.value = llm_kernels->sum_squares(n, x, 0);
 			break;
 		case LLM_REDUCE_MIN:
 			llm_kernels->unary(LLM_NEG, n, x, scratch);
-			part.value = -llm_kernels->max(n, scratch, &index);
+			partial.value = -llm_kernels->max(n, scratch, &index);
 			break;
 		case LLM_REDUCE_MAX:
 		case LLM_REDUCE_ARGMAX:
-			part.value = llm_kernels->max(n, x, &index);
+			partial.value = llm_kernels->max(n, x, &index);
 			break;
 	}
-	part.index = (int64_t) index;
-	return part;
+	partial.index = (int64_t) index;
+	return partial;
 }
 
 /* Combines the next chunk in index order with those before it. */
 static void
-join(LlmReduction kind, Part *all, Part next, int64_t first)
+join(LlmReduction kind, Partial *all, Partial next, int64_t first)
 {
 	if (kind < LLM_REDUCE_MAX)
 		all->value += next.value;
 	else if (first == 0 || (!isnan(all->value) &&
 							   (isnan(next.value) || (kind == LLM_REDUCE_MIN ? next.value < all->value
 																			 : next.value > all->value))))
-		*all = (Part){next.value, first + next.index};
+		*all = (Partial){next.value, first + next.index};
 }
 
 static float
-finish(const Reduce *r, Part all)
+finish(const Reduce *r, Partial all)
 {
 	switch (r->kind)
 	{
@@ -95,9 +95,9 @@ finish(const Reduce *r, Part all)
 	}
 }
 
-/* Chunk number `chunk` of up to WIDTH neighbouring runs. */
+/* Reduces chunk number `chunk` of up to WIDTH neighbouring columns. */
 static void
-chunk_of_runs(const Reduce *r, int64_t o, int64_t column, int width, int64_t chunk, Part *parts)
+reduce_columns(const Reduce *r, int64_t o, int64_t column, int width, int64_t chunk, Partial *partials)
 {
 	int64_t from = chunk * LLM_CHUNK, n = r->n - from < LLM_CHUNK ? r->n - from : LLM_CHUNK;
 	const float *x = r->x + (o * r->n + from) * r->inner + column;
@@ -114,7 +114,7 @@ chunk_of_runs(const Reduce *r, int64_t o, int64_t column, int width, int64_t chu
 	{
 		float shift = r->kind == LLM_REDUCE_VAR ? r->out[o * r->inner + column + j] : 0;
 
-		parts[j] = reduce_chunk(r->kind, n, x + j * n, shift, scratch);
+		partials[j] = reduce_chunk(r->kind, n, x + j * n, shift, scratch);
 	}
 }
 
@@ -124,9 +124,9 @@ tile_width(const Reduce *r, int64_t column)
 	return (int) (r->inner - column < WIDTH ? r->inner - column : WIDTH);
 }
 
-/* Short runs: a task reduces some groups of WIDTH columns completely. */
+/* Short columns: a task reduces some groups of WIDTH columns completely. */
 static void
-runs_task(void *context, int task, int worker)
+columns_task(void *context, int task, int worker)
 {
 	const Reduce *r = context;
 	int64_t from = task * r->per_task, to = from + r->per_task, all = r->outer * r->tiles;
@@ -136,20 +136,20 @@ runs_task(void *context, int task, int worker)
 	{
 		int64_t o = i / r->tiles, column = i % r->tiles * WIDTH;
 		int width = tile_width(r, column);
-		Part total[WIDTH] = {{0}}, part[WIDTH];
+		Partial total[WIDTH] = {{0}}, partial[WIDTH];
 
 		for (int64_t chunk = 0; chunk < r->chunks; chunk++)
 		{
-			chunk_of_runs(r, o, column, width, chunk, part);
+			reduce_columns(r, o, column, width, chunk, partial);
 			for (int j = 0; j < width; j++)
-				join(r->kind, &total[j], part[j], chunk * LLM_CHUNK);
+				join(r->kind, &total[j], partial[j], chunk * LLM_CHUNK);
 		}
 		for (int j = 0; j < width; j++)
 			r->out[o * r->inner + column + j] = finish(r, total[j]);
 	}
 }
 
-/* Long runs: a task reduces some chunks, which are combined afterwards. */
+/* Long columns: a task reduces some chunks, which are combined afterwards. */
 static void
 chunks_task(void *context, int task, int worker)
 {
@@ -161,8 +161,8 @@ chunks_task(void *context, int task, int worker)
 	{
 		int64_t row = i / r->tiles, column = i % r->tiles * WIDTH;
 
-		chunk_of_runs(r, row / r->chunks, column, tile_width(r, column), row % r->chunks,
-			r->parts + row * r->inner + column);
+		reduce_columns(r, row / r->chunks, column, tile_width(r, column), row % r->chunks,
+			r->partials + row * r->inner + column);
 	}
 }
 
@@ -171,11 +171,11 @@ join_chunks(const Reduce *r)
 {
 	for (int64_t i = 0; i < r->outer * r->inner; i++)
 	{
-		const Part *part = r->parts + i / r->inner * r->chunks * r->inner + i % r->inner;
-		Part total = {0};
+		const Partial *partial = r->partials + i / r->inner * r->chunks * r->inner + i % r->inner;
+		Partial total = {0};
 
 		for (int64_t chunk = 0; chunk < r->chunks; chunk++)
-			join(r->kind, &total, part[chunk * r->inner], chunk * LLM_CHUNK);
+			join(r->kind, &total, partial[chunk * r->inner], chunk * LLM_CHUNK);
 		r->out[i] = finish(r, total);
 	}
 }
@@ -183,19 +183,19 @@ join_chunks(const Reduce *r)
 static LlmCode
 reduce_long(Reduce *r, const LlmAllocator *memory, LlmError *err)
 {
-	size_t size = (size_t) r->outer * r->chunks * r->inner * sizeof(Part);
+	size_t size = (size_t) r->outer * r->chunks * r->inner * sizeof(Partial);
 	int64_t tile = LLM_CHUNK * (r->inner < WIDTH ? r->inner : WIDTH);
 	LlmCode code;
 
-	r->parts = memory->alloc(memory->context, size);
-	if (r->parts == NULL)
+	r->partials = memory->alloc(memory->context, size);
+	if (r->partials == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "no memory for %zu bytes of partial sums", size);
 	r->per_task = tile < LLM_TASK_MOVED ? LLM_TASK_MOVED / tile : 1;
 	code = llm_parallel(
 		(int) ((r->outer * r->chunks * r->tiles + r->per_task - 1) / r->per_task), chunks_task, r, err);
 	if (code == LLM_OK)
 		join_chunks(r);
-	memory->release(memory->context, r->parts, size);
+	memory->release(memory->context, r->partials, size);
 	return code;
 }
 
@@ -205,7 +205,7 @@ reduce_short(Reduce *r, LlmError *err)
 	int64_t tile = r->n * (r->inner < WIDTH ? r->inner : WIDTH);
 
 	r->per_task = tile < LLM_TASK_MOVED ? LLM_TASK_MOVED / (tile + 1) + 1 : 1;
-	return llm_parallel((int) ((r->outer * r->tiles + r->per_task - 1) / r->per_task), runs_task, r, err);
+	return llm_parallel((int) ((r->outer * r->tiles + r->per_task - 1) / r->per_task), columns_task, r, err);
 }
 
 static LlmCode

@@ -1,7 +1,7 @@
 /*
- * Reductions over one axis or over all elements. The n elements that are reduced to one, called a run here,
- * are combined in order by the reduction rule of the kernels, whatever their stride: the sum of a column is
- * the sum of the same elements stored as a row.
+ * Reductions over one axis or over all elements. x (outer,n,inner) is `outer` matrices (n,inner); the n
+ * elements of a column are reduced to one. They are combined in order by the reduction rule of the kernels,
+ * whatever their stride: the sum of a column is the sum of the same elements stored as a row.
  */
 #ifndef LLM_REDUCE_H
 #define LLM_REDUCE_H

@@ -1,5 +1,5 @@
 /*
- * See reduce_backward.h. x (outer,n,inner): y and dy have one element for each run of n.
+ * See reduce_backward.h. x (outer,n,inner): y and dy have one element for each column of n.
  */
 #include "engine/reduce_backward.h"
 
@@ -12,18 +12,18 @@
 typedef struct Reduce
 {
 	LlmReduction kind;
-	int64_t outer, n, inner, per_task; /* rows of `inner` elements, or runs, per task */
+	int64_t outer, n, inner, per_task; /* rows of `inner` elements, or columns, per task */
 	int64_t pieces;                    /* pieces of a row, more than one if it is long */
 	const float *x, *y, *dy, *mean;
 	float *dx;
 } Reduce;
 
-/* Columns [from, to) of one row of inner elements: index i of each of its runs. */
+/* Elements [from, to) of one row, which belong to neighbouring columns. */
 static void
 row_dx(const Reduce *r, int64_t row, int64_t from, int64_t to)
 {
-	int64_t at = row * r->inner, run = row / r->n * r->inner;
-	const float *x = r->x + at, *y = r->y + run, *dy = r->dy + run;
+	int64_t at = row * r->inner, first = row / r->n * r->inner;
+	const float *x = r->x + at, *y = r->y + first, *dy = r->dy + first;
 	float *dx = r->dx + at, n = (float) r->n;
 
 	for (int64_t j = from; j < to; j++)
@@ -34,7 +34,7 @@ row_dx(const Reduce *r, int64_t row, int64_t from, int64_t to)
 				break;
 			case LLM_REDUCE_VAR: /* of the mean of (x - mean)^2; the contribution through the mean cancels out
 								  */
-				dx[j] = (x[j] - r->mean[run + j]) * (2 * dy[j]) / n;
+				dx[j] = (x[j] - r->mean[first + j]) * (2 * dy[j]) / n;
 				break;
 			case LLM_REDUCE_NORM:
 				dx[j] = y[j] == 0 ? 0 : dy[j] * (x[j] / y[j]);
@@ -48,25 +48,26 @@ static void
 rows_task(void *context, int task, int worker)
 {
 	const Reduce *r = context;
-	int64_t from = task / r->pieces * r->per_task, to = llm_least(from + r->per_task, r->outer * r->n);
+	int64_t from = task / r->pieces * r->per_task, to = llm_min(from + r->per_task, r->outer * r->n);
 	int64_t column = task % r->pieces * LLM_TASK;
 
 	(void) worker;
 	for (int64_t row = from; row < to; row++)
-		row_dx(r, row, column, llm_least(column + LLM_TASK, r->inner));
+		row_dx(r, row, column, llm_min(column + LLM_TASK, r->inner));
 }
 
-/* Runs of one maximum or minimum each: zeroes dx, then sets the element that was selected. */
+/* Of a maximum or minimum: sets the element of each column that was selected; dx is zero on entry. */
 static void
 chosen_task(void *context, int task, int worker)
 {
 	const Reduce *r = context;
 	int64_t from = task * r->per_task, to = from + r->per_task;
 
-	for (int64_t run = from; run < to && run < r->outer * r->inner && !llm_pool_stopping(worker); run++)
+	for (int64_t column = from; column < to && column < r->outer * r->inner && !llm_pool_stopping(worker);
+		 column++)
 	{
-		int64_t at = run / r->inner * r->n * r->inner + run % r->inner, i = 0;
-		float y = r->y[run];
+		int64_t at = column / r->inner * r->n * r->inner + column % r->inner, i = 0;
+		float y = r->y[column];
 
 		while (i < r->n - 1 && !(r->x[at] == y || (isnan(y) && isnan(r->x[at]))))
 		{
@@ -74,11 +75,11 @@ chosen_task(void *context, int task, int worker)
 			if (++i % LLM_TASK == 0 && llm_pool_stopping(worker))
 				return;
 		}
-		r->dx[at] = r->dy[run];
+		r->dx[at] = r->dy[column];
 	}
 }
 
-/* Runs the task over `count` rows or runs of `each` elements, which are split into `pieces`. */
+/* Runs the task over `count` rows or columns of `each` elements, which are split into `pieces`. */
 static LlmCode
 all_tasks(Reduce *r, int64_t count, int64_t each, int64_t pieces, LlmTask task, LlmError *err)
 {

@@ -23,7 +23,7 @@ static void
 rows_task(void *context, int task, int worker)
 {
 	const EachRow *e = context;
-	size_t row = (size_t) task * e->per_task, end = llm_least(row + e->per_task, e->rows);
+	size_t row = (size_t) task * e->per_task, end = llm_min(row + e->per_task, e->rows);
 
 	for (; row < end; row++)
 		e->f(e->context, row, worker);
@@ -49,7 +49,7 @@ llm_each_row(size_t rows, size_t n, LlmRowTask f, void *context, LlmError *err)
  */
 #define EACH_PIECE(worker, first, n)                                                                         \
 	size_t at = 0, len = PIECE - (first) % PIECE;                                                            \
-	at < (n) && ((len = llm_least(len, (n) -at)), !llm_pool_stopping(worker));                               \
+	at < (n) && ((len = llm_min(len, (n) -at)), !llm_pool_stopping(worker));                                 \
 	at += len, len = PIECE
 
 void
@@ -69,7 +69,7 @@ add_chunks(double total, size_t n, size_t first, const float *x)
 	{
 		size_t skip = (first + at) % LLM_CHUNK;
 
-		len = llm_least(LLM_CHUNK - skip, n - at);
+		len = llm_min(LLM_CHUNK - skip, n - at);
 		if (skip == 0)
 			total += llm_kernels->sum(len, x + at);
 		else /* partial sums begin with +0: zeros in front change nothing but the lanes */
@@ -100,7 +100,7 @@ llm_row_sum_squares(int worker, size_t n, const float *x, float shift)
 
 	for (EACH_PIECE(worker, 0, n))
 		for (size_t c = at; c < at + len; c += LLM_CHUNK)
-			total += llm_kernels->sum_squares(llm_least(LLM_CHUNK, at + len - c), x + c, shift);
+			total += llm_kernels->sum_squares(llm_min(LLM_CHUNK, at + len - c), x + c, shift);
 	return total;
 }
 
@@ -167,7 +167,7 @@ llm_row_cross_entropy(int worker, size_t V, const float *logits, size_t target)
 	top = llm_row_max(worker, V, logits, NULL);
 	for (EACH_PIECE(worker, 0, V))
 		for (size_t c = at; c < at + len; c += LLM_CHUNK)
-			total = add_exponentials(total, llm_least(LLM_CHUNK, at + len - c), 0, top, logits + c, chunk);
+			total = add_exponentials(total, llm_min(LLM_CHUNK, at + len - c), 0, top, logits + c, chunk);
 	all = (float) total;
 	llm_kernels->unary(LLM_LOG, 1, &all, &all);
 	return all - (logits[target] - top);
@@ -217,7 +217,7 @@ llm_row_softmax_backward(
 	for (EACH_PIECE(worker, first, n))
 		for (size_t c = at, chunk; c < at + len; c += chunk)
 		{
-			chunk = llm_least(LLM_CHUNK - (first + c) % LLM_CHUNK, at + len - c);
+			chunk = llm_min(LLM_CHUNK - (first + c) % LLM_CHUNK, at + len - c);
 			total += llm_kernels->dot(chunk, first + c, y + c, dy + c);
 		}
 	mean = (float) total;

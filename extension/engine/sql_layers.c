@@ -74,7 +74,7 @@ show(LlmCode code, float *to, const float *from, size_t n, LlmError *err)
 /* The part between the allocation of queries, keys and values and its release. */
 static LlmCode
 attend(int B, int T, int C, int NH, bool causal, const float *x, const LlmAttentionWeights *w,
-	const LlmAttentionParts *parts, float *qkv, LlmKvCache *cache, float *out, const LlmAllocator *memory,
+	const LlmAttentionTrace *trace, float *qkv, LlmKvCache *cache, float *out, const LlmAllocator *memory,
 	LlmError *err)
 {
 	LlmAttention a = {.B = B, .T = T, .NH = NH, .HS = C / NH, .causal = causal, .queries = T};
@@ -83,27 +83,27 @@ attend(int B, int T, int C, int NH, bool causal, const float *x, const LlmAttent
 
 	a.scale = (float) (1 / sqrt(a.HS));
 	code = llm_matmul((int) rows, 3 * C, C, x, w->w_qkv, false, qkv, memory, err);
-	code = show(code, parts->qkv_matmul, qkv, rows * 3 * C, err);
+	code = show(code, trace->qkv_matmul, qkv, rows * 3 * C, err);
 	if (code == LLM_OK)
 		code = llm_binary(LLM_ADD, rows, 3 * C, qkv, true, true, w->b_qkv, false, true, qkv, err);
-	code = show(code, parts->qkv, qkv, rows * 3 * C, err);
+	code = show(code, trace->qkv, qkv, rows * 3 * C, err);
 	if (code == LLM_OK)
-		code = llm_attention(&a, qkv, cache, out, parts->scores, parts->probs, memory, err);
-	code = show(code, parts->heads, out, rows * C, err);
+		code = llm_attention(&a, qkv, cache, out, trace->scores, trace->probs, memory, err);
+	code = show(code, trace->heads, out, rows * C, err);
 	/* moves the heads' results, so that the projection can be written to out; qkv is no longer needed */
 	if (code == LLM_OK)
 		code = llm_copy(rows * C, out, qkv, err);
 	if (code == LLM_OK)
 		code = llm_matmul((int) rows, C, C, qkv, w->w_o, false, out, memory, err);
-	code = show(code, parts->proj_matmul, out, rows * C, err);
+	code = show(code, trace->proj_matmul, out, rows * C, err);
 	if (code == LLM_OK)
 		code = llm_binary(LLM_ADD, rows, C, out, true, true, w->b_o, false, true, out, err);
 	return code;
 }
 
 LlmCode
-llm_attention_layer_parts(int B, int T, int C, int NH, bool causal, const float *x,
-	const LlmAttentionWeights *weights, const LlmAttentionParts *parts, float *out,
+llm_attention_layer_traced(int B, int T, int C, int NH, bool causal, const float *x,
+	const LlmAttentionWeights *weights, const LlmAttentionTrace *trace, float *out,
 	const LlmAllocator *memory, LlmError *err)
 {
 	size_t size = (size_t) B * T * 3 * C * sizeof(float);
@@ -120,7 +120,7 @@ llm_attention_layer_parts(int B, int T, int C, int NH, bool causal, const float 
 	code = llm_kv_create(&cache, B, NH, C / NH, T, memory, err);
 	if (code == LLM_OK)
 	{
-		code = attend(B, T, C, NH, causal, x, weights, parts, qkv, &cache, out, memory, err);
+		code = attend(B, T, C, NH, causal, x, weights, trace, qkv, &cache, out, memory, err);
 		llm_kv_free(&cache, memory);
 	}
 	memory->release(memory->context, qkv, size);
@@ -131,8 +131,8 @@ LlmCode
 llm_attention_layer(int B, int T, int C, int NH, bool causal, const float *x,
 	const LlmAttentionWeights *weights, float *out, const LlmAllocator *memory, LlmError *err)
 {
-	return llm_attention_layer_parts(
-		B, T, C, NH, causal, x, weights, &(LlmAttentionParts){.heads = NULL}, out, memory, err);
+	return llm_attention_layer_traced(
+		B, T, C, NH, causal, x, weights, &(LlmAttentionTrace){.heads = NULL}, out, memory, err);
 }
 
 typedef struct Dropout

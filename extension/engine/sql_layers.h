@@ -38,16 +38,16 @@ extern LlmCode llm_attention_layer(int B, int T, int C, int NH, bool causal, con
  * Intermediate results of the layer, written if not NULL: x @ w_qkv and the same with its bias (B,T,3*C);
  * the heads' results and their projection without its bias (B,T,C); scores and probabilities (B,NH,T,T).
  */
-typedef struct LlmAttentionParts
+typedef struct LlmAttentionTrace
 {
 	float *qkv_matmul, *qkv;
 	float *heads, *scores, *probs;
 	float *proj_matmul;
-} LlmAttentionParts;
+} LlmAttentionTrace;
 
 /* The same with intermediate results; the bits are the same. */
-extern LlmCode llm_attention_layer_parts(int B, int T, int C, int NH, bool causal, const float *x,
-	const LlmAttentionWeights *weights, const LlmAttentionParts *parts, float *out,
+extern LlmCode llm_attention_layer_traced(int B, int T, int C, int NH, bool causal, const float *x,
+	const LlmAttentionWeights *weights, const LlmAttentionTrace *trace, float *out,
 	const LlmAllocator *memory, LlmError *err);
 
 /* Memory for the layer's gradients: of x's shape, then of the weights' shapes; all are written. */

@@ -8,7 +8,7 @@
 
 /* y = heads @ w_o + b_o, heads = attention(qkv), qkv = x @ w_qkv + b_qkv; from the last to the first */
 static LlmCode
-walk_back(const LlmAttention *a, const float *x, const LlmAttentionWeights *w, const float *dy,
+backward(const LlmAttention *a, const float *x, const LlmAttentionWeights *w, const float *dy,
 	const LlmAttentionGradients *to, float *qkv, float *dqkv, float *heads, float *dheads, LlmKvCache *cache,
 	const LlmAllocator *memory, LlmError *err)
 {
@@ -62,7 +62,7 @@ llm_attention_layer_backward(int B, int T, int C, int NH, bool causal, const flo
 	code = llm_kv_create(&cache, B, NH, a.HS, T, memory, err);
 	if (code == LLM_OK)
 	{
-		code = walk_back(&a, x, weights, dy, to, scratch, scratch + 3 * n, scratch + 6 * n, scratch + 7 * n,
+		code = backward(&a, x, weights, dy, to, scratch, scratch + 3 * n, scratch + 6 * n, scratch + 7 * n,
 			&cache, memory, err);
 		llm_kv_free(&cache, memory);
 	}

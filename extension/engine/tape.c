@@ -152,7 +152,7 @@ check_tape(const LlmGraph *graph, const LlmValue *values, LlmNode *nodes, LlmErr
 
 /* The backward pass itself, as the executor does it over the values of a run. */
 static LlmCode
-walk(const LlmModel *model, const LlmValue *values, int target, const LlmDropout *dropout,
+backward_pass(const LlmModel *model, const LlmValue *values, int target, const LlmDropout *dropout,
 	float *const *grads, const LlmAllocator *memory, LlmError *err)
 {
 	int count = model->graph.count;
@@ -176,7 +176,7 @@ walk(const LlmModel *model, const LlmValue *values, int target, const LlmDropout
 			exec->slots[i].rows = ROWS_ALL;
 			exec->slots[i].value = values[i];
 		}
-		code = llm_walk_back(exec, grads, err);
+		code = llm_backward_pass(exec, grads, err);
 	}
 	else
 		code = llm_fail(err, LLM_NO_MEMORY, "no memory to walk back over %d operations", count);
@@ -197,7 +197,7 @@ llm_tape_backward(const LlmGraph *graph, const LlmValue *values, int target, con
 		return llm_fail(err, LLM_NO_MEMORY, "no memory to walk back over %d operations", graph->count);
 	code = check_tape(graph, values, model.graph.nodes, err);
 	if (code == LLM_OK)
-		code = walk(&model, values, target, dropout, grads, memory, err);
+		code = backward_pass(&model, values, target, dropout, grads, memory, err);
 	memory->release(memory->context, model.graph.nodes, bytes);
 	return code;
 }

@@ -221,10 +221,10 @@ step_node(LlmTrainer *t, int node, const LlmHyper *hyper, int64_t step, double s
 {
 	LlmWeight *w = &t->model->weights[node];
 	double decay = t->model->graph.nodes[node].ndim >= 2 ? hyper->weight_decay : 0;
-	LlmAdamW h = llm_adamw_numbers(
+	LlmAdamW h = llm_adamw_scalars(
 		hyper->lr, hyper->beta1, hyper->beta2, hyper->eps, decay, step + t->offset[node], scale);
 	LlmCode code = llm_adamw_and_zero(
-		llm_weight_floats(w), llm_weight_numbers(w), t->grad[node], t->m[node], t->v[node], &h, err);
+		llm_weight_floats(w), llm_weight_data(w), t->grad[node], t->m[node], t->v[node], &h, err);
 
 	return code == LLM_OK ? llm_weight_repack(t->model, node, err) : code;
 }

@@ -8,7 +8,7 @@
 
 /* Elements that a task adds up, at most: its scratch stays in the second-level cache. */
 #define RANGE ((int64_t) 1 << 17)
-#define SQUARE (LLM_PANEL * LLM_PANEL)
+#define TILE (LLM_PANEL * LLM_PANEL)
 
 typedef struct Matrix
 {
@@ -44,7 +44,7 @@ read_rows(const Matrix *x, int64_t from, int64_t to, float *out)
 				memcpy(out + (at - from), row, LLM_PANEL * sizeof(float));
 			else
 			{
-				int64_t b = at < from ? from : at, e = llm_least(at + llm_least(LLM_PANEL, N - column), to);
+				int64_t b = at < from ? from : at, e = llm_min(at + llm_min(LLM_PANEL, N - column), to);
 
 				if (b < e)
 					memcpy(out + (b - from), row + (b - at), (e - b) * sizeof(float));
@@ -55,30 +55,30 @@ read_rows(const Matrix *x, int64_t from, int64_t to, float *out)
 
 /*
  * out = elements from … to of the transposed (N,K): a panel is LLM_PANEL of its rows, transposed one square
- * at a time.
+ * tile at a time.
  */
 static void
 read_columns(const Matrix *x, int64_t from, int64_t to, float *out)
 {
-	float square[SQUARE];
+	float tile[TILE];
 	int64_t K = x->K;
 
 	for (int64_t panel = from / K / LLM_PANEL; panel * LLM_PANEL * K < to; panel++)
 		for (int64_t k = 0; k < K; k += LLM_PANEL)
 		{
-			int64_t first = panel * LLM_PANEL, kc = llm_least(LLM_PANEL, K - k);
-			int rows = (int) llm_least(LLM_PANEL, x->N - first);
+			int64_t first = panel * LLM_PANEL, kc = llm_min(LLM_PANEL, K - k);
+			int rows = (int) llm_min(LLM_PANEL, x->N - first);
 			const float *at = x->panels + (panel * K + k) * LLM_PANEL;
 
-			fetch(at + 2 * SQUARE, SQUARE);
-			llm_kernels->pack_panel_transposed(rows, (int) kc, at, LLM_PANEL, square);
+			fetch(at + 2 * TILE, TILE);
+			llm_kernels->pack_panel_transposed(rows, (int) kc, at, LLM_PANEL, tile);
 			for (int64_t i = 0; i < rows; i++)
 			{
 				int64_t begin = (first + i) * K + k, end = begin + kc;
-				int64_t b = begin < from ? from : begin, e = llm_least(end, to);
+				int64_t b = begin < from ? from : begin, e = llm_min(end, to);
 
 				if (b < e)
-					memcpy(out + (b - from), square + i * LLM_PANEL + (b - begin), (e - b) * sizeof(float));
+					memcpy(out + (b - from), tile + i * LLM_PANEL + (b - begin), (e - b) * sizeof(float));
 			}
 		}
 }
@@ -121,7 +121,7 @@ unpack_task(void *context, int task, int worker)
 	int64_t from = task * w->range;
 
 	(void) worker;
-	read_elements(&w->x, from, llm_least(from + w->range, w->numel), w->out + from);
+	read_elements(&w->x, from, llm_min(from + w->range, w->numel), w->out + from);
 }
 
 LlmCode
@@ -137,25 +137,25 @@ static void
 sums_task(void *context, int task, int worker)
 {
 	const Work *w = context;
-	int64_t from = task * w->range, to = llm_least(from + w->range, w->numel);
+	int64_t from = task * w->range, to = llm_min(from + w->range, w->numel);
 	float *scratch = w->out + worker * w->range;
 
 	read_elements(&w->x, from, to, scratch);
 	for (int64_t at = from; at < to; at += LLM_CHUNK)
 		w->sums[at / LLM_CHUNK] =
-			llm_kernels->sum_squares(llm_least(LLM_CHUNK, to - at), scratch + (at - from), 0);
+			llm_kernels->sum_squares(llm_min(LLM_CHUNK, to - at), scratch + (at - from), 0);
 }
 
 static void
 plain_sums_task(void *context, int task, int worker)
 {
 	const Work *w = context;
-	int64_t from = task * w->range, to = llm_least(from + w->range, w->numel);
+	int64_t from = task * w->range, to = llm_min(from + w->range, w->numel);
 
 	(void) worker;
 	for (int64_t at = from; at < to; at += LLM_CHUNK)
 		w->sums[at / LLM_CHUNK] =
-			llm_kernels->sum_squares(llm_least(LLM_CHUNK, to - at), w->x.panels + at, w->shift);
+			llm_kernels->sum_squares(llm_min(LLM_CHUNK, to - at), w->x.panels + at, w->shift);
 }
 
 /* The kernel's rule for long sums: chunks of LLM_CHUNK elements, added in order in float64. */

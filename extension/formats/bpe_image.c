@@ -8,7 +8,7 @@
 
 #define ALIGN(size) (((size) + 63) & ~(size_t) 63)
 
-typedef enum Part
+typedef enum Section
 {
 	TOKENS,
 	PAIRS,
@@ -16,8 +16,8 @@ typedef enum Part
 	TEXT,
 	BYTES,
 	SPECIALS,
-	PARTS
-} Part;
+	SECTIONS
+} Section;
 
 typedef struct BpeImage
 {
@@ -26,14 +26,14 @@ typedef struct BpeImage
 	uint32_t byte_symbol[256];
 	struct
 	{
-		uint64_t at, size; /* size is 0 if the part is absent */
-	} parts[PARTS];
+		uint64_t at, size; /* size is 0 if the section is absent */
+	} sections[SECTIONS];
 } BpeImage;
 
 static BpeImage
 image_of(const LlmBpe *bpe)
 {
-	size_t sizes[PARTS] = {[TOKENS] = bpe->token_count * sizeof(BpeToken),
+	size_t sizes[SECTIONS] = {[TOKENS] = bpe->token_count * sizeof(BpeToken),
 		[PAIRS] = sizeof(BpePair) << bpe->pair_bits,
 		[CHARS] = bpe->chars ? sizeof(BpeChar) << bpe->char_bits : 0,
 		[TEXT] = bpe->text.size,
@@ -47,10 +47,10 @@ image_of(const LlmBpe *bpe)
 
 	memcpy(image.name, bpe->name, sizeof(image.name));
 	memcpy(image.byte_symbol, bpe->byte_symbol, sizeof(image.byte_symbol));
-	for (int i = 0; i < PARTS; i++)
+	for (int i = 0; i < SECTIONS; i++)
 	{
-		image.parts[i].at = at;
-		image.parts[i].size = sizes[i];
+		image.sections[i].at = at;
+		image.sections[i].size = sizes[i];
 		at += ALIGN(sizes[i] + LLM_BPE_SLACK); /* decoding reads beyond a token's end */
 	}
 	return image;
@@ -70,13 +70,13 @@ llm_bpe_image_size(const LlmBpe *bpe)
 {
 	BpeImage image = image_of(bpe);
 
-	return image.parts[PARTS - 1].at + ALIGN(image.parts[PARTS - 1].size + LLM_BPE_SLACK);
+	return image.sections[SECTIONS - 1].at + ALIGN(image.sections[SECTIONS - 1].size + LLM_BPE_SLACK);
 }
 
 void
 llm_bpe_image(const LlmBpe *bpe, void *out)
 {
-	const void *data[PARTS] = {[TOKENS] = bpe->tokens,
+	const void *data[SECTIONS] = {[TOKENS] = bpe->tokens,
 		[PAIRS] = bpe->pairs,
 		[CHARS] = bpe->chars,
 		[TEXT] = bpe->text.data,
@@ -86,9 +86,9 @@ llm_bpe_image(const LlmBpe *bpe, void *out)
 
 	memset(out, 0, llm_bpe_image_size(bpe));
 	memcpy(out, &image, sizeof(image));
-	for (int i = 0; i < PARTS; i++)
-		if (image.parts[i].size > 0)
-			memcpy((char *) out + image.parts[i].at, data[i], image.parts[i].size);
+	for (int i = 0; i < SECTIONS; i++)
+		if (image.sections[i].size > 0)
+			memcpy((char *) out + image.sections[i].at, data[i], image.sections[i].size);
 }
 
 LlmBpe *
@@ -96,12 +96,12 @@ llm_bpe_of_image(const LlmAllocator *allocator, const void *block, LlmError *err
 {
 	const BpeImage *image = block;
 	LlmBpe *bpe = llm_bpe_new(allocator, "", err);
-	char *data[PARTS];
+	char *data[SECTIONS];
 
 	if (bpe == NULL)
 		return NULL;
-	for (int i = 0; i < PARTS; i++)
-		data[i] = (char *) block + image->parts[i].at;
+	for (int i = 0; i < SECTIONS; i++)
+		data[i] = (char *) block + image->sections[i].at;
 	bpe->borrowed = true;
 	memcpy(bpe->name, image->name, sizeof(bpe->name));
 	memcpy(bpe->byte_symbol, image->byte_symbol, sizeof(bpe->byte_symbol));
@@ -111,10 +111,10 @@ llm_bpe_of_image(const LlmAllocator *allocator, const void *block, LlmError *err
 	bpe->char_bits = (unsigned) image->char_bits;
 	bpe->tokens = (BpeToken *) data[TOKENS];
 	bpe->pairs = (BpePair *) data[PAIRS];
-	bpe->chars = image->parts[CHARS].size > 0 ? (BpeChar *) data[CHARS] : NULL;
-	bpe->text = (BpeArray){data[TEXT], image->parts[TEXT].size, 0};
-	bpe->bytes = (BpeArray){data[BYTES], image->parts[BYTES].size, 0};
-	bpe->specials = (BpeArray){data[SPECIALS], image->parts[SPECIALS].size, 0};
+	bpe->chars = image->sections[CHARS].size > 0 ? (BpeChar *) data[CHARS] : NULL;
+	bpe->text = (BpeArray){data[TEXT], image->sections[TEXT].size, 0};
+	bpe->bytes = (BpeArray){data[BYTES], image->sections[BYTES].size, 0};
+	bpe->specials = (BpeArray){data[SPECIALS], image->sections[SPECIALS].size, 0};
 	if (!llm_bpe_new_words(bpe, err))
 	{
 		llm_bpe_free(bpe);

@@ -5,7 +5,7 @@
 #include "formats/bpe_pieces.h"
 
 /* A pair that occurs only once is not merged. */
-#define BPE_LEAST 2
+#define BPE_MIN_COUNT 2
 
 /* A piece as its current tokens. */
 typedef struct BpeWordTokens

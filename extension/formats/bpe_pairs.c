@@ -141,7 +141,7 @@ llm_bpe_push_grown(BpeLearner *l)
 	{
 		int64_t count = llm_bpe_find_pair(l, grown[i])->count;
 
-		if (count >= BPE_LEAST && can_merge(l, grown[i]))
+		if (count >= BPE_MIN_COUNT && can_merge(l, grown[i]))
 			code = heap_push(l, (BpeCandidate){count, grown[i]});
 	}
 	l->grown.size = 0;
@@ -162,7 +162,7 @@ llm_bpe_best_pair(BpeLearner *l, uint64_t *key, bool *found)
 		*key = top.key;
 		if ((*found = count == top.count))
 			break;
-		if (count >= BPE_LEAST)
+		if (count >= BPE_MIN_COUNT)
 			code = heap_push(l, (BpeCandidate){count, top.key});
 		if (code == LLM_OK)
 			code = llm_bpe_poll(l, 1);

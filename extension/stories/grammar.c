@@ -10,8 +10,8 @@
 /* Frequencies of events, as weights: a kind of token that models learn too late is made more frequent. */
 enum
 {
-	MOST_CLAUSES = 2, /* scenery before anything happens: it shifts all positions */
-	ASK_WHERE = 2,    /* after a move, compared with seeing who has a thing */
+	MAX_CLAUSES = 2, /* scenery before anything happens: it shifts all positions */
+	ASK_WHERE = 2,   /* after a move, compared with seeing who has a thing */
 	SEE_WHO = 4,
 	WHERE_PERSON = 2, /* each of two persons, compared with their things */
 	WHERE_THING = 3,
@@ -28,13 +28,13 @@ enum
  * end. */
 enum
 {
-	OPENING = 3 + 5 * MOST_CLAUSES + 1 + 2 * 11 + 5 + LONGEST_SONG,
+	OPENING = 3 + 5 * MAX_CLAUSES + 1 + 2 * 11 + 5 + LONGEST_SONG,
 	MOVE = 7,
 	WHERE = 12,
 	WHO = 8,
 	GIFT = 7,
 	CLOSE = 6 + LONGEST_SONG + 4,
-	MOST_EVENTS = 12
+	MAX_EVENTS = 12
 };
 _Static_assert(OPENING + MOVE + WHERE + CLOSE <= LLM_STORY_TOKENS, "a story must fit its tokens");
 
@@ -130,7 +130,7 @@ scenery(StorySampler *t)
 
 	say(t, "It was");
 	ONE_OF(t, SEASONS);
-	for (int left = MOST_CLAUSES; either(t, " and", left, ".", 2); left--)
+	for (int left = MAX_CLAUSES; either(t, " and", left, ".", 2); left--)
 	{
 		say(t, " the");
 		noun = one_of(t, SCENERY, 0, COUNT(SCENERY), noun, -1);
@@ -345,7 +345,7 @@ scenes(Plot *p)
 {
 	bool where = false;
 
-	for (int i = 0; i < MOST_EVENTS; i++)
+	for (int i = 0; i < MAX_EVENTS; i++)
 	{
 		bool may_move = i == 0 || room_for(p, MOVE + WHO);
 		bool may_ask = i > 0 && room_for(p, where ? WHO : WHERE);

@@ -33,14 +33,14 @@ llm_forward_binary(LlmExec *exec, int index, const LlmValue *in, LlmError *err)
 LlmCode
 llm_backward_add(Back *b, LlmError *err)
 {
-	LlmCode code = llm_back_give(b, 0, b->dy, err);
+	LlmCode code = llm_back_add(b, 0, b->dy, err);
 
-	return code == LLM_OK ? llm_back_give(b, 1, b->dy, err) : code;
+	return code == LLM_OK ? llm_back_add(b, 1, b->dy, err) : code;
 }
 
 /* Adds (dz op factor) to the gradient of input i, negated if `negative`; without a factor, -dz. */
 static LlmCode
-give_product(
+add_product(
 	Back *b, int i, const float *dz, LlmBinary op, const LlmValue *factor, bool negative, LlmError *err)
 {
 	Buffer *terms;
@@ -57,7 +57,7 @@ give_product(
 	if (code == LLM_OK && factor && negative)
 		code = llm_unary(LLM_NEG, b->out->numel, terms->data, terms->data, err);
 	if (code == LLM_OK)
-		code = llm_back_give(b, i, terms->data, err);
+		code = llm_back_add(b, i, terms->data, err);
 	llm_buffer_drop(b->exec, terms);
 	return code;
 }
@@ -65,24 +65,24 @@ give_product(
 LlmCode
 llm_backward_sub(Back *b, LlmError *err)
 {
-	LlmCode code = llm_back_give(b, 0, b->dy, err);
+	LlmCode code = llm_back_add(b, 0, b->dy, err);
 
-	return code == LLM_OK ? give_product(b, 1, b->dy, LLM_MUL, NULL, true, err) : code;
+	return code == LLM_OK ? add_product(b, 1, b->dy, LLM_MUL, NULL, true, err) : code;
 }
 
 LlmCode
 llm_backward_mul(Back *b, LlmError *err)
 {
-	LlmCode code = give_product(b, 0, b->dy, LLM_MUL, &b->in[1], false, err);
+	LlmCode code = add_product(b, 0, b->dy, LLM_MUL, &b->in[1], false, err);
 
-	return code == LLM_OK ? give_product(b, 1, b->dy, LLM_MUL, &b->in[0], false, err) : code;
+	return code == LLM_OK ? add_product(b, 1, b->dy, LLM_MUL, &b->in[0], false, err) : code;
 }
 
 /* z = x / y: dx = dz / y, dy = -(dz z) / y */
 LlmCode
 llm_backward_div(Back *b, LlmError *err)
 {
-	LlmCode code = give_product(b, 0, b->dy, LLM_DIV, &b->in[1], false, err);
+	LlmCode code = add_product(b, 0, b->dy, LLM_DIV, &b->in[1], false, err);
 	Buffer *dz_z;
 
 	if (code != LLM_OK || !llm_back_wants(b, 1))
@@ -93,7 +93,7 @@ llm_backward_div(Back *b, LlmError *err)
 	code =
 		llm_binary(LLM_MUL, 1, b->out->numel, b->dy, true, true, b->out->floats, true, true, dz_z->data, err);
 	if (code == LLM_OK)
-		code = give_product(b, 1, dz_z->data, LLM_DIV, &b->in[1], true, err);
+		code = add_product(b, 1, dz_z->data, LLM_DIV, &b->in[1], true, err);
 	llm_buffer_drop(b->exec, dz_z);
 	return code;
 }

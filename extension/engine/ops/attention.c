@@ -30,7 +30,7 @@ llm_infer_attention(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	for (int i = 0; mask && i < mask->count; i++)
 		if (mask->items[i].kind != LLM_ATTR_NUMBER || !(fabs(mask->items[i].number) <= 1e30))
 			return llm_attr_refuse(node, "head_mask", "a list with one number per head", err);
-	llm_infer_take(node, x);
+	llm_infer_copy_shape(node, x);
 	last = &node->shape[node->ndim - 1];
 	channels = llm_dim_value(last, &graph->sizes);
 	if (last->times % 3 == 0)

@@ -7,7 +7,7 @@ LlmCode
 llm_infer_same(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
 	(void) err;
-	llm_infer_take(node, llm_input_of(graph, node, 0));
+	llm_infer_copy_shape(node, llm_input_of(graph, node, 0));
 	return LLM_OK;
 }
 

@@ -30,7 +30,7 @@ llm_infer_concat(const LlmGraph *graph, LlmNode *node, LlmError *err)
 
 	if (llm_infer_axis(node, first, first->ndim, 0, &axis, err) != LLM_OK)
 		return err->code;
-	llm_infer_take(node, first);
+	llm_infer_copy_shape(node, first);
 	for (int k = 1; k < node->n_inputs; k++)
 	{
 		const LlmNode *next = llm_input_of(graph, node, k);
@@ -167,7 +167,7 @@ llm_backward_total(Back *b, LlmError *err)
 	LlmCode code = LLM_OK;
 
 	for (int i = 0; code == LLM_OK && i < b->node->n_inputs; i++)
-		code = llm_back_give(b, i, b->dy, err);
+		code = llm_back_add(b, i, b->dy, err);
 	return code;
 }
 

@@ -7,7 +7,7 @@
 #include <float.h>
 #include <math.h>
 
-#define MOST_ELEMENTS 4096
+#define MAX_ELEMENTS 4096
 
 static LlmCode
 refuse(const LlmNode *node, LlmError *err)
@@ -45,7 +45,7 @@ llm_infer_constant(const LlmGraph *graph, LlmNode *node, LlmError *err)
 			return refuse(node, err);
 		node->shape[node->ndim++] = (LlmDim){.times = first->count};
 		numel *= first->count;
-		if (numel > MOST_ELEMENTS)
+		if (numel > MAX_ELEMENTS)
 		{
 			refuse(node, err);
 			return llm_hint(err, "A larger one is a param with \"trainable\": false, or an input.");

@@ -89,5 +89,5 @@ llm_backward_dropout(Back *b, LlmError *err)
 	LlmStream stream;
 
 	return llm_dropout_of(b->exec, b->index, "p", &stream) > 0 ? llm_back_write(b, 0, dropout_dx, err)
-															   : llm_back_give(b, 0, b->dy, err);
+															   : llm_back_add(b, 0, b->dy, err);
 }

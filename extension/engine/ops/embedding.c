@@ -18,7 +18,7 @@ llm_infer_embedding(const LlmGraph *graph, LlmNode *node, LlmError *err)
 		return llm_infer_refuse(node, ids, table, "the table must have two dimensions", err);
 	if (ids->ndim == LLM_MAX_DIMS)
 		return llm_infer_refuse(node, ids, table, "too many dimensions", err);
-	llm_infer_take(node, ids);
+	llm_infer_copy_shape(node, ids);
 	node->shape[node->ndim++] = table->shape[1];
 	return LLM_OK;
 }

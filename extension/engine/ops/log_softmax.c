@@ -17,16 +17,16 @@ typedef struct Runs
 
 /* Pieces of a row: the chunks whose sums are added in float64. Long rows poll for a stop. */
 #define EACH_CHUNK(w, worker)                                                                                \
-	size_t at = 0, len = llm_least((w)->n, LLM_CHUNK);                                                       \
+	size_t at = 0, len = llm_min((w)->n, LLM_CHUNK);                                                         \
 	at < (w)->n && (at == 0 || !llm_pool_stopping(worker));                                                  \
-	at += len, len = llm_least((w)->n - at, LLM_CHUNK)
+	at += len, len = llm_min((w)->n - at, LLM_CHUNK)
 
 static void
-forward_task(void *context, size_t run, int worker)
+forward_task(void *context, size_t row, int worker)
 {
 	const Runs *w = context;
-	const float *x = w->x + run * w->n;
-	float *out = w->out + run * w->n, top = llm_row_max(worker, w->n, x, NULL), all, chunk[LLM_CHUNK];
+	const float *x = w->x + row * w->n;
+	float *out = w->out + row * w->n, top = llm_row_max(worker, w->n, x, NULL), all, chunk[LLM_CHUNK];
 	double total = 0;
 
 	for (EACH_CHUNK(w, worker))
@@ -50,17 +50,17 @@ llm_log_softmax(size_t rows, size_t n, const float *x, float *out, LlmError *err
 }
 
 static void
-backward_task(void *context, size_t run, int worker)
+backward_task(void *context, size_t row, int worker)
 {
 	const Runs *w = context;
-	const float *y = w->y + run * w->n, *dy = w->dy + run * w->n;
+	const float *y = w->y + row * w->n, *dy = w->dy + row * w->n;
 	float all = (float) llm_row_sum(worker, w->n, dy), chunk[LLM_CHUNK];
 
 	for (EACH_CHUNK(w, worker))
 	{
 		llm_kernels->unary(LLM_EXP, len, y + at, chunk);
 		llm_kernels->binary(LLM_MUL, len, chunk, 1, &all, 0, chunk);
-		llm_kernels->binary(LLM_SUB, len, dy + at, 1, chunk, 1, w->out + run * w->n + at);
+		llm_kernels->binary(LLM_SUB, len, dy + at, 1, chunk, 1, w->out + row * w->n + at);
 	}
 }
 

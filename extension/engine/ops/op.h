@@ -20,7 +20,7 @@ typedef struct LlmOpRules
 	 */
 	bool (*rows)(const LlmExec *exec, const LlmNode *node, int t);
 	/*
-	 * Computes the node. in: its inputs, LLM_MOST_INPUTS of them; an op with any number of inputs reads them
+	 * Computes the node. in: its inputs, LLM_MAX_INPUTS of them; an op with any number of inputs reads them
 	 * itself.
 	 */
 	LlmCode (*forward)(LlmExec *exec, int index, const LlmValue *in, LlmError *err);
@@ -46,10 +46,10 @@ LLM_OPS(OP)
 
 /* The axis of positions of input i, as in Slot. */
 extern int llm_t_axis_of(const LlmExec *exec, const LlmNode *node, int i);
-/* The function applied to each of `runs` rows of n elements along an axis; out may be x, dx may be dy. */
-typedef LlmCode (*LlmAlong)(size_t runs, size_t n, const float *x, float *out, LlmError *err);
+/* The function applied to each of `rows` rows of n elements along an axis; out may be x, dx may be dy. */
+typedef LlmCode (*LlmAlong)(size_t rows, size_t n, const float *x, float *out, LlmError *err);
 typedef LlmCode (*LlmAlongBack)(
-	size_t runs, size_t n, const float *y, const float *dy, float *dx, LlmError *err);
+	size_t rows, size_t n, const float *y, const float *dy, float *dx, LlmError *err);
 /* Forward and gradient of a node along its attribute axis, by default the last. */
 extern LlmCode llm_forward_along(LlmExec *exec, int index, const LlmValue *x, LlmAlong f, LlmError *err);
 extern LlmCode llm_back_along(Back *b, LlmAlongBack f, float *dx, LlmError *err);

@@ -131,5 +131,5 @@ llm_forward_reshape(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 LlmCode
 llm_backward_reshape(Back *b, LlmError *err)
 {
-	return llm_back_give(b, 0, b->dy, err);
+	return llm_back_add(b, 0, b->dy, err);
 }

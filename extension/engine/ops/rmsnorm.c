@@ -49,16 +49,16 @@ typedef struct Norm
 
 /* A long row is passed to the kernels in pieces, with a poll for a stop between them. */
 #define EACH_PIECE(w, worker)                                                                                \
-	size_t at = 0, n = llm_least((w)->C, LLM_TASK);                                                          \
+	size_t at = 0, n = llm_min((w)->C, LLM_TASK);                                                            \
 	at < (w)->C && (at == 0 || !llm_pool_stopping(worker));                                                  \
-	at += n, n = llm_least((w)->C - at, LLM_TASK)
+	at += n, n = llm_min((w)->C - at, LLM_TASK)
 
 static float
 reciprocal_of(const Norm *w, int worker, const float *x)
 {
-	float square = (float) (llm_row_sum_squares(worker, w->C, x, 0) / w->C);
+	float mean_square = (float) (llm_row_sum_squares(worker, w->C, x, 0) / w->C);
 
-	return 1.0f / sqrtf(square + w->eps);
+	return 1.0f / sqrtf(mean_square + w->eps);
 }
 
 static void

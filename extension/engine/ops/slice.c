@@ -34,7 +34,7 @@ llm_infer_slice(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	if (n < 0 || m != n || n > x->ndim)
 		return llm_infer_refuse(node, x, NULL,
 			"the attributes starts and stops must list one position for each of the first axes", err);
-	llm_infer_take(node, x);
+	llm_infer_copy_shape(node, x);
 	for (int i = 0; i < n; i++)
 	{
 		int64_t length;
@@ -109,14 +109,14 @@ slice_dx(Back *b, float *dx, LlmError *err)
 	int n, starts[LLM_MAX_DIMS] = {0}, stops[LLM_MAX_DIMS];
 	LlmCode code = ranges_of(b->node, x, &n, starts, stops, err);
 	int last = x->ndim - 1;
-	size_t run = x->ndim ? b->out->dims[last] : 1;
+	size_t length = x->ndim ? b->out->dims[last] : 1;
 
 	if (code == LLM_OK)
 		code = llm_fill(x->numel, 0, dx, err);
-	for (size_t at = 0; code == LLM_OK && run > 0 && at < b->out->numel; at += run)
+	for (size_t at = 0; code == LLM_OK && length > 0 && at < b->out->numel; at += length)
 	{
-		size_t row = at / run, to = x->ndim ? starts[last] : 0, stride = x->ndim ? x->dims[last] : 1;
-		bool few = run < FEW && row % FEW != 0;
+		size_t row = at / length, to = x->ndim ? starts[last] : 0, stride = x->ndim ? x->dims[last] : 1;
+		bool few = length < FEW && row % FEW != 0;
 
 		for (int i = last - 1; i >= 0; i--)
 		{
@@ -125,9 +125,9 @@ slice_dx(Back *b, float *dx, LlmError *err)
 			row /= b->out->dims[i];
 		}
 		if (few)
-			memcpy(dx + to, b->dy + at, run * sizeof(float));
+			memcpy(dx + to, b->dy + at, length * sizeof(float));
 		else
-			code = llm_copy(run, b->dy + at, dx + to, err);
+			code = llm_copy(length, b->dy + at, dx + to, err);
 	}
 	return code;
 }

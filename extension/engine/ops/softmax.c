@@ -5,15 +5,15 @@
 #include "engine/gradients.h"
 
 static LlmCode
-softmax(size_t runs, size_t n, const float *x, float *out, LlmError *err)
+softmax(size_t rows, size_t n, const float *x, float *out, LlmError *err)
 {
-	return llm_softmax(runs, n, 1, x, out, err);
+	return llm_softmax(rows, n, 1, x, out, err);
 }
 
 static LlmCode
-softmax_backward(size_t runs, size_t n, const float *y, const float *dy, float *dx, LlmError *err)
+softmax_backward(size_t rows, size_t n, const float *y, const float *dy, float *dx, LlmError *err)
 {
-	return llm_softmax_backward(runs, n, 1, y, dy, dx, err);
+	return llm_softmax_backward(rows, n, 1, y, dy, dx, err);
 }
 
 LlmCode

@@ -11,7 +11,7 @@ llm_infer_transpose(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	int axes[LLM_MAX_DIMS], n = llm_attr_integers(node, "axes", axes);
 	unsigned used = 0;
 
-	llm_infer_take(node, x);
+	llm_infer_copy_shape(node, x);
 	if (llm_attr(node, "axes") == NULL)
 	{
 		if (x->ndim >= 2)

@@ -25,7 +25,7 @@ int pg_llm_memory_limit_mb = 0;
 
 #define MEGABYTE ((Size) 1 << 20)
 /* Smaller requests are added up to a megabyte: checking the limits takes longer than the allocations. */
-#define LEAST ((Size) 65536)
+#define MIN_REPORTED ((Size) 65536)
 
 static void TransactionEnds(XactEvent event, void *arg);
 
@@ -223,7 +223,7 @@ IsLittle(Size size)
 	static Size together = 0;
 
 	together += size;
-	if (size < LEAST && together < MEGABYTE)
+	if (size < MIN_REPORTED && together < MEGABYTE)
 		return true;
 	together = 0;
 	return false;
@@ -276,7 +276,7 @@ CopyMemory(void *to, const void *from, Size size)
  * fault in and, after a cancel, to free. For a shorter one the copy of each part would cost more than that.
  */
 #define DETOAST_AT_ONCE ((Size) 24 << 20)
-#define DETOAST_PART ((Size) 8 << 20)
+#define DETOAST_CHUNK ((Size) 8 << 20)
 
 struct varlena *
 DetoastSlice(Datum datum, Size first, Size size)
@@ -293,9 +293,9 @@ DetoastSlice(Datum datum, Size first, Size size)
 	whole = palloc(VARHDRSZ + size);
 	MachineHugePages(whole, VARHDRSZ + size);
 	SET_VARSIZE(whole, VARHDRSZ + size);
-	for (Size at = 0; at < size; at += DETOAST_PART)
+	for (Size at = 0; at < size; at += DETOAST_CHUNK)
 	{
-		Size n = Min(DETOAST_PART, size - at);
+		Size n = Min(DETOAST_CHUNK, size - at);
 		struct varlena *part = PG_DETOAST_DATUM_SLICE(datum, first + at, n);
 
 		memcpy(VARDATA(whole) + at, VARDATA(part), n);
@@ -366,7 +366,7 @@ SessionRelease(void *context, void *block, size_t size)
 		return;
 	free(block);
 	session_bytes -= size;
-	if (size >= LEAST)
+	if (size >= MIN_REPORTED)
 		ServerMemoryTell(session_bytes + other_bytes);
 }
 

@@ -23,7 +23,7 @@
 #include "src/base/shared_copy.h"
 
 /* Bytes written between two checks for interrupts. */
-#define PART ((Size) 8 << 20)
+#define CHUNK ((Size) 8 << 20)
 /* A maker that makes no progress for this long may itself be waiting for this session: go on without it. */
 #define PATIENCE_MS 5000
 #define POLL_MS 5
@@ -138,7 +138,7 @@ SharedWrite(SharedFile *file, Size at, const void *data, Size size)
 		ssize_t done;
 
 		CHECK_FOR_INTERRUPTS();
-		done = pwrite(file->fd, from, Min(size, PART), to);
+		done = pwrite(file->fd, from, Min(size, CHUNK), to);
 		if (done < 0 && errno == EINTR)
 			continue;
 		if (done <= 0)

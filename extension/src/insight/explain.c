@@ -18,7 +18,7 @@
 #include "src/model/model_cache.h"
 #include "src/tokenizer/tokenizer.h"
 
-#define MOST_REPEATS 1000
+#define MAX_REPEATS 1000
 
 static double
 Overhead(const Watch *w)
@@ -126,9 +126,9 @@ llm_explain_rows(PG_FUNCTION_ARGS)
 	Watch first, best;
 	const MachinePeak *peak;
 
-	if (repeats < 1 || repeats > MOST_REPEATS)
+	if (repeats < 1 || repeats > MAX_REPEATS)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("repeats is %d; it must be from 1 to %d", repeats, MOST_REPEATS)));
+						   errmsg("repeats is %d; it must be from 1 to %d", repeats, MAX_REPEATS)));
 	if (*prompt == '\0')
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the prompt is empty"),
 						   errhint("Give it some words: they are what prefill computes.")));

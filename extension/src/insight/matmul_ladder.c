@@ -72,10 +72,10 @@ llm_matmul_rung(PG_FUNCTION_ARGS)
 /* ---- climbing ---- */
 
 /* The maximum number of multiplications: the lowest rung does about one per nanosecond. */
-#define MOST_WORK 2e10
+#define MAX_WORK 2e10
 /* Each rung is repeated for this many seconds, and the fastest time counts. */
 #define ENOUGH 0.1
-#define MOST_RUNS 20
+#define MAX_RUNS 20
 
 static Tensor *
 RandomMatrix(const char *name, int rows, int columns)
@@ -96,7 +96,7 @@ Climb(LlmRung rung, Tensor *a, Tensor *b, const float *panels, Tensor *out)
 	double best = 0, spent = 0;
 	LlmError err;
 
-	for (int i = 0; i < MOST_RUNS && (i == 0 || spent < ENOUGH); i++)
+	for (int i = 0; i < MAX_RUNS && (i == 0 || spent < ENOUGH); i++)
 	{
 		instr_time start, end;
 		double seconds;
@@ -125,12 +125,12 @@ llm_kernel_ladder(PG_FUNCTION_ARGS)
 	const MachinePeak *peak;
 	float *panels;
 
-	if (m < 1 || k < 1 || n < 1 || (double) m * k * n > MOST_WORK)
+	if (m < 1 || k < 1 || n < 1 || (double) m * k * n > MAX_WORK)
 		ereport(
 			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					   errmsg("m, k and n are %d, %d and %d; each must be 1 or more, their product at most "
 							  "%.0f",
-						   m, k, n, MOST_WORK),
+						   m, k, n, MAX_WORK),
 					   errhint("GPT-2's feed-forward layer for a text of 256 tokens is 256, 768, 3072.")));
 	InitMaterializedSRF(fcinfo, 0);
 	a = RandomMatrix("ladder a", m, k);

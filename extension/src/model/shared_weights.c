@@ -11,7 +11,7 @@
 #include "src/model/shared_weights.h"
 
 /* Loading a smaller model takes no longer than making a file. */
-#define LEAST ((Size) 1 << 20)
+#define MIN_SHARED ((Size) 1 << 20)
 
 /* Offsets of a node's two forms from the start of the data. */
 typedef struct Place
@@ -151,7 +151,7 @@ SharedWeights(LlmModel *model, const char *name, int64 version, SharedCopy *copy
 		return false;
 	filling.places = palloc0(TABLE(model));
 	size = MostBytes(model);
-	shared = size >= LEAST && SharedGet(&key, size, Fill, &filling, copy);
+	shared = size >= MIN_SHARED && SharedGet(&key, size, Fill, &filling, copy);
 	if (shared)
 		Point(model, copy->data);
 	else

@@ -188,7 +188,7 @@ AdamWArguments(const double number[5], int step)
 		ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("adamw: step is %d; it counts from 1", step),
 				errhint("The first step divides by 1 - beta^1, the n-th by 1 - beta^n.")));
-	return llm_adamw_numbers(number[0], number[1], number[2], number[3], number[4], step, 1);
+	return llm_adamw_scalars(number[0], number[1], number[2], number[3], number[4], step, 1);
 }
 
 /* (weight, m, v) after one step of AdamW; step counts from 1 */

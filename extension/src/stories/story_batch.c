@@ -11,7 +11,7 @@
 #include "src/tokenizer/tokenizer.h"
 
 /* A call for more would take hours. */
-#define MOST_STORIES 1000000
+#define MAX_STORIES 1000000
 
 StoryRequest
 StoryRequestOf(FunctionCallInfo fcinfo)
@@ -23,9 +23,9 @@ StoryRequestOf(FunctionCallInfo fcinfo)
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("from_seed and n must not be NULL")));
 	r.from = (uint64) PG_GETARG_INT64(1);
 	r.n = PG_GETARG_INT32(2);
-	if (r.n < 1 || r.n > MOST_STORIES)
+	if (r.n < 1 || r.n > MAX_STORIES)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("n is %d, expected 1 to %d stories", r.n, MOST_STORIES),
+						   errmsg("n is %d, expected 1 to %d stories", r.n, MAX_STORIES),
 						   errhint("A thousand stories tell the accuracy of each kind to about a percent.")));
 	r.bpe = TokenizerOf(model, CurrentMemoryContext);
 	r.m = ModelOf(model, CurrentMemoryContext);

@@ -49,36 +49,36 @@ static SpiQuery write_done = {
 /* ---- the backward pass ---- */
 
 void
-WalkBack(Walk *w)
+BackwardRun(Backward *p)
 {
 	LlmAllocator *memory = ContextAllocator();
 	LlmError err = {0};
 
-	for (int i = 0; i < w->graph.count; i++)
+	for (int i = 0; i < p->graph.count; i++)
 	{
-		Size size = w->values[i].numel * sizeof(float);
+		Size size = p->values[i].numel * sizeof(float);
 
-		if (!w->wanted[i])
+		if (!p->wanted[i])
 			continue;
-		w->grads[i] = memory->alloc(memory->context, Max(size, 1));
-		if (w->grads[i] == NULL)
+		p->grads[i] = memory->alloc(memory->context, Max(size, 1));
+		if (p->grads[i] == NULL)
 		{
 			llm_fail(&err, LLM_NO_MEMORY, "no memory for %zu MB of gradients", size >> 20);
 			RaiseError(&err);
 		}
-		LLM_CHECK(llm_fill(w->values[i].numel, 0, w->grads[i], &err), &err);
+		LLM_CHECK(llm_fill(p->values[i].numel, 0, p->grads[i], &err), &err);
 	}
 	LLM_CHECK(
-		llm_tape_backward(&w->graph, w->values, w->graph.count - 1, NULL, w->grads, memory, &err), &err);
+		llm_tape_backward(&p->graph, p->values, p->graph.count - 1, NULL, p->grads, memory, &err), &err);
 }
 
 static Tensor *
-GradientOf(const Walk *w, int node)
+GradientOf(const Backward *p, int node)
 {
-	const LlmValue *v = &w->values[node];
+	const LlmValue *v = &p->values[node];
 	Tensor *t = TensorNew(v->ndim, v->dims);
 
-	CopyMemory(TENSOR_DATA(t), w->grads[node], v->numel * sizeof(float));
+	CopyMemory(TENSOR_DATA(t), p->grads[node], v->numel * sizeof(float));
 	TensorCanonicalize(t);
 	return t;
 }
@@ -90,14 +90,14 @@ GradientOf(const Walk *w, int node)
  * for llm_accumulate_grads.
  */
 static void
-WriteGradient(Walk *w, int node, bool wait)
+WriteGradient(Backward *p, int node, bool wait)
 {
-	Tensor *t = GradientOf(w, node);
-	const Tensor *waiting = w->waiting[node];
+	Tensor *t = GradientOf(p, node);
+	const Tensor *waiting = p->waiting[node];
 	LlmError err;
-	Datum values[2] = {Int64GetDatum(w->ids[node]), PointerGetDatum(t)};
+	Datum values[2] = {Int64GetDatum(p->ids[node]), PointerGetDatum(t)};
 
-	if (waiting && (w->again || !wait))
+	if (waiting && (p->again || !wait))
 		return;
 	if (waiting && TensorNumel(waiting) == TensorNumel(t))
 		LLM_CHECK(llm_binary(LLM_ADD, 1, TensorNumel(t), TENSOR_DATA(waiting), true, true, TENSOR_DATA(t),
@@ -106,23 +106,23 @@ WriteGradient(Walk *w, int node, bool wait)
 	write_grad.types[1] = TensorTypeOid();
 	SpiRun(&write_grad, values, NULL, false, 0);
 	values[1] = BoolGetDatum(!wait);
-	if (w->models[node])
+	if (p->models[node])
 		SpiRun(&write_waiting, values, NULL, false, 0);
 	pfree(t);
 }
 
 int64
-WalkWrite(Walk *w, bool wait)
+BackwardWrite(Backward *p, bool wait)
 {
-	Datum target = Int64GetDatum(w->target);
+	Datum target = Int64GetDatum(p->target);
 	int64 n = 0;
 
 	SPI_connect();
-	for (int i = 0; i < w->graph.count; i++)
-		if (w->wanted[i])
+	for (int i = 0; i < p->graph.count; i++)
+		if (p->wanted[i])
 		{
 			CHECK_FOR_INTERRUPTS();
-			WriteGradient(w, i, wait);
+			WriteGradient(p, i, wait);
 			n++;
 		}
 	if (wait)
@@ -197,7 +197,7 @@ llm_backward(PG_FUNCTION_ARGS)
 	Tensor *loss;
 	Datum key;
 	int64 run;
-	Walk *w;
+	Backward *p;
 
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("the loss is NULL"),
@@ -212,18 +212,18 @@ llm_backward(PG_FUNCTION_ARGS)
 	SPI_finish();
 	if (run == 0 || loss->tape_id == 0 || loss->tape_id >= TAPE_RUN_SIZE)
 		NotRecorded();
-	w = WalkRead(run, run * TAPE_RUN_SIZE + loss->tape_id);
-	WalkBack(w);
-	WalkWrite(w, false);
+	p = BackwardRead(run, run * TAPE_RUN_SIZE + loss->tape_id);
+	BackwardRun(p);
+	BackwardWrite(p, false);
 	TapeClose(run);
-	for (int i = 0; i < w->graph.count; i++)
-		if (w->graph.nodes[i].op == LLM_OP_PARAM)
+	for (int i = 0; i < p->graph.count; i++)
+		if (p->graph.nodes[i].op == LLM_OP_PARAM)
 		{
-			Datum values[2] = {w->names[i] ? CStringGetTextDatum(w->names[i]) : (Datum) 0,
-				PointerGetDatum(GradientOf(w, i))};
+			Datum values[2] = {p->names[i] ? CStringGetTextDatum(p->names[i]) : (Datum) 0,
+				PointerGetDatum(GradientOf(p, i))};
 
 			tuplestore_putvalues(
-				result->setResult, result->setDesc, values, (bool[]){w->names[i] == NULL, false});
+				result->setResult, result->setDesc, values, (bool[]){p->names[i] == NULL, false});
 		}
 	return (Datum) 0;
 }
@@ -237,7 +237,7 @@ llm_backprop(PG_FUNCTION_ARGS)
 	Datum value = Int64GetDatum(id);
 	const char *other = NULL;
 	bool found = false;
-	Walk *w;
+	Backward *p;
 
 	SPI_connect();
 	SpiRun(&run_of_op, &value, NULL, false, 1);
@@ -245,12 +245,12 @@ llm_backprop(PG_FUNCTION_ARGS)
 	if (run == 0)
 		NoSuchOp(id, PG_ARGISNULL(0));
 	SPI_finish();
-	w = WalkRead(run, id);
-	for (int i = 0; i < w->graph.count; i++)
-		if (w->models[i] && strcmp(w->models[i], model) != 0)
-			other = w->models[i];
+	p = BackwardRead(run, id);
+	for (int i = 0; i < p->graph.count; i++)
+		if (p->models[i] && strcmp(p->models[i], model) != 0)
+			other = p->models[i];
 		else
-			found |= w->models[i] != NULL;
+			found |= p->models[i] != NULL;
 	if (!found)
 		ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -258,9 +258,9 @@ llm_backprop(PG_FUNCTION_ARGS)
 					  : errmsg("no parameter of model \"%s\" leads to operation %lld", model, (long long) id),
 				other ? errhint("llm_backprop(%lld, '%s') walks it back.", (long long) id, other)
 					  : errhint("llm_backward(loss) gives the gradients of what llm_var names.")));
-	WalkBack(w);
-	n = WalkWrite(w, true);
-	if (w->again)
+	BackwardRun(p);
+	n = BackwardWrite(p, true);
+	if (p->again)
 		ereport(
 			NOTICE, (errmsg("operation %lld was walked back before", (long long) id),
 						errhint("llm_accumulate_grads('%s') adds its gradients to llm_param.grad.", model)));

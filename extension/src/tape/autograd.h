@@ -8,7 +8,7 @@
 #include "src/tensor/tensor.h"
 
 /* The operations that lead to one scalar: tensors as nodes, in the order of their creation. */
-typedef struct Walk
+typedef struct Backward
 {
 	int64 run, target; /* ids */
 	bool again;        /* its gradients were computed before and are not all accumulated yet */
@@ -20,19 +20,19 @@ typedef struct Walk
 	char **names;     /* of leaves */
 	char **models;    /* of leaves that are a model's parameters */
 	Tensor **waiting; /* of those: the gradient of another scalar, not accumulated yet */
-} Walk;
+} Backward;
 
 /* Reads everything that the gradients of tensor `target` need. ERROR if it depends on no leaf, is not a
  * scalar, or rows are missing or inconsistent. */
-extern Walk *WalkRead(int64 run, int64 target);
+extern Backward *BackwardRead(int64 run, int64 target);
 /* Checks that the graph matches its values, then fills `wanted`. */
-extern void WalkCheck(Walk *walk);
+extern void BackwardCheck(Backward *pass);
 /* ERROR: row `id` of the tape is not what was recorded; `what` describes the difference. */
-extern void WalkBroken(int64 id, const char *what) __attribute__((noreturn));
+extern void TapeBroken(int64 id, const char *what) __attribute__((noreturn));
 /* Runs the backward pass, which fills grads. */
-extern void WalkBack(Walk *walk);
+extern void BackwardRun(Backward *pass);
 /* Writes llm_tensor_rt.grad of all wanted nodes; returns their count. wait: parameters' gradients are kept
  * for llm_accumulate_grads. */
-extern int64 WalkWrite(Walk *walk, bool wait);
+extern int64 BackwardWrite(Backward *pass, bool wait);
 
 #endif

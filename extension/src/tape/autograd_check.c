@@ -10,7 +10,7 @@
 #include "src/tape/autograd.h"
 
 void
-WalkBroken(int64 id, const char *what)
+TapeBroken(int64 id, const char *what)
 {
 	ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					   errmsg("row %lld of the tape %s", (long long) id, what),
@@ -19,72 +19,72 @@ WalkBroken(int64 id, const char *what)
 
 /* Checks that ids are within the table and targets within the vocabulary: the gradient rules rely on it. */
 static void
-CheckIntegers(const Walk *w, const LlmNode *node)
+CheckIntegers(const Backward *p, const LlmNode *node)
 {
 	const LlmValue *ids = NULL;
 	int size = 0;
 
 	if (node->op == LLM_OP_EMBEDDING)
 	{
-		ids = &w->values[node->inputs[0]];
-		size = w->values[node->inputs[1]].dims[0];
+		ids = &p->values[node->inputs[0]];
+		size = p->values[node->inputs[1]].dims[0];
 	}
 	else if (node->op == LLM_OP_CROSS_ENTROPY)
 	{
-		const LlmValue *logits = &w->values[node->inputs[0]];
+		const LlmValue *logits = &p->values[node->inputs[0]];
 
-		ids = &w->values[node->inputs[1]];
+		ids = &p->values[node->inputs[1]];
 		size = logits->dims[logits->ndim - 1];
 	}
 	for (size_t i = 0; ids && i < ids->numel; i++)
 	{
 		LLM_POLL(i);
 		if (ids->integers[i] >= size || (ids->integers[i] < 0 && node->op == LLM_OP_EMBEDDING))
-			WalkBroken(pg_strtoint64(node->name), "has ids beyond its table");
+			TapeBroken(pg_strtoint64(node->name), "has ids beyond its table");
 	}
 }
 
 static void
-CheckFits(Walk *w)
+CheckFits(Backward *p)
 {
-	LlmGraph *g = &w->graph;
+	LlmGraph *g = &p->graph;
 	LlmError err;
 
 	for (int i = 0; i < g->count; i++)
-		if (w->values[i].floats == NULL)
-			WalkBroken(w->ids[i], "has no row in llm_tensor_rt");
+		if (p->values[i].floats == NULL)
+			TapeBroken(p->ids[i], "has no row in llm_tensor_rt");
 	LLM_CHECK(llm_graph_check(g, &err), &err);
 	for (int i = 0; i < g->count; i++)
 	{
 		const LlmNode *node = &g->nodes[i];
-		bool fits = node->ndim == w->values[i].ndim;
+		bool fits = node->ndim == p->values[i].ndim;
 
 		for (int j = 0; fits && j < node->ndim; j++)
-			fits = llm_dim_value(&node->shape[j], &g->sizes) == w->values[i].dims[j];
+			fits = llm_dim_value(&node->shape[j], &g->sizes) == p->values[i].dims[j];
 		if (!fits)
-			WalkBroken(w->ids[i], psprintf("has a tensor of shape %s, which its operation does not make",
-									  ShapeToString(w->values[i].ndim, w->values[i].dims)));
-		CheckIntegers(w, node);
+			TapeBroken(p->ids[i], psprintf("has a tensor of shape %s, which its operation does not make",
+									  ShapeToString(p->values[i].ndim, p->values[i].dims)));
+		CheckIntegers(p, node);
 	}
 }
 
 static void
-MarkWanted(Walk *w)
+MarkWanted(Backward *p)
 {
-	for (int i = 0; i < w->graph.count; i++)
+	for (int i = 0; i < p->graph.count; i++)
 	{
-		int index = w->graph.order[i];
-		const LlmNode *node = &w->graph.nodes[index];
+		int index = p->graph.order[i];
+		const LlmNode *node = &p->graph.nodes[index];
 
-		w->wanted[index] = node->op == LLM_OP_PARAM;
+		p->wanted[index] = node->op == LLM_OP_PARAM;
 		for (int j = 0; j < node->n_inputs; j++)
-			w->wanted[index] |= w->wanted[node->inputs[j]];
+			p->wanted[index] |= p->wanted[node->inputs[j]];
 	}
 }
 
 void
-WalkCheck(Walk *w)
+BackwardCheck(Backward *p)
 {
-	CheckFits(w);
-	MarkWanted(w);
+	CheckFits(p);
+	MarkWanted(p);
 }

@@ -39,11 +39,11 @@ static SpiQuery read_tensors = {
 	.types = {INT8OID, INT8OID},
 	.columns = "ls?t?bs?bt?"};
 
-/* State while a Walk is read from the tables. */
+/* State while a backward pass's operations are read from the tables. */
 typedef struct Reading
 {
-	Walk *walk;
-	MemoryContext context; /* of the walk: SPI's own context is freed earlier */
+	Backward *pass;
+	MemoryContext context; /* of the pass: SPI's own context is freed earlier */
 	int numbers;           /* the target's number */
 	int *row;              /* by number: the row of the operation that produced it, or -1 */
 	int *shown;            /* by number: the row that produced it as an additional result, or -1 */
@@ -54,7 +54,7 @@ typedef struct Reading
 static int
 NumberOf(const Reading *r, int64 id)
 {
-	int64 number = id - r->walk->run * TAPE_RUN_SIZE;
+	int64 number = id - r->pass->run * TAPE_RUN_SIZE;
 
 	return number >= 1 && number <= r->numbers ? (int) number : -1;
 }
@@ -83,13 +83,13 @@ IndexRows(Reading *r)
 		int64 *outputs = IdArray(SPI_getbinval(SPI_tuptable->vals[i], desc, 4, &null), &n);
 
 		if (number < 0 || outputs == NULL)
-			WalkBroken(id, "has ids that are not its run's");
+			TapeBroken(id, "has ids that are not its run's");
 		r->row[number] = (int) i;
 		for (int j = 0; j < n; j++)
 			if (NumberOf(r, outputs[j]) > 0 && outputs[j] != id)
 				r->shown[NumberOf(r, outputs[j])] = (int) i;
-		if (id == r->walk->target)
-			r->walk->again = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], desc, 6, &null));
+		if (id == r->pass->target)
+			r->pass->again = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], desc, 6, &null));
 	}
 }
 
@@ -117,7 +117,7 @@ MarkNeeded(Reading *r)
 	for (int number = r->numbers; number >= 1; number--)
 	{
 		HeapTuple row;
-		int64 id = r->walk->run * TAPE_RUN_SIZE + number, *inputs;
+		int64 id = r->pass->run * TAPE_RUN_SIZE + number, *inputs;
 		int n;
 		char *op;
 
@@ -138,7 +138,7 @@ MarkNeeded(Reading *r)
 			int input = NumberOf(r, inputs[i]);
 
 			if (input < 0 || input >= number)
-				WalkBroken(id, "reads a tensor that was not made before it");
+				TapeBroken(id, "reads a tensor that was not made before it");
 			r->node[input] = 0;
 			r->integers[input] |=
 				(strcmp(op, "embedding") == 0 && i == 0) || (strcmp(op, "cross_entropy") == 0 && i == 1);
@@ -170,7 +170,7 @@ MakeOp(Reading *r, LlmNode *node, HeapTuple row, TupleDesc desc)
 						   errhint("SELECT op, formula FROM llm_op lists them.")));
 	inputs = IdArray(SPI_getbinval(row, desc, 3, &null), &node->n_inputs);
 	if (inputs == NULL)
-		WalkBroken(pg_strtoint64(node->name), "reads NULL");
+		TapeBroken(pg_strtoint64(node->name), "reads NULL");
 	node->input_names = palloc(sizeof(char *) * Max(1, node->n_inputs));
 	node->inputs = palloc(sizeof(int) * Max(1, node->n_inputs));
 	for (int i = 0; i < node->n_inputs; i++)
@@ -181,29 +181,29 @@ MakeOp(Reading *r, LlmNode *node, HeapTuple row, TupleDesc desc)
 static void
 MakeNodes(Reading *r, int count)
 {
-	Walk *w = r->walk;
+	Backward *p = r->pass;
 	int n = 0;
 
-	w->graph.count = count;
-	w->graph.nodes = palloc0(sizeof(LlmNode) * count);
-	w->graph.order = palloc(sizeof(int) * count);
-	w->graph.by_name = palloc(sizeof(int) * count);
-	w->ids = palloc(sizeof(int64) * count);
-	w->values = palloc0(sizeof(LlmValue) * count);
-	w->wanted = palloc0(sizeof(bool) * count);
-	w->grads = palloc0(sizeof(float *) * count);
-	w->names = palloc0(sizeof(char *) * count);
-	w->models = palloc0(sizeof(char *) * count);
-	w->waiting = palloc0(sizeof(Tensor *) * count);
+	p->graph.count = count;
+	p->graph.nodes = palloc0(sizeof(LlmNode) * count);
+	p->graph.order = palloc(sizeof(int) * count);
+	p->graph.by_name = palloc(sizeof(int) * count);
+	p->ids = palloc(sizeof(int64) * count);
+	p->values = palloc0(sizeof(LlmValue) * count);
+	p->wanted = palloc0(sizeof(bool) * count);
+	p->grads = palloc0(sizeof(float *) * count);
+	p->names = palloc0(sizeof(char *) * count);
+	p->models = palloc0(sizeof(char *) * count);
+	p->waiting = palloc0(sizeof(Tensor *) * count);
 	for (int number = 1; number <= r->numbers; number++)
 	{
 		if (r->node[number] < 0)
 			continue;
 		r->node[number] = n;
-		w->ids[n] = w->run * TAPE_RUN_SIZE + number;
-		w->graph.nodes[n].name = psprintf("%lld", (long long) w->ids[n]);
+		p->ids[n] = p->run * TAPE_RUN_SIZE + number;
+		p->graph.nodes[n].name = psprintf("%lld", (long long) p->ids[n]);
 		if (r->row[number] >= 0)
-			MakeOp(r, &w->graph.nodes[n], SPI_tuptable->vals[r->row[number]], SPI_tuptable->tupdesc);
+			MakeOp(r, &p->graph.nodes[n], SPI_tuptable->vals[r->row[number]], SPI_tuptable->tupdesc);
 		n++;
 	}
 }
@@ -211,7 +211,7 @@ MakeNodes(Reading *r, int count)
 static void
 ReadOps(Reading *r)
 {
-	Datum values[2] = {Int64GetDatum(r->walk->run), Int64GetDatum(r->walk->target)};
+	Datum values[2] = {Int64GetDatum(r->pass->run), Int64GetDatum(r->pass->target)};
 	MemoryContext spi;
 	int count;
 
@@ -230,7 +230,7 @@ ReadOps(Reading *r)
 	if (count > LLM_MAX_NODES)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 						   errmsg("%d tensors lead to tensor %lld; gradients walk back over at most %d",
-							   count, (long long) r->walk->target, LLM_MAX_NODES),
+							   count, (long long) r->pass->target, LLM_MAX_NODES),
 						   errhint("Work on larger tensors, or walk back more often.")));
 	MakeNodes(r, count);
 	MemoryContextSwitchTo(spi);
@@ -242,7 +242,7 @@ ReadOps(Reading *r)
 static void
 MakeValue(Reading *r, int node, int number, const Tensor *t)
 {
-	LlmValue *v = &r->walk->values[node];
+	LlmValue *v = &r->pass->values[node];
 
 	v->ndim = t->ndim;
 	memcpy(v->dims, t->dims, sizeof(int) * t->ndim);
@@ -296,7 +296,7 @@ CopyTensor(Datum datum)
 static void
 TakeTensor(Reading *r, HeapTuple row, TupleDesc desc)
 {
-	Walk *w = r->walk;
+	Backward *p = r->pass;
 	bool null;
 	int64 id = DatumGetInt64(SPI_getbinval(row, desc, 1, &null));
 	int number = NumberOf(r, id), node = number > 0 ? r->node[number] : -1;
@@ -305,42 +305,42 @@ TakeTensor(Reading *r, HeapTuple row, TupleDesc desc)
 
 	if (node < 0)
 		return;
-	if (w->values[node].floats) /* a primary key was dropped, of the tape or of llm_param */
-		WalkBroken(id, "has two rows");
-	w->names[node] = Column(row, desc, 2);
-	w->models[node] = Column(row, desc, 5);
-	if (DatumGetBool(SPI_getbinval(row, desc, 6, &null)) && w->models[node])
+	if (p->values[node].floats) /* a primary key was dropped, of the tape or of llm_param */
+		TapeBroken(id, "has two rows");
+	p->names[node] = Column(row, desc, 2);
+	p->models[node] = Column(row, desc, 5);
+	if (DatumGetBool(SPI_getbinval(row, desc, 6, &null)) && p->models[node])
 		ereport(
 			ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					   errmsg("parameter \"%s\" of model \"%s\" has changed since run %lld", w->names[node],
-						   w->models[node], (long long) w->run),
+					   errmsg("parameter \"%s\" of model \"%s\" has changed since run %lld", p->names[node],
+						   p->models[node], (long long) p->run),
 					   errhint("Gradients belong to the weights that made the loss: run the forward again, "
 							   "then llm_backprop.")));
 	data = SPI_getbinval(row, desc, 3, &null);
 	if (null)
-		WalkBroken(id, "has a tensor without data");
+		TapeBroken(id, "has a tensor without data");
 	t = CopyTensor(data);
 	MakeValue(r, node, number, t);
-	if (w->graph.nodes[node].op == LLM_OP_RESHAPE && r->row[number] >= 0)
+	if (p->graph.nodes[node].op == LLM_OP_RESHAPE && r->row[number] >= 0)
 	{
 		/* a model's dimension names stood for numbers when it was executed */
-		w->graph.nodes[node].attrs = palloc(sizeof(LlmAttr));
-		w->graph.nodes[node].attrs[0] = DimensionList(t);
-		w->graph.nodes[node].n_attrs = 1;
+		p->graph.nodes[node].attrs = palloc(sizeof(LlmAttr));
+		p->graph.nodes[node].attrs[0] = DimensionList(t);
+		p->graph.nodes[node].n_attrs = 1;
 	}
-	if (r->row[number] < 0 && w->names[node] == NULL && DatumGetBool(SPI_getbinval(row, desc, 4, &null)))
-		WalkBroken(id, "is missing: no operation made this tensor, and it is no leaf");
+	if (r->row[number] < 0 && p->names[node] == NULL && DatumGetBool(SPI_getbinval(row, desc, 4, &null)))
+		TapeBroken(id, "is missing: no operation made this tensor, and it is no leaf");
 	if (r->row[number] < 0)
-		MakeLeaf(r, &w->graph.nodes[node], number, t, DatumGetBool(SPI_getbinval(row, desc, 4, &null)));
+		MakeLeaf(r, &p->graph.nodes[node], number, t, DatumGetBool(SPI_getbinval(row, desc, 4, &null)));
 	data = SPI_getbinval(row, desc, 7, &null);
 	if (!null)
-		w->waiting[node] = CopyTensor(data);
+		p->waiting[node] = CopyTensor(data);
 }
 
 static void
 ReadTensors(Reading *r)
 {
-	Datum values[2] = {Int64GetDatum(r->walk->run), Int64GetDatum(r->walk->target)};
+	Datum values[2] = {Int64GetDatum(r->pass->run), Int64GetDatum(r->pass->target)};
 	Portal portal = SpiOpenLatest(&read_tensors, values);
 
 	while (SpiFetch(&read_tensors, portal, 50))
@@ -356,22 +356,22 @@ ReadTensors(Reading *r)
 	SPI_cursor_close(portal);
 }
 
-Walk *
-WalkRead(int64 run, int64 target)
+Backward *
+BackwardRead(int64 run, int64 target)
 {
-	Reading r = {.walk = palloc0(sizeof(Walk)), .context = CurrentMemoryContext};
+	Reading r = {.pass = palloc0(sizeof(Backward)), .context = CurrentMemoryContext};
 	const LlmValue *loss;
 
-	r.walk->run = run;
-	r.walk->target = target;
+	r.pass->run = run;
+	r.pass->target = target;
 	r.numbers = (int) (target - run * TAPE_RUN_SIZE);
 	SPI_connect();
 	ReadOps(&r);
 	ReadTensors(&r);
 	SPI_finish();
-	WalkCheck(r.walk);
-	loss = &r.walk->values[r.walk->graph.count - 1];
-	if (!r.walk->wanted[r.walk->graph.count - 1])
+	BackwardCheck(r.pass);
+	loss = &r.pass->values[r.pass->graph.count - 1];
+	if (!r.pass->wanted[r.pass->graph.count - 1])
 		ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("no leaf leads to tensor %lld: it is a constant", (long long) target),
@@ -383,5 +383,5 @@ WalkRead(int64 run, int64 target)
 						   errmsg("gradients are those of one number; this tensor has shape %s",
 							   ShapeToString(loss->ndim, loss->dims)),
 						   errhint("mean(t) and tensor_sum(t) make one number of a tensor.")));
-	return r.walk;
+	return r.pass;
 }

@@ -20,7 +20,7 @@
 /* The longest word that llm_bpe_steps accepts: each of its rows holds all remaining symbols. */
 #define STEPS_MAX 1024
 /* Ids decoded between two checks for interrupts. */
-#define PART ((Size) 1 << 18)
+#define CHUNK ((Size) 1 << 18)
 
 PG_FUNCTION_INFO_V1(llm_encode);
 PG_FUNCTION_INFO_V1(llm_decode);
@@ -65,12 +65,12 @@ DecodeIds(const LlmBpe *bpe, const int32 *ids, Size count, char *out)
 {
 	Size size = 0;
 
-	for (Size at = 0; at < count; at += PART)
+	for (Size at = 0; at < count; at += CHUNK)
 	{
-		size_t part = Min(count - at, PART), done;
+		size_t chunk = Min(count - at, CHUNK), done;
 
-		size += llm_bpe_decode(bpe, ids + at, part, out != NULL ? out + size : NULL, &done);
-		if (done < part)
+		size += llm_bpe_decode(bpe, ids + at, chunk, out != NULL ? out + size : NULL, &done);
+		if (done < chunk)
 			TokenizerNoToken(bpe, ids[at + done], at + done + 1);
 		CHECK_FOR_INTERRUPTS();
 	}

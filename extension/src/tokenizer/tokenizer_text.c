@@ -94,12 +94,12 @@ TokenizerAppend(const LlmBpe *bpe, int32 id, Size position, StringInfo bytes)
 
 /* The number of bytes from `at` on to process together: a long text is split at character boundaries. */
 static Size
-PartOf(const char *bytes, Size at, Size size)
+ChunkOf(const char *bytes, Size at, Size size)
 {
-	Size part = Min(LLM_POLL_BYTES, size - at);
+	Size chunk = Min(LLM_POLL_BYTES, size - at);
 
 	CHECK_FOR_INTERRUPTS();
-	return at + part < size ? part - llm_utf8_unfinished((const unsigned char *) bytes + at, part) : part;
+	return at + chunk < size ? chunk - llm_utf8_unfinished((const unsigned char *) bytes + at, chunk) : chunk;
 }
 
 bool
@@ -107,24 +107,24 @@ TokenizerIsText(const char *bytes, Size size)
 {
 	bool good = true;
 
-	for (Size at = 0, part; at < size && good; at += part)
+	for (Size at = 0, chunk; at < size && good; at += chunk)
 	{
-		part = PartOf(bytes, at, size);
-		good = llm_utf8_is_text((const unsigned char *) bytes + at, part);
+		chunk = ChunkOf(bytes, at, size);
+		good = llm_utf8_is_text((const unsigned char *) bytes + at, chunk);
 	}
 	return good;
 }
 
-/* llm_utf8_repair in parts, so that a cancel interrupts it. */
+/* llm_utf8_repair in chunks, so that a cancel interrupts it. */
 static Size
 Repair(const char *bytes, Size size, char *out)
 {
 	Size length = 0;
 
-	for (Size at = 0, part; at < size; at += part)
+	for (Size at = 0, chunk; at < size; at += chunk)
 	{
-		part = PartOf(bytes, at, size);
-		length += llm_utf8_repair((const unsigned char *) bytes + at, part, out ? out + length : NULL);
+		chunk = ChunkOf(bytes, at, size);
+		length += llm_utf8_repair((const unsigned char *) bytes + at, chunk, out ? out + length : NULL);
 	}
 	return length;
 }
@@ -143,20 +143,20 @@ ToServer(char *utf8, Size size)
 	initStringInfo(&out);
 	for (Size at = 0; at < size;)
 	{
-		Size part = Min(size - at, 65536), done;
+		Size chunk = Min(size - at, 65536), done;
 		char *converted;
 
 		CHECK_FOR_INTERRUPTS();
-		while (at + part < size && ((unsigned char) utf8[at + part] & 0xc0) == 0x80)
-			part--;
-		converted = palloc(part * MAX_CONVERSION_GROWTH + 1);
+		while (at + chunk < size && ((unsigned char) utf8[at + chunk] & 0xc0) == 0x80)
+			chunk--;
+		converted = palloc(chunk * MAX_CONVERSION_GROWTH + 1);
 		done =
 			(Size) pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding, (unsigned char *) utf8 + at,
-				(int) part, (unsigned char *) converted, (int) (part * MAX_CONVERSION_GROWTH + 1), true);
+				(int) chunk, (unsigned char *) converted, (int) (chunk * MAX_CONVERSION_GROWTH + 1), true);
 		appendStringInfoString(&out, converted);
 		pfree(converted);
 		at += done;
-		if (done < part)
+		if (done < chunk)
 		{
 			appendStringInfoChar(&out, '?');
 			at += (Size) pg_utf_mblen((unsigned char *) utf8 + at);

@@ -105,7 +105,7 @@ TakeCheckpoint(Training *tr, int64 id)
 		if (model->graph.nodes[i].op != LLM_OP_PARAM)
 			continue;
 		CHECK_FOR_INTERRUPTS();
-		TakeValues(saved, name, model, i, llm_weight_numbers(&model->weights[i]), true);
+		TakeValues(saved, name, model, i, llm_weight_data(&model->weights[i]), true);
 		TakeValues(saved, psprintf(SAVED_M "%s", name), model, i, tr->trainer->m[i], false);
 		TakeValues(saved, psprintf(SAVED_V "%s", name), model, i, tr->trainer->v[i], false);
 		LLM_CHECK(llm_weight_repack(model, i, &err), &err);
@@ -193,7 +193,7 @@ HashWeights(const Training *tr)
 			dims[d] = (int) llm_dim_value(&node->shape[d], &graph->sizes);
 		t = TensorNew(node->ndim, dims);
 		LLM_CHECK(llm_weight_unpack(&tr->m->model, weights[i].node,
-					  llm_weight_numbers(&tr->m->model.weights[weights[i].node]), TENSOR_DATA(t), &err),
+					  llm_weight_data(&tr->m->model.weights[weights[i].node]), TENSOR_DATA(t), &err),
 			&err);
 		DigestTensor(digest, weights[i].utf8, t);
 		pfree(t);

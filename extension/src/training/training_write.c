@@ -71,7 +71,7 @@ Write(SpiQuery *query, Datum *values, int tensors)
 static void
 WriteNode(Training *tr, int node)
 {
-	const float *data = llm_weight_numbers(&tr->m->model.weights[node]);
+	const float *data = llm_weight_data(&tr->m->model.weights[node]);
 	const LlmTrainer *t = tr->trainer;
 	Datum values[6] = {CStringGetTextDatum(tr->store_model[node]), CStringGetTextDatum(tr->store_name[node])};
 	Datum step = Int64GetDatum(tr->step + t->offset[node]);

@@ -7,7 +7,7 @@
 #include "engine/gradients.h"
 #include "levels.h"
 
-#define TEXTS 2
+#define SEQUENCES 2
 #define HEADS 3
 #define SIZE 21
 #define WIDTH (HEADS * SIZE)
@@ -21,14 +21,14 @@ typedef struct Run
 static Run
 run(const LlmAttention *a, const float *qkv, const float *dy)
 {
-	size_t n = (size_t) TEXTS * a->T * WIDTH;
+	size_t n = (size_t) SEQUENCES * a->T * WIDTH;
 	Run r = {.out = odd_output(n), .dqkv = odd_output(3 * n)};
 	TestMemory counted;
 	LlmAllocator memory = test_allocator(&counted);
 	LlmKvCache cache;
 	LlmError err;
 
-	CHECK_OK(llm_kv_create(&cache, TEXTS, HEADS, SIZE, a->T, &memory, &err), err);
+	CHECK_OK(llm_kv_create(&cache, SEQUENCES, HEADS, SIZE, a->T, &memory, &err), err);
 	counted.peak = counted.held;
 	CHECK_OK(llm_attention(a, qkv, &cache, r.out, NULL, NULL, &memory, &err), err);
 	r.peak_out = counted.peak - counted.held;
@@ -44,11 +44,11 @@ static void
 every_chunk(LlmAttention a, bool infinite)
 {
 	uint64_t state = 3;
-	size_t n = (size_t) TEXTS * a.T * WIDTH;
+	size_t n = (size_t) SEQUENCES * a.T * WIDTH;
 	float *qkv = odd_random(&state, 3 * n), *dy = odd_random(&state, n);
 	Run first = {.out = NULL};
 
-	a.B = TEXTS;
+	a.B = SEQUENCES;
 	a.NH = HEADS;
 	a.HS = SIZE;
 	a.queries = a.T;
@@ -89,9 +89,10 @@ static void
 takes_a_chunk(void)
 {
 	LlmAttention a = {
-		.B = TEXTS, .T = 1024, .NH = HEADS, .HS = SIZE, .causal = true, .queries = 1024, .scale = 0.3f};
+		.B = SEQUENCES, .T = 1024, .NH = HEADS, .HS = SIZE, .causal = true, .queries = 1024, .scale = 0.3f};
 	uint64_t state = 4;
-	size_t n = (size_t) TEXTS * a.T * WIDTH, scores = 1024 * sizeof(float), keys = 64 * 1024 * sizeof(float);
+	size_t n = (size_t) SEQUENCES * a.T * WIDTH, scores = 1024 * sizeof(float),
+		   keys = 64 * 1024 * sizeof(float);
 	float *qkv = odd_random(&state, 3 * n), *dy = odd_random(&state, n);
 
 	for (int chunk = 128; chunk <= 1024; chunk *= 8)

@@ -58,13 +58,13 @@ check_chains(const LlmExec *exec, const char *lines, const char *want)
 
 	for (int i = 0; i < g->count; i++)
 	{
-		if (exec->slots[i].then == 0 || exec->slots[i].taken)
+		if (exec->slots[i].next == 0 || exec->slots[i].fused)
 			continue;
 		sprintf(got + strlen(got), "%s%s", *got ? " " : "", g->nodes[i].name);
-		for (int at = i; exec->slots[at].then; at = exec->slots[at].then - 1)
+		for (int at = i; exec->slots[at].next; at = exec->slots[at].next - 1)
 		{
 			CHECK(exec->slots[at].buffer == NULL && exec->slots[at].value.floats == NULL);
-			sprintf(got + strlen(got), ">%s", g->nodes[exec->slots[at].then - 1].name);
+			sprintf(got + strlen(got), ">%s", g->nodes[exec->slots[at].next - 1].name);
 		}
 	}
 	if (strcmp(got, want) == 0)

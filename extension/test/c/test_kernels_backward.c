@@ -226,7 +226,7 @@ layernorm_params_case(size_t m, int C, int cut)
 static void
 adamw_case(size_t n)
 {
-	LlmAdamW h = llm_adamw_numbers(1e-3, 0.9, 0.999, 1e-8, 0.1, 3, 0.5);
+	LlmAdamW h = llm_adamw_scalars(1e-3, 0.9, 0.999, 1e-8, 0.1, 3, 0.5);
 	float *w = odd_random(&state, n), *g = odd_random(&state, n), *m = odd_random(&state, n),
 		  *v = odd_random(&state, n);
 	float *want[3] = {odd_floats(n), odd_floats(n), odd_floats(n)};

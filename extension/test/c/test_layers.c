@@ -72,35 +72,35 @@ reference(int T, int C, int NH, bool causal, const float *x, const LlmAttentionW
 
 /* The intermediate results of the layer are those of its operations, and requesting them changes nothing. */
 static void
-look_inside(
+check_trace(
 	int B, int T, int NH, int HS, bool causal, const float *x, const LlmAttentionWeights *w, const float *out)
 {
 	size_t C = (size_t) NH * HS, n = (size_t) B * T;
 	float *room = calloc(n * (11 * C + 2 * NH * T) + 1, sizeof(float)), *again = room + 10 * n * C;
-	LlmAttentionParts parts = {room, room + 3 * n * C, room + 6 * n * C, room + 11 * n * C,
+	LlmAttentionTrace trace = {room, room + 3 * n * C, room + 6 * n * C, room + 11 * n * C,
 		room + 11 * n * C + n * NH * T, room + 7 * n * C};
 	float *sum = room + 8 * n * C; /* (n,C), in scratch that no intermediate result uses */
 	TestMemory counted;
 	LlmAllocator memory = test_allocator(&counted);
 	LlmError err;
 
-	CHECK_OK(llm_attention_layer_parts(B, T, C, NH, causal, x, w, &parts, again, &memory, &err), err);
+	CHECK_OK(llm_attention_layer_traced(B, T, C, NH, causal, x, w, &trace, again, &memory, &err), err);
 	CHECK(memcmp(again, out, n * C * sizeof(float)) == 0);
 	for (size_t i = 0; i < 3 * n * C; i++)
-		CHECK(parts.qkv[i] == parts.qkv_matmul[i] + w->b_qkv[i % (3 * C)]);
+		CHECK(trace.qkv[i] == trace.qkv_matmul[i] + w->b_qkv[i % (3 * C)]);
 	for (size_t i = 0; i < n * C; i++)
-		CHECK(out[i] == parts.proj_matmul[i] + w->b_o[i % C]);
+		CHECK(out[i] == trace.proj_matmul[i] + w->b_o[i % C]);
 	if (n > 0)
-		CHECK_OK(llm_matmul((int) n, C, C, parts.heads, w->w_o, false, sum, &memory, &err), err);
-	CHECK(memcmp(sum, parts.proj_matmul, n * C * sizeof(float)) == 0);
+		CHECK_OK(llm_matmul((int) n, C, C, trace.heads, w->w_o, false, sum, &memory, &err), err);
+	CHECK(memcmp(sum, trace.proj_matmul, n * C * sizeof(float)) == 0);
 	for (size_t row = 0; row < n * NH; row++)
 	{
 		double all = 0;
 
 		for (int k = 0; k < T; k++)
 		{
-			all += parts.probs[row * T + k];
-			CHECK(isfinite(parts.scores[row * T + k]) == (!causal || k <= (int) (row % T)));
+			all += trace.probs[row * T + k];
+			CHECK(isfinite(trace.scores[row * T + k]) == (!causal || k <= (int) (row % T)));
 		}
 		CHECK(fabs(all - 1) < 1e-6);
 	}
@@ -129,7 +129,7 @@ attention_case(uint64_t *state, int B, int T, int NH, int HS, bool causal)
 		for (int i = 0; i < T * C; i++)
 			CHECK(fabs(out[b * T * C + i] - expected[i]) <= 1e-5 * C);
 	}
-	look_inside(B, T, NH, HS, causal, x, &weights, out);
+	check_trace(B, T, NH, HS, causal, x, &weights, out);
 	for (int fail = 0; B * T > 0; fail++)
 	{
 		LlmCode code;

@@ -50,15 +50,15 @@ open_setup(Setup *s, const char *head, const char *rest, bool flat)
 		s->numel += s->m.model.weights[i].numel;
 }
 
-typedef struct Text
+typedef struct Batch
 {
 	int32_t ids[2][600];
 	LlmInput in[2];
-} Text;
+} Batch;
 
 /* left_out: one target in this many is ignored; 1: all of them, 0: none */
 static void
-make_text(Text *t, int B, int T, int left_out, uint64_t seed)
+make_batch(Batch *t, int B, int T, int left_out, uint64_t seed)
 {
 	static const char *const names[] = {"tokens", "targets"};
 
@@ -75,16 +75,16 @@ make_text(Text *t, int B, int T, int left_out, uint64_t seed)
 }
 
 /* How a run computes its logits. */
-typedef enum Way
+typedef enum Mode
 {
 	WHOLE,  /* the gradients' arrays are unknown before the run */
 	CHUNKS, /* they are known */
 	TRACED
-} Way;
+} Mode;
 
 /* Loss, then gradients, of micro-batches of 1 .. n sequences; counts contains the memory used. */
 static float *
-gradients(const Setup *s, Text *texts, int n, Way way, TestMemory *counted)
+gradients(const Setup *s, Batch *batches, int n, Mode mode, TestMemory *counted)
 {
 	const LlmGraph *g = &s->m.model.graph;
 	LlmAllocator memory = test_allocator(counted);
@@ -101,16 +101,16 @@ gradients(const Setup *s, Text *texts, int n, Way way, TestMemory *counted)
 		LlmValue value;
 		LlmTraced logits;
 
-		if (way == TRACED)
+		if (mode == TRACED)
 			llm_exec_trace(exec);
 		else
-			llm_exec_train(exec, &(LlmDropout){.p = 0}, way == CHUNKS ? grads : NULL);
-		CHECK_OK(llm_exec_run(exec, texts[i].in, 2, &value, &err), err);
+			llm_exec_train(exec, &(LlmDropout){.p = 0}, mode == CHUNKS ? grads : NULL);
+		CHECK_OK(llm_exec_run(exec, batches[i].in, 2, &value, &err), err);
 		CHECK(value.numel == 1);
 		out[i] = value.floats[0];
 		llm_exec_traced(exec, s->logits, &logits);
-		CHECK(logits.value.numel == (size_t) texts[i].in[0].dims[0] * texts[i].in[0].dims[1] * V);
-		CHECK((logits.value.floats == NULL) == (way == CHUNKS));
+		CHECK(logits.value.numel == (size_t) batches[i].in[0].dims[0] * batches[i].in[0].dims[1] * V);
+		CHECK((logits.value.floats == NULL) == (mode == CHUNKS));
 		CHECK_OK(llm_exec_backward(exec, grads, &err), err);
 	}
 	llm_exec_close(exec);
@@ -128,7 +128,7 @@ gradients(const Setup *s, Text *texts, int n, Way way, TestMemory *counted)
 
 /* The loss without gradients: the logits are computed in chunks and never held as a whole. */
 static void
-forward(const Setup *s, Text *text, float want, const float *first)
+forward(const Setup *s, Batch *batch, float want, const float *first)
 {
 	TestMemory counted;
 	LlmAllocator memory = test_allocator(&counted);
@@ -138,7 +138,7 @@ forward(const Setup *s, Text *text, float want, const float *first)
 	LlmError err;
 
 	CHECK_OK(llm_exec_open(&s->m.model, s->loss, false, 0, &memory, &exec, &err), err);
-	CHECK_OK(llm_exec_run(exec, text->in, 2, &value, &err), err);
+	CHECK_OK(llm_exec_run(exec, batch->in, 2, &value, &err), err);
 	CHECK(bits_of(value.floats[0]) == bits_of(want) && bits_of(want) == bits_of(*first));
 	llm_exec_traced(exec, s->logits, &logits);
 	CHECK(logits.value.floats == NULL);
@@ -147,7 +147,7 @@ forward(const Setup *s, Text *text, float want, const float *first)
 }
 
 static void
-same_bits(const char *what, const char *head, Text *texts, int n)
+same_bits(const char *what, const char *head, Batch *batches, int n)
 {
 	Setup s, flat;
 	float *first = NULL;
@@ -157,15 +157,15 @@ same_bits(const char *what, const char *head, Text *texts, int n)
 	EACH_LEVEL(isa, threads)
 	{
 		TestMemory memory;
-		float *want = gradients(&flat, texts, n, WHOLE, &memory);
+		float *want = gradients(&flat, batches, n, WHOLE, &memory);
 
 		if (first == NULL)
-			first = gradients(&flat, texts, n, TRACED, &memory);
-		check_bits(what, n + s.numel, first, gradients(&flat, texts, n, CHUNKS, &memory));
-		check_bits(what, n + s.numel, first, gradients(&s, texts, n, CHUNKS, &memory));
-		check_bits(what, n + s.numel, first, gradients(&s, texts, n, WHOLE, &memory));
+			first = gradients(&flat, batches, n, TRACED, &memory);
+		check_bits(what, n + s.numel, first, gradients(&flat, batches, n, CHUNKS, &memory));
+		check_bits(what, n + s.numel, first, gradients(&s, batches, n, CHUNKS, &memory));
+		check_bits(what, n + s.numel, first, gradients(&s, batches, n, WHOLE, &memory));
 		for (int i = 0; i < n; i++)
-			forward(&s, &texts[i], want[i], &first[i]);
+			forward(&s, &batches[i], want[i], &first[i]);
 		check_bits(what, n + s.numel, first, want);
 	}
 	odd_free(first);
@@ -182,10 +182,10 @@ every_head_and_size(void)
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++)
 		for (int head = 0; head < 3; head++)
 		{
-			Text text;
+			Batch batch;
 
-			make_text(&text, sizes[i][0], sizes[i][1], (int) (i + head) % 4 + 1, i);
-			same_bits("a loss in chunks", heads[head], &text, 1);
+			make_batch(&batch, sizes[i][0], sizes[i][1], (int) (i + head) % 4 + 1, i);
+			same_bits("a loss in chunks", heads[head], &batch, 1);
 		}
 }
 
@@ -193,15 +193,15 @@ every_head_and_size(void)
 static void
 accumulated(void)
 {
-	Text texts[3];
+	Batch batches[3];
 
 	for (int left_out = 0; left_out < 3; left_out++)
 	{
-		make_text(&texts[0], 2, 150, left_out, 1);
-		make_text(&texts[1], 1, 7, left_out, 2);
-		make_text(&texts[2], 1, 260, left_out, 3);
-		same_bits("accumulated gradients", tied, texts, 3);
-		same_bits("accumulated gradients", untied, texts, 3);
+		make_batch(&batches[0], 2, 150, left_out, 1);
+		make_batch(&batches[1], 1, 7, left_out, 2);
+		make_batch(&batches[2], 1, 260, left_out, 3);
+		same_bits("accumulated gradients", tied, batches, 3);
+		same_bits("accumulated gradients", untied, batches, 3);
 	}
 }
 
@@ -213,12 +213,12 @@ not_numbers(void)
 	{
 		static const float odd[] = {INFINITY, NAN};
 		Setup s;
-		Text text;
+		Batch batch;
 		TestMemory memory;
 		float *want;
 		LlmError err;
 
-		make_text(&text, 1, 200, 3, 4);
+		make_batch(&batch, 1, 200, 3, 4);
 		open_setup(&s, untied, "", true);
 		for (int node = 0; node < s.m.model.graph.count; node++)
 			if (strcmp(s.m.model.graph.nodes[node].name, "head") == 0)
@@ -226,8 +226,8 @@ not_numbers(void)
 				s.m.model.weights[node].plain[17] = odd[i];
 				CHECK_OK(llm_weight_repack(&s.m.model, node, &err), err);
 			}
-		want = gradients(&s, &text, 1, WHOLE, &memory);
-		check_bits("no numbers", 1 + s.numel, want, gradients(&s, &text, 1, CHUNKS, &memory));
+		want = gradients(&s, &batch, 1, WHOLE, &memory);
+		check_bits("no numbers", 1 + s.numel, want, gradients(&s, &batch, 1, CHUNKS, &memory));
 		odd_free(want);
 		tm_free(&s.m);
 	}
@@ -239,15 +239,15 @@ left_whole(void)
 {
 	static const char *const rest[] = {
 		"half input - shape=[]\nresult mul loss,half\n", "s sum logits\nresult add loss,s\n"};
-	Text text;
+	Batch batch;
 
-	make_text(&text, 2, 70, 3, 9);
+	make_batch(&batch, 2, 70, 3, 9);
 	for (int i = 0; i < 2; i++)
 	{
 		Setup s;
 		TestMemory counted;
 		LlmAllocator memory = test_allocator(&counted);
-		LlmInput in[3] = {text.in[0], text.in[1], {.name = "half", .floats = (const float[]){0.5f}}};
+		LlmInput in[3] = {batch.in[0], batch.in[1], {.name = "half", .floats = (const float[]){0.5f}}};
 		float *grads[20] = {0};
 		LlmExec *exec;
 		LlmValue value;
@@ -280,15 +280,15 @@ static void
 takes_a_chunk(void)
 {
 	Setup s;
-	Text text;
+	Batch batch;
 	TestMemory whole, chunks;
 	size_t logits = 512 * V * sizeof(float);
 
-	make_text(&text, 1, 512, 0, 6);
+	make_batch(&batch, 1, 512, 0, 6);
 	open_setup(&s, tied, "", false);
 	llm_pool_configure(2, NULL);
-	odd_free(gradients(&s, &text, 1, WHOLE, &whole));
-	odd_free(gradients(&s, &text, 1, CHUNKS, &chunks));
+	odd_free(gradients(&s, &batch, 1, WHOLE, &whole));
+	odd_free(gradients(&s, &batch, 1, CHUNKS, &chunks));
 	CHECK(whole.peak - chunks.peak > logits * 4 / 3);
 	tm_free(&s.m);
 }
@@ -305,11 +305,11 @@ stop_at_poll(void)
 
 /* One step by a trainer; if it fails with `code`, nothing may have changed. */
 static LlmCode
-step(LlmTrainer *t, Text *text, float *loss, LlmError *err)
+step(LlmTrainer *t, Batch *batch, float *loss, LlmError *err)
 {
 	static const LlmHyper hyper = {.lr = 0.01, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1};
 	double norm;
-	LlmCode code = llm_trainer_gradients(t, text->in, 2, &(LlmDropout){.p = 0}, loss, err);
+	LlmCode code = llm_trainer_gradients(t, batch->in, 2, &(LlmDropout){.p = 0}, loss, err);
 
 	return code == LLM_OK ? llm_trainer_update(t, &hyper, 1, 1, &norm, err) : code;
 }
@@ -319,13 +319,13 @@ static void
 failures_leave_no_trace(void)
 {
 	Setup s;
-	Text text, wrong;
+	Batch batch, wrong;
 	LlmError err;
 	float want = 0, *weights[2] = {0};
 	bool done = false;
 
-	make_text(&text, 3, 50, 4, 8);
-	wrong = text;
+	make_batch(&batch, 3, 50, 4, 8);
+	wrong = batch;
 	wrong.in[1].integers = wrong.ids[1];
 	wrong.in[0].integers = wrong.ids[0];
 	wrong.ids[1][149] = V;
@@ -347,14 +347,14 @@ failures_leave_no_trace(void)
 			polls_left = polls;
 			stopped = false;
 			llm_pool_configure(2, stop_at_poll);
-			code = llm_trainer_gradients(t, text.in, 2, &(LlmDropout){.p = 0}, &loss, &err);
+			code = llm_trainer_gradients(t, batch.in, 2, &(LlmDropout){.p = 0}, &loss, &err);
 			CHECK(code == (stopped ? LLM_CANCELED : LLM_OK));
 			done = !stopped;
 			llm_pool_configure(2, NULL);
 		}
 		if (first || !done)
 		{
-			CHECK_OK(step(t, &text, &loss, &err), err);
+			CHECK_OK(step(t, &batch, &loss, &err), err);
 			if (first)
 				want = loss;
 			CHECK(bits_of(loss) == bits_of(want));
@@ -366,8 +366,8 @@ failures_leave_no_trace(void)
 				if (bytes == 0)
 					continue;
 				if (first)
-					weights[j] = memcpy(malloc(bytes), llm_weight_numbers(w), bytes);
-				CHECK(memcmp(weights[j++], llm_weight_numbers(w), bytes) == 0);
+					weights[j] = memcpy(malloc(bytes), llm_weight_data(w), bytes);
+				CHECK(memcmp(weights[j++], llm_weight_data(w), bytes) == 0);
 			}
 		}
 		llm_trainer_close(t);
@@ -383,10 +383,10 @@ static void
 memory_runs_out(void)
 {
 	LlmCode code = LLM_NO_MEMORY;
-	Text text;
+	Batch batch;
 	Setup s;
 
-	make_text(&text, 2, 100, 4, 8);
+	make_batch(&batch, 2, 100, 4, 8);
 	open_setup(&s, untied, "", false);
 	for (long after = 0; code != LLM_OK; after++)
 	{
@@ -399,7 +399,7 @@ memory_runs_out(void)
 		counted.fail_after = after;
 		code = llm_trainer_open(&s.m.model, s.loss, &memory, &t, &err);
 		if (code == LLM_OK)
-			code = llm_trainer_gradients(t, text.in, 2, &(LlmDropout){.p = 0}, &loss, &err);
+			code = llm_trainer_gradients(t, batch.in, 2, &(LlmDropout){.p = 0}, &loss, &err);
 		llm_trainer_close(t);
 		CHECK(counted.held == 0 && (code == LLM_OK || code == LLM_NO_MEMORY));
 	}

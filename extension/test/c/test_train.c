@@ -122,7 +122,7 @@ after_steps(TestModel *m, bool tie, size_t *n)
 	}
 	for (int i = 0; i < g->count; i++)
 	{
-		const float *all[] = {llm_weight_numbers(&m->model.weights[i]), t->m[i], t->v[i]};
+		const float *all[] = {llm_weight_data(&m->model.weights[i]), t->m[i], t->v[i]};
 
 		for (int j = 0; g->nodes[i].op == LLM_OP_PARAM && j < 3; j++)
 		{
