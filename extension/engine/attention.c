@@ -5,7 +5,7 @@
  */
 #include <string.h>
 
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "engine/pool.h"
 #include "engine/rows.h"
 

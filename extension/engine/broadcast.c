@@ -4,7 +4,7 @@
  */
 #include "engine/broadcast.h"
 
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "engine/pool.h"
 
 typedef struct Work

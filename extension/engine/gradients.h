@@ -1,11 +1,11 @@
 /*
- * The backward functions of ops.h: from the gradient with respect to a result to those with respect to its
- * inputs. Gradients of parameters are accumulated ((g + b0) + b1 …); those of activations are written.
+ * The backward functions of parallel.h: from the gradient with respect to a result to those with respect to
+ * its inputs. Gradients of parameters are accumulated ((g + b0) + b1 …); those of activations are written.
  */
 #ifndef LLM_GRADIENTS_H
 #define LLM_GRADIENTS_H
 
-#include "engine/ops.h"
+#include "engine/parallel.h"
 
 /* y (M,N) = x (M,K) @ w: dx (M,K) = dy @ w^T; w is (K,N), or (N,K) when transposed. */
 extern LlmCode llm_matmul_dx(int M, int N, int K, const float *dy, const float *w, bool transposed, float *dx,

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "engine/broadcast.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "engine/pool.h"
 
 #define TILE 32

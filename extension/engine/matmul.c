@@ -7,7 +7,7 @@
 
 #include "engine/quantized.h"
 #include "engine/partition.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "engine/pool.h"
 
 /*

@@ -7,7 +7,7 @@
 #ifndef LLM_MATMUL_LADDER_H
 #define LLM_MATMUL_LADDER_H
 
-#include "engine/ops.h"
+#include "engine/parallel.h"
 
 typedef enum LlmRung
 {

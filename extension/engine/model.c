@@ -1,7 +1,7 @@
 #include <string.h>
 
 #include "engine/model.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 
 int64_t
 llm_param_numel(const LlmGraph *graph, int node)

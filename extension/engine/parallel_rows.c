@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "engine/partition.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "engine/pool.h"
 #include "engine/rows.h"
 

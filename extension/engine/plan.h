@@ -3,7 +3,7 @@
 #define LLM_PLAN_H
 
 #include "engine/execute.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "kernels/random.h"
 
 /* The most inputs that an operation with a fixed number of them has. */

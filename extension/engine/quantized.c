@@ -8,7 +8,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "engine/pool.h"
 
 #define MOST 127

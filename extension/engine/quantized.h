@@ -9,8 +9,8 @@
  * else has to be stored. An element changed by hand is kept, but the matrix may then no longer fit the
  * format.
  *
- * Panels as in ops.h, each [K][LLM_PANEL / 2] words of two bf16, or per block of rows LLM_PANEL scales and
- * [rows][LLM_PANEL] bytes.
+ * Panels as in parallel.h, each [K][LLM_PANEL / 2] words of two bf16, or per block of rows LLM_PANEL scales
+ * and [rows][LLM_PANEL] bytes.
  */
 #ifndef LLM_QUANTIZED_H
 #define LLM_QUANTIZED_H

@@ -6,7 +6,7 @@
 #include <math.h>
 
 #include "engine/partition.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "engine/pool.h"
 
 typedef struct Reduce

@@ -3,7 +3,7 @@
  * changes no sum over it.
  */
 #include "engine/partition.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "engine/pool.h"
 
 /* Elements that a task adds up, at most: its scratch stays in the second-level cache. */

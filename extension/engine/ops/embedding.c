@@ -3,7 +3,7 @@
  */
 #include "engine/ops/op.h"
 #include "engine/gradients.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "engine/pool.h"
 
 LlmCode

@@ -7,7 +7,7 @@
 
 #include "utils/guc.h"
 
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "engine/pool.h"
 #include "kernels/kernels.h"
 #include "src/base/errors.h"

@@ -8,7 +8,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "engine/tape.h"
 #include "src/base/arguments.h"
 #include "src/base/errors.h"

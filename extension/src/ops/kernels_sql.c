@@ -12,7 +12,7 @@
 
 #include "engine/broadcast.h"
 #include "engine/layout.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "engine/sql_layers.h"
 #include "src/base/errors.h"
 #include "src/base/machine.h"

@@ -6,7 +6,7 @@
 #include "fmgr.h"
 
 #include "engine/broadcast.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "src/base/errors.h"
 #include "src/base/memory.h"
 #include "src/ops/kernels_sql.h"

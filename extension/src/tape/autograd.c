@@ -10,7 +10,7 @@
 #include "utils/builtins.h"
 #include "utils/tuplestore.h"
 
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "src/base/arguments.h"
 #include "src/base/catalog.h"
 #include "src/base/errors.h"

@@ -7,7 +7,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "src/base/errors.h"
 #include "src/tape/tape.h"
 #include "src/tensor/tensor_value.h"

@@ -11,7 +11,7 @@
 #include "utils/array.h"
 #include "utils/memutils.h"
 
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "src/base/errors.h"
 #include "src/base/machine.h"
 #include "src/base/memory.h"

@@ -19,7 +19,7 @@
 #include "nodes/miscnodes.h"
 #endif
 
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "formats/tensor_text.h"
 #include "src/base/copy.h"
 #include "src/base/errors.h"

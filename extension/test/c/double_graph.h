@@ -8,7 +8,7 @@
 #include <math.h>
 
 #include "double_view.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 
 static inline double
 dbl_unary(const LlmNode *node, double x)

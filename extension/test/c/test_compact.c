@@ -7,7 +7,7 @@
 #include "levels.h"
 
 #include "engine/quantized.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 
 /* The nearer of the two bf16 around x; if both are equally near, the even one. */
 static float

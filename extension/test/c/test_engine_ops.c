@@ -4,7 +4,7 @@
  */
 #include "levels.h"
 
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "engine/reduce.h"
 
 static uint64_t state = 8;

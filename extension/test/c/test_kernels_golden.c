@@ -6,7 +6,7 @@
 #include "levels.h"
 
 #include "engine/sql_layers.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "engine/ops/direct.h"
 #include "engine/sample.h"
 #include "kernels/random.h"

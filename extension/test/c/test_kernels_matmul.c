@@ -5,7 +5,7 @@
 #include "levels.h"
 
 #include "engine/quantized.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 
 static int
 columns(int N, int panel)

@@ -8,7 +8,7 @@
 
 #include "engine/compare.h"
 #include "engine/sql_layers.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 
 static float *
 random_floats(uint64_t *state, int64_t n)

@@ -5,7 +5,7 @@
 #include "levels.h"
 
 #include "engine/quantized.h"
-#include "engine/ops.h"
+#include "engine/parallel.h"
 
 static void
 ref_step(const LlmStep *s, int M, int N, float *x)

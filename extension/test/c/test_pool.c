@@ -13,7 +13,7 @@
 #include <xmmintrin.h>
 #endif
 
-#include "engine/ops.h"
+#include "engine/parallel.h"
 
 typedef struct Tally
 {

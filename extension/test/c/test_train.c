@@ -5,7 +5,7 @@
  */
 #include <math.h>
 
-#include "engine/ops.h"
+#include "engine/parallel.h"
 #include "engine/train.h"
 #include "graph_text.h"
 #include "levels.h"

@@ -2,8 +2,8 @@
  * The operations of the executor and of SQL: kernels run in parallel on the thread pool. The caller checks
  * shapes. Every function returns LLM_CANCELED if the pool's stop function requested it.
  */
-#ifndef LLM_OPS_H
-#define LLM_OPS_H
+#ifndef LLM_PARALLEL_H
+#define LLM_PARALLEL_H
 
 #include "kernels/kernels.h"
 #include "kernels/random.h"
