@@ -60,7 +60,7 @@ llm_kv_shape(LlmKvCache *cache, int B, int NH, int HS, int capacity, LlmError *e
 		__builtin_mul_overflow((size_t) B * NH, v, &cache->v_bytes) ||
 		cache->k_bytes > SIZE_MAX - cache->v_bytes)
 		return llm_fail(err, LLM_LIMIT,
-			"attention: keys and values of %d texts, %d heads and %d positions are too large", B, NH,
+			"attention: keys and values of %d sequences, %d heads and %d positions are too large", B, NH,
 			capacity);
 	return LLM_OK;
 }
@@ -367,7 +367,8 @@ llm_attention(const LlmAttention *a, const float *qkv, LlmKvCache *cache, float 
 	f.chunks = (a->queries + f.queries - 1) / f.queries;
 	tasks = (int64_t) a->B * a->NH * f.chunks;
 	if (tasks > INT32_MAX)
-		return llm_fail(err, LLM_LIMIT, "attention: %d texts of %d heads are too many at once", a->B, a->NH);
+		return llm_fail(
+			err, LLM_LIMIT, "attention: %d sequences of %d heads are too many at once", a->B, a->NH);
 	bytes = (size_t) llm_pool_threads() * f.queries * f.width * sizeof(float);
 	f.scratch = memory->alloc(memory->context, bytes);
 	if (f.scratch == NULL)

@@ -50,9 +50,9 @@ llm_backward_pass(LlmExec *exec, float *const *grads, LlmError *err)
 
 	if (target->value.numel != 1)
 	{
-		llm_fail(err, LLM_INVALID, "gradients are those of one number: node \"%s\" has %zu",
+		llm_fail(err, LLM_INVALID, "gradients are those of a scalar: node \"%s\" has %zu elements",
 			graph->nodes[exec->target].name, target->value.numel);
-		return llm_hint(err, "A loss such as cross_entropy is one number.");
+		return llm_hint(err, "A loss such as cross_entropy is a scalar.");
 	}
 	llm_mark_wanted(exec);
 	if (!target->wanted)
@@ -86,10 +86,10 @@ LlmCode
 llm_exec_backward(LlmExec *exec, float *const *grads, LlmError *err)
 {
 	if (!exec->keep || exec->slots[exec->target].buffer == NULL)
-		return llm_fail(err, LLM_INVALID, "node \"%s\": no run that kept its values is there to walk back",
+		return llm_fail(err, LLM_INVALID, "node \"%s\": no run kept the values that the backward pass reads",
 			exec->model->graph.nodes[exec->target].name);
 	if (exec->grads && exec->grads != grads)
-		return llm_fail(err, LLM_INVALID, "node \"%s\": its gradients were to go to other arrays",
+		return llm_fail(err, LLM_INVALID, "node \"%s\": the run was given other arrays for its gradients",
 			exec->model->graph.nodes[exec->target].name);
 	return llm_backward_pass(exec, grads, err);
 }

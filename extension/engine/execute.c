@@ -228,7 +228,7 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 	code = bind_leaves(exec, inputs, n_inputs, err);
 	length = llm_dim_value(&T, &exec->sizes);
 	if (code == LLM_OK && exec->last_only && length == 0)
-		code = llm_fail(err, LLM_SHAPE, "a text of no tokens has no last one");
+		code = llm_fail(err, LLM_SHAPE, "a sequence of no tokens has no last one");
 	if (code == LLM_OK)
 	{
 		llm_plan_losses(exec);

@@ -325,7 +325,8 @@ llm_compact(LlmFormat format, int K, int N, bool transposed, const float *b, voi
 		return llm_pack(K, N, b, transposed, panels, err);
 	code = run(&job, err);
 	if (code == LLM_OK && job.cannot)
-		return llm_fail(err, LLM_INVALID, "%s does not hold the numbers of the matrix", names[format]);
+		return llm_fail(
+			err, LLM_INVALID, "%s cannot represent the elements of the matrix exactly", names[format]);
 	return code;
 }
 

@@ -123,8 +123,8 @@ llm_sampling_check(const LlmSampling *how, LlmError *err)
 {
 	if (!(how->temperature >= 0 && how->temperature <= 1e6))
 	{
-		llm_fail(err, LLM_INVALID, "temperature is %g; it must be a number from 0 up", how->temperature);
-		return llm_hint(err, "0 takes the most likely token, 1 samples from the model's own distribution.");
+		llm_fail(err, LLM_INVALID, "temperature is %g; it must be a number >= 0", how->temperature);
+		return llm_hint(err, "0 selects the most likely token, 1 samples from the model's own distribution.");
 	}
 	if (how->topk < 0)
 	{

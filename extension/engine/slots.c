@@ -63,7 +63,8 @@ llm_buffer_take(LlmExec *exec, size_t floats, LlmError *err)
 	if (buffer)
 		return buffer;
 	llm_fail(err, LLM_NO_MEMORY, "no memory for a value of %zu elements", floats);
-	llm_hint(err, "Use a shorter text or a smaller batch, or have the superuser raise pg_llm.memory_limit.");
+	llm_hint(
+		err, "Use a shorter sequence or a smaller batch, or have the superuser raise pg_llm.memory_limit.");
 	return NULL;
 }
 

@@ -23,9 +23,9 @@ llm_layernorm_shape(
 
 		if (n == 1 && dims[0] == x[ndim - 1])
 			continue;
-		llm_fail(err, LLM_SHAPE, "layernorm: %s has shape %s, the last axis of x %s asks for (%d)",
+		llm_fail(err, LLM_SHAPE, "layernorm: %s has shape %s, the last axis of x %s requires (%d)",
 			i ? "beta" : "gamma", llm_shape_text(n, dims).s, llm_shape_text(ndim, x).s, x[ndim - 1]);
-		return llm_hint(err, "gamma and beta hold one number for each channel.");
+		return llm_hint(err, "gamma and beta have one element for each channel.");
 	}
 	return LLM_OK;
 }
@@ -45,7 +45,7 @@ llm_attention_shape(const LlmShape *x, const LlmShape weights[4], int NH, LlmErr
 	{
 		llm_fail(err, LLM_INVALID, "attention: %d heads do not divide the %d channels of x %s", NH, C,
 			llm_shape_text(x->ndim, x->dims).s);
-		return llm_hint(err, "Each head takes an equal share of the channels.");
+		return llm_hint(err, "Each head has the same number of channels.");
 	}
 	if (C > INT32_MAX / 3)
 		return llm_fail(err, LLM_LIMIT, "attention: %d channels are too many", C);
@@ -56,7 +56,7 @@ llm_attention_shape(const LlmShape *x, const LlmShape weights[4], int NH, LlmErr
 		if (weights[i].ndim == wanted[i].ndim &&
 			memcmp(weights[i].dims, wanted[i].dims, sizeof(int) * wanted[i].ndim) == 0)
 			continue;
-		llm_fail(err, LLM_SHAPE, "attention: %s has shape %s, x %s asks for %s", names[i],
+		llm_fail(err, LLM_SHAPE, "attention: %s has shape %s, x %s requires %s", names[i],
 			llm_shape_text(weights[i].ndim, weights[i].dims).s, llm_shape_text(x->ndim, x->dims).s,
 			llm_shape_text(wanted[i].ndim, wanted[i].dims).s);
 		return llm_hint(err, "Weights are (in, out): w_qkv (C,3*C), b_qkv (3*C), w_o (C,C), b_o (C).");

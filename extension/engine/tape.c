@@ -160,7 +160,7 @@ backward_pass(const LlmModel *model, const LlmValue *values, int target, const L
 	LlmCode code;
 
 	if (exec == NULL)
-		return llm_fail(err, LLM_NO_MEMORY, "no memory to walk back over %d operations", count);
+		return llm_fail(err, LLM_NO_MEMORY, "no memory for the backward pass over %d operations", count);
 	*exec = (LlmExec){.model = model, .memory = memory, .target = target, .keep = true};
 	if (dropout)
 	{
@@ -179,7 +179,7 @@ backward_pass(const LlmModel *model, const LlmValue *values, int target, const L
 		code = llm_backward_pass(exec, grads, err);
 	}
 	else
-		code = llm_fail(err, LLM_NO_MEMORY, "no memory to walk back over %d operations", count);
+		code = llm_fail(err, LLM_NO_MEMORY, "no memory for the backward pass over %d operations", count);
 	llm_exec_close(exec);
 	return code;
 }
@@ -194,7 +194,8 @@ llm_tape_backward(const LlmGraph *graph, const LlmValue *values, int target, con
 
 	model.graph.nodes = memory->alloc(memory->context, bytes);
 	if (model.graph.nodes == NULL)
-		return llm_fail(err, LLM_NO_MEMORY, "no memory to walk back over %d operations", graph->count);
+		return llm_fail(
+			err, LLM_NO_MEMORY, "no memory for the backward pass over %d operations", graph->count);
 	code = check_tape(graph, values, model.graph.nodes, err);
 	if (code == LLM_OK)
 		code = backward_pass(&model, values, target, dropout, grads, memory, err);

@@ -15,8 +15,8 @@ typedef struct BpeSpecial
 LlmCode
 llm_bpe_train_no_memory(LlmError *err)
 {
-	llm_fail(err, LLM_NO_MEMORY, "no memory to learn from so many different words");
-	return llm_hint(err, "Learn from a part of the texts, or raise pg_llm.memory_limit.");
+	llm_fail(err, LLM_NO_MEMORY, "no memory to count so many different words");
+	return llm_hint(err, "Train on fewer texts, or raise pg_llm.memory_limit.");
 }
 
 static uint32_t *
@@ -145,7 +145,7 @@ add_piece(LlmBpePieces *pieces, const char *text, size_t size, uint64_t hash, ui
 	BpePiece piece = {1, hash, (uint32_t) pieces->bytes.size, (uint32_t) size};
 
 	if (size > UINT32_MAX - pieces->bytes.size || count >= LLM_BPE_NONE)
-		return llm_fail(err, LLM_LIMIT, "the different words of the texts have more than 4 GB");
+		return llm_fail(err, LLM_LIMIT, "the different words of the texts take more than 4 GB");
 	if (!llm_bpe_reserve(pieces->allocator, &pieces->bytes, pieces->bytes.size + size) ||
 		!llm_bpe_reserve(pieces->allocator, &pieces->pieces, pieces->pieces.size + sizeof(piece)))
 		return llm_bpe_train_no_memory(err);

@@ -87,7 +87,7 @@ llm_stream_read(LlmStream *stream, void *buffer, size_t size, LlmError *err)
 		return code;
 	stream->given += got;
 	if (got < size)
-		return llm_fail(err, LLM_FORMAT, "%s: %s ends after %llu bytes, where it says that it has %llu",
+		return llm_fail(err, LLM_FORMAT, "%s: %s ends after %llu bytes, but declares %llu",
 			stream->source->name, stream->name, (unsigned long long) stream->given,
 			(unsigned long long) stream->extent.size);
 	if (stream->extent.checked)
@@ -109,7 +109,7 @@ llm_stream_finish(LlmStream *stream, LlmError *err)
 		more += llm_inflate_unused(stream->inflate);
 	}
 	if (more > 0 || stream->at < stream->extent.stored)
-		return llm_fail(err, LLM_FORMAT, "%s: %s goes on after the %llu bytes that it says it has",
+		return llm_fail(err, LLM_FORMAT, "%s: %s continues after the %llu bytes that it declares",
 			stream->source->name, stream->name, (unsigned long long) stream->extent.size);
 	if (stream->extent.checked && stream->crc.value != stream->extent.crc32)
 		return llm_fail(err, LLM_FORMAT, "%s: %s is damaged: its checksum is %08x, expected %08x",

@@ -320,7 +320,7 @@ def test_changed_weights_are_noticed(m):
     m.execute("UPDATE llm_param SET data = data * 2 WHERE model = 'm' AND name = 'ln_f.weight'")
     with pytest.raises(changed, match='"ln_f.weight" of model "m" has changed') as error:
         m.execute(back)
-    assert "run the forward again" in error.value.diag.message_hint
+    assert "run the forward pass again" in error.value.diag.message_hint
     m.execute("UPDATE llm_param SET data = data / 2 WHERE model = 'm' AND name = 'ln_f.weight'")
     m.execute(back)  # the same bits again
     m.execute("DELETE FROM llm_param WHERE model = 'm' AND name = 'ln_f.bias'")

@@ -88,7 +88,7 @@ open_cache(LlmExec *exec, int index, const LlmAttention *a, LlmError *err)
 	if (slot->cache->B == a->B && a->T <= slot->cache->capacity - exec->past)
 		return LLM_OK;
 	return llm_fail(err, LLM_LIMIT,
-		"node \"%s\": %d texts with %d positions after %d do not fit a cache of %d texts and %d",
+		"node \"%s\": %d sequences with %d positions after %d do not fit a cache of %d sequences and %d",
 		exec->model->graph.nodes[index].name, a->B, a->T, exec->past, slot->cache->B, slot->cache->capacity);
 }
 

@@ -31,9 +31,9 @@ llm_rmsnorm_shape(int ndim, const int *x, int w_ndim, const int *w, LlmError *er
 		return llm_fail(err, LLM_SHAPE, "rmsnorm: a scalar has no axis to normalise");
 	if (w_ndim == 1 && w[0] == x[ndim - 1])
 		return LLM_OK;
-	llm_fail(err, LLM_SHAPE, "rmsnorm: weight has shape %s, the last axis of x %s asks for (%d)",
+	llm_fail(err, LLM_SHAPE, "rmsnorm: weight has shape %s, the last axis of x %s requires (%d)",
 		llm_shape_text(w_ndim, w).s, llm_shape_text(ndim, x).s, x[ndim - 1]);
-	return llm_hint(err, "The weight holds one number for each channel.");
+	return llm_hint(err, "The weight has one element for each channel.");
 }
 
 /* ---- rows ---- */

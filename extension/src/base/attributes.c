@@ -35,7 +35,7 @@ ReadScalar(const JsonbValue *value, LlmAttr *attr, const char *node)
 			ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					errmsg("node \"%s\": attribute \"%s\" is nested too deep", node, attr->key),
-					errhint("An attribute is a number, a text, true, false, null, or a list of those.")));
+					errhint("An attribute is a number, a string, true, false, null, or a list of those.")));
 	}
 }
 
@@ -45,7 +45,7 @@ NestedTooDeep(const LlmAttr *attr, const char *node)
 	ereport(ERROR,
 		(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			errmsg("node \"%s\": attribute \"%s\" is nested too deep", node, attr->key),
-			errhint("An attribute is a number, a text, true, false, null, or a list of those; lists within "
+			errhint("An attribute is a number, a string, true, false, null, or a list of those; lists within "
 					"lists have at most %d levels.",
 				LLM_MAX_DIMS)));
 }

@@ -80,14 +80,14 @@ SettingsInit(void)
 		"0 shows every element. A summary cannot be read back; COPY never writes one.", &pg_llm_display_limit,
 		0, 0, INT_MAX, PGC_USERSET, 0, DisplayLimitCheck, NULL, NULL);
 	DefineCustomIntVariable("pg_llm.threads", "Threads the kernels use.",
-		"0 takes as many as this process may run at once. The result does not depend on it.", &pg_llm_threads,
+		"0 uses as many as this process may run at once. The result does not depend on it.", &pg_llm_threads,
 		0, 0, 1024, PGC_USERSET, 0, NULL, ThreadsAssign, NULL);
 	DefineCustomEnumVariable("pg_llm.isa", "Instruction set the kernels use.",
-		"For tests: every level gives the same bits.", &pg_llm_isa, -1, isa_options, PGC_USERSET, 0, IsaCheck,
-		IsaAssign, NULL);
+		"For tests: every level computes the same bits.", &pg_llm_isa, -1, isa_options, PGC_USERSET, 0,
+		IsaCheck, IsaAssign, NULL);
 	DefineCustomIntVariable("pg_llm.attention_chunk",
 		"Queries of a head whose scores attention holds at once.",
-		"A multiple of 128. More of them take more memory; the result does not depend on it.",
+		"A multiple of 128. More queries use more memory; the result does not depend on it.",
 		&llm_attention_chunk, LLM_BLOCK, LLM_BLOCK, 1 << 20, PGC_USERSET, 0, AttentionChunkCheck, NULL, NULL);
 	DefineCustomStringVariable("pg_llm.default_model", "The model that functions use when none is named.",
 		"Set it for a database: ALTER DATABASE name SET pg_llm.default_model = 'my_model'.",

@@ -109,7 +109,7 @@ Refuse(const Saved *saved, const char *location, const char *recorded, const cha
 				(long long) saved->id, found, recorded),
 			errdetail("Its location is \"%s\". The model keeps its weights.", location),
 			saved->in_file
-				? errhint("The file was damaged or replaced: bring it back from a backup, or load another "
+				? errhint("The file was damaged or replaced: restore it from a backup, or load another "
 						  "checkpoint.")
 				: errhint("Its rows in llm_checkpoint_param were changed: load another checkpoint.")));
 }
@@ -134,7 +134,7 @@ SavedOpen(int64 id, const char *location, const char *format, const char *sha256
 			ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FILE),
 					errmsg("the file of checkpoint %lld is gone: \"%s\"", (long long) id, location),
-					errhint("If it was moved, tell where it is now: UPDATE llm_checkpoint SET location = "
+					errhint("If it was moved, record its new path: UPDATE llm_checkpoint SET location = "
 							"... WHERE id = %lld.",
 						(long long) id)));
 		/* The same descriptor serves from the hash to the last tensor: a file renamed to this path in between

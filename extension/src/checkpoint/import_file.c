@@ -55,7 +55,7 @@ ServerFileKind(const char *path)
 	if (stat(path, &st) != 0)
 	{
 		if (errno != ENOENT && errno != ENOTDIR)
-			ereport(ERROR, (errcode_for_file_access(), errmsg("cannot look at \"%s\": %m", path)));
+			ereport(ERROR, (errcode_for_file_access(), errmsg("cannot stat \"%s\": %m", path)));
 		return '-';
 	}
 	return S_ISREG(st.st_mode) ? 'f' : S_ISDIR(st.st_mode) ? 'd' : '?';
@@ -78,7 +78,7 @@ OpenDescriptor(ServerFile *file, struct stat *st)
 					   : 0));
 	}
 	if (fstat(file->fd, st) != 0)
-		ereport(ERROR, (errcode_for_file_access(), errmsg("cannot look at \"%s\": %m", file->path)));
+		ereport(ERROR, (errcode_for_file_access(), errmsg("cannot stat \"%s\": %m", file->path)));
 	if (!S_ISREG(st->st_mode))
 		ereport(
 			ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("\"%s\" is not a regular file", file->path)));

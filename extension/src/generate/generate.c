@@ -174,19 +174,20 @@ AppendToken(const LlmBpe *bpe, int32 id, StringInfo bytes)
 /* ---- stepping ---- */
 
 const float *
-LastLogits(const Generation *g, const LlmValue *value, int texts, int text, int *V)
+LastLogits(const Generation *g, const LlmValue *value, int sequences, int sequence, int *V)
 {
 	Size rows = 0;
 
 	*V = value->ndim > 0 ? value->dims[value->ndim - 1] : 0;
-	if (*V > 0 && (texts == 1 || (value->ndim > 1 && value->dims[0] == texts)))
-		rows = value->numel / *V / texts;
+	if (*V > 0 && (sequences == 1 || (value->ndim > 1 && value->dims[0] == sequences)))
+		rows = value->numel / *V / sequences;
 	if (rows == 0)
-		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-						   errmsg("the node \"logits\" of model \"%s\" is %s for %d texts", g->m->name,
-							   ShapeToString(value->ndim, value->dims), texts),
-						   errhint("Its last dimension must be the vocabulary, its first one the texts.")));
-	return value->floats + ((Size) (text + 1) * rows - 1) * *V;
+		ereport(
+			ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+					   errmsg("the node \"logits\" of model \"%s\" is %s for %d sequences", g->m->name,
+						   ShapeToString(value->ndim, value->dims), sequences),
+					   errhint("Its last dimension must be the vocabulary, its first one the sequences.")));
+	return value->floats + ((Size) (sequence + 1) * rows - 1) * *V;
 }
 
 const float *

@@ -46,7 +46,8 @@ extern Generation *GenerationFromArguments(FunctionCallInfo fcinfo);
 /* Resolves an eos argument to the model's end token. */
 extern int EndToken(const char *model, int V, bool null, int eos);
 /* The logits (V) of the last position of one sequence, in the value of the node "logits" for a batch. */
-extern const float *LastLogits(const Generation *g, const LlmValue *value, int texts, int text, int *V);
+extern const float *LastLogits(
+	const Generation *g, const LlmValue *value, int sequences, int sequence, int *V);
 /* The logits (V) after the tokens so far. */
 extern const float *GenerationLogits(Generation *g, int *V);
 /* Samples and appends the next token; false if the sequence was complete already. */

@@ -126,12 +126,12 @@ llm_kernel_ladder(PG_FUNCTION_ARGS)
 	float *panels;
 
 	if (m < 1 || k < 1 || n < 1 || (double) m * k * n > MAX_WORK)
-		ereport(
-			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					   errmsg("m, k and n are %d, %d and %d; each must be 1 or more, their product at most "
-							  "%.0f",
-						   m, k, n, MAX_WORK),
-					   errhint("GPT-2's feed-forward layer for a text of 256 tokens is 256, 768, 3072.")));
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("m, k and n are %d, %d and %d; each must be 1 or more, their product at most "
+					   "%.0f",
+					m, k, n, MAX_WORK),
+				errhint("GPT-2's feed-forward layer for a sequence of 256 tokens is 256, 768, 3072.")));
 	InitMaterializedSRF(fcinfo, 0);
 	a = RandomMatrix("ladder a", m, k);
 	b = RandomMatrix("ladder b", k, n);

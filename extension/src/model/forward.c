@@ -40,9 +40,9 @@ llm_loss(PG_FUNCTION_ARGS)
 	Tensor *loss = TapeForward(m, OutputOf(m, "loss"), in, n, "loss", PG_GETARG_DATUM(1), false);
 
 	if (TensorNumel(loss) != 1)
-		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-						   errmsg("the node \"loss\" of model \"%s\" is %s, not one number", m->name,
-							   TensorShape(loss))));
+		ereport(ERROR,
+			(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				errmsg("the node \"loss\" of model \"%s\" is %s, not a scalar", m->name, TensorShape(loss))));
 	PG_RETURN_FLOAT4(*TENSOR_DATA(loss));
 }
 

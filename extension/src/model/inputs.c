@@ -21,7 +21,8 @@ IntegerInput(const char *what, Datum array)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				in.ndim == 0 ? errmsg("%s is empty", what)
 							 : errmsg("%s has %d dimensions; it must have one or two", what, in.ndim),
-				errhint("One text is ARRAY[1,2,3]; several of the same length are ARRAY[[1,2,3],[4,5,6]].")));
+				errhint(
+					"One sequence is ARRAY[1,2,3]; several of the same length are ARRAY[[1,2,3],[4,5,6]].")));
 	for (int i = 0; i < in.ndim; i++)
 		in.dims[i] = ARR_DIMS(a)[i];
 	return in;
@@ -115,8 +116,9 @@ PositionsArgument(FunctionCallInfo fcinfo, int n, const LoadedModel *m, int T)
 	}
 	in = IntegerInput("positions", PG_GETARG_DATUM(n));
 	if (in.ndim != 1 || in.dims[0] != T)
-		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-						   errmsg("positions must be one number for each of the %d tokens of a text", T)));
+		ereport(
+			ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+					   errmsg("positions must be one integer for each of the %d tokens of a sequence", T)));
 	return in;
 }
 
@@ -134,7 +136,7 @@ ForwardInputs(
 			ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 							   errmsg("tokens are %s, targets are %s; they must have the same shape",
 								   ShapeToString(2, in[0].dims), ShapeToString(2, in[n].dims)),
-							   errhint("The targets of a text are its own tokens, one place further on.")));
+							   errhint("The target of each token is the token that follows it.")));
 		n++;
 	}
 	in[n++] = PositionsArgument(fcinfo, positions, m, in[0].dims[1]);

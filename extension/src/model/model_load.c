@@ -42,7 +42,7 @@ CheckParam(const LlmGraph *graph, int index, const Tensor *t, const char *model)
 		return;
 	llm_shape_print(node->ndim, node->shape, want, sizeof(want));
 	ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-					   errmsg("model \"%s\": parameter \"%s\" is %s, the graph wants %s = %s", model,
+					   errmsg("model \"%s\": parameter \"%s\" is %s, the graph requires %s = %s", model,
 						   node->name, TensorShape(t), want, ShapeToString(node->ndim, dims)),
 					   errhint("SELECT * FROM llm_param_shapes('%s') lists the shapes.", model)));
 }

@@ -259,9 +259,9 @@ pg_llm_dropout_backward(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
 		PG_RETURN_NULL();
 	if (PG_ARGISNULL(3))
-		ereport(
-			ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("dropout_backward: seed is NULL"),
-					   errhint("Give both directions the same seed: it says which elements were dropped.")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("dropout_backward: seed is NULL"),
+						   errhint("Pass the same seed to the forward and the backward function: it "
+								   "determines which elements are dropped.")));
 	dy = PG_GETARG_TENSOR(0);
 	dx = TensorNew(dy->ndim, dy->dims);
 	stream = llm_stream((uint64) PG_GETARG_INT64(3), "dropout", 0, 0);

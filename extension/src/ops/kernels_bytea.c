@@ -208,7 +208,7 @@ CheckAttention(FunctionCallInfo fcinfo, int n_head, int64 T, int64 C)
 	if (n_head < 1 || C < 1 || C % n_head != 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						   errmsg("attention: %d heads do not divide %lld channels", n_head, (long long) C),
-						   errhint("Each head takes an equal share of the channels.")));
+						   errhint("Each head has the same number of channels.")));
 }
 
 LlmAttentionWeights

@@ -219,7 +219,7 @@ pg_llm_embedding(PG_FUNCTION_ARGS)
 	if (table->ndim != 2)
 		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 						   errmsg("embedding: the table has shape %s", TensorShape(table)),
-						   errhint("A table is (V,C): a row of C numbers for each of V ids.")));
+						   errhint("A table is (V,C): a row of C elements for each of V ids.")));
 	C = table->dims[1];
 	CheckIds(ids, n, table->dims[0]);
 	for (int i = 0; i < ndim; i++)

@@ -255,7 +255,7 @@ tensor_get(PG_FUNCTION_ARGS)
 
 	if (n != header->ndim)
 		ereport(ERROR,
-			(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR), errmsg("tensor_get: shape %s takes %d indexes, not %d",
+			(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR), errmsg("tensor_get: shape %s needs %d indexes, not %d",
 														 TensorShape(header), header->ndim, n)));
 	for (int i = 0; i < n; i++)
 	{

@@ -24,9 +24,10 @@ StoryRequestOf(FunctionCallInfo fcinfo)
 	r.from = (uint64) PG_GETARG_INT64(1);
 	r.n = PG_GETARG_INT32(2);
 	if (r.n < 1 || r.n > MAX_STORIES)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("n is %d, expected 1 to %d stories", r.n, MAX_STORIES),
-						   errhint("A thousand stories tell the accuracy of each kind to about a percent.")));
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("n is %d, expected 1 to %d stories", r.n, MAX_STORIES),
+				errhint("A thousand stories determine the accuracy of each kind to about a percent.")));
 	r.bpe = TokenizerOf(model, CurrentMemoryContext);
 	r.m = ModelOf(model, CurrentMemoryContext);
 	return r;
@@ -48,7 +49,7 @@ Encode(const StoryRequest *r, const LlmStory *story)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						   errmsg("tokenizer \"%s\" makes %zu tokens of a story's %d words and marks",
 							   llm_bpe_name(r->bpe), count, story->count),
-						   errhint("Learn one from stories: llm_bpe_train('SELECT (llm_story(i)).text FROM "
+						   errhint("Train one on stories: llm_bpe_train('SELECT (llm_story(i)).text FROM "
 								   "generate_series(0, 19999) AS i', 2048, 'my_tokenizer').")));
 	return ids;
 }

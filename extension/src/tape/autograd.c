@@ -148,26 +148,25 @@ OwnRun(void)
 	desc = SPI_tuptable->tupdesc;
 	run = DatumGetInt64(SPI_getbinval(row, desc, 1, &null));
 	if (!DatumGetBool(SPI_getbinval(row, desc, 2, &null)))
-		ereport(
-			ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					   errmsg("run %lld was recorded by another session, process %s of %s", (long long) run,
-						   SPI_getvalue(row, desc, 4), SPI_getvalue(row, desc, 3)),
-					   errhint("Gradients are worked out by the session that ran the forward: run it here, "
-							   "with autograd on.")));
+		ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				errmsg("run %lld was recorded by another session, process %s of %s", (long long) run,
+					SPI_getvalue(row, desc, 4), SPI_getvalue(row, desc, 3)),
+				errhint("Gradients are computed by the session that ran the forward pass: run it here, "
+						"with autograd on.")));
 	return run;
 }
 
 static void
 NotRecorded(void)
 {
-	ereport(
-		ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				   errmsg("this tensor was not recorded: it is a constant"),
-				   pg_llm_autograd
-					   ? errhint("Mark what to differentiate by with llm_var(w, 'w') and compute the loss "
-								 "from it in one "
-								 "run: a backward, switching off and a rollback end a run.")
-					   : errhint("Switch recording on first: UPDATE llm_autograd_mode SET flag = true.")));
+	ereport(ERROR,
+		(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			errmsg("this tensor was not recorded: it is a constant"),
+			pg_llm_autograd
+				? errhint("Mark what to differentiate by with llm_var(w, 'w') and compute the loss "
+						  "from it in one run: a backward pass, switching off and a rollback end a run.")
+				: errhint("Switch recording on first: UPDATE llm_autograd_mode SET flag = true.")));
 }
 
 static void
@@ -177,14 +176,14 @@ NoSuchOp(int64 id, bool null)
 
 	SpiRun(&any_op, NULL, NULL, false, 1);
 	SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &empty);
-	ereport(
-		ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-				   empty  ? errmsg("the tape is empty")
-				   : null ? errmsg("the tape id is NULL")
-						  : errmsg("there is no operation %lld on the tape", (long long) id),
-				   empty ? errhint("UPDATE llm_autograd_mode SET flag = true, then run the forward: SELECT "
-								   "llm_loss(model, tokens, targets).")
-						 : errhint("SELECT max(id) FROM llm_tape is the last operation recorded.")));
+	ereport(ERROR,
+		(errcode(ERRCODE_UNDEFINED_OBJECT),
+			empty  ? errmsg("the tape is empty")
+			: null ? errmsg("the tape id is NULL")
+				   : errmsg("there is no operation %lld on the tape", (long long) id),
+			empty ? errhint("UPDATE llm_autograd_mode SET flag = true, then run the forward pass: SELECT "
+							"llm_loss(model, tokens, targets).")
+				  : errhint("SELECT max(id) FROM llm_tape is the last operation recorded.")));
 }
 
 /* ---- SQL ---- */
@@ -256,13 +255,13 @@ llm_backprop(PG_FUNCTION_ARGS)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				other ? errmsg("operation %lld is of model \"%s\", not \"%s\"", (long long) id, other, model)
 					  : errmsg("no parameter of model \"%s\" leads to operation %lld", model, (long long) id),
-				other ? errhint("llm_backprop(%lld, '%s') walks it back.", (long long) id, other)
+				other ? errhint("llm_backprop(%lld, '%s') computes its gradients.", (long long) id, other)
 					  : errhint("llm_backward(loss) gives the gradients of what llm_var names.")));
 	BackwardRun(p);
 	n = BackwardWrite(p, true);
 	if (p->again)
 		ereport(
-			NOTICE, (errmsg("operation %lld was walked back before", (long long) id),
+			NOTICE, (errmsg("the gradients of operation %lld were computed before", (long long) id),
 						errhint("llm_accumulate_grads('%s') adds its gradients to llm_param.grad.", model)));
 	TapeClose(run);
 	PG_RETURN_INT64(n);
@@ -298,10 +297,11 @@ llm_add_gradient(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(3))
 		first = (int64) PG_GETARG_INT32(3) * n;
 	if (first < 0 || first + n > TensorNumel(out) || (PG_ARGISNULL(3) && n != TensorNumel(out)))
-		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-						   errmsg("a gradient of shape %s does not fit the parameter, which is %s",
-							   TensorShape(more), TensorShape(out)),
-						   errhint("The parameter has changed its shape since: run the forward again.")));
+		ereport(
+			ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+					   errmsg("a gradient of shape %s does not fit the parameter, which is %s",
+						   TensorShape(more), TensorShape(out)),
+					   errhint("The parameter has changed its shape since: run the forward pass again.")));
 	LLM_CHECK(llm_binary(LLM_ADD, 1, n, TENSOR_DATA(out) + first, true, true, TENSOR_DATA(more), true, true,
 				  TENSOR_DATA(out) + first, &err),
 		&err);

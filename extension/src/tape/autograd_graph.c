@@ -229,9 +229,9 @@ ReadOps(Reading *r)
 	count = MarkNeeded(r);
 	if (count > LLM_MAX_NODES)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						   errmsg("%d tensors lead to tensor %lld; gradients walk back over at most %d",
-							   count, (long long) r->pass->target, LLM_MAX_NODES),
-						   errhint("Work on larger tensors, or walk back more often.")));
+						   errmsg("%d tensors lead to tensor %lld; a backward pass covers at most %d", count,
+							   (long long) r->pass->target, LLM_MAX_NODES),
+						   errhint("Work on larger tensors, or call llm_backward more often.")));
 	MakeNodes(r, count);
 	MemoryContextSwitchTo(spi);
 	SPI_freetuptable(SPI_tuptable);
@@ -310,12 +310,12 @@ TakeTensor(Reading *r, HeapTuple row, TupleDesc desc)
 	p->names[node] = Column(row, desc, 2);
 	p->models[node] = Column(row, desc, 5);
 	if (DatumGetBool(SPI_getbinval(row, desc, 6, &null)) && p->models[node])
-		ereport(
-			ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					   errmsg("parameter \"%s\" of model \"%s\" has changed since run %lld", p->names[node],
-						   p->models[node], (long long) p->run),
-					   errhint("Gradients belong to the weights that made the loss: run the forward again, "
-							   "then llm_backprop.")));
+		ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				errmsg("parameter \"%s\" of model \"%s\" has changed since run %lld", p->names[node],
+					p->models[node], (long long) p->run),
+				errhint("Gradients belong to the weights that made the loss: run the forward pass again, "
+						"then llm_backprop.")));
 	data = SPI_getbinval(row, desc, 3, &null);
 	if (null)
 		TapeBroken(id, "has a tensor without data");
@@ -375,13 +375,12 @@ BackwardRead(int64 run, int64 target)
 		ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("no leaf leads to tensor %lld: it is a constant", (long long) target),
-				errhint(
-					"Mark what to differentiate by: llm_var(w, 'w'). What was recorded before a backward, "
-					"a rollback or switching off is a constant in the next run.")));
+				errhint("Mark what to differentiate by: llm_var(w, 'w'). What was recorded before "
+						"a backward pass, a rollback or switching off is a constant in the next run.")));
 	if (loss->numel != 1)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("gradients are those of one number; this tensor has shape %s",
+						   errmsg("gradients are those of a scalar; this tensor has shape %s",
 							   ShapeToString(loss->ndim, loss->dims)),
-						   errhint("mean(t) and tensor_sum(t) make one number of a tensor.")));
+						   errhint("mean(t) and tensor_sum(t) reduce a tensor to a scalar.")));
 	return r.pass;
 }

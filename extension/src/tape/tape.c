@@ -71,8 +71,8 @@ void
 TapeInit(void)
 {
 	DefineCustomBoolVariable("pg_llm.autograd", "Operations on tensors are recorded in llm_tape.",
-		"llm_backward and llm_backprop walk back over what was recorded. llm_autograd_mode shows it as a "
-		"table.",
+		"llm_backward and llm_backprop compute gradients from what was recorded. llm_autograd_mode shows it "
+		"as a table.",
 		&pg_llm_autograd, false, PGC_USERSET, 0, NULL, AutogradAssign, NULL);
 	RegisterXactCallback(TransactionEnds, NULL);
 	RegisterSubXactCallback(SubtransactionEnds, NULL);

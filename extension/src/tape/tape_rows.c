@@ -134,7 +134,7 @@ TapeNext(TapeRun *run)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 						   errmsg("run %lld is full: a run has at most %d tensors", (long long) run->run,
 							   TAPE_RUN_SIZE - 1),
-						   errhint("Walk back with llm_backward more often, or switch recording off with SET "
+						   errhint("Call llm_backward more often, or switch recording off with SET "
 								   "pg_llm.autograd = off.")));
 	return ++run->count;
 }

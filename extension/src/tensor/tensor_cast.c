@@ -205,11 +205,12 @@ OnlyElement(Datum datum)
 	Tensor *header = DatumGetTensorHeader(datum);
 
 	if (TensorNumel(header) != 1)
-		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-						   errmsg("a tensor of shape %s has %lld elements, not one", TensorShape(header),
-							   (long long) TensorNumel(header)),
-						   errhint("tensor_get(t, i, ...) gives one element, mean(t) or tensor_sum(t) one "
-								   "number for all.")));
+		ereport(ERROR,
+			(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				errmsg("a tensor of shape %s has %lld elements, not one", TensorShape(header),
+					(long long) TensorNumel(header)),
+				errhint(
+					"tensor_get(t, i, ...) gives one element, mean(t) or tensor_sum(t) a single number.")));
 	return *DatumGetTensorElements(datum, header, 0, 1);
 }
 
@@ -242,7 +243,7 @@ bytea_to_tensor(PG_FUNCTION_ARGS)
 	if (size != given)
 		ereport(
 			ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-					   errmsg("shape %s takes %zu bytes, not %zu", ShapeToString(ndim, dims), size, given),
+					   errmsg("shape %s needs %zu bytes, not %zu", ShapeToString(ndim, dims), size, given),
 					   errhint("Elements are little-endian float32, 4 bytes each.")));
 	t = TensorNew(ndim, dims);
 	CopyMemory(TENSOR_DATA(t), VARDATA(DetoastWhole(PG_GETARG_DATUM(0))), size);

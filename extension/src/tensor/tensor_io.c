@@ -217,7 +217,7 @@ tensor_recv(PG_FUNCTION_ARGS)
 	size = TensorDataSize(ndim, dims);
 	if (size != message->len - message->cursor)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
-						   errmsg("binary tensor: shape %s takes %zu bytes of elements, %d follow",
+						   errmsg("binary tensor: shape %s needs %zu bytes of elements, %d follow",
 							   ShapeToString(ndim, dims), size, message->len - message->cursor)));
 	if (!TypmodAccepts(typmod, ndim, dims, &err))
 		RaiseError(&err);

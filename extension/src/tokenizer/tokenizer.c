@@ -45,7 +45,7 @@ llm_encode(PG_FUNCTION_ARGS)
 	if (size > MaxAllocSize)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 						   errmsg("the text has %zu tokens, more than one array holds", count),
-						   errhint("Encode the text in parts.")));
+						   errhint("Encode the text in pieces.")));
 	ReserveResult(size, LLM_ELEMENT_SHOWN * count);
 	array = palloc0(ARR_OVERHEAD_NONULLS(1));
 	array = repalloc(array, size);

@@ -100,7 +100,7 @@ CheckModel(const char *model)
 	if (SPI_processed == 1)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						   errmsg("model \"%s\" uses tokenizer \"%s\"", model, SpiField(0, 1)),
-						   errhint("Learn a tokenizer under a name of its own; "
+						   errhint("Train a tokenizer under a name of its own; "
 								   "llm_model_config.tokenizer says which one a model uses.")));
 }
 

@@ -51,11 +51,11 @@ CheckRanges(const Loading *l)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						   errmsg("block_size is %d, expected 1 to %d", l->block, LONGEST_BLOCK)));
 	if (l->overlap < 0 || l->overlap >= l->block)
-		ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				errmsg("overlap is %d, expected 0 to %d", l->overlap, l->block - 1),
-				errhint("It is how many tokens of a row the next one has again: less than block_size, %d.",
-					l->block)));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("overlap is %d, expected 0 to %d", l->overlap, l->block - 1),
+						   errhint("It is the number of tokens that each row repeats from the one before: "
+								   "less than block_size, %d.",
+							   l->block)));
 	if (!(l->validation >= 0 && l->validation < 1))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						   errmsg("validation is %g, expected a fraction from 0 to below 1", l->validation)));

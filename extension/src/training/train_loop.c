@@ -169,7 +169,7 @@ WarnOfWriting(Loop *loop)
 		(errmsg(
 			 "each commit writes %lld MB of weights and moments, and takes %.1f s after %.1f s of training",
 			 (long long) (bytes >> 20), loop->write_seconds, step_seconds),
-			errdetail("PostgreSQL's log grows by that and up to as much again, and vacuum follows later."),
+			errdetail("The write-ahead log grows by one to two times as much, and vacuum runs later."),
 			errhint(
 				"Leave commit_every out: the loop then commits when it has computed ten times as long.")));
 }
@@ -231,7 +231,7 @@ RefuseBlock(FunctionCallInfo fcinfo)
 	if (!call || castNode(CallContext, fcinfo->context)->atomic || IsSubTransaction())
 		ereport(ERROR,
 			(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				errmsg("llm_train_loop commits as it goes: it cannot run inside a transaction block"),
+				errmsg("llm_train_loop commits while it trains: it cannot run inside a transaction block"),
 				errhint("End the block first (in Python: autocommit = True), or use llm_train, which leaves "
 						"the commit to you.")));
 }

@@ -225,7 +225,7 @@ Positions(const Recipe *r, int T)
 		ereport(
 			ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 					   errmsg("there are %d positions and %d tokens", r->n_positions, T),
-					   errhint("positions has one number for each token of the row; NULL counts from 0.")));
+					   errhint("positions has one integer for each token of the row; NULL counts from 0.")));
 	return (LlmInput){.name = "positions", .ndim = 1, .dims = {T}, .integers = r->positions};
 }
 

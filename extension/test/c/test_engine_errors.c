@@ -262,10 +262,10 @@ wrong_inputs(void)
 	piece(0, 5, in);
 	CHECK_OK(llm_exec_run(exec, in, 2, &value, &err), err);
 	piece(2, 3, in);
-	REFUSED(LLM_LIMIT, "3 positions after 5 do not fit a cache of 1 texts and 7");
+	REFUSED(LLM_LIMIT, "3 positions after 5 do not fit a cache of 1 sequences and 7");
 	in[0].dims[0] = 2;
 	in[0].dims[1] = in[1].dims[0] = 1;
-	REFUSED(LLM_LIMIT, "2 texts");
+	REFUSED(LLM_LIMIT, "2 sequences");
 	piece(5, 2, in);
 	CHECK_OK(llm_exec_run(exec, in, 2, &value, &err), err);
 	CHECK(memcmp(value.floats, want[node(&gpt, "logits")].floats + (T - 1) * V, V * sizeof(float)) == 0);

@@ -216,7 +216,7 @@ shapes(void)
 		llm_attention_shape(&(LlmShape){2, {0, INT32_MAX}}, weights, 1, &err), LLM_LIMIT, "too many", err);
 	weights[2].dims[1] = 7;
 	CHECK_FAILS(llm_attention_shape(&x, weights, 3, &err), LLM_SHAPE,
-		"w_o has shape (6,7), x (5,6) asks for (6,6)", err);
+		"w_o has shape (6,7), x (5,6) requires (6,6)", err);
 	CHECK_OK(llm_layernorm_shape(2, (int[]){5, 6}, 1, (int[]){6}, 1, (int[]){6}, &err), err);
 	CHECK_FAILS(llm_layernorm_shape(2, (int[]){5, 6}, 1, (int[]){6}, 2, (int[]){1, 6}, &err), LLM_SHAPE,
 		"beta has shape (1,6)", err);

@@ -373,7 +373,7 @@ edited_tape(void)
 			CHECK_FAILS(llm_tape_backward(&m.model.graph, values, 10, NULL, grads, &memory, &err),
 				change->code, change->words, err);
 		CHECK_FAILS(llm_tape_backward(&m.model.graph, values, 8, NULL, grads, &memory, &err),
-			edit == 0 ? LLM_INVALID : change->code, edit == 0 ? "one number" : "", err);
+			edit == 0 ? LLM_INVALID : change->code, edit == 0 ? "those of a scalar" : "", err);
 		CHECK(counted.held == 0);
 		for (int i = 0; i < 11; i++)
 			free(grads[i]);
