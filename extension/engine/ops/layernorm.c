@@ -9,8 +9,6 @@ llm_infer_layernorm(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
 	const LlmNode *x = llm_input_of(graph, node, 0);
 
-	if (!(llm_attr_number(node, "eps", 1e-5) >= 0))
-		return llm_attr_refuse(node, "eps", "a number >= 0", err);
 	for (int i = 1; i < 3; i++)
 	{
 		const LlmNode *w = llm_input_of(graph, node, i);

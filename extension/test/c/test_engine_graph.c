@@ -195,7 +195,6 @@ view_rules(void)
 	refused("i input - shape=[1,1,1,1,1,1,1,1]\ny stack i\n", LLM_SHAPE, "no room");
 	refused("y rmsnorm x\n", LLM_INVALID, "rmsnorm takes 2 inputs, not 1");
 	refused("y rmsnorm x,w\n", LLM_SHAPE, "(B,T,C) and w (C,F);the weight must have");
-	refused("y rmsnorm x,v eps=-1\n", LLM_INVALID, "eps;from 0 up");
 	refused("s param - shape=[]\ny log_softmax s\n", LLM_SHAPE, "();no axis");
 	refused("y silu x axis=1\n", LLM_INVALID, "silu has no attribute \"axis\";none");
 	refused("y sin ids\n", LLM_SHAPE, "sin cannot read whole numbers");
@@ -298,8 +297,10 @@ hostile_attributes(void)
 		}
 	refused("y dropout x p=1\n", LLM_INVALID, "\"y\";attribute p;not including, 1");
 	refused("y dropout x p=nan\n", LLM_INVALID, "attribute p");
-	refused("y layernorm x,v,v eps=-1e-9\n", LLM_INVALID, "attribute eps");
+	refused("y layernorm x,v,v eps=-1e-9\n", LLM_INVALID, "attribute eps of layernorm must be a number >= 0");
 	refused("y layernorm x,v,v eps=inf\n", LLM_INVALID, "attribute eps");
+	refused("y rmsnorm x,v eps=-1e-9\n", LLM_INVALID, "attribute eps of rmsnorm must be a number >= 0");
+	refused("y rmsnorm x,v eps=inf\n", LLM_INVALID, "attribute eps");
 	refused("y attention x\n", LLM_INVALID, "attribute n_head");
 	refused("y attention x n_head=2.5\n", LLM_INVALID, "attribute n_head");
 	refused("y attention x n_head=4097\n", LLM_INVALID, "attribute n_head");
