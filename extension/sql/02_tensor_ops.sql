@@ -24,7 +24,7 @@ COMMENT ON FUNCTION tensor_same_shape_support(internal) IS
 CREATE FUNCTION tensor_transpose_support(internal) RETURNS internal
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION tensor_transpose_support(internal) IS
-    'Planner support, declared shapes checked before rows are read: the last two lengths change places';
+    'Planner support, declared shapes checked before rows are read: the last two lengths are swapped';
 
 CREATE FUNCTION tensor_layernorm_support(internal) RETURNS internal
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
@@ -170,11 +170,11 @@ COMMENT ON FUNCTION numel(tensor) IS 'Number of elements; a stored value is not 
 CREATE FUNCTION reshape(t tensor, shape integer[]) RETURNS tensor
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tensor_reshape';
 COMMENT ON FUNCTION reshape(tensor, integer[]) IS
-    'The same elements in row-major order under another shape; one length may be -1 and is worked out';
+    'The same elements in row-major order under another shape; one length may be -1 and is inferred';
 CREATE FUNCTION transpose(t tensor, axes integer[] DEFAULT NULL) RETURNS tensor
     LANGUAGE c VOLATILE PARALLEL UNSAFE SUPPORT tensor_transpose_support AS 'MODULE_PATHNAME', 'tensor_transpose';
 COMMENT ON FUNCTION transpose(tensor, integer[]) IS
-    'Axes in the order listed, counted from 0; without a list the last two change places';
+    'Axes in the order listed, counted from 0; without a list the last two are swapped';
 CREATE FUNCTION slice(t tensor, start integer, stop integer DEFAULT NULL) RETURNS tensor
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tensor_slice';
 COMMENT ON FUNCTION slice(tensor, integer, integer) IS
@@ -187,7 +187,7 @@ COMMENT ON FUNCTION slice(tensor, integer[], integer[]) IS
 CREATE FUNCTION concat(tensors tensor[], axis integer DEFAULT 0) RETURNS tensor
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tensor_concat';
 COMMENT ON FUNCTION concat(tensor[], integer) IS
-    'Tensors joined along an axis they have: (2,3) and (4,3) give (6,3) along axis 0';
+    'Tensors joined along an existing axis: (2,3) and (4,3) give (6,3) along axis 0';
 -- PostgreSQL has its own concat of any types, and untyped literals match both: these three functions keep the
 -- results of concat('a', 'b') and concat('step ', 1) unchanged.
 CREATE FUNCTION concat(text) RETURNS text
@@ -219,7 +219,7 @@ COMMENT ON FUNCTION tensor_matrix(tensor) IS
 
 CREATE FUNCTION tensor_sum(t tensor, axis integer DEFAULT NULL) RETURNS tensor
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION tensor_sum(tensor, integer) IS 'Sum of the elements; of none it is 0';
+COMMENT ON FUNCTION tensor_sum(tensor, integer) IS 'Sum of the elements; 0 if there are none';
 CREATE FUNCTION tensor_max(t tensor, axis integer DEFAULT NULL) RETURNS tensor
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION tensor_max(tensor, integer) IS 'Largest element; NaN if there is one';
@@ -228,7 +228,7 @@ CREATE FUNCTION tensor_min(t tensor, axis integer DEFAULT NULL) RETURNS tensor
 COMMENT ON FUNCTION tensor_min(tensor, integer) IS 'Smallest element; NaN if there is one';
 CREATE FUNCTION mean(t tensor, axis integer DEFAULT NULL) RETURNS tensor
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tensor_mean';
-COMMENT ON FUNCTION mean(tensor, integer) IS 'Mean of the elements; of none it is NaN';
+COMMENT ON FUNCTION mean(tensor, integer) IS 'Mean of the elements; NaN if there are none';
 CREATE FUNCTION var(t tensor, axis integer DEFAULT NULL) RETURNS tensor
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tensor_var';
 COMMENT ON FUNCTION var(tensor, integer) IS
@@ -239,7 +239,7 @@ COMMENT ON FUNCTION norm(tensor, integer) IS 'Euclidean norm, sqrt(sum of x^2)';
 CREATE FUNCTION argmax(t tensor, axis integer DEFAULT NULL) RETURNS tensor
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tensor_argmax';
 COMMENT ON FUNCTION argmax(tensor, integer) IS
-    'Index of the largest element, counted from 0, the lowest of equals; without an axis in the flattened tensor';
+    'Index of the largest element, counted from 0, the lowest among equals; without an axis in the flattened tensor';
 
 -- ---- creation ----
 -- STABLE, although they depend only on their arguments: as constants, large ones would be copied with every
@@ -329,19 +329,19 @@ COMMENT ON OPERATOR ~= (tensor, tensor) IS 'Close: |a - b| <= 1e-8 + 1e-5 max(|a
 
 CREATE FUNCTION tensor_sum_step(internal, tensor) RETURNS internal
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION tensor_sum_step(internal, tensor) IS 'One row of sum and avg';
+COMMENT ON FUNCTION tensor_sum_step(internal, tensor) IS 'Transition function of sum and avg';
 CREATE FUNCTION tensor_sum_final(internal) RETURNS tensor
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION tensor_sum_final(internal) IS 'Result of sum';
+COMMENT ON FUNCTION tensor_sum_final(internal) IS 'Final function of sum';
 CREATE FUNCTION tensor_avg_final(internal) RETURNS tensor
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION tensor_avg_final(internal) IS 'Result of avg';
+COMMENT ON FUNCTION tensor_avg_final(internal) IS 'Final function of avg';
 CREATE FUNCTION tensor_stack_step(internal, tensor) RETURNS internal
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION tensor_stack_step(internal, tensor) IS 'One row of stack';
+COMMENT ON FUNCTION tensor_stack_step(internal, tensor) IS 'Transition function of stack';
 CREATE FUNCTION tensor_stack_final(internal) RETURNS tensor
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION tensor_stack_final(internal) IS 'Result of stack';
+COMMENT ON FUNCTION tensor_stack_final(internal) IS 'Final function of stack';
 
 CREATE AGGREGATE sum(tensor) (
     SFUNC = tensor_sum_step, STYPE = internal, FINALFUNC = tensor_sum_final, SSPACE = 1000000);

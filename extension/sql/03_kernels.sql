@@ -25,7 +25,8 @@ COMMENT ON FUNCTION pg_llm_silu(tensor) IS
 CREATE FUNCTION pg_llm_softmax(x tensor, axis integer DEFAULT -1) RETURNS tensor
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_softmax(tensor, integer) IS
-    'exp(x - max) divided by its sum along an axis, by default the last: the same shape, each run adding up to 1';
+    'exp(x - max) divided by its sum along an axis, by default the last: the same shape, whose elements along the '
+    'axis sum to 1';
 CREATE FUNCTION pg_llm_log_softmax(x tensor, axis integer DEFAULT -1) RETURNS tensor
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_log_softmax(tensor, integer) IS
@@ -60,17 +61,18 @@ COMMENT ON FUNCTION pg_llm_attention(tensor, tensor, tensor, tensor, tensor, int
 CREATE FUNCTION pg_llm_embedding(ids integer[], weight tensor) RETURNS tensor
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_embedding(integer[], tensor) IS
-    'Row id of weight (V,C) for each id: ids (T) give (T,C); a few rows of a large stored table are read alone';
+    'Row id of weight (V,C) for each id: ids (T) give (T,C); of a large stored table only these rows are read if '
+    'they are few';
 CREATE FUNCTION pg_llm_dropout(x tensor, p real, training boolean DEFAULT true, seed bigint DEFAULT NULL)
     RETURNS tensor
     LANGUAGE c VOLATILE PARALLEL UNSAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_dropout(tensor, real, boolean, bigint) IS
-    'In training each element is 0 with probability p, else x / (1 - p); otherwise x itself; without a seed '
-    'random() gives one (Srivastava et al., 2014)';
+    'In training each element is 0 with probability p, else x / (1 - p); otherwise x itself; without a seed, '
+    'random() supplies one (Srivastava et al., 2014)';
 CREATE FUNCTION pg_llm_transpose(x tensor) RETURNS tensor
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_transpose_support
     AS 'MODULE_PATHNAME', 'tensor_transpose';
-COMMENT ON FUNCTION pg_llm_transpose(tensor) IS 'The last two axes change places: (...,M,N) becomes (...,N,M)';
+COMMENT ON FUNCTION pg_llm_transpose(tensor) IS 'Swaps the last two axes: (...,M,N) becomes (...,N,M)';
 CREATE FUNCTION pg_llm_ones_like(x tensor) RETURNS tensor
     LANGUAGE c STABLE STRICT PARALLEL SAFE SUPPORT tensor_same_shape_support AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_ones_like(tensor) IS 'A tensor of ones of the shape of x';
@@ -111,8 +113,8 @@ COMMENT ON FUNCTION pg_llm_embedding(integer[], bytea, integer) IS 'Row id of we
 CREATE FUNCTION pg_llm_dropout(x bytea, p real, training boolean, seed bigint DEFAULT NULL) RETURNS bytea
     LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_dropout';
 COMMENT ON FUNCTION pg_llm_dropout(bytea, real, boolean, bigint) IS
-    'In training each element is 0 with probability p, else x / (1 - p); otherwise x itself; without a seed '
-    'random() gives one';
+    'In training each element is 0 with probability p, else x / (1 - p); otherwise x itself; without a seed, '
+    'random() supplies one';
 CREATE FUNCTION pg_llm_transpose(x bytea, rows integer, cols integer) RETURNS bytea
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_transpose';
 COMMENT ON FUNCTION pg_llm_transpose(bytea, integer, integer) IS 'x (rows,cols) becomes (cols,rows)';

@@ -16,13 +16,13 @@ COMMENT ON FUNCTION pg_llm_add_backward(tensor, tensor, tensor) IS
 CREATE FUNCTION pg_llm_gelu_backward(x tensor, dy tensor, exact boolean DEFAULT false) RETURNS tensor
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_gelu_backward(tensor, tensor, boolean) IS
-    'dy times the slope of GELU at x, by tanh or exact, by erf: the shape of x';
+    'dy times the derivative of GELU at x, by tanh or exact, by erf: the shape of x';
 CREATE FUNCTION pg_llm_sigmoid_backward(y tensor, dy tensor) RETURNS tensor
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_sigmoid_backward(tensor, tensor) IS 'dy y (1 - y) for y = sigmoid(x): the shape of y';
 CREATE FUNCTION pg_llm_silu_backward(x tensor, dy tensor) RETURNS tensor
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION pg_llm_silu_backward(tensor, tensor) IS 'dy times the slope of SiLU at x: the shape of x';
+COMMENT ON FUNCTION pg_llm_silu_backward(tensor, tensor) IS 'dy times the derivative of SiLU at x: the shape of x';
 CREATE FUNCTION pg_llm_softmax_backward(y tensor, dy tensor, axis integer DEFAULT -1) RETURNS tensor
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_softmax_backward(tensor, tensor, integer) IS
@@ -63,10 +63,10 @@ COMMENT ON FUNCTION pg_llm_embedding_backward(integer[], tensor, integer) IS
 CREATE FUNCTION pg_llm_dropout_backward(dy tensor, p real, training boolean, seed bigint) RETURNS tensor
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_dropout_backward(tensor, real, boolean, bigint) IS
-    'dy / (1 - p) where the forward with this seed let the element stay, else 0; the shape of dy';
+    'dy / (1 - p) where the forward pass with this seed kept the element, else 0; the shape of dy';
 CREATE FUNCTION pg_llm_transpose_backward(dy tensor) RETURNS tensor
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION pg_llm_transpose_backward(tensor) IS 'The last two axes change back: (...,N,M) becomes (...,M,N)';
+COMMENT ON FUNCTION pg_llm_transpose_backward(tensor) IS 'Swaps the last two axes back: (...,N,M) becomes (...,M,N)';
 CREATE FUNCTION pg_llm_adamw_step(weight tensor, grad tensor, m tensor, v tensor, lr double precision,
     beta1 double precision, beta2 double precision, eps double precision, weight_decay double precision, step integer,
     OUT weight tensor, OUT m tensor, OUT v tensor)
@@ -78,7 +78,7 @@ COMMENT ON FUNCTION pg_llm_adamw_step(tensor, tensor, tensor, tensor, double pre
 CREATE FUNCTION pg_llm_grad_clip(grad tensor, clip double precision) RETURNS tensor
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_grad_clip(tensor, double precision) IS
-    'The gradient scaled down to the length clip where it is longer; the shape of grad';
+    'The gradient, scaled down to the norm clip if its norm is larger; the shape of grad';
 
 -- ---- over bytea ----
 
@@ -89,7 +89,7 @@ COMMENT ON FUNCTION pg_llm_matmul_backward(bytea, bytea, bytea, integer, integer
     'Gradients of a (m,k) @ b (k,n) from dc (m,n): da = dc @ b^T, db = a^T @ dc';
 CREATE FUNCTION pg_llm_gelu_backward(x bytea, dy bytea) RETURNS bytea
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_gelu_backward';
-COMMENT ON FUNCTION pg_llm_gelu_backward(bytea, bytea) IS 'dy times the slope of GELU (by tanh) at x';
+COMMENT ON FUNCTION pg_llm_gelu_backward(bytea, bytea) IS 'dy times the derivative of GELU (by tanh) at x';
 CREATE FUNCTION pg_llm_softmax_backward(y bytea, dy bytea) RETURNS bytea
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_softmax_backward';
 COMMENT ON FUNCTION pg_llm_softmax_backward(bytea, bytea) IS
@@ -115,9 +115,11 @@ COMMENT ON FUNCTION pg_llm_adamw_step(bytea, bytea, bytea, bytea, real, real, re
     'Weight and moments after one AdamW step (Loshchilov and Hutter, 2019); step counts from 1';
 CREATE FUNCTION pg_llm_grad_clip(grad bytea, clip real) RETURNS bytea
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_grad_clip';
-COMMENT ON FUNCTION pg_llm_grad_clip(bytea, real) IS 'The gradient scaled down to the length clip where it is longer';
+COMMENT ON FUNCTION pg_llm_grad_clip(bytea, real) IS
+    'The gradient, scaled down to the norm clip if its norm is larger';
 CREATE FUNCTION pg_llm_lr_schedule(step integer, warmup integer, total integer, lr_max real, lr_min real DEFAULT 0)
     RETURNS real
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_lr_schedule(integer, integer, integer, real, real) IS
-    'Learning rate of a step counted from 1: a line up to lr_max at warmup, then a cosine down to lr_min at total';
+    'Learning rate of a step counted from 1: linear warmup to lr_max at step warmup, then cosine decay to lr_min at '
+    'step total';

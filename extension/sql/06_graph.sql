@@ -3,8 +3,7 @@
 CREATE FUNCTION llm_default_model() RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE RETURN pg_catalog.current_setting('pg_llm.default_model');
 COMMENT ON FUNCTION llm_default_model() IS
-    'The model that functions use when none is named: the setting pg_llm.default_model, gpt2-small where nobody set '
-    'it';
+    'The model that functions use when none is named: the setting pg_llm.default_model, gpt2-small by default';
 
 CREATE FUNCTION _llm_begin_change() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'llm_begin_change';
@@ -16,7 +15,7 @@ COMMENT ON FUNCTION _llm_begin_change() IS 'Trigger: a command starts or ends on
 CREATE FUNCTION _llm_touch_version() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'llm_touch_version';
 COMMENT ON FUNCTION _llm_touch_version() IS
-    'Trigger: raises llm_model_version of the changed row''s model, once per command';
+    'Trigger: increases llm_model_version of the changed row''s model, once per command';
 
 CREATE FUNCTION _llm_check_graph() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'llm_check_graph';
@@ -66,7 +65,7 @@ CREATE FUNCTION llm_param_shapes(model text, OUT name text, OUT shape int[], OUT
     RETURNS SETOF record
     LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_param_shapes(text) IS
-    'The parameters a model''s graph asks for: name, shape in numbers, how they start';
+    'The parameters of a model''s graph: name, shape as integers, initialisation';
 
 INSERT INTO llm_op (op, min_inputs, max_inputs, shape_rule, formula, gradient, attributes) VALUES
     ($$input$$, 0, 0, $$declared by the attribute shape$$, $$x$$, $$\text{none: an input is data}$$,

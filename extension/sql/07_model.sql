@@ -163,7 +163,8 @@ COMMENT ON FUNCTION llm_create_model(text, int, int, int, int, int, int, text, j
 CREATE FUNCTION _llm_init_tensor(name text, shape int[], init text, std float8, seed bigint) RETURNS tensor
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'llm_init_tensor';
 COMMENT ON FUNCTION _llm_init_tensor(text, int[], text, float8, bigint) IS
-    'A parameter''s first value: normal numbers of a seed and the parameter''s name, zeros or ones';
+    'A parameter''s initial value: normal random numbers that depend on a seed and the parameter''s name, zeros or '
+    'ones';
 
 CREATE FUNCTION llm_init_model(model text, seed bigint DEFAULT 0) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

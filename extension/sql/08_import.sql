@@ -103,7 +103,7 @@ CREATE FUNCTION _llm_import_tensors(tensors jsonb)
 $$;
 COMMENT ON FUNCTION _llm_import_tensors(jsonb) IS
     'A file''s tensors under GPT-2''s names: without the transformer. prefix, the causal masks that old checkpoints '
-    'carry, and the optimizer''s moments in our own';
+    'carry, and the optimizer''s moments in pg_llm''s own';
 
 CREATE FUNCTION _llm_import_list(items text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -253,7 +253,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _llm_import_check(text, jsonb, boolean) IS
-    'Names every tensor of a file that is missing, surplus or of another shape than the model''s graph asks for';
+    'Names every tensor of a file that is missing, surplus or of another shape than the model''s graph requires';
 
 CREATE FUNCTION _llm_import_begin(model text, tensors jsonb, config jsonb, head_is_wte boolean)
     RETURNS TABLE (name text, "position" int, shape int[])
@@ -353,7 +353,8 @@ CREATE FUNCTION _llm_export_rows(model text) RETURNS TABLE (name text, owner_mod
     ORDER BY g.id
 $$;
 COMMENT ON FUNCTION _llm_export_rows(text) IS
-    'A model''s parameters in graph order, whose rows hold them, and their shapes (NULL: no value)';
+    'A model''s parameters in graph order, the model and name whose row stores each, and their shapes (NULL: no '
+    'value)';
 
 CREATE FUNCTION _llm_export_check(model text) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -374,7 +375,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION _llm_export_check(text) IS
-    'Errors unless every parameter of a model has a value; names those without';
+    'Raises an error unless every parameter of a model has a value; names those without';
 
 CREATE FUNCTION _llm_export_begin(model text)
     RETURNS TABLE (name text, owner_model text, owner_name text, shape int[], config text)
@@ -413,8 +414,8 @@ CREATE FUNCTION pg_llm_export_safetensors(path text, model text, OUT tensors int
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_export_safetensors(text, text) IS
     'Writes a model to a .safetensors file of the server, or as model.safetensors and config.json into an existing '
-    'folder; a reader never sees half a file';
+    'folder; a reader never sees an incomplete file';
 CREATE FUNCTION pg_llm_export_npz(path text, model text, OUT tensors int, OUT parameters bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_export_npz(text, text) IS
-    'Writes a model to an .npz file of the server that numpy.load reads; a reader never sees half a file';
+    'Writes a model to an .npz file of the server that numpy.load reads; a reader never sees an incomplete file';

@@ -37,12 +37,12 @@ COMMENT ON FUNCTION llm_decode_bytes(int[], text) IS 'Token ids (T) to exactly t
 CREATE FUNCTION llm_token_text(token_id int, model text DEFAULT @extschema@.llm_default_model()) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL SAFE COST 10 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_token_text(int, text) IS
-    'One token to read: its text, with control characters and bytes that are no UTF-8 written \n, \t or \xhh';
+    'A token in readable form: its text, with control characters and bytes that are no UTF-8 written \n, \t or \xhh';
 
 CREATE FUNCTION llm_pretokenize(text text, OUT "position" int, OUT piece text) RETURNS SETOF record
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE ROWS 100 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_pretokenize(text) IS
-    'The pieces GPT-2''s pattern cuts text into, in order, position from 1; merges never cross pieces';
+    'The pieces into which GPT-2''s pattern splits text, in order, position from 1; merges never cross pieces';
 
 CREATE FUNCTION llm_bpe_steps(word text, model text DEFAULT @extschema@.llm_default_model(), OUT step int,
     OUT rank int, OUT left_token text, OUT right_token text, OUT tokens text[]) RETURNS SETOF record
@@ -61,4 +61,4 @@ BEGIN ATOMIC
     ORDER BY 1;
 END;
 COMMENT ON FUNCTION llm_tokenize(text, text) IS
-    'The tokens of a text as rows: position from 1, the piece it came from, id, and the token to read';
+    'The tokens of a text as rows: position from 1, the piece it came from, id, and the token in readable form';

@@ -13,7 +13,7 @@ CREATE FUNCTION _llm_generate_rows(prompt text, max_tokens int, temperature floa
     RETURNS SETOF record
     LANGUAGE c VOLATILE ROWS 64 AS 'MODULE_PATHNAME', 'llm_generate_rows';
 COMMENT ON FUNCTION _llm_generate_rows(text, int, float8, int, float8, text, int, bigint) IS
-    'What llm_generate_stream selects from';
+    'The rows that llm_generate_stream returns';
 
 -- A plain SQL function that the planner inlines: a set-returning function in FROM would be materialised
 -- before its first row is sent. Hence no STRICT, no SET, no SECURITY DEFINER here, and the C function in a
@@ -27,7 +27,8 @@ CREATE FUNCTION llm_generate_stream(prompt text, max_tokens int DEFAULT NULL, te
         SELECT @extschema@._llm_generate_rows(prompt, max_tokens, temperature, topk, topp, model, eos, seed) AS r) AS g
 $$;
 COMMENT ON FUNCTION llm_generate_stream(text, int, float8, int, float8, text, int, bigint) IS
-    'llm_generate, one row per token as it is made: text is the whole text so far, token the piece that came';
+    'llm_generate, with one row per token as soon as it is sampled: text is the whole text so far, token its newest '
+    'piece';
 
 CREATE FUNCTION llm_next_tokens(prompt text, k int DEFAULT 10, model text DEFAULT @extschema@.llm_default_model(),
     OUT rank int, OUT token_id int, OUT token text, OUT probability float8) RETURNS SETOF record

@@ -4,9 +4,9 @@ CREATE FUNCTION llm_bpe_train(corpus text, vocab_size int, model text, specials 
     truncate boolean DEFAULT false) RETURNS int
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_bpe_train(text, int, text, text[], boolean) IS
-    'Learns a byte-level tokenizer from the texts of a query (corpus: ''SELECT body FROM documents''): 256 bytes, '
-    'then the most frequent pair again and again (the lowest ids of equals), then the special tokens; returns the '
-    'number of tokens. truncate replaces a tokenizer of that name';
+    'Trains a byte-level tokenizer on the texts of a query (corpus: ''SELECT body FROM documents''): 256 bytes, then '
+    'repeatedly the most frequent pair (the lowest ids among equals), then the special tokens; returns the number of '
+    'tokens. truncate replaces a tokenizer of that name';
 
 CREATE FUNCTION llm_end_token(model text DEFAULT @extschema@.llm_default_model()) RETURNS int
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -41,7 +41,7 @@ ALTER SEQUENCE llm_dataset_id_seq OWNED BY llm_dataset.id;
 CREATE INDEX llm_dataset_dataset_id_idx ON llm_dataset (dataset, id);
 COMMENT ON TABLE llm_dataset IS 'A training sequence: tokens (T) and, for each, the token that follows';
 COMMENT ON COLUMN llm_dataset.dataset IS
-    'The name that sequences are trained on by; those of name-validation are held out of it';
+    'The name by which training selects its sequences; those of name-validation are held out';
 COMMENT ON COLUMN llm_dataset.target IS 'The token that follows each of tokens; negative: left out of the loss';
 
 SELECT pg_catalog.pg_extension_config_dump('llm_dataset', '');
@@ -53,7 +53,6 @@ CREATE FUNCTION llm_dataset_load(dataset text, corpus text, model text DEFAULT @
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_dataset_load(text, text, text, int, int, float8, boolean) IS
     'Encodes the texts of a query (corpus: ''SELECT body FROM documents'') into rows of llm_dataset: tokens '
-    '(block_size; NULL: the model''s n_positions) and targets shifted by one, texts one behind the other with the '
-    'end token after each, the last row padded with target -1. overlap: tokens that a row has again of the one '
-    'before; validation: the fraction of rows, spread evenly, that go to dataset-validation; truncate deletes both '
-    'first';
+    '(block_size; NULL: the model''s n_positions) and targets shifted by one, texts joined, with the end token after '
+    'each, the last row padded with target -1. overlap: tokens that a row repeats from the one before; validation: '
+    'the fraction of rows, spread evenly, that are stored as dataset-validation; truncate deletes both first';

@@ -29,7 +29,7 @@ COMMENT ON TABLE llm_train_run IS
 COMMENT ON SEQUENCE llm_train_run_run_seq IS 'Source of llm_train_run.run';
 COMMENT ON COLUMN llm_train_run.dataset IS 'Where its rows come from; NULL: single rows, by llm_train_step';
 COMMENT ON COLUMN llm_train_run.dataset_rows IS
-    'How many rows the dataset had when the run began; with others the order of rows is another';
+    'How many rows the dataset had when the run began; with another number the order of rows differs';
 COMMENT ON COLUMN llm_train_run.first_step IS
     'The model''s step before the run: step first_step + i is the i-th of the schedule';
 COMMENT ON COLUMN llm_train_run.n_steps IS 'How many steps the run has when it is complete';
@@ -65,7 +65,7 @@ CREATE FUNCTION _llm_recipe(model text, name text, value float8, otherwise float
         WHERE config.model = _llm_recipe.model), otherwise)
 $$;
 COMMENT ON FUNCTION _llm_recipe(text, text, float8, float8) IS
-    'A training number: the value given, else the model''s recipe, else the kit''s default';
+    'A training argument: the value given, else the model''s recipe, else pg_llm''s default';
 
 CREATE FUNCTION _llm_train_plan(model text, n_steps bigint, n_layer int, n_head int, d int, vocab int,
     dropout_p float8, beta1 float8, beta2 float8, eps float8, wd float8, lr_max float8, warmup bigint,
@@ -110,8 +110,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _llm_train_plan(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8,
     bigint, float8, int, int, text, bigint, float8) IS
-    'The arguments of a training call resolved: what is left out comes from the model''s recipe, then from the '
-    'kit''s defaults';
+    'The arguments of a training call resolved: what is left out comes from the model''s recipe, then from pg_llm''s '
+    'defaults';
 
 CREATE FUNCTION _llm_train_begin(plan llm_train_run, step bigint, resume boolean, OUT run bigint,
     OUT first_step bigint)
@@ -186,8 +186,8 @@ BEGIN
     RETURN @extschema@.llm_trace(model, tokens, targets, last.positions);
 END $$;
 COMMENT ON FUNCTION _llm_train_trace(text) IS
-    'Records the forward of a model over the rows of its last training step (of the first micro-batch), with the '
-    'weights that it has now and without dropout; returns the run';
+    'Records the forward pass of a model over the rows of its last training step (of the first micro-batch), with '
+    'its present weights and without dropout; returns the run';
 
 CREATE FUNCTION llm_train_step(model text, batch_id bigint, lr_max float8 DEFAULT NULL, beta1 float8 DEFAULT NULL,
     beta2 float8 DEFAULT NULL, eps float8 DEFAULT NULL, wd float8 DEFAULT NULL, grad_clip float8 DEFAULT NULL,
@@ -245,14 +245,15 @@ END $$;
 COMMENT ON FUNCTION llm_train(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8,
     bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, boolean) IS
     'Trains for n_steps more in one transaction and returns the last loss; what is left out comes from the model''s '
-    'recipe, then from the kit''s defaults. grad_workers: threads; prune_workers: prunes finished runs of the tape '
-    'first, with so many threads; trace: records the last step''s forward as a run; notice_every: steps between '
-    'NOTICEs (NULL: a tenth of them, 0: none); wait: until another training of the model has ended';
+    'recipe, then from pg_llm''s defaults. grad_workers: threads; prune_workers: prunes finished runs of the tape '
+    'first, with this many threads; trace: records the last step''s forward pass as a run; notice_every: steps '
+    'between NOTICEs (NULL: a tenth of them, 0: none); wait: until another training of the model has ended';
 
 CREATE FUNCTION llm_train_lock(model text, wait boolean DEFAULT false) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_train_lock(text, boolean) IS
-    'Takes the right to train a model until the transaction ends; an error that names who has it, or (wait) waits';
+    'Acquires the right to train a model until the transaction ends; if another session has it, raises an error that '
+    'names that session, or waits (wait)';
 
 -- No SET clause and no SECURITY DEFINER on either procedure: PostgreSQL forbids COMMIT inside them.
 CREATE PROCEDURE _llm_train_loop_steps(plan llm_train_run, commit_every bigint, grad_workers int, notice_every bigint,
@@ -285,12 +286,12 @@ BEGIN
 END $$;
 COMMENT ON PROCEDURE llm_train_loop(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8,
     bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, bigint, boolean, boolean, bigint) IS
-    'Trains as llm_train does, committing as it goes: every commit_every steps, or each second or more, when '
-    'computing has taken ten times as long as the last write. A run is n_steps long in all: called again with the '
-    'same arguments while the model''s newest run is not complete, it goes on with that run to the same bits '
-    '(resume => false begins anew); when it is complete, the call is another run of n_steps more. until_step: a '
-    'step of the model, as llm_train_log counts them, at which the call ends if the run has not ended before; the '
-    'same call without it, or with a later one, goes on, to the same bits while the dataset has the same rows';
+    'Trains as llm_train does, committing while it trains: every commit_every steps, or by default after a second or '
+    'more, once computing has taken ten times as long as the last write. A run is n_steps long in all: called again '
+    'with the same arguments while the model''s newest run is not complete, it continues that run to the same bits '
+    '(resume => false begins anew); when it is complete, the call starts another run of n_steps. until_step: a step '
+    'of the model, as llm_train_log counts them, at which the call ends if the run has not ended before; the same '
+    'call without it, or with a later one, continues, to the same bits as long as the dataset has the same rows';
 
 CREATE FUNCTION llm_dataset_loss(model text, dataset text, max_rows bigint DEFAULT NULL, OUT loss float8,
     OUT tokens bigint)

@@ -52,7 +52,7 @@ BEGIN
     RETURN found;
 END $$;
 COMMENT ON FUNCTION _llm_param_shape(text, text) IS
-    'The shape that a model''s graph gives a parameter; an error where it has none of that name';
+    'The shape that a model''s graph gives a parameter; an error if it has none of that name';
 
 CREATE FUNCTION llm_share_param(source_model text, source_name text, target_model text, target_name text) RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -102,9 +102,10 @@ BEGIN
     DELETE FROM @extschema@.llm_param AS p WHERE (p.model, p.name) = (target_model, target_name);
 END $$;
 COMMENT ON FUNCTION llm_share_param(text, text, text, text) IS
-    'From now on the target parameter is the source''s storage: read, trained and changed as one, its gradients '
-    'added to the source''s. Both have one shape. The target''s own row of llm_param is deleted, and what was '
-    'stored in it is stored in the source; a source that is itself shared stands for its own source';
+    'Stores the target parameter in the source: from now on both are read, trained and changed as one, and the '
+    'target''s gradients are added to the source''s. Both must have the same shape. The target''s own row of '
+    'llm_param is deleted, and parameters that were stored in it are stored in the source; a source that is itself '
+    'shared stands for its own source';
 
 CREATE FUNCTION llm_unshare_param(target_model text, target_name text, copy_optimizer_state boolean DEFAULT false)
     RETURNS void
@@ -135,8 +136,8 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION llm_unshare_param(text, text, boolean) IS
-    'Gives a shared parameter a row of its own again: a copy of the source''s values, and of its moments and step '
-    'if asked (else it starts without)';
+    'Gives a shared parameter a row of its own again: a copy of the source''s values, and of its moments and step if '
+    'asked for (otherwise it has none)';
 
 CREATE FUNCTION _llm_check_model(model text) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -149,7 +150,7 @@ BEGIN
             HINT = 'SELECT model FROM llm_model_config lists the models.';
     END IF;
 END $$;
-COMMENT ON FUNCTION _llm_check_model(text) IS 'An error where there is no such model';
+COMMENT ON FUNCTION _llm_check_model(text) IS 'Raises an error if there is no such model';
 
 CREATE FUNCTION llm_zero_grad(model text) RETURNS bigint
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
@@ -182,5 +183,5 @@ BEGIN
     RETURN n;
 END $$;
 COMMENT ON FUNCTION llm_reset_optimizer(text) IS
-    'Forgets AdamW''s moments of a model''s own parameters and sets their step to 0; weights stay. Returns how many '
+    'Deletes AdamW''s moments of a model''s own parameters and sets their step to 0; weights stay. Returns how many '
     'had some';

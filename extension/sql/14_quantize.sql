@@ -4,15 +4,15 @@
 CREATE FUNCTION pg_llm_quantize(t tensor, format text, transposed boolean DEFAULT false) RETURNS tensor
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_quantize(tensor, text, boolean) IS
-    'A matrix (K,N), or (N,K) if transposed, with each number replaced by one near it that needs fewer bits: bf16, '
-    'the nearest float32 with 8 significant bits; or int8, a whole number from -127 to 127 times a scale for each '
-    '128 rows of a column, the largest magnitude / 127 rounded up to 8 significant bits';
+    'A matrix (K,N), or (N,K) if transposed, with each element rounded to a value that needs fewer bits: bf16, the '
+    'nearest float32 with 8 significant bits; or int8, an integer from -127 to 127 times a scale for each 128 rows '
+    'of a column, the largest magnitude / 127 rounded up to 8 significant bits';
 
 CREATE FUNCTION pg_llm_format(t tensor, transposed boolean DEFAULT false) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_format(tensor, boolean) IS
-    'The smallest format that holds every number of a matrix (K,N), or (N,K) if transposed, exactly: int8, bf16 or '
-    'float32. In this format the kernels read it';
+    'The smallest format that represents every element of a matrix (K,N), or (N,K) if transposed, exactly: int8, '
+    'bf16 or float32. The kernels read the matrix in this format';
 
 CREATE FUNCTION _llm_matmul_weights(model text) RETURNS TABLE (name text, transposed boolean)
     LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -73,9 +73,9 @@ BEGIN
     RETURN made;
 END $$;
 COMMENT ON FUNCTION llm_quantize(text, text, text) IS
-    'Makes a copy of a model, named target (NULL: the model''s name and the format), whose matmuls read bf16 or '
-    'int8 weights. The copy''s rows hold the numbers that the format does, in float32, and nothing else is stored: '
-    'sums stay float32, and every result is that of these rows. Returns the name';
+    'Makes a copy of a model, named target (NULL: the model''s name and the format), whose matmuls read bf16 or int8 '
+    'weights. The copy''s rows store the rounded values in float32, and nothing else is stored: sums are float32, '
+    'and every result is that of these rows. Returns the name';
 
 CREATE FUNCTION llm_quantization(model text, source text)
     RETURNS TABLE (name text, format text, bits float8, rms_error float8, max_error float8, source_rms float8)
@@ -92,7 +92,7 @@ CREATE FUNCTION llm_quantization(model text, source text)
         @extschema@.mean(q.data OPERATOR(@extschema@.*) q.data)::float8 AS source_square) AS e
 $$;
 COMMENT ON FUNCTION llm_quantization(text, text) IS
-    'What quantizing did to each matrix: the format it is read in, bits a weight with scales, root mean square and '
+    'What quantizing did to each matrix: the format it is read in, bits per weight with scales, root mean square and '
     'largest difference from the source model''s weight, and that weight''s own root mean square';
 
 CREATE FUNCTION llm_perplexity_change(model text, source text, dataset text, max_rows bigint DEFAULT NULL,

@@ -27,7 +27,8 @@ COMMENT ON TABLE llm_run IS
 COMMENT ON COLUMN llm_run.key IS
     'A random number that the values of this run carry: a value with another key is a constant';
 COMMENT ON COLUMN llm_run.open IS
-    'Whether the session pid goes on recording into it; it stays true where a session ended, or switched off by SET';
+    'Whether session pid is still recording into it; it stays true if the session ended, or switched recording off '
+    'by SET';
 
 CREATE UNLOGGED TABLE llm_tape (
     id      bigint PRIMARY KEY,
@@ -42,10 +43,10 @@ CREATE INDEX ON llm_tape (run);
 COMMENT ON TABLE llm_tape IS
     'An operation executed: what it is in llm_op, the graph node it computed, ids of the tensors read and made; '
     'unlogged and not dumped';
-COMMENT ON COLUMN llm_tape.id IS 'run * 1000000 + n; also the id of the first tensor it made';
+COMMENT ON COLUMN llm_tape.id IS 'run * 1000000 + n; also the id of the first tensor that it created';
 COMMENT ON COLUMN llm_tape.extra IS
-    'attrs: as in llm_graph; flops, bytes, microseconds; of attention model and tokens: whose tokens it reads and '
-    'their id';
+    'attrs: as in llm_graph; flops, bytes, microseconds; for attention also model and tokens: the model whose tokens '
+    'it reads, and their id';
 
 CREATE UNLOGGED TABLE llm_tensor_rt (
     id            bigint PRIMARY KEY,
@@ -62,8 +63,9 @@ COMMENT ON TABLE llm_tensor_rt IS
     'unlogged and not dumped';
 COMMENT ON COLUMN llm_tensor_rt.data IS 'NULL where llm_tensor_map says which parameter of llm_param it is';
 COMMENT ON COLUMN llm_tensor_rt.grad IS
-    'Of the number last walked back from; of a mapped leaf the sum since llm_accumulate_grads last took it';
-COMMENT ON COLUMN llm_tensor_rt.requires_grad IS 'Whether a leaf to differentiate leads to it';
+    'The gradient of the scalar of the last backward pass; for a mapped leaf the sum since the last '
+    'llm_accumulate_grads';
+COMMENT ON COLUMN llm_tensor_rt.requires_grad IS 'Whether it depends on a leaf to differentiate by';
 
 CREATE UNLOGGED TABLE llm_tensor_map (
     id          bigint PRIMARY KEY,
@@ -80,7 +82,7 @@ COMMENT ON TABLE llm_tensor_map IS
 COMMENT ON COLUMN llm_tensor_map.accumulated IS
     'false: its gradient, if it has one, waits for llm_accumulate_grads to add it to llm_param.grad';
 COMMENT ON COLUMN llm_tensor_map.version IS
-    'Tells the value that the parameter had from later ones (_llm_tensor_version)';
+    'Distinguishes the value that the parameter had from later ones (_llm_tensor_version)';
 
 -- ---- recording ----
 
@@ -126,8 +128,8 @@ COMMENT ON FUNCTION llm_trace(text, int[], int[], int[]) IS
 CREATE FUNCTION _llm_tensor_version(t tensor) RETURNS bigint
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'llm_tensor_version';
 COMMENT ON FUNCTION _llm_tensor_version(tensor) IS
-    'A number that tells a stored value from other ones without reading it: where its bytes lie, or a hash where it '
-    'is small';
+    'A number that distinguishes a stored value from others without reading it: the location of its bytes, or a hash '
+    'if it is small';
 
 CREATE FUNCTION llm_materialize_params(model text) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
@@ -163,14 +165,14 @@ COMMENT ON VIEW llm_tensor IS
 CREATE FUNCTION llm_backward(loss tensor, OUT name text, OUT grad tensor) RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_backward(tensor) IS
-    'Gradients of one recorded number with respect to every named leaf that leads to it, handed out, not '
-    'accumulated; closes the run';
+    'Gradients of a recorded scalar with respect to every named leaf that it depends on, returned, not accumulated; '
+    'closes the run';
 
 CREATE FUNCTION llm_backprop(tape_id bigint, model text) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_backprop(bigint, text) IS
-    'Walks the tape back from the number that operation tape_id made to the model''s parameters and writes '
-    'llm_tensor_rt.grad; returns how many tensors got one';
+    'Runs the backward pass from the scalar that operation tape_id computed to the model''s parameters and writes '
+    'llm_tensor_rt.grad; returns the number of tensors that have one';
 
 CREATE FUNCTION _llm_add_gradient(grad tensor, shape int[], more tensor, token_id int) RETURNS tensor
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'llm_add_gradient';
@@ -228,7 +230,7 @@ BEGIN
     RETURN n;
 END $$;
 COMMENT ON FUNCTION llm_accumulate_grads(text, int) IS
-    'Adds the gradients that this session''s runs found to llm_param.grad, in the order of their ids, of a shared '
+    'Adds the gradients that this session''s runs computed to llm_param.grad, in the order of their ids, of a shared '
     'parameter to its source; returns how many';
 
 CREATE FUNCTION _llm_own_run(pid int, started timestamptz) RETURNS boolean
@@ -255,5 +257,5 @@ BEGIN
     RETURN n;
 END $$;
 COMMENT ON FUNCTION llm_prune_autograd_state(int) IS
-    'Removes the runs of the session''s role with their tapes, but for those that a session is recording or working '
-    'on; returns how many';
+    'Removes the runs of the session''s role with their tapes, except those that a session is recording or using; '
+    'returns how many';

@@ -20,7 +20,7 @@ CREATE FUNCTION llm_tensor_label(name text, op text, id bigint, data tensor) RET
     RETURN coalesce(name, CASE WHEN op IS NULL AND @extschema@.ndim(data) = 0 THEN data::text END,
         coalesce(op, 'constant') || ' ' || id % 1000000);
 COMMENT ON FUNCTION llm_tensor_label(text, text, bigint, tensor) IS
-    'What a view calls a tensor: its name, the value of a lone number, or its operation and number';
+    'The label of a tensor in views: its name, the value of a scalar, or its operation and number';
 
 CREATE VIEW llm_tape_named WITH (security_invoker = true) AS
     SELECT t.run, t.id, t.op, llm_tensor_label(r.name, t.op, t.id, NULL) AS name,

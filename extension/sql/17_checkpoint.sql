@@ -27,9 +27,9 @@ COMMENT ON COLUMN llm_checkpoint.location IS
     '"where", which SQL reserves)';
 COMMENT ON COLUMN llm_checkpoint.sha256 IS
     'SHA-256 of the file''s bytes; of rows: as llm_model_sha256, over all of them';
-COMMENT ON COLUMN llm_checkpoint.model_sha256 IS 'What llm_model_sha256 said of the model';
+COMMENT ON COLUMN llm_checkpoint.model_sha256 IS 'llm_model_sha256 of the model';
 COMMENT ON COLUMN llm_checkpoint.log_id IS
-    'The model''s last row in llm_train_log then: llm_replay continues after it; NULL: there was none';
+    'The model''s last row in llm_train_log at that time: llm_replay continues after it; NULL: there was none';
 
 CREATE TABLE llm_checkpoint_model (
     checkpoint bigint PRIMARY KEY REFERENCES llm_checkpoint ON UPDATE CASCADE ON DELETE CASCADE,
@@ -115,13 +115,13 @@ CREATE FUNCTION _llm_checkpoint_facts(model text, OUT step bigint, OUT log_id bi
     FROM newest
 $$;
 COMMENT ON FUNCTION _llm_checkpoint_facts(text) IS
-    'What llm_checkpoint tells of a model besides its tensors, and the config.json of a checkpoint file';
+    'What llm_checkpoint stores about a model besides its tensors, and the config.json of a checkpoint file';
 
 CREATE FUNCTION _llm_checkpoint_write(id bigint, model text, format text, config text, OUT location text,
     OUT bytes bigint, OUT sha256 text, OUT model_sha256 text)
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'llm_checkpoint_write';
 COMMENT ON FUNCTION _llm_checkpoint_write(bigint, text, text, text) IS
-    'Writes a model''s tensors as safetensors, npz or rows, and says where and what they hash to; what '
+    'Writes a model''s tensors as safetensors, npz or rows, and returns their location and SHA-256; what '
     'llm_checkpoint_save calls';
 
 CREATE FUNCTION _llm_checkpoint_place(format text, location text) RETURNS text
@@ -149,8 +149,8 @@ BEGIN
     RETURN CASE WHEN in_file THEN coalesce(format, 'safetensors') ELSE 'rows' END;
 END $$;
 COMMENT ON FUNCTION _llm_checkpoint_place(text, text) IS
-    'The format a checkpoint gets: files where asked for, or where the role may write them and '
-    'pg_llm.checkpoint_dir is set; else rows';
+    'The format of a new checkpoint: a file if asked for, or if the role may write one and pg_llm.checkpoint_dir is '
+    'set; else rows';
 
 CREATE FUNCTION llm_checkpoint_save(model text, note text DEFAULT NULL, format text DEFAULT NULL,
     location text DEFAULT NULL) RETURNS bigint
@@ -179,9 +179,9 @@ BEGIN
     RETURN new_id;
 END $$;
 COMMENT ON FUNCTION llm_checkpoint_save(text, text, text, text) IS
-    'Keeps a model''s weights, moments and step, and returns the checkpoint''s id. format: safetensors or npz; '
+    'Saves a model''s weights, moments and step, and returns the checkpoint''s id. format: safetensors or npz; '
     'location: file or database; by default a safetensors file where the role may write one and '
-    'pg_llm.checkpoint_dir is set, else rows in the database. A rollback takes the file with it';
+    'pg_llm.checkpoint_dir is set, else rows in the database. A rollback removes the file';
 
 CREATE FUNCTION _llm_checkpoint_get(id bigint) RETURNS llm_checkpoint
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -224,7 +224,7 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION _llm_checkpoint_make(text, bigint) IS
-    'Makes the model of a checkpoint anew, under this name, where there is none';
+    'Creates the model of a checkpoint under this name if there is none';
 
 CREATE FUNCTION _llm_checkpoint_check(model text, id bigint) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -263,8 +263,8 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION _llm_checkpoint_check(text, bigint) IS
-    'Errors unless a model has the parameters of a checkpoint, by name and shape; warns where the rest of its graph '
-    'differs';
+    'Raises an error unless a model has the parameters of a checkpoint, by name and shape; warns if the rest of its '
+    'graph differs';
 
 CREATE FUNCTION _llm_checkpoint_read(id bigint, model text, location text, format text, sha256 text) RETURNS bigint
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'llm_checkpoint_read';
@@ -301,8 +301,9 @@ BEGIN
     RETURN saved.step;
 END $$;
 COMMENT ON FUNCTION llm_checkpoint_load(text, bigint) IS
-    'Brings back a checkpoint''s weights, moments and step into a model (of its parameters, or a new name: it is '
-    'then made), and returns the step; whatever is not what was saved is refused, and the model keeps its weights';
+    'Loads a checkpoint''s weights, moments and step into a model (one with the same parameters, or a new name: the '
+    'model is then created), and returns the step; a checkpoint that is not what was saved is refused, and the model '
+    'keeps its weights';
 
 CREATE FUNCTION _llm_checkpoint_remove(id bigint, location text) RETURNS boolean
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'llm_checkpoint_remove';
@@ -322,8 +323,8 @@ BEGIN
     DELETE FROM @extschema@.llm_checkpoint AS c WHERE c.id = id;
 END $$;
 COMMENT ON FUNCTION llm_checkpoint_delete(bigint) IS
-    'Forgets a checkpoint; its file goes when the transaction commits (a plain DELETE FROM llm_checkpoint leaves '
-    'the file)';
+    'Deletes a checkpoint; its file is removed when the transaction commits (a plain DELETE FROM llm_checkpoint '
+    'leaves the file)';
 
 CREATE FUNCTION _llm_replay_steps(model text, from_checkpoint bigint, log_ids bigint[], hashed bigint[])
     RETURNS TABLE (step bigint, loss real, logged real, matches boolean, model_sha256 text)
@@ -385,8 +386,8 @@ BEGIN
     RETURN ids;
 END $$;
 COMMENT ON FUNCTION _llm_replay_chain(text, bigint, bigint) IS
-    'The rows of llm_train_log that lead from a checkpoint to a step, in order; errors where one of them, or a row '
-    'it was trained on, is gone';
+    'The rows of llm_train_log that lead from a checkpoint to a step, in order; an error if one of them, or a row it '
+    'was trained on, is missing';
 
 CREATE FUNCTION llm_replay(model text, from_checkpoint bigint, to_step bigint DEFAULT NULL)
     RETURNS TABLE (step bigint, loss real, logged real, matches boolean, weights_match boolean, compared_with text)

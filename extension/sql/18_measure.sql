@@ -11,7 +11,7 @@ CREATE FUNCTION llm_measure_matmul(m int, k int, n int, repeats int DEFAULT 5, p
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'llm_measure_matmul_sql';
 COMMENT ON FUNCTION llm_measure_matmul(int, int, int, int, text) IS
     'GFLOP/s of (m,k) @ (k,n) with packed weights, or of its gradients dx (m,k) and dw (k,n) as training computes '
-    'them: the best of so many repeats';
+    'them: the best of this many repeats';
 
 CREATE FUNCTION llm_matmul_rung(a tensor, b tensor, rung text) RETURNS tensor
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
@@ -31,5 +31,5 @@ COMMENT ON FUNCTION llm_kernel_ladder(int, int, int) IS
 CREATE FUNCTION llm_memory(OUT pid int, OUT bytes bigint) RETURNS SETOF record
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_memory() IS
-    'What each session holds of pg_llm.server_memory_limit, by the process id that pg_stat_activity names: a role '
+    'What each session uses of pg_llm.server_memory_limit, by the process id that pg_stat_activity names: a role '
     'sees its own sessions, members of pg_read_all_stats see all';

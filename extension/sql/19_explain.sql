@@ -43,11 +43,11 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION llm_explain(text, text, text, int) IS
     'Where the time goes of SELECT llm_generate(prompt, 2, 0): prefill runs the prompt, decode one more token, '
-    'overhead is the rest of the statement, PostgreSQL''s own part among it; first is what the session''s first '
-    'such statement had around its ops. by op, part (one row for all layers) or node. share of the whole, of_peak '
-    'of the machine''s multiply-add peak, of_bandwidth of its memory reads (above 1: out of the cache); the fastest '
-    'of so many repeats. Each op runs by itself here; a run that nobody times computes bias, activation and '
-    'residual sum in one go with the product before them, to the same bits and a little faster';
+    'overhead is the rest of the statement, PostgreSQL''s own part included; first is that of the session''s first '
+    'such statement. by op, part (one row for all layers) or node. share of the whole, of_peak of the machine''s '
+    'multiply-add peak, of_bandwidth of its memory reads (above 1: out of the cache); the fastest of this many '
+    'repeats. Each op runs by itself here; an untimed run fuses bias, activation and residual sum with the matrix '
+    'product before them, with the same bits and a little faster';
 
 CREATE FUNCTION _llm_explain_time(microseconds float8) RETURNS text
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
@@ -55,7 +55,7 @@ CREATE FUNCTION _llm_explain_time(microseconds float8) RETURNS text
         WHEN microseconds >= 999.5 THEN to_char(microseconds / 1e3, 'FM9990.00') || ' ms'
         ELSE to_char(microseconds, 'FM9990.0') || ' us' END
 $$;
-COMMENT ON FUNCTION _llm_explain_time(float8) IS 'Microseconds as people read them: 1.20 s, 3.45 ms, 6.7 us';
+COMMENT ON FUNCTION _llm_explain_time(float8) IS 'Microseconds in readable form: 1.20 s, 3.45 ms, 6.7 us';
 
 CREATE FUNCTION llm_explain_text(model text DEFAULT @extschema@.llm_default_model(),
     prompt text DEFAULT 'Once upon a time', by text DEFAULT 'op', repeats int DEFAULT 3) RETURNS SETOF text
@@ -90,4 +90,4 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION llm_explain_text(text, text, text, int) IS
-    'llm_explain as text, a line a row, as EXPLAIN ANALYZE writes';
+    'llm_explain as text, one line per row, like EXPLAIN ANALYZE';

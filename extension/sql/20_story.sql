@@ -15,8 +15,8 @@ COMMENT ON FUNCTION llm_story_next(text) IS
 CREATE FUNCTION llm_story_token(story text) RETURNS TABLE (pos int, token text, true_logprob float8, kind text)
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE ROWS 112 AS 'MODULE_PATHNAME', 'llm_story_token_sql';
 COMMENT ON FUNCTION llm_story_token(text) IS
-    'Each token of a story or its beginning, from position 1, with the logarithm of its true probability in nats '
-    'and what predicting it asks for: syntax, choice, pronoun, song, object copy, surname copy, who, where, '
+    'Each token of a story or its beginning, from position 1, with the logarithm of its true probability in nats and '
+    'what predicting it requires: syntax, choice, pronoun, song, object copy, surname copy, who, where, '
     'where-by-holder or recipient';
 
 CREATE FUNCTION llm_story_floor(from_seed bigint, n int, OUT nats_per_token float8, OUT standard_error float8,

@@ -24,8 +24,8 @@ BEGIN
     RETURN rows;
 END $$;
 COMMENT ON FUNCTION llm_story_dataset(text, bigint, int, text) IS
-    'Appends the stories of n seeds to a dataset, one a row: tokens (T) from the story''s first, targets shifted by '
-    'one, the last the end token; returns the number of rows';
+    'Appends the stories of n seeds to a dataset, one per row: tokens (T) from the story''s first, targets shifted '
+    'by one, the last the end token; returns the number of rows';
 
 CREATE FUNCTION _llm_story_score(model text, from_seed bigint, n int, end_token int)
     RETURNS TABLE (kind text, tokens bigint, correct bigint, nats float8, true_nats float8, characters bigint)
@@ -70,6 +70,6 @@ CREATE FUNCTION llm_story_heads(model text DEFAULT @extschema@.llm_default_model
     SELECT a.* FROM @extschema@._llm_story_attention(model, from_seed, n, NULL) AS a
 $$;
 COMMENT ON FUNCTION llm_story_heads(text, bigint, int) IS
-    'Where each attention head looks while a model predicts what the stories of n seeds said before: its mean '
-    'attention, from 0 to 1, on the earlier places of the very token to come, by kind; for song, object copy and '
-    'surname copy only places right behind an earlier occurrence of the current token';
+    'What each attention head attends to while a model predicts words that the stories of n seeds repeat: its mean '
+    'attention, from 0 to 1, to the earlier positions of the token to be predicted, by kind; for song, object copy '
+    'and surname copy only to positions right after an earlier occurrence of the current token';
