@@ -16,9 +16,10 @@ BEGIN
         WHERE n.oid = '@extschema@'::regnamespace AND a.privilege_type = 'CREATE' AND NOT coalesce(r.rolsuper, false)
         ORDER BY 1 LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION 'role "%", which is no superuser, may create objects in schema @extschema@', item.who
+        RAISE EXCEPTION 'role "%", which is not a superuser, may create objects in schema @extschema@', item.who
             USING ERRCODE = 'insufficient_privilege',
-            DETAIL = 'What it makes there could run with the rights of whoever installs or calls pg_llm.',
+            DETAIL = 'Objects that it creates there could run with the rights of any role that installs or calls '
+            'pg_llm.',
             HINT = 'CREATE SCHEMA llm; CREATE EXTENSION pg_llm SCHEMA llm, with llm in search_path; '
             'or ALTER SCHEMA @extschema@ OWNER TO CURRENT_USER first.';
     END IF;
@@ -33,7 +34,7 @@ BEGIN
             AND t.typtype <> 'c' AND t.typcategory <> 'A') AS f (what, owner)
         JOIN pg_roles r ON r.oid = f.owner WHERE NOT r.rolsuper ORDER BY 1 LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION '% in schema @extschema@ belongs to role "%", which is no superuser', item.what, item.rolname
+        RAISE EXCEPTION '% in schema @extschema@ belongs to role "%", which is not a superuser', item.what, item.rolname
             USING ERRCODE = 'insufficient_privilege', HINT = 'It could run while pg_llm is installed. Install into a '
             'schema of its own: CREATE SCHEMA llm; CREATE EXTENSION pg_llm SCHEMA llm.';
     END IF;

@@ -136,7 +136,7 @@ BEGIN
     ELSIF d_model % n_head <> 0 THEN
         RAISE EXCEPTION 'd_model % does not divide into % heads', d_model, n_head
             USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'Each head takes d_model / n_head channels; choose a d_model that is a multiple of n_head.';
+            HINT = 'Each head has d_model / n_head channels; choose a d_model that is a multiple of n_head.';
     END IF;
     d_ff := coalesce(d_ff, 4 * d_model);
     options := coalesce(options, '{}');

@@ -28,7 +28,7 @@ BEGIN
     ELSIF coalesce(config ->> 'scale_attn_weights', 'true') <> 'true'
         OR coalesce(config ->> 'scale_attn_by_inverse_layer_idx', 'false') <> 'false'
         OR coalesce(config ->> 'add_cross_attention', 'false') <> 'false' THEN
-        RAISE EXCEPTION 'config.json asks for attention that GPT-2''s graph does not have'
+        RAISE EXCEPTION 'config.json requires attention that GPT-2''s graph does not have'
             USING ERRCODE = 'feature_not_supported',
                   DETAIL = 'scale_attn_weights must be true, scale_attn_by_inverse_layer_idx and '
                       'add_cross_attention false.';
@@ -59,7 +59,7 @@ BEGIN
         IF NOT activations ? (config ->> 'activation_function') THEN
             RAISE EXCEPTION 'config.json: activation_function is "%"', config ->> 'activation_function'
                 USING ERRCODE = 'feature_not_supported',
-                      HINT = 'Known are gelu_new (tanh), gelu (erf) and relu.';
+                      HINT = 'Supported are gelu_new (tanh), gelu (erf) and relu.';
         END IF;
         options := options || jsonb_build_object('activation', activations -> (config ->> 'activation_function'));
     END IF;
@@ -193,8 +193,8 @@ BEGIN
         RAISE NOTICE 'no config.json: took n_head = d_model/64 = %', n_head
             USING HINT = 'If that is wrong, drop the model and register it with llm_create_model before the import.';
     ELSIF n_head IS NULL THEN
-        RAISE EXCEPTION 'n_head of model "%" is unknown: the file has no config.json, and weights do not show it', model
-            USING ERRCODE = 'undefined_object',
+        RAISE EXCEPTION 'n_head of model "%" is unknown: the file has no config.json, and weights do not determine it',
+            model USING ERRCODE = 'undefined_object',
                   HINT = format('Register the model first: SELECT llm_create_model(%L, n_layer => %s, n_head => ?, '
                                 'd_model => %s, n_positions => %s, vocab => %s, d_ff => %s);',
                                 model, file ->> 'n_layer', d_model, file ->> 'n_positions', file ->> 'vocab',
@@ -304,9 +304,9 @@ BEGIN
     SELECT string_agg(s.target_name, ', ' ORDER BY s.target_name) INTO shared
     FROM @extschema@.llm_param_share AS s WHERE s.target_model = the_model;
     IF shared IS NOT NULL THEN
-        RAISE EXCEPTION 'parameters of model "%" are another model''s storage: %', the_model, shared
+        RAISE EXCEPTION 'parameters of model "%" are stored in another model: %', the_model, shared
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = 'Part them with llm_unshare_param first.';
+                  HINT = 'Separate them with llm_unshare_param first.';
     END IF;
     -- Gradients, moments and step belong to the replaced weights.
     DELETE FROM @extschema@.llm_param AS p WHERE p.model = the_model;
@@ -391,7 +391,7 @@ BEGIN
         OR EXISTS (SELECT t.name, t.op, t.inputs, t.attrs FROM @extschema@.llm_gpt2_graph(the_model) AS t
                    EXCEPT SELECT g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_graph AS g
                           WHERE g.model = the_model) THEN
-        RAISE WARNING 'the graph of model "%" is no longer GPT-2''s, and the file''s config.json cannot say so',
+        RAISE WARNING 'the graph of model "%" is no longer GPT-2''s, and the file''s config.json cannot express it',
             the_model USING HINT = 'The weights are written; keep the rows of llm_graph as well.';
     END IF;
     RETURN QUERY SELECT r.name, r.owner_model, r.owner_name, r.shape, the_config

@@ -80,14 +80,14 @@ BEGIN
     SELECT c.* INTO config FROM @extschema@.llm_model_config AS c WHERE c.model = model;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no model "%"', left(model, 100) USING ERRCODE = 'undefined_object',
-            HINT = 'llm_create_model and llm_init_model make one.';
+            HINT = 'llm_create_model and llm_init_model create one.';
     END IF;
     n_layer := coalesce(n_layer, config.n_layer);
     n_head := coalesce(n_head, config.n_head);
     d := coalesce(d, config.d_model);
     vocab := coalesce(vocab, config.vocab);
     IF (n_layer, n_head, d, vocab) <> (config.n_layer, config.n_head, config.d_model, config.vocab) THEN
-        RAISE EXCEPTION 'model "%" has n_layer %, n_head %, d %, vocab %; the call says %, %, %, %', model,
+        RAISE EXCEPTION 'model "%" has n_layer %, n_head %, d %, vocab %; the call has %, %, %, %', model,
             config.n_layer, config.n_head, config.d_model, config.vocab, n_layer, n_head, d, vocab
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave them out: they are taken from llm_model_config.';
     END IF;
@@ -135,7 +135,7 @@ BEGIN
             CASE WHEN logged <> step THEN ', as another run: it was at step ' || logged || ' of the model' END);
         IF last.dataset_rows <> plan.dataset_rows THEN
             RAISE WARNING 'dataset "%" had % rows when the run began and has % now', plan.dataset, last.dataset_rows,
-                plan.dataset_rows USING HINT = 'The order of rows is another than an uninterrupted run would have had.';
+                plan.dataset_rows USING HINT = 'The order of rows differs from that of an uninterrupted run.';
         END IF;
         plan.first_step := last.first_step;
         IF logged = step THEN
@@ -145,8 +145,8 @@ BEGIN
         END IF; -- otherwise the weights were set back to an earlier step: same schedule, separate log
     END IF;
     IF plan.warmup >= plan.n_steps AND plan.dataset IS NOT NULL THEN
-        RAISE NOTICE 'the warm-up (% steps) is as long as the run (% steps): the learning rate never gets beyond it',
-            plan.warmup, plan.n_steps USING HINT = 'Set warmup to a tenth of n_steps, say.';
+        RAISE NOTICE 'the warm-up (% steps) is as long as the run (% steps): the learning rate never decays',
+            plan.warmup, plan.n_steps USING HINT = 'For example, set warmup to a tenth of n_steps.';
     END IF;
     INSERT INTO @extschema@.llm_train_run AS r (model, dataset, dataset_rows, first_step, n_steps, lr_max, min_lr,
         warmup, beta1, beta2, eps, wd, grad_clip, dropout_p, batch_size, accumulation, seed, positions)

@@ -13,7 +13,7 @@ BEGIN
             '"%" of "%" is stored in "%" of "%" already',
             NEW.target_name, NEW.target_model, NEW.source_name, NEW.source_model, other.target_name, other.target_model,
             other.source_name, other.source_model USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'A source holds values of its own. llm_share_param follows such chains to their source.';
+            HINT = 'A source has values of its own. llm_share_param follows such chains to their source.';
     END IF;
     -- A change of the source also raises the version of the target, so a role must not attach its models to
     -- another role's.
@@ -88,7 +88,7 @@ BEGIN
             USING ERRCODE = 'undefined_object',
             HINT = 'SELECT model, name, shape(data) FROM llm_param lists those that have.';
     ELSIF holds <> wants THEN
-        RAISE EXCEPTION 'parameter "%" of model "%" has shape %, "%" of "%" wants %', root_name, root_model, holds,
+        RAISE EXCEPTION 'parameter "%" of model "%" has shape %, "%" of "%" requires %', root_name, root_model, holds,
             target_name, target_model, wants USING ERRCODE = 'array_subscript_error',
             HINT = 'Only parameters of the same shape can share one tensor.';
     END IF;

@@ -35,10 +35,10 @@ BEGIN
     IF model IS NULL OR format IS NULL THEN
         RAISE EXCEPTION 'model and format must not be NULL' USING ERRCODE = 'null_value_not_allowed';
     ELSIF format NOT IN ('bf16', 'int8') THEN
-        RAISE EXCEPTION '"%" is no format of weights', left(format, 100) USING ERRCODE = 'invalid_parameter_value',
+        RAISE EXCEPTION '"%" is not a format of weights', left(format, 100) USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Formats are bf16 (16 bits) and int8 (8.25 bits, scales included).';
     ELSIF NOT EXISTS (SELECT FROM @extschema@.llm_graph AS g WHERE g.model = model) THEN
-        RAISE EXCEPTION 'there is no model "%" to make a copy of', left(model, 100) USING ERRCODE = 'undefined_object',
+        RAISE EXCEPTION 'there is no model "%" to copy', left(model, 100) USING ERRCODE = 'undefined_object',
             HINT = 'SELECT model, count(*) FROM llm_param GROUP BY model lists those with weights.';
     END IF;
     INSERT INTO @extschema@.llm_model_config
@@ -48,7 +48,7 @@ BEGIN
         FROM @extschema@.llm_model_config AS c WHERE c.model = model
         ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is a model "%" already', left(made, 100) USING ERRCODE = 'duplicate_object',
+        RAISE EXCEPTION 'model "%" already exists', left(made, 100) USING ERRCODE = 'duplicate_object',
             HINT = 'Give the copy another name, llm_quantize(model, format, name), '
             'or delete the old one from llm_model_config.';
     END IF;

@@ -210,7 +210,7 @@ BEGIN
             SET grad = @extschema@._llm_add_gradient(p.grad, @extschema@.shape(p.data), item.grad, item.token_id)
             WHERE p.model = item.model AND p.name = item.name;
         IF NOT FOUND THEN
-            RAISE EXCEPTION 'model "%" has no parameter "%" to take the gradient of tensor %', item.model, item.name,
+            RAISE EXCEPTION 'model "%" has no parameter "%" for the gradient of tensor %', item.model, item.name,
                 item.id USING ERRCODE = 'undefined_object',
                 HINT = 'SELECT name FROM llm_param WHERE model = ... lists those it has.';
         END IF;
@@ -225,7 +225,7 @@ BEGIN
     PERFORM set_config('pg_llm.threads', threads, false);
     IF n = 0 THEN
         RAISE NOTICE 'no gradient of model "%" is waiting', model
-            USING HINT = 'llm_backprop(tape id, model) makes them; each is added once.';
+            USING HINT = 'llm_backprop(tape id, model) computes them; each is added once.';
     END IF;
     RETURN n;
 END $$;
@@ -244,7 +244,7 @@ DECLARE
 BEGIN
     IF workers < 1 OR workers > 1024 THEN
         RAISE EXCEPTION 'workers is %; it must be from 1 to 1024', workers USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'Leave it out: deleting rows takes one thread.';
+            HINT = 'Leave it out: deleting rows uses one thread.';
     END IF;
     -- A session that works on a run locks its row: neither session waits for the other while it holds rows of
     -- the tape.

@@ -132,8 +132,8 @@ BEGIN
     IF location NOT IN ('file', 'database') THEN
         RAISE EXCEPTION 'location is "%", expected ''file'' or ''database''', left(location, 100)
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'The kit names files itself, below pg_llm.checkpoint_dir; '
-                      'pg_llm_export_safetensors(path, model) writes where you say.';
+                  HINT = 'pg_llm names files itself, below pg_llm.checkpoint_dir; '
+                      'pg_llm_export_safetensors(path, model) writes to a path of your choice.';
     ELSIF format NOT IN ('safetensors', 'npz', 'rows') THEN
         RAISE EXCEPTION 'format is "%", expected ''safetensors'' or ''npz''', left(format, 100)
             USING ERRCODE = 'invalid_parameter_value',
@@ -249,7 +249,7 @@ BEGIN
     IF differences IS NOT NULL THEN
         RAISE EXCEPTION 'checkpoint % is of model "%", whose parameters are not those of model "%"', id, source, model
             USING ERRCODE = 'array_subscript_error', DETAIL = @extschema@._llm_import_list(differences),
-                  HINT = 'Load it under a name that is not taken: the model is then made as it was.';
+                  HINT = 'Load it under an unused name: the model is then created as it was.';
     END IF;
     SELECT array_agg(coalesce(s.name, g.name) ORDER BY coalesce(s.name, g.name)) INTO differences
         FROM (SELECT n ->> 'name', n -> 'op', n -> 'inputs', n -> 'attrs' FROM jsonb_array_elements(saved.graph) AS n)
@@ -258,7 +258,7 @@ BEGIN
         WHERE (s.op, s.inputs, s.attrs) IS DISTINCT FROM (to_jsonb(g.op), to_jsonb(g.inputs), g.attrs);
     IF differences IS NOT NULL THEN
         RAISE WARNING 'the graph of model "%" is not what it was when checkpoint % was saved: '
-            'the same weights compute something else', model, id
+            'the same weights compute something different', model, id
             USING DETAIL = 'Nodes that differ: ' || @extschema@._llm_import_list(differences);
     END IF;
 END $$;
@@ -379,9 +379,9 @@ BEGIN
             WHERE log.id = ANY (ids) AND NOT EXISTS (SELECT FROM @extschema@.llm_dataset AS d WHERE d.id = r.id)
             ORDER BY 1, 2 LIMIT 20) AS missing;
     IF gone IS NOT NULL THEN
-        RAISE EXCEPTION 'rows of llm_dataset that these steps were trained on are gone'
+        RAISE EXCEPTION 'rows of llm_dataset that these steps were trained on are missing'
             USING ERRCODE = '02000', DETAIL = gone,
-            HINT = 'Put them back with the same ids, or replay up to the step before (to_step).';
+            HINT = 'Restore them with the same ids, or replay up to the step before (to_step).';
     END IF;
     RETURN ids;
 END $$;

@@ -18,8 +18,8 @@ BEGIN
     IF by IS NULL OR by NOT IN ('op', 'part', 'node') THEN
         RAISE EXCEPTION 'by is %; it must be op, part or node', coalesce(quote_literal(left(by, 100)), 'NULL')
             USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'op: one row a kind of operation; part: one row for the same node of all layers; '
-            'node: one row each.';
+            HINT = 'op: one row per kind of operation; part: one row for the same node of all layers; '
+            'node: one row per node.';
     END IF;
     RETURN QUERY
     WITH rows AS MATERIALIZED (

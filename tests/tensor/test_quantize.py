@@ -136,14 +136,14 @@ def test_perplexity_tells_the_price(m):
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("SELECT llm_quantize('m', 'int4')", '"int4" is no format of weights'),
-        ("SELECT llm_quantize('nobody', 'int8')", 'there is no model "nobody" to make a copy of'),
+        ("SELECT llm_quantize('m', 'int4')", '"int4" is not a format of weights'),
+        ("SELECT llm_quantize('nobody', 'int8')", 'there is no model "nobody" to copy'),
         ("SELECT llm_quantize('m', NULL)", "model and format must not be NULL"),
-        ("SELECT llm_quantize('m', 'int8', 'm')", 'there is a model "m" already'),
+        ("SELECT llm_quantize('m', 'int8', 'm')", 'model "m" already exists'),
         ("SELECT llm_quantize('m', 'int8', '')", "violates check constraint"),
         ("SELECT pg_llm_quantize('[1,2,3]', 'int8')", r"shape \(3\) is not that of a matrix"),
         ("SELECT pg_llm_quantize('[[1,NaN]]', 'bf16')", "bf16 cannot hold element 2, nan"),
-        ("SELECT pg_llm_quantize('[[1,2]]', 'float32')", '"float32" is no format of weights'),
+        ("SELECT pg_llm_quantize('[[1,2]]', 'float32')", '"float32" is not a format of weights'),
         ("SELECT pg_llm_format('1')", "is not that of a matrix"),
     ],
 )

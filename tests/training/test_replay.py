@@ -178,7 +178,7 @@ def test_changed_data_is_told(m):
     if first > 1:
         good(replay(m, id, first - 1), 1, first - 1, {})
     m.execute("DELETE FROM llm_dataset WHERE id = %s", [used])
-    with pytest.raises(psycopg.errors.NoData, match="are gone") as error:
+    with pytest.raises(psycopg.errors.NoData, match="are missing") as error:
         replay(m, id)
     assert f"step {first}: row {used}" in error.value.diag.message_detail
 

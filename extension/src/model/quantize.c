@@ -35,9 +35,9 @@ pg_llm_quantize(PG_FUNCTION_ARGS)
 	int K, N;
 
 	if (format == LLM_FORMAT_COUNT || format == LLM_FLOAT32)
-		ereport(
-			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("\"%s\" is no format of weights", name),
-					   errhint("Formats are bf16 (16 bits) and int8 (8.25 bits, scales included).")));
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("\"%s\" is not a format of weights", name),
+				errhint("Formats are bf16 (16 bits) and int8 (8.25 bits, scales included).")));
 	MatrixOf(t, transposed, &K, &N);
 	t = PG_GETARG_TENSOR_REST(0, t);
 	out = TensorNew(2, t->dims);
