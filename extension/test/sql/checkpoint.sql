@@ -16,7 +16,7 @@ SELECT model, step, note, parameters, bytes, location, format, sha256, model_sha
 SELECT model_sha256 = llm_model_sha256('c') AS unchanged FROM llm_checkpoint ORDER BY id;
 SELECT count(*), count(*) FILTER (WHERE name LIKE 'optimizer.m.%') AS m FROM llm_checkpoint_param GROUP BY checkpoint ORDER BY checkpoint;
 
--- Every step again, from the log; then back to the third.
+-- Every step computed again from the log; then a return to the third step.
 SELECT step, loss, matches, weights_match, replace(compared_with, :'three', 'three') AS compared_with FROM llm_replay('c', :before);
 SELECT llm_checkpoint_load('c', :three);
 SELECT llm_model_sha256('c') = model_sha256 AS back FROM llm_checkpoint WHERE id = :three;
@@ -24,7 +24,7 @@ SELECT DISTINCT step FROM llm_param WHERE model = 'c';
 SELECT llm_checkpoint_load('copy', :three);
 SELECT llm_model_sha256('copy') = llm_model_sha256('c') AS same, llm_logits('{1,2}', 'copy') = llm_logits('{1,2}', 'c') AS logits;
 
--- What is refused, and why.
+-- Errors.
 SELECT llm_checkpoint_save('nobody');
 SELECT llm_checkpoint_save('gpt2-xl');
 SELECT llm_checkpoint_save('c', location => 'file');

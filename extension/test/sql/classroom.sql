@@ -1,4 +1,4 @@
--- The classroom's measures: rows of stories, accuracy by kind and loss beside the floor, where heads look.
+-- The classroom's measures: rows of stories, accuracy by kind and loss beside the floor, what heads attend to.
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
 DROP EXTENSION IF EXISTS pg_llm CASCADE; -- ids of rows count from 1
@@ -14,13 +14,13 @@ SELECT id, dataset, cardinality(tokens) AS "T", tokens[1:3] AS tokens, target[1:
     target[cardinality(target)] = llm_end_token('m') AS ends, llm_decode(tokens, 'm') = (llm_story(id - 1)).text AS same
 FROM llm_dataset ORDER BY id;
 
--- an untrained model knows nothing: log(791) = 6.67
+-- an untrained model predicts uniformly: log(791) = 6.67
 SELECT kind, tokens, correct, top1::numeric(5, 3), loss::numeric(8, 4), floor::numeric(8, 4) FROM llm_story_accuracy('m', -40, 40);
 SELECT tokens, loss::numeric(8, 4), floor::numeric(8, 4), above::numeric(8, 4), bits_per_character::numeric(8, 4),
     floor_bits::numeric(8, 4) FROM llm_story_loss('m', -40, 40);
 SELECT layer, head, kind, tokens, attention::numeric(8, 4) FROM llm_story_heads('m', -40, 40) WHERE kind IN ('song', 'who');
 
--- what is refused
+-- errors
 SELECT llm_story_accuracy('m', -1, 0);
 SELECT llm_story_accuracy('m', NULL, 1);
 SELECT llm_story_accuracy('nobody', -1, 1);

@@ -1,4 +1,4 @@
--- Data in SQL: a tokenizer learned from a query's texts, texts as rows to train on.
+-- Data in SQL: a tokenizer trained on a query's texts, texts as rows to train on.
 SET client_min_messages = warning;
 DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
 CREATE EXTENSION pg_llm;
@@ -9,7 +9,7 @@ CREATE TABLE rhyme (n int, line text);
 INSERT INTO rhyme VALUES (1, 'the cat sat on the mat'), (2, 'the hat sat on the cat'), (3, NULL), (4, ''),
     (5, 'that cat<|endoftext|>that hat');
 
--- The most frequent pair first; of equals the lowest ids.
+-- The most frequent pair first; the lowest ids among equals.
 SELECT llm_bpe_train('SELECT line FROM rhyme', 268, 'rhyme');
 SELECT rank, left_token, right_token FROM llm_bpe_merges WHERE model = 'rhyme' ORDER BY rank;
 SELECT token_id, token, bytes, rank FROM llm_bpe_vocab WHERE model = 'rhyme' AND (token_id IN (0, 64, 255) OR token_id > 264)
@@ -17,7 +17,7 @@ ORDER BY token_id;
 SELECT llm_encode('the cat<|endoftext|>sat', 'rhyme'), llm_encode('the cat<|endoftext|>sat', 'rhyme', true);
 SELECT llm_decode(llm_encode(E'h\u00e9 \t \U0001F642', 'rhyme'), 'rhyme') = E'h\u00e9 \t \U0001F642' AS every_byte_is_a_token;
 
--- The order of rows does not matter; nothing is learned across rows, nor from special tokens.
+-- The order of rows does not matter; no pair spans rows or special tokens.
 SELECT llm_bpe_train('SELECT line FROM rhyme ORDER BY n DESC', 268, 'backward');
 SELECT count(*) FROM llm_bpe_merges a JOIN llm_bpe_merges b USING (rank, left_token, right_token)
 WHERE a.model = 'rhyme' AND b.model = 'backward';
@@ -26,7 +26,7 @@ SELECT token_id, token FROM llm_bpe_vocab WHERE model = 'apart' AND token_id > 2
 SELECT llm_bpe_train($$SELECT repeat('-', 10000) FROM generate_series(1, 3)$$, 300, 'dashes', '{}');
 SELECT max(length(bytes)) FROM llm_bpe_vocab WHERE model = 'dashes';
 
--- A corpus that is no such query; a query may not write.
+-- Corpora that are not such a query; the query may not write.
 SELECT llm_bpe_train('the cat sat', 300, 'new');
 SELECT llm_bpe_train('', 300, 'new');
 SELECT llm_bpe_train('SELECT n FROM rhyme', 300, 'new');
@@ -55,13 +55,13 @@ SELECT count(*) FROM rhyme;
 -- Rows: each text is followed by the end token (259), targets are shifted by one, the last row is padded.
 SELECT * FROM llm_dataset_load('lines', 'SELECT line FROM rhyme WHERE n < 5 ORDER BY n', 'rhyme', 12);
 SELECT id, dataset, tokens, target FROM llm_dataset ORDER BY id;
--- An overlap, and rows held out, which share nothing with their neighbours.
+-- An overlap, and rows held out, which have no token in common with their neighbours.
 SELECT * FROM llm_dataset_load('lines', 'SELECT line FROM rhyme WHERE n < 5 ORDER BY n', 'rhyme', 8, 3, 0.25, true);
 SELECT dataset, tokens, target FROM llm_dataset ORDER BY id;
--- Loading again adds.
+-- Loading again appends.
 SELECT * FROM llm_dataset_load('lines', 'SELECT ''the''', 'rhyme', 8);
 SELECT count(*) FROM llm_dataset;
--- A model brings its block size and end token.
+-- A model determines block size and end token.
 SELECT llm_create_model('rhymer', 0, 1, 4, 16, 260, tokenizer => 'rhyme', options => '{"eos_token_id": 0}');
 SELECT llm_end_token('rhymer'), llm_end_token('rhyme'), llm_end_token('apart'), llm_end_token('nobody');
 SELECT * FROM llm_dataset_load('by model', 'SELECT line FROM rhyme WHERE n = 1', 'rhymer');
@@ -78,7 +78,7 @@ SELECT * FROM llm_dataset_load(NULL, 'SELECT line FROM rhyme', 'rhyme', 8);
 SELECT * FROM llm_dataset_load('x', 'SELECT line FROM rhyme WHERE n = 4', 'rhyme', 8);
 SELECT * FROM llm_dataset_load('x', 'SELECT line FROM rhyme WHERE n IN (1, 2)', 'dashes', 40);
 
--- What a row may not be.
+-- Rows that are refused.
 INSERT INTO llm_dataset (dataset, tokens, target) VALUES ('x', '{1,2}', '{2}');
 INSERT INTO llm_dataset (dataset, tokens, target) VALUES ('x', '{}', '{}');
 INSERT INTO llm_dataset (dataset, tokens, target) VALUES ('x', '{1,NULL}', '{1,2}');
@@ -104,7 +104,7 @@ RESET ROLE;
 DROP OWNED BY regress_learner;
 DROP ROLE regress_learner;
 
--- Undone with the transaction.
+-- Rolled back with the transaction.
 BEGIN;
 SELECT llm_bpe_train('SELECT line FROM rhyme', 261, 'rhyme', truncate => true), cardinality(llm_encode('the cat', 'rhyme'));
 ROLLBACK;

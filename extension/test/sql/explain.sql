@@ -1,4 +1,4 @@
--- Where the time goes, and the ladder of kernels: everything but the times.
+-- Where the time goes, and the matmul ladder: everything but the times.
 SET client_min_messages = warning;
 DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
 CREATE EXTENSION pg_llm;
@@ -29,7 +29,7 @@ SELECT regexp_replace(line, '\d+\.\d+ (s|ms|us)|\d+\.\d+ (tokens/s|%)|\s+\d+(\.\
     FROM llm_explain_text('costs', 'abcd') AS line WHERE line !~ '->';
 SELECT count(*) FROM llm_explain_text('costs', 'abcd', 'node', 1);
 SELECT t, _llm_explain_time(t) FROM unnest(ARRAY[0, 3.14, 999.4, 999.5, 1500, 999499, 999500, 12345678]::float8[]) AS t;
--- Looking changes nothing: the text is the one of an unwatched statement, and the seed's stream is where it was.
+-- Measuring changes nothing: the same text as without it, and the random stream is where it was.
 SELECT llm_generate('abcd', 5, 0, model => 'costs') = (SELECT llm_generate('abcd', 5, 0, model => 'costs') FROM llm_explain('costs', 'abcd', 'op', 1) LIMIT 1) AS same;
 
 SELECT refused($$SELECT llm_explain('costs', '')$$);
@@ -40,7 +40,7 @@ SELECT refused($$SELECT llm_explain('costs', 'a', NULL)$$);
 SELECT refused($$SELECT llm_explain('costs', 'a', repeats => 0)$$);
 SELECT refused($$SELECT llm_explain('costs', repeat('a', 17))$$);
 SELECT refused($$SELECT llm_explain('nobody', 'a')$$);
--- An error inside the watched statement leaves nothing watching.
+-- An error inside the measured statement ends the measurement.
 SELECT count(*) > 0 FROM llm_explain('costs', 'a', 'op', 1);
 
 SELECT step, rung, milliseconds > 0 AND gflops > 0 AS ran, same_bits, idea FROM llm_kernel_ladder(9, 130, 37);

@@ -1,4 +1,4 @@
--- Generation: greedy, sampled, as a stream, in beams; the next tokens; one choice.
+-- Generation: greedy, sampled, streamed, beam search; the next tokens; sampling one token.
 SET client_min_messages = warning;
 DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
 CREATE EXTENSION pg_llm;
@@ -33,7 +33,7 @@ SELECT llm_generate('', 5, 0), llm_generate('h', 5, 0);
 SELECT step, token, is_complete FROM llm_generate_stream('cab', 20, seed => 2);
 UPDATE llm_model_config SET options = '{}' WHERE model = 'abc';
 
--- A cursor takes rows as it likes.
+-- A cursor fetches rows in any number.
 BEGIN;
 DECLARE c CURSOR FOR SELECT step, text FROM llm_generate_stream('cab', 9, 0);
 FETCH 2 FROM c;
@@ -42,7 +42,7 @@ FETCH 2 FROM c;
 ROLLBACK;
 SELECT step, text FROM llm_generate_stream('cab', 9, 0) LIMIT 4;
 
--- One choice from logits.
+-- Sampling one token from logits.
 SELECT pg_llm_sample('[1,3,2]'::tensor, 0), pg_llm_sample('[1,3,3]'::tensor, 0), pg_llm_sample('[1,3,2]'::tensor, topk => 1);
 SELECT pg_llm_sample('[0,0,0,0]'::tensor, seed => s) AS choice, count(*) FROM generate_series(1, 1000) AS s
     GROUP BY choice ORDER BY choice;
@@ -50,7 +50,7 @@ SELECT pg_llm_sample('[1,2,3,4]'::tensor, 1, NULL, 0.7, s) AS choice, count(*) F
     GROUP BY choice ORDER BY choice;
 SELECT pg_llm_sample('[1,2,3,4]'::tensor::bytea, 1, 2, NULL, 5) = pg_llm_sample('[1,2,3,4]'::tensor, 1, 2, NULL, 5);
 
--- Refusals.
+-- Errors.
 SELECT llm_generate('cab', 23);
 SELECT llm_generate('cab', -1);
 SELECT llm_generate(repeat('a', 25));

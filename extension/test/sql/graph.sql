@@ -1,4 +1,4 @@
--- Architectures as rows: GPT-2's graph, inferred shapes, edits, and what a graph is refused for.
+-- Architectures as rows: GPT-2's graph, inferred shapes, edits, and graphs that are refused.
 SET client_min_messages = warning;
 DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
 CREATE EXTENSION pg_llm;
@@ -20,7 +20,7 @@ UPDATE llm_graph SET attrs = attrs || '{"window": 2, "head_mask": [1, 0]}' WHERE
 SELECT name, op, shape FROM llm_graph WHERE model = 'g' AND name IN ('around', 'h.0.mlp.act') ORDER BY name;
 SELECT shape(llm_logits(ARRAY[1, 2, 3], 'g'));
 
--- What does not fit is refused when it is written, with the node and both shapes.
+-- Shapes that do not fit are refused when they are written; the error names the node and both shapes.
 UPDATE llm_graph SET op = 'swish' WHERE model = 'g' AND op = 'relu';
 UPDATE llm_graph SET inputs[2] = 'nowhere' WHERE model = 'g' AND name = 'around';
 UPDATE llm_graph SET inputs = '{h.0}' WHERE model = 'g' AND name = 'around';
@@ -33,7 +33,7 @@ UPDATE llm_graph SET attrs = '{"n_head": 2, "windwo": 2}' WHERE model = 'g' AND 
 UPDATE llm_graph SET attrs = '{"shape": ["V", "C+1"]}' WHERE model = 'g' AND name = 'wte.weight';
 UPDATE llm_model_config SET d_model = 5, n_head = 1 WHERE model = 'g';
 
--- Several statements in one change: checked when the transaction ends, or when asked for.
+-- A change of several statements is checked when the transaction ends, or on request.
 BEGIN;
 SET CONSTRAINTS llm_graph_fits DEFERRED;
 DELETE FROM llm_graph WHERE model = 'g' AND name = 'around';
@@ -46,7 +46,7 @@ UPDATE llm_graph SET inputs[1] = 'h.0' WHERE model = 'g' AND name = 'ln_f';
 COMMIT;
 SELECT shape(llm_logits(ARRAY[1, 2, 3], 'g'));
 
--- A graph that is no GPT: the mean colour of a picture says what it shows.
+-- A graph that is not a GPT: the mean colour of an image classifies it.
 INSERT INTO llm_model_config VALUES ('picture', 0, 1, 3, 12, 1, 2);
 BEGIN;
 SET CONSTRAINTS llm_graph_fits DEFERRED;
@@ -64,7 +64,7 @@ SELECT llm_eval('picture', 'logits', '{"pixels": [[[1,0,0],[1,0,1]]], "pool": [[
 SELECT llm_eval('picture', 'which', '{"pixels": [[[1,0,0],[1,0,1]]], "pool": [[[0.5,0.5]]]}');
 SELECT llm_eval('picture', 'which', '{"pixels": [[[1,0,0],[1,0,1]]], "pool": [[[0.5,0.5,0.5]]]}');
 
--- Models come and go with their config row.
+-- A model's rows are deleted with its config row.
 UPDATE llm_model_config SET model = 'h' WHERE model = 'g';
 SELECT model, count(*) FROM llm_graph WHERE model IN ('g', 'h', 'picture') GROUP BY model ORDER BY model;
 DELETE FROM llm_model_config WHERE model IN ('h', 'picture');

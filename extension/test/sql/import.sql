@@ -1,11 +1,11 @@
--- Checkpoints in and out: what SQL decides about a file, and a way through both formats by path.
+-- Import and export of checkpoints: what SQL decides about a file, and both formats written and read by path.
 SET client_min_messages = warning;
 DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
 CREATE EXTENSION pg_llm;
 RESET client_min_messages;
 \set SHOW_CONTEXT never
 
--- What config.json says, in our words.
+-- config.json as columns and options of llm_model_config.
 SELECT _llm_import_config('{"model_type": "gpt2", "vocab_size": 11, "n_ctx": 7, "n_embd": 6, "n_layer": 2, "n_head": 3,
     "n_inner": null, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-05, "tie_word_embeddings": false,
     "eos_token_id": [4, 5]}');
@@ -15,12 +15,12 @@ SELECT _llm_import_config('{"n_head": 2.5}');
 SELECT _llm_import_config('{"model_type": "llama"}');
 SELECT _llm_import_config('{"activation_function": "silu"}');
 
--- Names, and what is left aside.
+-- Names of tensors, and the ones that are ignored.
 SELECT * FROM _llm_import_tensors('[{"name": "transformer.wte.weight", "dtype": "F16", "shape": [11, 6]},
     {"name": "h.0.attn.bias", "dtype": "U8", "shape": [1, 1, 7, 7]}, {"name": "h.0.attn.masked_bias", "dtype": "F32", "shape": []},
     {"name": "h.0.attn.c_attn.bias", "dtype": "F32", "shape": [18]}]');
 
--- A file that holds too little, too much and something else.
+-- A file with missing, surplus and misshapen tensors.
 SELECT * FROM _llm_import_begin('wrong', '[{"name": "wte.weight", "dtype": "F32", "shape": [11, 6]},
     {"name": "wpe.weight", "dtype": "I64", "shape": [7, 6]}, {"name": "ln_f.weight", "dtype": "F32", "shape": [5]},
     {"name": "extra", "dtype": "F32", "shape": []}]', '{"n_head": 3}', false);
@@ -35,7 +35,7 @@ SELECT * FROM _llm_import_begin('right', '[{"name": "transformer.ln_f.bias", "dt
     {"name": "transformer.wpe.weight", "dtype": "F32", "shape": [7, 6]}]', '{"n_head": 3}', false);
 ROLLBACK;
 
--- No head count in sight, and a guess where the width allows one.
+-- Without n_head: an error, or a guess if d_model allows one.
 SELECT * FROM _llm_import_begin('heads', '[{"name": "wte.weight", "dtype": "F32", "shape": [11, 6]},
     {"name": "wpe.weight", "dtype": "F32", "shape": [7, 6]}]', NULL, false);
 BEGIN;
@@ -45,10 +45,10 @@ SELECT count(*) FROM _llm_import_begin('heads', '[{"name": "wte.weight", "dtype"
 SELECT n_layer, n_head, d_model, n_positions, vocab FROM llm_model_config WHERE model = 'heads';
 ROLLBACK;
 
--- A registered model is not altered by a file that is another.
+-- A file of another model does not alter a registered one.
 SELECT * FROM _llm_import_begin('gpt2-small', '[]', '{"n_layer": 24, "n_head": 12, "activation_function": "relu"}', false);
 
--- Out and in again by path, the same bits. The data folder is the one place that any server can write to.
+-- Exported and imported again by path: the same bits. The data folder is the only one that every server can write to.
 \set VERBOSITY terse
 SELECT current_setting('data_directory') || '/pg_llm_regress.npz' AS npz,
     current_setting('data_directory') || '/pg_llm_regress.safetensors' AS safetensors \gset

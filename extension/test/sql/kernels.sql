@@ -28,7 +28,7 @@ SELECT t = pg_llm_dropout(ones(ARRAY[64]), 0.5) AS by_setseed FROM drawn;
 SELECT t = pg_llm_dropout(ones(ARRAY[64]), 0.5) AS another FROM drawn;
 SELECT abs(mean(pg_llm_dropout(ones(ARRAY[100000]), 0.1, true, 7))::real - 1) < 0.01;
 
--- Attention is what it is made of.
+-- Attention equals its composition from single operations.
 CREATE TEMP TABLE att AS SELECT randn(ARRAY[5,6], 1) x, randn(ARRAY[6,18], 2) w_qkv, randn(ARRAY[18], 3) b_qkv, randn(ARRAY[6,6], 4) w_o, randn(ARRAY[6], 5) b_o;
 WITH qkv AS (SELECT (x @ w_qkv) + b_qkv AS t FROM att),
     heads AS (SELECT h, slice(t, ARRAY[0, 2 * h], ARRAY[5, 2 * h + 2]) q, slice(t, ARRAY[0, 6 + 2 * h], ARRAY[5, 8 + 2 * h]) k, slice(t, ARRAY[0, 12 + 2 * h], ARRAY[5, 14 + 2 * h]) v FROM qkv, generate_series(0, 2) h),
@@ -48,7 +48,7 @@ SELECT q, refused('SELECT ' || q) FROM unnest(ARRAY[
     $$pg_llm_attention('[[1,2]]', zeros(ARRAY[2,6]), zeros(ARRAY[6]), zeros(ARRAY[2,2]), zeros(ARRAY[3]), 1)$$, $$pg_llm_attention('[[1,2]]', zeros(ARRAY[2,6]), zeros(ARRAY[6]), zeros(ARRAY[2,2]), zeros(ARRAY[2]), 3)$$,
     $$pg_llm_attention('[[1,2]]', zeros(ARRAY[2,6]), zeros(ARRAY[6]), zeros(ARRAY[2,2]), zeros(ARRAY[2]), 0)$$, $$pg_llm_attention('[1,2]', zeros(ARRAY[2,6]), zeros(ARRAY[6]), zeros(ARRAY[2,2]), zeros(ARRAY[2]), 1)$$]) q;
 
--- Over bytea: the same numbers.
+-- Over bytea: the same values.
 WITH b AS (SELECT randn(ARRAY[3,4], 1) a, randn(ARRAY[4,2], 2) b, randn(ARRAY[4], 3) g, randn(ARRAY[4], 4) h)
 SELECT pg_llm_matmul(a::bytea, b::bytea, 3, 4, 2) = (a @ b)::bytea AS matmul, pg_llm_add(a::bytea, a::bytea) = (a + a)::bytea AS add, pg_llm_gelu(a::bytea) = pg_llm_gelu(a)::bytea AS gelu,
     pg_llm_softmax(g::bytea) = pg_llm_softmax(g)::bytea AS softmax, pg_llm_layernorm(a::bytea, g::bytea, h::bytea, 1e-5) = pg_llm_layernorm(a, g, h)::bytea AS layernorm,

@@ -1,4 +1,4 @@
--- Models: dimensions, random weights, logits, loss, any node; what they are refused for.
+-- Models: dimensions, random weights, logits, loss, any node; errors.
 SET client_min_messages = warning;
 DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
 CREATE EXTENSION pg_llm;
@@ -23,7 +23,7 @@ SELECT llm_eval('m', 'h.0.ln_1', '{"tokens": [1, 2]}');
 SELECT llm_eval('m', 'wpe', '{"positions": [7]}') = slice(data, 7, 8) FROM llm_param WHERE model = 'm' AND name = 'wpe.weight';
 SELECT llm_eval('m', 'h.0.attn.c_attn.weight', NULL) = data FROM llm_param WHERE model = 'm' AND name = 'h.0.attn.c_attn.weight';
 
--- A change by hand counts at once, and a rollback takes it back.
+-- A manual change takes effect at once, and a rollback undoes it.
 BEGIN;
 UPDATE llm_param SET data = zeros(shape(data)) WHERE model = 'm' AND name = 'wte.weight';
 SELECT llm_logits(ARRAY[1], 'm'), abs(llm_loss('m', ARRAY[1], ARRAY[2]) - ln(6::float8)) < 1e-6 AS ln_6;
@@ -37,7 +37,7 @@ UPDATE llm_param SET data = '[1,2,3]' WHERE model = 'm' AND name = 'ln_f.bias';
 SELECT llm_logits(ARRAY[1], 'm');
 UPDATE llm_param SET data = zeros(ARRAY[4]) WHERE model = 'm' AND name = 'ln_f.bias';
 
--- Refusals.
+-- Errors.
 SELECT llm_create_model('m', 2, 2, 4, 8, 6);
 SELECT llm_create_model('m', 1, 2, 4, 8, 6, options => '{"activation": "relu"}');
 SELECT llm_create_model('n', 1, 3, 4, 8, 6);

@@ -1,4 +1,4 @@
--- Stories with a known answer: the text of a seed, what may come next, what each token asks for, the floor.
+-- Stories with a known distribution: the text of a seed, the next tokens, what each token requires, the floor.
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS pg_llm;
 RESET client_min_messages;
@@ -10,7 +10,7 @@ SELECT text FROM llm_story(-1);
 SELECT * FROM llm_story(NULL);
 SELECT count(DISTINCT s.text) FROM generate_series(1, 2000) AS seed, llm_story(seed) AS s;
 
--- What may come next.
+-- The next tokens.
 SELECT * FROM llm_story_next('');
 SELECT * FROM llm_story_next('It was');
 SELECT * FROM llm_story_next('It was May');
@@ -18,14 +18,14 @@ SELECT * FROM llm_story_next('It was May and the sea was calm');
 SELECT * FROM llm_story_next((llm_story(1)).text);
 SELECT * FROM llm_story_next(NULL);
 
--- What each token asks for.
+-- What each token requires.
 SELECT pos, token, round(true_logprob::numeric, 6) AS true_logprob, kind FROM llm_story_token('It was May. There was an old fan Anna');
 SELECT kind, string_agg(token, '|' ORDER BY pos) AS tokens
 FROM llm_story_token((llm_story(4)).text) WHERE kind NOT IN ('syntax', 'choice') GROUP BY kind ORDER BY kind;
 SELECT string_agg(token, '' ORDER BY pos) = (llm_story(4)).text AS same, sum(true_logprob) = (llm_story(4)).logprob AS exact
 FROM llm_story_token((llm_story(4)).text);
 
--- Told and followed agree, for whole stories: the product of the next tokens' probabilities is the story's own.
+-- Generating and scoring agree: the product of the next tokens' probabilities is that of the whole story.
 WITH told AS (
     SELECT seed, t.pos, t.token, t.true_logprob,
         coalesce(string_agg(t.token, '') OVER (PARTITION BY seed ORDER BY t.pos
@@ -45,7 +45,7 @@ FROM llm_story_floor(9223372036854775800, 20) AS f,
         llm_story_token((llm_story(CASE WHEN i < 8 THEN 9223372036854775800 + i
             ELSE -9223372036854775808 + (i - 8) END)).text) AS t) AS s;
 
--- Texts that are no story.
+-- Texts that are not stories.
 SELECT * FROM llm_story_next('It was March.');
 SELECT * FROM llm_story_next('It was ');
 SELECT * FROM llm_story_next('It was May. There was an red');

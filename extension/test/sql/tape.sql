@@ -31,7 +31,7 @@ SELECT * FROM llm_backward((SELECT tensor_sum(sum(t * llm_var('[1,2]', 'v') ORDE
     (VALUES (1, '[3,4]'::tensor), (2, NULL), (3, '[5,6]')) AS rows (i, t)));
 SELECT op, inputs FROM llm_tape_named WHERE run = 3 ORDER BY id;
 
--- A model walked by hand.
+-- The gradients of a model, step by step.
 SELECT llm_create_model('taped', 1, 2, 4, 8, 6);
 SELECT llm_init_model('taped', 1);
 SELECT llm_loss('taped', ARRAY[1,2,3], ARRAY[2,3,4]);
@@ -47,7 +47,7 @@ SELECT layer, head, query, key, weight FROM llm_attention_map WHERE run = 4 AND 
 SELECT run, kind, model, tokens, open FROM llm_run ORDER BY run;
 SELECT llm_trace('taped', ARRAY[[1,2],[3,4]]);
 
--- What is refused.
+-- Errors.
 SELECT * FROM llm_backward('3');
 UPDATE llm_autograd_mode SET flag = true;
 SELECT * FROM llm_backward('3'::tensor + 1);

@@ -4,7 +4,7 @@ DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
 CREATE EXTENSION pg_llm;
 RESET client_min_messages;
 
--- What a query is refused with: SQLSTATE, message, hint.
+-- The error of a query: SQLSTATE, message, hint.
 CREATE FUNCTION refused(query text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE message text; hint text;
 BEGIN
@@ -27,12 +27,12 @@ SELECT form, refused_text(form) FROM unnest(ARRAY[
 SELECT refused_text('[' || repeat('[', 1000000));
 SELECT refused_text('tensor(0,2147483647,2147483647,2147483647,2147483647) []');
 
--- Every value survives its own text.
+-- Text and back: the same value.
 SELECT count(*), bool_and(t = t::text::tensor) FROM (
     SELECT tensor('\xffffff7f01000000000080800000803f00000000000000800000807f'::bytea, '{7}')
     UNION ALL SELECT randn(ARRAY[n % 7, n % 5, n % 3], n) * (10 ^ (n % 60 - 30)) FROM generate_series(1, 200) n) v (t);
 
--- Summaries: only to look at.
+-- Summaries are for display only.
 SET pg_llm.display_limit = 4;
 SELECT '[1,2,3,4]'::tensor, '[[1,2,3],[4,5,6]]'::tensor, '[1,2,3,NaN,5]'::tensor, '[inf,1,1,1,1]'::tensor, '[[],[]]'::tensor;
 SELECT refused_text('[1,2,3,4,5]'::tensor::text);
@@ -59,7 +59,7 @@ SELECT refused($$ SELECT '[-1,0]'::pair $$);
 SELECT '[1,2]'::pair + 1;
 DROP TABLE declared, largest;
 
--- Arrays, any dimension, and back.
+-- To arrays of any dimension and back.
 SELECT ARRAY[1.5, 2]::tensor, ARRAY[1, 2]::tensor, ARRAY[1::bigint]::tensor, '{{1,2},{3,4}}'::real[]::tensor,
     '{{{1}},{{2}}}'::float8[]::tensor, '{}'::real[]::tensor, '[5:6]={1,2}'::int[]::tensor, '{NaN,Infinity,1e-300}'::float8[]::tensor;
 SELECT '[[1,2],[3,4]]'::tensor::real[], '[0.1]'::tensor::real[], '[0.1]'::tensor::float8[], '[[3,-4]]'::tensor::int[],

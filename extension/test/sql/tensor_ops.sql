@@ -31,14 +31,14 @@ SELECT q, refused('SELECT ' || q) FROM unnest(ARRAY[
     $$'[1]'::tensor * 1e300$$, $$zeros(ARRAY[100000,1]) + zeros(ARRAY[100000])$$, $$'tensor(0,3) []'::tensor + '[[1],[1]]'$$, $$zeros(ARRAY[-1])$$, $$zeros(ARRAY[NULL::int])$$,
     $$zeros(ARRAY[[1,2]])$$, $$ones(ARRAY[1,1,1,1,1,1,1,1,1])$$, $$eye(-1)$$]) q;
 
--- Elementwise functions do not get into the way of PostgreSQL's own.
+-- Elementwise functions do not hide PostgreSQL's own.
 SELECT exp('[0,1,-inf,100]'::tensor), log('[1,0,-1]'::tensor), tanh('[0,1,inf]'::tensor), sqrt('[4,2,-1]'::tensor), relu('[-1,2,NaN]'::tensor);
 SELECT pg_typeof(exp('1')), pg_typeof(sqrt('4')), pg_typeof(log('10')), pg_typeof(tanh('0')), pg_typeof(exp(1)), pg_typeof(sqrt(2.0)), pg_typeof(log(10)),
     pg_typeof(exp(1::real)), pg_typeof(log(2, 8)), pg_typeof(exp(NULL));
 SELECT concat('a', 'b'), concat('a', 1), concat('a'), concat(1, 'a'), concat('a', NULL), concat('a', 'b', 'c'), concat(1, 2), concat('x', true), concat('a', 2::smallint);
 SELECT pg_typeof(sum(x)), pg_typeof(avg(x)), pg_typeof(sum(x::real)), pg_typeof(sum(x::numeric)) FROM generate_series(1, 2) x;
 
--- Shapes, parts, joining.
+-- Shapes, slices, concatenation.
 SELECT shape('[[1,2,3],[4,5,6]]'), shape('1'), ndim('[[1]]'), numel('[[1,2,3],[4,5,6]]'), numel('[]');
 SELECT reshape('[[1,2,3],[4,5,6]]', ARRAY[3,2]), reshape('[1,2,3,4]', ARRAY[2,-1]), reshape('5', ARRAY[1,1]), reshape('[5]', '{}');
 SELECT transpose('[[1,2,3],[4,5,6]]'), transpose('[1,2]'), transpose('[[[1,2]],[[3,4]]]', ARRAY[2,0,1]), transpose('[[1,2]]', ARRAY[-1,0]);
@@ -65,7 +65,7 @@ SELECT tensor_sum(NULL), mean(NULL, 1) IS NULL;
 SELECT q, refused('SELECT ' || q) FROM unnest(ARRAY[
     $$tensor_sum('[1]', 1)$$, $$mean('[1]', -2)$$, $$var('1', 0)$$, $$tensor_max('[]')$$, $$argmax('[[],[]]', 1)$$]) q;
 
--- Made from nothing.
+-- Constructors.
 SELECT zeros(ARRAY[2,2]), ones('{3}'), eye(2), eye(0), zeros('{}'), ones(ARRAY[0]);
 SELECT randn(ARRAY[3], 1), randn(ARRAY[3], 1) = slice(randn(ARRAY[5], 1), 0, 3) AS by_place, randn(ARRAY[3], 1) = randn(ARRAY[3], 2) AS by_seed;
 SELECT abs(mean(t)::real) < 0.01, abs(var(t)::real - 1) < 0.01 FROM randn(ARRAY[100000], 42) t;

@@ -1,4 +1,4 @@
--- Large values: what is read of them, memory limit, cancelling.
+-- Large values: partial reads, memory limit, cancelling.
 SET client_min_messages = warning;
 DROP EXTENSION IF EXISTS pg_llm CASCADE; -- nothing of the files before
 CREATE EXTENSION pg_llm;
@@ -40,7 +40,7 @@ SELECT query, CASE WHEN blocks - before < 60 THEN 'a few' ELSE 'all' END AS bloc
 DROP FUNCTION note;
 DROP TABLE touched;
 
--- The parts that are read are the right ones.
+-- Partial reads return the right elements.
 SELECT bool_and(slice(t, i, i + 3) = slice(t + 0, i, i + 3)), bool_and(tensor_get(t, i, 5) = tensor_get(t + 0, i, 5)),
     bool_and(pg_llm_embedding(ARRAY[i, 3], t) = pg_llm_embedding(ARRAY[i, 3], t + 0)), bool_and(slice(t, ARRAY[i, 2], ARRAY[i + 2, -1]) = slice(t + 0, ARRAY[i, 2], ARRAY[i + 2, -1]))
     FROM stored, unnest(ARRAY[0, 1, 999, 1997]) i;
@@ -51,7 +51,7 @@ CREATE TABLE small (t tensor);
 INSERT INTO small VALUES ('3'), ('[1,2]'), ('[]'), (ones(ARRAY[10,10]));
 SELECT shape(t), tensor_sum(t), slice(reshape(t, ARRAY[-1,1]), -1) FROM small WHERE numel(t) > 0;
 
--- The memory limit holds for every result; the session goes on.
+-- The memory limit applies to every result; the session continues.
 SET pg_llm.memory_limit = '32MB';
 DO $$
 DECLARE q text;

@@ -26,7 +26,7 @@ SELECT * FROM llm_bpe_steps(' hello', 'toy');
 SELECT * FROM llm_bpe_steps('', 'toy');
 SELECT * FROM llm_tokenize('hello helo', 'toy');
 
--- Special tokens only where asked for.
+-- Special tokens only on request.
 SELECT llm_encode('he<|endoftext|>lo', 'toy', true);
 SELECT llm_encode('he<|endoftext|>lo', 'toy');
 
@@ -55,18 +55,18 @@ SET pg_llm.default_model = 'toy-model';
 SELECT llm_encode('hello'), llm_decode('{13}'), llm_token_text(13), (SELECT count(*) FROM llm_bpe_steps('hello'));
 RESET pg_llm.default_model;
 
--- Rows that are there stay, unless asked.
+-- Existing rows stay unless truncate is set.
 SELECT load_toy('toy');
 SELECT load_toy('toy', true);
 SELECT load_toy('');
 
--- Plain characters, without merges: a space or a letter beyond Latin-1 shows that they stand for themselves.
+-- Plain characters, without merges: recognised by a space or a character beyond Latin-1.
 SELECT pg_llm_load_bpe(convert_to('{" ": 0, "a": 1, "é": 2, "日": 3, "\n": 4}', 'UTF8'), NULL, 'plain');
 SELECT token_id, token, bytes, rank FROM llm_bpe_vocab WHERE model = 'plain' ORDER BY token_id;
 SELECT llm_encode(E'aé 日\na', 'plain'), llm_decode('{3,2,0,1}', 'plain');
 SELECT llm_encode('abé', 'plain');
 
--- Files that are wrong say where.
+-- Malformed files: the error says where.
 CREATE FUNCTION load_bad(vocab text, merges text DEFAULT NULL) RETURNS int LANGUAGE sql AS $$
     SELECT pg_llm_load_bpe(convert_to(vocab, 'UTF8'), convert_to(merges, 'UTF8'), 'bad')
 $$;
@@ -83,7 +83,7 @@ SELECT load_bad('{"a": 0, "b": 1, "ab": 2}', E'#version: 0.2\nab');
 SELECT pg_llm_load_bpe('{"a": 0}', NULL, NULL);
 SELECT count(*) FROM llm_bpe_vocab WHERE model = 'bad';
 
--- Each change of the rows counts at once, and its rollback too.
+-- Each change of the rows takes effect at once, and so does its rollback.
 SELECT llm_encode('hello', 'toy');
 BEGIN;
 DELETE FROM llm_bpe_merges WHERE model = 'toy' AND left_token = 'he' AND right_token = 'llo';
@@ -95,7 +95,7 @@ ROLLBACK TO s;
 SELECT llm_encode('hello', 'toy');
 ROLLBACK;
 SELECT llm_encode('hello', 'toy');
--- The same expression in one statement's loop, around a change that is taken back.
+-- The same expression in one statement's loop, around a change that is rolled back.
 DO $$
 DECLARE
     before int[];
@@ -117,13 +117,13 @@ BEGIN
     END LOOP;
     RAISE NOTICE '%', seen;
 END $$;
--- Rows that do not fit say so, and do no harm once mended.
+-- Inconsistent rows are refused, and work once they are corrected.
 UPDATE llm_bpe_vocab SET bytes = 'HE' WHERE model = 'toy' AND token = 'he';
 SELECT llm_encode('hello', 'toy');
 UPDATE llm_bpe_vocab SET bytes = 'he' WHERE model = 'toy' AND token = 'he';
 SELECT llm_encode('hello', 'toy');
 
--- Rights: a cached tokenizer is no way around them, and files on the server are for pg_read_server_files.
+-- Privileges: a cached tokenizer does not bypass them, and files on the server are for pg_read_server_files.
 CREATE ROLE regress_llm_learner;
 GRANT SELECT ON llm_model_config, llm_model_version, llm_bpe_vocab TO regress_llm_learner;
 REVOKE SELECT ON llm_bpe_merges FROM PUBLIC;

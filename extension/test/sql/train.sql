@@ -1,4 +1,4 @@
--- Training: runs and their log, the loop, shared parameters, what is refused. Losses are the same bits everywhere.
+-- Training: runs and their log, the loop, shared parameters, errors. Losses are the same bits everywhere.
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
 DROP EXTENSION IF EXISTS pg_llm CASCADE; -- ids of rows and runs count from 1
@@ -10,7 +10,7 @@ INSERT INTO llm_dataset (dataset, tokens, target)
     SELECT 'm', array_agg((i * j) % 26), array_agg((i * j + i) % 26)
     FROM generate_series(1, 5) AS i, generate_series(1, 8) AS j GROUP BY i ORDER BY i;
 
--- one step, undone and done
+-- one step, rolled back and committed
 BEGIN;
 SAVEPOINT before;
 SELECT llm_train_step('m', 1, lr_max => 0.01);
@@ -41,16 +41,16 @@ CALL llm_train_loop('m', 6, lr_max => 0.01, warmup => 2, min_lr => 0.001, batch_
     commit_every => 3, notice_every => 0);
 SELECT bool_and((one.data, one.m, one.v, one.step) = (p.data, p.m, p.v, p.step)) AS same FROM one_call AS one JOIN llm_param AS p USING (name);
 
--- and by one that cannot commit
+-- a loop inside a transaction block cannot commit
 BEGIN;
 CALL llm_train_loop('m', 6);
 ROLLBACK;
 
--- how well it does
+-- evaluation
 SELECT loss::numeric(10, 6), perplexity::numeric(10, 4), tokens, bits_per_character FROM llm_perplexity('m', 'm');
 SELECT loss::numeric(10, 6), tokens FROM llm_perplexity('m', 'm', max_rows => 2);
 
--- refused, each with what to do
+-- errors, each with a hint
 SELECT llm_train('nobody', 1);
 SELECT llm_train('m', 1, n_layer => 3);
 SELECT llm_train('m', 1, dataset => 'none');
