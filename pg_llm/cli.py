@@ -187,7 +187,7 @@ def ingest_tokenizer(dsn, model, vocab, merges, truncate):
 )
 @click.option("--dataset", help="The name of the rows; default: --tokenizer, which a model trains on.")
 @click.option("--block-size", type=int, help="Tokens in a row; default: the model's n_positions.")
-@click.option("--overlap", type=int, default=0, help="Tokens that a row has again of the one before.")
+@click.option("--overlap", type=int, default=0, help="Tokens that a row repeats from the one before.")
 @click.option("--validation", type=float, default=0.0, help="Fraction of rows held out, in NAME-validation.")
 @click.option("--separator", help="A text that separates documents in a file, such as '<|endoftext|>'.")
 @click.option("--truncate", is_flag=True, help="First delete the rows of that dataset and its validation.")
