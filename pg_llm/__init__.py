@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.plots.roofline import plot_roofline as plot_roofline
     from pg_llm.plots.tape_plot import plot_tape as plot_tape
     from pg_llm.server.database import connect as connect
+    from pg_llm.widgets.architecture import architecture as architecture
+    from pg_llm.widgets.prompt import prompt_box as prompt_box
 
 __version__ = "0.1.0"
 
@@ -48,6 +50,7 @@ _WHERE = {
     "PGLLMClient": "client",
     "PgLlmError": "errors",
     "activations": "notebook.frames",
+    "architecture": "widgets.architecture",
     "attention": "notebook.frames",
     "check": "notebook.exercises",
     "connect": "server.database",
@@ -70,6 +73,7 @@ _WHERE = {
     "plot_tensor": "plots.plots",
     "practice_model": "notebook.fallback_model",
     "progress": "course.progress",
+    "prompt_box": "widgets.prompt",
     "sql": "notebook.frames",
     "tape": "notebook.frames",
     "train_log": "notebook.frames",
