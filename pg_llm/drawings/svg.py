@@ -215,11 +215,17 @@ class Drawing:
         Path(path).write_text(self.svg() + "\n", encoding="utf-8")
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
-        """What a notebook shows and keeps: the picture, and its description as text."""
+        """The picture, and its description as text."""
         return (
             {"image/svg+xml": self.svg(), "text/plain": self.description},
             {"image/svg+xml": {"alt": self.description}},
         )
+
+    def _ipython_display_(self) -> None:
+        """What a notebook shows and keeps: the picture, and below it, folded, its description."""
+        from pg_llm.notebook.pictures import display_described
+
+        display_described(self._repr_mimebundle_()[0], self.description)
 
     def __repr__(self) -> str:
         return f"Drawing({self.description!r})"

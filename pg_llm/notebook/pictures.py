@@ -1,12 +1,14 @@
 """Figures in notebooks: small PNG files, with an alternative text for readers who cannot see them.
 
 The text is stored where IPython.display.Image(alt=…) stores it, in the output's metadata, from which
-nbconvert makes the image's alt.
+nbconvert makes the image's alt. JupyterLab ignores that metadata, so the text also follows the picture, in a
+fold.
 """
 
 from __future__ import annotations
 
 import base64
+import html
 import io
 import os
 
@@ -24,7 +26,26 @@ def register(shell) -> None:
     from matplotlib_inline.backend_inline import configure_inline_support
 
     configure_inline_support(shell, "inline")  # else the first figure would do it, and undo the next line
-    shell.display_formatter.formatters["image/png"].for_type(Figure, picture)
+    shell.display_formatter.ipython_display_formatter.for_type(Figure, show)
+
+
+def show(figure) -> None:
+    """Displays a figure and, folded, what it shows in words."""
+    found = picture(figure)
+    if found:
+        png, metadata = found
+        display_described({"image/png": png, "text/plain": str(figure)}, metadata.get("alt", ""))
+
+
+def display_described(data: dict, text: str) -> None:
+    """Displays a picture, given by MIME type, with its alternative text."""
+    from IPython.display import HTML, display, publish_display_data
+
+    kinds = [kind for kind in data if kind.startswith("image/")]
+    publish_display_data(data, {kind: {"alt": text} for kind in kinds if text})
+    if text:
+        words = html.escape(text, quote=False)
+        display(HTML(f"<details><summary>The picture in words</summary>\n\n{words}\n</details>"))
 
 
 def picture(figure) -> tuple[str, dict] | None:

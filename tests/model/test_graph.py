@@ -248,7 +248,8 @@ def test_shapes_follow_the_graph(g):
     with pytest.raises(psycopg.Error, match="9 channels do not divide into 2 heads"):
         g.execute("UPDATE llm_model_config SET d_model = 9, n_head = 1 WHERE model = 'g'")
     g.execute("UPDATE llm_model_config SET d_model = 4 WHERE model = 'g'")  # weights no longer match
-    with pytest.raises(psycopg.Error, match=r'"wte.weight" is \(26,8\), the graph requires \(V,C\) = \(26,4\)'):
+    shapes = r'"wte.weight" is \(26,8\), the graph requires \(V,C\) = \(26,4\)'
+    with pytest.raises(psycopg.Error, match=shapes):
         logits(g, "g", [1])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import re
@@ -72,9 +73,15 @@ def test_a_figure_that_has_no_words_is_shown():
 
 @named
 def test_every_saved_picture_is_small_and_described(path):
+    """In the metadata, for nbconvert, and in the next output, for JupyterLab."""
     for cell in json.loads(path.read_text())["cells"]:
-        for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                png = base64.b64decode(output["data"]["image/png"])
-                assert Image.open(io.BytesIO(png)).mode == "P", cell["id"]
-                assert len(output["metadata"]["image/png"]["alt"]) > 30, cell["id"]
+        outputs = cell.get("outputs", [])
+        for i, output in enumerate(outputs):
+            for kind in {"image/png", "image/svg+xml"} & {*output.get("data", {})}:
+                if kind == "image/png":
+                    png = base64.b64decode(output["data"]["image/png"])
+                    assert Image.open(io.BytesIO(png)).mode == "P", cell["id"]
+                text = output["metadata"][kind]["alt"]
+                assert len(text) > 30, cell["id"]
+                folded = "".join(outputs[i + 1]["data"]["text/html"])
+                assert folded.startswith("<details>") and html.escape(text, quote=False) in folded, cell["id"]
