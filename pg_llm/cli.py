@@ -315,6 +315,47 @@ def classroom(layers, output, check, steps, fresh, load):
         raise KitError(f"{', '.join(different)}: not what the kit ships; --fresh trains from the beginning")
 
 
+@cli.group()
+def course():
+    """For teachers: answer keys that students cannot read, and the gradebook."""
+
+
+@course.command("keys")
+@click.option(
+    "--remove", is_flag=True, help="Remove the keys; solutions are taken from the installation again."
+)
+def course_keys(remove):
+    """Let the server judge the exercises: students of this server cannot read the solutions there.
+
+    Run it as a superuser, again after each update of pg_llm.
+
+    \b
+    Example: pg-llm course keys
+    Example: pg-llm course keys --remove
+    """
+    from pg_llm.course import keys
+
+    if remove:
+        keys.remove()
+        click.echo("the keys were removed")
+    else:
+        keys.install(click.echo)
+
+
+@course.command("gradebook")
+@click.argument("file", type=click.File("w"), default="-")
+def course_gradebook(file):
+    """Write a CSV file: student, exercise, best score, tries, minutes to the first right answer.
+
+    \b
+    Example: pg-llm course gradebook
+    Example: pg-llm course gradebook gradebook.csv
+    """
+    from pg_llm.course.progress import write_gradebook
+
+    write_gradebook(file)
+
+
 @cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments):

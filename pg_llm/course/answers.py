@@ -52,8 +52,6 @@ def tried(
 @contextlib.contextmanager
 def undone(conn: psycopg.Connection) -> Iterator[None]:
     """A transaction, or a savepoint of the learner's own, that is rolled back at the end."""
-    if conn.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
-        raise Unfit("an earlier statement of your transaction failed; leave it with %sql ROLLBACK")
     with conn.transaction(force_rollback=True):
         yield
 

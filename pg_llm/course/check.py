@@ -75,6 +75,8 @@ def judged(exercise: Exercise, keyed: bool, answer: str, known: Mapping[str, Any
         verdict = Verdict(exercise.id, False, None, WAITING.format(exercise.id))
     else:
         with session.connection() as conn:
+            if conn.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
+                raise KitError("an earlier statement of your transaction failed; leave it with %sql ROLLBACK")
             results = [answers.tried(exercise, answer, v, conn, known) for v in exercise.variants]
             found = (
                 store.judge(exercise, answer, results) if keyed else _compared(exercise, results, conn, known)

@@ -121,16 +121,18 @@ BEGIN
     IF came < wanted OR lines <> jsonb_array_length(got -> 'rows') THEN
         RETURN jsonb_build_object('right', false, 'shape', false);
     END IF;
-    -- Columns are found by name if all names are there, else by position, passing over extra ones.
+    -- Columns are found by name if all names are there, else by position, passing over extra ones; a single
+    -- column may have any name.
     SELECT array_agg(g.k - 1 ORDER BY e.k) INTO named
     FROM jsonb_array_elements_text(expected -> 'columns') WITH ORDINALITY AS e (name, k)
-    JOIN jsonb_array_elements_text(got -> 'columns') WITH ORDINALITY AS g (name, k) ON lower(g.name) = lower(e.name);
+    JOIN jsonb_array_elements_text(got -> 'columns') WITH ORDINALITY AS g (name, k) ON lower(g.name) = lower(e.name)
+    WHERE e.name <> '?column?';
     FOR candidate IN
-        SELECT named WHERE cardinality(named) = wanted
+        SELECT named WHERE cardinality(named) = wanted AND wanted > 1
         UNION ALL
         (SELECT array_agg(i ORDER BY i) FROM generate_series(0, (1 << least(came, 10)) - 1) AS mask,
             generate_series(0, least(came, 10) - 1) AS i
-        WHERE mask & (1 << i) > 0 GROUP BY mask HAVING count(*) = wanted ORDER BY mask LIMIT 64)
+        WHERE mask & (1 << i) > 0 AND (wanted = 1 OR cardinality(named) IS DISTINCT FROM wanted) GROUP BY mask HAVING count(*) = wanted ORDER BY mask LIMIT 64)
     LOOP
         good := llm_course.rows_right(expected -> 'rows', got -> 'rows', candidate, options);
         best := greatest(best, good);

@@ -1,7 +1,7 @@
 """The course's database: attempts of all notebooks, which no reset of a notebook's database touches.
 
-Every server has one, `pg_llm_course`. A role that may not create databases keeps its attempts in the schema
-llm_course of the database that it works in.
+A superuser's is `pg_llm_course`, which all roles of the server use. Where there is none, a role has one of
+its own, or, if it may not create databases, a schema llm_course in the database that it works in.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 
 from pg_llm.course.exercise import Exercise, exercises, from_dict
 from pg_llm.errors import KitError
-from pg_llm.server import template
+from pg_llm.server import rights, template
 from pg_llm.server.connect import maintenance, open_database
 
 DATABASE = "pg_llm_course"
@@ -41,19 +41,29 @@ def connection() -> Iterator[psycopg.Connection]:
 
 def _database() -> str | None:
     """The database's name; None for the one of PG_LLM_DSN, if the role may not create another."""
-    name = sql.Identifier(DATABASE)
     with maintenance() as conn:
-        if template.exists(conn, DATABASE):
-            return DATABASE
+        superuser = conn.execute("SELECT rolsuper FROM pg_roles WHERE rolname = session_user").fetchone()
+        if template.exists(conn, DATABASE) and rights.stranger(conn, DATABASE) is None:
+            return DATABASE  # a superuser's, or the role's own
+        # A class has one database, which a superuser made; other roles have one each.
+        name = DATABASE if superuser == (True,) else f"{conn.info.user}_course"[:63]
+        if superuser == (True,) and template.exists(conn, name):
+            raise KitError(
+                f"database {DATABASE} belongs to role {rights.stranger(conn, DATABASE)}: attempts of a class "
+                "belong to a superuser; drop or rename it"
+            )
+        if template.exists(conn, name):
+            return name
+        database = sql.Identifier(name)
         try:
-            conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(name))
+            conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(database))
         except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
             pass  # another session was faster
         except psycopg.errors.InsufficientPrivilege:
             return None
         else:
-            conn.execute(sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(name))
-        return DATABASE
+            conn.execute(sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(database))
+        return name
 
 
 def _fill(conn: psycopg.Connection) -> None:

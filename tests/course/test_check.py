@@ -1,0 +1,434 @@
+"""Checks: what is accepted, what is refused and why, what an answer may do, and who may judge."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import psycopg
+import pytest
+from helpers.jupyter_kernel import Kernel
+
+import pg_llm
+from pg_llm.course import answers, cells, check, exercise, keys, progress, store
+from pg_llm.errors import KitError
+
+MEANS = {
+    "id": "90.1",
+    "title": "means",
+    "difficulty": 1,
+    "importance": 1,
+    "minutes": 5,
+    "task": "The mean of x in each group g of the table p.",
+    "hints": ["one", "two"],
+    "cell": "SELECT g,\n       -- your line here\nFROM p",
+    "solution": "SELECT g, avg(x) AS mean FROM p GROUP BY g",
+    "praise": "Means.",
+    "wrong": [{"answer": "SELECT g, sum(x) FROM p GROUP BY g", "message": "that is the sum."}],
+    "variant": [
+        {"setup": "CREATE TEMP TABLE p AS SELECT i % 3 AS g, sqrt(i) AS x FROM generate_series(1, 9) AS i"},
+        {"setup": "CREATE TEMP TABLE p AS SELECT i % 4 AS g, sqrt(i) AS x FROM generate_series(1, 9) AS i"},
+    ],
+}
+COUNT = {
+    **MEANS,
+    "id": "90.2",
+    "cell": "SELECT -- your line here",
+    "solution": "SELECT count(*) FROM generate_series(1, :n)",
+    "wrong": [{"answer": "SELECT :n - 1", "message": "one too few."}],
+    "variant": [{"variables": {"n": 277_258}}, {"variables": {"n": 33_135}}],
+}
+
+
+def made(**changes) -> exercise.Exercise:
+    return exercise.from_dict({**MEANS, **changes})
+
+
+@pytest.fixture(scope="module")
+def learner(server):
+    from pg_llm.notebook import session
+
+    opened = session.start(None, fresh=True)
+    yield opened.conn
+    opened.conn.close()
+
+
+def verdict(task, answer, known=None):
+    return check.judged(
+        exercise.from_dict(task) if isinstance(task, dict) else task, False, answer, known or {}
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "SELECT g, avg(x) FROM p GROUP BY g",
+        "SELECT avg(x) AS mean, g FROM p GROUP BY g ORDER BY 1;",
+        "SELECT g, count(*), round(avg(x)::numeric, 2) FROM p GROUP BY g -- rounded, a column more",
+        "SELECT g::text, avg(x)::text FROM p GROUP BY g",
+        "WITH s AS (SELECT g, sum(x) AS s, count(*) AS n FROM p GROUP BY g) SELECT g, s / n FROM s",
+        "CREATE TEMP TABLE q AS TABLE p; SELECT g, avg(x) FROM q GROUP BY g",
+    ],
+)
+def test_right_in_any_way(learner, answer):
+    assert verdict(MEANS, answer).is_right
+
+
+@pytest.mark.parametrize(
+    "answer, message",
+    [
+        ("SELECT 42", "got 42; expected 3 rows with 2 columns."),
+        ("SELECT g FROM p", "got 9 rows with 1 column; expected 3 rows with 2 columns."),
+        ("SELECT g, sum(x) FROM p GROUP BY g", "that is the sum."),
+        ("SELECT g, max(x) FROM p GROUP BY g", "got 3 rows with 2 columns, of which 0 are right."),
+        ("SELECT g, avg(x) + (g = 1)::int FROM p GROUP BY g", "of which 2 are right."),
+        ("SELECT g, avg(y) FROM p GROUP BY g", 'ERROR 42703: column "y" does not exist'),
+        ("SELEC", 'ERROR 42601: syntax error at or near "SELEC"'),
+        ("SELECT g, avg(x) FROM p WHERE false GROUP BY g", "got no rows; expected 3 rows with 2 columns."),
+        ("SELECT NULL, NULL FROM generate_series(1, 3)", "of which 0 are right."),
+        ("ROLLBACK", "contains no BEGIN, COMMIT or ROLLBACK"),
+        ("SELECT 1; commit", "contains no BEGIN, COMMIT or ROLLBACK"),
+        ("CREATE TEMP TABLE r (i int)", "cannot execute CREATE TABLE in a read-only transaction"),
+        ("SELECT i, i FROM generate_series(1, 10000) AS i", "got more than 5,000 rows"),
+        ("SELECT setval('llm_version_seq', 1)", "in a read-only transaction"),
+        ("SELECT g, tensor '[1,2]' FROM p GROUP BY g", "of which 0 are right."),
+    ],
+)
+def test_wrong_and_told_why(learner, answer, message):
+    found = verdict(MEANS, answer)
+    assert not found.is_right and found.score < 0.95
+    assert message in found.message, found.message
+
+
+def test_constants_are_refused_on_other_data(learner):
+    rows = learner.execute("SELECT 0") and answers.tried(
+        made(), MEANS["solution"], made().variants[0], learner, {}
+    )
+    values = ", ".join(f"({g}, {mean})" for g, mean in rows["rows"])
+    found = verdict(MEANS, f"VALUES {values}")
+    assert found.score == 0.5 and "not for other data" in found.message
+    assert verdict(COUNT, "SELECT 277258").score == 0.5
+    assert "(50% of the points)" in str(verdict(COUNT, "SELECT 277258"))
+
+
+def test_whole_numbers_are_exact_and_others_may_be_rounded(learner):
+    right = "SELECT count(*){} FROM generate_series(1, :n)"
+    assert verdict(COUNT, right.format("::text")).is_right
+    assert verdict(COUNT, "SELECT to_char(:n, 'FM999,999')").is_right  # 277,258
+    assert not verdict(COUNT, right.format(" + 1")).is_right
+    assert verdict(COUNT, right.format(" - 1")).message == "one too few."
+    share = {**COUNT, "solution": "SELECT 1.0 / :n", "variant": [{"variables": {"n": n}} for n in (3, 7)]}
+    for digits, accepted in [(4, True), (2, True), (1, False)]:
+        assert verdict(share, f"SELECT round(1.0 / :n, {digits})").is_right == accepted
+    assert not verdict(share, "SELECT round(1.0 / :n, 2) + 0.01").is_right
+    assert not verdict(share, "SELECT -1.0 / :n").is_right
+    assert verdict({**share, "either_sign": True}, "SELECT -1.0 / :n").is_right
+    loose = {**COUNT, "tolerance": 0.02}
+    assert verdict(loose, right.format(" + 300")).is_right
+    assert not verdict(loose, right.format(" * 2")).is_right
+
+
+def test_order_counts_only_where_the_task_says_so(learner):
+    backwards = "SELECT g, avg(x) FROM p GROUP BY g ORDER BY g DESC"
+    ordered = {**MEANS, "solution": MEANS["solution"] + " ORDER BY g"}
+    assert verdict(ordered, backwards).is_right
+    assert not verdict({**ordered, "ordered": True}, backwards).is_right
+    assert verdict({**ordered, "ordered": True}, "SELECT g, avg(x) FROM p GROUP BY g ORDER BY g").is_right
+
+
+def test_a_transposed_table_is_wrong_and_named_columns_may_be_in_any_order(learner):
+    pairs = {**MEANS, "solution": "SELECT g AS i, g * g AS j FROM p", "wrong": []}
+    assert verdict(pairs, "SELECT g * g AS j, g AS i FROM p").is_right
+    assert not verdict(pairs, "SELECT g AS j, g * g AS i FROM p").is_right
+
+
+def test_duplicates_count(learner):
+    bag = {**MEANS, "solution": "SELECT g FROM p", "wrong": []}
+    assert verdict(bag, "SELECT g FROM p ORDER BY x DESC").is_right
+    same_size = "SELECT g FROM (SELECT DISTINCT g FROM p) AS d, generate_series(1, 3)"
+    assert verdict(bag, same_size).score == 0.5  # three of each is right for the data shown only
+    assert not verdict(bag, "SELECT 0 FROM p").is_right
+
+
+def test_values_that_nearly_sort_alike_are_paired(learner):
+    """Rows whose first column differs by rounding keep their partners."""
+    close = "SELECT 1 + i * 1e-9 AS a, (i * 7) % 5 AS b FROM generate_series(1, 5) AS i"
+    task = {**MEANS, "solution": close, "wrong": [], "variant": [{}, {}]}
+    assert verdict(task, close.replace("1 + i * 1e-9", "1 - i * 1e-9")).is_right
+
+
+def test_tensors_are_compared_by_value_and_shape(learner):
+    task = {**MEANS, "solution": "SELECT tensor '[[1,2],[3,4]]' * :k", "wrong": [],
+            "variant": [{"variables": {"k": 1}}, {"variables": {"k": 2}}]}  # fmt: skip
+    assert verdict(task, "SELECT :k * tensor '[[1,2],[3,4]]'").is_right
+    assert verdict(task, "SELECT (tensor '[[1,2],[3,4]]' * :k)::text").is_right
+    found = verdict(task, "SELECT reshape(tensor '[[1,2],[3,4]]' * :k, ARRAY[4])")
+    assert not found.is_right and "got one tensor (4)" in found.message
+
+
+def test_an_answer_changes_nothing(learner):
+    learner.execute("CREATE TABLE IF NOT EXISTS kept AS SELECT 1 AS i")
+    writing = {**MEANS, "writes": True}
+    verdict(writing, "DELETE FROM kept; SELECT g, avg(x) FROM p GROUP BY g")
+    verdict(MEANS, "WITH d AS (DELETE FROM kept RETURNING i) SELECT i, i FROM d")
+    verdict(writing, "SELECT llm_init_model('classroom', 5)")
+    assert learner.execute("SELECT count(*) FROM kept").fetchone() == (1,)
+    assert learner.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
+def test_within_the_learners_own_transaction(learner):
+    learner.execute("BEGIN")
+    learner.execute("CREATE TABLE mine AS SELECT 1 AS i")
+    assert verdict(MEANS, MEANS["solution"]).is_right
+    assert not verdict(MEANS, "SELECT nonsense").is_right
+    assert learner.execute("SELECT i FROM mine").fetchone() == (1,)
+    with pytest.raises(psycopg.Error):
+        learner.execute("SELECT nonsense")
+    with pytest.raises(KitError, match="leave it with %sql ROLLBACK"):
+        verdict(MEANS, MEANS["solution"])
+    learner.execute("ROLLBACK")
+    assert learner.execute("SELECT to_regclass('mine')").fetchone() == (None,)
+
+
+def test_python_answers(learner):
+    task = made(
+        language="python", cell="def f(x):\n    return None  # your line here", probe="[f(n) for n in ns]",
+        solution="def f(x): return x + 1", wrong=[{"answer": "def f(x): return x", "message": "add one."}],
+        variant=[{"variables": {"ns": [1, 2]}}, {"variables": {"ns": [5, 6]}}],
+    )  # fmt: skip
+    assert verdict(task, "f = lambda x: 1.0 + x").is_right
+    assert verdict(task, "def f(x):\n    return x").message == "add one."
+    assert "NameError: name 'y'" in verdict(task, "def f(x): return y").message
+    assert "SyntaxError" in verdict(task, "def f(x) return y").message
+    assert verdict(task, "def f(x): return [2, 3][x - 1]").score == 0.5
+    assert verdict(task, task.cell).score is None
+    last = made(language="python", solution="sum(ns)", wrong=[],
+                variant=[{"variables": {"ns": [1, 2]}}, {"variables": {"ns": [5, 6]}}])  # fmt: skip
+    assert verdict(last, "total = ns[0]\ntotal + ns[1]").is_right
+
+
+def test_a_probe_reads_the_answer(learner):
+    task = made(
+        solution="SELECT 'a cat' AS text", right=[], variant=[{}, {}],
+        probe="SELECT CASE WHEN text LIKE '%cat%' THEN 'cat' ELSE 'no cat' END FROM answer",
+        wrong=[{"answer": "SELECT 'dog' AS text", "message": "a cat, please."}],
+    )  # fmt: skip
+    assert verdict(task, "SELECT 'my cat' AS text").is_right
+    assert verdict(task, "SELECT 'a cow' AS text").message == "a cat, please."
+
+
+@pytest.mark.parametrize(
+    "value, plain",
+    [
+        ("12", 12), (" 12 ", 12), ("277,000", 277000), ("1e-3", 0.001), ("0.67", 0.67), ("t", True),
+        ("[1, 2.5]", [1, 2.5]), ("[1, x]", "[1, x]"), ("1,2", "1,2"), (Decimal("2"), 2),
+        (Decimal("2.50"), 2.5),
+        (float("nan"), "nan"), (np.float32(0.5), 0.5), (np.array([[1, 2]]), [[1, 2]]), (None, None),
+        ((1, "2"), [1, 2]), (True, True), ("a\0b", "ab"), (Decimal("NaN"), "nan"), (math.inf, "inf"),
+        ("12 cats", "12 cats"), ("", ""), ("-", "-"), (".", "."), ("²", "²"),
+    ],
+)  # fmt: skip
+def test_plain_values(value, plain):
+    found = answers.plain(value)
+    assert found == plain and isinstance(found, type(plain))
+
+
+def test_frames_and_rows_of_python_are_tables():
+    frame = answers.value_table(pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}))
+    assert frame == {"columns": ["a", "b"], "rows": [[1, "x"], [2, "y"]]}
+    assert answers.value_table([(1, 2)]) == {"columns": ["column1", "column2"], "rows": [[1, 2]]}
+    assert answers.value_table([1, 2]) == {"columns": ["value"], "rows": [[[1, 2]]]}
+
+
+def test_a_value_or_an_unknown_exercise_is_an_error(learner):
+    with pytest.raises(TypeError, match="takes the query, not its value"):
+        check.check("90.1", 42)
+    with pytest.raises(KitError, match="there is no exercise 90.1"):
+        check.check("90.1", "SELECT 1")
+
+
+def test_a_file_with_an_unknown_field_is_refused():
+    with pytest.raises(KitError, match="90.1.*colour"):
+        made(colour="red")
+
+
+def test_cells_of_an_exercise():
+    task = made()
+    kinds = [kind for kind, _, _ in cells.parts(task)]
+    assert kinds == ["markdown", "code", "markdown"]
+    text = "\n".join(source for _, _, source in cells.parts(task))
+    assert "### Exercise 90.1 · means" in text and "%%check 90.1\nSELECT g," in text
+    assert MEANS["solution"] in text
+    assert MEANS["solution"] not in "\n".join(source for _, _, source in cells.parts(task, solutions=False))
+
+
+# -- in a notebook ----
+
+
+@pytest.fixture(scope="module")
+def kernel(server, learner, tmp_path_factory):
+    """A kernel on a server that has the keys of the exercises of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        twice = "CREATE OR REPLACE FUNCTION twice(int) RETURNS int LANGUAGE sql"
+        tasks = [
+            made(),
+            made(id="90.3", defines="mean", fallback="SELECT g, avg(x) AS mean FROM p GROUP BY g"),
+            made(id="90.4", cell="-- your line here", solution=f"{twice} AS 'SELECT 2 * $1'",
+                 probe="SELECT twice(3), twice(:n)", wrong=[], fallback=f"{twice} AS 'SELECT $1 + $1'",
+                 variant=[{"variables": {"n": 4}}, {"variables": {"n": 5}}]),
+        ]  # fmt: skip
+        for module in (keys, progress):
+            patch.setattr(module, "exercises", lambda: {task.id: task for task in tasks})
+        keys.install(lambda text: None)
+    kernel = Kernel()
+    assert kernel.run("%load_ext pg_llm\nimport pg_llm").ok
+    yield kernel
+    kernel.close()
+    keys.remove()
+
+
+def test_the_magic_shows_the_result_and_the_verdict(kernel):
+    assert kernel.run("%%sql\nDROP TABLE IF EXISTS p; CREATE TABLE p AS SELECT 1 AS g, 2.5 AS x").ok
+    assert "waits for your answer" in kernel.run(f"%%check 90.1\n{MEANS['cell']}").printed
+    seen = kernel.run("%%check 90.1\nSELECT g, avg(x) FROM p GROUP BY g")
+    assert "2.5" in seen.result and seen.printed == "✓ Right. Means.\n"
+    seen = kernel.run("%%check 90.1\nSELECT g, sum(x) FROM p GROUP BY g")
+    assert "✗ Not yet" in seen.printed and "that is the sum." in seen.printed
+    seen = kernel.run("%%check 90.1\nSELECT g, avg(nonsense) FROM p GROUP BY g")
+    assert seen.ok and 'column "nonsense" does not exist' in seen.printed
+    seen = kernel.run("%%check 90.9\nSELECT 1")
+    assert not seen.ok and "there is no exercise 90.9" in seen.printed
+    assert "needs the number" in kernel.run("%%check\nSELECT 1").printed
+    assert kernel.run("%%sql answer <<\nSELECT g, avg(x) FROM p GROUP BY g").ok
+    assert (
+        kernel.run("from pg_llm.course.check import check\ncheck('90.1', answer)").printed
+        == "✓ Right. Means.\n"
+    )
+
+
+def test_a_table_is_the_learners_or_the_fallbacks(kernel):
+    seen = kernel.run("%%check 90.3\nSELECT g, sum(x) AS mean FROM p GROUP BY g")
+    assert "use the kit's own result for the table mean" in seen.printed
+    assert kernel.run("%sql SELECT mean FROM mean").result.split()[-1].startswith("2.5")
+    seen = kernel.run("%%check 90.3\nSELECT g, sum(x) / count(*) AS mean, 'mine' AS whose FROM p GROUP BY g")
+    assert "Right" in seen.printed and "kit's own" not in seen.printed
+    assert "mine" in kernel.run("%sql SELECT * FROM mean").result
+
+
+def test_a_definition_stays_when_it_is_right(kernel):
+    assert "kit's own" in kernel.run("%%check 90.4\n-- your line here\n").printed
+    assert kernel.run("%sql SELECT twice(21)").result.split()[-1] == "42"
+    wrong = "CREATE OR REPLACE FUNCTION twice(int) RETURNS int LANGUAGE sql AS 'SELECT 3 * $1'"
+    assert "Not yet" in kernel.run(f"%%check 90.4\n{wrong}").printed
+    assert kernel.run("%sql SELECT twice(21)").result.split()[-1] == "42"
+    right = (
+        "CREATE OR REPLACE FUNCTION twice(i int) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN i * 2; END'"
+    )
+    kernel.run("%sql DROP FUNCTION twice(int)")
+    assert "Right" in kernel.run(f"%%check 90.4\n{right}").printed
+    assert kernel.run("%sql SELECT twice(i => 21)").result.split()[-1] == "42"
+
+
+def test_progress_and_gradebook(kernel, learner):
+    table = kernel.run("%pg_llm progress").result
+    assert "90.1" in table and "means" in table
+    assert kernel.run("pg_llm.plot_progress()").ok
+    file = io.StringIO()
+    rows = progress.write_gradebook(file)
+    read = list(csv.DictReader(io.StringIO(file.getvalue())))
+    assert len(read) == rows >= 3 and list(read[0]) == ["student", "exercise", "score", "tries", "minutes"]
+    assert next(row for row in read if row["exercise"] == "90.1")["score"] == "1.0"
+    kernel.run("%pg_llm reset")
+    assert kernel.run("%pg_llm progress").result == table
+
+
+# -- in a class ----
+
+
+@pytest.fixture
+def student(server, kernel, monkeypatch):
+    """A role without rights; PG_LLM_DSN connects as it."""
+    info = server.start().conninfo("postgres")
+    with psycopg.connect(**info, autocommit=True) as admin:
+        admin.execute("DROP OWNED BY eve") if _role(admin, "eve") else admin.execute(
+            "CREATE ROLE eve LOGIN CREATEDB"
+        )
+    monkeypatch.setenv("PG_LLM_DSN", psycopg.conninfo.make_conninfo(**{**info, "user": "eve"}))
+    return "eve"
+
+
+def _role(conn, name):
+    return conn.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name]).fetchone()
+
+
+def test_students_are_judged_by_keys_that_they_cannot_read(student, monkeypatch):
+    monkeypatch.setattr(store, "exercises", dict)  # no solutions on the student's machine
+    task, keyed = store.find("90.1")
+    assert keyed and task.solution == "" and task.wrong == () and len(task.variants) == 2
+    with pg_llm.connect(fresh=True) as conn:
+        results = [answers.tried(task, MEANS["solution"], v, conn, {}) for v in task.variants]
+        wrong = [answers.tried(task, MEANS["wrong"][0]["answer"], v, conn, {}) for v in task.variants]
+    assert store.judge(task, "a", results) == {"right": True, "score": 1}
+    assert "that is the sum." in store.judge(task, "b", wrong)["message"]
+    with store.connection() as course:
+        assert course.info.dbname == store.DATABASE
+        mine = course.execute("SELECT student, answer FROM llm_course.attempt ORDER BY id").fetchall()
+        assert mine == [("eve", "a"), ("eve", "b")]  # nobody else's
+        for forbidden in [
+            "SELECT * FROM llm_course.answer_key",
+            "INSERT INTO llm_course.attempt (exercise, score, message, answer) VALUES ('90.1', 1, '', '')",
+            "UPDATE llm_course.attempt SET score = 1",
+            "DELETE FROM llm_course.attempt",
+            "UPDATE llm_course.exercise SET spec = '{}'",
+            "SET ROLE llm_course",
+            "CREATE TEMP TABLE t (i int)",
+            "CREATE TABLE public.t (i int)",
+            "CREATE FUNCTION llm_course.same_value(text) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
+        ]:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                course.execute(forbidden)
+    with pytest.raises(KitError, match="only the owner"):
+        keys.remove()
+    file = io.StringIO()
+    progress.write_gradebook(file)
+    assert {row["student"] for row in csv.DictReader(io.StringIO(file.getvalue()))} == {"eve"}
+
+
+def test_judge_survives_any_results(student, monkeypatch):
+    task, _ = store.find("90.1")
+    for results in ([], [{}, {}], [{"rows": []}], [{"rows": 3, "columns": "x"}], [None], ["x"], [[1]], 3, {}):
+        try:
+            assert not store.judge(task, "", results)["right"]
+        except psycopg.Error as error:
+            assert error.sqlstate[:2] == "22", results  # data exception
+    with pytest.raises(psycopg.errors.NoDataFound):
+        store.judge(made(id="99.9"), "", [])
+    ours = "FROM pg_proc WHERE pronamespace = 'llm_course'::regnamespace"
+    with store.connection() as course:
+        definers = course.execute(f"SELECT proname {ours} AND prosecdef ORDER BY 1").fetchall()
+        assert definers == [("judge",), ("looked",)]
+        owners = course.execute(f"SELECT DISTINCT proowner::regrole::text {ours}").fetchall()
+        assert owners == [("llm_course",)]
+        powers = "SELECT rolsuper OR rolcanlogin FROM pg_roles WHERE rolname = 'llm_course'"
+        assert course.execute(powers).fetchone() == (False,)
+
+
+def test_a_students_database_of_that_name_is_not_used(server, monkeypatch, student):
+    monkeypatch.setattr(store, "DATABASE", "pg_llm_trap")
+    info = server.start().conninfo("postgres")
+    with psycopg.connect(**{**info, "user": "eve"}, autocommit=True) as eve:
+        eve.execute("DROP DATABASE IF EXISTS pg_llm_trap")
+        eve.execute("CREATE DATABASE pg_llm_trap")
+    monkeypatch.delenv("PG_LLM_DSN")
+    with pytest.raises(KitError, match="belongs to role eve"), store.connection():
+        pass
+    with psycopg.connect(**info, autocommit=True) as admin:
+        admin.execute("CREATE ROLE mallory LOGIN") if not _role(admin, "mallory") else None
+    monkeypatch.setenv("PG_LLM_DSN", psycopg.conninfo.make_conninfo(**{**info, "user": "mallory"}))
+    assert store._database() is None  # may create none, and does not use eve's
+    with psycopg.connect(**info, autocommit=True) as admin:
+        admin.execute("DROP DATABASE pg_llm_trap")
