@@ -40,7 +40,9 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.plots.tape_plot import plot_tape as plot_tape
     from pg_llm.server.database import connect as connect
     from pg_llm.widgets.architecture import architecture as architecture
+    from pg_llm.widgets.attention import attention_explorer as attention_explorer
     from pg_llm.widgets.prompt import prompt_box as prompt_box
+    from pg_llm.widgets.tokens import tokenizer_view as tokenizer_view
 
 __version__ = "0.1.0"
 
@@ -52,6 +54,7 @@ _WHERE = {
     "activations": "notebook.frames",
     "architecture": "widgets.architecture",
     "attention": "notebook.frames",
+    "attention_explorer": "widgets.attention",
     "check": "notebook.exercises",
     "connect": "server.database",
     "explain": "plots.roofline",
@@ -76,6 +79,7 @@ _WHERE = {
     "prompt_box": "widgets.prompt",
     "sql": "notebook.frames",
     "tape": "notebook.frames",
+    "tokenizer_view": "widgets.tokens",
     "train_log": "notebook.frames",
 }
 

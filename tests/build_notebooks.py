@@ -39,6 +39,8 @@ def build(path: Path) -> None:
         resources={"metadata": {"path": str(path.parent)}},
     )  # fmt: skip
     client.execute()
+    from pg_llm.notebook import saving
+
     for cell in notebook.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags"}
         if cell.cell_type == "code":
@@ -48,6 +50,7 @@ def build(path: Path) -> None:
             if problem:
                 raise SystemExit(f"{path.name}: {problem}:\n{cell.source}")
     notebook.metadata = METADATA
+    saving.keep_pictures(notebook)
     nbformat.write(notebook, path)
     print(f"{path.name}: {time.monotonic() - started:.1f} s")
 

@@ -34,6 +34,9 @@ def run(echo, browser: bool, arguments: list[str]) -> None:
         command.append("--allow-root")
     # A notebook kernel must find the server that was started here, whatever its own environment contains.
     os.environ.setdefault("PG_LLM_HOME", str(server.default_home()))
+    # From a checkout, too, Jupyter finds jupyter_server_config.d, which switches saving.py on.
+    path = [str(PACKAGE / "notebook"), os.environ.get("JUPYTER_CONFIG_PATH", "")]
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, path))
     sys.stdout.flush()
     os.execv(sys.executable, [*command, *arguments])
 

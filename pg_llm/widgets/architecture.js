@@ -7,7 +7,8 @@ function render({ model, el }) {
 	const all = make("button", { type: "button", class: "pgl-button", text: "Unfold all blocks", onclick: () => toggleAll() });
 	box.body.append(
 		make("div", { class: "pgl-row" }, all, make("span", { class: "pgl-muted", text: "Click a node for its row; a block opens and closes. Keys: arrows, Enter." })),
-		make("div", { class: "pgl-split" }, picture, facts),
+		picture,
+		facts,
 	);
 	let chosen = null; // column and name of the node in the panel
 
@@ -35,7 +36,7 @@ function render({ model, el }) {
 	function show(column, name) {
 		const node = model.get("view").nodes[`${column}/${name}`];
 		const size = node.shape.map((s, k) => (node.sized[k] === s ? s : `${s.replace("*", "·")} = ${node.sized[k]}`));
-		const line = (term, ...value) => [make("dt", { text: term }), make("dd", {}, ...value)];
+		const line = (term, ...value) => [make("div", {}, make("dt", { text: term }), make("dd", {}, ...value))];
 		const code = (text) => make("code", { text });
 		const list = (names) => (names.length ? names.flatMap((n, k) => (k ? [", ", code(n)] : [code(n)])) : ["none"]);
 		const attrs = Object.entries(node.attrs).map(([key, value]) => `${key}: ${JSON.stringify(value)}`);

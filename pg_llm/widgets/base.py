@@ -20,10 +20,10 @@ from psycopg.rows import tuple_row
 from pg_llm import catalog
 from pg_llm.errors import KitError, PgLlmError
 from pg_llm.notebook import session
+from pg_llm.notebook.saving import VIEW
 from pg_llm.widgets.picture import Drawn, figure
 
 HERE = Path(__file__).resolve().parent
-VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def script(name: str) -> str:

@@ -6,6 +6,8 @@ import base64
 from html import escape
 from pathlib import Path
 
+from pg_llm.notebook.saving import MARK
+
 # name -> colour on the light paper of a static picture; widget.css gives the same names for both themes
 PALETTE = {
     "ink": "#1f2933",
@@ -104,7 +106,7 @@ def figure(svg: str, description: str) -> str:
     """
     data = base64.b64encode(svg.encode()).decode()
     return (
-        f'<figure class="pg-llm-static" style="margin:0"><img style="max-width:100%" '
+        f'<figure class="{MARK}" style="margin:0"><img style="max-width:100%" '
         f'alt="{escape(description)}" src="data:image/svg+xml;base64,{data}"></figure>'
     )
 

@@ -102,7 +102,11 @@ function render({ model, el }) {
 		if (!typing) input.value = prompt;
 		if (!typing || input.value === prompt)
 			mirror.replaceChildren(
-				...view.pieces.map((p) => make("span", { class: p.unknown ? "pgl-unknown" : null, text: p.text })),
+				...view.pieces.flatMap((p) => {
+					const word = p.text.trimStart();
+					const class_ = p.unknown && word ? "pgl-unknown" : null;
+					return [p.text.slice(0, p.text.length - word.length), make("span", { class: class_, text: word })];
+				}),
 				"\u200b",
 			);
 		const unknown = new Map(view.pieces.filter((p) => p.unknown).map((p) => [p.text, p.unknown]));
