@@ -78,13 +78,15 @@ def judged(exercise: Exercise, keyed: bool, answer: str, known: Mapping[str, Any
             if conn.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
                 raise KitError("an earlier statement of your transaction failed; leave it with %sql ROLLBACK")
             results = [answers.tried(exercise, answer, v, conn, known) for v in exercise.variants]
-            found = (
-                store.judge(exercise, answer, results) if keyed else _compared(exercise, results, conn, known)
-            )
+            with store.connection() as course:
+                if keyed:
+                    found = store.judge(course, exercise, answer, results)
+                else:
+                    found = _compared(exercise, results, course, conn, known)
+                    message = found.get("message", "")
+                    store.record(course, exercise.id, float(found["score"]), message, answer)
         message = exercise.praise if found["right"] else found["message"]
         verdict = Verdict(exercise.id, found["right"], float(found["score"]), message)
-        if not keyed:
-            store.record(exercise.id, float(found["score"]), found.get("message", ""), answer)
     _verdicts[exercise.id] = verdict
     return verdict
 
@@ -101,15 +103,21 @@ def code_of(language: str, text: str) -> list[str]:
     return [token.text for token in sqltext.tokens(text) if token.kind not in ("space", "comment")]
 
 
-def _compared(exercise: Exercise, results: list[dict], conn: psycopg.Connection, known: Mapping) -> dict:
+def _compared(
+    exercise: Exercise,
+    results: list[dict],
+    course: psycopg.Connection,
+    conn: psycopg.Connection,
+    known: Mapping,
+) -> dict:
     """The verdict by keys that are computed here; mistakes are computed for the variant that failed."""
     keys = [{"solution": _key(exercise, exercise.solution, v, conn, known)} for v in exercise.variants]
-    found = store.verdict(exercise, results, keys)
+    found = store.verdict(course, exercise, results, keys)
     if not found["right"] and exercise.wrong:
         failed = found["failed"]
         variant = exercise.variants[failed]
         keys[failed]["wrong"] = [mistake(exercise, w, variant, conn, known) for w in exercise.wrong]
-        found = store.verdict(exercise, results, keys)
+        found = store.verdict(course, exercise, results, keys)
     return found
 
 

@@ -1,16 +1,16 @@
 -- The course's own tables: every attempt of every notebook, and in a class the results that the solutions
--- give. Students reach the latter only through judge(), which tells right from wrong.
+-- give. Students reach the latter only through judge(), which tells right from wrong. The script may be run
+-- again, after an update of pg_llm: attempts and keys stay.
 
-CREATE SCHEMA llm_course;
-COMMENT ON SCHEMA llm_course IS 'Exercises of the course: attempts, and in a class the answer keys';
+CREATE SCHEMA IF NOT EXISTS llm_course;
 
-CREATE TABLE llm_course.exercise (
+CREATE TABLE IF NOT EXISTS llm_course.exercise (
     id text PRIMARY KEY,
     spec jsonb NOT NULL
 );
 COMMENT ON TABLE llm_course.exercise IS 'In a class, an exercise as students may see it: task, variants, options; no answers';
 
-CREATE TABLE llm_course.answer_key (
+CREATE TABLE IF NOT EXISTS llm_course.answer_key (
     exercise text NOT NULL REFERENCES llm_course.exercise ON DELETE CASCADE,
     variant int NOT NULL,
     keys jsonb NOT NULL,
@@ -20,7 +20,7 @@ CREATE TABLE llm_course.answer_key (
 COMMENT ON TABLE llm_course.answer_key IS
     'In a class, what the solution and the usual mistakes return on each variant; closed to students';
 
-CREATE TABLE llm_course.attempt (
+CREATE TABLE IF NOT EXISTS llm_course.attempt (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     student name NOT NULL DEFAULT session_user,
     exercise text NOT NULL,
@@ -31,11 +31,11 @@ CREATE TABLE llm_course.attempt (
 );
 COMMENT ON TABLE llm_course.attempt IS
     'A try at an exercise; score 1 is right, NULL says that the cell was run before anything was filled in';
-CREATE INDEX ON llm_course.attempt (student, exercise, at);
+CREATE INDEX IF NOT EXISTS attempt_of_student ON llm_course.attempt (student, exercise, at);
 
 -- Comparison ----
 
-CREATE FUNCTION llm_course.same_value(expected jsonb, got jsonb, options jsonb) RETURNS boolean
+CREATE OR REPLACE FUNCTION llm_course.same_value(expected jsonb, got jsonb, options jsonb) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     kind text := jsonb_typeof(expected);
@@ -74,14 +74,14 @@ END $$;
 COMMENT ON FUNCTION llm_course.same_value IS
     'True if two JSON values agree: numbers within the tolerance or sensibly rounded, text without outer spaces';
 
-CREATE FUNCTION llm_course.projected(rows jsonb, columns int[]) RETURNS TABLE (n bigint, line jsonb)
+CREATE OR REPLACE FUNCTION llm_course.projected(rows jsonb, columns int[]) RETURNS TABLE (n bigint, line jsonb)
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT r.n, (SELECT jsonb_agg(r.line -> c ORDER BY k) FROM unnest(columns) WITH ORDINALITY AS u (c, k))
     FROM jsonb_array_elements(rows) WITH ORDINALITY AS r (line, n)
 $$;
 COMMENT ON FUNCTION llm_course.projected IS 'The rows with the columns of these positions, counted from 0';
 
-CREATE FUNCTION llm_course.rows_right(expected jsonb, got jsonb, columns int[], options jsonb) RETURNS bigint
+CREATE OR REPLACE FUNCTION llm_course.rows_right(expected jsonb, got jsonb, columns int[], options jsonb) RETURNS bigint
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     -- Pairs the sorted rows; of the rows that find no partner there, small tables are searched once more.
     WITH e AS (
@@ -107,7 +107,7 @@ $$;
 COMMENT ON FUNCTION llm_course.rows_right IS
     'How many of the expected rows came, if both tables have the same number of rows';
 
-CREATE FUNCTION llm_course.compare(expected jsonb, got jsonb, options jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION llm_course.compare(expected jsonb, got jsonb, options jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     wanted int := jsonb_array_length(expected -> 'columns');
@@ -143,7 +143,7 @@ END $$;
 COMMENT ON FUNCTION llm_course.compare IS
     'Compares two tables {"columns": [name], "rows": [[value]]} as bags of rows: right, shape, rows_right, rows';
 
-CREATE FUNCTION llm_course.dimensions(value jsonb) RETURNS text
+CREATE OR REPLACE FUNCTION llm_course.dimensions(value jsonb) RETURNS text
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     axes text[] := '{}';
@@ -156,7 +156,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION llm_course.dimensions IS 'The shape of a tensor in JSON, as text: (2,3)';
 
-CREATE FUNCTION llm_course.shape(got jsonb) RETURNS text
+CREATE OR REPLACE FUNCTION llm_course.shape(got jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
         WHEN r = 0 THEN 'no rows'
@@ -170,7 +170,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION llm_course.shape IS 'The shape of a result in words';
 
-CREATE FUNCTION llm_course.echo(got jsonb) RETURNS text
+CREATE OR REPLACE FUNCTION llm_course.echo(got jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN jsonb_array_length(got -> 'rows') = 1 AND jsonb_array_length(got -> 'columns') = 1
         AND jsonb_typeof(got -> 'rows' -> 0 -> 0) <> 'array'
@@ -178,7 +178,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION llm_course.echo IS 'What came, in a few words: the value itself if it is a single one';
 
-CREATE FUNCTION llm_course.verdict(results jsonb, keys jsonb, options jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION llm_course.verdict(results jsonb, keys jsonb, options jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     variants int := jsonb_array_length(keys);
@@ -239,7 +239,7 @@ COMMENT ON FUNCTION llm_course.verdict IS
 
 -- A class ----
 
-CREATE FUNCTION llm_course.judge(exercise text, answer text, results jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION llm_course.judge(exercise text, answer text, results jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     verdict jsonb;
@@ -257,12 +257,12 @@ END $$;
 COMMENT ON FUNCTION llm_course.judge IS
     'In a class: judges the results of an answer by the keys and records the attempt under the session''s login role';
 
-CREATE FUNCTION llm_course.looked(exercise text) RETURNS void
+CREATE OR REPLACE FUNCTION llm_course.looked(exercise text) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$ INSERT INTO llm_course.attempt (exercise, message, answer) VALUES (left(exercise, 20), '', '') $$;
 COMMENT ON FUNCTION llm_course.looked IS 'Records that an exercise was opened, from which its time is counted';
 
-CREATE VIEW llm_course.progress AS
+CREATE OR REPLACE VIEW llm_course.progress AS
 SELECT student, exercise, count(score) AS tries, coalesce(max(score), 0)::real AS score,
     coalesce(max(score), 0) = 1 AS is_right, min(at) AS first_seen,
     min(at) FILTER (WHERE score = 1) - min(at) AS time
@@ -272,6 +272,7 @@ COMMENT ON VIEW llm_course.progress IS
 ALTER VIEW llm_course.progress SET (security_invoker = true);
 
 ALTER TABLE llm_course.attempt ENABLE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS own ON llm_course.attempt;
 CREATE POLICY own ON llm_course.attempt FOR SELECT USING (student = session_user);
 COMMENT ON POLICY own ON llm_course.attempt IS 'Students see their own attempts; the owner of the table sees all';
 GRANT USAGE ON SCHEMA llm_course TO PUBLIC;

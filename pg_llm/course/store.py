@@ -7,6 +7,9 @@ its own, or, if it may not create databases, a schema llm_course in the database
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
+import os
 from collections.abc import Iterator
 from importlib import resources
 
@@ -17,7 +20,7 @@ from psycopg.types.json import Jsonb
 from pg_llm.course.exercise import Exercise, exercises, from_dict
 from pg_llm.errors import KitError
 from pg_llm.server import rights, template
-from pg_llm.server.connect import maintenance, open_database
+from pg_llm.server.connect import dsn, maintenance, open_database
 
 DATABASE = "pg_llm_course"
 OWNER = "llm_course"  # a role without rights and without login; judge() runs as this role
@@ -25,22 +28,47 @@ OWNER = "llm_course"  # a role without rights and without login; judge() runs as
 
 @contextlib.contextmanager
 def connection() -> Iterator[psycopg.Connection]:
-    """A connection to the course's database, which is created if it is missing."""
-    conn = open_database(_database())
+    """A connection to the course's database, which is created or brought up to date if need be."""
+    conn = _opened()
     try:
-        conn.execute("SET search_path = pg_catalog, pg_temp")
-        if not conn.execute("SELECT to_regnamespace('llm_course')").fetchone() == (None,):
-            yield conn
-            return
-        with contextlib.suppress(psycopg.errors.DuplicateSchema, psycopg.errors.UniqueViolation):
+        conn.execute("SET search_path = pg_catalog, pg_temp; SET client_min_messages = warning")
+        row = conn.execute(
+            "SELECT obj_description(oid, 'pg_namespace'), pg_has_role(nspowner, 'USAGE') "
+            "FROM pg_namespace WHERE nspname = 'llm_course'"
+        ).fetchone()
+        if row is None or row[0] != _comment() and row[1]:
             _fill(conn)
         yield conn
     finally:
         conn.close()
 
 
-def _database() -> str | None:
-    """The database's name; None for the one of PG_LLM_DSN, if the role may not create another."""
+def _opened() -> psycopg.Connection:
+    key = (DATABASE, dsn(), os.environ.get("PG_LLM_HOME"))
+    try:
+        return open_database(_database(key))
+    except KitError:  # dropped since
+        _database.cache_clear()
+        return open_database(_database(key))
+
+
+@functools.cache
+def _script() -> str:
+    return resources.files("pg_llm.course").joinpath("course.sql").read_text(encoding="utf-8")
+
+
+def _comment() -> str:
+    """The comment of the schema, which tells whether the script that made it is this installation's."""
+    digest = hashlib.sha256(_script().encode()).hexdigest()[:12]
+    return f"Exercises of the course: attempts, and in a class the answer keys; script {digest}"
+
+
+@functools.cache
+def _database(key: tuple) -> str | None:
+    """The database's name; None for the one of PG_LLM_DSN, if the role may not create another.
+
+    key: what the answer depends on.
+    """
     with maintenance() as conn:
         superuser = conn.execute("SELECT rolsuper FROM pg_roles WHERE rolname = session_user").fetchone()
         if template.exists(conn, DATABASE) and rights.stranger(conn, DATABASE) is None:
@@ -67,9 +95,11 @@ def _database() -> str | None:
 
 
 def _fill(conn: psycopg.Connection) -> None:
-    script = resources.files("pg_llm.course").joinpath("course.sql").read_text(encoding="utf-8")
     with conn.transaction():
-        conn.execute(script.encode())
+        # Sessions that come here at the same time do it one after the other.
+        conn.execute("SELECT pg_advisory_xact_lock(hashtext('llm_course'))")
+        conn.execute(_script().encode())
+        conn.execute(sql.SQL("COMMENT ON SCHEMA llm_course IS {}").format(sql.Literal(_comment())))
         if conn.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone() == (True,):
             _hand_over(conn)
 
@@ -110,34 +140,27 @@ def find(name: str) -> tuple[Exercise, bool]:
 # -- attempts ----
 
 
-def verdict(exercise: Exercise, results: list[dict], keys: list[dict]) -> dict:
+def verdict(course: psycopg.Connection, exercise: Exercise, results: list[dict], keys: list[dict]) -> dict:
     """The verdict of the keys that this session computed: right, score, message, failed."""
-    with connection() as conn:
-        query = "SELECT llm_course.verdict(%s, %s, %s)"
-        row = conn.execute(query, [Jsonb(results), Jsonb(keys), Jsonb(exercise.options)]).fetchone()
-    assert row
-    return row[0]
+    query = "SELECT llm_course.verdict(%s, %s, %s)"
+    return course.execute(query, [Jsonb(results), Jsonb(keys), Jsonb(exercise.options)]).fetchall()[0][0]
 
 
-def judge(exercise: Exercise, answer: str, results: list[dict]) -> dict:
+def judge(course: psycopg.Connection, exercise: Exercise, answer: str, results: list[dict]) -> dict:
     """The verdict of the server's keys; the server records the attempt."""
-    with connection() as conn:
-        query = "SELECT llm_course.judge(%s, %s, %s)"
-        row = conn.execute(query, [exercise.id, answer, Jsonb(results)]).fetchone()
-    assert row
-    return row[0]
+    query = "SELECT llm_course.judge(%s, %s, %s)"
+    return course.execute(query, [exercise.id, answer, Jsonb(results)]).fetchall()[0][0]
 
 
-def record(exercise: str, score: float, message: str, answer: str) -> None:
+def record(course: psycopg.Connection, exercise: str, score: float, message: str, answer: str) -> None:
     """Keeps an attempt."""
-    with connection() as conn:
-        conn.execute(
-            "INSERT INTO llm_course.attempt (exercise, score, message, answer) VALUES (%s, %s, %s, %s)",
-            [exercise, score, message[:1000], answer[:10000]],
-        )
+    course.execute(
+        "INSERT INTO llm_course.attempt (exercise, score, message, answer) VALUES (%s, %s, %s, %s)",
+        [exercise, score, message[:1000], answer[:10000]],
+    )
 
 
 def looked(exercise: str) -> None:
     """Records that an exercise was opened; its time counts from the first look."""
-    with connection() as conn:
-        conn.execute("SELECT llm_course.looked(%s)", [exercise])
+    with connection() as course:
+        course.execute("SELECT llm_course.looked(%s)", [exercise])

@@ -346,6 +346,23 @@ def test_progress_and_gradebook(kernel, learner):
     assert kernel.run("%pg_llm progress").result == table
 
 
+def test_an_update_keeps_attempts_and_keys(server, kernel, monkeypatch):
+    with store.connection() as conn:
+        before = conn.execute("SELECT count(*) FROM llm_course.attempt").fetchone()
+    script = store._script() + "-- a newer one"
+    monkeypatch.setattr(store, "_script", lambda: script)
+    with store.connection() as conn:
+        made_by = conn.execute("SELECT obj_description('llm_course'::regnamespace)").fetchone()
+        assert made_by == (store._comment(),)
+        assert conn.execute("SELECT count(*) FROM llm_course.attempt").fetchone() == before
+        assert conn.execute("SELECT count(*) FROM llm_course.answer_key").fetchone() > (0,)
+        owners = conn.execute(
+            "SELECT DISTINCT relowner::regrole::text FROM pg_class "
+            "WHERE relnamespace = 'llm_course'::regnamespace AND relkind IN ('r', 'v')"
+        ).fetchall()
+        assert owners == [("llm_course",)]
+
+
 # -- in a class ----
 
 
@@ -372,9 +389,9 @@ def test_students_are_judged_by_keys_that_they_cannot_read(student, monkeypatch)
     with pg_llm.connect(fresh=True) as conn:
         results = [answers.tried(task, MEANS["solution"], v, conn, {}) for v in task.variants]
         wrong = [answers.tried(task, MEANS["wrong"][0]["answer"], v, conn, {}) for v in task.variants]
-    assert store.judge(task, "a", results) == {"right": True, "score": 1}
-    assert "that is the sum." in store.judge(task, "b", wrong)["message"]
     with store.connection() as course:
+        assert store.judge(course, task, "a", results) == {"right": True, "score": 1}
+        assert "that is the sum." in store.judge(course, task, "b", wrong)["message"]
         assert course.info.dbname == store.DATABASE
         mine = course.execute("SELECT student, answer FROM llm_course.attempt ORDER BY id").fetchall()
         assert mine == [("eve", "a"), ("eve", "b")]  # nobody else's
@@ -402,11 +419,12 @@ def test_judge_survives_any_results(student, monkeypatch):
     task, _ = store.find("90.1")
     for results in ([], [{}, {}], [{"rows": []}], [{"rows": 3, "columns": "x"}], [None], ["x"], [[1]], 3, {}):
         try:
-            assert not store.judge(task, "", results)["right"]
+            with store.connection() as course:
+                assert not store.judge(course, task, "", results)["right"]
         except psycopg.Error as error:
             assert error.sqlstate[:2] == "22", results  # data exception
-    with pytest.raises(psycopg.errors.NoDataFound):
-        store.judge(made(id="99.9"), "", [])
+    with pytest.raises(psycopg.errors.NoDataFound), store.connection() as course:
+        store.judge(course, made(id="99.9"), "", [])
     ours = "FROM pg_proc WHERE pronamespace = 'llm_course'::regnamespace"
     with store.connection() as course:
         definers = course.execute(f"SELECT proname {ours} AND prosecdef ORDER BY 1").fetchall()
@@ -429,6 +447,6 @@ def test_a_students_database_of_that_name_is_not_used(server, monkeypatch, stude
     with psycopg.connect(**info, autocommit=True) as admin:
         admin.execute("CREATE ROLE mallory LOGIN") if not _role(admin, "mallory") else None
     monkeypatch.setenv("PG_LLM_DSN", psycopg.conninfo.make_conninfo(**{**info, "user": "mallory"}))
-    assert store._database() is None  # may create none, and does not use eve's
+    assert store._database(("mallory",)) is None  # may create none, and does not use eve's
     with psycopg.connect(**info, autocommit=True) as admin:
         admin.execute("DROP DATABASE pg_llm_trap")
