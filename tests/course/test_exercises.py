@@ -26,6 +26,7 @@ def verdict(exercise, answer):
     return checks.judged(exercise, False, answer, {})
 
 
+@pytest.mark.slow
 @each
 def test_right_answers_pass(learner, exercise):
     assert len(exercise.right) >= 3, "three right answers beside the solution"
@@ -35,6 +36,7 @@ def test_right_answers_pass(learner, exercise):
         assert verdict(exercise, answer).is_right, f"{answer}\n{verdict(exercise, answer).message}"
 
 
+@pytest.mark.slow
 @each
 def test_wrong_answers_are_refused_with_their_own_message(learner, exercise):
     assert len(exercise.wrong) >= 3, "three plausible mistakes"
@@ -44,6 +46,7 @@ def test_wrong_answers_are_refused_with_their_own_message(learner, exercise):
         assert found.message.endswith(wrong.message), f"{wrong.answer}\n{found.message}"
 
 
+@pytest.mark.slow
 @each
 def test_a_constant_is_refused(learner, exercise):
     """What is right for the data shown, written down as a constant, is wrong for the hidden data."""
@@ -65,6 +68,7 @@ def test_a_blank_cell_waits(learner, exercise):
     )
 
 
+@pytest.mark.slow
 @each
 def test_a_fallback_defines_what_the_solution_defines(learner, exercise):
     if exercise.defines:
