@@ -356,6 +356,47 @@ def course_gradebook(file):
     write_gradebook(file)
 
 
+@cli.command()
+@click.argument("output", type=click.Path(file_okay=False))
+@click.option("--edition", "chosen", type=click.Choice(["self-study", "student", "teacher"]), multiple=True,
+              help="Which one; may be repeated. All, unless given.")  # fmt: skip
+@click.option("--notebook", "only", multiple=True, help="A notebook's number, as 04; may be repeated.")
+@click.option("--force", is_flag=True, help="Replace what is in the folders.")
+def editions(output, chosen, only, force):
+    """Write the notebooks for self-study, students (no solutions) and teachers into folders of OUTPUT.
+
+    \b
+    Example: pg-llm editions course
+    Example: pg-llm editions handout --edition student --notebook 04
+    """
+    from pathlib import Path
+
+    from pg_llm.course import editions as course_editions
+
+    for folder in course_editions.build(Path(output), chosen or course_editions.EDITIONS, only, force):
+        click.echo(f"{folder}")
+
+
+@cli.command()
+@click.argument("output", type=click.Path(file_okay=False))
+@click.option("--format", "kind", type=click.Choice(["gift", "qti"]), default="gift", show_default=True,
+              help="GIFT for Moodle, QTI for Canvas (needs the package text2qti).")  # fmt: skip
+@click.option("--notebook", "only", multiple=True, help="A notebook's number, as 04; may be repeated.")
+def quizzes(output, kind, only):
+    """Write the notebooks' quizzes for Moodle or Canvas into the folder OUTPUT, a file for each notebook.
+
+    \b
+    Example: pg-llm quizzes moodle
+    Example: pg-llm quizzes canvas --format qti --notebook 04
+    """
+    from pathlib import Path
+
+    from pg_llm.course import quizzes as course_quizzes
+
+    for file in course_quizzes.write(Path(output), kind, only):
+        click.echo(f"{file}")
+
+
 @cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments):

@@ -15,10 +15,10 @@ GENERATED = "exercise-"  # the ids of generated cells begin so
 LETTERS = "ABCDEFGH"
 
 
-def fill(notebook, number: str, solutions: bool = True) -> None:
+def fill(notebook, number: str, solutions: bool = True, answers: bool = True) -> None:
     """Writes the exercises and the quiz of notebook `number` (as "04") in place, after their headings.
 
-    solutions: False leaves out the folded solutions, as in the student's edition.
+    solutions, answers: False leaves out the folded solutions, and the answers of the quiz.
     Errors: KitError for an exercise that no file describes.
     """
     from nbformat.v4 import new_code_cell, new_markdown_cell
@@ -33,7 +33,7 @@ def fill(notebook, number: str, solutions: bool = True) -> None:
                 new.id = f"{GENERATED}{exercise.id.replace('.', '-')}-{part}"
                 cells.append(new)
         elif cell.cell_type == "markdown" and QUIZ.match(cell.source):
-            cell.source = quiz(notebooks().get(number, {}).get("quiz", []))
+            cell.source = quiz(notebooks().get(number, {}).get("quiz", []), answers)
             cells.append(cell)
         elif not cell.get("id", "").startswith(GENERATED):
             cells.append(cell)
@@ -76,11 +76,12 @@ def fold(title: str, text: str) -> str:
     return f"<details><summary>{title}</summary>\n\n{text.strip()}\n</details>"
 
 
-def quiz(questions: list[Mapping[str, Any]]) -> str:
-    """Questions with options, and a folded, explained answer after each."""
+def quiz(questions: list[Mapping[str, Any]], answers: bool = True) -> str:
+    """Questions with options, and a folded, explained answer after each if answers."""
     lines = ["## Quiz"]
     for n, each in enumerate(questions, 1):
         options = "\n".join(f"- {LETTERS[i]}. {option}" for i, option in enumerate(each["options"]))
-        answer = fold("Answer", f"**{LETTERS[each['answer']]}.** {each['explanation'].strip()}")
-        lines.append(f"**{n}. {each['question'].strip()}**\n\n{options}\n\n{answer}")
+        lines.append(f"**{n}. {each['question'].strip()}**\n\n{options}")
+        if answers:
+            lines.append(fold("Answer", f"**{LETTERS[each['answer']]}.** {each['explanation'].strip()}"))
     return "\n\n".join(lines)

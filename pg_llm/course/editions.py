@@ -1,0 +1,155 @@
+"""Editions of the notebooks: for self-study, for students, for teachers; for nbgrader and otter-grader."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pg_llm.course import cells
+from pg_llm.course.exercise import Exercise, exercises, notebooks
+from pg_llm.errors import KitError
+
+EDITIONS = ("self-study", "student", "teacher")
+ABOUT = {
+    "self-study": "The course for self-study: hints, solutions and the quizzes' answers are folded.",
+    "student": "The course for a class: hints, but no solutions, and quizzes without answers.",
+    "teacher": "The course for teachers: a page about each notebook at its head, all right answers and "
+    "the usual mistakes below each exercise, quizzes with their answers.",
+}
+
+
+def build(output: Path, editions: Iterable[str], only: Iterable[str] = (), force: bool = False) -> list[Path]:
+    """Writes editions of the notebooks into folders of output; returns the folders.
+
+    editions: of EDITIONS. only: numbers of notebooks, as "04"; none: all. force: replace what is there.
+    Errors: KitError for an unknown edition or notebook, or a folder that is not empty; nothing is
+    half-written.
+    """
+    sources = _sources(only)
+    unknown = set(editions) - set(EDITIONS)
+    if unknown:
+        raise KitError(f"there are the editions {', '.join(EDITIONS)}, no {', '.join(sorted(unknown))}")
+    made = []
+    for edition in editions:
+        target = output / edition
+        with _replacing(target, force) as folder:
+            for number, path in sources.items():
+                _write(edited(_read(path), number, edition), folder / path.name)
+            (folder / "README.md").write_text(f"# pg_llm\n\n{ABOUT[edition]}\n", encoding="utf-8")
+        made.append(target)
+    return made
+
+
+def edited(notebook, number: str, edition: str):
+    """A copy of a notebook in an edition."""
+    notebook = copy.deepcopy(notebook)
+    cells.fill(notebook, number, solutions=edition == "self-study", answers=edition != "student")
+    if edition == "teacher":
+        _teach(notebook, number)
+    return notebook
+
+
+def _teach(notebook, number: str) -> None:
+    """Adds the teacher's page and, below each exercise, everything that its file knows."""
+    from nbformat.v4 import new_markdown_cell
+
+    done: list[Any] = []
+    for cell in notebook.cells:
+        done.append(cell)
+        name = _end_of(cell)
+        if name:
+            done.append(new_markdown_cell(answers_page(exercises()[name]), id=f"{cell.id}-teacher"))
+    page = new_markdown_cell(teachers_page(number), id="teachers-page")
+    notebook.cells = [*done[:1], page, *done[1:]]
+
+
+def _end_of(cell) -> str | None:
+    """The exercise whose last cell this is."""
+    if not cell.get("id", "").startswith(cells.GENERATED) or not cell.id.endswith("-hints"):
+        return None
+    return cell.id.removeprefix(cells.GENERATED).removesuffix("-hints").replace("-", ".")
+
+
+def teachers_page(number: str) -> str:
+    """What a teacher wants to know of a notebook before the lesson."""
+    page = notebooks()[number]["teacher"]
+    wrong = "\n".join(f"- {each}" for each in page["misconceptions"])
+    return (
+        f"## For the teacher\n\n**Time.** {page['minutes']}\n\n**What learners get wrong.**\n\n{wrong}\n\n"
+        f"**To discuss.** {page['question']}\n\n**On the board.** {page['board']}\n\n"
+        f"**When time is short.** {page['skip']}"
+    )
+
+
+def answers_page(exercise: Exercise) -> str:
+    """The solution, the other right answers and the usual mistakes of an exercise."""
+    code = f"```{exercise.language}\n{{}}\n```"
+    right = "\n".join(code.format(answer.strip()) for answer in [exercise.solution, *exercise.right])
+    wrong = "\n".join(f"{code.format(w.answer.strip())}\n→ {w.message}\n" for w in exercise.wrong)
+    return f"**Right answers to {exercise.id}**\n\n{right}\n\n**Mistakes, with what is said**\n\n{wrong}"
+
+
+# -- files ----
+
+
+def _sources(only: Iterable[str]) -> dict[str, Path]:
+    """The notebooks that have exercises, by number."""
+    folder = Path(str(resources.files("pg_llm"))).parent / "notebooks"
+    if not folder.is_dir():
+        folder = Path(str(resources.files("pg_llm.notebooks")))
+    found = {path.name[:2]: path for path in sorted(folder.glob("*.ipynb")) if path.name[:2] in notebooks()}
+    missing = [number for number in only if number not in found]
+    if missing:
+        raise KitError(
+            f"there is no notebook {', '.join(missing)}; there are {', '.join(found) or 'none here'}"
+        )
+    return {number: path for number, path in found.items() if not only or number in only}
+
+
+def _read(path: Path):
+    import nbformat
+
+    return nbformat.read(path, 4)
+
+
+def _write(notebook, path: Path) -> None:
+    import nbformat
+
+    nbformat.validate(notebook)
+    nbformat.write(notebook, path)
+
+
+class _replacing:
+    """A temporary folder that becomes target if the block succeeds."""
+
+    def __init__(self, target: Path, force: bool):
+        self.target = target
+        if (
+            target.exists()
+            and not (force and target.is_dir())
+            and (not target.is_dir() or any(target.iterdir()))
+        ):
+            raise KitError(f"{target} exists and is not empty; --force replaces it")
+
+    def __enter__(self) -> Path:
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(prefix=".editions-", dir=self.target.parent))
+        except OSError as error:
+            raise KitError(f"cannot write to {self.target.parent}: {error.strerror}") from None
+        self.folder.chmod(0o755)
+        return self.folder
+
+    def __exit__(self, kind, error, traceback):
+        if error is None:
+            if self.target.exists():
+                shutil.rmtree(self.target)
+            os.replace(self.folder, self.target)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
