@@ -8,8 +8,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.transforms import Bbox
 
-BLUE, GREY = "#336791", "#9aa5b1"
+BLUE, ORANGE, GREY = "#336791", "#d55e00", "#9aa5b1"
+SERIES = (BLUE, ORANGE, "#009e73", "#8a5a9e", "#555555")  # told apart by the colour-blind, and by markers
 
 
 def _axes(ax: Axes | None, width: float, height: float) -> Axes:
@@ -23,14 +26,13 @@ def _axes(ax: Axes | None, width: float, height: float) -> Axes:
 def plot_next_tokens(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
     """Bars of the probabilities in a result of llm_next_tokens (columns token, probability), best on top."""
     ax = _axes(ax, 6, 0.6 + 0.28 * len(frame))
-    labels = [repr(token) for token in frame["token"]]
     bars = ax.barh(range(len(frame)), frame["probability"], color=BLUE)
-    ax.bar_label(bars, [f"{p:.3g}%" for p in 100 * frame["probability"]], padding=4, color="#444")
-    ax.set_yticks(range(len(frame)), labels, family="monospace")
+    ax.bar_label(bars, _percentages(frame["probability"]), padding=4, color="#444")
+    ax.set_yticks(range(len(frame)), [_quoted(t) for t in frame["token"]], family="monospace")
     ax.invert_yaxis()
     ax.set_xlim(0, max(frame["probability"], default=1) * 1.18 or 1)
     ax.set_xlabel("probability of being next")
-    ax.xaxis.set_major_formatter("{x:.0%}" if max(frame["probability"], default=1) > 0.05 else "{x:.3%}")
+    ax.xaxis.set_major_formatter(PercentFormatter(1))  # as many digits as its ticks need
     ax.set_title(title, loc="left")
     return ax
 
@@ -74,47 +76,57 @@ def plot_bigrams(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -
     ax = _axes(ax, size + 0.8, size)
     image = ax.imshow(table.to_numpy(float), cmap="Blues", interpolation="nearest")
     ax.figure.colorbar(image, ax=ax, shrink=0.6, label=str(value))
-    _label(ax, [repr(t) for t in order], [repr(t) for t in order])
+    _label(ax, [_quoted(t) for t in order], [_quoted(t) for t in order])
     ax.tick_params(labelsize=8)
-    ax.set_ylabel(f"{before} (before)" if before != "before" else "before")
-    ax.set_xlabel(f"{after} (after)" if after != "after" else "after")
+    ax.set_ylabel(f"{before}: the token before" if before != "before" else "the token before")
+    ax.set_xlabel(f"{after}: the token after" if after != "after" else "the token after")
     ax.set_title(title, loc="left")
     return ax
 
 
 def plot_points(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
-    """Labelled points: columns label, x, y."""
+    """Labelled points: columns label, x, y. Labels keep clear of each other and of the points."""
     label, x, y = frame.columns[:3]
     ax = _axes(ax, 6.5, 5)
     ax.scatter(frame[x], frame[y], s=14, color=BLUE)
-    _label_points(ax, frame[label], frame[x], frame[y])
     ax.axhline(0, color=GREY, lw=0.6, zorder=0)
     ax.axvline(0, color=GREY, lw=0.6, zorder=0)
+    ax.set_xlabel(str(x))
+    ax.set_ylabel(str(y))
     ax.set_title(title, loc="left")
+    _label_points(ax, frame[label], frame[x], frame[y])
     return ax
 
 
 def plot_losses(
     frame: pd.DataFrame, lines: dict | None = None, title: str = "", ax: Axes | None = None
 ) -> Axes:
-    """A curve of loss (second column) over the first column, with named horizontal reference lines."""
-    x, loss = frame.columns[:2]
-    ax = _axes(ax, 6.5, 3.6)
-    ax.plot(frame[x], frame[loss], color=BLUE, marker="o" if len(frame) <= 20 else None)
-    for name, level in (lines or {}).items():
+    """Curves of losses over the first column, one for each further column, and named reference lines.
+
+    The columns' names label the axis and the curves. lines: name to level, in nats per token; the names
+    stand right of the axes. Up to 12 points are marked and named below the axis, and where each is at least
+    a quarter larger than the one before (1, 2, 4, 8 …), that axis is logarithmic.
+    """
+    x, *curves = frame.columns
+    ax = _axes(ax, 7, 3.8)
+    few = len(frame) <= 12
+    for k, curve in enumerate(curves):
+        ax.plot(frame[x], frame[curve], color=SERIES[k % len(SERIES)], marker="osD^v"[k % 5] if few else None,
+                ls=("-", "--", "-.")[k % 3] if not few else "-", ms=5, label=str(curve))  # fmt: skip
+    at = np.asarray(frame[x], float)
+    if few and len(at) > 3 and at[0] > 0 and (at[1:] >= 1.25 * at[:-1]).all():
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_minor_locator(NullLocator())
+    if few:
+        ax.set_xticks(at, [f"{value:g}" for value in at])
+    for level in (lines or {}).values():
         ax.axhline(level, color=GREY, lw=1, ls="--", zorder=0)
-        ax.annotate(
-            f"{name} {level:.2f}",
-            (1, level),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            xytext=(0, 3),
-            textcoords="offset points",
-            color="#555",
-        )
     ax.set_xlabel(str(x))
-    ax.set_ylabel(f"{loss} (nats per token)")
+    ax.set_ylabel("loss (nats per token)")
+    if len(curves) > 1:
+        ax.legend(frameon=False, fontsize=9)
     ax.set_title(title, loc="left")
+    _label_lines(ax, lines or {})
     return ax
 
 
@@ -270,21 +282,95 @@ def _label(ax, rows, columns) -> None:
     ax.tick_params(length=0)
 
 
-def _label_points(ax, labels, xs, ys) -> None:
-    """Puts a label to the right of each point, moved down to free space, with a line to its point."""
-    height, letter = 12.0, 6.5  # pixels of a label
-    ax.margins(0.12)
+def _quoted(token) -> str:
+    """A token in quotes, control characters escaped; what llm_token_text has escaped stays as it is."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(token))
+    quote = '"' if "'" in text and '"' not in text else "'"
+    return quote + text.replace("$", r"\$") + quote  # a pair of $ would enclose a formula
+
+
+def _percentages(values) -> list[str]:
+    """Probabilities in percent with equally many decimals, three digits for the largest."""
+    percent = [100 * float(value) for value in values]
+    largest = max(percent, default=0)
+    decimals = 1 if largest <= 0 else int(min(6, max(1, 2 - np.floor(np.log10(largest)))))
+    least = 10.0**-decimals
+    return [f"<{least:.{decimals}f}%" if 0 < p < least / 2 else f"{p:.{decimals}f}%" for p in percent]
+
+
+def _label_lines(ax: Axes, lines: dict) -> None:
+    """Names horizontal lines right of the axes, each at its level or as far above as the one below asks."""
     ax.figure.canvas.draw()
-    scale = 72 / ax.figure.dpi
-    taken: list[tuple[float, float, float]] = []
-    points = ax.transData.transform(list(zip(xs, ys, strict=True)))
-    for label, (px, py) in sorted(zip(map(str, labels), points, strict=True), key=lambda item: -item[1][1]):
-        at, width = py, letter * len(label) + 6
-        while any(px < right and left < px + width and abs(at - y) < height for left, right, y in taken):
-            at -= 2
-        taken.append((px, px + width, at))
-        moved = {"arrowprops": {"arrowstyle": "-", "color": GREY, "lw": 0.4}} if py - at > 4 else {}
+    height = 13.0 * ax.figure.dpi / 72  # of a label, in pixels
+    above = -np.inf
+    for name, level in sorted(lines.items(), key=lambda item: item[1]):
+        at = ax.transData.transform((0 if ax.get_xscale() == "linear" else 1, level))[1]
+        above = max(at, above + height)
         ax.annotate(
-            label, (px, py), (6 * scale, (at - py - 4) * scale), xycoords="figure pixels",
-            textcoords="offset points", fontsize=9, annotation_clip=False, **moved,
+            f"{name} {level:.2f}", (1, level), ((6, (above - at) * 72 / ax.figure.dpi)),
+            xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=9,
+            color="#555", annotation_clip=False,
         )  # fmt: skip
+
+
+def _label_points(ax: Axes, labels, xs, ys) -> None:
+    """Puts each label at the best free place around its point, with a line to it from further away.
+
+    Free: over no other label and no point. Labels of crowded points choose first.
+    """
+    ax.margins(0.14)
+    figure: Any = ax.figure
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    points = ax.transData.transform(np.column_stack([xs, ys])) if len(xs) else np.empty((0, 2))
+    crowded = [np.sort(np.hypot(*(points - point).T))[:4].sum() for point in points]
+    placed, lines = np.empty((0, 4)), np.empty((0, 2))  # labels: x0, y0, x1, y1; places that a line runs over
+    for k in np.argsort(crowded, kind="stable"):
+        at = xs.iloc[k], ys.iloc[k]
+        text = ax.annotate(str(labels.iloc[k]), at, (0, 0), textcoords="offset points", fontsize=9,
+                           ha="center", va="center", annotation_clip=False)  # fmt: skip
+        size = text.get_window_extent(renderer)
+        dots = np.delete(points, k, axis=0)
+        taken = np.vstack([placed, np.hstack([dots - 3, dots + 3])])
+        middle, half, line = _free_place(points[k], size, taken, lines, ax.get_window_extent())
+        placed = np.vstack([placed, np.hstack([points[k] + middle - half, points[k] + middle + half])])
+        text.set_position(tuple(middle * 72 / figure.dpi))
+        text.set_in_layout(False)
+        if len(line):
+            lines = np.vstack([lines, line])
+            stroke = ax.annotate("", at, tuple((line[-1] - points[k]) * 72 / figure.dpi),
+                                 textcoords="offset points", annotation_clip=False,
+                                 arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6})  # fmt: skip
+            stroke.set_in_layout(False)
+
+
+def _free_place(point, size: Bbox, taken, lines, frame: Bbox) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best place of a label: over nothing else, then near, then with a line that crosses nothing.
+
+    taken: boxes (N,4); lines: places (M,2) that other labels' lines run over. Returns, in pixels, the way
+    from the point to the label's middle, half its size, and places along its line, if it needs one.
+    """
+    half = np.array([size.width + 4, size.height + 1]) / 2
+    best: Any = (np.inf,)
+    for distance in range(0, 120, 5):
+        if best[0] <= distance:
+            break
+        for angle in np.arange(16) * np.pi / 8:
+            middle = np.array([np.cos(angle), np.sin(angle)]) * (half + distance + 4)
+            (x0, y0), (x1, y1) = point + middle - half, point + middle + half
+            over = (taken[:, 0] < x1) & (taken[:, 2] > x0) & (taken[:, 1] < y1) & (taken[:, 3] > y0)
+            crossed = (lines[:, 0] < x1) & (lines[:, 0] > x0) & (lines[:, 1] < y1) & (lines[:, 1] > y0)
+            outside = x0 < frame.x0 or x1 > frame.x1 or y0 < frame.y0 or y1 > frame.y1
+            cost = 1000 * (over.sum() + outside) + 5 * crossed.sum() + distance
+            if cost >= best[0]:
+                continue
+            end = middle - np.clip(middle, -half, half)
+            line = point + end * np.linspace(0.2, 1, 4 + distance // 2)[:, None]
+            line = line if distance > 5 else np.empty((0, 2))
+            x, y = line[:, :1], line[:, 1:]
+            hit = (taken[:, 0] < x) & (taken[:, 2] > x) & (taken[:, 1] < y) & (taken[:, 3] > y)
+            near = np.abs(line[:, None] - lines[None]).max(axis=2, initial=0) < 4
+            cost += 15 * hit.sum() + 10 * near.any(axis=1).sum()
+            if cost < best[0]:
+                best = cost, middle, half, line
+    return best[1:]

@@ -161,3 +161,65 @@ def test_paths_are_drawn_over_lines_of_equal_height():
     frame = pd.DataFrame({"method": ["a"] * 3 + ["b"] * 3, "x": [8, 7, 6] * 2, "y": [1, -1, 0.5] * 2})
     pg_llm.plot_paths(frame, lambda x, y: x**2 + 100 * y**2, "a valley")
     assert [line.get_label() for line in plt.gca().lines] == ["a", "b"] and plt.gca().collections
+
+
+def boxes(ax) -> list:
+    """Where the visible texts inside the axes are, in pixels."""
+    ax.figure.canvas.draw()
+    return [t.get_window_extent() for t in ax.texts if t.get_text()]
+
+
+def test_the_ticks_of_next_tokens_are_what_they_say_and_the_bars_have_equal_decimals():
+    tokens = ["\\n", "\n", " 's", "a$b$"]
+    frame = pd.DataFrame({"token": tokens, "probability": [0.15, 0.049, 0.0493, 0.00001]})
+    ax = pg_llm.plot_next_tokens(frame)
+    ax.figure.canvas.draw()
+    ticks = [(t.get_position()[0], t.get_text()) for t in ax.get_xticklabels()]
+    assert len(ticks) > 3
+    for at, text in ticks:
+        assert float(text.strip("%")) == pytest.approx(100 * at)
+    assert texts(ax) == ["15.0%", "4.9%", "4.9%", "<0.1%"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == [r"'\n'", r"'\n'", '" \'s"', r"'a\$b\$'"]
+    frame = pd.DataFrame({"token": ["a", "b"], "probability": [0.0493, 0.049]})
+    assert texts(pg_llm.plot_next_tokens(frame)) == ["4.93%", "4.90%"]
+    frame = pd.DataFrame({"token": ["a", "b"], "probability": [0.000021, 0.000020]})
+    assert texts(pg_llm.plot_next_tokens(frame)) == ["0.00210%", "0.00200%"]
+    assert not texts(pg_llm.plot_next_tokens(frame[:0]))
+
+
+def test_a_line_feed_in_a_table_of_pairs_is_written_as_one():
+    ax = pg_llm.plot_bigrams(pd.DataFrame({"before": ["\\n", "a"], "after": ["a", "\\n"], "n": [1, 2]}))
+    assert [t.get_text() for t in ax.get_yticklabels()] == [r"'\n'", "'a'"]
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("the token before", "the token after")
+
+
+def test_labels_of_points_cover_no_label_and_no_point():
+    place = np.random.default_rng(1).normal(size=(30, 2))
+    place[:8] = place[0] + 0.02 * np.arange(16).reshape(8, 2)
+    frame = pd.DataFrame({"word": [f"word {i}" for i in range(30)], "x": place[:, 0], "y": place[:, 1]})
+    ax = pg_llm.plot_points(frame)
+    seen = boxes(ax)
+    assert len(seen) == 30 and (ax.get_xlabel(), ax.get_ylabel()) == ("x", "y")
+    for k, box in enumerate(seen):
+        assert not box.count_overlaps(seen[:k]), frame.word[k]
+        assert ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1
+    points = ax.transData.transform(place)
+    assert not [1 for box in seen for x, y in points if box.contains(x, y)]
+    assert pg_llm.plot_points(frame[:0]).get_title("left") == ""
+
+
+def test_losses_are_curves_with_a_name_and_lines_whose_names_do_not_collide():
+    losses = {"at 100 steps": [2.4, 1.3, 1.2, 1.3], "at 400": [2.6, 1.2, 1.3, 1.4]}
+    frame = pd.DataFrame({"dimensions": [1, 2, 4, 32], **losses})
+    ax = pg_llm.plot_losses(frame, {"uniform": 3.89, "table": 1.33, "floor": 1.32})
+    assert ax.get_xlabel() == "dimensions" and ax.get_ylabel() == "loss (nats per token)"
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["at 100 steps", "at 400"]
+    assert ax.get_xscale() == "log" and [t.get_text() for t in ax.get_xticklabels()] == ["1", "2", "4", "32"]
+    seen = boxes(ax)
+    assert texts(ax) == ["floor 1.32", "table 1.33", "uniform 3.89"]
+    assert not any(box.count_overlaps(seen[:k]) for k, box in enumerate(seen))
+    assert all(box.x0 > ax.bbox.x1 for box in seen)
+    ax = pg_llm.plot_losses(pd.DataFrame({"step": range(20, 220, 20), "train": 1.0}))
+    assert ax.get_xscale() == "linear" and [t.get_text() for t in ax.get_xticklabels()][-1] == "200"
+    ax = pg_llm.plot_losses(pd.DataFrame({"step": range(1, 101), "train": 1.0}))
+    assert ax.get_xscale() == "linear" and ax.get_legend() is None and ax.lines[0].get_marker() == "None"
