@@ -32,6 +32,8 @@ def fill(notebook, number: str, solutions: bool = True, answers: bool = True) ->
                 new = (new_markdown_cell if kind == "markdown" else new_code_cell)(text)
                 new.id = f"{GENERATED}{exercise.id.replace('.', '-')}-{part}"
                 cells.append(new)
+        elif cell.cell_type == "markdown" and "\n### Exercise" in cell.source:
+            raise KitError(f"an exercise's heading begins a cell of its own, not {cell.source[:60]!r}…")
         elif cell.cell_type == "markdown" and QUIZ.match(cell.source):
             cell.source = quiz(notebooks().get(number, {}).get("quiz", []), answers)
             cells.append(cell)

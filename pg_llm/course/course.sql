@@ -81,14 +81,27 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION llm_course.projected IS 'The rows with the columns of these positions, counted from 0';
 
+CREATE OR REPLACE FUNCTION llm_course.exact(line jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_agg(CASE jsonb_typeof(value)
+        WHEN 'number' THEN CASE WHEN trunc(value::numeric) = value::numeric THEN to_jsonb(trunc(value::numeric)) END
+        WHEN 'string' THEN to_jsonb(btrim(value #>> '{}', E' \n\t'))
+        WHEN 'boolean' THEN value END ORDER BY n)
+    FROM jsonb_array_elements(line) WITH ORDINALITY AS v (value, n)
+$$;
+COMMENT ON FUNCTION llm_course.exact IS
+    'A row with only those values that agree exactly in equal rows; null where rounding may differ';
+
 CREATE OR REPLACE FUNCTION llm_course.rows_right(expected jsonb, got jsonb, columns int[], options jsonb) RETURNS bigint
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    -- Pairs the sorted rows; of the rows that find no partner there, small tables are searched once more.
+    -- Pairs the rows in the order of what is exact in them; few that find no partner so are searched for.
     WITH e AS (
-        SELECT line, row_number() OVER (ORDER BY CASE WHEN (options ->> 'ordered')::boolean THEN n END, line) AS n
+        SELECT line, row_number() OVER (ORDER BY CASE WHEN (options ->> 'ordered')::boolean THEN n END,
+            llm_course.exact(line), line) AS n
         FROM jsonb_array_elements(expected) WITH ORDINALITY AS r (line, n)
     ), g AS (
-        SELECT line, row_number() OVER (ORDER BY CASE WHEN (options ->> 'ordered')::boolean THEN n END, line) AS n
+        SELECT line, row_number() OVER (ORDER BY CASE WHEN (options ->> 'ordered')::boolean THEN n END,
+            llm_course.exact(line), line) AS n
         FROM llm_course.projected(got, columns)
     ), pair AS (
         SELECT e.n, e.line AS wanted, g.line AS came, llm_course.same_value(e.line, g.line, options) AS ok
@@ -97,7 +110,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT * FROM pair WHERE NOT ok AND NOT coalesce((options ->> 'ordered')::boolean, false)
     )
     SELECT (SELECT count(*) FROM pair WHERE ok) + CASE
-        WHEN (SELECT count(*) FROM rest) BETWEEN 2 AND 200 THEN (
+        WHEN (SELECT count(*) FROM rest) BETWEEN 2 AND 60 THEN (
             -- As many as have at least as many equals among the rows that came as among those wanted.
             SELECT count(*) FROM rest AS a
             WHERE (SELECT count(*) FROM rest AS b WHERE llm_course.same_value(a.wanted, b.came, options))
