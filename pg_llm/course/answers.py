@@ -185,8 +185,9 @@ def _read(text: str) -> Any:
     bare = text.strip()
     if THOUSANDS.fullmatch(bare):
         bare = bare.replace(",", "")
-    if NUMBER.fullmatch(bare):
-        return float(bare) if set(bare) & set(".eE") else int(bare)
+    if NUMBER.fullmatch(bare) and len(bare) < 100:
+        value = float(bare) if set(bare) & set(".eE") else int(bare)
+        return value if math.isfinite(value) else text
     if bare in ("t", "true", "f", "false"):
         return bare.startswith("t")
     if bare[:1] == "[":

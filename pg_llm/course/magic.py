@@ -48,7 +48,7 @@ class CheckMagics(Magics):
         print(verdict)
         if exercise.fallback:
             self._provide(exercise, cell if verdict.is_right else None)
-        elif verdict.is_right and exercise.probe and exercise.language == "sql" and not _is_query(cell):
+        elif verdict.is_right and exercise.language == "sql" and _defines(cell):
             checks.define(exercise, cell, self.shell.user_ns)
 
     def _show(self, exercise: Exercise, cell: str) -> None:
@@ -82,6 +82,13 @@ class CheckMagics(Magics):
             checks.define(exercise, None, self.shell.user_ns)
         if answer is None:
             print(f"Until then the cells below use the kit's own result for {what}.")
+
+
+def _defines(cell: str) -> bool:
+    """True if the cell only creates something; changes of rows are undone after the check."""
+    with contextlib.suppress(answers.Unfit):
+        return all(s.lower().startswith("create") for s in answers.statements(cell))
+    return False
 
 
 def _is_query(cell: str) -> bool:

@@ -12,6 +12,8 @@ import html
 import io
 import os
 
+import numpy as np
+
 COLORS = 256  # size of the palette; no pixel of a plot visibly changes colour
 NAMED = 12  # rows, columns or points described one by one
 EXTREMES = 4  # values of a large matrix that are described
@@ -151,4 +153,6 @@ def _line(line) -> str:
 
 
 def _number(value) -> str:
+    if np.ma.is_masked(value):
+        return "empty"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

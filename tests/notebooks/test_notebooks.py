@@ -10,6 +10,9 @@ from helpers.jupyter_kernel import Kernel
 from helpers.notebooks import named, nbval
 from helpers.paths import REPO
 
+from pg_llm.course import cells
+from pg_llm.course.exercise import exercises, notebooks
+
 pytestmark = pytest.mark.slow
 
 CANARY = REPO / "tests" / "notebooks" / "canary.ipynb"
@@ -42,53 +45,52 @@ def test_the_canary_fails_in_every_cell_that_should(server, tmp_path):
 
 @named
 def test_it_runs_twice_and_the_solutions_are_right(server, path):
-    """A learner runs cells again, in the same database; each exercise's solution passes its check."""
+    """A learner runs cells again, in the same database, and fills in each exercise on the way."""
     notebook = nbformat.read(path, 4)
     kernel = Kernel(cwd=str(path.parent))
     try:
-        for cell in [c for c in notebook.cells if c.cell_type == "code"] * 2:
-            seen = kernel.run(cell.source, timeout=170)
-            assert seen.ok != ("raises-exception" in cell.metadata.get("tags", [])), (
-                cell.source + seen.traceback
-            )
-        solutions = solutions_of(notebook)
-        asked = {name for c in notebook.cells if c.cell_type == "code" for name in checks_in(c.source)}
-        assert 3 <= len(asked) <= 6
-        assert {name for _, names in solutions for name in names} == asked
-        for cells, names in solutions:
-            for source in cells:
+        for filled in (False, True):
+            for cell in [c for c in notebook.cells if c.cell_type == "code"]:
+                asked = re.match(r"%%check ([\d.]+)", cell.source)
+                source = cell.source
+                if filled and asked:
+                    source = f"%%check {asked[1]}\n{exercises()[asked[1]].solution}"
                 seen = kernel.run(source, timeout=170)
-                assert seen.ok, seen.traceback
-            assert f"{seen.printed}".count("✓ Right.") == len(names), f"{names}: {seen.printed}\n{source}"
+                assert seen.ok != ("raises-exception" in cell.metadata.get("tags", [])), (
+                    source + seen.traceback
+                )
+                if asked:
+                    assert ("✓ Right." if filled else "waits for your answer") in seen.printed, (
+                        source + seen.printed
+                    )
     finally:
         kernel.close()
 
 
-def solutions_of(notebook) -> list[tuple[list[str], list[str]]]:
-    """For each <details> with a solution: its code cells, and the exercises they check."""
-    found = []
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown" and "<summary>Solution" in cell.source:
-            solution = cell.source.split("<summary>Solution", 1)[1]
-            codes = re.findall(r"```(?:python|sql)\n(.*?)```", solution, re.DOTALL)
-            found.append((codes, [name for code in codes for name in checks_in(code)]))
-    return found
-
-
-def checks_in(source: str) -> list[str]:
-    return re.findall(r'\bcheck\("([\d.]+)"', source)
+@named
+def test_the_exercises_are_those_of_the_file(path):
+    """`python tests/build_notebooks.py` has written the exercises and the quiz as the file has them now."""
+    number = path.name[:2]
+    saved, filled = nbformat.read(path, 4), nbformat.read(path, 4)
+    cells.fill(filled, number)
+    assert [c.source for c in saved.cells] == [c.source for c in filled.cells]
+    asked = re.findall(r"^%%check ([\d.]+)", "\n".join(c.source for c in saved.cells), re.MULTILINE)
+    assert set(asked) == {e["id"] for e in notebooks()[number]["exercise"]}
+    assert any(c.source.startswith("## Quiz") for c in saved.cells)
 
 
 @named
 def test_the_notebook_keeps_the_house_rules(path):
-    """20–45 code cells, under 2,500 words, outputs saved, %load_ext first, no machine-specific output."""
+    """20–45 code cells, under 2,500 words of prose, outputs saved, nothing of one machine in them."""
     notebook = nbformat.read(path, 4)
     code = [c for c in notebook.cells if c.cell_type == "code"]
-    words = sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")
+    prose = [c for c in notebook.cells if c.cell_type == "markdown" and not c.id.startswith(cells.GENERATED)]
+    words = sum(len(c.source.split()) for c in prose if not cells.QUIZ.match(c.source))
     assert 20 <= len(code) <= 45 and words < 2500, f"{len(code)} code cells, {words} words"
     assert code[0].source.startswith("%load_ext pg_llm")
     assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
-    assert any("image/png" in o.get("data", {}) for c in code for o in c.outputs), "no figure"
+    kinds = {kind for c in code for o in c.outputs for kind in o.get("data", {})}
+    assert kinds & {"image/png", "image/svg+xml"}, "no figure"
     text = path.read_text()
     for leftover in ("/home/", "/root/", "/tmp/", "/work/", "site-packages", "fresh_", "postgresql+psycopg"):
         assert leftover not in text, leftover
