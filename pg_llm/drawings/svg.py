@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import escape, quoteattr
@@ -175,6 +177,39 @@ class Drawing:
             self.text(x + box.width / 2, y - above, title, size=13, bold=True)
         return box
 
+    def heat(self, x: float, y: float, values, *, cell: float = 5, colour: str = BLUE) -> Box:
+        """Small cells without numbers or lines, white at 0 and the full colour at 1; None is grey."""
+        paths: dict[str, list[str]] = {}
+        table = [["#e3e3df" if v is None else shade(round(20 * float(v)) / 20, colour) for v in row]
+                 for row in values]  # fmt: skip
+        for i, row in enumerate(table):
+            j = 0
+            for fill, run in groupby(row):
+                long = len(list(run))
+                if fill != "#ffffff":
+                    paths.setdefault(fill, []).append(f"M{j} {i}h{long}v1h-{long}z")
+                j += long
+        box = Box(x, y, cell * max(map(len, table), default=0), cell * len(table))
+        size = f'width="{_n(box.width)}" height="{_n(box.height)}"'
+        self._add(f'<rect x="{_n(x)}" y="{_n(y)}" {size} fill="#ffffff"/>')
+        self._add(f'<g transform="translate({_n(x)} {_n(y)}) scale({_n(cell)})">')
+        for fill in sorted(paths):
+            self._add(f'<path d="{"".join(paths[fill])}" fill="{fill}"/>')
+        self._add("</g>")
+        self.line((x, y), (x + box.width, y), colour="#b8c0c8", width=0.8)
+        self.line((x, y), (x, y + box.height), colour="#b8c0c8", width=0.8)
+        return box
+
+    def scale(self, x: float, y: float, label: str = "", *, colour: str = BLUE) -> None:
+        """The legend of heat's colours, 130 pixels wide, from 0 to 1."""
+        for k in range(11):
+            place = f'x="{_n(x + 10 * k)}" y="{_n(y)}" width="10" height="10"'
+            self._add(f'<rect {place} fill="{shade(k / 10, colour)}" stroke="#b8c0c8" stroke-width="0.5"/>')
+        self.text(x - 5, y + 9, "0", size=11, anchor="end")
+        self.text(x + 115, y + 9, "1", size=11, anchor="start")
+        if label:
+            self.text(x + 55, y + 24, label, size=11)
+
     def bracket(self, start: Point, end: Point, label: str = "", *, depth: float = 8,
                 colour: str = GREY, size: float = 12) -> None:  # fmt: skip
         """A bracket between two points, open to the left of its direction; the label on its other side."""
@@ -225,7 +260,11 @@ class Drawing:
         """What a notebook shows and keeps: the picture, and below it, folded, its description."""
         from pg_llm.notebook.pictures import display_described
 
-        display_described(self._repr_mimebundle_()[0], self.description)
+        # JupyterLab shows no SVG of a notebook that was not run yet, but an image in HTML.
+        source = base64.b64encode(self.svg().encode()).decode()
+        name = quoteattr(self.description)
+        image = f'<img style="max-width:100%" alt={name} src="data:image/svg+xml;base64,{source}">'
+        display_described({**self._repr_mimebundle_()[0], "text/html": image}, self.description)
 
     def __repr__(self) -> str:
         return f"Drawing({self.description!r})"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 
+import pandas as pd
 import pytest
 
+from pg_llm.drawings import attention
 from pg_llm.drawings.svg import BLUE, Drawing
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -65,3 +67,51 @@ def test_the_same_drawing_has_the_same_bytes(tmp_path):
 def test_a_drawing_without_description_is_refused():
     with pytest.raises(ValueError, match="description"):
         Drawing(10, 10, " ")
+
+
+def test_small_cells_share_a_path_for_each_shade():
+    d = Drawing(100, 100, "heat")
+    box = d.heat(10, 10, [[1, None], [0, 1]], cell=4)
+    d.scale(10, 60, "weight")
+    assert (box.width, box.height) == (8, 8)
+    paths = [e.get("d") for e in ET.fromstring(d.svg()).iter(SVG + "path")]
+    assert "M0 0h1v1h-1zM1 1h1v1h-1z" in paths
+
+
+TOY = pd.DataFrame({"token": ["Emma", " Price"], "query": [[0, 2], [1, 1]], "key": [[1, 0], [0, 2]]})
+TOY["value"] = [[1, 0], [0, 4]]
+PAIRS = [(0, 0), (0, 1), (1, 0), (1, 1)]
+MAP = pd.DataFrame(
+    [(layer, head, q, TOY.token[q], k, TOY.token[k], 1 / (q + 1))
+     for layer in (0, 1) for head in (0, 1) for q, k in PAIRS if k <= q],
+    columns=["layer", "head", "query", "query_token", "key", "key_token", "weight"],
+)  # fmt: skip
+
+
+def table(*columns: str) -> pd.DataFrame:
+    return pd.DataFrame([(*pair, 0.5) for pair in PAIRS], columns=[*columns])
+
+
+TABLES = {"query": "i c q", "key": "j c k", "score": "i j score", "weight": "i j weight"}
+TABLES |= {"value": "j c v", "mixture": "i c m"}
+
+
+@pytest.mark.parametrize(
+    ("drawing", "says"),
+    [
+        (attention.vectors(TOY), "Emma (0, 2), Price (1, 1)"),
+        (attention.on_paper(TOY, 1), "The mixture of the values is (0.33, 2.68)."),
+        (attention.mask(table("i", "j", "score"), TOY.token), "leaves the 3 pairs"),
+        (
+            attention.joins({name: table(*columns.split()) for name, columns in TABLES.items()}),
+            "joined where the channel c is the same",
+        ),
+        (attention.heads(128, 4, 27), "cut into 4 parts of 32"),
+        (attention.head_map(MAP[(MAP.layer == 0) & (MAP["head"] == 1)]), "Price (1) to Emma (0) 0.50"),
+        (attention.head_grid(MAP), "2 layers with 2 heads each over the 2 tokens"),
+        (attention.induction([" a", " b", " a", " b"], 0.9, 0.8), "attends to b (weight 0.80)"),
+    ],
+)  # fmt: skip
+def test_drawings_of_attention_say_their_numbers(drawing, says):
+    assert says in drawing.description
+    assert ET.fromstring(drawing.svg()).findtext(SVG + "desc") == drawing.description
