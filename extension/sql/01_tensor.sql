@@ -99,6 +99,10 @@ COMMENT ON FUNCTION tensor_to_float4(tensor) IS 'The only element of a tensor th
 CREATE FUNCTION tensor_to_float8(tensor) RETURNS double precision
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION tensor_to_float8(tensor) IS 'The only element of a tensor that has one';
+CREATE FUNCTION tensor_to_numeric(tensor) RETURNS numeric
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE RETURN tensor_to_float4($1)::numeric;
+COMMENT ON FUNCTION tensor_to_numeric(tensor) IS
+    'The only element of a tensor that has one, to the six digits of real: for round(…, digits)';
 CREATE FUNCTION tensor_to_int4(tensor) RETURNS integer
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION tensor_to_int4(tensor) IS 'The only element of a tensor that has one, if it is an integer';
@@ -108,6 +112,7 @@ CREATE CAST (numeric AS tensor) WITH FUNCTION tensor(numeric) AS ASSIGNMENT;
 CREATE CAST (integer AS tensor) WITH FUNCTION tensor(integer) AS ASSIGNMENT;
 CREATE CAST (tensor AS real) WITH FUNCTION tensor_to_float4(tensor) AS ASSIGNMENT;
 CREATE CAST (tensor AS double precision) WITH FUNCTION tensor_to_float8(tensor) AS ASSIGNMENT;
+CREATE CAST (tensor AS numeric) WITH FUNCTION tensor_to_numeric(tensor);
 CREATE CAST (tensor AS integer) WITH FUNCTION tensor_to_int4(tensor);
 
 CREATE FUNCTION tensor(bytea, shape integer[]) RETURNS tensor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import struct
+from decimal import Decimal
 
 import numpy as np
 import psycopg
@@ -468,3 +469,12 @@ def test_every_function_has_a_comment(conn):
         "AND obj_description(oid, 'pg_operator') IS NULL"
     ).fetchall()
     assert bare == []
+
+
+def test_a_single_element_becomes_numeric(conn):
+    """What round(…, digits) takes."""
+    assert one(conn, "SELECT round(tensor_sum(tensor '[0.12345,2]')::numeric, 3)") == Decimal("2.123")
+    assert one(conn, "SELECT tensor '[[2.567]]'::numeric(4,1)") == Decimal("2.6")
+    assert one(conn, "SELECT tensor 'NaN'::numeric").is_nan()
+    with pytest.raises(psycopg.errors.ArraySubscriptError, match="2 elements"):
+        one(conn, "SELECT tensor '[1,2]'::numeric")
