@@ -62,6 +62,7 @@ def want_test_packages():
     wishes = (
         ("PostgreSQL 15's tests", ["postgresql-15", "postgresql-server-dev-15"], has_postgresql_15),
         ("the C format check", ["clang-format-14"], lambda: shutil.which("clang-format-14")),
+        ("the tests in a browser", ["chromium"], lambda: shutil.which("chromium")),
         ("the arm64 compile check", ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"], has_arm64_compiler),
     )
     for what, packages, there in wishes:

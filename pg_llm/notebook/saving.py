@@ -2,7 +2,7 @@
 
 JupyterLab saves a widget's output without the widget's state, and shows "Error displaying widget" when the
 notebook is opened again. As an extension of the Jupyter server, this module leaves out the reference to the
-live widget when a notebook is saved; the picture with alternative text, in the same output, is shown then.
+live widget when a notebook is saved; then the picture in the same output is shown, with its alternative text.
 """
 
 from __future__ import annotations

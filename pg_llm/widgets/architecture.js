@@ -36,7 +36,7 @@ function render({ model, el }) {
 	function show(column, name) {
 		const node = model.get("view").nodes[`${column}/${name}`];
 		const size = node.shape.map((s, k) => (node.sized[k] === s ? s : `${s.replace("*", "·")} = ${node.sized[k]}`));
-		const line = (term, ...value) => [make("div", {}, make("dt", { text: term }), make("dd", {}, ...value))];
+		const line = (term, ...value) => [make("div", { class: `pgl-fact-${term.split(" ")[0]}` }, make("dt", { text: term }), make("dd", {}, ...value))];
 		const code = (text) => make("code", { text });
 		const list = (names) => (names.length ? names.flatMap((n, k) => (k ? [", ", code(n)] : [code(n)])) : ["none"]);
 		const attrs = Object.entries(node.attrs).map(([key, value]) => `${key}: ${JSON.stringify(value)}`);

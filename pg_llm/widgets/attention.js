@@ -278,11 +278,18 @@ function render({ model, el }) {
 		if (focused) queries.children[query()].focus();
 	}
 
+	// A canvas does not follow the theme by itself; before the first frame it has no colours at all.
+	const repaint = () => cells.forEach((cell) => thumbnail(cell.node.firstChild, cell.k, cell.head));
+	const theme = new MutationObserver(() => requestAnimationFrame(repaint));
+	theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name"] });
+	requestAnimationFrame(repaint);
+	setTimeout(repaint, 300);
 	const again = () => look();
 	for (const name of ["layer", "head", "query"]) model.on(`change:${name}`, again);
 	box.start();
 	return () => {
 		typed.stop();
+		theme.disconnect();
 		box.stop();
 		for (const name of ["layer", "head", "query"]) model.off(`change:${name}`, again);
 	};

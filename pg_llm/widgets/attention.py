@@ -28,7 +28,7 @@ class AttentionExplorer(Widget):
 
     text = traitlets.Unicode().tag(sync=True)
     model = traitlets.Unicode().tag(sync=True)
-    off = traitlets.List().tag(sync=True)  # [layer, head] of each head that is switched off
+    off: traitlets.List = traitlets.List().tag(sync=True)  # [layer, head] of each head that is switched off
     layer = traitlets.Int(0).tag(sync=True)  # whose lines are drawn
     head = traitlets.Int(0).tag(sync=True)
     query = traitlets.Int(-1).tag(sync=True)  # the token whose lines are drawn; negative from the end
@@ -187,9 +187,7 @@ class AttentionExplorer(Widget):
     def _strips(self, p: Picture, at: int, weights: np.ndarray, k: int, head: int) -> float:
         left, T = 470, self._shape[2]
         cell = min(9.0, 66 / T)
-        p.text(
-            420, 46, "every head: weights of this token, from the first position on", size=12, colour="muted"
-        )
+        p.text(420, 46, "every head: the weights of this token", size=12, colour="muted")
         for row, layer in enumerate(self.view["layers"]):
             y = 62 + row * 26
             p.text(420, y + 10, f"layer {layer}", size=12)

@@ -143,7 +143,8 @@ class Widget(anywidget.AnyWidget):
         except (psycopg.Error, PgLlmError) as error:
             from pg_llm.notebook.magic import describe
 
-            self.error = str(error) if isinstance(error, PgLlmError) else describe(error)
+            text = str(error) if isinstance(error, PgLlmError) else describe(error)
+            self.error = text.replace("run this cell again", "try again")
             self._answers += 1
             self.view = {**self.view, "n": self._answers}
 

@@ -40,7 +40,7 @@ function render({ model, el }) {
 		step: 0.05,
 		value: model.get("temperature"),
 		format: (v) => (v === 0 ? "0 (greedy)" : v.toFixed(2)),
-		change: later((v) => box.ask({ temperature: v }), 40),
+		change: (v) => box.ask({ temperature: v }),
 	});
 	const topk = slider({
 		label: "top-k",
@@ -49,7 +49,7 @@ function render({ model, el }) {
 		step: 1,
 		value: model.get("top_k") || ALL,
 		format: (v) => (v >= ALL ? "off" : String(v)),
-		change: later((v) => box.ask({ top_k: v >= ALL ? 0 : v }), 40),
+		change: (v) => box.ask({ top_k: v >= ALL ? 0 : v }),
 	});
 	const topp = slider({
 		label: "top-p",
@@ -58,7 +58,7 @@ function render({ model, el }) {
 		step: 0.05,
 		value: model.get("top_p"),
 		format: (v) => (v >= 1 ? "off" : v.toFixed(2)),
-		change: later((v) => box.ask({ top_p: v }), 40),
+		change: (v) => box.ask({ top_p: v }),
 	});
 	const chips = make("div", { class: "pgl-chips", role: "group", "aria-label": "Prompts to try" });
 	const bars = make("div", { class: "pgl-bars", role: "group", "aria-label": "Next tokens; Enter appends one" });
@@ -127,7 +127,7 @@ function render({ model, el }) {
 				}, chip.kind ? make("b", { text: chip.kind }) : null, ` ${end === chip.text ? "" : "… "}${end}`);
 			}),
 		);
-		if (!bars.contains(document.activeElement) && !box.root.querySelector(".pgl-range:active")) sliders();
+		sliders();
 		const focused = [...bars.children].indexOf(document.activeElement);
 		const most = Math.max(...view.bars.map((b) => Math.max(b.before, b.after)), 1e-9);
 		bars.replaceChildren(

@@ -98,7 +98,8 @@ class PromptBox(Widget):
                 x, y = 18, y + 24
             p.text(x, y, piece["text"], size=size, mono=True)
             if piece["unknown"]:
-                p.wave(x, y + 4, width)
+                space = (len(piece["text"]) - len(piece["text"].lstrip())) * LETTER * size
+                p.wave(x + space, y + 4, width - space)
                 notes.append(piece["unknown"])
             x += width
         for note in notes:

@@ -42,7 +42,8 @@ function percent(share) {
 	return `${Number(text)} %`;
 }
 
-// A slider with its name and value. set(value) shows another value without telling anyone.
+// A slider with its name and value; change is told after a short pause. set(value) shows another value without
+// telling anyone, unless the slider has been moved and that is still to be told.
 function slider({ label, min, max, step, value, format, change }) {
 	const id = `pgl-${Math.random().toString(36).slice(2)}`;
 	const output = make("output", { for: id });
@@ -54,11 +55,18 @@ function slider({ label, min, max, step, value, format, change }) {
 		const share = (Number(input.value) - min) / (max - min || 1);
 		input.style.setProperty("--pgl-share", `${100 * share}%`);
 	};
-	input.addEventListener("input", () => {
-		show();
+	let moved = false;
+	const tell = later(() => {
+		moved = false;
 		change(Number(input.value));
+	}, 40);
+	input.addEventListener("input", () => {
+		moved = true;
+		show();
+		tell();
 	});
 	const set = (next) => {
+		if (moved) return;
 		input.value = next;
 		show();
 	};
@@ -114,9 +122,9 @@ function frame(model, el, title, kind, draw) {
 		"section",
 		{ class: `pgl pgl-${kind}`, "aria-label": title },
 		make("div", { class: "pgl-title", text: title }),
+		alarm,
 		body,
 		waiting,
-		alarm,
 		spoken,
 	);
 	// JupyterLab's own keys (j, k, dd, Enter …) are not meant for what has the focus here.
@@ -134,6 +142,7 @@ function frame(model, el, title, kind, draw) {
 	const failed = () => {
 		const text = model.get("error");
 		alarm.hidden = !text;
+		root.classList.toggle("pgl-stale", Boolean(text)); // what is shown belongs to an earlier question
 		alarm.replaceChildren();
 		if (!text) return;
 		const again = make("button", {

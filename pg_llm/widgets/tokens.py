@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 import traitlets
 
@@ -40,7 +42,7 @@ class TokenizerView(Widget):
         pieces = split(db, self.text, self.tokenizer)
         spelled = [[letters[byte] for byte in piece.encode()] for piece in pieces]
         ranks = self._ranks(db, spelled)
-        stages = [{"n": 0, "merge": None, "tokens": spelled}]
+        stages: list[dict[str, Any]] = [{"n": 0, "merge": None, "tokens": spelled}]
         for rank, pair in sorted((rank, pair) for pair, rank in ranks.items()):
             before = stages[-1]["tokens"]
             now = [bpe(piece, ranks, rank + 1) for piece in before]

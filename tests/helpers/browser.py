@@ -53,7 +53,12 @@ def lab(folder: Path, home: Path) -> Iterator[str]:
     }
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--ServerApp.root_dir={folder}"]
     command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
-    command += ["--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True", "--allow-root"]
+    command += [
+        "--IdentityProvider.token=",
+        "--ServerApp.disable_check_xsrf=True",
+        "--allow-root",
+        "--LabApp.expose_app_in_browser=True",
+    ]
     home.mkdir(parents=True, exist_ok=True)
     with open(home / "lab.log", "w") as log:
         process = subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log, cwd=folder)
@@ -86,6 +91,10 @@ def choose_theme(home: Path, theme: str) -> None:
     (settings / "notification.jupyterlab-settings").write_text(
         json.dumps({"fetchNews": "false", "checkForUpdates": False})
     )
+    # Cells outside the window stay in the page, where the tests find them.
+    notebook = home / "settings" / "@jupyterlab" / "notebook-extension"
+    notebook.mkdir(parents=True, exist_ok=True)
+    (notebook / "tracker.jupyterlab-settings").write_text(json.dumps({"windowingMode": "none"}))
 
 
 def write(path: Path, cells: list[str]) -> None:
@@ -151,10 +160,22 @@ class Page:
         (what or self.page).screenshot(path=path)
         return path
 
+    def theme(self, name: str) -> None:
+        """Switches JupyterLab to its light or dark theme."""
+        self.page.evaluate(
+            "name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})", THEMES[name]
+        )
+        light = str(name == "light").lower()
+        self.page.wait_for_selector(f'body[data-jp-theme-light="{light}"]', state="attached")
+        self.page.wait_for_timeout(600)
+
     def save(self) -> None:
-        """Saves the notebook with Ctrl+S."""
-        self.page.keyboard.press("Control+s")
-        self.page.wait_for_timeout(1500)
+        """Saves the notebook."""
+        self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+
+    def errors(self) -> list[str]:
+        """What went wrong in the page's own JavaScript."""
+        return [text for text in self.console if "Failed to load resource" not in text]
 
 
 def until(truth, timeout: float = 15, what: str = "it did not happen") -> None:

@@ -1,0 +1,341 @@
+"""The widgets in JupyterLab: a headless Chromium operates them by keyboard, in the light and the dark theme.
+
+Screenshots stay below build/screenshots, for a person to look at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import nbformat
+import pytest
+from helpers import browser
+from helpers.browser import Page, until
+from helpers.paths import REPO
+
+import pg_llm
+from pg_llm.notebook import saving
+from pg_llm.server import database as databases
+
+pytestmark = pytest.mark.slow
+
+COURSE = sorted(p.name for n in ("00", "04", "06") for p in (REPO / "notebooks").glob(f"{n}_*.ipynb"))
+SCRATCH = [
+    "%load_ext pg_llm\nimport pg_llm",
+    'box = pg_llm.prompt_box("It was Mia and")\nbox',
+    "explorer = pg_llm.attention_explorer()\nexplorer",
+    'view = pg_llm.tokenizer_view("unbelievable tokenizers")\nview',
+    "drawing = pg_llm.architecture()\ndrawing",
+    # what the controls have changed in Python, as a table
+    'pg_llm.sql("CREATE TABLE seen AS SELECT %(p)s::text AS prompt, %(t)s::float AS temperature, '
+    '%(o)s::text AS off, %(m)s::int AS merges, %(u)s::text AS unfolded", p=box.prompt, t=box.temperature, '
+    "o=str(explorer.off), m=view.merges, u=str(drawing.unfold))",
+    "%sql BEGIN",
+    "%%sql\nUPDATE llm_param SET data = zeros(shape(data)) WHERE model = 'classroom' AND name = 'wte.weight'",
+    "%sql SELECT no_such_column FROM llm_param",
+    "%sql ROLLBACK",
+    "import time\ntime.sleep(4)",
+]
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    """A headless Chromium."""
+    with browser.chromium() as playwright:
+        running = playwright.chromium.launch(executable_path=browser.CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def lab(server, chrome, tmp_path_factory):
+    """JupyterLab on copies of the course's notebooks and a scratch one: its address and folder."""
+    home = tmp_path_factory.mktemp("lab")
+    folder = home / "notebooks"
+    folder.mkdir()
+    for name in COURSE:
+        shutil.copyfile(REPO / "notebooks" / name, folder / name)
+    browser.choose_theme(home, "light")
+    with browser.lab(folder, home) as address:
+        yield address, folder
+
+
+@pytest.fixture
+def open_page(lab, chrome):
+    """A function that opens a notebook in a window of its own."""
+    opened = []
+
+    def open_(name: str) -> Page:
+        opened.append(chrome.new_page(viewport={"width": 1400, "height": 1500}))
+        return Page(opened[-1], lab[0], name)
+
+    yield open_
+    for page in opened:
+        page.close()
+
+
+@pytest.fixture(scope="module")
+def scratch(lab, chrome):
+    """The scratch notebook after its first cells; the tests below use it in their order."""
+    address, folder = lab
+    browser.write(folder / "scratch.ipynb", SCRATCH)
+    page = Page(chrome.new_page(viewport={"width": 1400, "height": 1500}), address, "scratch.ipynb")
+    page.first_cell()
+    page.run_cells(5)
+    yield page
+    page.page.close()
+
+
+@pytest.fixture
+def conn(server):
+    with pg_llm.connect(databases.database_for("scratch.ipynb")) as connection:
+        yield connection
+
+
+def facts(conn) -> list:
+    return conn.execute(
+        "SELECT (SELECT array_agg(g::text ORDER BY model, id) FROM llm_graph g), "
+        "(SELECT array_agg(v::text ORDER BY model) FROM llm_model_version v), (SELECT count(*) FROM llm_run)"
+    ).fetchall()
+
+
+def focused(page: Page) -> str:
+    """The class and label of what has the focus."""
+    return page.page.evaluate(
+        "() => ['class', 'aria-label'].map(a => document.activeElement.getAttribute(a) ?? '').join(' ')"
+    )
+
+
+def press(page: Page, *keys: str) -> None:
+    for key in keys:
+        page.page.keyboard.press(key)
+        page.page.wait_for_timeout(60)
+
+
+def test_the_prompt_box_by_keyboard(scratch, conn):
+    before = facts(conn)
+    box = scratch.widget("prompt")
+    assert box.locator(".pgl-unknown").all_inner_texts() == ["Mia"]
+    assert "227 words" in box.locator(".pgl-notes").inner_text()
+    scratch.shot("prompt-light", box)
+    # Tab leads through the controls in their order.
+    box.locator("textarea").focus()
+    order = []
+    for _ in range(6):
+        press(scratch, "Tab")
+        order.append(focused(scratch).split()[0])
+    assert order == ["pgl-button"] * 2 + ["pgl-range"] * 3 + ["pgl-bar"]
+    style = scratch.page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
+    assert style == "solid"  # the focus can be seen
+    # Arrow keys move a slider; the bars follow.
+    first = box.locator(".pgl-bar").first
+    told = first.inner_text()
+    box.locator(".pgl-range").first.focus()
+    press(scratch, *["ArrowRight"] * 10)
+    until(lambda: first.inner_text() != told)
+    assert box.locator(".pgl-slider output").first.inner_text() == "1.50"
+    box.locator(".pgl-range").nth(1).focus()
+    press(scratch, "Home", "ArrowRight", "ArrowRight")
+    until(lambda: box.locator(".pgl-bar.pgl-out").count() == 7)
+    scratch.shot("prompt-limited-light", box)
+    # Down and Enter append the second bar's token.
+    first.focus()
+    press(scratch, "ArrowDown")
+    token = box.locator(".pgl-bar").nth(1).get_attribute("data-token")
+    press(scratch, "Enter")
+    until(lambda: box.locator("textarea").input_value() == f"It was Mia and{token}")
+    # Typing is read, too, and JupyterLab's own keys keep out of it.
+    box.locator("textarea").focus()
+    press(scratch, "Control+a")
+    scratch.page.keyboard.type("It was bad")
+    until(lambda: box.locator(".pgl-unknown").all_inner_texts() == ["bad"])
+    box.locator(".pgl-chip").nth(2).focus()
+    press(scratch, "Space")
+    until(lambda: box.locator(".pgl-unknown").count() == 0)
+    until(lambda: box.locator("textarea").input_value().endswith("Max"))
+    scratch.theme("dark")
+    scratch.shot("prompt-dark", box)
+    scratch.theme("light")
+    assert facts(conn) == before and not box.locator(".pgl-error").is_visible()
+
+
+def test_a_head_is_switched_off_by_keyboard(scratch, conn):
+    before = facts(conn)
+    explorer = scratch.widget("attention")
+    scratch.shot("attention-light", explorer)
+    heads = explorer.locator(".pgl-head")
+    assert heads.count() == 16
+    heads.nth(14).focus()
+    press(scratch, "ArrowUp", "ArrowRight", "ArrowDown", "ArrowLeft")
+    assert "Layer 3, head 2" in focused(scratch)
+    number = explorer.locator(".pgl-bar .pgl-number").first
+    told = number.inner_text()
+    press(scratch, "Enter")
+    until(lambda: "→" in number.inner_text())
+    assert number.inner_text().startswith(told) and heads.nth(14).get_attribute("aria-pressed") == "true"
+    assert "Layer 3, head 2, off" in focused(scratch)  # the focus stays on the head
+    press(scratch, "ArrowRight", "Space")
+    until(lambda: explorer.locator(".pgl-off").count() == 2)
+    scratch.shot("attention-off-light", explorer)
+    assert "head_mask" in explorer.locator(".pgl-sql").text_content()
+    assert facts(conn) == before
+    # Another query token: the lines follow.
+    heading = explorer.locator(".pgl-heading").first
+    explorer.locator("[role=option][tabindex='0']").focus()
+    press(scratch, "ArrowUp", "ArrowUp")
+    until(lambda: "tent attends" in heading.inner_text())
+    scratch.theme("dark")
+    scratch.shot("attention-dark", explorer)
+    scratch.theme("light")
+    assert not explorer.locator(".pgl-error").is_visible()
+
+
+def test_the_slider_over_merges(scratch):
+    view = scratch.widget("tokenizer")
+    pieces = view.locator(".pgl-piece")
+    whole = pieces.count()
+    view.locator(".pgl-range").focus()
+    press(scratch, "Home")
+    until(lambda: pieces.count() == len("unbelievable tokenizers"))
+    scratch.shot("tokenizer-bytes-light", view)
+    press(scratch, *["ArrowRight"] * 8)
+    until(lambda: whole < pieces.count() < len("unbelievable tokenizers"))
+    scratch.shot("tokenizer-light", view)
+    scratch.theme("dark")
+    scratch.shot("tokenizer-dark", view)
+    scratch.theme("light")
+
+
+def test_blocks_unfold_by_keyboard(scratch):
+    drawing = scratch.widget("architecture")
+    scratch.shot("architecture-light", drawing)
+    node = drawing.locator(".pgl-node[tabindex='0']")
+    assert node.get_attribute("aria-expanded") == "true"
+    node.focus()
+    press(scratch, "ArrowDown")
+    assert drawing.locator(".pgl-facts h4").inner_text() == "h.1"
+    press(scratch, "Enter")
+    until(lambda: drawing.locator('.pgl-node[data-column="h.1"]').count() > 10)
+    assert "h.1" in focused(scratch) or drawing.locator(".pgl-chosen").get_attribute("data-name") == "h.1"
+    drawing.locator('.pgl-node[data-column="h.0"][data-name="h.0.attn.heads"]').click()
+    assert "attention" in drawing.locator(".pgl-facts").inner_text()
+    assert "n_head: 4" in drawing.locator(".pgl-facts").inner_text()
+    scratch.theme("dark")
+    scratch.shot("architecture-dark", drawing)
+    scratch.theme("light")
+
+
+def test_python_knows_what_the_controls_say(scratch, conn):
+    """A cell stores the widgets' state in a table, which another session reads."""
+    scratch.page.locator(".jp-Notebook > .jp-WindowedPanel-outer .jp-Cell, .jp-Notebook .jp-Cell").nth(
+        5
+    ).locator(".jp-InputPrompt").click()
+    scratch.run_cells(1)
+    prompt, temperature, off, merges, unfolded = conn.execute("SELECT * FROM seen").fetchone()
+    assert prompt.endswith(" Max") and temperature == pytest.approx(1.5)
+    assert off == "[[3, 2], [3, 3]]" and 0 < merges < 50000 and unfolded == "['h.0', 'h.1']"
+
+
+def test_uncommitted_changes_are_seen_and_errors_shown(scratch, conn):
+    box = scratch.widget("prompt")
+    box.locator(".pgl-range").nth(1).focus()
+    press(scratch, "End")
+    until(lambda: box.locator(".pgl-out").count() == 0)
+    told = box.locator(".pgl-bars").inner_text()
+    cells = scratch.page.locator(".jp-Notebook .jp-Cell")
+    cells.nth(6).locator(".jp-InputPrompt").click()
+    scratch.run_cells(2)  # BEGIN, all embeddings are zero
+    box.locator(".pgl-range").first.focus()
+    press(scratch, "ArrowLeft")
+    until(lambda: box.locator(".pgl-bars").inner_text() != told)
+    until(
+        lambda: len({*box.locator(".pgl-number").all_inner_texts()}) == 1,
+        what="all tokens are equally probable",
+    )
+    cells.nth(8).locator(".jp-InputPrompt").click()
+    scratch.run_cells(1)  # an error: the transaction has failed
+    box.locator(".pgl-range").first.focus()
+    press(scratch, "ArrowLeft")
+    until(lambda: box.locator(".pgl-error").is_visible())
+    assert "ROLLBACK" in box.locator(".pgl-error").inner_text()
+    box.scroll_into_view_if_needed()
+    scratch.shot("error-light", box)
+    cells.nth(9).locator(".jp-InputPrompt").click()
+    scratch.run_cells(1)
+    box.locator(".pgl-error button").focus()
+    press(scratch, "Enter")
+    until(lambda: not box.locator(".pgl-error").is_visible())
+    until(lambda: len({*box.locator(".pgl-number").all_inner_texts()}) > 1)
+
+
+def test_an_event_waits_for_the_cell_that_is_running(scratch):
+    scratch.page.locator(".jp-Notebook .jp-Cell").nth(10).locator(".jp-InputPrompt").click()
+    press(scratch, "Shift+Enter")
+    box = scratch.widget("prompt")
+    told = box.locator(".pgl-bars").inner_text()
+    box.locator(".pgl-range").first.focus()
+    press(scratch, "Home")
+    until(lambda: box.locator(".pgl-waiting").is_visible(), timeout=4)
+    assert box.locator(".pgl-bars").inner_text() == told
+    until(lambda: not box.locator(".pgl-waiting").is_visible())
+    assert box.locator(".pgl-bars").inner_text() != told
+
+
+def test_a_saved_notebook_shows_the_pictures_again(scratch, lab, open_page):
+    scratch.save()
+    path = lab[1] / "scratch.ipynb"
+    until(lambda: saving.MARK in path.read_text())
+    assert saving.VIEW not in path.read_text()
+    # Another notebook file, so that JupyterLab starts another kernel; it is not trusted.
+    content = json.loads(path.read_text())
+    (lab[1] / "opened again.ipynb").write_text(json.dumps(content))
+    page = open_page("opened again.ipynb")
+    pictures = page.page.locator(f".{saving.MARK} img")
+    until(lambda: pictures.count() == 4, timeout=30)
+    for i in range(4):
+        assert len(pictures.nth(i).get_attribute("alt")) > 60
+        assert pictures.nth(i).evaluate("img => img.complete && img.naturalWidth > 100")
+    assert page.page.get_by_text("Error displaying widget").count() == 0
+    pictures.first.scroll_into_view_if_needed()
+    page.shot("saved-light")
+    page.theme("dark")
+    page.shot("saved-dark")
+    assert scratch.errors() == [] and page.errors() == []
+
+
+# kind of widget -> the function that makes it, its first control, and a key that moves that
+CONTROLS = {
+    "prompt": ("prompt_box", ".pgl-range", "ArrowRight"),
+    "attention": ("attention_explorer", ".pgl-head", "Enter"),
+    "tokenizer": ("tokenizer_view", ".pgl-range", "ArrowLeft"),
+    "architecture": ("architecture", ".pgl-node[tabindex='0']", "ArrowDown"),
+}
+
+
+@pytest.mark.parametrize("name", COURSE)
+def test_a_notebook_of_the_course_runs_by_keyboard(name, lab, open_page):
+    """Every cell with Shift+Enter; each widget in it is moved and photographed in both themes."""
+    cells = nbformat.read(lab[1] / name, 4).cells
+    page = open_page(name)
+    page.first_cell()
+    page.run_cells(len(cells))
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    for kind, (function, _, _) in CONTROLS.items():
+        made = len(re.findall(rf"^pg_llm\.{function}\(", source, re.MULTILINE))
+        assert page.page.locator(f".pgl-{kind}").count() >= made, f"{function} shows no widget"
+    kinds = [kind for kind in CONTROLS for _ in range(page.page.locator(f".pgl-{kind}").count())]
+    for kind in dict.fromkeys(kinds):
+        for index in range(kinds.count(kind)):
+            widget = page.widget(kind, index)
+            _, selector, key = CONTROLS[kind]
+            widget.locator(selector).first.focus()
+            press(page, key)
+            page.page.wait_for_timeout(800)
+            assert not widget.locator(".pgl-error").is_visible(), widget.locator(".pgl-error").inner_text()
+            for theme in ("dark", "light"):
+                page.theme(theme)
+                page.shot(f"{re.sub('[.]ipynb$', '', name)}-{kind}-{index}-{theme}", widget)
+    assert page.page.get_by_text("Error displaying widget").count() == 0
+    assert page.errors() == []
