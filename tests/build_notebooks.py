@@ -1,5 +1,7 @@
 """Runs notebooks from a clean database and saves their outputs: python tests/build_notebooks.py [NOTEBOOK …].
 
+With --fill, nothing runs: only the texts of exercises and quizzes are written anew.
+
 The notebooks are the source; this refreshes their outputs, and their exercises and quizzes from
 pg_llm/course/exercises. Nothing is saved if a cell fails.
 """
@@ -25,14 +27,20 @@ METADATA = {
 }
 
 
-def build(path: Path) -> None:
-    """Executes one notebook in a fresh kernel and writes it back."""
+def fill(path: Path):
+    """The notebook with its exercises and quiz as pg_llm/course/exercises has them now."""
     from pg_llm.course import cells
     from pg_llm.course.exercise import notebooks
 
     notebook = nbformat.read(path, 4)
     if path.name[:2] in notebooks():
         cells.fill(notebook, path.name[:2])
+    return notebook
+
+
+def build(path: Path) -> None:
+    """Executes one notebook in a fresh kernel and writes it back."""
+    notebook = fill(path)
     started = time.monotonic()
     client = NotebookClient(
         notebook, kernel_name="python3", timeout=170, record_timing=False, coalesce_streams=True,
@@ -76,9 +84,15 @@ def own_server(home: Path):
 
 
 def main(names: list[str]) -> None:
+    only_fill = "--fill" in names
+    names = [name for name in names if name != "--fill"]
     paths = [Path(n).resolve() for n in names] or sorted((REPO / "notebooks").glob("*.ipynb"))
     os.environ["PYTHONPATH"] = str(REPO)
     sys.path.insert(0, str(REPO))
+    if only_fill:
+        for path in paths:
+            nbformat.write(fill(path), path)
+        return
     with tempfile.TemporaryDirectory(prefix="pg_llm-nb-", dir="/tmp") as folder:
         server = own_server(Path(folder))
         try:

@@ -23,15 +23,17 @@ def fill(notebook, number: str, solutions: bool = True, answers: bool = True) ->
     """
     from nbformat.v4 import new_code_cell, new_markdown_cell
 
+    before = {cell.get("id"): cell for cell in notebook.cells}  # an unchanged cell keeps its output
     cells: list[Any] = []
     for cell in notebook.cells:
         heading = HEADING.match(cell.source) if cell.cell_type == "markdown" else None
         if heading:
             exercise = _known(heading.group(1), number)
             for kind, part, text in parts(exercise, solutions):
-                new = (new_markdown_cell if kind == "markdown" else new_code_cell)(text)
-                new.id = f"{GENERATED}{exercise.id.replace('.', '-')}-{part}"
-                cells.append(new)
+                name = f"{GENERATED}{exercise.id.replace('.', '-')}-{part}"
+                new = (new_markdown_cell if kind == "markdown" else new_code_cell)(text, id=name)
+                same = before.get(name)
+                cells.append(same if same is not None and same.source == text else new)
         elif cell.cell_type == "markdown" and "\n### Exercise" in cell.source:
             raise KitError(f"an exercise's heading begins a cell of its own, not {cell.source[:60]!r}…")
         elif cell.cell_type == "markdown" and QUIZ.match(cell.source):
