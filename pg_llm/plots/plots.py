@@ -174,8 +174,8 @@ def plot_attention(frame: pd.DataFrame, title: str = "", ax: Axes | None = None)
             title if few and title else f"layer {layer}, head {head}", loc="left", fontsize=None if few else 9
         )
     if few:
-        axes[0].set_ylabel("query: who looks")
-        axes[0].set_xlabel("key: at whom")
+        axes[0].set_ylabel("query: the token that attends")
+        axes[0].set_xlabel("key: the token attended to")
     elif title:
         axes[0].figure.suptitle(title, x=0.01, ha="left")
     return axes[0] if few else axes
