@@ -26,13 +26,14 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.notebook.frames import sql as sql
     from pg_llm.notebook.frames import tape as tape
     from pg_llm.notebook.frames import train_log as train_log
+    from pg_llm.plots.gradient_plots import plot_decision as plot_decision
+    from pg_llm.plots.gradient_plots import plot_gradients as plot_gradients
+    from pg_llm.plots.gradient_plots import plot_paths as plot_paths
     from pg_llm.plots.plots import plot_attention as plot_attention
     from pg_llm.plots.plots import plot_bigrams as plot_bigrams
-    from pg_llm.plots.plots import plot_gradients as plot_gradients
     from pg_llm.plots.plots import plot_loss as plot_loss
     from pg_llm.plots.plots import plot_losses as plot_losses
     from pg_llm.plots.plots import plot_next_tokens as plot_next_tokens
-    from pg_llm.plots.plots import plot_paths as plot_paths
     from pg_llm.plots.plots import plot_points as plot_points
     from pg_llm.plots.plots import plot_tensor as plot_tensor
     from pg_llm.plots.roofline import explain as explain
@@ -64,11 +65,12 @@ _WHERE = {
     "params": "notebook.frames",
     "plot_attention": "plots.plots",
     "plot_bigrams": "plots.plots",
-    "plot_gradients": "plots.plots",
+    "plot_decision": "plots.gradient_plots",
+    "plot_gradients": "plots.gradient_plots",
     "plot_loss": "plots.plots",
     "plot_losses": "plots.plots",
     "plot_next_tokens": "plots.plots",
-    "plot_paths": "plots.plots",
+    "plot_paths": "plots.gradient_plots",
     "plot_points": "plots.plots",
     "plot_roofline": "plots.roofline",
     "plot_progress": "course.progress",

@@ -46,8 +46,40 @@ def display_described(data: dict, text: str) -> None:
     kinds = [kind for kind in data if kind.startswith("image/")]
     publish_display_data(data, {kind: {"alt": text} for kind in kinds if text})
     if text:
-        words = html.escape(text, quote=False)
-        display(HTML(f"<details><summary>The picture in words</summary>\n\n{words}\n</details>"))
+        display(HTML(_folded(text)))
+
+
+def _folded(text: str) -> str:
+    words = html.escape(text, quote=False)
+    return f"<details><summary>The picture in words</summary>\n\n{words}\n</details>"
+
+
+class Live:
+    """A picture, and what it shows in words, that are drawn again in place.
+
+    Example: live = Live(); live.show(figure); live.show(a_later_figure)
+    """
+
+    def __init__(self) -> None:
+        self._handles: list = []
+
+    def show(self, figure) -> None:
+        """Displays a figure in place of the one before."""
+        from IPython.display import display
+
+        found = picture(figure)
+        if found is None:
+            return
+        png, metadata = found
+        outputs: list[tuple[dict, dict]] = [
+            ({"image/png": png, "text/plain": str(figure)}, {"image/png": metadata}),
+            ({"text/html": _folded(metadata.get("alt", "")), "text/plain": "The picture in words"}, {}),
+        ]
+        if not self._handles:
+            self._handles = [display(d, metadata=m, raw=True, display_id=True) for d, m in outputs]
+            return
+        for handle, (data, meta) in zip(self._handles, outputs, strict=True):
+            handle.update(data, metadata=meta, raw=True)
 
 
 def picture(figure) -> tuple[str, dict] | None:

@@ -181,44 +181,6 @@ def plot_attention(frame: pd.DataFrame, title: str = "", ax: Axes | None = None)
     return axes[0] if few else axes
 
 
-def plot_gradients(
-    frame: pd.DataFrame, column: str = "norm", title: str = "", ax: Axes | None = None
-) -> Axes:
-    """Gradient norms from the embeddings up to the head: a line for each kind of matrix, on a log scale.
-
-    frame: pg_llm.gradients(); column: norm, weight_norm, ratio or largest.
-    """
-    parts = frame["name"].str.extract(r"^h\.(?P<layer>\d+)\.(?P<part>.+)$")
-    layers = sorted(parts["layer"].dropna().astype(int).unique())
-    ax = _axes(ax, 6.5, 4)
-    names = ["embedding", *map(str, layers), "head"]
-    matrices = (
-        parts["part"].notna() & frame["name"].str.endswith(".weight") & ~frame["name"].str.contains("ln_")
-    )
-    for k, (part, rows) in enumerate(frame[matrices].groupby(parts["part"])):
-        at = [1 + layers.index(int(i)) for i in parts["layer"][rows.index]]
-        order = np.argsort(at)
-        ax.plot(np.array(at)[order], rows[column].to_numpy()[order], marker="o", ms=4, color=f"C{k}",
-                label=str(part).removesuffix(".weight"))  # fmt: skip
-    others = frame[parts["part"].isna()].sort_values(column)[["name", column]]
-    below: dict[int, float] = {}  # the last label at the left and at the right
-    for name, value in others.itertuples(index=False):
-        x = 0 if name.startswith(("wte", "wpe")) else len(names) - 1
-        lift = 7 if value < 1.3 * below.get(x, 0) else 0
-        below[x] = value
-        ax.plot([x], [value], marker="s", ms=5, ls="", color="#444")
-        ax.annotate(name, (x, value), (6 if x == 0 else -6, lift), textcoords="offset points", va="center",
-                    ha="left" if x == 0 else "right", fontsize=8, color="#444")  # fmt: skip
-    ax.set_yscale("log")
-    ax.set_xticks(range(len(names)), names)
-    ax.set_xlabel("layer")
-    ax.set_ylabel(f"{column} of the gradient" if column == "norm" else column)
-    if matrices.any():
-        ax.legend(frameon=False, fontsize=8)
-    ax.set_title(title, loc="left")
-    return ax
-
-
 def plot_loss(frame: pd.DataFrame, floor=None, title: str = "", ax: Axes | None = None) -> Axes:
     """The training loss, raw and smoothed, above the floor that no model can get below.
 
@@ -246,27 +208,6 @@ def plot_loss(frame: pd.DataFrame, floor=None, title: str = "", ax: Axes | None 
         scale = (lambda y: np.multiply(y, bits), lambda y: np.divide(y, bits))
         right = ax.secondary_yaxis("right", functions=scale)
         right.set_ylabel("bits per character")
-    ax.set_title(title, loc="left")
-    return ax
-
-
-def plot_paths(frame: pd.DataFrame, height, title: str = "", ax: Axes | None = None) -> Axes:
-    """Paths of optimizers over the contour lines of height(x, y): columns label, x, y, a row per step."""
-    label, x, y = frame.columns[:3]
-    ax = _axes(ax, 6.5, 3.8)
-    sides = []
-    for values in (frame[x], frame[y]):
-        low, high = values.min(), values.max()
-        sides.append(np.linspace(low - 0.1 * (high - low), high + 0.1 * (high - low), 200))
-    grid = height(*np.meshgrid(*sides))
-    ax.contour(
-        *sides, grid, levels=np.quantile(grid, np.linspace(0.02, 0.98, 12)), colors=GREY, linewidths=0.6
-    )
-    for k, (name, path) in enumerate(frame.groupby(label, sort=False)):
-        ax.plot(path[x], path[y], marker="o", ms=2.5, lw=1.2, color=f"C{k}", label=str(name))
-    ax.set_xlabel(str(x))
-    ax.set_ylabel(str(y))
-    ax.legend(frameon=False, fontsize=8)
     ax.set_title(title, loc="left")
     return ax
 

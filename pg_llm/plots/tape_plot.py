@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
-from pg_llm.plots.plots import BLUE, GREY
+from pg_llm.plots.plots import BLUE
 
 LONGEST = 26  # characters of a name in a box
 ROWS = 45  # more layers than these cannot be read
 COLUMN, ROW = 2.3, 0.66  # inches between boxes
+ARROW = "#7b8794"
+APART = 0.13  # columns between the arrows that end at one box
+UNNAMED = re.compile(r"constant \d+")  # so llm_tensor_label calls a larger constant, by its place in the run
 Node = str | tuple[str, str, int]  # an operation or input by name; a bend: a line's ends and the layer
 
 
@@ -19,6 +25,7 @@ def plot_tape(
 ) -> Axes:
     """Draws the computation graph: operations in blue, what they only read in grey, results below inputs.
 
+    An arrow is one use of a value: what reads a value twice has two arrows from it.
     frame: columns op, name, inputs, shape of pg_llm.tape() or llm_tape_named; choose the rows of one block.
     notes: a line to add to the box of a name. Errors: ValueError for no rows, or too many to read.
     """
@@ -35,23 +42,24 @@ def plot_tape(
         wide = max(x.values()) - min(x.values()) + 1
         size = (max(3.2, COLUMN * wide), ROW * (max(graph.depth.values()) + 1) + 0.4)
         _, ax = plt.subplots(figsize=size, layout="constrained")
-    for path in graph.paths:
-        _line(ax, [(x[n], graph.depth[n]) for n in path])
-    for name in graph.depth:
-        if name in graph.label:
-            note = (notes or {}).get(name, "")
-            _box(ax, x[name], graph.depth[name], *graph.label[name], note, name in graph.made)
     ax.set_xlim(min(x.values()) - 0.55, max(x.values()) + 0.55)
     ax.set_ylim(max(graph.depth.values()) + 0.6, -0.6)
     ax.axis("off")
     ax.set_title(title, loc="left")
+    boxes = {}
+    for name in graph.depth:
+        if name in graph.label:
+            note = (notes or {}).get(name, "")
+            boxes[name] = _box(ax, x[name], graph.depth[name], *graph.label[name], note, name in graph.made)
+    _arrows(ax, graph, x, boxes)
     return ax
 
 
 class Layered:
     """Places every node below its inputs; long lines bend around nodes between (Sugiyama et al., 1981).
 
-    depth: layer of each node, the bends of long lines included; paths: lines, as nodes from above to below.
+    depth: layer of each node, the bends of long lines included; paths: lines, as nodes from above to below;
+    uses: how often the last node of a path reads the first.
     """
 
     def __init__(self, frame: pd.DataFrame):
@@ -59,10 +67,12 @@ class Layered:
         self.label: dict[Node, tuple[str, str, str]] = {}
         latest: dict[str, str] = {}
         reads: dict[str, list[str]] = {}
+        self.uses: Counter[tuple[Node, Node]] = Counter()
         for n, (op, name, inputs, shape) in enumerate(rows):
             name = name if isinstance(name, str) else ""  # pandas may hold NaN for NULL
             key = name if name and name not in reads else f"{name or op} #{n}"
             # A name can be produced twice; later readers read the later value.
+            self.uses.update((latest.get(i, i), key) for i in inputs)
             reads[key] = [latest.get(i, i) for i in dict.fromkeys(inputs)]
             latest[name or key] = key
             own = name and not name.startswith(f"{op} ")  # the views call the third sum "add 3"
@@ -145,28 +155,52 @@ def _depths(reads: dict[str, list[str]]) -> dict[Node, int]:
     return depth
 
 
-def _line(ax, points: list) -> None:
-    from matplotlib.patches import PathPatch
+def _arrows(ax: Axes, graph: Layered, x: dict[Node, float], boxes: dict) -> None:
+    """An arrow for every use of a value, from box to box; those that end at one box keep apart."""
+    ax.figure.canvas.draw()  # fixes where the boxes' edges are
+    edges = {n: box.get_window_extent().transformed(ax.transData.inverted()) for n, box in boxes.items()}
+    into: dict[Node, list[tuple[list[Node], float]]] = {}
+    for path in graph.paths:
+        uses = graph.uses[path[0], path[-1]]
+        into.setdefault(path[-1], []).extend((path, APART * (k - (uses - 1) / 2)) for k in range(uses))
+    for node, arrows in into.items():
+        arrows.sort(key=lambda arrow: (x[arrow[0][-2]], arrow[1]))
+        for k, (path, aside) in enumerate(arrows):
+            end = (x[node] + APART * (k - (len(arrows) - 1) / 2), min(edges[node].y0, edges[node].y1))
+            start = (x[path[0]] + aside, max(edges[path[0]].y0, edges[path[0]].y1))
+            _arrow(ax, [start, *((x[n] + aside, float(graph.depth[n])) for n in path[1:-1]), end])
+
+
+def _arrow(ax: Axes, points: list[tuple[float, float]]) -> None:
+    from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path
 
     vertices, codes = [points[0]], [Path.MOVETO]
     for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
         vertices += [(x0, (y0 + y1) / 2), (x1, (y0 + y1) / 2), (x1, y1)]
         codes += [Path.CURVE4] * 3
-    ax.add_patch(PathPatch(Path(vertices, codes), facecolor="none", edgecolor=GREY, lw=1.1, zorder=1))
+    ax.add_patch(
+        FancyArrowPatch(
+            path=Path(vertices, codes), arrowstyle="-|>,head_length=4.5,head_width=2.2", mutation_scale=1,
+            facecolor=ARROW, edgecolor=ARROW, lw=1.1, zorder=1,
+        )
+    )  # fmt: skip
 
 
-def _box(ax, x: float, y: float, op: str, name: str, shape: str, note: str, made: bool) -> None:
+def _box(ax, x: float, y: float, op: str, name: str, shape: str, note: str, made: bool):
     lines = [op, f"{name if name != op else ''}  {shape}".strip(), note] if made else [name, note]
-    ax.text(
+    text = ax.text(
         x, y, "\n".join(line for line in lines if line),
         ha="center", va="center", fontsize=8.5, color="white" if made else "#333", linespacing=1.25, zorder=2,
         bbox={"boxstyle": "round,pad=0.35", "fc": BLUE if made else "#e8edf2", "ec": "none"},
     )  # fmt: skip
+    return text.get_bbox_patch()
 
 
 def short(name: str) -> str:
     """A name shortened to fit into a box: its end is the most informative part."""
+    if UNNAMED.fullmatch(name):
+        return "a constant"  # "constant 2" reads like the number 2
     return name if len(name) <= LONGEST else "…" + name[-LONGEST + 1 :]
 
 

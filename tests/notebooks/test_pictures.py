@@ -7,12 +7,14 @@ import html
 import io
 import json
 import re
+from unittest import mock
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.notebooks import named
+from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
 import pg_llm
@@ -69,6 +71,22 @@ def test_a_figure_that_has_no_words_is_shown():
     plt.imshow(np.zeros((4, 4, 3)))  # colours, not values
     png, metadata = pictures.picture(plt.gcf())
     assert base64.b64decode(png).startswith(b"\x89PNG") and metadata == {}
+
+
+def test_a_live_picture_and_its_words_are_replaced_in_place():
+    shell = InteractiveShell.instance()
+    with mock.patch.object(shell.display_pub, "publish") as publish:
+        live = pictures.Live()
+        for title in ("10 steps", "20 steps"):
+            pg_llm.plot_losses(pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]}), title=title)
+            live.show(plt.gcf())
+    calls = [call.kwargs for call in publish.call_args_list]
+    ids = [call["transient"]["display_id"] for call in calls]
+    assert ids[:2] == ids[2:] and len(set(ids)) == 2
+    assert [call.get("update", False) for call in calls] == [False, False, True, True]
+    assert (
+        "20 steps" in calls[2]["metadata"]["image/png"]["alt"] and "20 steps" in calls[3]["data"]["text/html"]
+    )
 
 
 @named

@@ -12,6 +12,7 @@ from pg_llm.plots.tape_plot import Layered
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.patches import FancyArrowPatch
 
 COLUMNS = ["op", "name", "inputs", "shape"]
 
@@ -80,6 +81,7 @@ def test_every_plot_returns_its_axes(block):
         pg_llm.plot_loss(pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0]})),
         pg_llm.plot_paths(points, lambda x, y: x * y),
         pg_llm.plot_attention(heads(1, 1, 3)),
+        pg_llm.plot_decision(np.eye(2), [0, 1], points[["x", "y"]].assign(wanted=[0, 1])),
     ]
     assert [ax.figure.number for ax in drawn] == plt.get_fignums()
     given = plt.figure().subplots()
@@ -90,6 +92,36 @@ def test_attention_of_several_heads_returns_an_axes_for_each():
     maps = pg_llm.plot_attention(heads(2, 3, 4))
     assert isinstance(maps, tuple)
     assert [ax.get_title("left") for ax in maps] == [f"layer {i}, head {k}" for i in (0, 1) for k in range(3)]
+
+
+def arrows(ax) -> list:
+    return [p for p in ax.patches if isinstance(p, FancyArrowPatch)]
+
+
+def ends_of(arrow) -> tuple:
+    """The uppermost and the lowest point of an arrow that points down."""
+    path = arrow.get_path()
+    points = path.vertices[path.codes != path.CLOSEPOLY]
+    return points[points[:, 1].argmin()], points[points[:, 1].argmax()]
+
+
+def test_the_tape_has_an_arrow_for_every_use_of_a_value(block):
+    rows = [("sub", "miss", ["y", "constant 2"], []), ("mul", "loss", ["miss", "miss"], [])]
+    ax = pg_llm.plot_tape(pd.DataFrame(rows, columns=COLUMNS), "miss * miss", {"constant 2": "x"})
+    assert len(arrows(ax)) == 4
+    ends = [tuple(ends_of(p)[1].round(6)) for p in arrows(ax)]
+    assert len(set(ends)) == 4, "arrow heads keep apart"
+    assert "a constant\nx" in texts(ax), "the number of a constant is not its value"
+    assert len(arrows(pg_llm.plot_tape(block))) == sum(map(len, block.inputs))
+
+
+def test_arrows_of_the_tape_go_from_box_to_box(block):
+    ax = pg_llm.plot_tape(block)
+    inside = ax.transData.inverted()
+    boxes = [t.get_bbox_patch().get_window_extent().transformed(inside) for t in ax.texts]
+    for arrow in arrows(ax):
+        for x, y in ends_of(arrow):
+            assert any(b.x0 < x < b.x1 and min(abs(y - b.y0), abs(y - b.y1)) < 0.05 for b in boxes)
 
 
 def test_a_tape_without_rows_or_with_too_many_says_so():
@@ -142,6 +174,13 @@ def test_gradients_are_lines_over_the_layers():
     line = next(line for line in ax.lines if line.get_label() == "attn.c_attn")
     assert list(line.get_xdata()) == [1, 2, 3, 4] and list(line.get_ydata()) == [1, 4, 10, 7]
     assert texts(ax) == ["wte.weight", "ln_f.weight"]
+    low, high = ax.get_ylim()
+    assert [f"{t:g}" for t in ax.get_yticks() if low <= t <= high] == ["1", "2", "5", "10"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["mlp.c_fc", "attn.c_attn"], (
+        "as the lines end"
+    )
+    styles = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in ax.lines[:2]}
+    assert all(len(set(each)) == 2 for each in zip(*styles, strict=True))
 
 
 def test_the_loss_stands_above_its_floor():
@@ -158,9 +197,25 @@ def test_the_loss_stands_above_its_floor():
 
 
 def test_paths_are_drawn_over_lines_of_equal_height():
-    frame = pd.DataFrame({"method": ["a"] * 3 + ["b"] * 3, "x": [8, 7, 6] * 2, "y": [1, -1, 0.5] * 2})
-    pg_llm.plot_paths(frame, lambda x, y: x**2 + 100 * y**2, "a valley")
-    assert [line.get_label() for line in plt.gca().lines] == ["a", "b"] and plt.gca().collections
+    frame = pd.DataFrame({"method": ["b"] * 3 + ["a"] * 3, "x": [8, 7, 6] * 2, "y": [1, -1, 0.5] * 2})
+    ax = pg_llm.plot_paths(frame, lambda x, y: x**2 + 100 * y**2, "a valley", minimum=(7, 0))
+    assert [line.get_label() for line in ax.lines] == ["b", "a", "minimum"] and ax.collections
+    assert ax.get_aspect() == 1, "a step across is as long in the picture as a step along"
+    assert ax.lines[-1].get_xydata().tolist() == [[7, 0]]
+    assert len({line.get_linestyle() for line in ax.lines[:2]}) == 2
+
+
+def test_the_map_of_answers_is_centred_at_the_decision():
+    ticks = np.linspace(-0.5, 1.5, 21)
+    points = pd.DataFrame({"x1": [0, 0, 1, 1], "x2": [0, 1, 0, 1], "wanted": [0, 1, 1, 0]})
+    ax = pg_llm.plot_decision(np.add.outer(ticks, ticks) / 2, ticks, points, title="a map")
+    mesh, dots = ax.collections[0], ax.collections[-1]
+    assert np.mean(mesh.get_clim()) == 0.5 and mesh.get_clim() == dots.get_clim()
+    assert dots.get_offsets().tolist() == points[["x1", "x2"]].to_numpy().tolist()
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("x1", "x2")
+    assert {"wanted 0", "wanted 1", "0.5"} <= set(texts(ax))
+    flat = pg_llm.plot_decision(np.zeros((21, 21)), ticks, points)
+    assert "0.5" not in texts(flat), "no line where the answers do not cross it"
 
 
 def boxes(ax) -> list:
