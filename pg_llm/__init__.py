@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.client import PGLLMClient as PGLLMClient
+    from pg_llm.course.check import check as check
     from pg_llm.course.progress import plot_progress as plot_progress
     from pg_llm.course.progress import progress as progress
     from pg_llm.errors import KitError as KitError
     from pg_llm.errors import PgLlmError as PgLlmError
     from pg_llm.files.importer import load_model as load_model
     from pg_llm.files.tokenizer import load_tokenizer as load_tokenizer
-    from pg_llm.notebook.exercises import check as check
     from pg_llm.notebook.fallback_model import practice_model as practice_model
     from pg_llm.notebook.frames import activations as activations
     from pg_llm.notebook.frames import attention as attention
@@ -56,7 +56,7 @@ _WHERE = {
     "architecture": "widgets.architecture",
     "attention": "notebook.frames",
     "attention_explorer": "widgets.attention",
-    "check": "notebook.exercises",
+    "check": "course.check",
     "connect": "server.database",
     "explain": "plots.roofline",
     "gradients": "notebook.frames",
