@@ -250,21 +250,15 @@ class Drawing:
         Path(path).write_text(self.svg() + "\n", encoding="utf-8")
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
-        """The picture, and its description as text."""
-        return (
-            {"image/svg+xml": self.svg(), "text/plain": self.description},
-            {"image/svg+xml": {"alt": self.description}},
-        )
-
-    def _ipython_display_(self) -> None:
-        """What a notebook shows and keeps: the picture, and below it, folded, its description."""
-        from pg_llm.notebook.pictures import display_described
-
+        """What a notebook shows and keeps: the picture, and its description as alternative text."""
         # JupyterLab shows no SVG of a notebook that was not run yet, but an image in HTML.
         source = base64.b64encode(self.svg().encode()).decode()
         name = quoteattr(self.description)
         image = f'<img style="max-width:100%" alt={name} src="data:image/svg+xml;base64,{source}">'
-        display_described({**self._repr_mimebundle_()[0], "text/html": image}, self.description)
+        return (
+            {"image/svg+xml": self.svg(), "text/html": image, "text/plain": self.description},
+            {"image/svg+xml": {"alt": self.description}},
+        )
 
     def __repr__(self) -> str:
         return f"Drawing({self.description!r})"

@@ -1,8 +1,8 @@
 """Figures in notebooks: small PNG files, with an alternative text for readers who cannot see them.
 
 The text is stored where IPython.display.Image(alt=…) stores it, in the output's metadata, from which
-nbconvert makes the image's alt. JupyterLab ignores that metadata, so the text also follows the picture, in a
-fold.
+nbconvert makes the image's alt. JupyterLab ignores that metadata, so the texts of a cell's figures also
+follow them, in folds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ COLORS = 256  # size of the palette; no pixel of a plot visibly changes colour
 NAMED = 12  # rows, columns or points described one by one
 EXTREMES = 4  # values of a large matrix that are described
 LONGEST = 1500  # characters of a text
+FIGURES = 4  # of a cell that are described one by one
+
+_words: list[str] = []  # of the figures that the running cell has displayed
 
 
 def register(shell) -> None:
@@ -28,58 +31,19 @@ def register(shell) -> None:
     from matplotlib_inline.backend_inline import configure_inline_support
 
     configure_inline_support(shell, "inline")  # else the first figure would do it, and undo the next line
-    shell.display_formatter.ipython_display_formatter.for_type(Figure, show)
+    shell.display_formatter.formatters["image/png"].for_type(Figure, picture)
+    shell.events.register("post_run_cell", _show_words)
 
 
-def show(figure) -> None:
-    """Displays a figure and, folded, what it shows in words."""
-    found = picture(figure)
-    if found:
-        png, metadata = found
-        display_described({"image/png": png, "text/plain": str(figure)}, metadata.get("alt", ""))
+def _show_words(result=None) -> None:
+    """Displays, folded, what the cell's figures show in words; of one that is redrawn the last text."""
+    from IPython.display import HTML, display
 
-
-def display_described(data: dict, text: str) -> None:
-    """Displays a picture, given by MIME type, with its alternative text."""
-    from IPython.display import HTML, display, publish_display_data
-
-    kinds = [kind for kind in data if kind.startswith("image/")]
-    publish_display_data(data, {kind: {"alt": text} for kind in kinds if text})
-    if text:
-        display(HTML(_folded(text)))
-
-
-def _folded(text: str) -> str:
-    words = html.escape(text, quote=False)
-    return f"<details><summary>The picture in words</summary>\n\n{words}\n</details>"
-
-
-class Live:
-    """A picture, and what it shows in words, that are drawn again in place.
-
-    Example: live = Live(); live.show(figure); live.show(a_later_figure)
-    """
-
-    def __init__(self) -> None:
-        self._handles: list = []
-
-    def show(self, figure) -> None:
-        """Displays a figure in place of the one before."""
-        from IPython.display import display
-
-        found = picture(figure)
-        if found is None:
-            return
-        png, metadata = found
-        outputs: list[tuple[dict, dict]] = [
-            ({"image/png": png, "text/plain": str(figure)}, {"image/png": metadata}),
-            ({"text/html": _folded(metadata.get("alt", "")), "text/plain": "The picture in words"}, {}),
-        ]
-        if not self._handles:
-            self._handles = [display(d, metadata=m, raw=True, display_id=True) for d, m in outputs]
-            return
-        for handle, (data, meta) in zip(self._handles, outputs, strict=True):
-            handle.update(data, metadata=meta, raw=True)
+    texts = list(dict.fromkeys(_words))
+    _words.clear()
+    for text in texts if len(texts) <= FIGURES else texts[-1:]:
+        words = html.escape(text, quote=False)
+        display(HTML(f"<details><summary>The picture in words</summary>\n\n{words}\n</details>"))
 
 
 def picture(figure) -> tuple[str, dict] | None:
@@ -93,6 +57,8 @@ def picture(figure) -> tuple[str, dict] | None:
         text = describe(figure)
     except Exception:  # a reader's own figure may contain anything, and is still shown
         text = ""
+    if text:
+        _words.append(text)
     return base64.b64encode(small(png)).decode(), {"alt": text} if text else {}
 
 
