@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import xml.etree.ElementTree as ET
 
@@ -33,7 +34,10 @@ def test_a_drawing_is_well_formed_and_has_its_description_in_every_place():
     assert root.get("aria-label") == root.findtext(SVG + "desc") == d.description
     assert root.findtext(SVG + "title") == "a < b"
     data, metadata = d._repr_mimebundle_()
-    assert data == {"image/svg+xml": d.svg(), "text/plain": d.description}
+    assert data["image/svg+xml"] == d.svg() and data["text/plain"] == d.description
+    page = ET.fromstring(data["text/html"].replace('">', '"/>'))
+    assert page.tag == "img" and page.get("alt") == d.description
+    assert base64.b64decode(page.get("src").split(",")[1]).decode() == d.svg()
     assert metadata["image/svg+xml"]["alt"] == d.description
     assert not root.findall(".//*[@id]"), "ids of several drawings on one page would collide"
 
