@@ -57,5 +57,11 @@ def test_a_missing_name_is_found(prose, expected):
 
 def test_every_file_that_is_named_exists():
     names = [name for name in tracked() if (REPO / name).suffix in KINDS and (REPO / name).exists()]
-    wrong = [f"{name}: {gone}" for name in names for gone in missing(prose(REPO / name), names)]
+    wrong = [
+        f"{name}: {gone}"
+        for name in names
+        for gone in missing(prose(REPO / name), names)
+        # In notebooks `wte.c` is a column.
+        if not (name.endswith(".ipynb") and gone.endswith(".c"))
+    ]
     assert not wrong, "\n".join(wrong)
