@@ -360,20 +360,33 @@ def course_gradebook(file):
 @click.argument("output", type=click.Path(file_okay=False))
 @click.option("--edition", "chosen", type=click.Choice(["self-study", "student", "teacher"]), multiple=True,
               help="Which one; may be repeated. All, unless given.")  # fmt: skip
+@click.option("--format", "kind", type=click.Choice(["nbgrader", "otter"]),
+              help="Write graded assignments for this tool instead: the students' notebooks.")  # fmt: skip
 @click.option("--notebook", "only", multiple=True, help="A notebook's number, as 04; may be repeated.")
 @click.option("--force", is_flag=True, help="Replace what is in the folders.")
-def editions(output, chosen, only, force):
+def editions(output, chosen, kind, only, force):
     """Write the notebooks for self-study, students (no solutions) and teachers into folders of OUTPUT.
+
+    With --format, OUTPUT/nbgrader is a course's folder for nbgrader, or OUTPUT/otter has sources for
+    otter assign; --force then keeps submissions and grades.
 
     \b
     Example: pg-llm editions course
     Example: pg-llm editions handout --edition student --notebook 04
+    Example: pg-llm editions graded --format nbgrader
     """
     from pathlib import Path
 
+    from pg_llm.course import assignments
     from pg_llm.course import editions as course_editions
 
-    for folder in course_editions.build(Path(output), chosen or course_editions.EDITIONS, only, force):
+    if kind and chosen:
+        raise click.UsageError("--format makes the students' edition: --edition does not go with it")
+    if kind:
+        made = assignments.build(Path(output), kind, only, force)
+    else:
+        made = course_editions.build(Path(output), chosen or course_editions.EDITIONS, only, force)
+    for folder in made:
         click.echo(f"{folder}")
 
 

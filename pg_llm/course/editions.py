@@ -109,6 +109,8 @@ def _sources(only: Iterable[str]) -> dict[str, Path]:
         raise KitError(
             f"there is no notebook {', '.join(missing)}; there are {', '.join(found) or 'none here'}"
         )
+    if not found:
+        raise KitError("this installation has no exercises: pg_llm/course/exercises is empty")
     return {number: path for number, path in found.items() if not only or number in only}
 
 

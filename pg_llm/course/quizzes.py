@@ -23,6 +23,8 @@ def write(folder: Path, kind: str, only: Iterable[str] = ()) -> list[Path]:
     missing = [number for number in only if number not in known]
     if missing:
         raise KitError(f"there is no quiz {', '.join(missing)}; there are {', '.join(known) or 'none here'}")
+    if not known:
+        raise KitError("this installation has no quizzes: pg_llm/course/exercises is empty")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         written = []

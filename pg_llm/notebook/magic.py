@@ -174,7 +174,8 @@ def status():
     conn = session.current().conn
     models = conn.execute("SELECT DISTINCT model FROM llm_param ORDER BY model").fetchall()
     extension = catalog.value(conn, "SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'")
-    threads = catalog.value(conn, "SELECT current_setting('pg_llm.threads')")
+    # A student's database loads the library, which knows the setting, with the first tensor.
+    threads = catalog.value(conn, "SELECT current_setting('pg_llm.threads'), tensor '[0]'")
     facts = {
         "database": conn.info.dbname,
         "server": f"PostgreSQL {conn.info.parameter_status('server_version')}"
