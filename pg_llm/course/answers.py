@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import psycopg
+from psycopg import sql
 
 from pg_llm.course.exercise import Exercise, Variant
 from pg_llm.notebook import sqltext
@@ -44,9 +45,15 @@ def tried(
     except psycopg.Error as error:
         if conn.closed:
             raise
-        from pg_llm.notebook.magic import describe
+        return {"error": _described(error)}
 
-        return {"error": describe(error)}
+
+def _described(error: psycopg.Error) -> str:
+    from pg_llm.notebook.magic import describe
+
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return f"{describe(error)}\nHINT: the answer is a query; it changes no table"
+    return describe(error)
 
 
 @contextlib.contextmanager
@@ -99,12 +106,47 @@ def sql_table(exercise: Exercise, answer: str, conn: psycopg.Connection, variabl
             # Temporary tables of earlier statements may be filled; whatever is kept may not.
             conn.execute("SET LOCAL transaction_read_only = on")
         return table_of(execute(conn, last, variables))
-    if is_query(last):
-        conn.execute("DROP TABLE IF EXISTS pg_temp.answer")
-        execute(conn, f"CREATE TEMP TABLE answer AS {last}", variables)
+    conn.execute("DROP TABLE IF EXISTS pg_temp.answer")
+    if is_query(last) and re.search(r"\banswer\b", exercise.probe):
+        _keep(conn, last, variables)
+    elif is_query(last) and first:
+        with undone(conn):  # the learner looks at what was defined, which may call a function that writes
+            execute(conn, last, variables)
     else:
         execute(conn, last, variables)
-    return table_of(execute(conn, exercise.probe, variables))
+    try:
+        return table_of(execute(conn, exercise.probe, variables))
+    except psycopg.Error as error:
+        if conn.closed:
+            raise
+        raise Unfit(f"tried by the check, it failed: {_of_probe(error)}") from None
+
+
+def _keep(conn: psycopg.Connection, query: str, variables: Mapping) -> None:
+    """Keeps a query's rows as the table answer; columns of equal names get others."""
+    # In a line of its own, so that an error shows the learner's line.
+    create = "CREATE TEMP TABLE answer{} AS\n{}"
+    try:
+        with conn.transaction():
+            execute(conn, create.format("", query), variables)
+    except psycopg.errors.DuplicateColumn:
+        columns = execute(conn, query, variables).description or []
+        names = [column.name for column in columns]
+        distinct = [n if names.index(n) == i else f"{n}_{i + 1}" for i, n in enumerate(names)]
+        listed = sql.SQL(", ").join(map(sql.Identifier, distinct)).as_string(conn).replace("%", "%%")
+        execute(conn, create.format(f" ({listed})", query), variables)
+
+
+def _of_probe(error: psycopg.Error) -> str:
+    """An error of the probe; without the probe's own text, which the learner has not written."""
+    from pg_llm.notebook.magic import describe
+
+    text = describe(error)
+    if error.diag.internal_query is None:
+        text = re.sub(r"\nLINE \d+: .*\n.*\^", "", text)
+    if isinstance(error, psycopg.errors.UndefinedFunction):
+        text = re.sub(r"\nHINT: .*", "", text)
+    return text
 
 
 def is_query(statement: str) -> bool:
@@ -188,6 +230,8 @@ def _read(text: str) -> Any:
     if NUMBER.fullmatch(bare) and len(bare) < 100:
         value = float(bare) if set(bare) & set(".eE") else int(bare)
         return value if math.isfinite(value) else text
+    if bare.lower().lstrip("-") in ("infinity", "inf", "nan"):
+        return str(float(bare))
     if bare in ("t", "true", "f", "false"):
         return bare.startswith("t")
     if bare[:1] == "[":

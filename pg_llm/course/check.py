@@ -85,10 +85,21 @@ def judged(exercise: Exercise, keyed: bool, answer: str, known: Mapping[str, Any
                     found = _compared(exercise, results, course, conn, known)
                     message = found.get("message", "")
                     store.record(course, exercise.id, float(found["score"]), message, answer)
-        message = exercise.praise if found["right"] else found["message"]
+        message = exercise.praise if found["right"] else found["message"] + _quoted(exercise, answer)
         verdict = Verdict(exercise.id, found["right"], float(found["score"]), message)
     _verdicts[exercise.id] = verdict
     return verdict
+
+
+def _quoted(exercise: Exercise, answer: str) -> str:
+    """What to say to a learner who put a variable of the exercise in quotes; empty if there is none."""
+    if exercise.language == "python":
+        return ""
+    names = {name for v in exercise.variants for name in (*v.variables, *v.select)}
+    for token in sqltext.tokens(answer):
+        if token.kind == "string" and token.text[1:2] == ":" and token.text[2:-1] in names:
+            return f"\nHINT: {token.text} in quotes is a text; the variable is {token.text[1:-1]}, without quotes"
+    return ""
 
 
 def is_blank(exercise: Exercise, answer: str) -> bool:
@@ -113,8 +124,8 @@ def _compared(
     """The verdict by keys that are computed here; mistakes are computed for the variant that failed."""
     keys = [{"solution": _key(exercise, exercise.solution, v, conn, known)} for v in exercise.variants]
     found = store.verdict(course, exercise, results, keys)
-    if not found["right"] and exercise.wrong:
-        failed = found["failed"]
+    failed = found.get("failed")
+    if failed is not None and "rows" in results[failed]:
         variant = exercise.variants[failed]
         keys[failed]["wrong"] = [mistake(exercise, w, variant, conn, known) for w in exercise.wrong]
         found = store.verdict(course, exercise, results, keys)

@@ -65,9 +65,13 @@ BEGIN
     IF scale(e) > 0 OR options ->> 'tolerance' IS NOT NULL THEN
         allowed := greatest(allowed, coalesce((options ->> 'absolute')::numeric, 1e-6));
     END IF;
-    -- Rounding to at least two significant digits is sensible.
-    IF scale(e) > 0 AND length(ltrim(translate(trim_scale(g)::text, '-.', ''), '0')) >= 2 THEN
+    -- Rounding to at least two significant digits or three decimals is sensible. A 0 is a rounded number
+    -- only where all numbers of the result are rounded.
+    IF scale(e) > 0 AND (scale(trim_scale(g)) >= 3 OR length(ltrim(translate(trim_scale(g)::text, '-.', ''), '0')) >= 2) THEN
         allowed := greatest(allowed, 0.5000001 * power(10::numeric, -scale(trim_scale(g))));
+    END IF;
+    IF scale(e) > 0 AND options ->> 'decimals' IS NOT NULL THEN
+        allowed := greatest(allowed, 0.5000001 * power(10::numeric, -(options ->> 'decimals')::int));
     END IF;
     RETURN abs(e - g) <= allowed;
 END $$;
@@ -127,34 +131,70 @@ DECLARE
     came int := jsonb_array_length(got -> 'columns');
     lines int := jsonb_array_length(expected -> 'rows');
     named int[];
+    pinned int[];
     candidate int[];
+    kinds text[];
+    kinds_came text[];
+    decimals int;
     best bigint := 0;
     good bigint;
+    agreed text[];
 BEGIN
     IF came < wanted OR lines <> jsonb_array_length(got -> 'rows') THEN
         RETURN jsonb_build_object('right', false, 'shape', false);
     END IF;
+    -- A result that is rounded throughout, to so many decimals.
+    SELECT max(scale(trim_scale((value #>> '{}')::numeric))) INTO decimals
+    FROM jsonb_path_query(got -> 'rows', 'strict $.** ? (@.type() == "number")') AS value;
+    IF decimals BETWEEN 3 AND 8 THEN
+        options := options || jsonb_build_object('decimals', decimals);
+    END IF;
     -- Columns are found by name if all names are there, else by position, passing over extra ones; a single
-    -- column may have any name.
+    -- column may have any name. In small tables, columns of other names may stand in any order.
     SELECT array_agg(g.k - 1 ORDER BY e.k) INTO named
     FROM jsonb_array_elements_text(expected -> 'columns') WITH ORDINALITY AS e (name, k)
-    JOIN jsonb_array_elements_text(got -> 'columns') WITH ORDINALITY AS g (name, k) ON lower(g.name) = lower(e.name)
-    WHERE e.name <> '?column?';
+    LEFT JOIN jsonb_array_elements_text(got -> 'columns') WITH ORDINALITY AS g (name, k)
+        ON lower(g.name) = lower(e.name) AND e.name <> '?column?';
+    pinned := named[1:wanted];
+    IF cardinality(named) <> wanted OR array_position(named, NULL) IS NOT NULL THEN
+        named := NULL;
+    END IF;
+    SELECT array_agg(jsonb_typeof(value) ORDER BY n) INTO kinds
+    FROM jsonb_array_elements(expected -> 'rows' -> 0) WITH ORDINALITY AS r (value, n);
+    SELECT array_agg(jsonb_typeof(value) ORDER BY n) INTO kinds_came
+    FROM jsonb_array_elements(got -> 'rows' -> 0) WITH ORDINALITY AS r (value, n);
     FOR candidate IN
         SELECT named WHERE cardinality(named) = wanted AND wanted > 1
         UNION ALL
         (SELECT array_agg(i ORDER BY i) FROM generate_series(0, (1 << least(came, 10)) - 1) AS mask,
             generate_series(0, least(came, 10) - 1) AS i
         WHERE mask & (1 << i) > 0 AND (wanted = 1 OR cardinality(named) IS DISTINCT FROM wanted) GROUP BY mask HAVING count(*) = wanted ORDER BY mask LIMIT 64)
+        UNION ALL
+        (WITH RECURSIVE chosen (columns) AS (
+            SELECT '{}'::int[] WHERE wanted BETWEEN 2 AND 4 AND came <= 6 AND lines BETWEEN 1 AND 500 AND named IS NULL
+                AND coalesce(cardinality(pinned), 0) = wanted
+            UNION ALL
+            SELECT columns || i FROM chosen, generate_series(0, came - 1) AS i
+            WHERE cardinality(columns) < wanted AND i <> ALL (columns)
+                AND kinds_came[i + 1] = kinds[cardinality(columns) + 1]
+                AND coalesce(pinned[cardinality(columns) + 1] = i, i <> ALL (array_remove(pinned, NULL)))
+        ) SELECT columns FROM chosen WHERE cardinality(columns) = wanted LIMIT 60)
     LOOP
         good := llm_course.rows_right(expected -> 'rows', got -> 'rows', candidate, options);
         best := greatest(best, good);
         EXIT WHEN good = lines;
     END LOOP;
-    RETURN jsonb_build_object('right', best = lines, 'shape', true, 'rows_right', best, 'rows', lines);
+    IF lines = 1 AND wanted > 1 AND best < 1 THEN
+        SELECT array_agg(format('`%s`', e.name) ORDER BY e.k) INTO agreed
+        FROM jsonb_array_elements_text(expected -> 'columns') WITH ORDINALITY AS e (name, k)
+        WHERE llm_course.same_value(expected -> 'rows' -> 0 -> e.k::int - 1,
+            got -> 'rows' -> 0 -> coalesce(named[e.k], e.k::int - 1), options);
+    END IF;
+    RETURN jsonb_build_object('right', best = lines, 'shape', true, 'rows_right', best, 'rows', lines,
+        'columns_right', array_to_string(agreed, ', '));
 END $$;
 COMMENT ON FUNCTION llm_course.compare IS
-    'Compares two tables {"columns": [name], "rows": [[value]]} as bags of rows: right, shape, rows_right, rows';
+    'Compares two tables {"columns": [name], "rows": [[value]]} as bags of rows: right, shape, rows_right, rows, columns_right';
 
 CREATE OR REPLACE FUNCTION llm_course.dimensions(value jsonb) RETURNS text
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -187,7 +227,9 @@ CREATE OR REPLACE FUNCTION llm_course.echo(got jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN jsonb_array_length(got -> 'rows') = 1 AND jsonb_array_length(got -> 'columns') = 1
         AND jsonb_typeof(got -> 'rows' -> 0 -> 0) <> 'array'
-        THEN left(got -> 'rows' -> 0 ->> 0, 80) ELSE llm_course.shape(got) END
+        THEN CASE jsonb_typeof(got -> 'rows' -> 0 -> 0) WHEN 'null' THEN 'NULL'
+            WHEN 'string' THEN format('''%s''', left(got -> 'rows' -> 0 ->> 0, 80)) ELSE got -> 'rows' -> 0 ->> 0 END
+        ELSE llm_course.shape(got) END
 $$;
 COMMENT ON FUNCTION llm_course.echo IS 'What came, in a few words: the value itself if it is a single one';
 
@@ -204,6 +246,7 @@ DECLARE
     failed int;
     known text;
     about text;
+    came text;
 BEGIN
     FOR v IN 0 .. variants - 1 LOOP
         result := results -> v;
@@ -219,14 +262,22 @@ BEGIN
         END IF;
         IF score < 1 AND failed IS NULL THEN
             failed := v;
+            came := CASE WHEN (options ->> 'probed')::boolean THEN 'tried by the check, it gave ' ELSE 'got ' END;
             IF NOT result ? 'rows' THEN
                 about := result ->> 'error';
-            ELSIF NOT (same ->> 'shape')::boolean THEN
-                about := format('got %s; expected %s.', llm_course.echo(result), llm_course.shape(expected));
+            ELSIF NOT (same ->> 'shape')::boolean
+                OR (same ->> 'rows')::int = 1 AND llm_course.shape(result) <> llm_course.shape(expected)
+                AND jsonb_array_length(result -> 'columns') = jsonb_array_length(expected -> 'columns')
+            THEN
+                about := format('%s%s; expected %s.', came, llm_course.echo(result), llm_course.shape(expected));
             ELSIF (same ->> 'rows')::int > 1 THEN
-                about := format('got %s, of which %s are right.', llm_course.shape(result), same ->> 'rows_right');
+                about := format('%s%s, of which %s %s right.', came, llm_course.shape(result), same ->> 'rows_right',
+                    CASE same ->> 'rows_right' WHEN '1' THEN 'is' ELSE 'are' END);
+            ELSIF jsonb_array_length(expected -> 'columns') > 1 THEN
+                about := format('%s%s; %s.', came, llm_course.echo(result),
+                    coalesce('right is only ' || nullif(same ->> 'columns_right', ''), 'none of the values is right'));
             ELSE
-                about := format('got %s.', llm_course.echo(result));
+                about := format('%s%s.', came, llm_course.echo(result));
             END IF;
             SELECT w.value ->> 'message' INTO known
             FROM jsonb_array_elements(coalesce(keys -> v -> 'wrong', '[]')) WITH ORDINALITY AS w (value, n)
@@ -243,7 +294,7 @@ BEGIN
     -- Less than everything is never rounded up to it.
     RETURN jsonb_build_object('right', false, 'score', least(round(score, 2), 0.95), 'failed', failed, 'message',
         CASE WHEN failed > 0 THEN 'right for the data shown, but not for other data. There: ' ELSE '' END
-        || coalesce(known, about || CASE WHEN failed > 0 AND results -> failed ? 'rows'
+        || coalesce(known, about || CASE WHEN failed > 0 AND results -> failed ? 'rows' AND NOT coalesce((options ->> 'probed')::boolean, false)
             THEN ' Compute the result from the tables and variables of the task, so that it changes with them.'
             ELSE '' END));
 END $$;

@@ -74,6 +74,7 @@ class Exercise:
             "tolerance": self.tolerance,
             "absolute": self.absolute,
             "either_sign": self.either_sign,
+            "probed": bool(self.probe),
         }
 
 

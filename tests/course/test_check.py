@@ -132,6 +132,87 @@ def test_whole_numbers_are_exact_and_others_may_be_rounded(learner):
     assert not verdict(loose, right.format(" * 2")).is_right
 
 
+def test_a_result_rounded_throughout_may_have_small_numbers(learner):
+    small = {
+        **MEANS,
+        "solution": "SELECT i, 1.0 / i ^ 4 AS share FROM generate_series(1, :n) AS i",
+        "variant": [{"variables": {"n": n}} for n in (9, 7)],
+    }
+    query = "SELECT i, round((1.0 / i ^ 4)::numeric, {}) FROM generate_series(1, :n) AS i"
+    assert verdict(small, query.format(3)).is_right  # 0.002 for 0.0016, 0.000 for 0.0004
+    assert not verdict(small, query.format(2)).is_right
+    assert not verdict(small, "SELECT i, CASE WHEN i < 7 THEN 1.0 / i ^ 4 ELSE 0 END FROM generate_series(1, :n) AS i").is_right
+
+
+@pytest.mark.parametrize(
+    "answer, accepted",
+    [
+        ("SELECT avg(x), g FROM p GROUP BY g", True),
+        ("SELECT avg(x), count(*), g FROM p GROUP BY g", True),
+        ("SELECT avg(x) AS a, g AS b FROM p GROUP BY g", True),
+        ("SELECT avg(x) AS g, g AS mean FROM p GROUP BY g", False),
+        ("SELECT sum(x), g FROM p GROUP BY g", False),
+    ],
+)
+def test_columns_of_other_names_may_stand_in_any_order(learner, answer, accepted):
+    assert verdict(MEANS, answer).is_right == accepted
+
+
+def test_a_single_row_is_told_column_by_column(learner):
+    both = {**MEANS, "solution": "SELECT count(*) AS n, avg(x) AS mean FROM p", "wrong": []}
+    assert verdict(both, "SELECT avg(x), count(*) FROM p").is_right
+    assert verdict(both, "SELECT count(*) AS n, max(x) AS mean FROM p").message.endswith("; right is only `n`.")
+    assert verdict(both, "SELECT 1 AS n, 'a' AS mean").message.endswith("; none of the values is right.")
+
+
+@pytest.mark.parametrize(
+    "answer, message",
+    [
+        ("SELECT NULL", "got NULL; expected one number."),
+        ("SELECT true", "got true; expected one number."),
+        ("SELECT 'many'", "got 'many'; expected one number."),
+        ("SELECT 'n' = ':n'", "HINT: ':n' in quotes is a text; the variable is :n, without quotes"),
+        ("DELETE FROM llm_param", "HINT: the answer is a query; it changes no table"),
+    ],
+)
+def test_what_came_is_told_in_words(learner, answer, message):
+    assert verdict(COUNT, answer).message.endswith(message)
+
+
+def test_infinity_may_come_as_text(learner):
+    task = {**COUNT, "solution": "SELECT '-infinity'::float8 AS masked, 'nan'::float8 AS undefined, :n AS n"}
+    assert verdict(task, "SELECT '-Infinity' AS masked, 'NaN' AS undefined, :n AS n").is_right
+
+
+VIEW = {
+    **MEANS,
+    "solution": "CREATE TEMP VIEW v AS SELECT max(x) AS x FROM p",
+    "wrong": [],
+    "probe": "SELECT x FROM v",
+}
+
+
+def test_what_the_probe_finds_is_told_as_such(learner):
+    assert verdict(VIEW, VIEW["solution"]).is_right
+    found = verdict(VIEW, "CREATE TEMP VIEW v AS SELECT min(x) AS x FROM p")
+    assert found.message == "tried by the check, it gave 1.0."
+    found = verdict(VIEW, "CREATE TEMP VIEW w AS SELECT 1")
+    assert found.message == 'tried by the check, it failed: ERROR 42P01: relation "v" does not exist'
+
+
+def test_a_look_at_what_was_defined_changes_nothing(learner):
+    look = "; WITH gone AS (DELETE FROM p RETURNING 1) SELECT count(*), count(*) FROM gone"
+    assert verdict(VIEW, VIEW["solution"] + look).is_right
+    void = "; SELECT pg_advisory_unlock_all()"  # returns void, of which no table can be made
+    assert verdict(VIEW, VIEW["solution"] + void).is_right
+
+
+def test_a_kept_answer_may_have_columns_of_equal_names(learner):
+    task = {**MEANS, "solution": "SELECT 'a', 'b'", "probe": "SELECT count(*) FROM answer", "wrong": []}
+    assert verdict(task, "SELECT '100 %', '' AS \"50 %\", 'b'").is_right
+    assert "LINE 2: SELECT 1, y\n" in verdict(task, "SELECT 1, y").message
+
+
 def test_order_counts_only_where_the_task_says_so(learner):
     backwards = "SELECT g, avg(x) FROM p GROUP BY g ORDER BY g DESC"
     ordered = {**MEANS, "solution": MEANS["solution"] + " ORDER BY g"}
