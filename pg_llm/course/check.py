@@ -163,6 +163,26 @@ def define(exercise: Exercise, answer: str | None, known: Mapping[str, Any]) -> 
                 answers.execute(conn, statement, known)
             conn.execute(f"DROP TABLE IF EXISTS {name}".encode())
             answers.execute(conn, f"CREATE TABLE {name} AS {last}", known)
+            if answer is not None:
+                _name_columns(exercise, name, conn, known)
+
+
+def _name_columns(exercise: Exercise, table: str, conn: psycopg.Connection, known: Mapping[str, Any]) -> None:
+    """Gives a column that the answer left without its name the one that later cells use. Errors: KitError."""
+    kit = answers.statements(exercise.fallback)[-1]
+    wanted = _columns(answers.execute(conn, f"SELECT * FROM ({kit}) AS kit LIMIT 0", known))
+    found = _columns(conn.execute(f"SELECT * FROM {table} LIMIT 0".encode()))
+    missing, others = [c for c in wanted if c not in found], [c for c in found if c not in wanted]
+    if not missing:
+        return
+    if len(missing) > 1 or len(others) > 1:  # which is which cannot be told by their names
+        raise KitError(f"the cells below need the columns {', '.join(wanted)}, and yours have other names")
+    old, new = sql.Identifier(others[0]), sql.Identifier(missing[0])
+    conn.execute(sql.SQL("ALTER TABLE {} RENAME {} TO {}").format(sql.Identifier(exercise.defines), old, new))
+
+
+def _columns(cursor: psycopg.Cursor) -> list[str]:
+    return [column.name for column in cursor.description or []]
 
 
 def _namespace() -> dict[str, Any]:

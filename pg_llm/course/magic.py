@@ -75,6 +75,10 @@ class CheckMagics(Magics):
             try:
                 checks.define(exercise, answer, self.shell.user_ns)
                 return
+            except KitError as error:  # right, but under names that no later cell knows
+                checks.define(exercise, None, self.shell.user_ns)
+                print(f"One more thing: {error}. Until then they use the kit's own result for {what}.")
+                return
             except psycopg.Error:  # right on the check's data, but a table of an earlier cell is missing here
                 answer = None
                 checks.define(exercise, None, self.shell.user_ns)

@@ -399,6 +399,12 @@ def test_a_table_is_the_learners_or_the_fallbacks(kernel):
     seen = kernel.run("%%check 90.3\nSELECT g, sum(x) / count(*) AS mean, 'mine' AS whose FROM p GROUP BY g")
     assert "Right" in seen.printed and "kit's own" not in seen.printed
     assert "mine" in kernel.run("%sql SELECT * FROM mean").result
+    seen = kernel.run("%%check 90.3\nSELECT g, avg(x) * 1 FROM p GROUP BY g")  # a column without a name
+    assert "Right" in seen.printed and "kit's own" not in seen.printed
+    assert kernel.run("%sql SELECT mean FROM mean").result.split()[-1].startswith("2.5")
+    seen = kernel.run("%%check 90.3\nSELECT g AS a, avg(x) AS b FROM p GROUP BY g")
+    assert "Right" in seen.printed and "need the columns g, mean" in seen.printed
+    assert kernel.run("%sql SELECT mean FROM mean").result.split()[-1].startswith("2.5")
 
 
 def test_a_definition_stays_when_it_is_right(kernel):
