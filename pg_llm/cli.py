@@ -317,7 +317,7 @@ def classroom(layers, output, check, steps, fresh, load):
 
 @cli.group()
 def course():
-    """For teachers: answer keys that students cannot read, and the gradebook."""
+    """For teachers: answer keys that students cannot read, the gradebook, who is stuck where."""
 
 
 @course.command("keys")
@@ -354,6 +354,19 @@ def course_gradebook(file):
     from pg_llm.course.progress import write_gradebook
 
     write_gradebook(file)
+
+
+@course.command("stuck")
+def course_stuck():
+    """Show for each exercise how many have it right, how many are stuck, and the usual mistake.
+
+    \b
+    Example: pg-llm course stuck
+    """
+    from pg_llm.course.progress import stuck
+
+    for line in stuck():
+        click.echo(line)
 
 
 @cli.command()

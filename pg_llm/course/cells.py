@@ -36,6 +36,8 @@ def fill(notebook, number: str, solutions: bool = True, answers: bool = True) ->
                 cells.append(same if same is not None and same.source == text else new)
         elif cell.cell_type == "markdown" and "\n### Exercise" in cell.source:
             raise KitError(f"an exercise's heading begins a cell of its own, not {cell.source[:60]!r}…")
+        elif cell.cell_type == "markdown" and "\n## Quiz" in cell.source and not QUIZ.match(cell.source):
+            raise KitError(f"the quiz's heading begins a cell of its own, not {cell.source[:60]!r}…")
         elif cell.cell_type == "markdown" and QUIZ.match(cell.source):
             cell.source = quiz(notebooks().get(number, {}).get("quiz", []), answers)
             cells.append(cell)

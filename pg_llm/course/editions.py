@@ -20,7 +20,8 @@ ABOUT = {
     "self-study": "The course for self-study: hints, solutions and the quizzes' answers are folded.",
     "student": "The course for a class: hints, but no solutions, and quizzes without answers.",
     "teacher": "The course for teachers: a page about each notebook at its head, all right answers and "
-    "the usual mistakes below each exercise, quizzes with their answers.",
+    "the usual mistakes below each exercise, quizzes with their answers; all folded, so that a class may see "
+    "the screen.",
 }
 
 
@@ -77,22 +78,37 @@ def _end_of(cell) -> str | None:
 
 
 def teachers_page(number: str) -> str:
-    """What a teacher wants to know of a notebook before the lesson."""
+    """What a teacher wants to know of a notebook before the lesson, folded: a class may see the screen."""
     page = notebooks()[number]["teacher"]
     wrong = "\n".join(f"- {each}" for each in page["misconceptions"])
-    return (
-        f"## For the teacher\n\n**Time.** {page['minutes']}\n\n**What learners get wrong.**\n\n{wrong}\n\n"
+    asked = [each for each in exercises().values() if each.id.startswith(f"{number}.")]
+    rows = "\n".join(
+        f"| {each.id} | {each.title} | {cells.dots(each.difficulty)} | {cells.dots(each.importance)} "
+        f"| {each.minutes} |"
+        for each in asked
+    )
+    return cells.fold(
+        f"For the teacher: notebook {number}",
+        f"**Time.** {page['minutes']}\n\n"
+        f"| exercise | | difficulty | importance | minutes |\n|---|---|---|---|---|\n{rows}\n"
+        f"| all | | | | {sum(each.minutes for each in asked)} |\n\n"
+        f"**What learners get wrong.**\n\n{wrong}\n\n"
         f"**To discuss.** {page['question']}\n\n**On the board.** {page['board']}\n\n"
-        f"**When time is short.** {page['skip']}"
+        f"**When time is short.** {page['skip']}",
     )
 
 
 def answers_page(exercise: Exercise) -> str:
-    """The solution, the other right answers and the usual mistakes of an exercise."""
+    """The solution, the other right answers and the usual mistakes of an exercise, folded."""
     code = f"```{exercise.language}\n{{}}\n```"
     right = "\n".join(code.format(answer.strip()) for answer in [exercise.solution, *exercise.right])
     wrong = "\n".join(f"{code.format(w.answer.strip())}\n→ {w.message}\n" for w in exercise.wrong)
-    return f"**Right answers to {exercise.id}**\n\n{right}\n\n**Mistakes, with what is said**\n\n{wrong}"
+    return "\n".join(
+        [
+            cells.fold(f"For the teacher: right answers to {exercise.id}", right),
+            cells.fold("For the teacher: usual mistakes, and what the check says", wrong),
+        ]
+    )
 
 
 # -- files ----
@@ -103,7 +119,10 @@ def _sources(only: Iterable[str]) -> dict[str, Path]:
     folder = Path(str(resources.files("pg_llm"))).parent / "notebooks"
     if not folder.is_dir():
         folder = Path(str(resources.files("pg_llm.notebooks")))
-    found = {path.name[:2]: path for path in sorted(folder.glob("*.ipynb")) if path.name[:2] in notebooks()}
+    paths = {number: folder / f"{file['notebook']['file']}.ipynb" for number, file in notebooks().items()}
+    found = {number: path for number, path in paths.items() if path.exists()}
+    if not found:
+        raise KitError("this installation has no notebooks with exercises: pg_llm/course/exercises is empty")
     missing = [number for number in only if number not in found]
     if missing:
         raise KitError(

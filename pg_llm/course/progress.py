@@ -22,6 +22,18 @@ GRADEBOOK = """
     FROM llm_course.progress ORDER BY student, exercise
 """
 
+STUCK = """
+    SELECT exercise, count(*), count(*) FILTER (WHERE is_right),
+           count(*) FILTER (WHERE tries > 0 AND NOT is_right),
+           round(avg(tries) FILTER (WHERE tries > 0), 1)::float8, said.students, said.message
+    FROM llm_course.progress LEFT JOIN LATERAL (
+        SELECT message, count(DISTINCT student) AS students FROM llm_course.attempt
+        WHERE attempt.exercise = progress.exercise AND attempt.score < 1
+        GROUP BY message ORDER BY students DESC, count(*) DESC, message LIMIT 1
+    ) AS said ON true
+    GROUP BY exercise, said.students, said.message ORDER BY exercise
+"""
+
 
 def progress() -> Frame:
     """The exercises that you have opened or tried, of all notebooks, one per row.
@@ -85,3 +97,19 @@ def write_gradebook(target: TextIO) -> int:
     writer.writerow(["student", "exercise", "score", "tries", "minutes"])
     writer.writerows(rows)
     return len(rows)
+
+
+def stuck() -> list[str]:
+    """Lines for a teacher: how many have each exercise right, how many are stuck, and the usual mistake.
+
+    The owner of the course's database sees all students, a student only the own attempts.
+    """
+    with store.connection() as conn:
+        rows = conn.execute(STUCK).fetchall()
+    lines = []
+    for exercise, students, right, wrong, tries, said_to, message in rows:
+        often = f", {tries:g} tries each" if tries else ""
+        lines.append(f"{exercise}  opened by {students}: {right} right, {wrong} stuck{often}")
+        if message:
+            lines.append(f"      most often ({said_to}): {message.splitlines()[0]}")
+    return lines

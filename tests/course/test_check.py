@@ -501,6 +501,9 @@ def test_students_are_judged_by_keys_that_they_cannot_read(student, monkeypatch)
     file = io.StringIO()
     progress.write_gradebook(file)
     assert {row["student"] for row in csv.DictReader(io.StringIO(file.getvalue()))} == {"eve"}
+    summary, mistake = progress.stuck()
+    assert summary == "90.1  opened by 1: 1 right, 0 stuck, 2 tries each"
+    assert mistake.startswith("      most often (1): ") and "that is the sum." in mistake
 
 
 def test_judge_survives_any_results(student, monkeypatch):

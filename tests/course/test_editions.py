@@ -29,6 +29,14 @@ def source(folder, edition, number):
     return nbformat.read(path, 4)
 
 
+def test_the_editions_have_the_notebooks_that_the_files_name(folder):
+    """Two notebooks of one number, as while a course is renumbered, do not take each other's place."""
+    for edition in editions.EDITIONS:
+        assert {p.stem for p in (folder / edition).glob("*.ipynb")} == {
+            file["notebook"]["file"] for file in notebooks().values()
+        }
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_students_edition_gives_nothing_away(folder, number):
     text = (next((folder / "student").glob(f"{number}_*.ipynb"))).read_text()
@@ -52,7 +60,7 @@ def test_the_students_edition_gives_nothing_away(folder, number):
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_self_study_edition_is_the_repositorys(folder, number):
-    saved = nbformat.read(next((REPO / "notebooks").glob(f"{number}_*.ipynb")), 4)
+    saved = nbformat.read(REPO / "notebooks" / f"{notebooks()[number]['notebook']['file']}.ipynb", 4)
     assert source(folder, "self-study", number) == saved
 
 
@@ -70,6 +78,19 @@ def test_the_teachers_edition_says_everything(folder, number):
         if key != "misconceptions"
     )
     assert all(each in text for each in notebooks()[number]["teacher"]["misconceptions"])
+    assert all(f"| {each['id']} | {each['title']} |" in text for each in notebooks()[number]["exercise"])
+    seen = re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)  # on the screen in class
+    for each in notebooks()[number]["exercise"]:
+        assert exercises()[each["id"]].solution.strip() not in seen
+    assert all(q["explanation"].strip() not in seen for q in notebooks()[number]["quiz"])
+
+
+@pytest.mark.parametrize("heading", ["## Quiz", "### Exercise 01.1"])
+def test_a_heading_inside_another_cell_is_an_error(heading):
+    """It would be neither filled in nor missed."""
+    cell = nbformat.v4.new_markdown_cell(f"## What you know now\n\n{heading}")
+    with pytest.raises(KitError, match="begins a cell of its own"):
+        cells.fill(nbformat.v4.new_notebook(cells=[cell]), "01")
 
 
 def test_ids_are_unique(folder):
@@ -90,11 +111,14 @@ def test_a_folder_with_contents_is_kept_unless_forced(tmp_path):
     assert sorted(p.suffix for p in target.iterdir()) == [".ipynb", ".md"]
 
 
-def test_unknown_names_are_errors(tmp_path):
+def test_unknown_names_are_errors(tmp_path, monkeypatch):
     with pytest.raises(KitError, match="there is no notebook 99"):
         editions.build(tmp_path / "x", ["student"], ["99"])
     with pytest.raises(KitError, match="there is no quiz 99"):
         quizzes.write(tmp_path / "x", "gift", ["99"])
+    with monkeypatch.context() as patch, pytest.raises(KitError, match="no notebooks with exercises"):
+        patch.setattr(editions, "notebooks", dict)  # a student's installation, without the answers
+        editions.build(tmp_path / "x", ["student"])
     assert list(tmp_path.iterdir()) == []
     done = CliRunner().invoke(cli, ["editions", str(tmp_path / "y"), "--edition", "professor"])
     assert done.exit_code == 2 and "professor" in done.output
