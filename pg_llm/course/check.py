@@ -98,7 +98,7 @@ def _quoted(exercise: Exercise, answer: str) -> str:
     names = {name for v in exercise.variants for name in (*v.variables, *v.select)}
     for token in sqltext.tokens(answer):
         if token.kind == "string" and token.text[1:2] == ":" and token.text[2:-1] in names:
-            return f"\nHINT: {token.text} in quotes is a text; the variable is {token.text[1:-1]}, without quotes"
+            return f"\nHINT: {token.text} is a text; the variable is {token.text[1:-1]}, without quotes"
     return ""
 
 
