@@ -173,7 +173,7 @@ def test_a_single_row_is_told_column_by_column(learner):
         ("SELECT NULL", "got NULL; expected one number."),
         ("SELECT true", "got true; expected one number."),
         ("SELECT 'many'", "got 'many'; expected one number."),
-        ("SELECT 'n' = ':n'", "HINT: ':n' in quotes is a text; the variable is :n, without quotes"),
+        ("SELECT 'n' = ':n'", "HINT: ':n' is a text; the variable is :n, without quotes"),
         ("DELETE FROM llm_param", "HINT: the answer is a query; it changes no table"),
     ],
 )
