@@ -6,6 +6,7 @@ it, and what it returns is compared with what the solution returns there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -142,9 +143,15 @@ def _key(exercise: Exercise, solution: str, variant, conn: psycopg.Connection, k
 
 
 def mistake(exercise: Exercise, wrong, variant, conn: psycopg.Connection, known: Mapping) -> dict:
-    """A usual mistake's result on a variant with its message; no table where the mistake fails there."""
+    """A usual mistake's result on a variant with its message.
+
+    The result is a table, or the code of a data exception; neither where the mistake fails otherwise.
+    """
     result = answers.tried(exercise, wrong.answer, variant, conn, known)
-    return {"message": wrong.message, **({"table": result} if "rows" in result else {})}
+    if "rows" in result:
+        return {"message": wrong.message, "table": result}
+    raised = re.match(r"ERROR (22[0-9A-Z]{3}):", result["error"])
+    return {"message": wrong.message, **({"error": raised[1]} if raised else {})}
 
 
 def define(exercise: Exercise, answer: str | None, known: Mapping[str, Any]) -> None:

@@ -281,8 +281,10 @@ BEGIN
             END IF;
             SELECT w.value ->> 'message' INTO known
             FROM jsonb_array_elements(coalesce(keys -> v -> 'wrong', '[]')) WITH ORDINALITY AS w (value, n)
-            WHERE result ? 'rows' AND w.value ? 'table'
-                AND (llm_course.compare(w.value -> 'table', result, options) ->> 'right')::boolean
+            WHERE CASE WHEN result ? 'rows' THEN w.value ? 'table'
+                    AND (llm_course.compare(w.value -> 'table', result, options) ->> 'right')::boolean
+                -- The same data exception: a division by zero, a number out of range.
+                ELSE w.value ->> 'error' = substring(result ->> 'error' FROM '^ERROR (22[0-9A-Z]{3}):') END
             ORDER BY w.n LIMIT 1;
         END IF;
         IF v = 0 THEN own := score; ELSE hidden := hidden + score / (variants - 1); END IF;

@@ -104,6 +104,15 @@ def test_wrong_and_told_why(learner, answer, message):
     assert message in found.message, found.message
 
 
+def test_a_mistake_that_raises_is_told_too(learner):
+    """By the code of a data exception; an error of any other kind is shown as it is."""
+    wrong = [{"answer": "SELECT g, sum(x) / 0 FROM p GROUP BY g", "message": "how many rows has a group?"}]
+    task = {**MEANS, "wrong": wrong}
+    assert verdict(task, "SELECT g, 1 / (g - g) FROM p GROUP BY g").message == "how many rows has a group?"
+    assert "22003: value out of range" in verdict(task, "SELECT g, exp(g + 1000.0::float8) FROM p").message
+    assert "42703" in verdict(task, "SELECT g, y / 0 FROM p GROUP BY g").message
+
+
 def test_constants_are_refused_on_other_data(learner):
     rows = learner.execute("SELECT 0") and answers.tried(
         made(), MEANS["solution"], made().variants[0], learner, {}
