@@ -126,7 +126,7 @@ def _compared(
     keys = [{"solution": _key(exercise, exercise.solution, v, conn, known)} for v in exercise.variants]
     found = store.verdict(course, exercise, results, keys)
     failed = found.get("failed")
-    if failed is not None and "rows" in results[failed]:
+    if failed is not None and ("rows" in results[failed] or raised(results[failed])):
         variant = exercise.variants[failed]
         keys[failed]["wrong"] = [mistake(exercise, w, variant, conn, known) for w in exercise.wrong]
         found = store.verdict(course, exercise, results, keys)
@@ -150,8 +150,13 @@ def mistake(exercise: Exercise, wrong, variant, conn: psycopg.Connection, known:
     result = answers.tried(exercise, wrong.answer, variant, conn, known)
     if "rows" in result:
         return {"message": wrong.message, "table": result}
-    raised = re.match(r"ERROR (22[0-9A-Z]{3}):", result["error"])
-    return {"message": wrong.message, **({"error": raised[1]} if raised else {})}
+    return {"message": wrong.message, **({"error": raised(result)} if raised(result) else {})}
+
+
+def raised(result: dict) -> str | None:
+    """The code of the data exception that a result is: a division by zero, a number out of range."""
+    found = re.match(r"ERROR (22[0-9A-Z]{3}):", result["error"])
+    return found[1] if found else None
 
 
 def define(exercise: Exercise, answer: str | None, known: Mapping[str, Any]) -> None:
