@@ -1,6 +1,7 @@
 """Runs notebooks from a clean database and saves their outputs: python tests/build_notebooks.py [NOTEBOOK …].
 
-With --fill, nothing runs: only the texts of exercises and quizzes are written anew.
+With --fill, nothing runs: only the texts of exercises and quizzes are written anew. An answer cell whose text
+changed loses its output, and its notebook has to be run.
 
 The notebooks are the source; this refreshes their outputs, and their exercises and quizzes from
 pg_llm/course/exercises. Nothing is saved if a cell fails.

@@ -67,7 +67,7 @@ class CheckMagics(Magics):
 
     def _provide(self, exercise: Exercise, answer: str | None) -> None:
         """Defines what later cells use, by the learner's answer if it is right, else by the kit's own."""
-        what = f"the table {exercise.defines}" if exercise.defines else "what it defines"
+        what = f"result for the table {exercise.defines}" if exercise.defines else "version of it"
         if exercise.language == "python":
             if answer is None:
                 exec(exercise.fallback, self.shell.user_ns)
@@ -77,7 +77,7 @@ class CheckMagics(Magics):
                 return
             except KitError as error:  # right, but under names that no later cell knows
                 checks.define(exercise, None, self.shell.user_ns)
-                print(f"One more thing: {error}. Until then they use the kit's own result for {what}.")
+                print(f"One more thing: {error}. Until then they use the kit's own {what}.")
                 return
             except psycopg.Error:  # right on the check's data, but a table of an earlier cell is missing here
                 answer = None
@@ -85,7 +85,7 @@ class CheckMagics(Magics):
         else:
             checks.define(exercise, None, self.shell.user_ns)
         if answer is None:
-            print(f"Until then the cells below use the kit's own result for {what}.")
+            print(f"Until then the cells below use the kit's own {what}.")
 
 
 def _defines(cell: str) -> bool:
