@@ -81,7 +81,7 @@ CREATE TABLE llm_param (
 ) -- A training loop rewrites every row each second: vacuum must not be throttled.
 WITH (autovacuum_vacuum_cost_delay = 0, toast.autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE llm_param IS
-    'A parameter: its value, gradient and AdamW moments; weights live here and nowhere else';
+    'A parameter: its value, gradient and AdamW moments; weights are stored here and nowhere else';
 
 CREATE TABLE llm_param_share (
     target_model text COLLATE "C" NOT NULL,
@@ -93,7 +93,7 @@ CREATE TABLE llm_param_share (
     FOREIGN KEY (source_model) REFERENCES llm_model_config (model) ON UPDATE CASCADE,
     CHECK ((target_model, target_name) <> (source_model, source_name))
 );
-COMMENT ON TABLE llm_param_share IS 'A parameter that is another''s storage';
+COMMENT ON TABLE llm_param_share IS 'A parameter that uses the storage of another one';
 
 CREATE TABLE llm_bpe_vocab (
     model    text COLLATE "C" NOT NULL,
@@ -116,7 +116,7 @@ CREATE TABLE llm_bpe_merges (
     PRIMARY KEY (model, rank)
 );
 COMMENT ON TABLE llm_bpe_merges IS
-    'A merge: the adjacent pair left_token, right_token becomes one token; the lowest rank goes first';
+    'A merge: the adjacent pair left_token, right_token becomes one token; the lowest rank is applied first';
 
 -- Without these calls, pg_dump would omit all weights.
 SELECT pg_catalog.pg_extension_config_dump('llm_model_config',

@@ -41,7 +41,7 @@ CREATE UNLOGGED TABLE llm_tape (
 );
 CREATE INDEX ON llm_tape (run);
 COMMENT ON TABLE llm_tape IS
-    'An operation executed: what it is in llm_op, the graph node it computed, ids of the tensors read and made; '
+    'An executed operation: its row in llm_op, the graph node that it computed, ids of the tensors read and made; '
     'unlogged and not dumped';
 COMMENT ON COLUMN llm_tape.id IS 'run * 1000000 + n; also the id of the first tensor that it created';
 COMMENT ON COLUMN llm_tape.extra IS
@@ -59,7 +59,7 @@ CREATE UNLOGGED TABLE llm_tensor_rt (
 );
 CREATE INDEX ON llm_tensor_rt (run, name);
 COMMENT ON TABLE llm_tensor_rt IS
-    'A tensor of a run: a leaf, a constant or a result, and its gradient once llm_backprop or llm_backward came by; '
+    'A tensor of a run: a leaf, a constant or a result, and its gradient after llm_backprop or llm_backward; '
     'unlogged and not dumped';
 COMMENT ON COLUMN llm_tensor_rt.data IS 'NULL where llm_tensor_map says which parameter of llm_param it is';
 COMMENT ON COLUMN llm_tensor_rt.grad IS
@@ -157,7 +157,7 @@ CREATE VIEW llm_tensor WITH (security_invoker = true) AS
         AND p.name = coalesce(s.source_name, m.name)
     WHERE m.run = (SELECT llm_open_run());
 COMMENT ON VIEW llm_tensor IS
-    'The parameters that the session materialised, by name; what is computed from data is recorded, down to '
+    'The parameters that the session materialised, by name; what is computed from data is recorded, back to '
     'llm_param';
 
 -- ---- gradients ----

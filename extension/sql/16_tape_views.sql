@@ -32,7 +32,7 @@ CREATE VIEW llm_tape_named WITH (security_invoker = true) AS
         (t.extra ->> 'bytes')::bigint AS bytes
     FROM llm_tape AS t JOIN llm_tensor_rt AS r ON r.id = t.id;
 COMMENT ON VIEW llm_tape_named IS
-    'An operation executed, with names in place of ids: what it read, what shape it made, what it cost';
+    'An executed operation, with names in place of ids: its inputs, the shape of its output, its cost';
 
 CREATE VIEW llm_op_cost WITH (security_invoker = true) AS
     SELECT run, op, count(*) AS calls, round(sum(microseconds)::numeric, 1)::float8 AS microseconds,
@@ -68,7 +68,7 @@ CREATE VIEW llm_gradient WITH (security_invoker = true) AS
     LEFT JOIN LATERAL llm_tensor_stats(coalesce(r.data, p.data)) AS w ON true
     WHERE r.grad IS NOT NULL;
 COMMENT ON VIEW llm_gradient IS
-    'A tensor of a run that got a gradient, activations included: norm of the gradient and of the tensor, their '
+    'A tensor of a run that has a gradient, activations included: norm of the gradient and of the tensor, their '
     'ratio, the largest magnitude';
 
 CREATE VIEW llm_param_gradient WITH (security_invoker = true) AS

@@ -38,7 +38,7 @@ CREATE TABLE llm_checkpoint_model (
     steps      jsonb NOT NULL
 );
 COMMENT ON TABLE llm_checkpoint_model IS
-    'The architecture of a checkpoint''s model, so that it can be loaded where the model is gone';
+    'The architecture of a checkpoint''s model, so that it can be loaded where the model no longer exists';
 COMMENT ON COLUMN llm_checkpoint_model.config IS 'The row of llm_model_config';
 COMMENT ON COLUMN llm_checkpoint_model.graph IS
     'The rows of llm_graph in their order: name, op, inputs, attrs, and the shape of each parameter';
