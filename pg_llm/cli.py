@@ -317,7 +317,12 @@ def classroom(layers, output, check, steps, fresh, load):
 
 @cli.group()
 def course():
-    """For teachers: answer keys that students cannot read, the gradebook, who is stuck where."""
+    """For teachers: answer keys that students cannot read, the gradebook, who is stuck where.
+
+    \b
+    Example: pg-llm course keys
+    Example: pg-llm course gradebook grades.csv
+    """
 
 
 @course.command("keys")
