@@ -58,6 +58,7 @@ def test_a_constant_is_refused(learner, exercise):
         assert any(h != shown for h in hidden), "no hidden variant has another result"
 
 
+@pytest.mark.slow
 @each
 def test_a_blank_cell_waits(learner, exercise):
     assert exercise.cell.strip()

@@ -73,6 +73,7 @@ def test_a_figure_that_has_no_words_is_shown():
     assert base64.b64decode(png).startswith(b"\x89PNG") and metadata == {}
 
 
+@pytest.mark.slow
 def test_a_figure_that_is_drawn_again_in_place_is_one_output(server):
     kernel = Kernel()
     try:
