@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pg_llm.course import cells, editions
-from pg_llm.course.exercise import Exercise, exercises, notebooks
+from pg_llm.course.exercise import Exercise, notebooks
 
 FORMATS = ("nbgrader", "otter")
 PARTS = 4  # otter's tests of an exercise: each is worth a quarter of the points
@@ -143,7 +143,7 @@ def _mark(exercise: Exercise, text: str):
     from nbformat.v4 import new_raw_cell
 
     part = text.splitlines()[0].strip("# ").lower().replace(" ", "-")
-    return new_raw_cell(text, id=f"{cells.GENERATED}{exercise.id.replace('.', '-')}-{part}")
+    return new_raw_cell(text, id=cells.cell_id(exercise, part))
 
 
 def _tests(exercise: Exercise) -> Iterator[Any]:
@@ -155,7 +155,7 @@ def _tests(exercise: Exercise) -> Iterator[Any]:
         yield new_code_cell(
             "from pg_llm.course.check import grade\n"
             f'assert grade("{exercise.id}") >= {share}, "less than {share:.0%} is right"',
-            id=f"{cells.GENERATED}{exercise.id.replace('.', '-')}-test-{part}",
+            id=cells.cell_id(exercise, f"test-{part}"),
         )
 
 
@@ -192,9 +192,4 @@ def _bare(notebook, number: str):
 def _answers(notebook) -> Iterator[tuple[Any, Exercise | None]]:
     """The cells, those for answers with their exercise."""
     for cell in notebook.cells:
-        yield cell, exercises()[_name(cell, "answer")] if _name(cell, "answer") else None
-
-
-def _name(cell, part: str) -> str:
-    name, _, its_part = cell.get("id", "").removeprefix(cells.GENERATED).rpartition("-")
-    return name.replace("-", ".") if its_part == part else ""
+        yield cell, cells.exercise_of(cell, "answer")

@@ -30,7 +30,7 @@ def fill(notebook, number: str, solutions: bool = True, answers: bool = True) ->
         if heading:
             exercise = _known(heading.group(1), number)
             for kind, part, text in parts(exercise, solutions):
-                name = f"{GENERATED}{exercise.id.replace('.', '-')}-{part}"
+                name = cell_id(exercise, part)
                 new = (new_markdown_cell if kind == "markdown" else new_code_cell)(text, id=name)
                 same = before.get(name)
                 cells.append(same if same is not None and same.source == text else new)
@@ -44,6 +44,17 @@ def fill(notebook, number: str, solutions: bool = True, answers: bool = True) ->
         elif not cell.get("id", "").startswith(GENERATED):
             cells.append(cell)
     notebook.cells = cells
+
+
+def cell_id(exercise: Exercise, part: str) -> str:
+    """The id of the cell that is this part of an exercise."""
+    return f"{GENERATED}{exercise.id.replace('.', '-')}-{part}"
+
+
+def exercise_of(cell, part: str) -> Exercise | None:
+    """The exercise of which a cell is this part; None for every other cell."""
+    found = [each for each in exercises().values() if cell_id(each, part) == cell.get("id")]
+    return found[0] if found else None
 
 
 def _known(name: str, number: str) -> Exercise:

@@ -63,18 +63,11 @@ def _teach(notebook, number: str) -> None:
     done: list[Any] = []
     for cell in notebook.cells:
         done.append(cell)
-        name = _end_of(cell)
-        if name:
-            done.append(new_markdown_cell(answers_page(exercises()[name]), id=f"{cell.id}-teacher"))
+        exercise = cells.exercise_of(cell, "hints")
+        if exercise:
+            done.append(new_markdown_cell(answers_page(exercise), id=f"{cell.id}-teacher"))
     page = new_markdown_cell(teachers_page(number), id="teachers-page")
     notebook.cells = [*done[:1], page, *done[1:]]
-
-
-def _end_of(cell) -> str | None:
-    """The exercise whose last cell this is."""
-    if not cell.get("id", "").startswith(cells.GENERATED) or not cell.id.endswith("-hints"):
-        return None
-    return cell.id.removeprefix(cells.GENERATED).removesuffix("-hints").replace("-", ".")
 
 
 def teachers_page(number: str) -> str:
@@ -125,11 +118,7 @@ def _sources(only: Iterable[str]) -> dict[str, Path]:
         raise KitError("this installation has no notebooks with exercises: pg_llm/course/exercises is empty")
     missing = [number for number in only if number not in found]
     if missing:
-        raise KitError(
-            f"there is no notebook {', '.join(missing)}; there are {', '.join(found) or 'none here'}"
-        )
-    if not found:
-        raise KitError("this installation has no exercises: pg_llm/course/exercises is empty")
+        raise KitError(f"there is no notebook {', '.join(missing)}; there are {', '.join(found)}")
     return {number: path for number, path in found.items() if not only or number in only}
 
 

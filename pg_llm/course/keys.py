@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -59,14 +60,12 @@ def keys(exercise: Exercise, conn: psycopg.Connection) -> list[dict]:
     return found
 
 
-class _explained:
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
     """Tells a role that does not own the course's tables whom to ask."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, psycopg.errors.InsufficientPrivilege):
-            raise KitError(
-                "only the owner of the course's database, or a superuser, may change the answer keys"
-            ) from None
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege:
+        raise KitError(
+            "only the owner of the course's database, or a superuser, may change the answer keys"
+        ) from None
