@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
+from packaging.requirements import Requirement
 
 from pg_llm import __version__, catalog
 from pg_llm.errors import KitError
@@ -82,21 +83,19 @@ def _packages():
         requirements = importlib.metadata.requires("pg-llm") or []
     except importlib.metadata.PackageNotFoundError:
         raise _Attention("the kit is not installed here, it runs from a checkout") from None
-    for requirement in requirements:
-        if "extra ==" in requirement:
+    for requirement in map(Requirement, requirements):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        name, _, pinned = requirement.partition("==")
-        name = name.split("[")[0].split(">")[0].split("<")[0].strip()
         try:
-            have = importlib.metadata.version(name)
+            have = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
+            missing.append(requirement.name)
             continue
-        if pinned and have != pinned:
-            wrong.append(f"{name} {have} instead of {pinned}")
+        if not requirement.specifier.contains(have, prereleases=True):
+            wrong.append(f"{requirement.name} {have} instead of {requirement.specifier}")
     if missing or wrong:
         what = "; ".join([*(f"{name} is missing" for name in missing), *wrong])
-        raise KitError(f"{what}; install the kit again: pip install --upgrade pg-llm")
+        raise KitError(f"{what}; install the kit again: pip install .")
     yield "all there"
 
 

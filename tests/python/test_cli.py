@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import pytest
 from helpers.paths import REPO
@@ -16,6 +17,7 @@ from helpers.paths import REPO
 from pg_llm.cli import cli
 from pg_llm.errors import KitError
 from pg_llm.notebook import lab
+from pg_llm.server import doctor
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +117,29 @@ def test_doctor_names_what_is_wrong(server, tmp_path):
     lost = run("doctor", check=False, PG_LLM_DSN="host=/nowhere")
     assert lost.returncode == 1
     assert re.search(r"BAD +Server: cannot connect", lost.stdout)
+
+
+def test_doctor_reads_requirements_with_their_conditions(monkeypatch):
+    installed = {"numpy": "1.20", "anywidget": "0.9.13", "click": "8.1.7"}
+
+    def version(name):
+        try:
+            return installed[name]
+        except KeyError:
+            raise metadata.PackageNotFoundError(name) from None
+
+    asked = [
+        "anywidget>=0.9,<1",
+        "click==8.1.*",
+        "tomli>=2; python_version < '3.0'",
+        'torch==2.13.0; extra == "bench"',
+    ]
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "requires", lambda name: asked)
+    assert list(doctor._packages()) == ["all there"]
+    asked += ["numpy>=1.26", "psycopg[binary]>=3.2,<4; python_version > '3.0'"]
+    with pytest.raises(KitError, match=r"psycopg is missing; numpy 1.20 instead of >=1.26; install"):
+        list(doctor._packages())
 
 
 @pytest.mark.parametrize(
