@@ -19,6 +19,7 @@ from pathlib import Path
 from pg_llm.errors import KitError
 
 PACKAGE = Path(__file__).resolve().parent.parent
+_found_readable: set[tuple] = set()  # users and files with their times
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,18 @@ def _readable(user: RunAs, programs: Programs) -> bool:
     if not user.switch:
         return True
     files = [programs.bin / "postgres", *(p for p in programs.extension.rglob("*") if p.is_file())]
+    state = (user.uid, *((path, path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in files))
+    # Asked at every connection; a child process of a large one takes longer than the connection itself.
+    if state in _found_readable:
+        return True
     try:
-        return (
-            user.run(["/bin/sh", "-c", 'for f; do test -r "$f" || exit 1; done', "sh", *files]).returncode
-            == 0
-        )
+        test = ["/bin/sh", "-c", 'for f; do test -r "$f" || exit 1; done', "sh", *files]
+        readable = user.run(test).returncode == 0
     except PermissionError:
         return False
+    if readable:
+        _found_readable.add(state)
+    return readable
 
 
 def _copy(found: Programs, folder: Path) -> Programs:

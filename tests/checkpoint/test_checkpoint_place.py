@@ -147,6 +147,7 @@ def large(m):
     m.execute("DELETE FROM llm_model_config WHERE model = 'large'")
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_nothing(m, connect, folder, large):
     """Files are limited to 20 MB (a WAL segment has 16): the save fails as on a full disk."""
     other = connect()

@@ -124,6 +124,7 @@ def test_constants_are_refused_on_other_data(learner):
     assert "(50% of the points)" in str(verdict(COUNT, "SELECT 277258"))
 
 
+@pytest.mark.slow
 def test_whole_numbers_are_exact_and_others_may_be_rounded(learner):
     right = "SELECT count(*){} FROM generate_series(1, :n)"
     assert verdict(COUNT, right.format("::text")).is_right
@@ -432,6 +433,7 @@ def test_a_definition_stays_when_it_is_right(kernel):
     assert kernel.run("%sql SELECT twice(i => 21)").result.split()[-1] == "42"
 
 
+@pytest.mark.slow
 def test_progress_and_gradebook(kernel, learner):
     table = kernel.run("%pg_llm progress").result
     assert "90.1" in table and "means" in table

@@ -26,6 +26,7 @@ def m(server, database):
         yield conn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_greedy_is_what_transformers_generates(conn, tmp_path, seed):
     torch = pytest.importorskip("torch")

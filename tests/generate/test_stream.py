@@ -212,6 +212,7 @@ LONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", LONG)
 def test_cancel_and_timeout(slow, what):
     """The statement ends with its reason, frees its memory, and the session continues."""

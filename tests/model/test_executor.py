@@ -164,6 +164,7 @@ def test_adder(conn, trained):
     assert (answers == pairs.sum(1)).all()
 
 
+@pytest.mark.slow
 def test_names(conn, trained):
     """Mean loss 1.80 nats per token over the corpus of 32,000 names."""
     chars = json.loads((trained / "makemore-names-a" / "chars.json").read_text())["chars"]

@@ -64,6 +64,7 @@ def test_hashes(models, isa, threads):
     check(models, isa, threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("isa", "threads"), SETTINGS)
 def test_cache_changes_nothing(models, isa, threads):
     """Greedy generation with the KV cache is the argmax of full forward passes, beyond 128 positions too."""

@@ -111,6 +111,7 @@ def run(threads):
         assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_memory_limit_counts_private_copies(m):
     m.execute("SELECT llm_create_model('other', 6, 8, 512, 16, 26), llm_init_model('other', 1)")  # 75 MB
     try:
@@ -128,6 +129,7 @@ def test_memory_limit_counts_private_copies(m):
 # ---- never stale ----
 
 
+@pytest.mark.slow
 def test_updates_while_others_generate(m, connect):
     """Each statement uses the weights of its own snapshot; no other session sees rolled-back ones."""
     stop, seen, mine, lost = threading.Event(), [], [], []
@@ -258,6 +260,7 @@ def test_tokenizers_follow_their_rows(m, connect):
         other.execute(encode)
 
 
+@pytest.mark.slow
 def test_extension_created_anew(server):
     """Versions start again, although the database is the same."""
     with pg_llm.connect(fresh=True) as conn:
@@ -276,6 +279,7 @@ def test_extension_created_anew(server):
 # ---- isolation ----
 
 
+@pytest.mark.slow
 def test_models_of_the_same_name_in_two_databases(m):
     """Also if one database is a copy of the other, row for row."""
     base = m.info.dbname

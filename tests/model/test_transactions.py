@@ -188,6 +188,7 @@ def test_truncate_and_weights_that_are_missing(m):
     assert "llm_init_model('m', seed)" in e.value.diag.message_hint
 
 
+@pytest.mark.slow
 def test_extension_dropped_and_created_anew_in_one_session(server):
     """Version numbers restart in a schema of the same name: no copy of the old tables may be used."""
     with pg_llm.connect(fresh=True) as conn:
@@ -212,6 +213,7 @@ def test_extension_dropped_and_created_anew_in_one_session(server):
         assert conn.execute(query).fetchone() == results[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["", "public", '"odd schema"', '"odd schema", pg_catalog'])
 def test_extension_in_another_schema(server, path):
     """With or without the schema in search_path, at any position, and with a name that needs quotes."""

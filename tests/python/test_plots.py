@@ -69,6 +69,7 @@ def test_a_name_made_twice_is_two_boxes():
     assert len(graph.made) == 3 and graph.depth["y"] == 1 and max(graph.depth.values()) == 3
 
 
+@pytest.mark.slow
 def test_every_plot_returns_its_axes(block):
     points = pd.DataFrame({"label": ["a", "b"], "x": [0.0, 1.0], "y": [1.0, 2.0]})
     drawn = [

@@ -108,6 +108,7 @@ def test_tracing_changes_no_bit(m, isa, threads):
     m.execute("RESET pg_llm.isa; RESET pg_llm.threads")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "size", [(2, 3, 33, 17, 101, {}), (1, 1, 7, 9, 31, {"tie_word_embeddings": False})], ids=str
 )

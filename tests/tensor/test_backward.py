@@ -94,6 +94,7 @@ def test_attention(conn, T, C, NH):
         assert close(floats(mine, theirs.shape), theirs.grad, 1e-5)
 
 
+@pytest.mark.slow
 def test_adamw_step_by_step(conn):
     w = randn(333).requires_grad_()
     optimizer = torch.optim.AdamW([w], lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)

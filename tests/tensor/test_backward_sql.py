@@ -206,6 +206,7 @@ def test_dropout_and_transpose(conn):
     assert np.array_equal(t, normal(2, 2, 3, 4).swapaxes(1, 2))
 
 
+@pytest.mark.slow
 def test_adamw_is_torchs_step_by_step(conn):
     w = torch.from_numpy(normal(0, 9, 37)).double().requires_grad_()
     optimizer = torch.optim.AdamW([w], lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)

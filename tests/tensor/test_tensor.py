@@ -408,6 +408,7 @@ def test_only_superusers_move_the_limit(conn):
         conn.execute("DROP ROLE pupil_of_pg_llm")
 
 
+@pytest.mark.slow
 def test_cancel_inside_one_product(conn, connect):
     """A product that would take minutes can be canceled; the session continues."""
     import threading

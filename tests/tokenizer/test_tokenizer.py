@@ -129,6 +129,7 @@ def test_vectors(conn, shared):
         assert encode(conn, row["input"]) == json.loads(row["output"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_random_unicode(conn, oracle, oracle2, seed):
     check(conn, random_text(seed, 100_000), oracle, oracle2)
@@ -236,6 +237,7 @@ def test_memory_limit(connect):
 # -- files and rows ----------------------------------------
 
 
+@pytest.mark.slow
 def test_client_side_load(conn, tmp_path):
     """load_tokenizer with two files or a folder, under both pairs of names; refused, or replaced."""
     assert pg_llm.load_tokenizer(conn, VOCAB, MERGES, "copy") == 50257
@@ -264,6 +266,7 @@ def readable(home):
     return folder
 
 
+@pytest.mark.slow
 def test_server_side_load(conn, readable):
     """The two files by path on the server, in either order; merges are checked once both are loaded."""
     for source, name in [(VOCAB, "vocab.json"), (MERGES, "merges.txt")]:
@@ -374,6 +377,7 @@ def test_many_tokenizers(connect):
     conn.execute("DELETE FROM llm_bpe_vocab WHERE model LIKE 'toy%'")
 
 
+@pytest.mark.slow
 def test_any_role_that_may_write(conn, connect):
     """Over the connection a role needs no right to server files, only to write the tables."""
     conn.execute("DROP ROLE IF EXISTS tokenizer_teacher")

@@ -236,6 +236,7 @@ def test_vacuum_hears_of_dead_rows_while_it_runs(small, background):
     training.join(30)
 
 
+@pytest.mark.slow
 def test_a_timeout_keeps_what_was_committed(small):
     small.execute("SET statement_timeout = 3000")
     with pytest.raises(psycopg.errors.QueryCanceled):
@@ -300,6 +301,7 @@ def test_a_hand_update_during_the_loop_counts(small, background):
     assert small.execute(NORM).fetchone()[0] == pytest.approx(8 * before, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_no_deadlock_with_transactions_that_update_by_hand(small, background):
     """Long transactions change rows in any order, graph and config included: the loop waits and continues."""
     training = background(CALL, (1000000, 5))

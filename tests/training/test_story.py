@@ -58,6 +58,7 @@ def texts(conn, first: int, count: int) -> list[str]:
     return [text for (text,) in rows]
 
 
+@pytest.mark.slow
 def test_shortcut_rules_do_not_track(conn, lexicon):
     """Last mentioned, first mentioned, most frequent: each is right in under 60 % of every tracking kind."""
     asked, right = Counter(), Counter()
@@ -136,6 +137,7 @@ def test_held_out_stories_are_new(conn):
     assert len(songs[0] & songs[1]) < 5
 
 
+@pytest.mark.slow
 def test_every_word_is_one_token(conn, lexicon):
     """A byte-level BPE of 1024 trained on stories has every word, and so every token, whole."""
     tokenizers = pytest.importorskip("tokenizers")
