@@ -97,7 +97,7 @@ def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int, last
             raise KitError("a run of another recipe is there; --fresh throws it away")
         if step > last:
             raise KitError(f"the run is at step {step}, beyond {last}; --fresh throws it away")
-        return f"goes on after step {step} of {last}" if step < last else f"all {step} steps are done"
+        return f"continues after step {step} of {last}" if step < last else f"all {step} steps are done"
     with conn.transaction():
         count = catalog.value(
             conn,

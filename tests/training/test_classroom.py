@@ -220,7 +220,7 @@ def test_an_interrupted_making_ends_in_the_same_bytes(server, tmp_path, monkeypa
             small("parts", database="train_test_parts")
         monkeypatch.setattr(making, "_run", run)
         assert small("parts", database="train_test_parts") == whole
-        assert "goes on after step 13 of 24" in said[-1]
+        assert "continues after step 13 of 24" in said[-1]
         name = "classroom-1.safetensors"
         assert whole[name] != other[name]
         assert small("parts", database="train_test_parts") == whole
