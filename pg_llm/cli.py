@@ -91,17 +91,21 @@ def psql(database, arguments):
     """
     from psycopg.conninfo import make_conninfo
 
-    from pg_llm.server import binaries
+    from pg_llm.server import clients, processes
     from pg_llm.server import database as databases
-    from pg_llm.server.connect import DEFAULT
+    from pg_llm.server.connect import DEFAULT, parameters
     from pg_llm.server.server import Server
 
     if database.startswith("-"):
         database, arguments = "", (database, *arguments)
-    program = str(binaries.server_package() / "pginstall18" / "bin" / "psql")
-    if databases.dsn():
-        target = make_conninfo(databases.dsn(), **({"dbname": database} if database else {}))
-        os.execv(program, [program, "-d", target, *arguments])
+    program = clients.program("psql")
+    if elsewhere := databases.dsn():
+        target = parameters(elsewhere, database or None)
+        # Every user of the machine can read a command line.
+        target.pop("sslpassword", None)
+        if password := target.pop("password", None):
+            os.environ["PGPASSWORD"] = password
+        os.execv(program, [program, "-d", make_conninfo(**target), *arguments])
     database = database or DEFAULT
     if database == DEFAULT:
         databases.connect(database).close()
@@ -110,7 +114,7 @@ def psql(database, arguments):
     info = Server().start().conninfo(database)
     where = ["-h", info["host"], "-p", str(info["port"]), "-U", info["user"], "-d", info["dbname"]]
     sys.stdout.flush()
-    os.execv(program, [program, *where, *arguments])
+    os.execve(program, [program, *where, *arguments], processes.environment())
 
 
 @cli.command()

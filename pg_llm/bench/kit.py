@@ -18,6 +18,7 @@ from pg_llm import catalog
 from pg_llm.bench import peers
 from pg_llm.bench.peers import SMALL, Peer, Shape, Weights
 from pg_llm.bench.timing import Figure, values_in_turn
+from pg_llm.server.connect import libpq_environment
 
 MODEL = "bench-gpt2"
 
@@ -60,7 +61,8 @@ class Kit:
         of a second in a process that has loaded the peers' models.
         """
         info = self.conn.info
-        return psycopg.connect(info.dsn, password=info.password or None, autocommit=True)
+        with libpq_environment():
+            return psycopg.connect(info.dsn, password=info.password or None, autocommit=True)
 
     # -- the machine ----
 

@@ -65,7 +65,8 @@ class BuildPg(Command):
     def get_source_files(self):
         """For the source distribution."""
         kinds = {".c", ".h", ".sql", ".py", ".out", ".control", ".md"}
-        files = (p for p in (ROOT / "extension").rglob("*") if p.suffix in kinds or p.name == "Makefile")
+        files = [p for p in (ROOT / "extension").rglob("*") if p.suffix in kinds or p.name == "Makefile"]
+        files.append(build_extension.USER_NAME)
         return sorted(p.relative_to(ROOT).as_posix() for p in files if not p.match("pg_llm--*.sql"))
 
     def get_outputs(self):

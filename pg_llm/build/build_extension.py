@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
+
+# Compiled beside the extension, for user ids without a name (pg_llm/server/binaries.py).
+USER_NAME = Path(__file__).resolve().parent.parent / "server" / "user_name.c"
 
 
 class BuildError(RuntimeError):
@@ -61,7 +66,10 @@ def compile_for(source: Path, work: Path, pg_config: Path, *make_arguments: str)
 
 
 def collect(work: Path, target: Path) -> None:
-    """Copies a compiled tree's files to where the server looks: target/lib and target/share/extension."""
+    """Copies a compiled tree's files to where the server looks: target/lib and target/share/extension.
+
+    On Linux it adds lib/user_name.so, which initdb needs where the user id has no name.
+    """
     libraries = [p for p in work.glob("pg_llm.*") if p.suffix in (".so", ".dylib", ".dll")]
     if not libraries:
         raise BuildError(f"no library in {work} after make")
@@ -73,6 +81,10 @@ def collect(work: Path, target: Path) -> None:
         shutil.copy2(path, lib / path.name)
     for path in [work / "pg_llm.control", *work.glob("pg_llm--*.sql")]:
         shutil.copy2(path, share / path.name)
+    if sys.platform == "linux":
+        compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc") or "clang"
+        options = ["-O2", "-shared", "-fPIC", "-o", str(lib / "user_name.so"), str(USER_NAME)]
+        subprocess.run([*shlex.split(compiler), *options], check=True)
 
 
 def mirror(source: Path, work: Path) -> None:

@@ -33,7 +33,7 @@ class RunAs:
 
     def run(self, args, **kwargs) -> subprocess.CompletedProcess:
         """subprocess.run as that user, in text mode, from a folder that every user may enter."""
-        kwargs = {"text": True, "capture_output": True, "cwd": "/", **self.switch, **kwargs}
+        kwargs = {"errors": "surrogateescape", "capture_output": True, "cwd": "/", **self.switch, **kwargs}
         return subprocess.run([str(a) for a in args], **kwargs)
 
 
@@ -56,8 +56,9 @@ class Programs:
 def run_as() -> RunAs:
     """The current user; under root `postgres`, else a system user `pg_llm` created here, else `nobody`."""
     if os.geteuid() != 0:
-        me = pwd.getpwuid(os.geteuid())
-        return RunAs(me.pw_name, me.pw_uid, me.pw_gid, {})
+        uid = os.geteuid()
+        me = _known(uid)  # None in containers that run with a user id of no name
+        return RunAs(me.pw_name if me else f"id {uid}", uid, os.getegid(), {})
     if not (_known("postgres") or _known("pg_llm")) and shutil.which("useradd"):
         subprocess.run(["useradd", "--system", "--no-create-home", "pg_llm"], capture_output=True)
     user = _known("postgres") or _known("pg_llm") or _known("nobody")
@@ -73,11 +74,21 @@ def run_as() -> RunAs:
     )
 
 
-def _known(name: str):
+def _known(user: str | int):
     try:
-        return pwd.getpwnam(name)
+        return pwd.getpwnam(user) if isinstance(user, str) else pwd.getpwuid(user)
     except KeyError:
         return None
+
+
+def user_name(programs: Programs) -> dict:
+    """What initdb's environment needs where the user id has no name; {} elsewhere. Errors: KitError."""
+    if _known(os.geteuid()):
+        return {}
+    library = programs.extension / "lib" / "user_name.so"
+    if not library.exists():
+        raise KitError(f"user id {os.geteuid()} has no name, which initdb needs: add a line to /etc/passwd")
+    return {"LD_PRELOAD": f"{library}:{os.environ.get('LD_PRELOAD', '')}".rstrip(":")}
 
 
 def server_package() -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 import psycopg
 
 from pg_llm.server.binaries import server_package
+from pg_llm.server.connect import libpq_environment
 
 MAJOR = 18  # version of the programs, which cannot read newer servers
 _TIMEOUT = b"SET transaction_timeout = 0;\n"  # of PostgreSQL 17
@@ -25,11 +26,12 @@ def command(conn: psycopg.Connection, name: str, *arguments: str) -> dict:
 
     No password is on the command line, where every user of the machine can read it.
     """
-    where = {k: v for k, v in conn.info.get_parameters().items() if k != "sslpassword"}
-    return {
-        "args": [program(name), *arguments, "-d", psycopg.conninfo.make_conninfo(**where)],
-        "env": {**os.environ, "PGPASSWORD": conn.info.password or "", "PGOPTIONS": ""},
-    }
+    with libpq_environment():
+        where = {k: v for k, v in conn.info.get_parameters().items() if k != "sslpassword"}
+        return {
+            "args": [program(name), *arguments, "-d", psycopg.conninfo.make_conninfo(**where)],
+            "env": {**os.environ, "PGPASSWORD": conn.info.password or "", "PGOPTIONS": ""},
+        }
 
 
 def suited(script: Iterable[bytes], server_version: int) -> Iterator[bytes]:

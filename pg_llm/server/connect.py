@@ -2,31 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+from typing import Any
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from pg_llm.errors import KitError
+from pg_llm.server import processes
 
 DEFAULT = "pg_llm"
+_EXPECTED = (
+    "PG_LLM_DSN is not understood; expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE (a password's "
+    "special characters percent-encoded, %40 for @), or host=... port=... user=... password=... dbname=..."
+)
 
 
 def dsn() -> str | None:
-    """PG_LLM_DSN, the server to use instead of the embedded one."""
-    return os.environ.get("PG_LLM_DSN") or None
+    """PG_LLM_DSN, the server to use instead of the embedded one, without the driver of SQLAlchemy's URLs.
+
+    postgresql+psycopg://localhost/mine is postgresql://localhost/mine.
+    """
+    return re.sub(r"^\s*postgres(ql)?\+\w+://", "postgresql://", os.environ.get("PG_LLM_DSN", "")) or None
+
+
+def parameters(elsewhere: str, database: str | None = None) -> dict[str, Any]:
+    """The parameters in a connection string. Errors: KitError, which shows no part of a password."""
+    try:
+        found = conninfo_to_dict(elsewhere)
+    except psycopg.ProgrammingError as error:
+        # libpq quotes what it does not understand.
+        may_tell = "@" not in elsewhere and "pass" not in elsewhere
+        raise KitError(f"{_EXPECTED}: {' '.join(str(error).split())}" if may_tell else _EXPECTED) from None
+    # The end of a password with : @ or / in it, which later messages would show.
+    shown = f"{found.get('host')} {found.get('dbname')}"
+    if not re.fullmatch(r"[\d,]*", str(found.get("port", ""))) or ("@" in shown and "%40" not in elsewhere):
+        raise KitError(_EXPECTED)
+    return {**found, "dbname": database} if database else found
+
+
+def libpq_environment() -> contextlib.AbstractContextManager:
+    """What to connect in: libpq's variables hold for the server of PG_LLM_DSN, not for the embedded one."""
+    return contextlib.nullcontext() if dsn() else processes.without_libpq_variables()
 
 
 def open_database(database: str | None) -> psycopg.Connection:
     """An autocommit connection to an existing database; nothing in it is prepared. Errors: KitError."""
-    try:
-        if elsewhere := dsn():
-            return psycopg.connect(make_conninfo(elsewhere, dbname=database), autocommit=True)
+    elsewhere = dsn()
+    if elsewhere:
+        info = parameters(elsewhere, database)
+    else:
         from pg_llm.server.server import Server
 
-        return psycopg.connect(**Server().start().conninfo(database or DEFAULT), autocommit=True)
+        info = Server().start().conninfo(database or DEFAULT)
+    try:
+        with libpq_environment():
+            return psycopg.connect(**info, autocommit=True)
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
-        where = "the server of PG_LLM_DSN" if dsn() else "the embedded server"
+        where = "the server of PG_LLM_DSN" if elsewhere else "the embedded server"
         raise KitError(f"cannot connect to {where}: {' '.join(str(error).split())}") from None
 
 

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import stat
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import psutil
 
 from pg_llm.errors import KitError
 from pg_llm.server import binaries
+
+_hiding = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -53,6 +56,7 @@ def socket_dir(home: Path, user: binaries.RunAs) -> Path:
         and not user.switch
         and os.access(runtime, os.W_OK | os.X_OK)
         and len(os.fsencode(runtime)) < 70
+        and runtime.isascii()
     ):
         folder = Path(runtime) / name
     try:
@@ -75,6 +79,20 @@ def socket_dir(home: Path, user: binaries.RunAs) -> Path:
 def environment() -> dict:
     """The environment without libpq's variables: PGPORT and similar ones would affect the server, too."""
     return {k: v for k, v in os.environ.items() if not k.startswith("PG") or k.startswith("PG_LLM")}
+
+
+@contextlib.contextmanager
+def without_libpq_variables():
+    """Hides libpq's variables, of which PGSERVICE and others would redirect or break a connection made here.
+
+    Not all of them can be overridden by a connection's parameters, an empty service for example.
+    """
+    with _hiding:
+        hidden = {name: os.environ.pop(name) for name in os.environ.keys() - environment().keys()}
+        try:
+            yield
+        finally:
+            os.environ.update(hidden)
 
 
 def alive(pid: int) -> bool:

@@ -35,7 +35,12 @@ def default_home() -> Path:
         return Path(os.environ["PG_LLM_HOME"]).expanduser().absolute()
     if os.geteuid() == 0:
         return Path("/var/lib/pg_llm")
-    return Path(platformdirs.user_data_dir("pg_llm"))
+    try:
+        return Path(platformdirs.user_data_dir("pg_llm")).expanduser()
+    except RuntimeError:  # a user id of no name, and no HOME
+        raise KitError(
+            f"user id {os.geteuid()} has no home folder; set PG_LLM_HOME to a folder of yours"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -197,7 +202,7 @@ class Server:
             return False
         path = self.data / settings.FILE
         try:
-            have = path.read_text()
+            have = settings.read(path)
         except PermissionError:
             return True  # another user's server: usable, but not ours to change
         found = binaries.usable_by(binaries.run_as(), self.home)
@@ -217,6 +222,8 @@ class Server:
         made = user.run(
             [found.bin / "initdb", "-D", fresh, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C"]
             + ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
+            + ["-c", f"dynamic_shared_memory_type={settings.dynamic_shared_memory()}"],
+            env={**processes.environment(), **binaries.user_name(found)},
         )
         if made.returncode != 0:
             raise KitError(f"initdb failed in {self.home}: {(made.stderr or made.stdout).strip()}")
@@ -249,15 +256,17 @@ class Server:
         import psycopg
         from psycopg import sql
 
-        with psycopg.connect(**live.conninfo(), autocommit=True) as conn:
+        with processes.without_libpq_variables():
+            conn = psycopg.connect(**live.conninfo(), autocommit=True)
+        with conn:
             conn.execute(
                 sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(SUPERUSER), sql.Literal(password))
             )
 
     def _pid_file(self) -> Running | None:
         try:
-            lines = (self.data / "postmaster.pid").read_text().splitlines()
-        except (OSError, UnicodeDecodeError):
+            lines = settings.read(self.data / "postmaster.pid").splitlines()
+        except OSError:
             return None
         if len(lines) < 8 or not lines[0].isdigit() or not lines[3].isdigit():
             return None
@@ -294,7 +303,10 @@ class Server:
 
     def _writable_home(self) -> Path:
         try:
-            self.home.mkdir(parents=True, exist_ok=True, mode=0o755)
+            new = [folder for folder in (self.home, *self.home.parents) if not folder.exists()]
+            self.home.mkdir(parents=True, exist_ok=True)
+            for folder in new if binaries.run_as().switch else []:
+                folder.chmod(0o755)  # whatever root's umask: the server's user must enter them
             with tempfile.TemporaryFile(dir=self.home):
                 pass
         except OSError as error:

@@ -29,7 +29,7 @@ def render(found: binaries.Programs, data: Path, socket_dir: Path, port: int, li
         "shared_buffers": f"{max(16, min(256, memory // 16))}MB",
         "max_wal_size": f"{_log_size(data)}MB",
         "autovacuum_naptime": "15s",  # a training loop produces ten megabytes of dead rows per second
-        "dynamic_shared_memory_type": "posix" if _roomy_shm() else "mmap",
+        "dynamic_shared_memory_type": dynamic_shared_memory(),
         "fsync": "on",
         "jit": "off",
         "lc_messages": "C",
@@ -53,10 +53,15 @@ def with_paths(have: str, want: str) -> str:
     return "\n".join([*rest, *paths_of(want), ""])
 
 
+def read(path: Path) -> str:
+    """A file of the server, in which paths are bytes of any encoding."""
+    return os.fsdecode(path.read_bytes())
+
+
 def write(path: Path, text: str, user: binaries.RunAs) -> None:
     """Writes a file owned by the server's user, atomically."""
     fresh = path.with_name(path.name + ".new")
-    fresh.write_text(text)
+    fresh.write_bytes(os.fsencode(text))
     fresh.chmod(0o600)
     os.chown(fresh, user.uid, user.gid)
     fresh.replace(path)
@@ -64,7 +69,7 @@ def write(path: Path, text: str, user: binaries.RunAs) -> None:
 
 def prepare(data: Path, user: binaries.RunAs) -> None:
     """Makes a new data folder include pg_llm.conf, trust its socket and require passwords elsewhere."""
-    conf = (data / "postgresql.conf").read_text()
+    conf = read(data / "postgresql.conf")
     # initdb's own lines for these would win over the included file.
     ours = re.compile(
         r"^(max_connections|shared_buffers|dynamic_shared_memory_type|max_wal_size|lc_messages) = ", re.M
@@ -96,16 +101,16 @@ def _log_size(data: Path) -> int:
     return next((size for size in (2048, 1024, 512, 256) if size <= room), 128)
 
 
-def _roomy_shm() -> bool:
-    """True if /dev/shm has room: containers give it 64 MB, less than parallel queries take; a chroot may
-    reserve it for root."""
+def dynamic_shared_memory() -> str:
+    """posix if /dev/shm has room, else mmap: containers give it 64 MB, less than parallel queries take; a
+    chroot may reserve it for root."""
     try:
         room = os.statvfs("/dev/shm")
         folder = os.stat("/dev/shm")
     except OSError:
-        return False
-    anybody = bool(folder.st_mode & 0o002)
-    return room.f_bavail * room.f_frsize > 512 * MEGABYTE and anybody
+        return "mmap"
+    writable = folder.st_mode & 0o002 and not room.f_flag & os.ST_RDONLY
+    return "posix" if writable and room.f_bavail * room.f_frsize > 512 * MEGABYTE else "mmap"
 
 
 def _escape(value) -> str:

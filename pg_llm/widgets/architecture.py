@@ -29,7 +29,7 @@ class Architecture(Widget):
     """The widget that pg_llm.architecture returns; unfold lists the blocks that are drawn in full."""
 
     _esm = script("architecture")
-    _css = (HERE / "widget.css").read_text()
+    _css = (HERE / "widget.css").read_text("utf-8")
 
     model = traitlets.Unicode().tag(sync=True)
     unfold = traitlets.List(traitlets.Unicode(), default_value=["h.0"]).tag(sync=True)

@@ -24,7 +24,7 @@ class AttentionExplorer(Widget):
     """The widget that pg_llm.attention_explorer returns; off lists the heads that are switched off."""
 
     _esm = script("attention")
-    _css = (HERE / "widget.css").read_text()
+    _css = (HERE / "widget.css").read_text("utf-8")
 
     text = traitlets.Unicode().tag(sync=True)
     model = traitlets.Unicode().tag(sync=True)

@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 
 def script(name: str) -> str:
     """The ES module of a widget: what all share, and its own part. Nothing is loaded from elsewhere."""
-    return f"{(HERE / 'shared.js').read_text()}\n{(HERE / f'{name}.js').read_text()}"
+    return f"{(HERE / 'shared.js').read_text('utf-8')}\n{(HERE / f'{name}.js').read_text('utf-8')}"
 
 
 class Database:

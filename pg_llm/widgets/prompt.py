@@ -21,7 +21,7 @@ class PromptBox(Widget):
     """The widget that pg_llm.prompt_box returns; its controls are attributes, e.g. box.temperature = 0.5."""
 
     _esm = script("prompt")
-    _css = (HERE / "widget.css").read_text()
+    _css = (HERE / "widget.css").read_text("utf-8")
 
     prompt = traitlets.Unicode().tag(sync=True)
     model = traitlets.Unicode().tag(sync=True)

@@ -19,7 +19,7 @@ class TokenizerView(Widget):
     """The widget that pg_llm.tokenizer_view returns; merges is how many of them have been applied."""
 
     _esm = script("tokens")
-    _css = (HERE / "widget.css").read_text()
+    _css = (HERE / "widget.css").read_text("utf-8")
 
     text = traitlets.Unicode().tag(sync=True)
     tokenizer = traitlets.Unicode().tag(sync=True)

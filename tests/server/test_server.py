@@ -16,9 +16,11 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+from psycopg import pq
 
 from pg_llm.errors import KitError
-from pg_llm.server import binaries, processes, server, settings
+from pg_llm.server import binaries, clients, processes, server, settings
+from pg_llm.server.connect import open_database
 from pg_llm.server.server import Server
 
 pytestmark = pytest.mark.slow
@@ -275,10 +277,87 @@ def test_tcp_only_when_asked_and_with_a_password(folder):
 
 
 def test_the_environments_postgres_variables_do_not_matter(folder, monkeypatch):
-    for name, value in {"PGPORT": "1", "PGHOST": "/nowhere", "PGDATA": "/nowhere", "PGUSER": "x"}.items():
-        monkeypatch.setenv(name, value)
-    with connect(Server(folder / "home").start()) as conn:
+    """Every variable of libpq, with a value that fails: for the server, our connections and programs."""
+    monkeypatch.setenv("PG_LLM_HOME", str(folder / "home"))
+    known = [option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar]
+    known += ["PGDATA", "PGSERVICEFILE", "PGSYSCONFDIR", "PGDATESTYLE", "PGTZ", "PGGEQO"]
+    assert {"PGSERVICE", "PGHOSTADDR", "PGOPTIONS", "PGREQUIREAUTH", "PGREQUIREPEER"} <= {*known}
+    for name in known:
+        monkeypatch.setenv(name, "/nowhere")
+    live = Server().start()
+    Server().set_password(live, "x")
+    with open_database("postgres") as conn:
         assert conn.execute("SHOW port").fetchone() == (str(settings.PORT),)
+        command = clients.command(conn, "psql", "-XAtc", "SHOW port")
+        done = subprocess.run(**command, capture_output=True, text=True)
+    assert done.stdout == f"{settings.PORT}\n", done.stderr
+    psql = [sys.executable, "-m", "pg_llm", "psql", "-XAtc", "SELECT current_user"]
+    root = {**os.environ, "PYTHONPATH": str(binaries.PACKAGE.parent)}
+    assert subprocess.run(psql, capture_output=True, text=True, env=root).stdout == f"{server.SUPERUSER}\n"
+    assert os.environ["PGSERVICE"] == "/nowhere", "a program's other connections keep them"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every user has a name")
+def test_a_user_id_without_a_name(folder, monkeypatch):
+    """As in a container with `docker run -u 12345`: initdb asks for the user's name."""
+    nobody = binaries.RunAs("id 12345", 12345, 0, {"user": 12345, "group": 0, "extra_groups": []})
+    (folder / "home").mkdir()
+    os.chown(folder / "home", nobody.uid, nobody.gid)
+    monkeypatch.setattr(binaries, "run_as", lambda: nobody)
+    monkeypatch.setattr(binaries, "_known", lambda user: None)
+    with connect(Server(folder / "home").start()) as conn:
+        assert conn.execute("SELECT current_user").fetchone() == ("postgres",)
+    Server(folder / "home").stop()
+    shutil.copytree(binaries.extension_folder() / "share", folder / "without" / "share")
+    monkeypatch.setenv("PG_LLM_EXTENSION", str(folder / "without"))
+    with pytest.raises(KitError, match="has no name, which initdb needs"):
+        Server(folder / "other").start()
+
+
+def test_no_home_folder(monkeypatch):
+    """A user id without a name and without HOME has no data folder."""
+    for name in ("PG_LLM_HOME", "HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(KitError, match="user id 12345 has no home folder; set PG_LLM_HOME"):
+        server.default_home()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
+def test_the_servers_user_may_enter_the_folder_whatever_roots_umask(folder):
+    before = os.umask(0o077)
+    try:
+        with connect(Server(folder / "a" / "home").start()) as conn:
+            conn.execute("LOAD 'pg_llm'")
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounts a /dev/shm")
+@pytest.mark.parametrize("options", ["size=4k", "mode=755", "ro"])
+def test_a_dev_shm_without_room(folder, options):
+    """Full, reserved for root, or read-only: initdb and the server use files instead."""
+    mounted = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o "$0" none /dev/shm && exec "$@"', options]
+    code = "import sys; from pg_llm.server.server import Server; Server(sys.argv[1]).start()"
+    root = {**os.environ, "PYTHONPATH": str(binaries.PACKAGE.parent)}
+    if subprocess.run([*mounted, "true"], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    subprocess.run([*mounted, sys.executable, "-c", code, str(folder / "home")], env=root, check=True)
+    with connect(Server(folder / "home").start()) as conn:
+        assert conn.execute("SHOW dynamic_shared_memory_type").fetchone() == ("mmap",)
+
+
+def test_paths_outside_ascii_in_an_ascii_locale(folder, extension):
+    """Python then reads and writes files as ASCII, unless it is told their encoding."""
+    strange = folder / "Schülerin ñ"
+    shutil.copytree(extension, strange / "extension")
+    root = {**os.environ, "PYTHONPATH": str(binaries.PACKAGE.parent), "PYTHONUTF8": "0", "LC_ALL": "C"}
+    root |= {"PG_LLM_HOME": str(strange / "home"), "PG_LLM_EXTENSION": str(strange / "extension")}
+    for command in ("start", "start", "status", "stop"):  # the second start reads what the first one wrote
+        done = subprocess.run([sys.executable, "-m", "pg_llm", command], env=root, capture_output=True)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
