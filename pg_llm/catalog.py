@@ -46,3 +46,8 @@ def namespace(conn: psycopg.Connection) -> tuple[int, str]:
 def schema(conn: psycopg.Connection) -> sql.Identifier:
     """The name of that schema, for qualifying names: search_path and pg_temp then cannot interfere."""
     return sql.Identifier(namespace(conn)[1])
+
+
+def qualified(conn: psycopg.Connection, query: str) -> sql.Composed:
+    """A query with that name in place of each {0}."""
+    return sql.SQL(query).format(schema(conn))  # type: ignore[arg-type]

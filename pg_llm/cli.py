@@ -171,15 +171,13 @@ def ingest_tokenizer(dsn, model, vocab, merges, truncate):
     \b
     Example: pg-llm ingest-tokenizer --model mine --vocab vocab.json --merges merges.txt
     """
-    from pg_llm import catalog
     from pg_llm.files import tokenizer
     from pg_llm.server.database import connect
 
     if dsn:
         os.environ["PG_LLM_DSN"] = dsn
     with connect() as conn:
-        tokenizer.load_tokenizer(conn, vocab, merges, model, truncate=truncate)
-        count = catalog.value(conn, "SELECT count(*) FROM llm_bpe_vocab WHERE model = %s", [model])
+        count = tokenizer.load_tokenizer(conn, vocab, merges, model, truncate=truncate)
     click.echo(f"tokenizer {model}: {count} tokens")
 
 
@@ -464,11 +462,10 @@ def _one_line(error: Exception) -> str:
     """An error's message; for errors of the server, the message and its hint."""
     told = getattr(error, "diag", None)
     if told is not None and told.message_primary:
-        return (
-            f"{told.message_primary}; hint: {told.message_hint}"
-            if told.message_hint
-            else told.message_primary
-        )
+        from pg_llm.server import rights
+
+        hint = told.message_hint or rights.hint(error)
+        return f"{told.message_primary}; hint: {hint}" if hint else told.message_primary
     return " ".join(str(error).split()) or type(error).__name__
 
 

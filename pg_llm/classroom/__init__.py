@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 
+from pg_llm import catalog
 from pg_llm.errors import KitError
 
 FOLDER = Path(__file__).resolve().parent
@@ -84,10 +85,8 @@ def load(conn: psycopg.Connection) -> list[str]:
             load_tokenizer(conn, FOLDER / "vocab.json", FOLDER / "merges.txt", TOKENIZER, truncate=True)
             for n in layers:
                 load_model(conn, weights_file(n), MODELS[n], progress=False)
-                conn.execute(
-                    "UPDATE llm_model_config SET recipe = %s::jsonb WHERE model = %s",
-                    [json.dumps(recipe()["train"]), MODELS[n]],
-                )
+                query = "UPDATE {0}.llm_model_config SET recipe = %s::jsonb WHERE model = %s"
+                conn.execute(catalog.qualified(conn, query), [json.dumps(recipe()["train"]), MODELS[n]])
     return [MODELS[n] for n in layers]
 
 

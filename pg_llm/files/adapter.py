@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import psycopg
-from psycopg import adapt, pq
+from psycopg import adapt, pq, sql
 from psycopg.types import TypeInfo
 
 from pg_llm import catalog
@@ -30,10 +30,13 @@ def register(conn: psycopg.Connection) -> None:
     Errors: NoExtensionError if the database does not have the extension.
     """
     with conn.transaction():
-        oid, array_oid = catalog.row(conn, _TYPE, [catalog.namespace(conn)[0]])
+        namespace, schema = catalog.namespace(conn)
+        oid, array_oid = catalog.row(conn, _TYPE, [namespace])
     adapters = conn.adapters
-    # Registers tensor[] as well: a list of arrays.
-    TypeInfo("tensor", oid, array_oid, regtype="tensor").register(conn)
+    # Registers tensor[] as well: a list of arrays. Literals are cast to regtype.
+    TypeInfo("tensor", oid, array_oid, regtype=sql.Identifier(schema, "tensor").as_string(conn)).register(
+        conn
+    )
     adapters.register_loader(oid, TensorTextLoader)
     adapters.register_loader(oid, TensorBinaryLoader)
     # The type's OID differs between databases, so each connection has dumpers of its own.

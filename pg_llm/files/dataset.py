@@ -73,11 +73,12 @@ def prepare_dataset(
     with conn.transaction(), conn.cursor(binary=True, row_factory=tuple_row) as cursor:
         cursor.adapters.register_loader(_INT4_ARRAY, _Ints)
         block_size = _block_size(cursor, tokenizer, block_size)
-        end = catalog.value(conn, "SELECT llm_end_token(%s)", [tokenizer])
+        end = catalog.value(conn, catalog.qualified(conn, "SELECT {0}.llm_end_token(%s)"), [tokenizer])
         blocks = Blocks(block_size, overlap, validation, end)
         if truncate:
             names = [dataset, dataset + HELD_OUT]
-            cursor.execute("DELETE FROM llm_dataset WHERE dataset = ANY(%s)", [names])
+            delete = "DELETE FROM {0}.llm_dataset WHERE dataset = ANY(%s)"
+            cursor.execute(catalog.qualified(conn, delete), [names])
         documents = 0
         with _progress_bar(sources, dataset, progress) as bar:
             for source in sources:
@@ -169,10 +170,11 @@ def pieces(texts: Iterable[str], separator: str | None = None) -> Iterator[tuple
 
 
 def _encode(cursor, tokenizer: str, source, separator: str | None, bar) -> Iterator[tuple[np.ndarray, bool]]:
+    query = catalog.qualified(cursor.connection, "SELECT {0}.llm_encode(%s, %s)")
     empty = True  # nothing of this document has been read yet
     for piece, ends in pieces(_read(source, bar), separator):
         if piece:
-            (ids,) = cursor.execute("SELECT llm_encode(%s, %s)", [piece, tokenizer]).fetchone()
+            (ids,) = cursor.execute(query, [piece, tokenizer]).fetchone()
             empty = False
             yield ids, ends
         elif ends and not empty:
@@ -291,9 +293,8 @@ class Blocks:
 
 
 def _block_size(cursor, tokenizer: str, block_size: int | None) -> int:
-    model = cursor.execute(
-        "SELECT n_positions FROM llm_model_config WHERE model = %s", [tokenizer]
-    ).fetchone()
+    query = "SELECT n_positions FROM {0}.llm_model_config WHERE model = %s"
+    model = cursor.execute(catalog.qualified(cursor.connection, query), [tokenizer]).fetchone()
     if block_size is None:
         if model is None:
             raise KitError(
@@ -315,7 +316,8 @@ def _copy(cursor, dataset: str, rows: Iterable[Row]) -> None:
     rows = list(rows)
     if not rows:
         return
-    with cursor.copy("COPY llm_dataset (dataset, tokens, target) FROM STDIN (FORMAT BINARY)") as copy:
+    query = "COPY {0}.llm_dataset (dataset, tokens, target) FROM STDIN (FORMAT BINARY)"
+    with cursor.copy(catalog.qualified(cursor.connection, query)) as copy:
         copy.write(_COPY_HEADER)
         for row in rows:
             name = (dataset + HELD_OUT if row.held_out else dataset).encode(cursor.connection.info.encoding)

@@ -39,7 +39,7 @@ def load_tokenizer(
     vocab, merges = find_files(vocab_file, merges_file)
     return catalog.value(
         conn,
-        "SELECT pg_llm_load_bpe(%b, %b, %s, %s)",
+        catalog.qualified(conn, "SELECT {0}.pg_llm_load_bpe(%b, %b, %s, %s)"),
         [vocab.read_bytes(), merges.read_bytes() if merges else None, model, truncate],
     )
 

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import psycopg
 from psycopg import pq
-from psycopg import sql as composed
 from psycopg.rows import tuple_row
 
 from pg_llm import catalog
@@ -149,7 +148,7 @@ def train_log(
 def view(query: str, conn: psycopg.Connection | None = None, **params) -> Frame:
     """The rows of a query as a Frame; {0} in it stands for the extension's schema."""
     with session.connection(conn) as chosen, chosen.cursor(binary=True, row_factory=tuple_row) as cursor:
-        cursor.execute(composed.SQL(query).format(catalog.schema(chosen)), params)
+        cursor.execute(catalog.qualified(chosen, query), params)
         return frame(cursor)
 
 

@@ -32,6 +32,7 @@ from pg_llm import catalog
 from pg_llm.errors import KitError
 from pg_llm.notebook import pictures, render, session, sqltext
 from pg_llm.server import database as databases
+from pg_llm.server import rights
 
 ROWS_SHOWN = 50
 OURS = "pg_llm"  # ipython-sql's name of the notebook's connection: %sql pg_llm switches back from another one
@@ -172,17 +173,25 @@ def status():
     from pg_llm.notebook.frames import Frame
 
     conn = session.current().conn
-    models = conn.execute("SELECT DISTINCT model FROM llm_param ORDER BY model").fetchall()
+    try:
+        with conn.transaction():
+            query = "SELECT DISTINCT model FROM {0}.llm_param ORDER BY model"
+            rows = conn.execute(catalog.qualified(conn, query)).fetchall()
+        models = ", ".join(row[0] for row in rows) or "none yet"
+    except psycopg.errors.InsufficientPrivilege as error:
+        models = error.diag.message_primary or "may not be read"
+        print(f"HINT: {rights.hint(error)}")
     extension = catalog.value(conn, "SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'")
     # A student's database loads the library, which knows the setting, with the first tensor.
-    threads = catalog.value(conn, "SELECT current_setting('pg_llm.threads'), tensor '[0]'")
+    query = "SELECT current_setting('pg_llm.threads'), {0}.tensor '[0]'"
+    threads = catalog.value(conn, catalog.qualified(conn, query))
     facts = {
         "database": conn.info.dbname,
         "server": f"PostgreSQL {conn.info.parameter_status('server_version')}"
         + (" of PG_LLM_DSN" if databases.dsn() else ", embedded"),
         "extension": f"pg_llm {extension}",
         "threads": threads.replace("0", "as many as there are"),
-        "models with weights": ", ".join(row[0] for row in models) or "none yet",
+        "models with weights": models,
     }
     return Frame({"item": list(facts), "value": list(facts.values())})
 
@@ -262,6 +271,7 @@ def describe(error: BaseException) -> str:
     lines += re.findall(r"^LINE \d+: .*\n.*\^", str(error), re.MULTILINE)
     lines += [f"DETAIL: {error.diag.message_detail}"] if error.diag.message_detail else []
     lines += [f"HINT: {error.diag.message_hint}"] if error.diag.message_hint else []
+    lines += [f"HINT: {rights.hint(error)}"] if rights.hint(error) else []
     colon = re.search(r'at or near ":"', error.diag.message_primary)
     lines += ["HINT: is `:name` meant as a Python variable? There is none of that name."] if colon else []
     if error.sqlstate == "25P02":

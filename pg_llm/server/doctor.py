@@ -151,7 +151,8 @@ def _server():
 def _template():
     """Template database."""
     with database.connect(fresh=True) as conn:
-        tokens = catalog.value(conn, "SELECT count(*) FROM llm_bpe_vocab WHERE model = 'gpt2'")
+        query = "SELECT count(*) FROM {0}.llm_bpe_vocab WHERE model = 'gpt2'"
+        tokens = catalog.value(conn, catalog.qualified(conn, query))
     if tokens != 50257:
         raise KitError(f"GPT-2's tokenizer has {tokens} tokens, not 50257; drop database {TEMPLATE}")
     yield f"build {database.current_build()}, a new database can be made from it"

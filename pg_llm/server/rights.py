@@ -7,6 +7,8 @@ the extension, or a superuser at work there, would run it. README's section Secu
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 
 from pg_llm import catalog
@@ -87,6 +89,21 @@ BEGIN
     END LOOP;
 END $secure$
 """
+
+
+def hint(error: BaseException) -> str | None:
+    """What to ask for where a role lacks a right on what the extension owns; None for other errors."""
+    if not isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return None
+    denied = re.match(r"permission denied for (\w+) (.+)", error.diag.message_primary or "")
+    if denied is None or not (denied[1] == "schema" or denied[2].startswith("llm_")):
+        return None
+    if denied[1] == "schema":
+        return f"ask its owner for GRANT USAGE ON SCHEMA {denied[2]} TO your_role"
+    return (
+        "ask their owner: GRANT SELECT ON ALL TABLES IN SCHEMA public TO your_role lets you run models; the "
+        "guide, section A class on one server, says what else there is to grant"
+    )
 
 
 def secure(conn: psycopg.Connection) -> None:

@@ -1,13 +1,18 @@
-"""PG_LLM_DSN: the forms that are understood, and errors that show no password."""
+"""PG_LLM_DSN: the forms that are understood, errors that show no password, roles without rights."""
 
 from __future__ import annotations
 
 import traceback
 
+import psycopg
 import pytest
 
+import pg_llm
+from pg_llm.cli import _one_line
 from pg_llm.errors import KitError
+from pg_llm.notebook import magic, session
 from pg_llm.server import connect
+from pg_llm.server import database as databases
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2"])
@@ -55,3 +60,46 @@ def test_what_is_wrong_is_named_where_there_is_no_password(monkeypatch):
     monkeypatch.setenv("PG_LLM_DSN", "postgresql://localhost/class?nosuch=1")
     with pytest.raises(KitError, match='expected postgresql://.*"nosuch"'):
         connect.open_database(None)
+
+
+@pytest.fixture
+def shared_database(server, monkeypatch):
+    """A class's database with the extension; PG_LLM_DSN is that of a role to which nothing was granted."""
+    with psycopg.connect(**server.start().conninfo(), autocommit=True) as admin:
+        admin.execute("CREATE ROLE test_pupil LOGIN")
+        admin.execute("CREATE DATABASE test_class TEMPLATE template0")
+    monkeypatch.setattr(session, "_current", None)
+    with psycopg.connect(**server.start().conninfo("test_class"), autocommit=True) as teacher:
+        teacher.execute("CREATE SCHEMA llm; CREATE EXTENSION pg_llm SCHEMA llm")
+        live = server.start()
+        where = f"host={live.socket_dir} port={live.port} user=test_pupil dbname=test_class"
+        monkeypatch.setenv("PG_LLM_DSN", where)
+        yield teacher
+    monkeypatch.delenv("PG_LLM_DSN")
+    databases.drop_database("test_class")
+    with psycopg.connect(**live.conninfo(), autocommit=True) as admin:
+        admin.execute("DROP ROLE test_pupil")
+
+
+@pytest.mark.slow
+def test_a_role_without_rights_is_told_what_to_ask_for(shared_database, capsys):
+    """Rights on the schema come first, then on the tables; status works with those on the schema."""
+    session.start(None, fresh=False)
+    with pytest.raises(psycopg.Error) as caught:
+        pg_llm.params("classroom")
+    assert "HINT: ask its owner for GRANT USAGE ON SCHEMA llm TO" in magic.describe(caught.value)
+    shared_database.execute("GRANT USAGE ON SCHEMA llm TO test_pupil")
+    facts = magic.status().set_index("item")["value"]
+    assert facts["models with weights"] == "permission denied for table llm_param"
+    assert facts["threads"] == "as many as there are"
+    assert "HINT: ask their owner: GRANT SELECT ON ALL TABLES" in capsys.readouterr().out
+    with pytest.raises(psycopg.Error) as caught:
+        pg_llm.params("classroom")
+    assert "GRANT SELECT ON ALL TABLES" in magic.describe(caught.value)
+    assert "; hint: ask their owner" in _one_line(caught.value)
+    shared_database.execute("GRANT SELECT ON ALL TABLES IN SCHEMA llm TO test_pupil")
+    assert magic.status().set_index("item")["value"]["models with weights"] == "none yet"
+    with pytest.raises(psycopg.Error) as caught:
+        pg_llm.sql("SELECT * FROM pg_authid")
+    assert "HINT" not in magic.describe(caught.value), "a table that is not the extension's"
+    session.current().conn.close()
