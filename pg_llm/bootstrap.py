@@ -22,6 +22,9 @@ TORCH = "torch==2.13.0"  # unpinned, pip would choose a build with several gigab
 
 def main(arguments):
     """Sets up .venv, then opens the notebooks or runs the tests."""
+    if "-h" in arguments or "--help" in arguments:
+        print(__doc__.strip())
+        return
     if len(arguments) < 1 or arguments[0] not in ("lab", "test"):
         sys.exit(__doc__.strip())
     if sys.version_info < (3, 10):  # noqa: UP036 (this file also runs on Pythons too old for the kit)

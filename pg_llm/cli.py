@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 
@@ -26,8 +27,9 @@ def cli():
 
 
 @cli.command()
-@click.option("--port", type=int, help="Open a TCP port too; needs a password (PG_LLM_PASSWORD).")
-@click.option("--listen", default="localhost", show_default=True, help="Addresses for --port; '*' for all.")
+@click.option("--port", type=click.IntRange(1, 65535),
+              help="Open a TCP port too; needs a password (PG_LLM_PASSWORD).")  # fmt: skip
+@click.option("--listen", help="Addresses for --port, instead of localhost; '*' for all.")
 def start(port, listen):
     """Start the server, or find it running. Socket only, unless --port is given.
 
@@ -38,12 +40,14 @@ def start(port, listen):
     from pg_llm.server.server import Server
 
     _only_embedded("start")
-    password = None
-    if port is not None:
-        password = os.environ.get("PG_LLM_PASSWORD") or click.prompt(
-            "Password for user postgres", hide_input=True, confirmation_prompt=True
-        )
-    live = Server().start(port, listen, password)
+    if listen and port is None:
+        raise click.UsageError("--listen needs --port, for example --port 5432")
+    password = os.environ.get("PG_LLM_PASSWORD")
+    if port is not None and not password:
+        if not sys.stdin.isatty():
+            raise KitError("there is no terminal to ask for a password: set PG_LLM_PASSWORD")
+        password = click.prompt("Password for user postgres", hide_input=True, confirmation_prompt=True)
+    live = Server().start(port, listen or "localhost", password if port is not None else None)
     click.echo(f"PostgreSQL runs (process {live.pid}), socket {live.socket}")
     if live.listen:
         click.echo(f"TCP: {live.listen} port {live.port}, user postgres, with password")
@@ -174,6 +178,8 @@ def ingest_tokenizer(dsn, model, vocab, merges, truncate):
     from pg_llm.files import tokenizer
     from pg_llm.server.database import connect
 
+    if not model:
+        raise click.UsageError("--model is empty; it is the tokenizer's name")
     if dsn:
         os.environ["PG_LLM_DSN"] = dsn
     with connect() as conn:
@@ -203,7 +209,7 @@ def prepare_dataset(dsn, tokenizer, inputs, dataset, block_size, overlap, valida
     from pg_llm.files import dataset as datasets
     from pg_llm.server.database import connect
 
-    dataset = dataset or tokenizer
+    dataset = tokenizer if dataset is None else dataset
     if dsn:
         os.environ["PG_LLM_DSN"] = dsn
     with connect() as conn:
@@ -465,6 +471,7 @@ def _one_line(error: Exception) -> str:
         from pg_llm.server import rights
 
         hint = told.message_hint or rights.hint(error)
+        hint = hint and re.sub(r"\b(\w+) => true\b", r"--\1", hint)  # of SQL's arguments
         return f"{told.message_primary}; hint: {hint}" if hint else told.message_primary
     return " ".join(str(error).split()) or type(error).__name__
 

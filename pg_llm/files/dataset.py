@@ -6,6 +6,7 @@ The rows are those that llm_dataset_load makes from the same texts in the databa
 from __future__ import annotations
 
 import codecs
+import difflib
 import glob
 import math
 import re
@@ -72,6 +73,7 @@ def prepare_dataset(
         raise KitError("the separator is empty; leave it out to have one document a file")
     with conn.transaction(), conn.cursor(binary=True, row_factory=tuple_row) as cursor:
         cursor.adapters.register_loader(_INT4_ARRAY, _Ints)
+        _need_tokenizer(cursor, tokenizer)
         block_size = _block_size(cursor, tokenizer, block_size)
         end = catalog.value(conn, catalog.qualified(conn, "SELECT {0}.llm_end_token(%s)"), [tokenizer])
         blocks = Blocks(block_size, overlap, validation, end)
@@ -79,6 +81,7 @@ def prepare_dataset(
             names = [dataset, dataset + HELD_OUT]
             delete = "DELETE FROM {0}.llm_dataset WHERE dataset = ANY(%s)"
             cursor.execute(catalog.qualified(conn, delete), [names])
+        _need_same_length(cursor, dataset, block_size)
         documents = 0
         with _progress_bar(sources, dataset, progress) as bar:
             for source in sources:
@@ -290,6 +293,36 @@ class Blocks:
     def _is_held_out(self, row: int) -> bool:
         """Spreads held-out rows evenly over the stream: after n rows, round(n * validation) are held out."""
         return math.floor((row + 1) * self.validation + 0.5) > math.floor(row * self.validation + 0.5)
+
+
+def _need_tokenizer(cursor, tokenizer: str) -> None:
+    """Rejects a name that is neither a tokenizer nor a model that has one, with the names that are."""
+    query = (
+        "SELECT model FROM {0}.llm_bpe_vocab UNION SELECT c.model FROM {0}.llm_model_config AS c "
+        "WHERE c.tokenizer IN (SELECT model FROM {0}.llm_bpe_vocab) ORDER BY 1"
+    )
+    known = [name for (name,) in cursor.execute(catalog.qualified(cursor.connection, query))]
+    if tokenizer not in known:
+        alike = difflib.get_close_matches(tokenizer, known, 1)
+        there = f"did you mean {alike[0]}?" if alike else f"there are {', '.join(known) or 'none yet'};"
+        raise KitError(f"there is no tokenizer {tokenizer}: {there} pg-llm ingest-tokenizer loads another")
+
+
+def _need_same_length(cursor, dataset: str, block_size: int) -> None:
+    """Rejects rows of another length than the dataset has: training pads those of a batch to the longest."""
+    query = (
+        "SELECT min(cardinality(tokens)), max(cardinality(tokens)) FROM {0}.llm_dataset "
+        "WHERE dataset = ANY(%s) HAVING count(*) > 0"
+    )
+    names = [dataset, dataset + HELD_OUT]
+    found = cursor.execute(catalog.qualified(cursor.connection, query), [names]).fetchone()
+    if found not in (None, (block_size, block_size)):
+        least, most = found
+        lengths = f"{most}" if least == most else f"{least} to {most}"
+        raise KitError(
+            f"dataset {dataset} has rows of {lengths} tokens, the new ones would have {block_size}; "
+            "choose another --dataset or --block-size, or replace its rows: --truncate"
+        )
 
 
 def _block_size(cursor, tokenizer: str, block_size: int | None) -> int:

@@ -15,8 +15,9 @@ from pg_llm.server import processes
 
 DEFAULT = "pg_llm"
 _EXPECTED = (
-    "PG_LLM_DSN is not understood; expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE (a password's "
-    "special characters percent-encoded, %40 for @), or host=... port=... user=... password=... dbname=..."
+    "the connection string (PG_LLM_DSN or --dsn) is not understood; expected "
+    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE (a password's special characters percent-encoded, %40 for "
+    "@), or host=... port=... user=... password=... dbname=..."
 )
 
 

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from pg_llm import __version__, catalog
 from pg_llm.errors import KitError
 from pg_llm.server import binaries, database, settings
-from pg_llm.server.connect import maintenance, open_database
+from pg_llm.server.connect import maintenance, open_database, parameters
 from pg_llm.server.server import Running, Server
 from pg_llm.server.template import TEMPLATE
 
@@ -26,9 +26,13 @@ def server_facts() -> tuple[dict[str, str], bool]:
     """The facts printed by `pg-llm status`, and whether a server answers."""
     facts = {"kit": f"pg_llm {__version__}"}
     if database.dsn():
-        with open_database(None) as conn:
-            version = catalog.value(conn, "SHOW server_version")
-            facts["server"] = f"PostgreSQL {version} at {conn.info.host or 'a local socket'} (PG_LLM_DSN)"
+        parameters(database.dsn())
+        try:
+            with open_database(None) as conn:
+                version = catalog.value(conn, "SHOW server_version")
+                facts["server"] = f"PostgreSQL {version} at {conn.info.host or 'a local socket'} (PG_LLM_DSN)"
+        except KitError as error:
+            return {**facts, "server": str(error)}, False
         return facts, True
     server = Server()
     facts["folder"] = str(server.home)

@@ -94,8 +94,9 @@ class Server:
                 # The folder of the socket was removed (logging out removes XDG_RUNTIME_DIR).
                 self._stop(live)
                 live = None
-            if live and port is not None and (live.port != port or not live.listen):
-                raise KitError("the server already runs without that TCP port; run 'pg-llm stop' first")
+            if live and port is not None and (live.port != port or live.listen != listen.split(",")[0]):
+                there = f"with TCP on {live.listen} port {live.port}" if live.listen else "without TCP"
+                raise KitError(f"the server already runs {there}; run 'pg-llm stop' first")
             live = live or self._launch(port, listen if port else "")
             live = live if live.ready else self._wait_ready(live.pid)
             if password:

@@ -26,7 +26,9 @@ def run(*arguments, check=True, **environment):
     """Runs pg-llm as a user would; returns the finished process."""
     where = {**os.environ, "PYTHONPATH": str(REPO), **environment}
     command = [sys.executable, "-m", "pg_llm", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=where, cwd="/", timeout=300)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=where, cwd="/", timeout=300
+    )
     if check:
         assert done.returncode == 0, done.stderr
     return done
@@ -149,10 +151,19 @@ def test_doctor_reads_requirements_with_their_conditions(monkeypatch):
         (["convert", "--source", "/nowhere", "--output", "x.npz"], 2, "does not exist"),
         (["ingest-tokenizer", "--model", "x"], 2, "Missing option"),
         (["start", "--port", "x"], 2, "not a valid integer"),
+        (["start", "--port", "0"], 2, "0 is not in the range 1<=x<=65535"),
+        (["start", "--port", "70000"], 2, "not in the range"),
+        (["start", "--listen", "*"], 2, "--listen needs --port"),
+        (["start", "--port", "5433"], 1, "no terminal to ask for a password: set PG_LLM_PASSWORD"),
+        (
+            ["ingest-tokenizer", "--model", "", "--vocab", __file__, "--merges", __file__],
+            2,
+            "--model is empty",
+        ),
     ],
 )
 def test_wrong_use_is_explained(arguments, code, words):
-    done = run(*arguments, check=False)
+    done = run(*arguments, check=False, PG_LLM_HOME="/nowhere", PG_LLM_PASSWORD="")
     assert done.returncode == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -177,8 +188,39 @@ def test_ingest_tokenizer(server, database, tmp_path):
     assert run(*command).stdout == "tokenizer tiny: 4 tokens\n"
     again = run(*command, check=False)
     assert again.returncode == 1
-    assert again.stderr.count("\n") == 1
+    assert again.stderr.count("\n") == 1 and "Replace them with --truncate" in again.stderr
     assert run(*command, "--truncate").stdout == "tokenizer tiny: 4 tokens\n"
+
+
+def test_prepare_dataset(server, database, tmp_path):
+    """A dataset has rows of one length; a tokenizer that is not there is named with one that is."""
+    (tmp_path / "text").write_text("It was spring. " * 20)
+    live = server.start()
+    dsn = f"host={live.socket_dir} port={live.port} user=postgres dbname={database}"
+    command = ["prepare-dataset", "--dsn", dsn, "--input", tmp_path / "text", "--dataset", "lengths"]
+    assert "rows of 8\n" in run(*command, "--block-size", 8).stdout
+    longer = run(*command, "--block-size", 16, check=False)
+    assert longer.returncode == 1
+    assert "has rows of 8 tokens, the new ones would have 16; choose another --dataset" in longer.stderr
+    assert "rows of 8\n" in run(*command, "--block-size", 8).stdout
+    assert "rows of 16\n" in run(*command, "--block-size", 16, "--truncate").stdout
+    for name, words in (("gpt-2", "did you mean gpt2?"), ("nosuch", "there are classroom, gpt2")):
+        missing = run(*command, "--tokenizer", name, check=False)
+        assert f"pg-llm: there is no tokenizer {name}: {words}" in missing.stderr
+        assert missing.returncode == 1 and missing.stderr.count("\n") == 1
+
+
+def test_status_of_a_server_that_does_not_answer():
+    dead = run("status", check=False, PG_LLM_DSN="postgresql://me:secret@localhost:1/class")
+    assert dead.returncode == 3 and "server:" in dead.stdout and "refused" in dead.stdout
+    assert run("status", check=False, PG_LLM_DSN="rubbish").returncode == 1
+
+
+def test_help_of_bootstrap():
+    for arguments in (["--help"], ["-h"], ["lab", "--help"]):
+        command = [sys.executable, REPO / "pg_llm" / "bootstrap.py", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0 and "bootstrap.py lab" in done.stdout
 
 
 # -- the learner's copy of the notebooks ----------------------------------------

@@ -270,9 +270,12 @@ def test_tcp_only_when_asked_and_with_a_password(folder):
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(**where, password="wrong")
     assert home.start() == live, "who does not ask for TCP takes the server as it is"
+    for elsewhere in ({"port": port, "listen": "*"}, {"port": 5432}):
+        with pytest.raises(KitError, match=f"with TCP on localhost port {port}; run 'pg-llm stop'"):
+            home.start(**elsewhere, password="x")
     home.stop()
     home.start()
-    with pytest.raises(KitError, match="without that TCP port"):
+    with pytest.raises(KitError, match="already runs without TCP"):
         home.start(port=port, password="x")
 
 
