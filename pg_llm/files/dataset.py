@@ -305,7 +305,7 @@ def _need_tokenizer(cursor, tokenizer: str) -> None:
     if tokenizer not in known:
         alike = difflib.get_close_matches(tokenizer, known, 1)
         there = f"did you mean {alike[0]}?" if alike else f"there are {', '.join(known) or 'none yet'};"
-        raise KitError(f"there is no tokenizer {tokenizer}: {there} pg-llm ingest-tokenizer loads another")
+        raise KitError(f"there is no tokenizer {tokenizer}; {there} pg-llm ingest-tokenizer loads another")
 
 
 def _need_same_length(cursor, dataset: str, block_size: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -26,12 +27,14 @@ def run(echo, browser: bool, arguments: list[str]) -> None:
     folder = notebooks(echo)
     echo(f"Notebooks:  {folder}")
     if not database.dsn():
-        echo("The server keeps running when JupyterLab ends; 'pg-llm stop' stops it.")
+        echo(f"The server keeps running when JupyterLab ends; '{command_name()} stop' stops it.")
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}"]
     if not browser:
         command.append("--no-browser")
     if os.geteuid() == 0:
         command.append("--allow-root")
+    # Terminals in JupyterLab find pg-llm, whether or not the environment is activated.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # A notebook kernel must find the server that was started here, whatever its own environment contains.
     os.environ.setdefault("PG_LLM_HOME", str(server.default_home()))
     # From a checkout, too, Jupyter finds jupyter_server_config.d, which switches saving.py on.
@@ -39,6 +42,13 @@ def run(echo, browser: bool, arguments: list[str]) -> None:
     os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, path))
     sys.stdout.flush()
     os.execv(sys.executable, [*command, *arguments])
+
+
+def command_name() -> str:
+    """How the command pg-llm of this environment is called: by its path, where PATH does not find it."""
+    ours, found = Path(sys.executable).with_name("pg-llm"), shutil.which("pg-llm")
+    plain = not ours.exists() or (found and os.path.samefile(found, ours))
+    return "pg-llm" if plain else shlex.quote(str(ours))
 
 
 def notebooks(echo=print) -> Path:

@@ -8,6 +8,7 @@ read.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import pwd
@@ -100,14 +101,22 @@ def server_package() -> Path:
 
 
 def extension_folder() -> Path:
-    """The compiled extension: PG_LLM_EXTENSION, or else the one that pip built into the package."""
-    folder = Path(os.environ.get("PG_LLM_EXTENSION") or PACKAGE / "_extension").absolute()
-    if not (folder / "share" / "extension" / "pg_llm.control").exists():
-        raise KitError(
-            f"the compiled extension is not in {folder}; install the kit: 'pip install .' "
-            "(in a checkout: 'pip install -e .')"
-        )
-    return folder
+    """The compiled extension: PG_LLM_EXTENSION, or else the one that pip built into the package.
+
+    In a checkout's folder Python imports the package from there, though another one may be installed.
+    """
+    given = os.environ.get("PG_LLM_EXTENSION")
+    places = [Path(given or PACKAGE / "_extension").absolute()]
+    if not given:
+        kits = importlib.metadata.distributions(name="pg-llm")
+        places += [Path(str(kit.locate_file("pg_llm/_extension"))).absolute() for kit in kits]
+    for folder in places:
+        if (folder / "share" / "extension" / "pg_llm.control").exists():
+            return folder
+    raise KitError(
+        f"the compiled extension is not in {places[0]}; install the kit: 'pip install .' "
+        "(in a checkout: 'pip install -e .')"
+    )
 
 
 def build_hash(folder: Path | None = None) -> str:

@@ -25,8 +25,8 @@ MEGABYTE = 1 << 20
 def server_facts() -> tuple[dict[str, str], bool]:
     """The facts printed by `pg-llm status`, and whether a server answers."""
     facts = {"kit": f"pg_llm {__version__}"}
-    if database.dsn():
-        parameters(database.dsn())
+    if elsewhere := database.dsn():
+        parameters(elsewhere)  # wrong use, not a server that does not answer
         try:
             with open_database(None) as conn:
                 version = catalog.value(conn, "SHOW server_version")

@@ -206,7 +206,7 @@ def test_prepare_dataset(server, database, tmp_path):
     assert "rows of 16\n" in run(*command, "--block-size", 16, "--truncate").stdout
     for name, words in (("gpt-2", "did you mean gpt2?"), ("nosuch", "there are classroom, gpt2")):
         missing = run(*command, "--tokenizer", name, check=False)
-        assert f"pg-llm: there is no tokenizer {name}: {words}" in missing.stderr
+        assert f"pg-llm: there is no tokenizer {name}; {words}" in missing.stderr
         assert missing.returncode == 1 and missing.stderr.count("\n") == 1
 
 
@@ -274,6 +274,20 @@ def test_notebooks_that_cannot_be_copied(packaged, tmp_path):
     (mine / lab.MANIFEST).write_text("{")
     with pytest.raises(KitError, match="damaged"):
         lab.update_copy(packaged, mine)
+
+
+def test_the_command_is_named_by_its_path_where_PATH_does_not_find_it(tmp_path, monkeypatch):
+    ours = tmp_path / "environment" / "bin" / "pg-llm"
+    ours.parent.mkdir(parents=True)
+    monkeypatch.setattr(sys, "executable", str(ours.with_name("python")))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert lab.command_name() == "pg-llm", "python -m pg_llm from a folder"
+    for place in (ours, tmp_path / "pg-llm"):  # ours, and that of another environment
+        place.write_text("#!/bin/sh")
+        place.chmod(0o755)
+        assert lab.command_name() == str(ours)
+    monkeypatch.setenv("PATH", str(ours.parent))
+    assert lab.command_name() == "pg-llm"
 
 
 def test_a_checkout_uses_its_own_notebooks():

@@ -193,6 +193,19 @@ def test_root_and_programs_that_the_servers_user_cannot_read(folder, extension, 
     assert len(list((home.home / "server").iterdir())) == 1, "copies that nobody uses are removed"
 
 
+def test_a_checkout_uses_the_extension_that_is_installed(tmp_path, extension, monkeypatch):
+    """After `pip install .`, Python started in the checkout imports the package there, without a library."""
+    monkeypatch.delenv("PG_LLM_EXTENSION", raising=False)
+    monkeypatch.setattr(binaries, "PACKAGE", tmp_path / "checkout")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site")])
+    with pytest.raises(KitError, match="checkout/_extension; install the kit"):
+        binaries.extension_folder()
+    shutil.copytree(extension, tmp_path / "site" / "pg_llm" / "_extension")
+    (tmp_path / "site" / "pg_llm-9.dist-info").mkdir()
+    (tmp_path / "site" / "pg_llm-9.dist-info" / "METADATA").write_text("Name: pg-llm\nVersion: 9\n")
+    assert binaries.extension_folder() == tmp_path / "site" / "pg_llm" / "_extension"
+
+
 def test_an_upgrade_moves_the_extension(folder, extension, monkeypatch):
     """A running server receives the extension's new path; later sessions use it."""
     home = Server(folder / "home")

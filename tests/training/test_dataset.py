@@ -218,15 +218,14 @@ def test_what_is_refused(conn, tmp_path):
         ([empty], {"block_size": 8, "validation": 1.0}, "validation is 1"),
         ([empty], {"separator": ""}, "separator is empty"),
         ([empty], {"block_size": None}, "gpt2 is no model"),
+        ([empty], {"tokenizer": "nobody"}, "no tokenizer nobody; there are classroom, gpt2"),
+        ([empty], {"tokenizer": "gpt-2"}, "no tokenizer gpt-2; did you mean gpt2?"),
         ([empty], {"tokenizer": "gpt2-small", "block_size": 1025}, "reads at most 1024"),
     ]
     for inputs, arguments, message in cases:
         arguments = {"tokenizer": "gpt2", "dataset": "refused", "block_size": 8, **arguments}
         with pytest.raises(KitError, match=message):
             prepare_dataset(conn, inputs, **arguments, progress=False)
-    with pytest.raises(psycopg.errors.UndefinedObject, match="no tokenizer"):
-        empty.write_text("text")
-        prepare_dataset(conn, [empty], "nobody", "refused", block_size=8, progress=False)
     assert rows(conn, "refused") == []
 
 
