@@ -121,7 +121,15 @@ def extension_folder() -> Path:
 
 def build_hash(folder: Path | None = None) -> str:
     """Twelve hex digits that identify a build of the extension; every compiled or SQL byte counts."""
-    folder = folder or extension_folder()
+    return _hash_of(folder or extension_folder())
+
+
+def sql_hash(folder: Path | None = None) -> str:
+    """Twelve hex digits that identify what CREATE EXTENSION puts into a database; the library is not in it."""
+    return _hash_of((folder or extension_folder()) / "share")
+
+
+def _hash_of(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())

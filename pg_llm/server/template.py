@@ -100,11 +100,11 @@ def _secure_copies(conn: psycopg.Connection) -> None:
 
 
 def current_build() -> str:
-    """The build of the extension in new databases; for other servers only its version is known."""
+    """What identifies the SQL of new databases; for other servers only the extension's version is known."""
     if not dsn():
-        from pg_llm.server.binaries import build_hash
+        from pg_llm.server.binaries import sql_hash
 
-        return build_hash()
+        return sql_hash()
     with maintenance() as conn:
         row = conn.execute(
             "SELECT default_version FROM pg_available_extensions WHERE name = 'pg_llm'"

@@ -85,6 +85,31 @@ def wheel(checkout, tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_builds_in_two_folders_have_the_same_bytes(tmp_path):
+    """Neither the folder of the sources nor that of the server gets into the library."""
+    server = binaries.server_package() / "pginstall18"
+    # A part that includes the server's headers; its debugging information would name every folder.
+    objects = [p for part in ("model", "tape") for p in (REPO / "extension" / "src" / part).glob("*.c")]
+    names = " ".join(sorted(p.relative_to(REPO / "extension").with_suffix(".o").as_posix() for p in objects))
+    built = []
+    for folder in (tmp_path / "one", tmp_path / "another" / "deeper"):
+        (folder / "server" / "bin").mkdir(parents=True)
+        shutil.copy2(server / "bin" / "pg_config", folder / "server" / "bin")
+        for part in ("include", "lib"):
+            (folder / "server" / part).symlink_to(server / part)
+        pg_config = folder / "server" / "bin" / "pg_config"
+        arguments = (f"OBJS={names}", "COPT=-O0 -g")
+        work = build_extension.compile_for(REPO / "extension", folder / "work", pg_config, *arguments)
+        build_extension.collect(work, folder / "made")
+        built.append(folder / "made")
+    files = [{p.relative_to(made): p.read_bytes() for p in made.rglob("*.*")} for made in built]
+    assert files[0] == files[1]
+    assert binaries.build_hash(built[0]) == binaries.build_hash(built[1])
+    library = next(path for path in files[0] if path.parent.name == "lib")
+    assert str(tmp_path).encode() not in files[0][library]
+
+
+@pytest.mark.slow
 def test_the_wheel_holds_the_compiled_extension_and_the_notebooks(wheel):
     assert wheel.name.startswith("pg_llm-0.1.0-py3-none-")
     assert "any" not in wheel.name

@@ -65,11 +65,11 @@ def test_a_new_build_rebuilds_the_template(server, maintenance, monkeypatch, dro
     monkeypatch.setattr(template, "current_build", lambda: "another")
     databases.create_database("after")
     assert databases.build_of("after") == "another"
-    assert databases.build_of("before") == binaries.build_hash()
+    assert databases.build_of("before") == binaries.sql_hash()
     monkeypatch.undo()
     databases.create_template()
     assert template.read_note(maintenance, template.TEMPLATE) == {
-        "build": binaries.build_hash(),
+        "build": binaries.sql_hash(),
         "classroom": classroom.digest(),
         "version": "0.1",
     }
@@ -143,7 +143,7 @@ def test_reset_keeps_the_learners_work(server, dropped):
             "SELECT id, made IS NOT NULL, t::text FROM learner.attempt ORDER BY id"
         ).fetchall()
         assert rows == [(1, True, "[1,2]"), (2, True, None), (3, True, None)]
-        assert databases.build_of("lesson") == binaries.build_hash()
+        assert databases.build_of("lesson") == binaries.sql_hash()
 
 
 def test_reset_of_nothing_makes_it(server, dropped):
