@@ -47,8 +47,9 @@ def check(exercise: str, answer: Any) -> None:
     """Prints whether an answer is right, and if not what came and what to look at.
 
     answer: the query as text, or a result of %%sql, whose query is taken.
-    The attempt is kept: see pg_llm.progress(). Errors: KitError for an exercise that does not exist,
-    TypeError for a value. Example: check("00.2", "SELECT count(*) FROM llm_param")
+    The attempt is kept: see pg_llm.progress(). Errors: KitError for an exercise that does not exist and for
+    a result that was the answer to another one, TypeError for a value.
+    Example: check("00.2", "SELECT count(*) FROM llm_param")
     """
     text = getattr(answer, "query", answer)
     if not isinstance(text, str):
@@ -57,6 +58,12 @@ def check(exercise: str, answer: Any) -> None:
             f"with %%check {exercise}; got {type(answer).__name__}"
         )
     found, keyed = store.find(exercise)
+    if text is not answer:  # a result
+        before = vars(answer).setdefault("exercise", exercise)
+        if before != exercise:
+            raise KitError(
+                f"this result was the answer to {before}; run the cell with the answer to {exercise} first"
+            )
     print(judged(found, keyed, text, _namespace()))
 
 

@@ -122,10 +122,12 @@ class NotebookSql(SqlMagic):
         if _OPTION.match(line) or "://" in first or elsewhere:
             return super().execute(line, cell, local_ns)
         target = _RESULT.match(text)
-        result = self._run(text[target.end() :] if target else text, local_ns or {})
         if target is None:
-            return result
-        self.shell.user_ns[target.group(1)] = result
+            return self._run(text, local_ns or {})
+        name, variables = target.group(1), {**self.shell.user_ns, **(local_ns or {})}
+        # After an error there is no result: later cells must not read that of an earlier one.
+        self.shell.user_ns.pop(name, None)
+        self.shell.user_ns[name] = self._run(text[target.end() :], variables)
         return None
 
     execute.parser = SqlMagic.execute.parser

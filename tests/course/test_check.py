@@ -402,6 +402,9 @@ def test_the_magic_shows_the_result_and_the_verdict(kernel):
         kernel.run("from pg_llm.course.check import check\ncheck('90.1', answer)").printed
         == "✓ Right. Means.\n"
     )
+    seen = kernel.run("check('90.3', answer)")
+    assert seen.error == "KitError" and "was the answer to 90.1; run the cell" in seen.message
+    assert "Right" in kernel.run("check('90.1', answer)").printed
 
 
 def test_a_table_is_the_learners_or_the_fallbacks(kernel):

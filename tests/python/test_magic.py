@@ -74,6 +74,14 @@ def test_a_python_variable_is_a_parameter_only_where_it_is_named(kernel):
     assert shown == ["it&#x27;s", "[1, 2, 3]", "[[1,0],[0,1]]", "1"]
 
 
+@pytest.mark.parametrize("how", ["%%sql kept <<\n{}", "%sql kept << {}"])
+def test_a_failed_cell_leaves_no_earlier_result(kernel, how):
+    assert kernel.run("kept = 4").ok and kernel.run(how.format("SELECT :kept + 1")).ok
+    assert kernel.run("kept[0][0]").result == "5"
+    assert kernel.run(how.format("SELECT foo FROM bar")).error == "UndefinedTable"
+    assert kernel.run("kept").error == "NameError"
+
+
 def test_an_unknown_variable_is_named_as_such(kernel):
     seen = kernel.run("%sql SELECT :no_such_variable")
     assert seen.error == "SyntaxError" and "Python variable" in seen.traceback
