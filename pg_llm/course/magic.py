@@ -59,7 +59,7 @@ class CheckMagics(Magics):
                 if value is not None:
                     display(value)
         elif _is_query(cell):
-            sql = self.shell.magics_manager.registry["NotebookSql"]
+            sql = self.shell.magics_manager.registry["SqlMagic"]
             with contextlib.suppress(psycopg.Error, answers.Unfit):
                 answers.statements(cell)
                 with session.connection() as conn, answers.undone(conn):

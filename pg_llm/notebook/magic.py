@@ -1,19 +1,23 @@
-"""%load_ext pg_llm: %%sql cells (ipython-sql's magic) and Python on one connection, and %pg_llm.
+"""%load_ext pg_llm: %%sql cells and Python on one connection, and %pg_llm.
 
-ipython-sql rewrites `{…}`, `:name` and `$word` inside SQL, prints errors without raising them, refuses BEGIN.
-NotebookSql, its subclass, sends a cell as written; only a `:name` that is a Python variable is a parameter.
+A cell is sent as written; only a `:name` that is a Python variable is a parameter. ipython-sql and jupysql
+rewrite `{…}`, `:name` and `$word` inside SQL, and print errors without raising them: elsewhere.py calls them
+for other connections only.
 """
 
 from __future__ import annotations
 
 import collections
+import csv
+import io
+import itertools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-import prettytable
 import psycopg
-import sqlalchemy
 from IPython.core.error import UsageError
 from IPython.core.magic import (
     Magics,
@@ -24,18 +28,17 @@ from IPython.core.magic import (
     no_var_expand,
 )
 from psycopg import adapt
-from sql.connection import Connection
-from sql.magic import SqlMagic
-from sql.run import FakeResultProxy, ResultSet
+from traitlets import Bool, Int
+from traitlets.config import Configurable
 
 from pg_llm import catalog
 from pg_llm.errors import KitError
 from pg_llm.notebook import pictures, render, session, sqltext
+from pg_llm.notebook.elsewhere import OURS, Elsewhere
 from pg_llm.server import database as databases
 from pg_llm.server import rights
 
 ROWS_SHOWN = 50
-OURS = "pg_llm"  # ipython-sql's name of the notebook's connection: %sql pg_llm switches back from another one
 HELP = """\
 %%sql                      the cell is SQL; several statements may follow one another, the last table is shown
 %%sql rows <<              the result goes to the Python variable rows instead
@@ -48,33 +51,71 @@ pg_llm.sql("SELECT …")     a DataFrame with tensors as numpy arrays
 %pg_llm reset              a clean database; keeps models named my_*
 %pg_llm help               this text"""
 
-_OPTION = re.compile(
-    r"\s*(-[lxcspaf]\b|--(connections|close|creator|section|persist|append|connection_arg|file)\b)"
-)
 _RESULT = re.compile(r"\s*(\w+)\s*<<(?=\s)")
 
 
-class NotebookConnection(Connection):
-    """ipython-sql's view of the notebook's connection: it uses the same psycopg connection."""
+class Result(list):
+    """The rows of a query, drawn by pg_llm.notebook.render; read like a result set of ipython-sql."""
 
-    def __init__(self, conn: psycopg.Connection):
-        engine = sqlalchemy.create_engine(
-            "postgresql+psycopg://",
-            creator=lambda: conn,
-            poolclass=sqlalchemy.StaticPool,
-            isolation_level="AUTOCOMMIT",
-            pool_reset_on_return=None,
-        )
-        self.url = engine.url
-        self.dialect = engine.dialect
-        self.name = OURS
-        self.internal_connection = engine.connect()
-        self.connect_args: dict = {}
-        Connection.connections[OURS] = Connection.current = self
+    def __init__(self, cursor: psycopg.Cursor, config: SqlMagic):
+        super().__init__(cursor.fetchall())
+        self.keys = [column.name for column in cursor.description or []]
+        self.config = config
 
+    def __getitem__(self, key):
+        """The row at a position, or the only row whose first value is the text `key`."""
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        found = [row for row in self if row[0] == key]
+        if len(found) != 1:
+            raise KeyError(f"{len(found)} rows begin with {key!r}")
+        return found[0]
 
-class Result(ResultSet):
-    """ipython-sql's result set, drawn by pg_llm.notebook.render."""
+    @property
+    def field_names(self) -> list[str]:
+        """The columns' names, made different from each other."""
+        names: list[str] = []
+        for name in self.keys:
+            numbered = (f"{name}_{i}" for i in itertools.count(1))
+            names.append(name if name not in names else next(n for n in numbered if n not in names))
+        return names
+
+    def dict(self) -> Mapping[str, tuple]:
+        """Column name to the tuple of its values."""
+        return dict(zip(self.keys, zip(*self, strict=True), strict=False))
+
+    def dicts(self) -> Iterator[Mapping[str, Any]]:
+        """Yields each row as a dict."""
+        return (dict(zip(self.keys, row, strict=True)) for row in self)
+
+    def DataFrame(self):
+        """The rows as a pandas DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame(self, columns=self.keys)
+
+    def plot(self, **options):
+        """The other columns over the first, drawn by pandas. options: those of DataFrame.plot."""
+        import pandas as pd
+
+        return self.DataFrame().set_index(self.keys[0]).apply(pd.to_numeric).plot(**options)
+
+    def bar(self, **options):
+        """A bar chart of the same."""
+        return self.plot(kind="bar", **options)
+
+    def pie(self, **options):
+        """A pie chart of the same, one for each column."""
+        return self.plot(kind="pie", subplots=True, **options)
+
+    def csv(self, filename: str | None = None, **options) -> str | None:
+        """The rows in CSV format: written to a file, or returned. options: those of csv.writer."""
+        text = io.StringIO()
+        csv.writer(text, **options).writerows([self.field_names, *self])
+        if filename is None:
+            return text.getvalue()
+        Path(filename).write_text(text.getvalue(), encoding="utf-8", newline="")
+        return None
 
     def _draw(self, table):
         shown = self.config.displaylimit or len(self)
@@ -104,23 +145,29 @@ class _AsWritten(adapt.Loader):
 
 
 @magics_class
-class NotebookSql(SqlMagic):
-    """%sql and %%sql; see %pg_llm help."""
+class SqlMagic(Magics, Configurable):
+    """%sql and %%sql; see %pg_llm help. Its name and traits are ipython-sql's, for %config SqlMagic."""
+
+    displaylimit = Int(ROWS_SHOWN, config=True, allow_none=True, help="rows shown of a result; 0: all")
+    autopandas = Bool(False, config=True, help="results are pandas DataFrames")
+
+    def __init__(self, shell):
+        Configurable.__init__(self, config=shell.config)
+        Magics.__init__(self, shell=shell)
+        shell.configurables.append(self)
+        self.elsewhere = Elsewhere(self)
 
     @no_var_expand
     @needs_local_scope
     @line_magic("sql")
     @cell_magic("sql")  # type: ignore[arg-type]  # IPython's decorators declare no types
     def execute(self, line="", cell="", local_ns=None):
-        """Runs SQL on the notebook's connection; ipython-sql's options and connection strings still work."""
+        """Runs SQL on the notebook's connection; options and connection strings are for the package sql."""
         text = f"{line}\n{cell}"
-        first = (text.split(None, 1) or [""])[0]
         if text.strip() == OURS:
-            Connection.current = Connection.connections[OURS]
-            return None
-        elsewhere = not isinstance(Connection.current, NotebookConnection)
-        if _OPTION.match(line) or "://" in first or elsewhere:
-            return super().execute(line, cell, local_ns)
+            return self.elsewhere.leave()
+        if self.elsewhere.wants(line, cell):
+            return self.elsewhere.execute(line, cell, local_ns)
         target = _RESULT.match(text)
         if target is None:
             return self._run(text, local_ns or {})
@@ -129,9 +176,6 @@ class NotebookSql(SqlMagic):
         self.shell.user_ns.pop(name, None)
         self.shell.user_ns[name] = self._run(text[target.end() :], variables)
         return None
-
-    execute.parser = SqlMagic.execute.parser
-    execute.argcmd_name = "sql"  # type: ignore[assignment]
 
     def _run(self, text, local_ns):
         """Executes the statements in turn; the last one that returns rows is the cell's result."""
@@ -145,10 +189,11 @@ class NotebookSql(SqlMagic):
                 query, used = sqltext.bind(statement, variables)
                 cursor.execute(query, {name: variables[name] for name in used} or None)
                 if cursor.description:
-                    result = Result(FakeResultProxy(cursor, [c.name for c in cursor.description]), self)
-        if result is not None:
-            result.query = text
-        return result
+                    result = Result(cursor, self)
+        if result is None:
+            return None
+        result.query = text
+        return result.DataFrame() if self.autopandas else result
 
 
 @magics_class
@@ -217,13 +262,11 @@ def load_ipython_extension(shell) -> None:
         # IPython prints an extension's exceptions with a long traceback; this prints only the reason.
         _brief(error)
         raise
-    shell.register_magics(NotebookSql(shell))
-    shell.register_magics(KitMagics)
-    magic = shell.magics_manager.registry["NotebookSql"]
-    # ipython-sql knows prettytable's styles by name; later prettytables renamed the plain one.
-    magic.style = "DEFAULT" if hasattr(prettytable, "DEFAULT") else "_DEPRECATED_DEFAULT"
-    magic.short_errors = magic.feedback = magic.displaycon = False
-    magic.displaylimit = ROWS_SHOWN
+    before = shell.find_cell_magic("sql")
+    sql = SqlMagic(shell)
+    shell.register_magics(sql, KitMagics)
+    sql.elsewhere.adopt(before)
+    shell.events.register("post_execute", sql.elsewhere.keep_ours)
     pictures.register(shell)
     # plot_* return Axes, whose text adds nothing to their figure.
     shown = shell.display_formatter.ipython_display_formatter
@@ -244,7 +287,6 @@ def _open(notebook: str | None) -> None:
         # A role that may not create databases works in the one that the DSN names.
         opened = session.start(None, fresh=False)
         print(f"Your role creates no databases on this server: all its notebooks share {opened.database}.")
-    opened.on_connect(lambda current: NotebookConnection(current.conn))
 
 
 def _database_of(notebook: str | None) -> session.Session:

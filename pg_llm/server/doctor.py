@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import shutil
@@ -20,6 +21,7 @@ from pg_llm.server.server import Running, Server
 from pg_llm.server.template import TEMPLATE
 
 MEGABYTE = 1 << 20
+SQL_PACKAGES = ("ipython-sql", "jupysql")  # either of them; both install a package sql
 
 
 def server_facts() -> tuple[dict[str, str], bool]:
@@ -90,10 +92,10 @@ def _packages():
     for requirement in map(Requirement, requirements):
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            have = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(requirement.name)
+        have = _version(requirement.name)
+        if have is None:
+            if requirement.name not in SQL_PACKAGES or not any(map(_version, SQL_PACKAGES)):
+                missing.append(requirement.name)
             continue
         if not requirement.specifier.contains(have, prereleases=True):
             wrong.append(f"{requirement.name} {have} instead of {requirement.specifier}")
@@ -101,6 +103,29 @@ def _packages():
         what = "; ".join([*(f"{name} is missing" for name in missing), *wrong])
         raise KitError(f"{what}; install the kit again: pip install .")
     yield "all there"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _sql_package():
+    """%sql on other databases."""
+    found = " and ".join(f"{name} {_version(name)}" for name in SQL_PACKAGES if _version(name))
+    if not found:
+        raise _Attention("needs a package that is not installed: pip install jupysql")
+    try:
+        importlib.import_module("sql.magic")
+        is_jupysql = hasattr(importlib.import_module("sql.connection"), "ConnectionManager")
+    except Exception as error:  # one of them overwrote a part of the other, which fails in many ways
+        raise _Attention(
+            f"the package sql of {found} fails ({type(error).__name__}: {' '.join(str(error).split())}); "
+            "for databases other than the notebook's: pip install --force-reinstall --no-deps jupysql"
+        ) from None
+    yield found + (f", of which {SQL_PACKAGES[is_jupysql]} is in use" if " and " in found else "")
 
 
 def _postgresql():
@@ -197,4 +222,7 @@ def _since(pid: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(psutil.Process(pid).create_time()))
 
 
-CHECKS = (_python, _packages, _postgresql, _extension, _folder, _machine, _server, _template, _databases)
+CHECKS = (
+    _python, _packages, _sql_package, _postgresql, _extension,
+    _folder, _machine, _server, _template, _databases,
+)  # fmt: skip

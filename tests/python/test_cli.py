@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from importlib import metadata
+from unittest import mock
 
 import pytest
 from helpers.paths import REPO
@@ -141,6 +142,40 @@ def test_doctor_reads_requirements_with_their_conditions(monkeypatch):
     assert list(doctor._packages()) == ["all there"]
     asked += ["numpy>=1.26", "psycopg[binary]>=3.2,<4; python_version > '3.0'"]
     with pytest.raises(KitError, match=r"psycopg is missing; numpy 1.20 instead of >=1.26; install"):
+        list(doctor._packages())
+
+
+def test_doctor_knows_who_installed_the_package_sql(monkeypatch, tmp_path):
+    installed = {"jupysql": "0.11.1"}
+
+    def version(name):
+        if name in installed:
+            return installed[name]
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "requires", lambda name: ["ipython-sql==0.5.0"])
+    assert list(doctor._packages()) == ["all there"]
+    files = {"__init__": "", "magic": "import sql.connection", "connection": "ConnectionManager = None"}
+    (tmp_path / "sql").mkdir()
+    for name, text in files.items():
+        (tmp_path / "sql" / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with mock.patch.dict(sys.modules):
+        for name in [name for name in sys.modules if name.split(".")[0] == "sql"]:
+            del sys.modules[name]
+        assert list(doctor._sql_package()) == ["jupysql 0.11.1"]
+        installed["ipython-sql"] = "0.5.0"
+        both = "ipython-sql 0.5.0 and jupysql 0.11.1"
+        assert list(doctor._sql_package()) == [f"{both}, of which jupysql is in use"]
+        del sys.modules["sql.magic"]
+        (tmp_path / "sql" / "magic.py").write_text("from sql.connection import Connection")
+        with pytest.raises(doctor._Attention, match=f"{both} fails .ImportError.*force-reinstall"):
+            list(doctor._sql_package())
+    installed.clear()
+    with pytest.raises(doctor._Attention, match="pip install jupysql"):
+        list(doctor._sql_package())
+    with pytest.raises(KitError, match="ipython-sql is missing"):
         list(doctor._packages())
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import textwrap
 
 import pytest
 from helpers.jupyter_kernel import Kernel
@@ -35,7 +37,8 @@ def test_loading_prints_nothing_that_differs_between_machines(server):
 def test_one_session_for_sql_cells_and_python(kernel):
     pid = rows(kernel.run("%sql SELECT pg_backend_pid()"))
     assert rows(kernel.run('pg_llm.sql("SELECT pg_backend_pid()")')) == pid
-    assert kernel.run("from sql.connection import Connection").ok
+    # The package sql gets that connection, too.
+    assert kernel.run("%sql --connections\nfrom sql.connection import Connection").ok
     text = "Connection.current.internal_connection.connection.driver_connection.info.backend_pid"
     assert kernel.run(text).result == pid[0]
 
@@ -164,6 +167,107 @@ def test_ipython_sql_can_go_elsewhere_and_come_back(kernel):
 def test_persist_writes_a_frame_on_the_same_connection(kernel):
     assert kernel.run("import pandas as pd\nkept = pd.DataFrame({'a': [1, 2]})\n%sql --persist kept").ok
     assert rows(kernel.run("%sql SELECT sum(a) FROM kept")) == ["3"]
+
+
+def test_load_ext_sql_leaves_sql_cells_as_they_are(server):
+    kernel = Kernel()
+    assert kernel.run("%load_ext sql").ok
+    assert kernel.run("%load_ext pg_llm").printed == ""
+    assert rows(kernel.run("%sql SELECT '{x}', $$:x$$")) == ["{x}", ":x"]
+    assert "still pg_llm's" in kernel.run("%reload_ext sql").printed
+    assert rows(kernel.run("%sql SELECT '{x}', 7 % 4")) == ["{x}", "3"]
+    assert kernel.run("%sql sqlite://").ok
+    assert rows(kernel.run("%sql SELECT sqlite_version() IS NOT NULL")) == ["1"]
+    assert kernel.run("%sql pg_llm\n%reload_ext sql").ok
+    assert rows(kernel.run("%sql SELECT pg_backend_pid() > 0")) == ["true"]
+    kernel.close()
+
+
+def test_no_open_transaction_is_rolled_back_for_another_connection(server):
+    kernel = Kernel()
+    assert kernel.run("%load_ext pg_llm").ok
+    assert kernel.run("%%sql\nBEGIN;\nCREATE TABLE kept_open AS SELECT 1 AS a").ok
+    seen = kernel.run("%sql --connections")
+    assert seen.error == "KitError" and "%sql COMMIT" in seen.message
+    assert kernel.run("%sql COMMIT").ok and kernel.run("%sql --connections").ok
+    assert rows(kernel.run("%sql SELECT a FROM kept_open")) == ["1"]
+    kernel.close()
+
+
+# What the kit calls of jupysql, which installs its package sql over that of ipython-sql.
+JUPYSQL = {
+    "__init__": "from sql.magic import load_ipython_extension",
+    "connection": """
+        class ConnectionManager:
+            current, connections = None, {}
+        class SQLAlchemyConnection:
+            def __init__(self, engine, alias):
+                self.alias, self.engine = alias, engine
+                ConnectionManager.current = ConnectionManager.connections[alias] = self""",
+    "magic": """
+        from IPython.core.magic import Magics, line_cell_magic, magics_class
+        from sql.connection import ConnectionManager, SQLAlchemyConnection
+        @magics_class
+        class SqlMagic(Magics):
+            style = "DEFAULT"
+            @line_cell_magic("sql")
+            def execute(self, line, cell="", local_ns=None):
+                if "://" in line:
+                    SQLAlchemyConnection(None, line)
+                with ConnectionManager.current.engine.connect() as connection:
+                    print(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar())
+        def load_ipython_extension(shell):
+            shell.register_magics(SqlMagic)""",
+}
+
+
+def test_jupysql_in_place_of_ipython_sql(server, tmp_path):
+    (tmp_path / "sql").mkdir()
+    for name, text in JUPYSQL.items():
+        (tmp_path / "sql" / f"{name}.py").write_text(textwrap.dedent(text))
+    kernel = Kernel(PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    assert kernel.run("%load_ext pg_llm").ok
+    pid = rows(kernel.run("%sql SELECT pg_backend_pid()"))
+    assert kernel.run("%sql --persist frame").printed.split() == pid
+    assert "still pg_llm's" in kernel.run("%reload_ext sql").printed
+    assert kernel.run("%sql --persist frame").printed.split() == pid
+    assert kernel.run("%sql other://").error == "AttributeError"
+    assert kernel.run("%sql SELECT 1").error == "AttributeError"
+    assert kernel.run("%sql pg_llm").ok
+    assert rows(kernel.run("%sql SELECT pg_backend_pid()")) == pid
+    (tmp_path / "sql" / "magic.py").write_text("from sql.connection import Connection")
+    broken = Kernel(PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    assert broken.run("%load_ext pg_llm").ok
+    assert rows(broken.run("%sql SELECT 1")) == ["1"]
+    seen = broken.run("%sql sqlite://")
+    assert seen.error == "KitError" and "ImportError" in seen.message and "pip install" in seen.message
+    assert rows(broken.run("%sql SELECT 2")) == ["2"]
+    kernel.close()
+    broken.close()
+
+
+def test_options_of_sql_cells(kernel):
+    assert kernel.run("%config SqlMagic.displaylimit = 2").ok
+    assert "3 rows, the first 2 shown" in kernel.run("%sql SELECT generate_series(1, 3)").html
+    assert kernel.run("%config SqlMagic.displaylimit = 50\n%config SqlMagic.autopandas = True").ok
+    assert kernel.run("frame = %sql SELECT 1 AS a\n(type(frame).__name__, frame.a[0])").ok
+    assert "DataFrame" in kernel.run("type(frame)").result
+    assert kernel.run("%%sql frame <<\nSELECT 2 AS a").ok
+    assert kernel.run("int(frame.a[0])").result == "2"
+    assert kernel.run("%config SqlMagic.autopandas = False").ok
+    assert "not recognized" in kernel.run("%config SqlMagic.autocommit = False").printed
+
+
+def test_a_result_can_be_read_like_ipython_sqls(kernel):
+    assert kernel.run("%%sql got <<\nSELECT * FROM (VALUES ('a', 1.5, 2), ('b', 3, 4)) AS v (k, x, x)").ok
+    assert kernel.run("got.keys, got.field_names").result == "(['k', 'x', 'x'], ['k', 'x', 'x_1'])"
+    assert kernel.run("got['b'][2], got[0].k, got.dict()['k']").result == "(4, 'a', ('a', 'b'))"
+    assert kernel.run("[row['k'] for row in got.dicts()]").result == "['a', 'b']"
+    assert kernel.run("got['c']").error == "KeyError"
+    assert kernel.run("got.csv()").result == repr("k,x,x_1\r\na,1.5,2\r\nb,3,4\r\n")
+    assert kernel.run("list(got.DataFrame().k)").result == "['a', 'b']"
+    for chart in ("plot", "bar", "pie"):
+        assert kernel.run(f"got.{chart}()").ok
 
 
 def test_spaces_in_text_are_kept(kernel):
