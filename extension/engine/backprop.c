@@ -60,7 +60,7 @@ llm_backward_pass(LlmExec *exec, float *const *grads, LlmError *err)
 	target->grad = llm_buffer_take(exec, 1, err);
 	if (target->grad == NULL)
 		return err->code;
-	target->grad->data[0] = 1;
+	target->grad->data[0] = exec->dtarget;
 	for (int i = graph->count - 1; code == LLM_OK && i >= 0; i--)
 	{
 		Slot *slot = &exec->slots[graph->order[i]];

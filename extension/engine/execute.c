@@ -273,8 +273,15 @@ llm_exec_train(LlmExec *exec, const LlmDropout *dropout, float *const *grads)
 	exec->tracing = exec->timing = false;
 	exec->grads = grads;
 	exec->dropout = *dropout;
+	exec->dtarget = 1;
 	exec->past = exec->capacity = 0;
 	exec->continues = false;
+}
+
+void
+llm_exec_weigh(LlmExec *exec, float weight)
+{
+	exec->dtarget = weight;
 }
 
 LlmCode

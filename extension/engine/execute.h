@@ -79,6 +79,8 @@ typedef struct LlmDropout
  * never held in memory. After an error in a run or in the backward pass, the contents of grads are invalid.
  */
 extern void llm_exec_train(LlmExec *exec, const LlmDropout *dropout, float *const *grads);
+/* The gradients of the next training run are those of weight × target; called after llm_exec_train. */
+extern void llm_exec_weigh(LlmExec *exec, float weight);
 /*
  * The backward pass of the previous run: adds the gradient of the target, a single number, to grads[node]
  * (one array per parameter in the layout of its weight, see model.h; NULL for other nodes). The values of a

@@ -311,7 +311,7 @@ llm_lr_schedule(int64_t step, int64_t warmup, int64_t total, double lr_max, doub
 	if (step < warmup)
 		return lr_max * (double) step / (double) warmup;
 	if (step >= total)
-		return total > warmup ? lr_min : lr_max;
+		return total - warmup > 1 ? lr_min : lr_max; /* one step after the warm-up has nothing to decay to */
 	return lr_min +
 		   (lr_max - lr_min) * 0.5 * (1 + cos_pi((double) (step - warmup) / (double) (total - warmup)));
 }

@@ -265,6 +265,11 @@ llm_cross_entropy_mean(size_t rows, const int32_t *targets, const float *losses,
 	double total;
 	LlmCode code = llm_count_targets(rows, targets, &count, err);
 
+	if (code == LLM_OK && count == 0 && rows > 0)
+	{
+		llm_fail(err, LLM_INVALID, "none of the %zu targets counts in the loss: all are negative", rows);
+		return llm_hint(err, "A target is the id of the right token; a negative one is left out.");
+	}
 	if (code == LLM_OK)
 		code = llm_sum(rows, losses, &total, err);
 	if (code == LLM_OK)

@@ -60,6 +60,7 @@ struct LlmExec
 	bool tracing;  /* keep every value, and attention's scores and probabilities */
 	bool timing;   /* measure the time of each op */
 	LlmDropout dropout;
+	float dtarget;       /* in training: the gradient of the target, 1 unless weighted */
 	float *const *grads; /* where the backward pass accumulates; NULL: not known before the run */
 	Slot *slots;
 	LlmSizes sizes;

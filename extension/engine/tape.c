@@ -162,6 +162,7 @@ backward_pass(const LlmModel *model, const LlmValue *values, int target, const L
 	if (exec == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "no memory for the backward pass over %d operations", count);
 	*exec = (LlmExec){.model = model, .memory = memory, .target = target, .keep = true};
+	exec->dtarget = 1;
 	if (dropout)
 	{
 		exec->training = true;

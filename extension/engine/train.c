@@ -169,7 +169,7 @@ llm_trainer_tie(LlmTrainer *t, int node, int owner, const LlmAllocator *weights,
 
 LlmCode
 llm_trainer_gradients(LlmTrainer *t, const LlmInput *inputs, int n_inputs, const LlmDropout *dropout,
-	float *loss, LlmError *err)
+	float weight, float *loss, LlmError *err)
 {
 	LlmValue value;
 	LlmCode code = t->spoilt ? llm_fill(t->floats, 0, t->store, err) : LLM_OK;
@@ -177,6 +177,7 @@ llm_trainer_gradients(LlmTrainer *t, const LlmInput *inputs, int n_inputs, const
 	if (code != LLM_OK)
 		return code;
 	llm_exec_train(t->exec, dropout, t->grad);
+	llm_exec_weigh(t->exec, weight);
 	code = llm_exec_run(t->exec, inputs, n_inputs, &value, err);
 	if (code == LLM_OK)
 	{

@@ -42,11 +42,13 @@ extern void llm_trainer_close(LlmTrainer *trainer);
 extern LlmCode llm_trainer_tie(
 	LlmTrainer *trainer, int node, int owner, const LlmAllocator *weights, LlmError *err);
 /*
- * Forward and backward pass of one micro-batch; adds its gradient to those of the previous ones. After an
- * error the next call starts from zero gradients: the step begins again.
+ * Forward and backward pass of one micro-batch; adds weight times its gradient to those of the previous ones.
+ * A loss that is a mean over n_i of a step's n targets, in k micro-batches, has weight n_i k / n, so that the
+ * mean of the gradients is the gradient of the mean over the whole step. loss is not weighted. After an error
+ * the next call starts from zero gradients: the step begins again.
  */
 extern LlmCode llm_trainer_gradients(LlmTrainer *trainer, const LlmInput *inputs, int n_inputs,
-	const LlmDropout *dropout, float *loss, LlmError *err);
+	const LlmDropout *dropout, float weight, float *loss, LlmError *err);
 /*
  * One AdamW step with the mean of `micro_batches` gradients, which then become zero. Matrices decay, vectors
  * do not, as in GPT-2. step counts from 1; offset holds the difference for a parameter with its own count.

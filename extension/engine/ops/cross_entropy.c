@@ -157,7 +157,7 @@ all_chunks(LlmExec *exec, int logits, const LlmValue *targets, float *losses, Ll
 	if (code == LLM_OK && exec->keep)
 	{
 		l.dw = exec->grads[node->inputs[1]];
-		code = llm_cross_entropy_scale(n, targets->integers, 1, &l.scale, err);
+		code = llm_cross_entropy_scale(n, targets->integers, exec->dtarget, &l.scale, err);
 		if (code == LLM_OK && exec->slots[node->inputs[0]].wanted)
 		{
 			exec->slots[logits].dx = llm_buffer_take(exec, x->numel, err);

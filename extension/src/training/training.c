@@ -229,34 +229,63 @@ Positions(const Recipe *r, int T)
 	return (LlmInput){.name = "positions", .ndim = 1, .dims = {T}, .integers = r->positions};
 }
 
-Step
-TrainingStep(Training *tr, const Recipe *r, const int64 *ids)
+/* Reads all micro-batches of a step, because each one's weight depends on the targets of all. */
+static Batch **
+ReadBatches(const Training *tr, const Recipe *r, const int64 *ids, Step *step)
 {
-	LlmDropout dropout = {.p = (float) r->dropout_p, .seed = r->seed, .step = (uint32) (tr->step + 1)};
-	LlmHyper hyper = r->hyper;
-	Step step = {0};
-	double total = 0;
+	Batch **batches = palloc(sizeof(Batch *) * r->accumulation);
 	LlmCrc32 crc;
-	LlmError err;
 
 	llm_crc32_init(&crc);
 	for (int i = 0; i < r->accumulation; i++)
 	{
 		Batch *b = BatchRead(ids + (Size) i * r->batch_size, r->batch_size, tr->m, r->positions == NULL);
-		LlmInput in[3] = {{.name = "tokens", .ndim = 2, .dims = {b->B, b->T}, .integers = b->tokens},
-			{.name = "targets", .ndim = 2, .dims = {b->B, b->T}, .integers = b->targets}, Positions(r, b->T)};
-		float loss;
 
-		dropout.micro_batch = (uint32) i;
-		LLM_CHECK(llm_trainer_gradients(tr->trainer, in, 3, &dropout, &loss, &err), &err);
-		CheckFinite(tr, loss);
-		total += loss;
-		step.tokens += b->scored;
+		batches[i] = b;
+		step->tokens += b->scored;
 		llm_crc32_add(&crc, b->tokens, sizeof(int32) * (Size) b->B * b->T);
 		llm_crc32_add(&crc, b->targets, sizeof(int32) * (Size) b->B * b->T);
 	}
-	step.data_crc = crc.value;
-	step.loss = (float) (total / r->accumulation);
+	step->data_crc = crc.value;
+	return batches;
+}
+
+/* Adds the gradients of all micro-batches; returns the mean loss of the step's targets. */
+static float
+Gradients(Training *tr, const Recipe *r, Batch **batches, int64 targets)
+{
+	LlmDropout dropout = {.p = (float) r->dropout_p, .seed = r->seed, .step = (uint32) (tr->step + 1)};
+	double total = 0;
+	LlmError err;
+
+	for (int i = 0; i < r->accumulation; i++)
+	{
+		Batch *b = batches[i];
+		LlmInput in[3] = {{.name = "tokens", .ndim = 2, .dims = {b->B, b->T}, .integers = b->tokens},
+			{.name = "targets", .ndim = 2, .dims = {b->B, b->T}, .integers = b->targets}, Positions(r, b->T)};
+		/* exactly 1 where all micro-batches have the same number of targets; without any, the loss objects */
+		double weight = targets ? (double) (b->scored * r->accumulation) / targets : 1;
+		float loss;
+
+		if (weight == 0)
+			continue;
+		dropout.micro_batch = (uint32) i;
+		LLM_CHECK(llm_trainer_gradients(tr->trainer, in, 3, &dropout, (float) weight, &loss, &err), &err);
+		CheckFinite(tr, loss);
+		total += weight * loss;
+	}
+	return (float) (total / r->accumulation);
+}
+
+Step
+TrainingStep(Training *tr, const Recipe *r, const int64 *ids)
+{
+	LlmHyper hyper = r->hyper;
+	Step step = {0};
+	Batch **batches = ReadBatches(tr, r, ids, &step);
+	LlmError err;
+
+	step.loss = Gradients(tr, r, batches, step.tokens);
 	step.lr = hyper.lr =
 		llm_lr_schedule(tr->step + 1 - r->first_step, r->warmup, r->n_steps, r->lr_max, r->min_lr);
 	LLM_CHECK(llm_trainer_update(tr->trainer, &hyper, tr->step + 1, r->accumulation, &step.norm, &err), &err);

@@ -69,7 +69,7 @@ make_batch(Batch *t, int B, int T, int left_out, uint64_t seed)
 		for (int j = 0; j < B * T; j++)
 			t->ids[i][j] = (int) (test_random(&seed) % V);
 	}
-	for (int j = 0; left_out && j < B * T; j++)
+	for (int j = 1; left_out && j < B * T; j++) /* one target counts at least */
 		if (test_random(&seed) % left_out == 0)
 			t->ids[1][j] = -100;
 }
@@ -81,6 +81,8 @@ typedef enum Mode
 	CHUNKS, /* they are known */
 	TRACED
 } Mode;
+
+static float weight = 1; /* of each micro-batch in training */
 
 /* Loss, then gradients, of micro-batches of 1 .. n sequences; counts contains the memory used. */
 static float *
@@ -104,7 +106,10 @@ gradients(const Setup *s, Batch *batches, int n, Mode mode, TestMemory *counted)
 		if (mode == TRACED)
 			llm_exec_trace(exec);
 		else
+		{
 			llm_exec_train(exec, &(LlmDropout){.p = 0}, mode == CHUNKS ? grads : NULL);
+			llm_exec_weigh(exec, weight);
+		}
 		CHECK_OK(llm_exec_run(exec, batches[i].in, 2, &value, &err), err);
 		CHECK(value.numel == 1);
 		out[i] = value.floats[0];
@@ -293,6 +298,32 @@ takes_a_chunk(void)
 	tm_free(&s.m);
 }
 
+/* A power of two changes no bit of the mantissa. */
+static void
+half_the_weight_is_half_the_gradient(void)
+{
+	TestMemory memory;
+	Setup s;
+	Batch batch;
+
+	make_batch(&batch, 2, 40, 4, 8);
+	open_setup(&s, tied, "", false);
+	for (Mode mode = WHOLE; mode <= CHUNKS; mode++)
+	{
+		float *one = gradients(&s, &batch, 1, mode, &memory), *half;
+
+		weight = 0.5F;
+		half = gradients(&s, &batch, 1, mode, &memory);
+		weight = 1;
+		CHECK(bits_of(one[0]) == bits_of(half[0]));
+		for (size_t i = 1; i <= s.numel; i++)
+			CHECK(bits_of(half[i]) == bits_of(one[i] * 0.5F));
+		odd_free(one);
+		odd_free(half);
+	}
+	tm_free(&s.m);
+}
+
 static bool stopped;
 static long polls_left;
 
@@ -309,9 +340,33 @@ step(LlmTrainer *t, Batch *batch, float *loss, LlmError *err)
 {
 	static const LlmHyper hyper = {.lr = 0.01, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1};
 	double norm;
-	LlmCode code = llm_trainer_gradients(t, batch->in, 2, &(LlmDropout){.p = 0}, loss, err);
+	LlmCode code = llm_trainer_gradients(t, batch->in, 2, &(LlmDropout){.p = 0}, 1, loss, err);
 
 	return code == LLM_OK ? llm_trainer_update(t, &hyper, 1, 1, &norm, err) : code;
+}
+
+static void
+a_loss_needs_a_target(void)
+{
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
+	LlmTrainer *t;
+	LlmError err;
+	Batch batch;
+	Setup s;
+	float loss;
+
+	make_batch(&batch, 2, 3, 0, 8);
+	for (int i = 0; i < 6; i++)
+		batch.ids[1][i] = -1 - i;
+	open_setup(&s, tied, "", false);
+	CHECK_OK(llm_trainer_open(&s.m.model, s.loss, &memory, &t, &err), err);
+	CHECK_FAILS(step(t, &batch, &loss, &err), LLM_INVALID, "none of the 6 targets counts", err);
+	batch.ids[1][5] = 0;
+	CHECK_OK(step(t, &batch, &loss, &err), err);
+	CHECK(loss > 0);
+	llm_trainer_close(t);
+	tm_free(&s.m);
 }
 
 /* A step after any number of failed ones gives the same result. */
@@ -347,7 +402,7 @@ failures_leave_no_trace(void)
 			polls_left = polls;
 			stopped = false;
 			llm_pool_configure(2, stop_at_poll);
-			code = llm_trainer_gradients(t, batch.in, 2, &(LlmDropout){.p = 0}, &loss, &err);
+			code = llm_trainer_gradients(t, batch.in, 2, &(LlmDropout){.p = 0}, 1, &loss, &err);
 			CHECK(code == (stopped ? LLM_CANCELED : LLM_OK));
 			done = !stopped;
 			llm_pool_configure(2, NULL);
@@ -399,7 +454,7 @@ memory_runs_out(void)
 		counted.fail_after = after;
 		code = llm_trainer_open(&s.m.model, s.loss, &memory, &t, &err);
 		if (code == LLM_OK)
-			code = llm_trainer_gradients(t, batch.in, 2, &(LlmDropout){.p = 0}, &loss, &err);
+			code = llm_trainer_gradients(t, batch.in, 2, &(LlmDropout){.p = 0}, 1, &loss, &err);
 		llm_trainer_close(t);
 		CHECK(counted.held == 0 && (code == LLM_OK || code == LLM_NO_MEMORY));
 	}
@@ -414,6 +469,8 @@ main(void)
 	not_numbers();
 	left_whole();
 	takes_a_chunk();
+	half_the_weight_is_half_the_gradient();
+	a_loss_needs_a_target();
 	failures_leave_no_trace();
 	memory_runs_out();
 	return 0;

@@ -114,7 +114,7 @@ after_steps(TestModel *m, bool tie, size_t *n)
 
 			for (int i = 0; i < 2 * 4 * T; i++)
 				ids[i % 2][i / 2] = (int) (test_random(&state) % V);
-			CHECK_OK(llm_trainer_gradients(t, in, 2, &(LlmDropout){.p = 0}, &loss, &err), err);
+			CHECK_OK(llm_trainer_gradients(t, in, 2, &(LlmDropout){.p = 0}, 1, &loss, &err), err);
 		}
 		CHECK_OK(llm_trainer_update(t, &hyper, step, 2, &norm, &err), err);
 		*at++ = loss;
@@ -240,7 +240,7 @@ one_step(LlmTrainer *t, bool update)
 
 	for (int i = 0; i < 2 * 4 * T; i++)
 		ids[i % 2][i / 2] = (int) (test_random(&state) % V);
-	CHECK_OK(llm_trainer_gradients(t, in, 2, &(LlmDropout){.p = 0}, &loss, &err), err);
+	CHECK_OK(llm_trainer_gradients(t, in, 2, &(LlmDropout){.p = 0}, 1, &loss, &err), err);
 	if (update)
 		CHECK_OK(llm_trainer_update(t, &hyper, 1, 1, &norm, &err), err);
 	return norm;
