@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from pg_llm.course.exercise import Exercise, Variant
-from pg_llm.notebook import sqltext
+from pg_llm.notebook import hints, sqltext
 
 LARGEST = 5000  # rows of an answer that are compared
 TRANSACTIONS = re.compile(r"\s*(begin|start|commit|end|rollback|abort|savepoint|release)\b", re.IGNORECASE)
@@ -81,8 +81,9 @@ def _quiet(conn: psycopg.Connection) -> None:
 def execute(conn: psycopg.Connection, statement: str, variables: Mapping) -> psycopg.Cursor:
     """Executes a statement with :names as parameters."""
     query, used = sqltext.bind(statement, variables)
-    # A learner's text, which psycopg accepts from programs only as a literal.
-    return conn.execute(query.encode(), {name: variables[name] for name in used} or None)
+    with hints.about(statement, variables, conn):
+        # A learner's text, which psycopg accepts from programs only as a literal.
+        return conn.execute(query.encode(), {name: variables[name] for name in used} or None)
 
 
 def statements(answer: str) -> list[str]:
@@ -141,7 +142,7 @@ def _of_probe(error: psycopg.Error) -> str:
     """An error of the probe; without the probe's own text, which the learner has not written."""
     from pg_llm.notebook.magic import describe
 
-    text = describe(error)
+    text = describe(error, guess=False)
     if error.diag.internal_query is None:
         text = re.sub(r"\nLINE \d+: .*\n.*\^", "", text)
     if isinstance(error, psycopg.errors.UndefinedFunction):

@@ -11,7 +11,7 @@ from psycopg import pq
 from psycopg.rows import tuple_row
 
 from pg_llm import catalog
-from pg_llm.notebook import render, session, sqltext
+from pg_llm.notebook import hints, render, session, sqltext
 
 _FLOAT4, _FLOATS, _INTEGERS, _BOOL = 700, (701, 1700), (20, 21, 23, 26), 16
 
@@ -54,15 +54,16 @@ def sql(query: str, /, *, conn: psycopg.Connection | None = None, **params) -> F
     """Runs SQL statements; returns the last one's rows as a DataFrame, None if it returns no rows.
 
     Tensors become read-only float32 arrays, int[] lists, numeric float64. Keyword arguments are parameters,
-    %(name)s in the query, where a percent sign is then %%. conn: None is the notebook's connection.
-    Errors: psycopg.Error.
+    :name in the query; or %(name)s as in psycopg, where a percent sign is then %%.
+    conn: None is the notebook's connection. Errors: psycopg.Error.
 
-    >>> pg_llm.sql("SELECT name, data FROM llm_param WHERE model = %(m)s", m="my_gpt")  # doctest: +SKIP
+    >>> pg_llm.sql("SELECT name, data FROM llm_param WHERE model = :m", m="my_gpt")  # doctest: +SKIP
     """
     result = None
     with session.connection(conn) as chosen, chosen.cursor(binary=True, row_factory=tuple_row) as cursor:
         for statement in sqltext.split(query):
-            cursor.execute(statement, params or None)
+            with hints.about(statement, params, chosen, is_cell=False):
+                cursor.execute(sqltext.bind(statement, params, psycopgs=True)[0], params or None)
             if cursor.description:
                 result = frame(cursor)
     return result

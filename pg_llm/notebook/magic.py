@@ -28,12 +28,13 @@ from IPython.core.magic import (
     no_var_expand,
 )
 from psycopg import adapt
+from psycopg.types.json import set_json_loads
 from traitlets import Bool, Int
 from traitlets.config import Configurable
 
 from pg_llm import catalog
 from pg_llm.errors import KitError
-from pg_llm.notebook import pictures, render, session, sqltext
+from pg_llm.notebook import hints, pictures, render, session, sqltext
 from pg_llm.notebook.elsewhere import OURS, Elsewhere
 from pg_llm.server import database as databases
 from pg_llm.server import rights
@@ -160,6 +161,8 @@ class SqlMagic(Magics, Configurable):
     @no_var_expand
     @needs_local_scope
     @line_magic("sql")
+    @line_magic("SQL")
+    @cell_magic("SQL")
     @cell_magic("sql")  # type: ignore[arg-type]  # IPython's decorators declare no types
     def execute(self, line="", cell="", local_ns=None):
         """Runs SQL on the notebook's connection; options and connection strings are for the package sql."""
@@ -187,7 +190,8 @@ class SqlMagic(Magics, Configurable):
                 cursor.adapters.register_loader(tensor.oid, _AsWritten)
             for statement in sqltext.split(text):
                 query, used = sqltext.bind(statement, variables)
-                cursor.execute(query, {name: variables[name] for name in used} or None)
+                with hints.about(statement, variables, conn):
+                    cursor.execute(query, {name: variables[name] for name in used} or None)
                 if cursor.description:
                     result = Result(cursor, self)
         if result is None:
@@ -264,9 +268,11 @@ def load_ipython_extension(shell) -> None:
         raise
     before = shell.find_cell_magic("sql")
     sql = SqlMagic(shell)
+    session.current().on_connect(lambda opened: set_json_loads(render.read_json, opened.conn))
     shell.register_magics(sql, KitMagics)
     sql.elsewhere.adopt(before)
     shell.events.register("post_execute", sql.elsewhere.keep_ours)
+    shell.events.register("post_run_cell", _show_hint)
     pictures.register(shell)
     # plot_* return Axes, whose text adds nothing to their figure.
     shown = shell.display_formatter.ipython_display_formatter
@@ -306,21 +312,33 @@ def _database_of(notebook: str | None) -> session.Session:
 # -- errors ----
 
 
-def describe(error: BaseException) -> str:
-    """An error as PostgreSQL's own client shows it: message, place, detail, hint."""
-    if not isinstance(error, psycopg.Error) or not error.diag.message_primary:
+def describe(error: BaseException, guess: bool = True) -> str:
+    """An error as PostgreSQL's own client shows it: message, place, detail, hint.
+
+    guess: then what may have been meant.
+    """
+    if not isinstance(error, psycopg.Error):
         return f"{type(error).__name__}: {error}"
-    lines = [f"ERROR {error.sqlstate}: {error.diag.message_primary}"]
-    # psycopg's own text contains the line of the query with a mark below it.
-    lines += re.findall(r"^LINE \d+: .*\n.*\^", str(error), re.MULTILINE)
-    lines += [f"DETAIL: {error.diag.message_detail}"] if error.diag.message_detail else []
-    lines += [f"HINT: {error.diag.message_hint}"] if error.diag.message_hint else []
-    lines += [f"HINT: {rights.hint(error)}"] if rights.hint(error) else []
-    colon = re.search(r'at or near ":"', error.diag.message_primary)
-    lines += ["HINT: is `:name` meant as a Python variable? There is none of that name."] if colon else []
+    diag, written = error.diag, hints.written(error)
+    if diag.message_primary:
+        lines = [f"ERROR {error.sqlstate}: {diag.message_primary}", hints.line(error)]
+        lines += [f"DETAIL: {diag.message_detail}"] if diag.message_detail else []
+        lines += [f"HINT: {diag.message_hint}"] if diag.message_hint else []
+        lines += [f"HINT: {rights.hint(error)}"] if rights.hint(error) else []
+    else:
+        lines = [f"{type(error).__name__}: {error}"]
+    lines += [f"HINT: {hint}" for hint in hints.hints(error)] if guess else []
     if error.sqlstate == "25P02":
         lines.append("HINT: an earlier statement of this transaction failed; leave it with %sql ROLLBACK")
-    return "\n".join(lines)
+    text = "\n".join(filter(None, lines))
+    return written.named(text) if written else text
+
+
+def _show_hint(result) -> None:
+    """After a cell that failed in Python: says how it would be SQL."""
+    hint = hints.of_cell(result.info.raw_cell or "", result.error_before_exec or result.error_in_exec)
+    if hint:
+        print(f"\x1b[31mHINT: {hint}\x1b[0m")
 
 
 def _brief(error: BaseException) -> str:

@@ -16,6 +16,19 @@ LONGEST = 2000  # characters shown of one text
 _TEXT = ' style="text-align:left;white-space:pre-wrap"'
 
 
+class JsonList(list):
+    """A list of JSON, which prints as JSON: ["a", null, true]."""
+
+    def __repr__(self):
+        return json.dumps(self, ensure_ascii=False)
+
+
+def read_json(text: str | bytes):
+    """json.loads for the connection of a notebook."""
+    value = json.loads(text)
+    return JsonList(value) if isinstance(value, list) else value
+
+
 def show(value, digits: int | None = None) -> str:
     """A value as text; digits: significant digits of a float, None for all digits."""
     if value is None:

@@ -113,15 +113,22 @@ def names(sql: str) -> Iterator[tuple[str, Token]]:
         before = token
 
 
-def bind(sql: str, known: Callable[[str], bool] | Mapping) -> tuple[str, list[str]]:
-    """sql with psycopg's %(name)s for each known :name, and those names; unchanged if there are none."""
+PSYCOPGS = re.compile(r"%\((\w+)\)[sbt]|%%")  # what psycopg replaces in a query with named parameters
+
+
+def bind(sql: str, known: Callable[[str], bool] | Mapping, psycopgs: bool = False) -> tuple[str, list[str]]:
+    """sql with psycopg's %(name)s for each known :name, and those names; unchanged if there are none.
+
+    psycopgs: sql may itself contain %(name)s; then its percent signs are doubled already.
+    """
     is_known = known if callable(known) else known.__contains__
     found = [(name, colon) for name, colon in names(sql) if is_known(name)]
     if not found:
         return sql, []
+    double = "%" if psycopgs and any(m[1] for m in PSYCOPGS.finditer(sql)) else "%%"
     pieces, at = [], 0
     for name, colon in found:
-        pieces += [sql[at : colon.start].replace("%", "%%"), f"%({name})s"]
+        pieces += [sql[at : colon.start].replace("%", double), f"%({name})s"]
         at = colon.end + len(name)
-    pieces.append(sql[at:].replace("%", "%%"))
+    pieces.append(sql[at:].replace("%", double))
     return "".join(pieces), [name for name, _ in found]
