@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.course.progress import progress as progress
     from pg_llm.errors import KitError as KitError
     from pg_llm.errors import PgLlmError as PgLlmError
+    from pg_llm.files.adapter import register as register
+    from pg_llm.files.adapter import register_async as register_async
+    from pg_llm.files.column import Tensor as Tensor
     from pg_llm.files.importer import load_model as load_model
     from pg_llm.files.tokenizer import load_tokenizer as load_tokenizer
     from pg_llm.notebook.fallback_model import practice_model as practice_model
@@ -52,6 +55,7 @@ _WHERE = {
     "KitError": "errors",
     "PGLLMClient": "client",
     "PgLlmError": "errors",
+    "Tensor": "files.column",
     "activations": "notebook.frames",
     "architecture": "widgets.architecture",
     "attention": "notebook.frames",
@@ -79,6 +83,8 @@ _WHERE = {
     "practice_model": "notebook.fallback_model",
     "progress": "course.progress",
     "prompt_box": "widgets.prompt",
+    "register": "files.adapter",
+    "register_async": "files.adapter",
     "sql": "notebook.frames",
     "tape": "notebook.frames",
     "tokenizer_view": "widgets.tokens",
@@ -100,8 +106,8 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(ipython) -> None:
     """%load_ext pg_llm: starts or finds the server and gives its connection to %%sql."""
-    from pg_llm.course.magic import register
+    from pg_llm.course import magic
     from pg_llm.notebook.magic import load_ipython_extension as load
 
     load(ipython)
-    register(ipython)
+    magic.register(ipython)

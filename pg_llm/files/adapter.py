@@ -1,4 +1,4 @@
-"""PostgreSQL's tensor type as numpy arrays, for any psycopg 3 connection: register(conn).
+"""PostgreSQL's tensor type as numpy arrays, for any psycopg 3 connection: register, register_async.
 
 Binary form, all little-endian: int32 ndim, ndim int32 dimensions, then float32 elements, row-major.
 Reading makes no copy: the array is a read-only view of the query result's memory.
@@ -13,30 +13,58 @@ from dataclasses import dataclass
 import numpy as np
 import psycopg
 from psycopg import adapt, pq, sql
+from psycopg.rows import tuple_row
 from psycopg.types import TypeInfo
 
-from pg_llm import catalog
+from pg_llm.errors import NoExtensionError
 
 MAX_DIMS = 8
 # A field of the wire protocol is at most 1 GB; the server's limit for its values is the same.
 MAX_ELEMENTS = (2**30 - 64) // 4
 
-_TYPE = "SELECT oid, typarray FROM pg_catalog.pg_type WHERE typname = 'tensor' AND typnamespace = %s"
+_TYPE = (
+    "SELECT t.oid, t.typarray, n.nspname FROM pg_catalog.pg_extension AS e "
+    "JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace "
+    "JOIN pg_catalog.pg_type AS t ON t.typnamespace = n.oid AND t.typname = 'tensor' "
+    "WHERE e.extname = 'pg_llm'"
+)
 
 
 def register(conn: psycopg.Connection) -> None:
     """Has conn send float arrays as tensor, int arrays as int[], and return tensors as float32 arrays.
 
-    Errors: NoExtensionError if the database does not have the extension.
+    pg_llm.connect() has done it; this is for connections of your own, and for pools:
+    psycopg_pool.ConnectionPool(conninfo, configure=pg_llm.register).
+    Errors: NoExtensionError if the database does not have the extension, TypeError.
     """
-    with conn.transaction():
-        namespace, schema = catalog.namespace(conn)
-        oid, array_oid = catalog.row(conn, _TYPE, [namespace])
+    if not isinstance(conn, psycopg.Connection):
+        hint = "; for async connections there is register_async" * isinstance(conn, psycopg.AsyncConnection)
+        raise TypeError(f"register takes a psycopg 3 Connection, not {type(conn).__name__}{hint}")
+    with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
+        found = cursor.execute(_TYPE).fetchone()
+    _register(conn, found)
+
+
+async def register_async(conn: psycopg.AsyncConnection) -> None:
+    """register for an async connection: await it, or AsyncConnectionPool(…, configure=pg_llm.register_async).
+
+    Errors: as for register.
+    """
+    if not isinstance(conn, psycopg.AsyncConnection):
+        raise TypeError(f"register_async takes a psycopg 3 AsyncConnection, not {type(conn).__name__}")
+    async with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
+        found = await (await cursor.execute(_TYPE)).fetchone()
+    _register(conn, found)
+
+
+def _register(conn: psycopg.Connection | psycopg.AsyncConnection, found: tuple[int, int, str] | None) -> None:
+    if found is None:
+        raise NoExtensionError
+    oid, array_oid, schema = found
     adapters = conn.adapters
     # Registers tensor[] as well: a list of arrays. Literals are cast to regtype.
-    TypeInfo("tensor", oid, array_oid, regtype=sql.Identifier(schema, "tensor").as_string(conn)).register(
-        conn
-    )
+    name = sql.Identifier(schema, "tensor").as_string(conn)
+    TypeInfo("tensor", oid, array_oid, regtype=name).register(conn)
     adapters.register_loader(oid, TensorTextLoader)
     adapters.register_loader(oid, TensorBinaryLoader)
     # The type's OID differs between databases, so each connection has dumpers of its own.
