@@ -40,3 +40,10 @@ BEGIN
     END IF;
     PERFORM pg_catalog.set_config('search_path', path, true);
 END $guard$;
+
+CREATE FUNCTION _llm_check_build(build text) RETURNS void
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'llm_check_build';
+COMMENT ON FUNCTION _llm_check_build(text) IS 'Raises an error unless the library is of that build';
+
+-- Before a function is missed that only one of the two has.
+DO $$ BEGIN PERFORM @extschema@._llm_check_build('@LLM_BUILD@'); END $$;

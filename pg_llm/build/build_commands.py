@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -63,11 +65,14 @@ class BuildPg(Command):
             raise ExecError(str(error)) from None
 
     def get_source_files(self):
-        """For the source distribution."""
-        kinds = {".c", ".h", ".sql", ".py", ".out", ".control", ".md"}
-        files = [p for p in (ROOT / "extension").rglob("*") if p.suffix in kinds or p.name == "Makefile"]
-        files.append(build_extension.USER_NAME)
-        return sorted(p.relative_to(ROOT).as_posix() for p in files if not p.match("pg_llm--*.sql"))
+        """For the source distribution: what git tracks; in a copy without git, all that no build made."""
+        if (ROOT / ".git").exists():
+            return subprocess.check_output(["git", "-C", ROOT, "ls-files"], text=True).splitlines()
+        made = {"__pycache__", "_extension", ".venv"}
+        names = (p.relative_to(ROOT) for p in ROOT.rglob("*") if p.is_file())
+        names = (n for n in names if not made & {*n.parts} and n.suffix not in {".o", ".so"})
+        top = re.compile(r"(build|dist|[^/]+\.egg-info)/|extension/pg_llm--")
+        return sorted(n.as_posix() for n in names if not top.match(n.as_posix()))
 
     def get_outputs(self):
         """No outputs that setuptools has to know of."""

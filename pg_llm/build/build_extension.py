@@ -95,13 +95,15 @@ def mirror(source: Path, work: Path) -> None:
         relative = path.relative_to(source)
         if path.is_dir() or path.suffix in skip or {"build", "results", "tmp_check"} & {*relative.parts}:
             continue
-        if path.match("pg_llm--*.sql") and relative.parent == Path(".") and path.name.count("--") == 1:
+        if relative.match("pg_llm--*.sql") and relative.parent == Path("."):
             continue  # created by make
         wanted.add(relative)
         copy = work / relative
         copy.parent.mkdir(parents=True, exist_ok=True)
         if not copy.exists() or copy.stat().st_mtime_ns != path.stat().st_mtime_ns:
             shutil.copy2(path, copy)
+    for path in work.glob("pg_llm--*.sql"):
+        path.unlink()  # perhaps of another version; make writes them in a moment
     folders = "common kernels engine formats stories src sql test".split()
     for path in work.rglob("*"):
         relative = path.relative_to(work)

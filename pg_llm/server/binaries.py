@@ -125,7 +125,7 @@ def build_hash(folder: Path | None = None) -> str:
 
 
 def sql_hash(folder: Path | None = None) -> str:
-    """Twelve hex digits that identify what CREATE EXTENSION puts into a database; the library is not in it."""
+    """Twelve hex digits that identify what CREATE EXTENSION puts into a database, without the library."""
     return _hash_of((folder or extension_folder()) / "share")
 
 

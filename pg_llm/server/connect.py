@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import warnings
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
+from pg_llm import __version__, catalog
 from pg_llm.errors import KitError
 from pg_llm.server import processes
 
@@ -92,9 +95,40 @@ def prepare(conn: psycopg.Connection) -> None:
             raise KitError(f"CREATE EXTENSION pg_llm failed: {error.diag.message_primary or error}") from None
         else:
             _fill(conn)
+    elif dsn():
+        _refuse_another_build(conn)
+    else:
+        _update(conn)
     from pg_llm.files.adapter import register
 
     register(conn)
+
+
+def _refuse_another_build(conn: psycopg.Connection) -> None:
+    """Raises an error if the database's SQL and the server's library, installed apart, do not fit."""
+    check = sql.SQL("SELECT {0}._llm_check_build({0}._llm_build())").format(catalog.schema(conn))
+    try:
+        conn.execute(check)
+    except psycopg.errors.InsufficientPrivilege:
+        pass  # without rights on the schema nothing can be called either
+    except (psycopg.errors.UndefinedFunction, psycopg.errors.ObjectNotInPrerequisiteState) as error:
+        name, hint = conn.info.dbname, error.diag.message_hint
+        conn.close()
+        if isinstance(error, psycopg.errors.UndefinedFunction):
+            hint = "it is older than version 0.1.0 of the extension, which cannot be updated"
+        raise KitError(f"database {name}: {error.diag.message_primary}. {hint}") from None
+
+
+def _update(conn: psycopg.Connection) -> None:
+    """Brings a database of the embedded server to the version of the library, which the kit brings along."""
+    version = catalog.value(conn, "SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'")
+    if version == __version__:
+        return
+    try:
+        conn.execute("ALTER EXTENSION pg_llm UPDATE")
+    except psycopg.Error as error:
+        reason = error.diag.message_primary or error
+        warnings.warn(f"database {conn.info.dbname} keeps pg_llm {version}: {reason}", stacklevel=3)
 
 
 def _fill(conn: psycopg.Connection) -> None:

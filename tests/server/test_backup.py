@@ -451,7 +451,7 @@ def test_a_backup_of_another_build(source, tmp_path):
         assert conn.execute("SELECT count(*) FROM llm_param WHERE note = 'seen'").fetchone() == (2,)
     with maintenance() as conn:
         note = template.read_note(conn, "backup_older")
-    assert note == {"version": "0.1", "build": databases.current_build()}
+    assert note == {"version": pg_llm.__version__, "build": databases.current_build()}
 
 
 @pytest.fixture(scope="module")

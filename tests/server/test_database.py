@@ -71,7 +71,7 @@ def test_a_new_build_rebuilds_the_template(server, maintenance, monkeypatch, dro
     assert template.read_note(maintenance, template.TEMPLATE) == {
         "build": binaries.sql_hash(),
         "classroom": classroom.digest(),
-        "version": "0.1",
+        "version": pg_llm.__version__,
     }
 
 
@@ -238,7 +238,7 @@ def test_dsn_with_createdb_makes_databases_from_the_teachers_template(dsn, maint
     databases.reset(name)
     with pg_llm.connect(name) as conn:
         assert conn.execute("SELECT count(*) FROM llm_model_config WHERE model = 'my_own'").fetchone() == (1,)
-    assert template.read_note(maintenance, name)["version"] == "0.1"
+    assert template.read_note(maintenance, name)["version"] == pg_llm.__version__
     dsn("student", name)
     with pytest.raises(KitError, match="permission denied for database"):
         pg_llm.connect()

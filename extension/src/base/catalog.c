@@ -12,8 +12,10 @@
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "src/base/build.h"
 #include "src/base/catalog.h"
 
 static Oid cached_namespace = InvalidOid;
@@ -39,7 +41,13 @@ ExtensionSchema(void)
 	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
+	{
+		bool isnull;
+		Datum version = heap_getattr(tuple, Anum_pg_extension_extversion, RelationGetDescr(rel), &isnull);
+
 		schema = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
+		CheckVersion(TextDatumGetCString(version));
+	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return schema;
