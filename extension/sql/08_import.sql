@@ -123,11 +123,14 @@ BEGIN
     SELECT jsonb_strip_nulls(jsonb_build_object(
                'n_layer', coalesce(max(substring(name FROM '^h\.([0-9]{1,5})\.')::int) + 1, 0),
                'd_model', max(shape[2]) FILTER (WHERE name = 'wte.weight'),
-               'd_ff', max(shape[2]) FILTER (WHERE name = 'h.0.mlp.c_fc.weight'),
+               -- (d_model,d_ff), or (d_ff,d_model) in a file that has to be transposed
+               'd_ff', max(CASE shape[2] WHEN d_model THEN shape[1] ELSE shape[2] END)
+                   FILTER (WHERE name = 'h.0.mlp.c_fc.weight'),
                'n_positions', max(shape[1]) FILTER (WHERE name = 'wpe.weight'),
                'vocab', max(shape[1]) FILTER (WHERE name = 'wte.weight')))
     INTO derived
-    FROM @extschema@._llm_import_tensors(tensors);
+    FROM (SELECT t.*, max(shape[2]) FILTER (WHERE name = 'wte.weight') OVER () AS d_model
+          FROM @extschema@._llm_import_tensors(tensors) AS t) AS file;
     -- In HuggingFace's config, n_inner null means 4 n_embd, whatever the tensors' shapes.
     IF config IS NOT NULL AND NOT stated ? 'd_ff' AND stated ? 'd_model' THEN
         stated := stated || jsonb_build_object('d_ff', (stated ->> 'd_model')::bigint * 4);
@@ -188,12 +191,18 @@ BEGIN
                       SELECT t.name FROM @extschema@._llm_import_tensors(tensors) AS t)), ''), 'none')),
                   HINT = 'A GPT-2 checkpoint has wte.weight (vocab,d_model) and wpe.weight (n_positions,d_model).';
     END IF;
-    IF n_head IS NULL AND d_model % 64 = 0 THEN
-        n_head := d_model / 64;
-        RAISE NOTICE 'no config.json: took n_head = d_model/64 = %', n_head
-            USING HINT = 'If that is wrong, drop the model and register it with llm_create_model before the import.';
-    ELSIF n_head IS NULL THEN
-        RAISE EXCEPTION 'n_head of model "%" is unknown: the file has no config.json, and weights do not determine it',
+    IF n_head IS NULL THEN
+        -- GPT-2 as OpenAI published it. No other model's number of heads follows from its shapes.
+        SELECT published.n_head INTO n_head
+        FROM (VALUES (12, 768, 12), (24, 1024, 16), (36, 1280, 20), (48, 1600, 25)) AS published (n_layer, d, n_head)
+        WHERE (published.n_layer, published.d, 1024, 50257) = ((file ->> 'n_layer')::int, d_model,
+            (file ->> 'n_positions')::int, (file ->> 'vocab')::int);
+        IF FOUND THEN
+            RAISE NOTICE 'config.json does not state n_head: took %, as GPT-2 of this size has', n_head;
+        END IF;
+    END IF;
+    IF n_head IS NULL THEN
+        RAISE EXCEPTION 'n_head of model "%" is unknown: no config.json states it, and weights do not determine it',
             model USING ERRCODE = 'undefined_object',
                   HINT = format('Register the model first: SELECT llm_create_model(%L, n_layer => %s, n_head => ?, '
                                 'd_model => %s, n_positions => %s, vocab => %s, d_ff => %s);',

@@ -131,13 +131,9 @@ def test_nan_has_one_form(conn, folder, model, load):
 
 @WAYS
 def test_dimensions_from_the_tensors(conn, folder, model, load):
-    weights = gpt2((5, 4, 128, 1, 9))
-    np.savez(folder / "m.npz", **weights)
-    load(conn, visible(folder / "m.npz"), model)
-    assert config_of(conn, model)[:6] == (1, 2, 128, 9, 4, 5)
-    assert same(stored(conn, model), weights)
-    # weights do not reveal the number of heads, and 6 channels are no multiple of 64
+    # weights do not reveal the number of heads
     np.savez(folder / "m.npz", **gpt2())
+    visible(folder / "m.npz")
     other = model[:-2] + "-2"
     with pytest.raises(psycopg.Error, match=r"n_head of model .* is unknown") as error:
         load(conn, folder / "m.npz", other)
@@ -146,6 +142,48 @@ def test_dimensions_from_the_tensors(conn, folder, model, load):
     conn.execute(hint[hint.index("SELECT") :].replace("?", "3"))
     load(conn, folder / "m.npz", other)
     assert same(stored(conn, other), gpt2()) and config_of(conn, other)[:6] == (2, 3, 6, 10, 7, 11)
+
+
+def shapes(layers, width, positions=1024, vocab=50257, c_fc=None):
+    """A file's list of tensors, as far as dimensions are read from it."""
+    last = f"h.{layers - 1}."
+    named = {"wte.weight": [vocab, width], "wpe.weight": [positions, width], last + "ln_1.weight": [width]}
+    named["h.0.mlp.c_fc.weight"] = c_fc or [width, 4 * width]
+    return json.dumps([{"name": name, "dtype": "F32", "shape": shape} for name, shape in named.items()])
+
+
+REGISTER = "SELECT _llm_import_register('heads', %s, %s, false)"
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "heads"), [(12, 768, 12), (24, 1024, 16), (36, 1280, 20), (48, 1600, 25)]
+)
+def test_heads_of_the_published_sizes_are_known(conn, layers, width, heads):
+    with conn.transaction(force_rollback=True):
+        conn.execute(REGISTER, (shapes(layers, width), None))
+        assert config_of(conn, "heads")[:6] == (layers, heads, width, 4 * width, 1024, 50257)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config"),
+    [
+        (shapes(1, 128), None),
+        (shapes(12, 768, positions=512), None),
+        (shapes(12, 768, vocab=50304), None),  # nanoGPT's padded vocabulary: nobody says that it is GPT-2
+        (shapes(24, 768), None),
+        (shapes(6, 384), json.dumps({"n_embd": 384, "n_layer": 6})),
+    ],
+)
+def test_heads_of_other_sizes_are_asked_for(conn, tensors, config):
+    with pytest.raises(psycopg.Error, match="n_head of model .* is unknown: no config.json states it"):
+        conn.execute(REGISTER, (tensors, config))
+    assert nothing_left(conn, "heads")
+
+
+def test_the_hint_for_a_file_to_be_transposed_has_the_right_d_ff(conn):
+    with pytest.raises(psycopg.Error, match="n_head") as error:
+        conn.execute(REGISTER, (shapes(2, 24, 16, 65, c_fc=[96, 24]), None))
+    assert "d_ff => 96" in error.value.diag.message_hint
 
 
 @WAYS
@@ -201,6 +239,7 @@ def test_inflate_everything_that_zlib_writes(conn, folder, model, values):
         "words": np.tile(random.standard_normal(9000), 5)[: 300 * 128].reshape(size),  # copies 32 kB back
     }[values].astype(np.float32)
     weights = gpt2((300, 4, 128, 1, 9)) | {"wte.weight": wte}
+    (folder / "config.json").write_text('{"n_head": 4}')
     for level in range(1, 10):
         path = folder / f"{level}.npz"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=level) as archive:
@@ -352,6 +391,7 @@ def large(folder):
     """A model of 20 MB in a deflated file: its import takes a while."""
     path = folder / "large.npz"
     np.savez_compressed(path, **gpt2((20000, 4, 256, 1, 9)))
+    (folder / "config.json").write_text('{"n_head": 4}')
     return visible(path)
 
 

@@ -35,13 +35,13 @@ SELECT * FROM _llm_import_begin('right', '[{"name": "transformer.ln_f.bias", "dt
     {"name": "transformer.wpe.weight", "dtype": "F32", "shape": [7, 6]}]', '{"n_head": 3}', false);
 ROLLBACK;
 
--- Without n_head: an error, or a guess if d_model allows one.
+-- Without n_head: an error, except for the sizes of GPT-2 that OpenAI published.
 SELECT * FROM _llm_import_begin('heads', '[{"name": "wte.weight", "dtype": "F32", "shape": [11, 6]},
     {"name": "wpe.weight", "dtype": "F32", "shape": [7, 6]}]', NULL, false);
 BEGIN;
-SELECT count(*) FROM _llm_import_begin('heads', '[{"name": "wte.weight", "dtype": "F32", "shape": [11, 128]},
-    {"name": "wpe.weight", "dtype": "F32", "shape": [7, 128]}, {"name": "ln_f.weight", "dtype": "F32", "shape": [128]},
-    {"name": "ln_f.bias", "dtype": "F32", "shape": [128]}]', NULL, false);
+SELECT _llm_import_register('heads', '[{"name": "wte.weight", "dtype": "F32", "shape": [50257, 1024]},
+    {"name": "wpe.weight", "dtype": "F32", "shape": [1024, 1024]},
+    {"name": "h.23.ln_1.weight", "dtype": "F32", "shape": [1024]}]', NULL, false);
 SELECT n_layer, n_head, d_model, n_positions, vocab FROM llm_model_config WHERE model = 'heads';
 ROLLBACK;
 
