@@ -135,7 +135,7 @@ class TensorTextLoader(adapt.Loader):
         text = bytes(data).decode()
         if text.startswith("tensor("):
             return _read_empty(text) if text.endswith(") []") else TensorSummary(text)
-        return np.array(json.loads(text), np.float32)
+        return np.array(json.loads(text, parse_int=float), np.float32)  # an int has no -0
 
 
 def _read_empty(text: str) -> np.ndarray:
@@ -150,6 +150,11 @@ _SENT_AS = {"int4": ">i4", "int8": ">i8", "bool": "u1"}
 
 def _sql_type(array: np.ndarray) -> str:
     """tensor for floats; int4 for integers, or int8 where one does not fit; bool."""
+    if np.ma.is_masked(array):
+        raise psycopg.DataError(
+            f"a masked array of shape {array.shape} has {np.ma.count_masked(array)} masked elements, which "
+            "have no value; send array.filled(...)"
+        )
     kind = array.dtype.kind
     if kind == "f":
         return "tensor"
@@ -157,6 +162,8 @@ def _sql_type(array: np.ndarray) -> str:
         return "bool"
     if kind in "iu":
         fits = array.size == 0 or (-(2**31) <= array.min() and array.max() < 2**31)
+        if array.size and array.max() > 2**63 - 1:
+            raise psycopg.DataError(f"{array.max()} is too large for a bigint (at most {2**63 - 1})")
         return "int4" if fits else "int8"
     raise psycopg.ProgrammingError(
         f"an array of {array.dtype} has no SQL type; float arrays become tensor, integer arrays int[]"
@@ -187,13 +194,14 @@ class _ArrayDumper(adapt.Dumper):
     sql_type = "tensor"
 
     def get_key(self, obj, format):
-        return (self.cls, _sql_type(obj))
+        return (self.cls, _sql_type(obj), obj.ndim == 0)
 
     def upgrade(self, obj, format):
         dumper = type(self)(self.cls)
         dumper.sql_type = _sql_type(obj)
         element, array = self.oids[dumper.sql_type]
-        dumper.oid = element if dumper.sql_type == "tensor" else array
+        # A tensor may have no dimension; integers without one are a single integer.
+        dumper.oid = element if dumper.sql_type == "tensor" or obj.ndim == 0 else array
         return dumper
 
 
@@ -205,6 +213,8 @@ class _BinaryDumper(_ArrayDumper):
             return struct.pack(f"<{obj.ndim + 1}i", obj.ndim, *obj.shape) + _to_float32(obj).tobytes()
         # PostgreSQL's arrays: ndim, has NULLs, element type; length, first index of each dimension; elements.
         sent = np.dtype(_SENT_AS[self.sql_type])
+        if obj.ndim == 0:
+            return obj.astype(sent).tobytes()
         ndim = obj.ndim if obj.size else 0
         head = struct.pack("!iii", ndim, 0, self.oids[self.sql_type][0])
         head += b"".join(struct.pack("!ii", length, 1) for length in obj.shape[:ndim])

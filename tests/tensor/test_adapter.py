@@ -30,6 +30,7 @@ def same(got, want) -> bool:
         got.dtype == np.float32
         and got.shape == want.shape
         and bool(np.array_equal(got, want, equal_nan=True))
+        and bool(np.array_equal(np.signbit(got), np.signbit(want)))
     )
 
 
@@ -58,6 +59,29 @@ def test_copy_takes_arrays(conn, binary):
             copy.write_row([array])
     got = conn.execute("SELECT t FROM copied", binary=True).fetchall()
     assert all(same(g, a) for (g,), a in zip(got, ARRAYS, strict=True))
+
+
+@pytest.mark.parametrize("how", ["%s", "%b", "%t"])
+@pytest.mark.parametrize("value", [3, -(2**31), 2**31, 2**63 - 1, True, False])
+def test_an_integer_array_without_dimensions_is_an_integer(conn, value, how):
+    assert conn.execute(f"SELECT {how}", [np.array(value)]).fetchone() == (value,)
+    with psycopg.ClientCursor(conn) as cursor:
+        assert cursor.execute("SELECT %s", [np.array(value)]).fetchone() == (value,)
+
+
+def test_unsigned_integers_that_no_column_can_hold(conn):
+    assert conn.execute("SELECT %s", [np.array([2**63 - 1], np.uint64)]).fetchone() == ([2**63 - 1],)
+    for array in (np.array([1, 2**63], np.uint64), np.array(2**64 - 1, np.uint64)):
+        with pytest.raises(psycopg.DataError, match=r"\d+ is too large for a bigint"):
+            conn.execute("SELECT %s", [array])
+
+
+@pytest.mark.parametrize("kind", ["f4", "i8", "?"])
+def test_masked_elements_have_no_value(conn, kind):
+    whole = np.ma.array([1, 0, 1], kind)
+    assert np.array_equal(conn.execute("SELECT %s", [whole]).fetchone()[0], [1, 0, 1])
+    with pytest.raises(psycopg.DataError, match=r"shape \(3,\) has 1 masked elements.*filled"):
+        conn.execute("SELECT %s", [np.ma.array([1, 0, 1], kind, mask=[False, True, False])])
 
 
 def test_reading_makes_no_copy_and_outlives_the_connection(connect):
