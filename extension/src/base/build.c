@@ -16,15 +16,13 @@ Hint(const char *theirs)
 	const Size length = strlen(LLM_VERSION);
 
 	if (creating_extension)
-		return "Install both from one source (make -C extension install), then open a new session: a session "
-			   "keeps the library that it has loaded.";
+		return "Install both from one source (make -C extension install), then open a new session: "
+			   "a session keeps the library that it has loaded.";
 	if (strncmp(theirs, LLM_VERSION, length) == 0 && theirs[length] == '-')
-		return "The versions are the same: pg-llm backup, then pg-llm restore, makes the database anew with "
-			   "the "
-			   "SQL that is installed.";
-	return "ALTER EXTENSION pg_llm UPDATE brings the database to the installed version; then open a new "
-		   "session, "
-		   "because a session keeps the library that it has loaded.";
+		return "The versions are the same: pg-llm backup, then pg-llm restore, "
+			   "makes the database anew with the SQL that is installed.";
+	return "ALTER EXTENSION pg_llm UPDATE brings the database to the installed version; "
+		   "then open a new session, because a session keeps the library that it has loaded.";
 }
 
 /* While CREATE or ALTER EXTENSION runs, the installed files do not fit; afterwards the database does not. */
