@@ -27,24 +27,30 @@ class Tensor(UserDefinedType):
         self.schema = schema
 
     def get_col_spec(self, **kwargs):
+        """The type's name in SQL."""
         if self.schema is None:
             return "tensor"
         return '"' + self.schema.replace('"', '""') + '".tensor'
 
     @property
     def python_type(self):
+        """The class of the values."""
         return np.ndarray
 
     def compare_values(self, x, y):
+        """True if x and y are the same value: NaN equals NaN, and None only None."""
         return x is y or (x is not None and y is not None and np.array_equal(x, y, equal_nan=True))
 
     def bind_processor(self, dialect):
+        """What turns a value into the text of a parameter."""
         return lambda value: None if value is None else _text(value)
 
     def literal_processor(self, dialect):
+        """What turns a value into a literal of SQL."""
         return lambda value: f"'{_text(value)}'::{self.get_col_spec()}"
 
     def result_processor(self, dialect, coltype):
+        """What turns a field of a result into an array."""
         def array(value):
             return TensorTextLoader(coltype or 0).load(value.encode()) if isinstance(value, str) else value
 

@@ -37,7 +37,8 @@ extern Training *TrainingLoad(const char *model);
 extern void TrainingClose(Training *tr);
 /*
  * One optimizer step over the `accumulation` micro-batches of the rows with these ids; loss and gradient are
- * the means over all of their targets, however those are spread over the micro-batches. The step's position in the learning rate schedule is counted from r->first_step. Increments tr->step.
+ * the means over all of their targets, however those are spread over the micro-batches. The step's position
+ * in the learning rate schedule is counted from r->first_step. Increments tr->step.
  */
 extern Step TrainingStep(Training *tr, const Recipe *r, const int64 *ids);
 /* Writes the step just made as a row of llm_train_log. */
