@@ -1,5 +1,5 @@
 # docker build -t pg_llm .                     PostgreSQL with the extension (needs POSTGRES_PASSWORD)
-# docker build --target lab -t pg_llm-lab .    JupyterLab on the notebooks
+# docker build --target lab -t pg_llm-lab .    JupyterLab on a copy of the notebooks, in the volume
 FROM debian:bookworm-slim AS base
 RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*

@@ -1,6 +1,6 @@
 """Sets up a fresh checkout in one command; needs only Python.
 
-python3 pg_llm/bootstrap.py lab   sets up .venv, installs the kit into it, opens JupyterLab on the notebooks
+python3 pg_llm/bootstrap.py lab   sets up .venv, installs the kit into it, opens JupyterLab on my_notebooks
 python3 pg_llm/bootstrap.py test  the same with what the tests compare with, then every check (more arguments
                                   go to pytest: test -m "not slow")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -137,7 +138,9 @@ def doctor():
 @click.option("--browser/--no-browser", default=True, help="Open a browser window.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lab(browser, arguments):
-    """Start the server and open JupyterLab on the notebooks; further arguments are passed to JupyterLab.
+    """Start the server and open JupyterLab on your copy of the notebooks, which this brings up to date.
+
+    Further arguments are passed to JupyterLab.
 
     \b
     Example: pg-llm lab
@@ -146,6 +149,26 @@ def lab(browser, arguments):
     from pg_llm.notebook.lab import run
 
     run(click.echo, browser, list(arguments))
+
+
+@cli.command()
+@click.argument("folder", required=False, type=click.Path(file_okay=False))
+def notebooks(folder):
+    """Bring your copy of the notebooks up to date, for an editor other than JupyterLab, and show where it is.
+
+    Notebooks that are new, or that you have not changed, are copied; where you have written something, the
+    new edition is put beside it. FOLDER: a copy of its own, in place of the one that `pg-llm lab` opens.
+
+    \b
+    Example: pg-llm notebooks
+    Example: pg-llm notebooks ~/course
+    """
+    from pathlib import Path
+
+    from pg_llm.notebook import lab as copies
+
+    said = functools.partial(click.echo, err=True)
+    click.echo(f"{copies.notebooks(said, Path(folder).expanduser() if folder else None)}")
 
 
 @cli.command()

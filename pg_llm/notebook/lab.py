@@ -1,13 +1,20 @@
-"""pg-llm lab: starts the server, puts the notebooks into a writable folder, and opens JupyterLab on it."""
+"""pg-llm lab: starts the server, copies the notebooks for the learner, and opens JupyterLab on the copy.
+
+What a learner writes is in no file that an update of the course replaces: neither in the installed package
+nor in a checkout, where it would stop `git pull`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shlex
 import shutil
+import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pg_llm.errors import KitError
@@ -15,6 +22,7 @@ from pg_llm.server import server
 
 PACKAGE = Path(__file__).resolve().parent.parent
 MANIFEST = ".pg_llm.json"
+COPY = "my_notebooks"  # of a checkout; .gitignore names it
 
 
 def run(echo, browser: bool, arguments: list[str]) -> None:
@@ -51,43 +59,74 @@ def command_name() -> str:
     return "pg-llm" if plain else shlex.quote(str(ours))
 
 
-def notebooks(echo=print) -> Path:
-    """A checkout's own notebooks, else the learner's copy of the packaged ones."""
-    checkout = PACKAGE.parent
+def notebooks(echo=print, folder: Path | None = None) -> Path:
+    """The learner's copy of the notebooks, brought up to date.
+
+    folder: where it is; None: my_notebooks in a checkout that can be written, else PG_LLM_HOME/notebooks.
+    """
+    at_home, checkout = server.default_home() / "notebooks", PACKAGE.parent
     if (checkout / "notebooks").is_dir() and (checkout / "pyproject.toml").exists():
-        return checkout / "notebooks"
-    packaged = PACKAGE / "notebooks"
-    if not packaged.is_dir():
+        source, edited = checkout / "notebooks", changed_in_git(checkout / "notebooks")
+        folder = folder or (checkout / COPY if os.access(checkout, os.W_OK) else at_home)
+    else:
+        source, edited = PACKAGE / "notebooks", set()
+    if not source.is_dir():
         raise KitError(
             "the notebooks are missing from the installed package; install it again: pip install ."
         )
-    return update_copy(packaged, server.default_home() / "notebooks", echo)
+    return update_copy(source, folder or at_home, echo, edited)
 
 
-def update_copy(packaged: Path, folder: Path, echo=print) -> Path:
-    """Copies notebooks that are new or unchanged by the learner; a changed one is never overwritten."""
+def changed_in_git(folder: Path) -> set[str]:
+    """The files of a checkout's folder that differ from the last commit; none where git cannot say."""
+    command = ["git", "-C", str(folder), "diff", "--name-only", "-z", "--relative", "HEAD", "."]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return set()
+    return set(filter(None, done.stdout.split("\0")))
+
+
+def update_copy(packaged: Path, folder: Path, echo=print, edited: Iterable[str] = ()) -> Path:
+    """Copies notebooks that are new or unchanged by the learner; a changed one is never overwritten.
+
+    edited: files of packaged that are no edition of the course; their copies count as changed by the learner.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         manifest = folder / MANIFEST
         given = json.loads(manifest.read_text()) if manifest.exists() else {}
         for source in sorted(p for p in packaged.rglob("*") if p.is_file()):
             name = source.relative_to(packaged).as_posix()
+            if any(part.startswith((".", "__")) for part in Path(name).parts):
+                continue  # what Jupyter and Python keep beside the files
             ours = _content(source)
             if given.get(name) == ours:
                 continue  # this edition was copied before, whatever happened to it since
             target = folder / name
-            if target.exists() and _content(target) not in (ours, given.get(name)):
-                target = target.with_name(f"{target.stem}.new{target.suffix}")
-                echo(f"{name} has your changes; the new edition lies beside it as {target.name}")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-            given[name] = ours
+            for beside in _beside(target):
+                place = beside.relative_to(folder).as_posix()
+                if not beside.exists() or _content(beside) in (ours, given.get(place)):
+                    break
+            if beside != target:
+                echo(f"{name} has your changes; the new edition lies beside it as {beside.name}")
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, beside)
+            if name not in edited:
+                given[name] = given[place] = ours
         manifest.write_text(json.dumps(given, indent=1, sort_keys=True))
     except OSError as error:
         raise KitError(f"the notebooks cannot be copied to {folder}: {error.strerror}") from None
     except json.JSONDecodeError:
         raise KitError(f"{folder / MANIFEST} is damaged; delete it and start again") from None
     return folder
+
+
+def _beside(path: Path) -> Iterator[Path]:
+    """The path, then those for new editions of a file that the learner has changed."""
+    yield path
+    for number in itertools.count(1):
+        yield path.with_name(f"{path.stem}.new{number if number > 1 else ''}{path.suffix}")
 
 
 def _content(path: Path) -> str:

@@ -325,5 +325,91 @@ def test_the_command_is_named_by_its_path_where_PATH_does_not_find_it(tmp_path, 
     assert lab.command_name() == "pg-llm"
 
 
-def test_a_checkout_uses_its_own_notebooks():
-    assert lab.notebooks() == REPO / "notebooks"
+def test_a_second_new_edition_leaves_what_was_written_into_the_first(packaged, tmp_path):
+    mine = lab.update_copy(packaged, tmp_path / "mine", print)
+    (mine / "00.ipynb").write_text(notebook("my way"))
+    for edition in ("second", "third", "fourth"):
+        (packaged / "00.ipynb").write_text(notebook(edition))
+        lab.update_copy(packaged, mine, print)
+        if edition == "second":
+            (mine / "00.new.ipynb").write_text(notebook("second, my way"))
+    written = {p.name: json.loads(p.read_text())["cells"][0]["source"][0] for p in mine.glob("00*")}
+    assert written == {
+        "00.ipynb": "my way", "00.new.ipynb": "second, my way", "00.new2.ipynb": "fourth"
+    }  # fmt: skip
+
+
+def git(folder, *arguments):
+    who = ["-c", "user.name=teacher", "-c", "user.email=teacher@localhost"]
+    command = ["git", "-C", str(folder), *who, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def clone(packaged, tmp_path, monkeypatch):
+    """A learner's clone of a repository with the packaged notebooks, from which the kit seems to run."""
+    origin, clone = tmp_path / "origin", tmp_path / "clone"
+    shutil.copytree(packaged, origin / "notebooks")
+    (origin / "pg_llm").mkdir()
+    for name in ("pyproject.toml", ".gitignore", "pg_llm/__init__.py"):
+        shutil.copyfile(REPO / name, origin / name)
+    git(origin, "init", "-q")
+    git(origin, "add", ".")
+    git(origin, "commit", "-qm", "first edition")
+    git(tmp_path, "clone", "-q", "origin", "clone")
+    monkeypatch.setattr(lab, "PACKAGE", clone / "pg_llm")
+    monkeypatch.setenv("PG_LLM_HOME", str(tmp_path / "home"))
+    return clone
+
+
+def publish(clone, **cells):
+    """Commits notebooks with these cells in the repository that was cloned."""
+    origin = clone.with_name("origin")
+    for name, cell in cells.items():
+        (origin / "notebooks" / f"{name}.ipynb").write_text(notebook(cell))
+    git(origin, "add", ".")
+    git(origin, "commit", "-qm", "another edition")
+
+
+def test_answers_in_a_checkout_stop_no_pull(clone):
+    """Learners write into a copy that git ignores; a pull brings new notebooks into it."""
+    mine = lab.notebooks()
+    assert mine == clone / "my_notebooks"
+    (mine / "00.ipynb").write_text(notebook("my answer"))
+    (mine / "scratch.ipynb").write_text(notebook("my own"))
+    assert git(clone, "status", "--porcelain") == ""
+    publish(clone, **{"00": "second edition", "02": "a new one"})
+    git(clone, "pull", "-q")
+    lab.notebooks()
+    assert {p.name for p in mine.glob("*.ipynb")} == {
+        "00.ipynb", "00.new.ipynb", "01.ipynb", "02.ipynb", "scratch.ipynb"
+    }  # fmt: skip
+    assert "my answer" in (mine / "00.ipynb").read_text()
+    assert "second edition" in (mine / "00.new.ipynb").read_text()
+
+
+def test_answers_in_the_tracked_notebooks_are_no_edition(clone):
+    """Versions before this one opened those: what was written there is copied, and stays after a pull."""
+    (clone / "notebooks" / "00.ipynb").write_text(notebook("my answer"))
+    mine = lab.notebooks()
+    git(clone, "checkout", "-q", "notebooks")
+    publish(clone, **{"00": "second edition"})
+    git(clone, "pull", "-q")
+    lab.notebooks()
+    assert "my answer" in (mine / "00.ipynb").read_text()
+    assert "second edition" in (mine / "00.new.ipynb").read_text()
+
+
+def test_a_checkout_that_cannot_be_written(clone, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert lab.notebooks() == tmp_path / "home" / "notebooks"
+    assert (tmp_path / "home" / "notebooks" / "00.ipynb").exists()
+
+
+def test_a_copy_elsewhere(tmp_path):
+    """What Jupyter keeps beside the notebooks is not copied."""
+    done = run("notebooks", tmp_path / "course")
+    assert done.stdout == f"{tmp_path / 'course'}\n"
+    copied = {p.relative_to(tmp_path / "course") for p in (tmp_path / "course").rglob("[!.]*.*")}
+    assert copied == {p.relative_to(REPO / "notebooks") for p in (REPO / "notebooks").rglob("[!.]*.*")
+                      if ".ipynb_checkpoints" not in p.parts and "__pycache__" not in p.parts}  # fmt: skip
