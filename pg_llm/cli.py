@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import signal
@@ -90,19 +91,25 @@ def status():
 def psql(database, arguments):
     """Open psql in a database of the kit; further arguments are passed to psql.
 
+    DATABASE may be a notebook's file, and is the database of that notebook then.
+
     \b
     Example: pg-llm psql
+    Example: pg-llm psql 00_start_here.ipynb
     Example: pg-llm psql 00_start_here -c 'SELECT model FROM llm_model_config'
     """
     from psycopg.conninfo import make_conninfo
 
     from pg_llm.server import clients, processes
     from pg_llm.server import database as databases
+    from pg_llm.server import notebooks as notebooks_of
     from pg_llm.server.connect import DEFAULT, parameters
     from pg_llm.server.server import Server
 
     if database.startswith("-"):
         database, arguments = "", (database, *arguments)
+    if database.endswith(".ipynb"):
+        database = notebooks_of.database_of(database)
     program = clients.program("psql")
     if elsewhere := databases.dsn():
         target = parameters(elsewhere, database or None)
@@ -111,11 +118,9 @@ def psql(database, arguments):
         if password := target.pop("password", None):
             os.environ["PGPASSWORD"] = password
         os.execv(program, [program, "-d", make_conninfo(**target), *arguments])
-    database = database or DEFAULT
+    database = notebooks_of.existing(database or DEFAULT)
     if database == DEFAULT:
         databases.connect(database).close()
-    elif not databases.database_exists(database):
-        raise KitError(f"there is no database {database}; 'pg-llm psql -l' lists them")
     info = Server().start().conninfo(database)
     where = ["-h", info["host"], "-p", str(info["port"]), "-U", info["user"], "-d", info["dbname"]]
     sys.stdout.flush()
@@ -171,6 +176,65 @@ def notebooks(folder):
     click.echo(f"{copies.notebooks(said, Path(folder).expanduser() if folder else None)}")
 
 
+@cli.group("databases", invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="As a list of JSON objects.")
+@click.pass_context
+def databases_(context, as_json):
+    """List the databases that the kit made: notebook, size, when a notebook last opened them.
+
+    \b
+    Example: pg-llm databases
+    Example: pg-llm databases drop 00_start_here_2
+    """
+    from pg_llm.server import notebooks as notebooks_of
+
+    if context.invoked_subcommand:
+        return
+    found = notebooks_of.listed()
+    if as_json:
+        click.echo(json.dumps([each.facts() for each in found], indent=1))
+        return
+    rows = [("database", "size", "last used", "notebook"), *(each.row() for each in found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@databases_.command("drop")
+@click.argument("names", metavar="DATABASE...", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="End the sessions in them.")
+def databases_drop(names, yes, force):
+    """Drop databases, with all that is in them; a notebook begins with a new one when it is opened again.
+
+    \b
+    Example: pg-llm databases drop 00_start_here_2
+    """
+    from pg_llm.server import notebooks as notebooks_of
+
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask; --yes drops without a question")
+    if not yes:
+        click.confirm(f"Drop {', '.join(names)}, with the tables and models in them?", abort=True)
+    notebooks_of.drop(list(names), force)
+    click.echo(f"dropped: {', '.join(names)}")
+
+
+@databases_.command("rename")
+@click.argument("old")
+@click.argument("new")
+def databases_rename(old, new):
+    """Rename a database; it stays its notebook's.
+
+    \b
+    Example: pg-llm databases rename 00_start_here first_try
+    """
+    from pg_llm.server import notebooks as notebooks_of
+
+    notebooks_of.rename(old, new)
+    click.echo(f"{old} is {new} now")
+
+
 @cli.command()
 @click.option("--source", required=True, type=click.Path(exists=True), help="Model folder or weights file.")
 @click.option("--output", required=True, type=click.Path(dir_okay=False), help="A .npz or .safetensors file.")
@@ -186,32 +250,55 @@ def convert(source, output):
     click.echo(f"wrote {output}")
 
 
+def in_a_database(command):
+    """The options of a command that works in one database; _connect takes their values."""
+    for option in (
+        click.option("--notebook", help="The database of this notebook: its file, or its name."),
+        click.option("--database", help="A database of the server; default: pg_llm, or the DSN's own."),
+        click.option("--dsn", help="Another server, and a database there; default: PG_LLM_DSN or the kit's."),
+    ):
+        command = option(command)
+    return command
+
+
+def _connect(dsn, database, notebook):
+    from pg_llm.server import database as databases
+    from pg_llm.server import notebooks as notebooks_of
+
+    if database and notebook:
+        raise click.UsageError("--database and --notebook both name a database; give one of them")
+    if dsn:
+        os.environ["PG_LLM_DSN"] = dsn
+    if notebook:
+        database = notebooks_of.database_of(notebook)
+    return databases.connect(notebooks_of.existing(database) if database else None)
+
+
 @cli.command("ingest-tokenizer")
-@click.option("--dsn", help="Server and database to load into; default: the kit's own.")
+@in_a_database
 @click.option("--model", required=True, help="The tokenizer's name in llm_encode(text, model).")
 @click.option("--vocab", required=True, type=click.Path(exists=True, dir_okay=False), help="vocab.json")
 @click.option("--merges", required=True, type=click.Path(exists=True, dir_okay=False), help="merges.txt")
 @click.option("--truncate", is_flag=True, help="Replace a tokenizer of that name.")
-def ingest_tokenizer(dsn, model, vocab, merges, truncate):
+def ingest_tokenizer(dsn, database, notebook, model, vocab, merges, truncate):
     """Load a byte-pair tokenizer (GPT-2's two files) into a database.
 
     \b
     Example: pg-llm ingest-tokenizer --model mine --vocab vocab.json --merges merges.txt
+    Example: pg-llm ingest-tokenizer --notebook 02_text_to_tokens --model mine --vocab v.json --merges m.txt
     """
     from pg_llm.files import tokenizer
-    from pg_llm.server.database import connect
 
     if not model:
         raise click.UsageError("--model is empty; it is the tokenizer's name")
-    if dsn:
-        os.environ["PG_LLM_DSN"] = dsn
-    with connect() as conn:
+    with _connect(dsn, database, notebook) as conn:
+        database = conn.info.dbname
         count = tokenizer.load_tokenizer(conn, vocab, merges, model, truncate=truncate)
-    click.echo(f"tokenizer {model}: {count} tokens")
+    click.echo(f"tokenizer {model}: {count} tokens, in database {database}")
 
 
 @cli.command("prepare-dataset")
-@click.option("--dsn", help="Server and database to load into; default: the kit's own.")
+@in_a_database
 @click.option("--tokenizer", default="gpt2", show_default=True, help="A tokenizer, or a model that has one.")
 @click.option(
     "--input", "inputs", multiple=True, required=True, help="A file, a pattern, '-' for stdin; repeatable."
@@ -222,7 +309,19 @@ def ingest_tokenizer(dsn, model, vocab, merges, truncate):
 @click.option("--validation", type=float, default=0.0, help="Fraction of rows held out, in NAME-validation.")
 @click.option("--separator", help="A text that separates documents in a file, such as '<|endoftext|>'.")
 @click.option("--truncate", is_flag=True, help="First delete the rows of that dataset and its validation.")
-def prepare_dataset(dsn, tokenizer, inputs, dataset, block_size, overlap, validation, separator, truncate):
+def prepare_dataset(
+    dsn,
+    database,
+    notebook,
+    tokenizer,
+    inputs,
+    dataset,
+    block_size,
+    overlap,
+    validation,
+    separator,
+    truncate,
+):
     """Turn text files into rows of tokens to train on, in llm_dataset.
 
     \b
@@ -230,12 +329,10 @@ def prepare_dataset(dsn, tokenizer, inputs, dataset, block_size, overlap, valida
     Example: zcat wiki.gz | pg-llm prepare-dataset --input - --block-size 1024 --validation 0.05
     """
     from pg_llm.files import dataset as datasets
-    from pg_llm.server.database import connect
 
     dataset = tokenizer if dataset is None else dataset
-    if dsn:
-        os.environ["PG_LLM_DSN"] = dsn
-    with connect() as conn:
+    with _connect(dsn, database, notebook) as conn:
+        database = conn.info.dbname
         done = datasets.prepare_dataset(
             conn,
             inputs,
@@ -250,7 +347,7 @@ def prepare_dataset(dsn, tokenizer, inputs, dataset, block_size, overlap, valida
     held_out = f", {done.validation_rows} of them in {dataset}-validation" if done.validation_rows else ""
     click.echo(
         f"dataset {dataset}: {done.documents} document{'s'[: done.documents > 1]}, {done.tokens} tokens, "
-        f"{done.rows} rows of {done.block_size}{held_out}"
+        f"{done.rows} rows of {done.block_size}{held_out}, in database {database}"
     )
     if done.end_token is None and done.documents > 1:
         click.echo(f"tokenizer {tokenizer} has no end token: documents follow one another without one")
@@ -263,6 +360,7 @@ def prepare_dataset(dsn, tokenizer, inputs, dataset, block_size, overlap, valida
 def backup(database, file, replace):
     """Write all of DATABASE to FILE, including what pg_dump loses; it can stay in use meanwhile.
 
+    DATABASE may be a notebook's file, and is the database of that notebook then.
     Left out: the tape (llm_run and tables that refer to it), which is unlogged, and checkpoints in files.
 
     \b
@@ -271,8 +369,11 @@ def backup(database, file, replace):
     from pathlib import Path
 
     from pg_llm.backup.backup import backup as run
+    from pg_llm.server import notebooks as notebooks_of
 
     _end_like_interrupted()
+    if database.endswith(".ipynb"):
+        database = notebooks_of.database_of(database)
     run(database, Path(file), replace, click.echo)
 
 
@@ -310,15 +411,16 @@ def restore(file, database, replace, no_owner, no_acl):
     "--steps", type=click.IntRange(1), help="End after so many, to try it out; call again to go on."
 )
 @click.option("--fresh", is_flag=True, help="Begin anew where the run of before could go on.")
-@click.option("--load", is_flag=True, help="Train nothing: load the shipped models into the kit's database.")
-def classroom(layers, output, check, steps, fresh, load):
+@click.option("--load", is_flag=True, help="Train nothing: load the shipped models into a database.")
+@in_a_database
+def classroom(layers, output, check, steps, fresh, load, dsn, database, notebook):
     """Train the classroom model from scratch, as it was trained for the kit: a quarter of an hour or more.
 
     An interrupted or ended training is resumed. The files have the same bytes on every machine.
 
     \b
     Example: pg-llm classroom --layers 1 --check --output /tmp/again
-    Example: pg-llm classroom --load
+    Example: pg-llm classroom --load --database lesson
     """
     from pathlib import Path
 
@@ -328,10 +430,10 @@ def classroom(layers, output, check, steps, fresh, load):
         raise click.UsageError("--load trains nothing: --check, --steps and --fresh do not go with it")
     if check and steps:
         raise click.UsageError("--check is for all steps: --steps does not go with it")
+    if (dsn or database or notebook) and not load:
+        raise click.UsageError("--dsn, --database and --notebook go with --load")
     if load:
-        from pg_llm.server.database import connect
-
-        with connect() as conn:
+        with _connect(dsn, database, notebook) as conn:
             click.echo(f"loaded: {', '.join(models.load(conn)) or 'nothing, no models are shipped'}")
         return
     from pg_llm.classroom.train import train

@@ -72,6 +72,8 @@ def restore(
                 _create(server, building, reader.manifest, say)
             with contextlib.closing(open_database(building)) as conn:
                 note = _Filling(conn, reader, owners, grants, say).run()
+            replaced = template.read_note(server, database)
+            note |= {k: v for k, v in replaced.items() if k in template.OF_NOTEBOOK}
             _describe(server, building, reader.manifest, note, owners, grants, say)
             aside = _take_name(server, building, database)
         except BaseException as error:
@@ -288,7 +290,8 @@ class _Filling:
             "version": catalog.value(self.conn, query),
             template.build_key(): template.current_build(),
         }
-        return {k: v for k, v in {**note, **now}.items() if k != "pid"} if note else {}
+        elsewhere = {"pid", *template.OF_NOTEBOOK}
+        return {k: v for k, v in {**note, **now}.items() if k not in elsewhere} if note else {}
 
     def _make(self, facts: Iterable[Fact], begin: int, end: int) -> None:
         for fact in facts:

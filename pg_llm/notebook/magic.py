@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import collections
 import csv
+import inspect
 import io
 import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import psycopg
@@ -37,7 +38,7 @@ from pg_llm.errors import KitError
 from pg_llm.notebook import hints, pictures, render, session, sqltext
 from pg_llm.notebook.elsewhere import OURS, Elsewhere
 from pg_llm.server import database as databases
-from pg_llm.server import rights
+from pg_llm.server import notebooks, rights
 
 ROWS_SHOWN = 50
 HELP = """\
@@ -206,17 +207,34 @@ class KitMagics(Magics):
 
     @line_magic
     def pg_llm(self, line=""):
-        """%pg_llm status | progress | reset | help"""
-        word = line.strip().lower() or "help"
+        """%pg_llm status | progress | reset [--force] | adopt DATABASE [--force] | help"""
+        word, *arguments = line.split() or ["help"]
+        word = word.lower()
         if word in COMMANDS:
-            return COMMANDS[word]()
+            force = {"force": True} if "--force" in arguments else {}
+            rest = [each for each in arguments if each != "--force"]
+            try:
+                inspect.signature(COMMANDS[word]).bind(*rest, **force)
+            except TypeError as error:
+                raise UsageError(f"%pg_llm {word}: {error}") from None
+            return COMMANDS[word](*rest, **force)
         raise UsageError(f"%pg_llm knows {', '.join(COMMANDS)}, not {word}")
 
 
-def reset() -> None:
-    """A clean database for this notebook."""
-    session.current().reset()
+def reset(*, force: bool = False) -> None:
+    """A clean database for this notebook; force: ends the sessions of others in it."""
+    session.current().reset(force)
     print("This notebook has a clean database now; models named my_* were kept.")
+
+
+def adopt(database: str, *, force: bool = False) -> None:
+    """Makes another database this notebook's; force: also if that one's notebook still exists."""
+    opened = session.current()
+    before = opened.database
+    opened.adopt(database, force)
+    print(f"The database of this notebook is {database} now.")
+    if before != database:
+        print(f"The one before, {before}, is still there; `pg-llm databases drop {before}` removes it.")
 
 
 def status():
@@ -248,9 +266,10 @@ def status():
 
 
 # What %pg_llm does; pg_llm.course adds progress.
-COMMANDS: dict[str, Callable[[], object]] = {
+COMMANDS: dict[str, Callable[..., object]] = {
     "status": status,
     "reset": reset,
+    "adopt": adopt,
     "help": lambda: print(HELP),
 }
 
@@ -299,10 +318,16 @@ def _database_of(notebook: str | None) -> session.Session:
     """A session in the notebook's own database; a fresh database for a kernel without a notebook."""
     if notebook is None:
         return session.start(None, fresh=True)
-    name = databases.database_for(notebook)
-    known = databases.database_exists(name)
-    opened = session.start(name, fresh=False)
-    if known:
+    # What others who are connected to a database see of this kernel, and psql that is started from it.
+    os.environ.setdefault("PGAPPNAME", PurePath(notebook).name.removesuffix(".ipynb"))
+    claim = notebooks.claim(notebook)
+    name = claim.database
+    opened = session.start(name, fresh=False, notebook=notebook)
+    if claim.other:
+        print(f"The database of this notebook is {name}: the one of its name belongs to {claim.other}.")
+    for lost in claim.lost[:3]:
+        print(f"Was this notebook {lost.notebook}? %pg_llm adopt {lost.database} takes its database along.")
+    if claim.known:
         print(f"The database of this notebook, {name}, is as you left it; %pg_llm reset gives a clean one.")
         if databases.build_of(name) not in (None, databases.current_build()):
             print("An older build of pg_llm made it: %pg_llm reset brings it up to date.")

@@ -11,9 +11,12 @@ import weakref
 from collections.abc import Callable, Iterator
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from pg_llm.errors import KitError
 from pg_llm.server import database as databases
+from pg_llm.server import notebooks
+from pg_llm.server.connect import maintenance
 
 DISPLAY_LIMIT = 100  # elements of a tensor that %%sql shows in full
 
@@ -24,7 +27,8 @@ _streams: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 class Session:
     """A connection that is re-established, to the same database, after the server was restarted."""
 
-    def __init__(self, database: str | None = None, fresh: bool = False):
+    def __init__(self, database: str | None = None, fresh: bool = False, notebook: str | None = None):
+        self.notebook = notebook
         self._listeners: list[Callable[[Session], object]] = []
         self._open(lambda: databases.connect(database, fresh=fresh))
         self.database = self.conn.info.dbname
@@ -45,14 +49,33 @@ class Session:
         """Opens a new connection to the same database; the old one is closed."""
         if not self.conn.closed:
             self.conn.close()
+        if self.notebook:
+            notebooks.make_again(self.database, self.notebook)
         self._open(lambda: databases.connect(self.database))
 
-    def reset(self) -> None:
-        """A clean database under the same name; models named my_* and the learner's attempts are kept."""
+    def reset(self, force: bool = False) -> None:
+        """A clean database under the same name; models named my_* and the learner's attempts are kept.
+
+        force: ends the sessions of others in it. Errors: KitError.
+        """
         if databases.build_of(self.database) is None:
             raise KitError(f"pg_llm did not make the database {self.database}, so it does not drop it either")
+        if not force:
+            with maintenance() as conn:
+                me = self.conn.info.backend_pid
+                databases.require_alone(conn, self.database, "%pg_llm reset --force", me)
         self.conn.close()
-        databases.reset(self.database)
+        databases.reset(self.database, force)
+        self.reconnect()
+
+    def adopt(self, database: str, force: bool = False) -> None:
+        """Moves to another database, which belongs to this notebook from now on. Errors: KitError."""
+        if self.notebook is None:
+            raise KitError("this kernel belongs to no notebook, so no database can belong to it")
+        if self.conn.info.transaction_status != TransactionStatus.IDLE:
+            raise KitError("a transaction is open; end it first, with %sql COMMIT or %sql ROLLBACK")
+        notebooks.adopt(database, self.notebook, force)
+        self.database = database
         self.reconnect()
 
     def lost(self, error: psycopg.Error) -> KitError:
@@ -79,10 +102,10 @@ def current() -> Session:
     return _current
 
 
-def start(database: str | None, fresh: bool) -> Session:
-    """Makes a session the current one."""
+def start(database: str | None, fresh: bool, notebook: str | None = None) -> Session:
+    """Makes a session the current one; notebook: the path of the notebook that it belongs to."""
     global _current
-    _current = Session(database, fresh)
+    _current = Session(database, fresh, notebook)
     return _current
 
 

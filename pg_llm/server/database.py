@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import re
+import time
 import uuid
 from pathlib import PurePosixPath
 
@@ -18,7 +19,7 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from pg_llm import classroom
+from pg_llm import catalog, classroom
 from pg_llm.errors import KitError
 from pg_llm.server import rights, template
 from pg_llm.server.connect import DEFAULT, dsn, maintenance, open_database, prepare
@@ -38,6 +39,9 @@ __all__ = [
 ]
 
 FRESH = "fresh_"
+# What no notebook of the name is given: the server's own databases, the kit's, that of the course's attempts.
+RESERVED = {"postgres", "template0", "template1", DEFAULT, "pg_llm_course"}
+ALONE_SECONDS = 2  # time for sessions that were just closed to end
 
 
 def connect(database: str | None = None, fresh: bool = False) -> psycopg.Connection:
@@ -51,7 +55,7 @@ def connect(database: str | None = None, fresh: bool = False) -> psycopg.Connect
     if fresh:
         database = FRESH + uuid.uuid4().hex[:12]
         sweep()
-        create_database(database, owner_pid=os.getpid())
+        create_database(database, pid=os.getpid())
         atexit.register(drop_quietly, database)
     elif database is not None or not dsn():
         database = database or DEFAULT
@@ -64,22 +68,34 @@ def connect(database: str | None = None, fresh: bool = False) -> psycopg.Connect
 
 
 def database_for(notebook: str) -> str:
-    """The database of a notebook: its file's name, shortened to PostgreSQL's 63 bytes.
+    """The first name for the database of a notebook: its file's, shortened to PostgreSQL's 63 bytes.
 
     >>> database_for("course/01_tensors are values.ipynb")
     '01_tensors_are_values'
     """
     stem = PurePosixPath(notebook.replace("\\", "/")).name.removesuffix(".ipynb")
     name = re.sub(r"[^\w-]+", "_", stem) or "notebook"
+    user = "postgres"
     if dsn():
         # On a server shared by several learners, their databases must not collide.
         with maintenance() as conn:
-            name = f"{conn.info.user}_{name}"
+            user = conn.info.user
+        name = f"{user}_{name}"
+    if reserved(name, user):
+        name = f"notebook_{name}"
     if len(name.encode()) > 63:
         name = (
             name.encode()[:50].decode(errors="ignore") + "_" + hashlib.sha256(name.encode()).hexdigest()[:12]
         )
     return name
+
+
+def reserved(database: str, user: str) -> bool:
+    """True for the names of databases that belong to the server or to the kit itself.
+
+    user: the role, which keeps its attempts in a database of its own where there is no pg_llm_course.
+    """
+    return database in {*RESERVED, f"{user}_course"} or database.startswith(template.TEMPLATE)
 
 
 def database_exists(database: str) -> bool:
@@ -88,8 +104,11 @@ def database_exists(database: str) -> bool:
         return template.exists(conn, database)
 
 
-def create_database(database: str, owner_pid: int | None = None) -> None:
-    """Creates a database from the template; it must not exist, except by another process just now."""
+def create_database(database: str, **facts) -> bool:
+    """Creates a database from the template; False if there is one, made by another process just now.
+
+    facts: what its note says besides the build: pid of the program it belongs to, notebook, used.
+    """
     check_name(database)
     with maintenance() as conn:
         note = template.ensure(conn)
@@ -99,11 +118,12 @@ def create_database(database: str, owner_pid: int | None = None) -> None:
             with template.explained(conn):
                 conn.execute(copy)
         except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
-            return
-        template.write_note(conn, database, {**note, **({"pid": owner_pid} if owner_pid else {})})
+            return False
+        template.write_note(conn, database, {**note, **facts})
         _settings(conn, database)
         # Each of a server's learners has databases of their own.
         conn.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name))
+    return True
 
 
 def check_name(database: str) -> None:
@@ -120,24 +140,53 @@ def create_template() -> None:
         template.ensure(conn)
 
 
-def drop_database(database: str) -> None:
-    """Drops a database and ends the sessions in it; it need not exist."""
+def drop_database(database: str, force: bool = True) -> None:
+    """Drops a database, which need not exist; force: ends the sessions in it, which else prevent that."""
+    drop = sql.SQL("DROP DATABASE IF EXISTS {}" + " WITH (FORCE)" * force)
     with maintenance() as conn:
-        conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
+        conn.execute(drop.format(sql.Identifier(database)))
 
 
-def reset(database: str) -> None:
-    """A clean database under the same name; models named my_* and the tables of schema `learner` are kept."""
+def require_alone(conn: psycopg.Connection, database: str, way: str | None = None, but: int = 0) -> None:
+    """Raises KitError, which names the sessions, if others than process `but` are connected to a database.
+
+    way: the command that ends them.
+    """
+    query = (
+        "SELECT string_agg(format('%%s (process %%s)', coalesce(nullif(application_name, ''), "
+        "'a program without a name'), pid), ', ' ORDER BY pid) FROM pg_stat_activity WHERE datname = %s "
+        "AND pid NOT IN (%s, pg_backend_pid()) "
+        "AND coalesce(backend_type, 'client backend') = 'client backend'"
+    )
+    deadline = time.monotonic() + ALONE_SECONDS
+    while others := catalog.value(conn, query, [database, but]):
+        if time.monotonic() > deadline:
+            raise KitError(
+                f"others are connected to database {database}: {others}; close them"
+                + (f", or end them with {way}" if way else "")
+            )
+        time.sleep(0.05)
+
+
+def reset(database: str, force: bool = False) -> None:
+    """A clean database under the same name; models named my_* and the tables of schema `learner` are kept.
+
+    force: ends the sessions of others in it. Errors: KitError, and nothing has changed.
+    """
     from pg_llm.server.reset import carry_over
 
+    with maintenance() as conn:
+        facts = {k: v for k, v in template.read_note(conn, database).items() if k in template.OF_NOTEBOOK}
     fresh = database[:50] + "_new_" + uuid.uuid4().hex[:6]
-    create_database(fresh)
+    create_database(fresh, **facts)
     try:
         if database_exists(database):
             with open_database(database) as old, open_database(fresh) as new:
                 rights.refuse_strangers(old)
+                if not force:
+                    require_alone(old, database, "%pg_llm reset --force")
                 carry_over(old, new)
-        drop_database(database)
+        drop_database(database, force)
         with maintenance() as conn:
             conn.execute(
                 sql.SQL("ALTER DATABASE {} RENAME TO {}").format(*map(sql.Identifier, (fresh, database)))

@@ -42,11 +42,11 @@ def test_every_command_shows_an_example_and_is_in_the_readme(name):
 
 
 @pytest.mark.parametrize(
-    "options", ["--load --check", "--load --steps 5", "--load --fresh", "--check --steps 5"]
+    "options", ["--load --check", "--load --steps 5", "--load --fresh", "--check --steps 5", "--database x"]
 )
 def test_options_of_classroom_that_contradict_each_other(options, tmp_path):
     done = run("classroom", *options.split(), check=False, PG_LLM_HOME=str(tmp_path / "none"))
-    assert done.returncode == 2 and "go with it" in done.stderr
+    assert done.returncode == 2 and re.search("go with (it|--load)", done.stderr)
     assert not (tmp_path / "none").exists()
 
 
@@ -92,7 +92,7 @@ def test_psql(server, database):
     assert run("psql", database, "-Atc", "SELECT current_database()").stdout == f"{database}\n"
     missing = run("psql", "no_such_database", check=False)
     assert missing.returncode == 1
-    assert missing.stderr == "pg-llm: there is no database no_such_database; 'pg-llm psql -l' lists them\n"
+    assert missing.stderr == "pg-llm: there is no database no_such_database; 'pg-llm databases' lists them\n"
 
 
 def test_psql_uses_the_dsn(server, database):
@@ -105,6 +105,27 @@ def test_psql_uses_the_dsn(server, database):
     refused = run("stop", check=False, PG_LLM_DSN=dsn)
     assert refused.returncode == 1
     assert "unset it" in refused.stderr
+
+
+def test_databases(server, tmp_path):
+    """Listed, as a table and as JSON, renamed and dropped."""
+    from pg_llm.server import notebooks
+
+    (tmp_path / "of the cli.ipynb").touch()
+    name = notebooks.claim(str(tmp_path / "of the cli.ipynb")).database
+    line = re.search(rf"^{name} +\d\d MB  \d{{4}}-\d\d-\d\d \d\d:\d\d  (.*)$", run("databases").stdout, re.M)
+    assert line and line[1] == str(tmp_path / "of the cli.ipynb")
+    listed = {each["database"]: each for each in json.loads(run("databases", "--json").stdout)}
+    assert listed[name]["notebook"] == line[1] and listed[name]["sessions"] == 0
+    query = ("-Atc", "SELECT current_database()")
+    assert run("psql", tmp_path / "of the cli.ipynb", *query).stdout == f"{name}\n"
+    assert run("databases", "rename", name, "renamed_by_cli").stdout == f"{name} is renamed_by_cli now\n"
+    assert "no terminal to ask" in run("databases", "drop", "renamed_by_cli", check=False).stderr
+    assert (
+        "made no database x" in run("databases", "drop", "x", "renamed_by_cli", "--yes", check=False).stderr
+    )
+    assert run("databases", "drop", "renamed_by_cli", "--yes").stdout == "dropped: renamed_by_cli\n"
+    assert "renamed_by_cli" not in run("databases").stdout
 
 
 def test_doctor_is_content(server):
@@ -220,11 +241,44 @@ def test_ingest_tokenizer(server, database, tmp_path):
     dsn = f"host={live.socket_dir} port={live.port} user=postgres dbname={database}"
     files = ["--vocab", tmp_path / "vocab.json", "--merges", tmp_path / "merges.txt"]
     command = ["ingest-tokenizer", "--dsn", dsn, "--model", "tiny", *files]
-    assert run(*command).stdout == "tokenizer tiny: 4 tokens\n"
+    said = f"tokenizer tiny: 4 tokens, in database {database}\n"
+    assert run(*command).stdout == said
     again = run(*command, check=False)
     assert again.returncode == 1
     assert again.stderr.count("\n") == 1 and "Replace them with --truncate" in again.stderr
-    assert run(*command, "--truncate").stdout == "tokenizer tiny: 4 tokens\n"
+    assert run(*command, "--truncate").stdout == said
+
+
+def test_commands_work_in_the_database_that_is_named(server, tmp_path):
+    """By its name or by its notebook; a database that is not there is not made by a slip of the pen."""
+    from pg_llm.server import database as databases
+    from pg_llm.server import notebooks
+
+    (tmp_path / "places.ipynb").touch()
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
+    (tmp_path / "text.txt").write_text("abab")
+    load = ["ingest-tokenizer", "--vocab", tmp_path / "vocab.json", "--merges", tmp_path / "merges.txt"]
+    fill = ["prepare-dataset", "--input", tmp_path / "text.txt", "--block-size", "1", "--tokenizer", "one"]
+    name = notebooks.claim(str(tmp_path / "places.ipynb")).database
+    try:
+        for model, option in (("one", "--notebook"), ("two", "--notebook"), ("three", "--database")):
+            value = {"one": tmp_path / "places.ipynb", "two": "places", "three": name}[model]
+            assert f"in database {name}\n" in run(*load, "--model", model, option, value).stdout
+            assert f"in database {name}\n" in run(*fill, "--dataset", model, option, value).stdout
+            assert "classroom" in run("classroom", "--load", option, value).stdout
+        run("backup", tmp_path / "places.ipynb", tmp_path / "file.backup")
+        for option, value, words in [
+            ("--database", "nosuch_place", "there is no database nosuch_place; 'pg-llm databases' lists"),
+            ("--notebook", "nosuch_place", "notebook nosuch_place has no database yet"),
+        ]:
+            for command in ([*load, "--model", "x"], fill, ["classroom", "--load"]):
+                assert words in run(*command, option, value, check=False).stderr
+        assert not databases.database_exists("nosuch_place")
+        both = run(*load, "--model", "x", "--database", name, "--notebook", "places", check=False)
+        assert both.returncode == 2 and "give one of them" in both.stderr
+    finally:
+        databases.drop_database(name)
 
 
 def test_prepare_dataset(server, database, tmp_path):

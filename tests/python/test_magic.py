@@ -291,7 +291,7 @@ def test_the_kit_magic_helps_and_refuses_what_it_does_not_know(kernel):
     facts = kernel.run("seen = %pg_llm status\ndict(zip(seen.item, seen.value))").result
     assert "'server': 'PostgreSQL 18" in facts
     seen = kernel.run("%pg_llm fly")
-    assert not seen.ok and "status, reset, help, progress, not fly" in seen.printed
+    assert not seen.ok and "status, reset, adopt, help, progress, not fly" in seen.printed
 
 
 def test_a_notebook_keeps_its_database_and_reset_empties_it(server):
@@ -308,6 +308,50 @@ def test_a_notebook_keeps_its_database_and_reset_empties_it(server):
     assert second.run("%sql SELECT answer FROM mine").error == "UndefinedTable"
     assert rows(second.run("%sql SELECT current_database()")) == ["keeps_its_database"]
     second.close()
+
+
+def test_two_notebooks_of_one_name_and_a_renamed_one(server, tmp_path):
+    """Each has its tables; a reset names who else is connected; a renamed notebook adopts what it had."""
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "twins.ipynb").touch()
+    kernels = []
+
+    def opened(name):
+        kernels.append(Kernel(JPY_SESSION_NAME=str(tmp_path / name)))
+        return kernels[-1], kernels[-1].run("%load_ext pg_llm")
+
+    try:
+        first, seen = opened("a/twins.ipynb")
+        assert seen.printed == "" and first.run("%sql CREATE TABLE mine AS SELECT 42 AS answer").ok
+        second, seen = opened("b/twins.ipynb")
+        assert f"belongs to {tmp_path / 'a/twins.ipynb'}" in seen.printed
+        assert second.run("%sql SELECT answer FROM mine").error == "UndefinedTable"
+        assert second.run("%pg_llm reset").ok
+        assert rows(first.run("%sql SELECT answer FROM mine")) == ["42"]
+        again, seen = opened("a/twins.ipynb")
+        name, pid = rows(first.run("%sql SELECT current_setting('application_name'), pg_backend_pid()"))
+        refused = again.run("%pg_llm reset")
+        assert name == "twins" and f"twins (process {pid})" in refused.message
+        assert rows(again.run("%sql SELECT answer FROM mine")) == ["42"]
+        for kernel in (first, again):
+            kernel.close()
+        (tmp_path / "a" / "twins.ipynb").rename(tmp_path / "a" / "renamed twin.ipynb")
+        renamed, seen = opened("a/renamed twin.ipynb")
+        assert "%pg_llm adopt twins takes its database along" in seen.printed
+        assert renamed.run("%sql BEGIN").ok
+        assert "transaction is open" in renamed.run("%pg_llm adopt twins").message
+        assert renamed.run("%sql ROLLBACK").ok
+        assert "is still there" in renamed.run("%pg_llm adopt twins_2").message
+        assert "databases drop renamed_twin" in renamed.run("%pg_llm adopt twins").printed
+        assert rows(renamed.run("%sql SELECT answer FROM mine")) == ["42"]
+        for wrong in ("adopt", "adopt a b", "reset now", "status --force"):
+            assert f"%pg_llm {wrong.split()[0]}: " in renamed.run(f"%pg_llm {wrong}").printed
+        _, seen = opened("a/renamed twin.ipynb")
+        assert "this notebook, twins, is as you left it" in seen.printed
+    finally:
+        for kernel in kernels:
+            kernel.close()
 
 
 def test_reset_keeps_the_attempts(server):

@@ -131,7 +131,7 @@ def test_reset_keeps_the_learners_work(server, dropped):
     graph = "SELECT name, op, inputs, attrs, shape FROM llm_graph WHERE model = 'my_model' ORDER BY id"
     before = conn.execute(query).fetchall(), conn.execute(graph).fetchall()
     logits = conn.execute("SELECT llm_logits(ARRAY[1,2], 'my_model')::text").fetchone()
-    databases.reset("lesson")
+    databases.reset("lesson", force=True)
     assert conn.closed or conn.broken or pytest.raises(psycopg.OperationalError, conn.execute, "SELECT 1")
     with pg_llm.connect("lesson") as conn:
         assert (conn.execute(query).fetchall(), conn.execute(graph).fetchall()) == before

@@ -260,11 +260,12 @@ def test_the_command(conn, server, database, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == (
-        "dataset mine: 2 documents, 155 tokens, 5 rows of 32, 1 of them in mine-validation\n"
+        "dataset mine: 2 documents, 155 tokens, 5 rows of 32, 1 of them in mine-validation, "
+        f"in database {database}\n"
     )
     assert len(rows(conn, "mine")) == 5
     own = subprocess.run(command, input="", capture_output=True, text=True, cwd=REPO, timeout=120)
-    assert own.stdout == "dataset gpt2-small: 1 document, 152 tokens, 5 rows of 32\n"
+    assert own.stdout == f"dataset gpt2-small: 1 document, 152 tokens, 5 rows of 32, in database {database}\n"
     bad = subprocess.run(
         [*command[:-3], "--block-size", "9999"],
         capture_output=True,
