@@ -61,6 +61,8 @@ def open_database(database: str | None) -> psycopg.Connection:
         from pg_llm.server.server import Server
 
         info = Server().start().conninfo(database or DEFAULT)
+    if name := os.environ.get("PGAPPNAME"):
+        info.setdefault("application_name", name)  # a notebook's, also where libpq's variables are hidden
     try:
         with libpq_environment():
             return psycopg.connect(**info, autocommit=True)
