@@ -11,9 +11,12 @@ what to install, or what it leaves out.
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
@@ -38,6 +41,7 @@ def main(arguments):
     sys.stdout.flush()
     os.chdir(ROOT)
     if command == "lab":
+        say(f"starting PostgreSQL and JupyterLab; the command pg-llm is {venv('pg-llm')}")
         run_instead([venv("pg-llm"), "lab"] + rest)
     run_instead([venv("python"), "-m", "pytest", "-n", "2", "--dist", "loadfile"] + rest)
 
@@ -143,7 +147,7 @@ def install(for_tests):
             have = file.read()
         if have in (wanted, f"{fingerprint()} {True}"):
             return
-    say("installing the kit (compiles the extension; the first time also downloads what it needs)")
+    say("installing the kit: downloads what it needs, compiles the extension; a few minutes the first time")
     extras = ""
     if for_tests:
         # First, so that no package that depends on it chooses another build.
@@ -161,11 +165,60 @@ def install(for_tests):
 
 
 def pip(*arguments):
-    """Runs pip install in .venv; returns its exit code."""
-    command = [venv("python"), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    """Runs pip install in .venv, showing what it is doing; returns its exit code."""
+    command = [venv("python"), "-m", "pip", "--disable-pip-version-check", "--no-color", "install"]
     # An older pip warns about packages that still have a setup.py; a newer one ignores this.
-    environment = dict(os.environ, PIP_USE_PEP517="1")
-    return subprocess.call(command + list(arguments), cwd=ROOT, env=environment)
+    environment = dict(os.environ, PIP_USE_PEP517="1", PYTHONUNBUFFERED="1")
+    run = subprocess.Popen(
+        command + list(arguments), cwd=ROOT, env=environment, stdout=subprocess.PIPE, errors="replace"
+    )
+    with Progress() as progress:
+        for line in run.stdout:
+            progress.read(line)
+    return run.wait()
+
+
+class Progress:
+    """What pip is doing, from the lines it prints: on a terminal one line that is kept up to date."""
+
+    def __init__(self):
+        self.packages, self.megabytes, self.doing, self.ends = 0, 0.0, "", threading.Event()
+        self.began, self.terminal = time.time(), sys.stdout.isatty()
+        self.thread = threading.Thread(target=self.tick, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self.ends.set()
+        self.thread.join()
+        if self.terminal and self.doing:
+            print(flush=True)
+
+    def read(self, line):
+        """Takes note of a line of pip's."""
+        loaded = re.match(r"\s*(?:Downloading|Using cached) \S+(?<!\.metadata) \(([\d.]+) ([kM])B\)", line)
+        if loaded:
+            self.packages += 1
+            self.megabytes += float(loaded[1]) / (1000 if loaded[2] == "k" else 1)
+            self.show("downloading", f": {self.packages} packages, {self.megabytes:.0f} MB")
+        elif re.match(r"\s*(Building|Preparing) .*(wheel|editable|metadata)", line):
+            self.show("compiling the extension")
+        elif line.startswith("Installing collected packages"):
+            self.show("installing what was downloaded")
+
+    def show(self, doing, details=""):
+        """Shows what is done now; without a terminal only what is new, without details."""
+        if not self.terminal and doing != self.doing:
+            say(doing)
+        self.doing = doing + details * self.terminal
+
+    def tick(self):
+        """Keeps the line on the terminal up to date: a pause is seen to be no standstill."""
+        while self.terminal and not self.ends.wait(0.5):
+            if self.doing:
+                print(f"\rpg_llm: {self.doing} ({time.time() - self.began:.0f} s)\033[K", end="", flush=True)
 
 
 def fingerprint():

@@ -305,13 +305,6 @@ def test_status_of_a_server_that_does_not_answer():
     assert run("status", check=False, PG_LLM_DSN="rubbish").returncode == 1
 
 
-def test_help_of_bootstrap():
-    for arguments in (["--help"], ["-h"], ["lab", "--help"]):
-        command = [sys.executable, REPO / "pg_llm" / "bootstrap.py", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0 and "bootstrap.py lab" in done.stdout
-
-
 # -- the learner's copy of the notebooks ----------------------------------------
 
 
