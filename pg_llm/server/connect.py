@@ -40,8 +40,8 @@ def parameters(elsewhere: str, database: str | None = None) -> dict[str, Any]:
         # libpq quotes what it does not understand.
         may_tell = "@" not in elsewhere and "pass" not in elsewhere
         raise KitError(f"{_EXPECTED}: {' '.join(str(error).split())}" if may_tell else _EXPECTED) from None
-    # The end of a password with : @ or / in it, which later messages would show.
-    shown = f"{found.get('host')} {found.get('dbname')}"
+    # Of a password with : @ or / in a URL libpq takes the end for something that later messages would show.
+    shown = f"{found.get('host')} {found.get('dbname')}" if "://" in elsewhere else ""
     if not re.fullmatch(r"[\d,]*", str(found.get("port", ""))) or ("@" in shown and "%40" not in elsewhere):
         raise KitError(_EXPECTED)
     return {**found, "dbname": database} if database else found

@@ -23,6 +23,11 @@ def test_urls_of_sqlalchemy_are_understood(monkeypatch, scheme):
     assert connect.parameters(connect.dsn(), "other")["dbname"] == "other"
 
 
+@pytest.mark.parametrize("dsn", ["host=db.example dbname=a@b", "postgresql://db.example/a%40b"])
+def test_names_with_an_at_sign_are_no_passwords(dsn):
+    assert connect.parameters(dsn) == {"host": "db.example", "dbname": "a@b"}
+
+
 def test_no_server_named(monkeypatch):
     monkeypatch.setenv("PG_LLM_DSN", "")
     assert connect.dsn() is None
