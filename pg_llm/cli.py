@@ -483,7 +483,9 @@ def course_keys(remove):
 @course.command("gradebook")
 @click.argument("file", type=click.File("w"), default="-")
 def course_gradebook(file):
-    """Write a CSV file: student, exercise, best score, tries, minutes to the first right answer.
+    """Write a CSV file: student, exercise, best score, tries, minutes.
+
+    The minutes run from the first try to the first right answer. A cell that was run blank starts no clock.
 
     \b
     Example: pg-llm course gradebook

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psycopg
@@ -20,6 +21,7 @@ from pg_llm.course.exercise import Exercise, Variant
 from pg_llm.notebook import hints, sqltext
 
 LARGEST = 5000  # rows of an answer that are compared
+LIMIT = 30_000  # milliseconds that a statement of an answer may run
 TRANSACTIONS = re.compile(r"\s*(begin|start|commit|end|rollback|abort|savepoint|release)\b", re.IGNORECASE)
 THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")
 NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
@@ -29,19 +31,52 @@ class Unfit(Exception):
     """An answer that cannot be tried; its text is for the learner."""
 
 
+class Endless(Unfit):
+    """An answer that was stopped before its end."""
+
+
 def tried(
     exercise: Exercise, answer: str, variant: Variant, conn: psycopg.Connection, known: Mapping
 ) -> dict:
-    """The table that an answer gives on a variant, or {"error": text}. The database stays as it was."""
+    """The table that an answer gives on a variant, or {"error": text}. The database stays as it was.
+
+    An answer that was stopped because it ran too long, or returned too many rows, has "endless" as well.
+    """
+    return all_tried(exercise, [answer], variant, conn, known)[0]
+
+
+def all_tried(
+    exercise: Exercise, texts: Iterable[str], variant: Variant, conn: psycopg.Connection, known: Mapping
+) -> list[dict]:
+    """The tables that several answers give on a variant, which is set up once for all of them."""
+    with undone(conn):
+        _quiet(conn)
+        try:
+            variables = {**known, **prepared(variant, conn, known)}
+        except psycopg.Error as error:
+            if conn.closed:
+                raise
+            return [{"error": _described(error)} for _ in texts]
+        return [_tried(exercise, text, conn, dict(variables)) for text in texts]
+
+
+def _tried(exercise: Exercise, answer: str, conn: psycopg.Connection, variables: dict) -> dict:
+    limit = ""
     try:
         with undone(conn):
-            _quiet(conn)
-            variables = {**known, **prepared(variant, conn, known)}
+            limit = limited(conn)
             if exercise.language == "python":
                 return python_table(exercise, answer, variables)
             return sql_table(exercise, answer, conn, variables)
+    except Endless as error:
+        return {"error": str(error), "endless": True}
     except Unfit as error:
         return {"error": str(error)}
+    except psycopg.errors.QueryCanceled as error:
+        if "statement timeout" not in str(error):
+            return {"error": _described(error)}
+        text = f"stopped after {limit}, the limit of a statement (statement_timeout)"
+        return {"error": f"{text}. Does its recursion or loop end?", "endless": True}
     except psycopg.Error as error:
         if conn.closed:
             raise
@@ -78,12 +113,28 @@ def _quiet(conn: psycopg.Connection) -> None:
     conn.execute("SET LOCAL client_min_messages = error")
 
 
+def limited(conn: psycopg.Connection, local: bool = True) -> str:
+    """Limits the time of each statement of the transaction, or session; returns the limit, such as 30s.
+
+    A lower statement_timeout of the session's own stays.
+    """
+    query = (
+        "SELECT set_config(name, least(nullif(setting::int, 0), %s)::text, %s) "
+        "FROM pg_settings WHERE name = 'statement_timeout'"
+    )
+    return conn.execute(query, [LIMIT, local]).fetchall()[0][0]
+
+
 def execute(conn: psycopg.Connection, statement: str, variables: Mapping) -> psycopg.Cursor:
     """Executes a statement with :names as parameters."""
-    query, used = sqltext.bind(statement, variables)
     with hints.about(statement, variables, conn):
-        # A learner's text, which psycopg accepts from programs only as a literal.
-        return conn.execute(query.encode(), {name: variables[name] for name in used} or None)
+        return conn.execute(*_bound(statement, variables))
+
+
+def _bound(statement: str, variables: Mapping) -> tuple[bytes, dict | None]:
+    query, used = sqltext.bind(statement, variables)
+    # A learner's text, which psycopg accepts from programs only as a literal.
+    return query.encode(), {name: variables[name] for name in used} or None
 
 
 def statements(answer: str) -> list[str]:
@@ -106,7 +157,7 @@ def sql_table(exercise: Exercise, answer: str, conn: psycopg.Connection, variabl
         if not exercise.writes:
             # Temporary tables of earlier statements may be filled; whatever is kept may not.
             conn.execute("SET LOCAL transaction_read_only = on")
-        return table_of(execute(conn, last, variables))
+        return rows_of(conn, last, variables)
     conn.execute("DROP TABLE IF EXISTS pg_temp.answer")
     if is_query(last) and re.search(r"\banswer\b", exercise.probe):
         _keep(conn, last, variables)
@@ -116,7 +167,9 @@ def sql_table(exercise: Exercise, answer: str, conn: psycopg.Connection, variabl
     else:
         execute(conn, last, variables)
     try:
-        return table_of(execute(conn, exercise.probe, variables))
+        return rows_of(conn, exercise.probe, variables)
+    except psycopg.errors.QueryCanceled:
+        raise
     except psycopg.Error as error:
         if conn.closed:
             raise
@@ -156,14 +209,23 @@ def is_query(statement: str) -> bool:
     return next((t.text.lower() for t in words), "") in ("with", "select", "values", "table", "(")
 
 
-def table_of(cursor: psycopg.Cursor) -> dict:
-    """A cursor's rows as a comparable table. Errors: Unfit."""
-    if cursor.description is None:
-        raise Unfit("the last statement returns no rows; end the cell with a query")
-    rows = cursor.fetchmany(LARGEST + 1)
+def rows_of(conn: psycopg.Connection, query: str, variables: Mapping) -> dict:
+    """A query's rows as a comparable table. Errors: Unfit."""
+    cursor = conn.cursor()
+    try:
+        # Row by row, so that a query without end does not fill the memory.
+        stream = cast("Generator[tuple, None, None]", cursor.stream(*_bound(query, variables)))
+        with hints.about(query, variables, conn), contextlib.closing(stream):
+            rows = list(itertools.islice(stream, LARGEST + 1))
+    except psycopg.ProgrammingError as error:
+        if error.sqlstate:
+            raise
+        raise Unfit("the last statement returns no rows; end the cell with a query") from None
     if len(rows) > LARGEST:
-        raise Unfit(f"got more than {LARGEST:,} rows, which is more than any task asks for")
-    return table([column.name for column in cursor.description], rows)
+        raise Endless(f"got more than {LARGEST:,} rows, which is more than any task asks for")
+    if not rows:  # a stream without rows does not tell its columns
+        cursor = execute(conn, query, variables)
+    return table([column.name for column in cursor.description or ()], rows)
 
 
 def python_table(exercise: Exercise, answer: str, variables: dict[str, Any]) -> dict:
@@ -224,7 +286,7 @@ def plain(value: Any) -> Any:
 
 
 def _read(text: str) -> Any:
-    """What a text stands for, if it is a number, a truth value or a tensor; else the text without NUL."""
+    """What a text stands for: a number, a truth value, a tensor, an array; else the text without NUL."""
     bare = text.strip()
     if THOUSANDS.fullmatch(bare):
         bare = bare.replace(",", "")
@@ -235,7 +297,7 @@ def _read(text: str) -> Any:
         return str(float(bare))
     if bare in ("t", "true", "f", "false"):
         return bare.startswith("t")
-    if bare[:1] == "[":
+    if bare[:1] in ("[", "{"):  # a tensor, or an array
         with contextlib.suppress(ValueError):
-            return plain(json.loads(bare))
+            return plain(json.loads(bare.replace("{", "[").replace("}", "]")))
     return text.replace("\0", "")

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from pg_llm.course import answers, store
-from pg_llm.course.exercise import Exercise
+from pg_llm.course.exercise import Exercise, Variant
 from pg_llm.errors import KitError
 from pg_llm.notebook import session, sqltext
 
@@ -24,12 +24,17 @@ WAITING = "Exercise {} waits for your answer: fill in the cell and run it again.
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of a check. score: 0 to 1; None if the cell was not filled in yet."""
+    """The result of a check.
+
+    score: 0 to 1; None if the cell was not filled in yet.
+    endless: the answer was stopped before its end.
+    """
 
     exercise: str
     is_right: bool
     score: float | None
     message: str
+    endless: bool = False
 
     def __str__(self) -> str:
         if self.score is None:
@@ -85,7 +90,7 @@ def judged(exercise: Exercise, keyed: bool, answer: str, known: Mapping[str, Any
         with session.connection() as conn:
             if conn.info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
                 raise KitError("an earlier statement of your transaction failed; leave it with %sql ROLLBACK")
-            results = [answers.tried(exercise, answer, v, conn, known) for v in exercise.variants]
+            results = _results(exercise, answer, conn, known)
             with store.connection() as course:
                 if keyed:
                     found = store.judge(course, exercise, answer, results)
@@ -94,9 +99,19 @@ def judged(exercise: Exercise, keyed: bool, answer: str, known: Mapping[str, Any
                     message = found.get("message", "")
                     store.record(course, exercise.id, float(found["score"]), message, answer)
         message = exercise.praise if found["right"] else found["message"] + _quoted(exercise, answer)
-        verdict = Verdict(exercise.id, found["right"], float(found["score"]), message)
+        endless = any("endless" in result for result in results)
+        verdict = Verdict(exercise.id, found["right"], float(found["score"]), message, endless)
     _verdicts[exercise.id] = verdict
     return verdict
+
+
+def _results(exercise: Exercise, answer: str, conn: psycopg.Connection, known: Mapping) -> list[dict]:
+    """What the answer gives on each variant; one that did not end is not tried on the rest."""
+    results: list[dict] = []
+    for variant in exercise.variants:
+        stopped = results and "endless" in results[-1]
+        results.append(results[-1] if stopped else answers.tried(exercise, answer, variant, conn, known))
+    return results
 
 
 def _quoted(exercise: Exercise, answer: str) -> str:
@@ -130,18 +145,18 @@ def _compared(
     known: Mapping,
 ) -> dict:
     """The verdict by keys that are computed here; mistakes are computed for the variant that failed."""
-    keys = [{"solution": _key(exercise, exercise.solution, v, conn, known)} for v in exercise.variants]
+    keys = [{"solution": key(exercise, variant, conn, known)} for variant in exercise.variants]
     found = store.verdict(course, exercise, results, keys)
     failed = found.get("failed")
     if failed is not None and ("rows" in results[failed] or raised(results[failed])):
-        variant = exercise.variants[failed]
-        keys[failed]["wrong"] = [mistake(exercise, w, variant, conn, known) for w in exercise.wrong]
+        keys[failed]["wrong"] = mistakes(exercise, exercise.variants[failed], conn, known)
         found = store.verdict(course, exercise, results, keys)
     return found
 
 
-def _key(exercise: Exercise, solution: str, variant, conn: psycopg.Connection, known: Mapping) -> dict:
-    result = answers.tried(exercise, solution, variant, conn, known)
+def key(exercise: Exercise, variant: Variant, conn: psycopg.Connection, known: Mapping) -> dict:
+    """What the solution returns on a variant. Errors: KitError."""
+    result = answers.tried(exercise, exercise.solution, variant, conn, known)
     if "error" in result:
         raise KitError(
             f"exercise {exercise.id} cannot be checked here: its solution fails: {result['error']}"
@@ -149,15 +164,16 @@ def _key(exercise: Exercise, solution: str, variant, conn: psycopg.Connection, k
     return result
 
 
-def mistake(exercise: Exercise, wrong, variant, conn: psycopg.Connection, known: Mapping) -> dict:
-    """A usual mistake's result on a variant with its message.
+def mistakes(exercise: Exercise, variant: Variant, conn: psycopg.Connection, known: Mapping) -> list[dict]:
+    """What the usual mistakes return on a variant, each with its message.
 
-    The result is a table, or the code of a data exception; neither where the mistake fails otherwise.
+    A result is a table, or the code of a data exception; neither where the mistake fails otherwise.
     """
-    result = answers.tried(exercise, wrong.answer, variant, conn, known)
-    if "rows" in result:
-        return {"message": wrong.message, "table": result}
-    return {"message": wrong.message, **({"error": raised(result)} if raised(result) else {})}
+    results = answers.all_tried(exercise, [w.answer for w in exercise.wrong], variant, conn, known)
+    return [
+        {"message": wrong.message, **({"table": r} if "rows" in r else {"error": raised(r)})}
+        for wrong, r in zip(exercise.wrong, results, strict=True)
+    ]
 
 
 def raised(result: dict) -> str | None:

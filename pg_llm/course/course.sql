@@ -108,7 +108,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
             llm_course.exact(line), line) AS n
         FROM llm_course.projected(got, columns)
     ), pair AS (
-        SELECT e.n, e.line AS wanted, g.line AS came, llm_course.same_value(e.line, g.line, options) AS ok
+        SELECT e.n, e.line AS wanted, g.line AS came,
+            e.line = g.line OR llm_course.same_value(e.line, g.line, options) AS ok
         FROM e JOIN g USING (n)
     ), rest AS (
         SELECT * FROM pair WHERE NOT ok AND NOT coalesce((options ->> 'ordered')::boolean, false)
@@ -124,23 +125,64 @@ $$;
 COMMENT ON FUNCTION llm_course.rows_right IS
     'How many of the expected rows came, if both tables have the same number of rows';
 
-CREATE OR REPLACE FUNCTION llm_course.compare(expected jsonb, got jsonb, options jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION llm_course.candidates(expected jsonb, got jsonb) RETURNS SETOF int[]
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     wanted int := jsonb_array_length(expected -> 'columns');
     came int := jsonb_array_length(got -> 'columns');
     lines int := jsonb_array_length(expected -> 'rows');
     named int[];
-    pinned int[];
-    candidate int[];
     kinds text[];
     kinds_came text[];
+BEGIN
+    -- By name, if all names are there.
+    SELECT array_agg(g.k - 1 ORDER BY e.k) INTO named
+    FROM jsonb_array_elements_text(expected -> 'columns') WITH ORDINALITY AS e (name, k)
+    LEFT JOIN jsonb_array_elements_text(got -> 'columns') WITH ORDINALITY AS g (name, k)
+        ON lower(g.name) = lower(e.name) AND e.name <> '?column?';
+    IF cardinality(named) = wanted AND array_position(named, NULL) IS NULL AND wanted > 1 THEN
+        RETURN NEXT named;
+        RETURN;
+    END IF;
+    -- By position, passing over extra ones; a single column may have any name.
+    RETURN QUERY
+    SELECT array_agg(i ORDER BY i)
+    FROM generate_series(0, (1 << least(came, 10)) - 1) AS mask, generate_series(0, least(came, 10) - 1) AS i
+    WHERE mask & (1 << i) > 0 GROUP BY mask HAVING count(*) = wanted ORDER BY mask LIMIT 64;
+    -- In small tables, columns of other names may stand in any order. A column that has its name stays.
+    IF wanted BETWEEN 2 AND 4 AND came <= 6 AND lines BETWEEN 1 AND 500 THEN
+        named := named[1:wanted];
+        SELECT array_agg(jsonb_typeof(value) ORDER BY n) INTO kinds
+        FROM jsonb_array_elements(expected -> 'rows' -> 0) WITH ORDINALITY AS r (value, n);
+        SELECT array_agg(jsonb_typeof(value) ORDER BY n) INTO kinds_came
+        FROM jsonb_array_elements(got -> 'rows' -> 0) WITH ORDINALITY AS r (value, n);
+        RETURN QUERY
+        WITH RECURSIVE chosen (columns) AS (
+            SELECT '{}'::int[]
+            UNION ALL
+            SELECT columns || i FROM chosen, generate_series(0, came - 1) AS i
+            WHERE cardinality(columns) < wanted AND i <> ALL (columns)
+                AND kinds_came[i + 1] = kinds[cardinality(columns) + 1]
+                AND coalesce(named[cardinality(columns) + 1] = i, i <> ALL (array_remove(named, NULL)))
+        ) SELECT columns FROM chosen WHERE cardinality(columns) = wanted LIMIT 60;
+    END IF;
+END $$;
+COMMENT ON FUNCTION llm_course.candidates IS
+    'Which columns of a result may be the expected ones: their positions, counted from 0, the likeliest first';
+
+CREATE OR REPLACE FUNCTION llm_course.compare(expected jsonb, got jsonb, options jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    wanted int := jsonb_array_length(expected -> 'columns');
+    lines int := jsonb_array_length(expected -> 'rows');
+    candidate int[];
+    likeliest int[];
     decimals int;
     best bigint := 0;
     good bigint;
     agreed text[];
 BEGIN
-    IF came < wanted OR lines <> jsonb_array_length(got -> 'rows') THEN
+    IF jsonb_array_length(got -> 'columns') < wanted OR lines <> jsonb_array_length(got -> 'rows') THEN
         RETURN jsonb_build_object('right', false, 'shape', false);
     END IF;
     -- A result that is rounded throughout, to so many decimals.
@@ -149,37 +191,8 @@ BEGIN
     IF decimals BETWEEN 3 AND 8 THEN
         options := options || jsonb_build_object('decimals', decimals);
     END IF;
-    -- Columns are found by name if all names are there, else by position, passing over extra ones; a single
-    -- column may have any name. In small tables, columns of other names may stand in any order.
-    SELECT array_agg(g.k - 1 ORDER BY e.k) INTO named
-    FROM jsonb_array_elements_text(expected -> 'columns') WITH ORDINALITY AS e (name, k)
-    LEFT JOIN jsonb_array_elements_text(got -> 'columns') WITH ORDINALITY AS g (name, k)
-        ON lower(g.name) = lower(e.name) AND e.name <> '?column?';
-    pinned := named[1:wanted];
-    IF cardinality(named) <> wanted OR array_position(named, NULL) IS NOT NULL THEN
-        named := NULL;
-    END IF;
-    SELECT array_agg(jsonb_typeof(value) ORDER BY n) INTO kinds
-    FROM jsonb_array_elements(expected -> 'rows' -> 0) WITH ORDINALITY AS r (value, n);
-    SELECT array_agg(jsonb_typeof(value) ORDER BY n) INTO kinds_came
-    FROM jsonb_array_elements(got -> 'rows' -> 0) WITH ORDINALITY AS r (value, n);
-    FOR candidate IN
-        SELECT named WHERE cardinality(named) = wanted AND wanted > 1
-        UNION ALL
-        (SELECT array_agg(i ORDER BY i) FROM generate_series(0, (1 << least(came, 10)) - 1) AS mask,
-            generate_series(0, least(came, 10) - 1) AS i
-        WHERE mask & (1 << i) > 0 AND (wanted = 1 OR cardinality(named) IS DISTINCT FROM wanted) GROUP BY mask HAVING count(*) = wanted ORDER BY mask LIMIT 64)
-        UNION ALL
-        (WITH RECURSIVE chosen (columns) AS (
-            SELECT '{}'::int[] WHERE wanted BETWEEN 2 AND 4 AND came <= 6 AND lines BETWEEN 1 AND 500 AND named IS NULL
-                AND coalesce(cardinality(pinned), 0) = wanted
-            UNION ALL
-            SELECT columns || i FROM chosen, generate_series(0, came - 1) AS i
-            WHERE cardinality(columns) < wanted AND i <> ALL (columns)
-                AND kinds_came[i + 1] = kinds[cardinality(columns) + 1]
-                AND coalesce(pinned[cardinality(columns) + 1] = i, i <> ALL (array_remove(pinned, NULL)))
-        ) SELECT columns FROM chosen WHERE cardinality(columns) = wanted LIMIT 60)
-    LOOP
+    FOR candidate IN SELECT llm_course.candidates(expected, got) LOOP
+        likeliest := coalesce(likeliest, candidate);
         good := llm_course.rows_right(expected -> 'rows', got -> 'rows', candidate, options);
         best := greatest(best, good);
         EXIT WHEN good = lines;
@@ -187,8 +200,7 @@ BEGIN
     IF lines = 1 AND wanted > 1 AND best < 1 THEN
         SELECT array_agg(format('`%s`', e.name) ORDER BY e.k) INTO agreed
         FROM jsonb_array_elements_text(expected -> 'columns') WITH ORDINALITY AS e (name, k)
-        WHERE llm_course.same_value(expected -> 'rows' -> 0 -> e.k::int - 1,
-            got -> 'rows' -> 0 -> coalesce(named[e.k], e.k::int - 1), options);
+        WHERE llm_course.same_value(expected -> 'rows' -> 0 -> e.k::int - 1, got -> 'rows' -> 0 -> likeliest[e.k], options);
     END IF;
     RETURN jsonb_build_object('right', best = lines, 'shape', true, 'rows_right', best, 'rows', lines,
         'columns_right', array_to_string(agreed, ', '));
@@ -326,15 +338,16 @@ COMMENT ON FUNCTION llm_course.judge IS
 CREATE OR REPLACE FUNCTION llm_course.looked(exercise text) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$ INSERT INTO llm_course.attempt (exercise, message, answer) VALUES (left(exercise, 20), '', '') $$;
-COMMENT ON FUNCTION llm_course.looked IS 'Records that an exercise was opened, from which its time is counted';
+COMMENT ON FUNCTION llm_course.looked IS 'Records that an exercise''s cell was run before anything was filled in';
 
 CREATE OR REPLACE VIEW llm_course.progress AS
 SELECT student, exercise, count(score) AS tries, coalesce(max(score), 0)::real AS score,
     coalesce(max(score), 0) = 1 AS is_right, min(at) AS first_seen,
-    min(at) FILTER (WHERE score = 1) - min(at) AS time
+    -- A blank cell starts no clock: "Run all" opens every exercise of a notebook at once.
+    min(at) FILTER (WHERE score = 1) - min(at) FILTER (WHERE score IS NOT NULL) AS time
 FROM llm_course.attempt GROUP BY student, exercise;
 COMMENT ON VIEW llm_course.progress IS
-    'An exercise of a student: tries, best score, and the time from the first look to the first right answer';
+    'An exercise of a student: tries, best score, and the time from the first try to the first right answer';
 ALTER VIEW llm_course.progress SET (security_invoker = true);
 
 ALTER TABLE llm_course.attempt ENABLE ROW LEVEL SECURITY;

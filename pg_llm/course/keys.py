@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 from psycopg.types.json import Jsonb
 
-from pg_llm.course import answers, check, store
+from pg_llm.course import check, store
 from pg_llm.course.exercise import Exercise, exercises, to_dict
 from pg_llm.errors import KitError
 
@@ -49,15 +49,14 @@ def remove() -> None:
 
 
 def keys(exercise: Exercise, conn: psycopg.Connection) -> list[dict]:
-    """For each variant what the solution and the usual mistakes return."""
-    found = []
-    for variant in exercise.variants:
-        solution = answers.tried(exercise, exercise.solution, variant, conn, {})
-        if "error" in solution:
-            raise KitError(f"the solution of {exercise.id} fails: {solution['error']}")
-        wrong = [check.mistake(exercise, each, variant, conn, {}) for each in exercise.wrong]
-        found.append({"solution": solution, "wrong": wrong})
-    return found
+    """For each variant what the solution and the usual mistakes return. Errors: KitError."""
+    return [
+        {
+            "solution": check.key(exercise, variant, conn, {}),
+            "wrong": check.mistakes(exercise, variant, conn, {}),
+        }
+        for variant in exercise.variants
+    ]
 
 
 @contextlib.contextmanager

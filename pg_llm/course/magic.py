@@ -42,9 +42,9 @@ class CheckMagics(Magics):
             exercise, keyed = store.find(name)
         except KitError as error:
             raise UsageError(str(error)) from None
-        if not checks.is_blank(exercise, cell):
-            self._show(exercise, cell)
         verdict = checks.judged(exercise, keyed, cell, self.shell.user_ns)
+        if verdict.score is not None and not verdict.endless:
+            self._show(exercise, cell)
         print(verdict)
         if exercise.fallback:
             self._provide(exercise, cell if verdict.is_right else None)
@@ -63,6 +63,7 @@ class CheckMagics(Magics):
             with contextlib.suppress(psycopg.Error, answers.Unfit):
                 answers.statements(cell)
                 with session.connection() as conn, answers.undone(conn):
+                    answers.limited(conn)
                     display(sql._run(cell, {}))
 
     def _provide(self, exercise: Exercise, answer: str | None) -> None:

@@ -38,8 +38,8 @@ STUCK = """
 def progress() -> Frame:
     """The exercises that you have opened or tried, of all notebooks, one per row.
 
-    Columns exercise, title, tries, score (best, 0 to 1), is_right, minutes (from the first look to the first
-    right answer).
+    Columns exercise, title, tries, score (best, 0 to 1), is_right, minutes (from the first try, which is the
+    first run of a filled-in cell, to the first right answer; a blank cell starts no clock).
     """
     from pg_llm.notebook.frames import Frame
 
@@ -88,8 +88,9 @@ def plot_progress() -> Axes:
 def write_gradebook(target: TextIO) -> int:
     """Writes a CSV file with a row for each student and exercise; returns the number of rows.
 
-    Columns student, exercise, score (best, 0 to 1), tries, minutes. The owner of the course's database sees
-    all students, a student only the own rows.
+    Columns student, exercise, score (best, 0 to 1), tries, minutes (from the first try to the first right
+    answer, as in progress()). The owner of the course's database sees all students, a student only the own
+    rows.
     """
     with store.connection() as conn:
         rows = conn.execute(GRADEBOOK).fetchall()

@@ -17,6 +17,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from pg_llm.course import answers
 from pg_llm.course.exercise import Exercise, exercises, from_dict
 from pg_llm.errors import KitError
 from pg_llm.server import rights, template
@@ -32,6 +33,7 @@ def connection() -> Iterator[psycopg.Connection]:
     conn = _opened()
     try:
         conn.execute("SET search_path = pg_catalog, pg_temp; SET client_min_messages = warning")
+        answers.limited(conn, local=False)
         row = conn.execute(
             "SELECT obj_description(oid, 'pg_namespace'), pg_has_role(nspowner, 'USAGE') "
             "FROM pg_namespace WHERE nspname = 'llm_course'"
@@ -161,6 +163,6 @@ def record(course: psycopg.Connection, exercise: str, score: float, message: str
 
 
 def looked(exercise: str) -> None:
-    """Records that an exercise was opened; its time counts from the first look."""
+    """Records that an exercise was opened; its time counts from the first try, not from here."""
     with connection() as course:
         course.execute("SELECT llm_course.looked(%s)", [exercise])

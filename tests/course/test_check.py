@@ -1,9 +1,7 @@
-"""Checks: what is accepted, what is refused and why, what an answer may do, and who may judge."""
+"""Checks: what is accepted, what is refused and why, and what an answer may do."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from decimal import Decimal
 
@@ -11,29 +9,11 @@ import numpy as np
 import pandas as pd
 import psycopg
 import pytest
-from helpers.jupyter_kernel import Kernel
+from helpers.means import MEANS, made
 
-import pg_llm
-from pg_llm.course import answers, cells, check, exercise, keys, progress, store
+from pg_llm.course import answers, cells, check, exercise
 from pg_llm.errors import KitError
 
-MEANS = {
-    "id": "90.1",
-    "title": "means",
-    "difficulty": 1,
-    "importance": 1,
-    "minutes": 5,
-    "task": "The mean of x in each group g of the table p.",
-    "hints": ["one", "two"],
-    "cell": "SELECT g,\n       -- your line here\nFROM p",
-    "solution": "SELECT g, avg(x) AS mean FROM p GROUP BY g",
-    "praise": "Means.",
-    "wrong": [{"answer": "SELECT g, sum(x) FROM p GROUP BY g", "message": "that is the sum."}],
-    "variant": [
-        {"setup": "CREATE TEMP TABLE p AS SELECT i % 3 AS g, sqrt(i) AS x FROM generate_series(1, 9) AS i"},
-        {"setup": "CREATE TEMP TABLE p AS SELECT i % 4 AS g, sqrt(i) AS x FROM generate_series(1, 9) AS i"},
-    ],
-}
 COUNT = {
     **MEANS,
     "id": "90.2",
@@ -42,10 +22,6 @@ COUNT = {
     "wrong": [{"answer": "SELECT :n - 1", "message": "one too few."}],
     "variant": [{"variables": {"n": 277_258}}, {"variables": {"n": 33_135}}],
 }
-
-
-def made(**changes) -> exercise.Exercise:
-    return exercise.from_dict({**MEANS, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +290,44 @@ def test_a_probe_reads_the_answer(learner):
     assert verdict(task, "SELECT 'a cow' AS text").message == "a cat, please."
 
 
+COUNTING = "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT {} FROM r"
+
+
+@pytest.mark.parametrize(
+    "answer, message",
+    [
+        (COUNTING.format("n, n"), "got more than 5,000 rows"),
+        (COUNTING.format("sum(n)"), "stopped after 300ms, the limit of a statement (statement_timeout)"),
+        ("DO 'BEGIN LOOP END LOOP; END'; SELECT 1, 1", "stopped after 300ms"),
+    ],
+)
+def test_an_answer_without_end_is_stopped(learner, monkeypatch, answer, message):
+    monkeypatch.setattr(answers, "LIMIT", 300)
+    tried = []
+    monkeypatch.setattr(answers, "tried", lambda *a, f=answers.tried: tried.append(a[2]) or f(*a))
+    found = verdict(MEANS, answer)
+    assert found.endless and found.score == 0 and message in found.message
+    assert tried == [*made().variants[:1], *made().variants]  # the answer once, then the solution
+    assert not verdict(MEANS, "SELECT 1").endless
+    assert learner.execute("SHOW statement_timeout").fetchone() == ("0",)
+
+
+def test_a_function_without_end_is_stopped_when_the_check_tries_it(learner, monkeypatch):
+    monkeypatch.setattr(answers, "LIMIT", 300)
+    function = "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS 'BEGIN {} END'"
+    task = {**MEANS, "solution": function.format("RETURN 1;"), "probe": "SELECT f()", "wrong": []}
+    assert verdict(task, task["solution"]).is_right
+    assert "stopped after 300ms" in verdict(task, function.format("LOOP END LOOP;")).message
+
+
+def test_a_lower_limit_of_the_learners_own_stays(learner):
+    learner.execute("SET statement_timeout = '150ms'")
+    try:
+        assert "stopped after 150ms" in verdict(MEANS, "SELECT pg_sleep(60)").message
+    finally:
+        learner.execute("RESET statement_timeout")
+
+
 @pytest.mark.parametrize(
     "value, plain",
     [
@@ -322,6 +336,7 @@ def test_a_probe_reads_the_answer(learner):
         (Decimal("2.50"), 2.5),
         (float("nan"), "nan"), (np.float32(0.5), 0.5), (np.array([[1, 2]]), [[1, 2]]), (None, None),
         ((1, "2"), [1, 2]), (True, True), ("a\0b", "ab"), (Decimal("NaN"), "nan"), (math.inf, "inf"),
+        ("{{1,2},{3,4}}", [[1, 2], [3, 4]]), ("{a,b}", "{a,b}"), ('{"a": [1]}', '{"a": [1]}'),
         ("1e999", "1e999"), ("9" * 5000, "9" * 5000), ("[1e999]", ["inf"]),
         ("12 cats", "12 cats"), ("", ""), ("-", "-"), (".", "."), ("²", "²"),
     ],
@@ -358,202 +373,3 @@ def test_cells_of_an_exercise():
     assert "### Exercise 90.1 · means" in text and "%%check 90.1\nSELECT g," in text
     assert MEANS["solution"] in text
     assert MEANS["solution"] not in "\n".join(source for _, _, source in cells.parts(task, solutions=False))
-
-
-# -- in a notebook ----
-
-
-@pytest.fixture(scope="module")
-def kernel(server, learner, tmp_path_factory):
-    """A kernel on a server that has the keys of the exercises of this file."""
-    with pytest.MonkeyPatch.context() as patch:
-        twice = "CREATE OR REPLACE FUNCTION twice(int) RETURNS int LANGUAGE sql"
-        tasks = [
-            made(),
-            made(id="90.3", defines="mean", fallback="SELECT g, avg(x) AS mean FROM p GROUP BY g"),
-            made(id="90.4", cell="-- your line here", solution=f"{twice} AS 'SELECT 2 * $1'",
-                 probe="SELECT twice(3), twice(:n)", wrong=[], fallback=f"{twice} AS 'SELECT $1 + $1'",
-                 variant=[{"variables": {"n": 4}}, {"variables": {"n": 5}}]),
-        ]  # fmt: skip
-        for module in (keys, progress):
-            patch.setattr(module, "exercises", lambda: {task.id: task for task in tasks})
-        keys.install(lambda text: None)
-    kernel = Kernel()
-    assert kernel.run("%load_ext pg_llm\nimport pg_llm").ok
-    yield kernel
-    kernel.close()
-    keys.remove()
-
-
-def test_the_magic_shows_the_result_and_the_verdict(kernel):
-    assert kernel.run("%%sql\nDROP TABLE IF EXISTS p; CREATE TABLE p AS SELECT 1 AS g, 2.5 AS x").ok
-    assert "waits for your answer" in kernel.run(f"%%check 90.1\n{MEANS['cell']}").printed
-    seen = kernel.run("%%check 90.1\nSELECT g, avg(x) FROM p GROUP BY g")
-    assert "2.5" in seen.result and seen.printed == "✓ Right. Means.\n"
-    seen = kernel.run("%%check 90.1\nSELECT g, sum(x) FROM p GROUP BY g")
-    assert "✗ Not yet" in seen.printed and "that is the sum." in seen.printed
-    seen = kernel.run("%%check 90.1\nSELECT g, avg(nonsense) FROM p GROUP BY g")
-    assert seen.ok and 'column "nonsense" does not exist' in seen.printed
-    seen = kernel.run("%%check 90.9\nSELECT 1")
-    assert not seen.ok and "there is no exercise 90.9" in seen.printed
-    assert "needs the number" in kernel.run("%%check\nSELECT 1").printed
-    assert kernel.run("%%sql answer <<\nSELECT g, avg(x) FROM p GROUP BY g").ok
-    assert (
-        kernel.run("from pg_llm.course.check import check\ncheck('90.1', answer)").printed
-        == "✓ Right. Means.\n"
-    )
-    seen = kernel.run("check('90.3', answer)")
-    assert seen.error == "KitError" and "was the answer to 90.1; run the cell" in seen.message
-    assert "Right" in kernel.run("check('90.1', answer)").printed
-
-
-def test_a_table_is_the_learners_or_the_fallbacks(kernel):
-    seen = kernel.run("%%check 90.3\nSELECT g, sum(x) AS mean FROM p GROUP BY g")
-    assert "use the kit's own result for the table mean" in seen.printed
-    assert kernel.run("%sql SELECT mean FROM mean").result.split()[-1].startswith("2.5")
-    seen = kernel.run("%%check 90.3\nSELECT g, sum(x) / count(*) AS mean, 'mine' AS whose FROM p GROUP BY g")
-    assert "Right" in seen.printed and "kit's own" not in seen.printed
-    assert "mine" in kernel.run("%sql SELECT * FROM mean").result
-    seen = kernel.run("%%check 90.3\nSELECT g, avg(x) * 1 FROM p GROUP BY g")  # a column without a name
-    assert "Right" in seen.printed and "kit's own" not in seen.printed
-    assert kernel.run("%sql SELECT mean FROM mean").result.split()[-1].startswith("2.5")
-    seen = kernel.run("%%check 90.3\nSELECT g AS a, avg(x) AS b FROM p GROUP BY g")
-    assert "Right" in seen.printed and "need the columns g, mean" in seen.printed
-    assert kernel.run("%sql SELECT mean FROM mean").result.split()[-1].startswith("2.5")
-
-
-def test_a_definition_stays_when_it_is_right(kernel):
-    assert "kit's own" in kernel.run("%%check 90.4\n-- your line here\n").printed
-    assert kernel.run("%sql SELECT twice(21)").result.split()[-1] == "42"
-    wrong = "CREATE OR REPLACE FUNCTION twice(int) RETURNS int LANGUAGE sql AS 'SELECT 3 * $1'"
-    assert "Not yet" in kernel.run(f"%%check 90.4\n{wrong}").printed
-    assert kernel.run("%sql SELECT twice(21)").result.split()[-1] == "42"
-    right = (
-        "CREATE OR REPLACE FUNCTION twice(i int) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN i * 2; END'"
-    )
-    kernel.run("%sql DROP FUNCTION twice(int)")
-    assert "Right" in kernel.run(f"%%check 90.4\n{right}").printed
-    assert kernel.run("%sql SELECT twice(i => 21)").result.split()[-1] == "42"
-
-
-@pytest.mark.slow
-def test_progress_and_gradebook(kernel, learner):
-    table = kernel.run("%pg_llm progress").result
-    assert "90.1" in table and "means" in table
-    assert kernel.run("pg_llm.plot_progress()").ok
-    file = io.StringIO()
-    rows = progress.write_gradebook(file)
-    read = list(csv.DictReader(io.StringIO(file.getvalue())))
-    assert len(read) == rows >= 3 and list(read[0]) == ["student", "exercise", "score", "tries", "minutes"]
-    assert next(row for row in read if row["exercise"] == "90.1")["score"] == "1.0"
-    kernel.run("%pg_llm reset")
-    assert kernel.run("%pg_llm progress").result == table
-
-
-def test_an_update_keeps_attempts_and_keys(server, kernel, monkeypatch):
-    with store.connection() as conn:
-        before = conn.execute("SELECT count(*) FROM llm_course.attempt").fetchone()
-    script = store._script() + "-- a newer one"
-    monkeypatch.setattr(store, "_script", lambda: script)
-    with store.connection() as conn:
-        made_by = conn.execute("SELECT obj_description('llm_course'::regnamespace)").fetchone()
-        assert made_by == (store._comment(),)
-        assert conn.execute("SELECT count(*) FROM llm_course.attempt").fetchone() == before
-        assert conn.execute("SELECT count(*) FROM llm_course.answer_key").fetchone() > (0,)
-        owners = conn.execute(
-            "SELECT DISTINCT relowner::regrole::text FROM pg_class "
-            "WHERE relnamespace = 'llm_course'::regnamespace AND relkind IN ('r', 'v')"
-        ).fetchall()
-        assert owners == [("llm_course",)]
-
-
-# -- in a class ----
-
-
-@pytest.fixture
-def student(server, kernel, monkeypatch):
-    """A role without rights; PG_LLM_DSN connects as it."""
-    info = server.start().conninfo("postgres")
-    with psycopg.connect(**info, autocommit=True) as admin:
-        admin.execute("DROP OWNED BY eve") if _role(admin, "eve") else admin.execute(
-            "CREATE ROLE eve LOGIN CREATEDB"
-        )
-    monkeypatch.setenv("PG_LLM_DSN", psycopg.conninfo.make_conninfo(**{**info, "user": "eve"}))
-    return "eve"
-
-
-def _role(conn, name):
-    return conn.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name]).fetchone()
-
-
-def test_students_are_judged_by_keys_that_they_cannot_read(student, monkeypatch):
-    monkeypatch.setattr(store, "exercises", dict)  # no solutions on the student's machine
-    task, keyed = store.find("90.1")
-    assert keyed and task.solution == "" and task.wrong == () and len(task.variants) == 2
-    with pg_llm.connect(fresh=True) as conn:
-        results = [answers.tried(task, MEANS["solution"], v, conn, {}) for v in task.variants]
-        wrong = [answers.tried(task, MEANS["wrong"][0]["answer"], v, conn, {}) for v in task.variants]
-    with store.connection() as course:
-        assert store.judge(course, task, "a", results) == {"right": True, "score": 1}
-        assert "that is the sum." in store.judge(course, task, "b", wrong)["message"]
-        assert course.info.dbname == store.DATABASE
-        mine = course.execute("SELECT student, answer FROM llm_course.attempt ORDER BY id").fetchall()
-        assert mine == [("eve", "a"), ("eve", "b")]  # nobody else's
-        for forbidden in [
-            "SELECT * FROM llm_course.answer_key",
-            "INSERT INTO llm_course.attempt (exercise, score, message, answer) VALUES ('90.1', 1, '', '')",
-            "UPDATE llm_course.attempt SET score = 1",
-            "DELETE FROM llm_course.attempt",
-            "UPDATE llm_course.exercise SET spec = '{}'",
-            "SET ROLE llm_course",
-            "CREATE TEMP TABLE t (i int)",
-            "CREATE TABLE public.t (i int)",
-            "CREATE FUNCTION llm_course.same_value(text) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
-        ]:
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                course.execute(forbidden)
-    with pytest.raises(KitError, match="only the owner"):
-        keys.remove()
-    file = io.StringIO()
-    progress.write_gradebook(file)
-    assert {row["student"] for row in csv.DictReader(io.StringIO(file.getvalue()))} == {"eve"}
-    summary, mistake = progress.stuck()
-    assert summary == "90.1  opened by 1: 1 right, 0 stuck, 2 tries each"
-    assert mistake.startswith("      most often (1): ") and "that is the sum." in mistake
-
-
-def test_judge_survives_any_results(student, monkeypatch):
-    task, _ = store.find("90.1")
-    for results in ([], [{}, {}], [{"rows": []}], [{"rows": 3, "columns": "x"}], [None], ["x"], [[1]], 3, {}):
-        try:
-            with store.connection() as course:
-                assert not store.judge(course, task, "", results)["right"]
-        except psycopg.Error as error:
-            assert error.sqlstate[:2] == "22", results  # data exception
-    with pytest.raises(psycopg.errors.NoDataFound), store.connection() as course:
-        store.judge(course, made(id="99.9"), "", [])
-    ours = "FROM pg_proc WHERE pronamespace = 'llm_course'::regnamespace"
-    with store.connection() as course:
-        definers = course.execute(f"SELECT proname {ours} AND prosecdef ORDER BY 1").fetchall()
-        assert definers == [("judge",), ("looked",)]
-        owners = course.execute(f"SELECT DISTINCT proowner::regrole::text {ours}").fetchall()
-        assert owners == [("llm_course",)]
-        powers = "SELECT rolsuper OR rolcanlogin FROM pg_roles WHERE rolname = 'llm_course'"
-        assert course.execute(powers).fetchone() == (False,)
-
-
-def test_a_students_database_of_that_name_is_not_used(server, monkeypatch, student):
-    monkeypatch.setattr(store, "DATABASE", "pg_llm_trap")
-    info = server.start().conninfo("postgres")
-    with psycopg.connect(**{**info, "user": "eve"}, autocommit=True) as eve:
-        eve.execute("DROP DATABASE IF EXISTS pg_llm_trap")
-        eve.execute("CREATE DATABASE pg_llm_trap")
-    monkeypatch.delenv("PG_LLM_DSN")
-    with pytest.raises(KitError, match="belongs to role eve"), store.connection():
-        pass
-    with psycopg.connect(**info, autocommit=True) as admin:
-        admin.execute("CREATE ROLE mallory LOGIN") if not _role(admin, "mallory") else None
-    monkeypatch.setenv("PG_LLM_DSN", psycopg.conninfo.make_conninfo(**{**info, "user": "mallory"}))
-    assert store._database(("mallory",)) is None  # may create none, and does not use eve's
-    with psycopg.connect(**info, autocommit=True) as admin:
-        admin.execute("DROP DATABASE pg_llm_trap")
