@@ -51,6 +51,7 @@ class Tensor(UserDefinedType):
 
     def result_processor(self, dialect, coltype):
         """What turns a field of a result into an array."""
+
         def array(value):
             return TensorTextLoader(coltype or 0).load(value.encode()) if isinstance(value, str) else value
 
