@@ -329,6 +329,7 @@ def _database_of(notebook: str | None) -> session.Session:
         print(f"Was this notebook {lost.notebook}? %pg_llm adopt {lost.database} takes its database along.")
     if claim.known:
         print(f"The database of this notebook, {name}, is as you left it; %pg_llm reset gives a clean one.")
+        print("Python's variables are not: Run > Run All Above Selected Cell, in Jupyter, sets them again.")
         if databases.build_of(name) not in (None, databases.current_build()):
             print("An older build of pg_llm made it: %pg_llm reset brings it up to date.")
     return opened

@@ -301,7 +301,8 @@ def test_a_notebook_keeps_its_database_and_reset_empties_it(server):
     assert first.run("%sql CREATE TABLE mine AS SELECT 42 AS answer").ok
     first.close()
     second = Kernel(**name)
-    assert "as you left it" in second.run("%load_ext pg_llm").printed
+    said = second.run("%load_ext pg_llm").printed
+    assert "as you left it" in said and "Run All Above" in said
     assert rows(second.run("%sql SELECT answer FROM mine")) == ["42"]
     reset = second.run("%pg_llm reset")
     assert reset.ok and "clean" in reset.printed
