@@ -45,6 +45,9 @@ def run(echo, browser: bool, arguments: list[str]) -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # A notebook kernel must find the server that was started here, whatever its own environment contains.
     os.environ.setdefault("PG_LLM_HOME", str(server.default_home()))
+    # JupyterLab keeps files in HOME, which a user id without a name does not have.
+    if not os.access(os.path.expanduser("~"), os.W_OK):
+        os.environ["HOME"] = os.environ["PG_LLM_HOME"]
     # From a checkout, too, Jupyter finds jupyter_server_config.d, which switches saving.py on.
     path = [str(PACKAGE / "notebook"), os.environ.get("JUPYTER_CONFIG_PATH", "")]
     os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, path))

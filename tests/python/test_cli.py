@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from helpers.paths import REPO
 from pg_llm.cli import cli
 from pg_llm.errors import KitError
 from pg_llm.notebook import lab
+from pg_llm.server import database as databases
 from pg_llm.server import doctor
 
 pytestmark = pytest.mark.slow
@@ -460,3 +462,18 @@ def test_a_copy_elsewhere(tmp_path):
     copied = {p.relative_to(tmp_path / "course") for p in (tmp_path / "course").rglob("[!.]*.*")}
     assert copied == {p.relative_to(REPO / "notebooks") for p in (REPO / "notebooks").rglob("[!.]*.*")
                       if ".ipynb_checkpoints" not in p.parts and "__pycache__" not in p.parts}  # fmt: skip
+
+
+@pytest.mark.parametrize("home", ["/nonexistent", None])
+def test_jupyterlab_has_a_home_folder(home, tmp_path, monkeypatch):
+    """A user id without a name has none, and JupyterLab would not start."""
+    for name in ("HOME", "PATH", "JUPYTER_CONFIG_PATH"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # to be restored
+    monkeypatch.setenv("PG_LLM_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", home or str(tmp_path / "mine"))
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr(databases, "connect", lambda: io.StringIO())  # is closed, too
+    monkeypatch.setattr(lab, "notebooks", lambda echo: tmp_path)
+    monkeypatch.setattr(os, "execv", lambda *command: None)
+    lab.run(print, False, [])
+    assert os.environ["HOME"] == str(tmp_path if home else tmp_path / "mine")
