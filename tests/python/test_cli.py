@@ -289,12 +289,12 @@ def test_prepare_dataset(server, database, tmp_path):
     live = server.start()
     dsn = f"host={live.socket_dir} port={live.port} user=postgres dbname={database}"
     command = ["prepare-dataset", "--dsn", dsn, "--input", tmp_path / "text", "--dataset", "lengths"]
-    assert "rows of 8\n" in run(*command, "--block-size", 8).stdout
+    assert "rows of 8," in run(*command, "--block-size", 8).stdout
     longer = run(*command, "--block-size", 16, check=False)
     assert longer.returncode == 1
     assert "has rows of 8 tokens, the new ones would have 16; choose another --dataset" in longer.stderr
-    assert "rows of 8\n" in run(*command, "--block-size", 8).stdout
-    assert "rows of 16\n" in run(*command, "--block-size", 16, "--truncate").stdout
+    assert "rows of 8," in run(*command, "--block-size", 8).stdout
+    assert "rows of 16," in run(*command, "--block-size", 16, "--truncate").stdout
     for name, words in (("gpt-2", "did you mean gpt2?"), ("nosuch", "there are classroom, gpt2")):
         missing = run(*command, "--tokenizer", name, check=False)
         assert f"pg-llm: there is no tokenizer {name}; {words}" in missing.stderr
