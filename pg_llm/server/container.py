@@ -1,10 +1,15 @@
-"""Entry point of the server image: PostgreSQL in the foreground, on TCP, with a ready database."""
+"""Entry point of the server image: PostgreSQL in the foreground, on TCP, with a ready database.
+
+With the argument `healthy` it tells whether that server answers, by its exit code.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+
+from psycopg import pq
 
 from pg_llm.errors import KitError
 from pg_llm.server import database, settings
@@ -20,9 +25,19 @@ def main() -> None:
     database.connect(name).close()
     database.create_template()
     server.stop()
-    port = int(os.environ.get("PG_LLM_PORT") or settings.PORT)
+    port = wanted_port()
     print(f"pg_llm: database {name}, user postgres, port {port}", flush=True)
     server.become(port, "*")
+
+
+def wanted_port() -> int:
+    """PG_LLM_PORT, or 5432."""
+    return int(os.environ.get("PG_LLM_PORT") or settings.PORT)
+
+
+def healthy() -> bool:
+    """True if the server accepts connections over TCP; for the image's HEALTHCHECK."""
+    return pq.PGconn.ping(f"host=localhost port={wanted_port()}".encode()) == pq.Ping.OK
 
 
 def wanted_password() -> str:
@@ -35,6 +50,8 @@ def wanted_password() -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["healthy"]:
+        sys.exit(not healthy())
     try:
         main()
     except (KitError, OSError) as error:

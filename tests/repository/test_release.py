@@ -115,3 +115,19 @@ def test_the_archive_for_pgxn(tmp_path):
     assert {"META.json", "LICENSE", "LICENSES.md", "Makefile", "pg_llm.control", "README.md"} <= names
     assert {"sql/00_schema.sql", "src/module.c", "kernels/dispatch.c", "test/sql/tensor.sql"} <= names
     assert not [path for path in names if path.endswith((".o", ".so"))]
+
+
+def test_the_addresses_are_one_project():
+    """Of the package, the archive for PGXN, the clone command, the badges."""
+    address = project()["urls"]["Repository"]
+    named = [
+        *project()["urls"].values(),
+        META["resources"]["homepage"],
+        META["resources"]["repository"]["url"],
+    ]
+    assert [url for url in named if not url.startswith(address)] == []
+    readme = (REPO / "README.md").read_text()
+    assert f"git clone {address}" in readme
+    owner_and_name = "/".join(address.split("/")[-2:])
+    assert f"mybinder.org/v2/gh/{owner_and_name}/main?urlpath=" in readme
+    assert f"codespaces.new/{owner_and_name}" in readme

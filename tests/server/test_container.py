@@ -29,6 +29,12 @@ def start(home, extension, **environment):
     return subprocess.Popen(command, env=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def healthy(port) -> bool:
+    command = [sys.executable, "-m", "pg_llm.server.container", "healthy"]
+    where = {**os.environ, "PYTHONPATH": str(REPO), "PG_LLM_PORT": str(port)}
+    return subprocess.run(command, env=where).returncode == 0
+
+
 def test_no_password_no_server(home, extension):
     process = start(home / "container", extension)
     said = process.communicate(timeout=60)[0]
@@ -48,6 +54,7 @@ def test_password_database_and_restart(home, extension, port):
     """A client with the password finds the extension; its data survive a stop and a start."""
     own = {"POSTGRES_PASSWORD": "secret", "POSTGRES_DB": "course", "PG_LLM_PORT": str(port)}
     where = {"host": "127.0.0.1", "port": port, "user": "postgres", "dbname": "course"}
+    assert not healthy(port)
     for round_ in range(2):
         process = start(home / "container", extension, **own)
         for _ in range(600):
@@ -57,6 +64,7 @@ def test_password_database_and_restart(home, extension, port):
             except psycopg.OperationalError:
                 assert process.poll() is None, process.stdout.read()
                 time.sleep(0.1)
+        assert healthy(port)
         if round_ == 0:
             conn.execute("CREATE TABLE kept AS SELECT '[1,2]'::tensor AS t")
         assert conn.execute("SELECT t::text FROM kept").fetchone() == ("[1,2]",)
