@@ -279,7 +279,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, str):
         return _read(value)
     if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
+        values = [plain(each) for each in value]
+        # A tensor with one element is a number, whatever its shape.
+        return values[0] if len(values) == 1 and not isinstance(values[0], list) else values
     if isinstance(value, dict):
         return json.dumps(value, sort_keys=True, default=str)
     return value if value is None or isinstance(value, (bool, int)) else str(value)
