@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
+import time
 import warnings
 from typing import Any
 
 import psycopg
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
+from psycopg import pq, sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pg_llm import __version__, catalog
 from pg_llm.errors import KitError
@@ -22,6 +24,7 @@ _EXPECTED = (
     "postgresql://USER:PASSWORD@HOST:PORT/DATABASE (a password's special characters percent-encoded, %40 for "
     "@), or host=... port=... user=... password=... dbname=..."
 )
+RECOVERY_SECONDS = 120  # after which a server that still recovers is an error
 
 
 def dsn() -> str | None:
@@ -65,10 +68,27 @@ def open_database(database: str | None) -> psycopg.Connection:
         info.setdefault("application_name", name)  # a notebook's, also where libpq's variables are hidden
     try:
         with libpq_environment():
-            return psycopg.connect(**info, autocommit=True)
+            return _patient(make_conninfo(**info))
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         where = "the server of PG_LLM_DSN" if elsewhere else "the embedded server"
         raise KitError(f"cannot connect to {where}: {' '.join(str(error).split())}") from None
+
+
+def _patient(conninfo: str) -> psycopg.Connection:
+    """An autocommit connection; a server that starts or recovers (SQLSTATE 57P03) is waited for."""
+    end, waited = time.monotonic() + RECOVERY_SECONDS, False
+    while True:
+        try:
+            return psycopg.connect(conninfo, autocommit=True)
+        except psycopg.OperationalError:
+            # psycopg does not say which SQLSTATE refused a connection; libpq's ping does, for this one.
+            rejected = pq.PGconn.ping(conninfo.encode()) == pq.Ping.REJECT
+            if not (rejected or waited) or time.monotonic() > end:
+                raise
+        if not waited:
+            print("The server starts, or recovers from a crash; waiting for it …", file=sys.stderr)
+        waited = rejected  # where recovery has just ended, one more attempt
+        time.sleep(0.2)
 
 
 def maintenance() -> psycopg.Connection:
