@@ -23,6 +23,7 @@ from pg_llm.notebook import hints, sqltext
 LARGEST = 5000  # rows of an answer that are compared
 LIMIT = 30_000  # milliseconds that a statement of an answer may run
 TRANSACTIONS = re.compile(r"\s*(begin|start|commit|end|rollback|abort|savepoint|release)\b", re.IGNORECASE)
+COPY = re.compile(r"\s*\\?copy\b", re.IGNORECASE)
 THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")
 NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
@@ -145,6 +146,8 @@ def statements(answer: str) -> list[str]:
     for statement in found:
         if TRANSACTIONS.match(statement):
             raise Unfit("an answer contains no BEGIN, COMMIT or ROLLBACK: the check undoes what it does")
+        if COPY.match(statement):
+            raise Unfit("an answer contains no COPY: a query returns its rows")
     return found
 
 

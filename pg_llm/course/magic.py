@@ -16,7 +16,12 @@ from pg_llm.course.exercise import Exercise
 from pg_llm.course.progress import progress
 from pg_llm.errors import KitError
 from pg_llm.notebook import session
-from pg_llm.notebook.magic import COMMANDS
+from pg_llm.notebook.magic import COMMANDS, describe
+
+# A check brings its own data and settings; a new session lacks what earlier cells made for the old one.
+FAILS_HERE = """\
+There is no result to show: outside the check the cell fails. After a restart, run the cells above again.
+{}"""
 
 
 def register(shell) -> None:
@@ -43,28 +48,36 @@ class CheckMagics(Magics):
         except KitError as error:
             raise UsageError(str(error)) from None
         verdict = checks.judged(exercise, keyed, cell, self.shell.user_ns)
+        failure = ""
         if verdict.score is not None and not verdict.endless:
-            self._show(exercise, cell)
+            failure = self._show(exercise, cell)
         print(verdict)
+        if failure and failure.splitlines()[0] not in verdict.message:
+            print(FAILS_HERE.format(failure))
         if exercise.fallback:
             self._provide(exercise, cell if verdict.is_right else None)
         elif verdict.is_right and exercise.language == "sql" and _defines(cell):
             checks.define(exercise, cell, self.shell.user_ns)
 
-    def _show(self, exercise: Exercise, cell: str) -> None:
-        """Displays what the answer gives on the learner's own data; errors are the verdict's to tell."""
-        if exercise.language == "python":
-            with contextlib.suppress(Exception):
+    def _show(self, exercise: Exercise, cell: str) -> str:
+        """Displays what the answer gives on the learner's own data; returns the error if it fails there."""
+        try:
+            if exercise.language == "python":
                 value = answers.evaluated(cell, self.shell.user_ns)
                 if value is not None:
                     display(value)
-        elif _is_query(cell):
-            sql = self.shell.magics_manager.registry["SqlMagic"]
-            with contextlib.suppress(psycopg.Error, answers.Unfit):
-                answers.statements(cell)
+            elif _is_query(cell):
+                sql = self.shell.magics_manager.registry["SqlMagic"]
                 with session.connection() as conn, answers.undone(conn):
                     answers.limited(conn)
                     display(sql._run(cell, {}))
+        except psycopg.Error as error:
+            return describe(error)
+        except Exception as error:  # a learner's code may raise anything
+            if exercise.language != "python":
+                raise
+            return f"{type(error).__name__}: {error}"
+        return ""
 
     def _provide(self, exercise: Exercise, answer: str | None) -> None:
         """Defines what later cells use, by the learner's answer if it is right, else by the kit's own."""

@@ -46,6 +46,13 @@ def test_the_magic_shows_the_result_and_the_verdict(kernel):
     seen = kernel.run("%%check 90.9\nSELECT 1")
     assert not seen.ok and "there is no exercise 90.9" in seen.printed
     assert "needs the number" in kernel.run("%%check\nSELECT 1").printed
+    assert kernel.run("%sql ALTER TABLE p RENAME TO gone").ok  # as a temporary table after a restart
+    seen = kernel.run("%%check 90.1\nUPDATE p SET x = x;\nSELECT g, avg(x) FROM p GROUP BY g")
+    assert "✓ Right. Means.\nThere is no result to show" in seen.printed
+    assert 'ERROR 42P01: relation "p" does not exist' in seen.printed
+    assert kernel.run("%sql ALTER TABLE gone RENAME TO p").ok
+    seen = kernel.run("%%check 90.1\nCOPY p TO STDOUT;\nSELECT 1")
+    assert "an answer contains no COPY" in seen.printed
     assert kernel.run("%%sql answer <<\nSELECT g, avg(x) FROM p GROUP BY g").ok
     assert (
         kernel.run("from pg_llm.course.check import check\ncheck('90.1', answer)").printed
