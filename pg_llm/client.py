@@ -12,7 +12,7 @@ from psycopg import pq, sql
 from psycopg.rows import class_row, tuple_row
 
 from pg_llm import catalog
-from pg_llm.notebook import frames, session
+from pg_llm.notebook import frames, session, statement
 
 
 @dataclass(frozen=True)
@@ -172,12 +172,10 @@ class PGLLMClient:
                 session.streaming(conn, -1)
 
     def _frame(self, query: sql.Composed, arguments: dict) -> frames.Frame:
-        with (
-            session.connection(self._conn) as conn,
-            conn.cursor(binary=True, row_factory=tuple_row) as cursor,
-        ):
-            cursor.execute(query, arguments)
-            return frames.frame(cursor)
+        with session.connection(self._conn) as conn:
+            found = statement.run(conn, query, arguments, binary=True)
+        assert found is not None
+        return frames.frame(found)
 
     def _call(
         self, query: str, function: str, model: str | None, **arguments: object

@@ -7,6 +7,7 @@ Reading makes no copy: the array is a read-only view of the query result's memor
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import dataclass
 
@@ -91,6 +92,42 @@ def _nested(array) -> str:
     return "[" + ",".join(_nested(row) for row in array) + "]"
 
 
+def written(array: np.ndarray, most: int = 0) -> str:
+    """A float32 array as the server writes a tensor; one of more than `most` elements as its summary.
+
+    most: as pg_llm.display_limit; 0 is no limit.
+    """
+    shape = ",".join(map(str, array.shape))
+    if array.size == 0 and not 0 < math.prod(array.shape[:-1]) <= 1000:
+        return f"tensor({shape}) []"
+    if not 0 < most < array.size:
+        return _brackets(array.astype(np.float32, copy=False))
+    first = ", ".join(_rounded(x) for x in array.ravel()[:3]) + (", …" if array.size > 3 else "")
+    mean = array.astype(np.float64).mean()
+    sd = np.sqrt(np.square((array - np.float32(mean)).astype(np.float64)).mean())
+    return f"tensor({shape}) [{first}] mean {_rounded(mean)} sd {_rounded(sd)}"
+
+
+def _brackets(array: np.ndarray) -> str:
+    return f"[{','.join(map(_brackets, array))}]" if array.ndim else _shortest(np.float32(array))
+
+
+def _shortest(x: np.float32) -> str:
+    """The fewest digits that are nearer to x than to any other float, in PostgreSQL's form."""
+    if not np.isfinite(x):
+        return _rounded(x)
+    with np.errstate(over="ignore"):
+        below, above = ((float(x) + float(np.nextafter(x, np.float32(end)))) / 2 for end in (-np.inf, np.inf))
+    # numpy's digits may lie halfway between two floats; PostgreSQL writes more then.
+    texts = [np.format_float_scientific(x, trim="-", exp_digits=2), *(f"{x:.{n}e}" for n in range(9))]
+    text = next(text for text in texts if below < float(text) < above)
+    return f"{float(text):.15g}" if x == 0 or 1e-4 <= abs(x) < 1e6 else text
+
+
+def _rounded(x: np.floating) -> str:
+    return f"{x:.3g}".replace("nan", "NaN").replace("inf", "Infinity")
+
+
 @dataclass(frozen=True)
 class TensorSummary:
     """The server's one-line summary of a tensor too large for pg_llm.display_limit; for display only."""
@@ -103,7 +140,8 @@ class TensorSummary:
     def __array__(self, dtype=None, copy=None):
         raise TypeError(
             f"only a summary of this tensor arrived: {self}\n"
-            "Read its values with pg_llm.sql(...), conn.cursor(binary=True) or SET pg_llm.display_limit = 0."
+            "Read its values with %%sql name <<, pg_llm.sql(...), conn.cursor(binary=True) "
+            "or SET pg_llm.display_limit = 0."
         )
 
 

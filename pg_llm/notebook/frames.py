@@ -7,11 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import psycopg
-from psycopg import pq
-from psycopg.rows import tuple_row
 
 from pg_llm import catalog
-from pg_llm.notebook import hints, render, session, sqltext
+from pg_llm.notebook import hints, render, session, sqltext, statement
 
 _FLOAT4, _FLOATS, _INTEGERS, _BOOL = 700, (701, 1700), (20, 21, 23, 26), 16
 
@@ -53,19 +51,20 @@ class Frame(pd.DataFrame):
 def sql(query: str, /, *, conn: psycopg.Connection | None = None, **params) -> Frame | None:
     """Runs SQL statements; returns the last one's rows as a DataFrame, None if it returns no rows.
 
-    Tensors become read-only float32 arrays, int[] lists, numeric float64. Keyword arguments are parameters,
-    :name in the query; or %(name)s as in psycopg, where a percent sign is then %%.
-    conn: None is the notebook's connection. Errors: psycopg.Error.
+    Tensors become read-only float32 arrays, int[] lists, numeric float64; types that Python lacks are the
+    server's text, and COPY … TO STDOUT is a column of lines. Keyword arguments are parameters, :name in the
+    query; or %(name)s as in psycopg, where a percent sign is then %%.
+    conn: None is the notebook's connection. Errors: psycopg.Error, KitError.
 
     >>> pg_llm.sql("SELECT name, data FROM llm_param WHERE model = :m", m="my_gpt")  # doctest: +SKIP
     """
     result = None
-    with session.connection(conn) as chosen, chosen.cursor(binary=True, row_factory=tuple_row) as cursor:
-        for statement in sqltext.split(query):
-            with hints.about(statement, params, chosen, is_cell=False):
-                cursor.execute(sqltext.bind(statement, params, psycopgs=True)[0], params or None)
-            if cursor.description:
-                result = frame(cursor)
+    with session.connection(conn) as chosen:
+        for each in sqltext.split(query):
+            bound = sqltext.bind(each, params, psycopgs=True)[0]
+            with hints.about(each, params, chosen, is_cell=False):
+                rows = statement.run(chosen, bound, params or None, binary=True)
+            result = result if rows is None else frame(rows)
     return result
 
 
@@ -148,25 +147,20 @@ def train_log(
 
 def view(query: str, conn: psycopg.Connection | None = None, **params) -> Frame:
     """The rows of a query as a Frame; {0} in it stands for the extension's schema."""
-    with session.connection(conn) as chosen, chosen.cursor(binary=True, row_factory=tuple_row) as cursor:
-        cursor.execute(catalog.qualified(chosen, query), params)
-        return frame(cursor)
+    with session.connection(conn) as chosen:
+        found = statement.run(chosen, catalog.qualified(chosen, query), params, binary=True)
+    assert found is not None
+    return frame(found)
 
 
 # -- rows to columns ----
 
 
-def frame(cursor: psycopg.Cursor) -> Frame:
-    """All rows of an executed cursor as a Frame, each column in the numpy dtype that fits its SQL type."""
-    rows = cursor.fetchall()
-    columns = []
-    for i, column in enumerate(cursor.description or []):
-        values = [row[i] for row in rows]
-        if cursor.adapters.get_loader(column.type_code, pq.Format.BINARY) is None:
-            values = [_decode(v) for v in values]
-        columns.append(_typed(values, column.type_code))
+def frame(found: statement.Rows) -> Frame:
+    """Rows as a Frame, each column in the numpy dtype that fits its SQL type."""
+    columns = [_typed([row[i] for row in found.rows], oid) for i, oid in enumerate(found.types)]
     result = Frame(dict(enumerate(columns)))
-    result.columns = [column.name for column in cursor.description or []]
+    result.columns = found.columns
     return result
 
 
@@ -181,14 +175,3 @@ def _typed(values: list, oid: int) -> pd.Series:
     if oid == _BOOL and not missing:
         return pd.Series(values, dtype=bool)
     return pd.Series(values, dtype=object)
-
-
-def _decode(value):
-    """Types that psycopg does not know in binary form arrive as bytes; those of enums are text."""
-    if not isinstance(value, bytes):
-        return value
-    try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        return value
-    return text if text.isprintable() else value

@@ -28,19 +28,22 @@ from IPython.core.magic import (
     needs_local_scope,
     no_var_expand,
 )
-from psycopg import adapt
 from psycopg.types.json import set_json_loads
 from traitlets import Bool, Int
 from traitlets.config import Configurable
 
 from pg_llm import catalog
 from pg_llm.errors import KitError
-from pg_llm.notebook import hints, pictures, render, session, sqltext
+from pg_llm.notebook import hints, pictures, render, session, sqltext, statement
 from pg_llm.notebook.elsewhere import OURS, Elsewhere
 from pg_llm.server import database as databases
 from pg_llm.server import notebooks, rights
 
 ROWS_SHOWN = 50
+CUT = (
+    "The result keeps the first {:,} of {:,} rows. All of them: pg_llm.sql(…), which needs memory for them, "
+    "or %config SqlMagic.keeplimit = 0"
+)
 HELP = """\
 %%sql                      the cell is SQL; several statements may follow one another, the last table is shown
 %%sql rows <<              the result goes to the Python variable rows instead
@@ -57,12 +60,16 @@ _RESULT = re.compile(r"\s*(\w+)\s*<<(?=\s)")
 
 
 class Result(list):
-    """The rows of a query, drawn by pg_llm.notebook.render; read like a result set of ipython-sql."""
+    """The rows of a query, drawn by pg_llm.notebook.render; read like a result set of ipython-sql.
 
-    def __init__(self, cursor: psycopg.Cursor, config: SqlMagic):
-        super().__init__(cursor.fetchall())
-        self.keys = [column.name for column in cursor.description or []]
-        self.config = config
+    Rows are named tuples, the first of rowcount ones. Tensors are arrays; drawn they are the server's text, a
+    summary if they have more than `most` elements (0: no limit).
+    """
+
+    def __init__(self, found: statement.Rows, config: SqlMagic, most: int = 0):
+        super().__init__(map(_row_type(found.columns), found.rows))
+        self.keys, self.rowcount = found.columns, found.count
+        self.config, self._most = config, most
 
     def __getitem__(self, key):
         """The row at a position, or the only row whose first value is the text `key`."""
@@ -113,7 +120,8 @@ class Result(list):
     def csv(self, filename: str | None = None, **options) -> str | None:
         """The rows in CSV format: written to a file, or returned. options: those of csv.writer."""
         text = io.StringIO()
-        csv.writer(text, **options).writerows([self.field_names, *self])
+        rows = ([render.as_written(value) for value in row] for row in self)
+        csv.writer(text, **options).writerows([self.field_names, *rows])
         if filename is None:
             return text.getvalue()
         Path(filename).write_text(text.getvalue(), encoding="utf-8", newline="")
@@ -121,8 +129,13 @@ class Result(list):
 
     def _draw(self, table):
         shown = self.config.displaylimit or len(self)
-        note = f"{len(self):,} rows, the first {shown} shown" if len(self) > shown else ""
-        return table(self.field_names, list(self)[:shown], note=note)
+        note = (
+            f"{self.rowcount:,} rows, the first {min(shown, len(self))} shown"
+            if self.rowcount > shown
+            else ""
+        )
+        rows = [[render.as_written(v, self._most) for v in row] for row in list(self)[:shown]]
+        return table(self.field_names, rows, note=note)
 
     def _repr_html_(self):
         return self._draw(render.html_table)
@@ -133,17 +146,9 @@ class Result(list):
     __str__ = __repr__
 
 
-def named_rows(cursor):
-    """psycopg row factory: tuples whose values have the columns' names, where Python allows those."""
-    names = [column.name for column in cursor.description or []]
+def _row_type(names):
+    """Makes tuples whose values have the columns' names, where Python allows those."""
     return collections.namedtuple("Row", names, rename=True)._make
-
-
-class _AsWritten(adapt.Loader):
-    """Keeps tensors in %%sql results as the server's text, a summary if they are large."""
-
-    def load(self, data) -> str:
-        return bytes(data).decode()
 
 
 @magics_class
@@ -151,6 +156,7 @@ class SqlMagic(Magics, Configurable):
     """%sql and %%sql; see %pg_llm help. Its name and traits are ipython-sql's, for %config SqlMagic."""
 
     displaylimit = Int(ROWS_SHOWN, config=True, allow_none=True, help="rows shown of a result; 0: all")
+    keeplimit = Int(100_000, config=True, help="rows kept of a result; 0: all")
     autopandas = Bool(False, config=True, help="results are pandas DataFrames")
 
     def __init__(self, shell):
@@ -178,26 +184,29 @@ class SqlMagic(Magics, Configurable):
         name, variables = target.group(1), {**self.shell.user_ns, **(local_ns or {})}
         # After an error there is no result: later cells must not read that of an earlier one.
         self.shell.user_ns.pop(name, None)
-        self.shell.user_ns[name] = self._run(text[target.end() :], variables)
+        self.shell.user_ns[name] = self._run(text[target.end() :], variables, arrays=True)
         return None
 
-    def _run(self, text, local_ns):
-        """Executes the statements in turn; the last one that returns rows is the cell's result."""
+    def _run(self, text, local_ns, arrays=False):
+        """Executes the statements in turn; the last one that returns rows is the cell's result.
+
+        arrays: tensors are read in full, not as the server's summaries.
+        """
         variables = {**self.shell.user_ns, **local_ns}
-        result = None
-        with session.connection() as conn, conn.cursor(row_factory=named_rows) as cursor:
-            tensor = conn.adapters.types.get("tensor")
-            if tensor:
-                cursor.adapters.register_loader(tensor.oid, _AsWritten)
-            for statement in sqltext.split(text):
-                query, used = sqltext.bind(statement, variables)
-                with hints.about(statement, variables, conn):
-                    cursor.execute(query, {name: variables[name] for name in used} or None)
-                if cursor.description:
-                    result = Result(cursor, self)
+        result, arrays = None, arrays or self.autopandas
+        with session.connection() as conn:
+            for each in sqltext.split(text):
+                query, used = sqltext.bind(each, variables)
+                params = {name: variables[name] for name in used} or None
+                with hints.about(each, variables, conn):
+                    found = statement.run(conn, query, params, keep=self.keeplimit, arrays=arrays)
+                if found:
+                    result = Result(found, self, session.DISPLAY_LIMIT if arrays else 0)
         if result is None:
             return None
         result.query = text
+        if result.rowcount > len(result):
+            print(CUT.format(len(result), result.rowcount))
         return result.DataFrame() if self.autopandas else result
 
 

@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 
-from pg_llm.files.adapter import summary
+from pg_llm.files.adapter import summary, written
 
 LONGEST = 2000  # characters shown of one text
 _TEXT = ' style="text-align:left;white-space:pre-wrap"'
@@ -44,6 +44,16 @@ def show(value, digits: int | None = None) -> str:
         return "\\x" + bytes(value).hex()
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
+
+
+def as_written(value, most: int = 0):
+    """value with arrays of floats as the server writes tensors, those of more than `most` elements shortened.
+
+    most: as pg_llm.display_limit; 0 is no limit.
+    """
+    if type(value) is list:  # an SQL array; one of JSON prints itself
+        return [as_written(each, most) for each in value]
+    return written(value, most) if isinstance(value, np.ndarray) and value.dtype.kind == "f" else value
 
 
 def html_table(columns, rows, digits: int | None = None, note: str = "") -> str:

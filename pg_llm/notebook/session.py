@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg import pq
 
 from pg_llm.errors import KitError
 from pg_llm.server import database as databases
@@ -19,6 +19,11 @@ from pg_llm.server import notebooks
 from pg_llm.server.connect import maintenance
 
 DISPLAY_LIMIT = 100  # elements of a tensor that %%sql shows in full
+
+LOST = (
+    "What was committed is there; temporary tables, SET commands and an open transaction went with the old "
+    "connection."
+)
 
 _current: Session | None = None
 _streams: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -36,6 +41,7 @@ class Session:
     def _open(self, connect: Callable[[], psycopg.Connection]) -> None:
         self.conn = connect()
         self.conn.add_notice_handler(show_notice)
+        self.conn.add_notify_handler(show_notification)
         self.conn.execute(f"SET pg_llm.display_limit = {DISPLAY_LIMIT}")
         for listener in self._listeners:
             listener(self)
@@ -72,7 +78,7 @@ class Session:
         """Moves to another database, which belongs to this notebook from now on. Errors: KitError."""
         if self.notebook is None:
             raise KitError("this kernel belongs to no notebook, so no database can belong to it")
-        if self.conn.info.transaction_status != TransactionStatus.IDLE:
+        if self.conn.info.transaction_status != pq.TransactionStatus.IDLE:
             raise KitError("a transaction is open; end it first, with %sql COMMIT or %sql ROLLBACK")
         notebooks.adopt(database, self.notebook, force)
         self.database = database
@@ -87,8 +93,7 @@ class Session:
             return KitError(f"the connection to the server is gone ({reason}), and a new one failed: {again}")
         return KitError(
             f"the connection to the server was lost: {reason}\n"
-            "A new one to the same database is open: run this cell again. What was committed is there; "
-            "temporary tables, SET commands and an open transaction went with the old connection."
+            f"A new one to the same database is open: run this cell again. {LOST}"
         )
 
 
@@ -99,6 +104,8 @@ def current() -> Session:
         _current = Session()
     elif _current.conn.closed:
         _current.reconnect()
+        print(f"The connection had been closed; a new one to the same database is open. {LOST}")
+    _settle(_current.conn)
     return _current
 
 
@@ -112,12 +119,13 @@ def start(database: str | None, fresh: bool, notebook: str | None = None) -> Ses
 @contextlib.contextmanager
 def connection(conn: psycopg.Connection | None = None) -> Iterator[psycopg.Connection]:
     """conn, or the notebook's connection, which is re-established if it breaks in the block: the error says
-    so."""
+    so. A statement that the block leaves unfinished is ended."""
     session = None
     if conn is None:
         session = current()
         conn = session.conn
     refuse_if_streaming(conn)
+    _settle(conn)
     try:
         yield conn
     except psycopg.OperationalError as error:
@@ -128,6 +136,31 @@ def connection(conn: psycopg.Connection | None = None) -> Iterator[psycopg.Conne
         # psycopg has cancelled the query; a notebook need not say more.
         show_instead(interrupt, "interrupted; the server stopped the statement")
         raise
+    finally:
+        _settle(conn)
+
+
+def _settle(conn: psycopg.Connection) -> None:
+    """Ends a statement that nobody reads any more, without which the connection accepts no other.
+
+    Ending a COPY keeps an open transaction: what it sends is read, what it waits for is nothing.
+    """
+    if conn.closed or _streams.get(conn, 0) or not conn.lock.acquire(blocking=False):
+        return  # a stream or another thread is at work
+    try:
+        pgconn = conn.pgconn
+        if pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
+            return
+        if pgconn.is_busy():
+            conn.cancel_safe(timeout=5)
+        while result := pgconn.get_result():
+            if result.status == pq.ExecStatus.COPY_OUT:
+                while pgconn.get_copy_data(0)[0] > 0:
+                    pass
+            elif result.status == pq.ExecStatus.COPY_IN:
+                pgconn.put_copy_end()
+    finally:
+        conn.lock.release()
 
 
 def show_instead(error: BaseException, text: str) -> None:
@@ -144,6 +177,11 @@ def show_notice(diagnostic: psycopg.errors.Diagnostic) -> None:
     lines += [f"DETAIL: {diagnostic.message_detail}"] if diagnostic.message_detail else []
     lines += [f"HINT: {diagnostic.message_hint}"] if diagnostic.message_hint else []
     print("\n".join(lines))
+
+
+def show_notification(notification: psycopg.Notify) -> None:
+    """Prints what NOTIFY sent to a channel that the session listens to."""
+    print(f"NOTIFY {notification.channel}: {notification.payload}")
 
 
 # -- a streaming connection can do nothing else ----

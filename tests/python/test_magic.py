@@ -140,6 +140,70 @@ def test_large_tensors_are_summaries_in_sql_cells_and_arrays_in_python(kernel):
     assert kernel.run(f'pg_llm.sql("SELECT {many}").t[0].sum()').result.endswith("500500.0)")
 
 
+TENSORS = (
+    "SELECT tensor '[[0.1,-2e10],[1,64311768]]' AS small, zeros(ARRAY[0,3]) AS none, "
+    "randn(ARRAY[10,10], 1) AS hundred, randn(ARRAY[101], 1) AS large, "
+    "ARRAY[tensor '[1,2]'] AS list, 0.1::real AS f"
+)
+
+
+def test_tensors_are_arrays_and_drawn_as_the_server_writes_them(kernel, server):
+    import pg_llm
+
+    with pg_llm.connect("as_written") as conn:
+        conn.execute("SET pg_llm.display_limit = 100")
+        texts = TENSORS.replace(" AS ", "::text AS ").replace("::text AS list", "::text[] AS list")
+        expected = [str(value) for value in conn.execute(texts).fetchone()]
+    shown = rows(kernel.run(f"%sql {TENSORS}"))
+    assert [cell.replace("&#x27;", "'") for cell in shown] == expected
+    assert kernel.run(f"%%sql kept <<\n{TENSORS}").ok
+    assert rows(kernel.run("kept")) == shown
+    assert kernel.run(
+        "[kept[0].large.shape, kept[0].none.shape, kept[0].list[0].sum(), kept[0].f]"
+    ).result == ("[(101,), (0, 3), np.float32(3.0), 0.1]")
+    assert kernel.run("kept.DataFrame().hundred[0].shape").result == "(10, 10)"
+    assert kernel.run("'[[0.1,-2e+10],[1,6.4311768e+07]]' in kept.csv()").result == "True"
+    assert kernel.run(
+        f"found = %sql {TENSORS}\nfound[0].small.shape, found.DataFrame().hundred[0].shape"
+    ).result == ("((2, 2), (10, 10))")
+    assert "%%sql name <<" in kernel.run("import numpy as np\nnp.asarray(found[0].large)").message
+
+
+def test_a_result_keeps_its_first_rows_and_says_so(kernel):
+    seen = kernel.run("%sql SELECT i FROM generate_series(1, 100001) AS i")
+    assert "keeps the first 100,000 of 100,001 rows" in seen.printed
+    assert "100,001 rows, the first 50 shown" in seen.result and len(rows(seen)) == 50
+    assert kernel.run("%config SqlMagic.keeplimit = 60").ok
+    seen = kernel.run("%%sql kept <<\nSELECT i FROM generate_series(1, 70) AS i")
+    assert "keeps the first 60 of 70 rows" in seen.printed and kernel.run("len(kept)").result == "60"
+    assert kernel.run("%config SqlMagic.keeplimit = 0").ok
+    seen = kernel.run("%%sql kept <<\nSELECT i FROM generate_series(1, 70) AS i")
+    assert seen.printed == "" and kernel.run("len(kept)").result == "70"
+    assert kernel.run("%config SqlMagic.keeplimit = 100000").ok
+
+
+def test_a_copy_leaves_the_session_and_its_transaction_as_they_were(kernel):
+    assert rows(kernel.run("%sql COPY (SELECT 1, 'a b') TO STDOUT")) == ["1\ta b"]
+    assert kernel.run("%%sql\nBEGIN;\nCREATE TABLE copied AS SELECT 1 AS a").ok
+    assert rows(kernel.run("%%sql\nCOPY copied TO STDOUT (FORMAT csv, HEADER)")) == ["a", "1"]
+    for refused in (
+        "COPY copied FROM STDIN",
+        "COPY copied TO STDOUT (FORMAT binary)",
+        "\\copy copied TO 'file'",
+    ):
+        assert kernel.run(f"%sql {refused}").error == "KitError"
+    python = "from pg_llm.notebook import session\nsession.current().conn.execute('COPY copied TO STDOUT')"
+    assert kernel.run(python).error == "ProgrammingError"
+    assert "pg_llm" in kernel.run("%pg_llm status").result
+    assert kernel.run("%sql COMMIT").ok
+    assert rows(kernel.run("%%sql\nDELETE FROM copied;\nDROP TABLE copied;\nSELECT 2")) == ["2"]
+
+
+def test_notifications_are_shown(kernel):
+    assert kernel.run("%%sql\nLISTEN heard;\nNOTIFY heard, 'hello'").printed == "NOTIFY heard: hello\n"
+    assert kernel.run("%sql UNLISTEN heard").ok
+
+
 @pytest.mark.parametrize("how", ["%sql {}", 'pg_llm.sql("{}")'])
 def test_an_interrupt_stops_the_statement_and_keeps_the_session(kernel, how):
     pid = rows(kernel.run("%sql SELECT pg_backend_pid()"))
@@ -155,6 +219,10 @@ def test_a_lost_connection_is_said_and_made_again(kernel):
     assert rows(kernel.run("%sql SELECT 1")) == ["1"]
     assert rows(kernel.run('pg_llm.sql("SELECT 2")')) == ["2"]
     assert rows(kernel.run("%sql SHOW pg_llm.display_limit")) == ["100"]
+    seen = kernel.run(
+        "from pg_llm.notebook import session\nsession.current().conn.close()\npg_llm.sql('SELECT 3')"
+    )
+    assert "had been closed" in seen.printed and rows(seen) == ["3"]
 
 
 def test_ipython_sql_can_go_elsewhere_and_come_back(kernel):

@@ -158,6 +158,21 @@ def test_a_summary_refuses_to_be_an_array(connect):
     assert same(conn.execute("SELECT zeros(ARRAY[0,3])").fetchone()[0], np.zeros((0, 3)))
 
 
+def test_an_array_is_written_as_the_server_writes_a_tensor(conn):
+    """Among the floats are some whose shortest digits lie halfway between two, and all powers of two."""
+    rng = np.random.default_rng(1)
+    bits = rng.integers(0, 2**32, 50_000, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    floats = [bits[np.isfinite(bits)], np.ldexp(np.float32(1), np.arange(-149, 128)).astype(np.float32)]
+    floats += [np.array([1e-4, 9.9999e-5, 1e6, 999999.94, -0.0, 9e9, 64311768, 3.4028235e38], np.float32)]
+    for array in [*ARRAYS[:-1], *floats]:
+        (text,) = conn.execute("SELECT (%b::tensor)::text", [array]).fetchone()
+        assert adapter.written(np.asarray(array)) == text
+    conn.execute("SET pg_llm.display_limit = 2")
+    for array in [*ARRAYS, np.float32([1, 2, 3]), np.float32([[1e7], [-1], [np.nan], [0]]), np.zeros((9, 2))]:
+        (text,) = conn.execute("SELECT (%b::tensor)::text", [array]).fetchone()
+        assert adapter.written(np.asarray(array), 2) == text
+
+
 def test_register_works_where_the_schema_is_not_on_the_path(server):
     """It also leaves a connection without autocommit outside any transaction."""
     pg_llm.server.database.drop_database("elsewhere")
