@@ -17,8 +17,7 @@ def python_entry(name: str) -> str:
     item = getattr(pg_llm, name)
     lines = [python_lines(f"pg_llm.{name}", item)]
     if inspect.isclass(item) and not issubclass(item, Exception):
-        # SQLAlchemy calls the methods of Tensor, which have no docstrings.
-        methods = {n: m for n, m in vars(item).items() if callable(m) and not n.startswith("_") and m.__doc__}
+        methods = {n: m for n, m in vars(item).items() if callable(m) and not n.startswith("_")}
         lines += [python_lines(f"{name}.{n}", m) for n, m in methods.items()]
     return "\n".join(lines)
 
