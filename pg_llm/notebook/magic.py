@@ -341,6 +341,9 @@ def _database_of(notebook: str | None) -> session.Session:
         print("Python's variables are not: Run > Run All Above Selected Cell, in Jupyter, sets them again.")
         if databases.build_of(name) not in (None, databases.current_build()):
             print("An older build of pg_llm made it: %pg_llm reset brings it up to date.")
+            if not databases.dsn():
+                again = f"`pg-llm backup {name} FILE`, then `pg-llm restore --replace FILE {name}`"
+                print(f"To keep all your tables and models, do instead {again}.")
     return opened
 
 

@@ -423,6 +423,35 @@ def test_two_notebooks_of_one_name_and_a_renamed_one(server, tmp_path):
             kernel.close()
 
 
+def test_a_database_of_an_older_build_is_brought_up_to_date_with_its_tables(server, tmp_path):
+    """The first cell names the commands; they keep the tables, and the database stays the notebook's."""
+    from pg_llm.backup.backup import backup
+    from pg_llm.backup.restore import restore
+    from pg_llm.server import database as databases
+    from pg_llm.server import notebooks, template
+    from pg_llm.server.connect import maintenance
+
+    path = tmp_path / "of an older build.ipynb"
+    path.touch()
+    name = notebooks.claim(str(path)).database
+    with maintenance() as conn:
+        template.write_note(conn, name, {**template.read_note(conn, name), template.build_key(): "older"})
+    kernel = Kernel(JPY_SESSION_NAME=str(path))
+    try:
+        told = kernel.run("%load_ext pg_llm").printed
+        assert f"`pg-llm backup {name} FILE`, then `pg-llm restore --replace FILE {name}`" in told
+        assert kernel.run("%sql CREATE TABLE kept AS SELECT 42 AS a").ok
+        backup(name, tmp_path / "file", say=print)
+        restore(tmp_path / "file", name, replace=True)
+        assert "run this cell again" in kernel.run("%sql SELECT a FROM kept").message
+        assert rows(kernel.run("%sql SELECT a FROM kept")) == ["42"]
+        assert databases.build_of(name) == databases.current_build()
+        assert notebooks.claim(str(path)).database == name
+    finally:
+        kernel.close()
+        databases.drop_database(name)
+
+
 def test_reset_keeps_the_attempts(server):
     kernel = Kernel(JPY_SESSION_NAME="attempts.ipynb")
     assert kernel.run("%load_ext pg_llm\nfrom pg_llm import check\ncheck('01.1', 'nonsense')").ok
