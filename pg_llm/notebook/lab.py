@@ -23,6 +23,7 @@ from pg_llm.server import server
 PACKAGE = Path(__file__).resolve().parent.parent
 MANIFEST = ".pg_llm.json"
 COPY = "my_notebooks"  # of a checkout; .gitignore names it
+FIRST = "00_start_here.ipynb"
 
 
 def run(echo, browser: bool, arguments: list[str]) -> None:
@@ -36,7 +37,7 @@ def run(echo, browser: bool, arguments: list[str]) -> None:
     echo(f"Notebooks:  {folder}")
     if not database.dsn():
         echo(f"The server keeps running when JupyterLab ends; '{command_name()} stop' stops it.")
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}"]
+    command = [sys.executable, "-m", "jupyterlab", *options(folder)]
     if not browser:
         command.append("--no-browser")
     if os.geteuid() == 0:
@@ -48,11 +49,25 @@ def run(echo, browser: bool, arguments: list[str]) -> None:
     # JupyterLab keeps files in HOME, which a user id without a name does not have.
     if not os.access(os.path.expanduser("~"), os.W_OK):
         os.environ["HOME"] = os.environ["PG_LLM_HOME"]
-    # From a checkout, too, Jupyter finds jupyter_server_config.d, which switches saving.py on.
-    path = [str(PACKAGE / "notebook"), os.environ.get("JUPYTER_CONFIG_PATH", "")]
-    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, path))
+    os.environ.update(jupyter_paths())
     sys.stdout.flush()
     os.execv(sys.executable, [*command, *arguments])
+
+
+def options(folder: Path) -> list[str]:
+    """JupyterLab's options: it shows the folder, and first of all 00_start_here."""
+    first = [f"--LabApp.default_url=/lab/tree/{FIRST}"] if (folder / FIRST).exists() else []
+    return [f"--ServerApp.root_dir={folder}", *first]
+
+
+def jupyter_paths() -> dict[str, str]:
+    """The environment in which Jupyter finds our files, from a checkout, too.
+
+    jupyter_server_config.d switches saving.py on, labconfig the news off; labextensions highlights SQL.
+    """
+    ours = str(PACKAGE / "notebook")
+    names = ("JUPYTER_CONFIG_PATH", "JUPYTER_PATH")
+    return {name: os.pathsep.join(filter(None, [ours, os.environ.get(name, "")])) for name in names}
 
 
 def command_name() -> str:

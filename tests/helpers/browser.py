@@ -18,6 +18,7 @@ import nbformat
 import pytest
 
 from helpers.paths import REPO
+from pg_llm.notebook.lab import jupyter_paths, options
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 SHOTS = REPO / "build" / "screenshots"
@@ -45,13 +46,13 @@ def lab(folder: Path, home: Path) -> Iterator[str]:
         "JUPYTER_CONFIG_DIR": str(home / "config"),
         "JUPYTER_DATA_DIR": str(home / "data"),
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-        "JUPYTER_CONFIG_PATH": str(REPO / "pg_llm" / "notebook"),
+        **jupyter_paths(),
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
         "IPYTHONDIR": str(home / "ipython"),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH", "")])),
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--ServerApp.root_dir={folder}"]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", *options(folder)]
     command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
     command += [
         "--IdentityProvider.token=",
@@ -84,13 +85,10 @@ def lab(folder: Path, home: Path) -> Iterator[str]:
 
 
 def choose_theme(home: Path, theme: str) -> None:
-    """Writes JupyterLab's settings: the theme of the next page, and none of the first start's questions."""
+    """Writes JupyterLab's settings: the theme of the next page."""
     settings = home / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True, exist_ok=True)
     (settings / "themes.jupyterlab-settings").write_text(json.dumps({"theme": THEMES[theme]}))
-    (settings / "notification.jupyterlab-settings").write_text(
-        json.dumps({"fetchNews": "false", "checkForUpdates": False})
-    )
     # Cells outside the window stay in the page, where the tests find them.
     notebook = home / "settings" / "@jupyterlab" / "notebook-extension"
     notebook.mkdir(parents=True, exist_ok=True)

@@ -94,6 +94,56 @@ def conn(server):
         yield connection
 
 
+def test_jupyterlab_opens_on_the_first_notebook(lab, chrome):
+    """Without a launcher, and without a question about news."""
+    page = chrome.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto(lab[0])
+    page.get_by_text("| Idle").first.wait_for(timeout=60_000)
+    page.wait_for_timeout(3000)  # the question came after the notebook
+    assert page.url.endswith("/lab/tree/00_start_here.ipynb")
+    assert page.locator(".jp-Launcher-body").count() == 0
+    assert page.locator(".Toastify__toast").count() == 0
+    page.screenshot(path=browser.SHOTS / "first-light.png")
+    page.close()
+
+
+def test_no_line_is_longer_than_its_cell(lab, open_page):
+    page = open_page(COURSE[0])
+    page.page.set_viewport_size({"width": 900, "height": 1000})
+    page.page.wait_for_timeout(500)
+    hidden = "e => e.scrollWidth - e.clientWidth"
+    editors = page.page.locator(".jp-CodeCell .cm-scroller")
+    assert editors.count() > 20
+    assert [n for n in range(editors.count()) if editors.nth(n).evaluate(hidden) > 1] == []
+
+
+def test_cells_of_sql_are_highlighted_as_sql(lab, open_page):
+    text = (
+        "SELECT '50% of all' AS share, \"it's\" -- 7 % 4\nFROM llm_param\nWHERE model = :m AND data > $$ ' $$"
+    )
+    sources = [f"%%sql\n{text}", f"%%check 00.1\n{text}", "x = 7 % 4", "# %%sql"]
+    browser.write(lab[1] / "highlighted.ipynb", sources)
+    page = open_page("highlighted.ipynb")
+    editors = page.page.locator(".jp-Notebook .jp-Cell .cm-content")
+
+    def languages() -> list[str | None]:
+        return [editors.nth(i).get_attribute("data-language") for i in range(editors.count())]
+
+    until(lambda: languages() == ["sql", "sql", "python", "python"], what=f"the languages are {languages()}")
+    words = editors.first.locator("span").all_inner_texts()
+    assert {"SELECT", "'50% of all'", "-- 7 % 4", "FROM", "$$ ' $$"} <= {*words}, words
+    for theme in ("dark", "light"):
+        page.theme(theme)
+        page.shot(f"sql-{theme}")
+    # A first line that comes or goes changes the language.
+    editors.nth(3).click()
+    press(page, "Control+Home", "Delete", "Delete")
+    until(lambda: languages()[3] == "sql")
+    press(page, "Delete")
+    until(lambda: languages()[3] == "python")
+    assert page.errors() == []
+
+
 def facts(conn) -> list:
     return conn.execute(
         "SELECT (SELECT array_agg(g::text ORDER BY model, id) FROM llm_graph g), "
