@@ -49,7 +49,7 @@ def run(echo, browser: bool, arguments: list[str]) -> None:
     # JupyterLab keeps files in HOME, which a user id without a name does not have.
     if not os.access(os.path.expanduser("~"), os.W_OK):
         os.environ["HOME"] = os.environ["PG_LLM_HOME"]
-    os.environ.update(jupyter_paths())
+    os.environ.update(environment())
     sys.stdout.flush()
     os.execv(sys.executable, [*command, *arguments])
 
@@ -60,14 +60,16 @@ def options(folder: Path) -> list[str]:
     return [f"--ServerApp.root_dir={folder}", *first]
 
 
-def jupyter_paths() -> dict[str, str]:
-    """The environment in which Jupyter finds our files, from a checkout, too.
+def environment() -> dict[str, str]:
+    """What makes Jupyter find our files, from a checkout, too.
 
-    jupyter_server_config.d switches saving.py on, labconfig the news off; labextensions highlights SQL.
+    jupyter_server_config.d switches saving.py on, labconfig the news off and the wrapping of lines on;
+    labextensions highlights SQL; startup.py is run by kernels.
     """
-    ours = str(PACKAGE / "notebook")
+    ours = PACKAGE / "notebook"
     names = ("JUPYTER_CONFIG_PATH", "JUPYTER_PATH")
-    return {name: os.pathsep.join(filter(None, [ours, os.environ.get(name, "")])) for name in names}
+    paths = {name: os.pathsep.join(filter(None, [str(ours), os.environ.get(name, "")])) for name in names}
+    return {"PYTHONSTARTUP": os.environ.get("PYTHONSTARTUP", str(ours / "startup.py")), **paths}
 
 
 def command_name() -> str:

@@ -18,7 +18,7 @@ import nbformat
 import pytest
 
 from helpers.paths import REPO
-from pg_llm.notebook.lab import jupyter_paths, options
+from pg_llm.notebook.lab import environment, options
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 SHOTS = REPO / "build" / "screenshots"
@@ -46,7 +46,7 @@ def lab(folder: Path, home: Path) -> Iterator[str]:
         "JUPYTER_CONFIG_DIR": str(home / "config"),
         "JUPYTER_DATA_DIR": str(home / "data"),
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-        **jupyter_paths(),
+        **environment(),
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
         "IPYTHONDIR": str(home / "ipython"),

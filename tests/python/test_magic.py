@@ -10,6 +10,8 @@ import textwrap
 import pytest
 from helpers.jupyter_kernel import Kernel
 
+from pg_llm.notebook import lab
+
 pytestmark = pytest.mark.slow
 
 
@@ -235,6 +237,17 @@ def test_ipython_sql_can_go_elsewhere_and_come_back(kernel):
 def test_persist_writes_a_frame_on_the_same_connection(kernel):
     assert kernel.run("import pandas as pd\nkept = pd.DataFrame({'a': [1, 2]})\n%sql --persist kept").ok
     assert rows(kernel.run("%sql SELECT sum(a) FROM kept")) == ["3"]
+
+
+def test_a_cell_of_sql_before_the_first_loads_the_extension(server):
+    kernel = Kernel(**lab.environment())
+    assert kernel.run("dir()").result.count("_prepare") == 0
+    seen = kernel.run("%%sql\nSELECT 1 AS a;\nSELECT 2 AS a")
+    assert rows(seen) == ["2"] and "%load_ext pg_llm had not been run" in seen.printed
+    seen = kernel.run("%sql SELECT 3 AS a")
+    assert rows(seen) == ["3"] and seen.printed == ""
+    assert "already loaded" in kernel.run("%load_ext pg_llm").printed
+    kernel.close()
 
 
 def test_load_ext_sql_leaves_sql_cells_as_they_are(server):
