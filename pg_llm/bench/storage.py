@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 
@@ -20,6 +21,9 @@ def imports(kit: Kit) -> Iterator[Row]:
     path = kit.folder / "model.safetensors"
     save_safetensors(path, kit.weights)
     path.chmod(0o644)  # the server may have another user
+    config = path.with_name("config.json")
+    config.write_text(json.dumps({"n_head": kit.shape.n_head}))  # which weights do not tell
+    config.chmod(0o644)
     size = path.stat().st_size / 1e6
     kit.conn.execute("CREATE TABLE bench_toast (data bytea STORAGE EXTERNAL)")
 
