@@ -16,7 +16,7 @@ BEGIN
         WHERE n.oid = '@extschema@'::regnamespace AND a.privilege_type = 'CREATE' AND NOT coalesce(r.rolsuper, false)
         ORDER BY 1 LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION 'role "%", which is not a superuser, may create objects in schema @extschema@', item.who
+        RAISE EXCEPTION 'role "%", which is not a superuser, may create objects in schema %', item.who, $$@extschema@$$
             USING ERRCODE = 'insufficient_privilege',
             DETAIL = 'Objects that it creates there could run with the rights of any role that installs or calls '
             'pg_llm.',
@@ -34,9 +34,10 @@ BEGIN
             AND t.typtype <> 'c' AND t.typcategory <> 'A') AS f (what, owner)
         JOIN pg_roles r ON r.oid = f.owner WHERE NOT r.rolsuper ORDER BY 1 LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION '% in schema @extschema@ belongs to role "%", which is not a superuser', item.what, item.rolname
-            USING ERRCODE = 'insufficient_privilege', HINT = 'It could run while pg_llm is installed. Install into a '
-            'schema of its own: CREATE SCHEMA llm; CREATE EXTENSION pg_llm SCHEMA llm.';
+        RAISE EXCEPTION '% in schema % belongs to role "%", which is not a superuser', item.what, $$@extschema@$$,
+            item.rolname USING ERRCODE = 'insufficient_privilege',
+            HINT = 'It could run while pg_llm is installed. Install into a schema of its own: '
+            'CREATE SCHEMA llm; CREATE EXTENSION pg_llm SCHEMA llm.';
     END IF;
     PERFORM pg_catalog.set_config('search_path', path, true);
 END $guard$;

@@ -1,7 +1,7 @@
 -- Consistency of models: version numbers raised by every change, and graphs checked as a whole.
 
 CREATE FUNCTION llm_default_model() RETURNS text
-    LANGUAGE sql STABLE PARALLEL SAFE RETURN pg_catalog.current_setting('pg_llm.default_model');
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_default_model() IS
     'The model that functions use when none is named: the setting pg_llm.default_model, gpt2-small by default';
 

@@ -183,7 +183,7 @@ CREATE FUNCTION llm_accumulate_grads(model text, workers int DEFAULT NULL) RETUR
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
-    threads text := current_setting('pg_llm.threads');
+    threads text := coalesce(current_setting('pg_llm.threads', true), '0'); -- NULL until the library is loaded
     item record;
     n bigint := 0;
 BEGIN

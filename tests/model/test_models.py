@@ -241,3 +241,21 @@ def test_the_default_model(m):
     m.execute("RESET pg_llm.default_model")
     own = classroom.DEFAULT if classroom.shipped() else "gpt2-small"
     assert m.execute("SELECT llm_default_model()").fetchone() == (own,)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT llm_default_model()",
+        "SELECT cardinality(llm_encode('Hello', 'gpt2'))",
+        "SELECT llm_accumulate_grads('gpt2-small')",
+    ],
+)
+def test_settings_are_known_to_the_first_statement_of_a_session(server, database, query):
+    """Without session_preload_libraries, as in databases of roles that may not set it."""
+    with psycopg.connect(
+        **server.start().conninfo(database), options="-c session_preload_libraries=", autocommit=True
+    ) as conn:
+        loaded = "SELECT count(*) FROM pg_settings WHERE name = 'pg_llm.isa'"
+        assert conn.execute(loaded).fetchone() == (0,)
+        assert conn.execute(query).fetchone() is not None

@@ -8,6 +8,8 @@
 #include "access/table.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
@@ -87,4 +89,10 @@ TensorTypeOid(void)
 		ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("type tensor is missing from extension pg_llm")));
 	return cached_tensor_type;
+}
+
+const char *
+DatabaseOption(void)
+{
+	return psprintf("--database %s", get_database_name(MyDatabaseId));
 }

@@ -8,5 +8,7 @@ extern Oid ExtensionNamespace(void);
 extern Oid TensorTypeOid(void);
 /* The extension's schema, quoted, for SPI text. */
 extern const char *ExtensionSchemaName(void);
+/* This database as an option of pg-llm's commands, for hints. */
+extern const char *DatabaseOption(void);
 
 #endif

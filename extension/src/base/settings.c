@@ -5,6 +5,8 @@
 
 #include <limits.h>
 
+#include "fmgr.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 
 #include "engine/parallel.h"
@@ -95,4 +97,12 @@ SettingsInit(void)
 	DefineCustomBoolVariable("pg_llm.share_weights", "Uses one copy of a model in memory for all sessions.",
 		"Off: this session keeps copies of its own. The result does not depend on it.", &pg_llm_share_weights,
 		true, PGC_USERSET, 0, NULL, NULL, NULL);
+}
+
+/* llm_default_model() → text; in C, so that the call loads the library, which defines the setting */
+PG_FUNCTION_INFO_V1(llm_default_model);
+Datum
+llm_default_model(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(pg_llm_default_model));
 }

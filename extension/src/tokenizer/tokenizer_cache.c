@@ -7,6 +7,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "src/base/catalog.h"
 #include "src/base/spi.h"
 #include "src/base/versioned_cache.h"
 #include "src/tokenizer/tokenizer.h"
@@ -23,14 +24,14 @@ RaiseNoTokenizer(const char *model, const char *name)
 {
 	bool own = strcmp(model, name) == 0;
 
-	ereport(
-		ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-				   own ? errmsg("there is no tokenizer for model \"%s\"", model)
-					   : errmsg("the tokenizer of model \"%s\", \"%s\", is not loaded", model, name),
-				   errhint("Load its files: SELECT pg_llm_load_bpe_vocab('/path/vocab.json', '%s'), "
-						   "pg_llm_load_bpe_merges('/path/merges.txt', '%s'); or from a client: pg-llm "
-						   "ingest-tokenizer. SELECT DISTINCT model FROM llm_bpe_vocab lists what there is.",
-					   name, name)));
+	ereport(ERROR,
+		(errcode(ERRCODE_UNDEFINED_OBJECT),
+			own ? errmsg("there is no tokenizer for model \"%s\"", model)
+				: errmsg("the tokenizer of model \"%s\", \"%s\", is not loaded", model, name),
+			errhint("Load its files: SELECT pg_llm_load_bpe_vocab('/path/vocab.json', '%s'), "
+					"pg_llm_load_bpe_merges('/path/merges.txt', '%s'); or from a client: pg-llm "
+					"ingest-tokenizer %s. SELECT DISTINCT model FROM llm_bpe_vocab lists what there is.",
+				name, name, DatabaseOption())));
 }
 
 static void

@@ -17,6 +17,7 @@
 #include "varatt.h"
 #endif
 
+#include "src/base/catalog.h"
 #include "src/base/errors.h"
 #include "src/base/memory.h"
 #include "src/tokenizer/tokenizer.h"
@@ -48,7 +49,8 @@ ReadServerFile(const char *path)
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				errmsg("permission denied to read file \"%s\" on the server", path),
 				errhint("Members of pg_read_server_files may. Anybody who may write llm_bpe_vocab and "
-						"llm_bpe_merges can send the files from the client: pg-llm ingest-tokenizer.")));
+						"llm_bpe_merges can send the files from the client: pg-llm ingest-tokenizer %s.",
+					DatabaseOption())));
 	/* Checked before it is opened: opening a pipe would block. */
 	if (stat(path, &status) != 0)
 		ereport(

@@ -9,6 +9,7 @@
 #include "utils/builtins.h"
 
 #include "kernels/random.h"
+#include "src/base/catalog.h"
 #include "src/base/errors.h"
 #include "src/base/memory.h"
 #include "src/base/spi.h"
@@ -57,7 +58,8 @@ DatasetOpen(const char *name, uint64 seed)
 		ereport(ERROR,
 			(errcode(ERRCODE_NO_DATA), errmsg("dataset \"%s\" has no rows", name),
 				errhint("SELECT dataset, count(*) FROM llm_dataset GROUP BY dataset lists what there is; "
-						"llm_dataset_load and pg-llm prepare-dataset fill it.")));
+						"llm_dataset_load and pg-llm prepare-dataset %s fill it.",
+					DatabaseOption())));
 	if (d->count > INT_MAX)
 		ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("dataset \"%s\" has too many rows", name)));

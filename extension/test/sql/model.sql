@@ -17,8 +17,8 @@ SELECT llm_logits(ARRAY[1, 2, 3], 'm');
 SELECT shape(llm_logits(ARRAY[[1, 2, 3], [4, 5, 0]], 'm'));
 SELECT slice(llm_logits(ARRAY[[4, 5, 0], [1, 2, 3]], 'm'), 1, 2) = reshape(llm_logits(ARRAY[1, 2, 3], 'm'), ARRAY[1, 3, 6]);
 SELECT llm_logits(ARRAY[1, 2, 3], 'm', ARRAY[0, 1, 2]) = llm_logits(ARRAY[1, 2, 3], 'm');
-SELECT llm_loss('m', ARRAY[1, 2, 3], ARRAY[2, 3, 4]), llm_loss('m', ARRAY[1, 2, 3], ARRAY[2, -1, -1]),
-    llm_loss('m', ARRAY[1, 2, 3], ARRAY[-1, -1, -1]);
+SELECT llm_loss('m', ARRAY[1, 2, 3], ARRAY[2, 3, 4]), llm_loss('m', ARRAY[1, 2, 3], ARRAY[2, -1, -1]);
+SELECT llm_loss('m', ARRAY[1, 2, 3], ARRAY[-1, -1, -1]);
 SELECT llm_eval('m', 'h.0.ln_1', '{"tokens": [1, 2]}');
 SELECT llm_eval('m', 'wpe', '{"positions": [7]}') = slice(data, 7, 8) FROM llm_param WHERE model = 'm' AND name = 'wpe.weight';
 SELECT llm_eval('m', 'h.0.attn.c_attn.weight', NULL) = data FROM llm_param WHERE model = 'm' AND name = 'h.0.attn.c_attn.weight';
