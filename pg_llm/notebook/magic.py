@@ -54,6 +54,7 @@ pg_llm.sql("SELECT …")     a DataFrame with tensors as numpy arrays
 %%check 04.2               the cell is the answer to an exercise; says whether it is right
 %pg_llm progress           the exercises that you have tried, of all notebooks
 %pg_llm reset              a clean database; keeps models named my_*
+%pg_llm adopt NAME         takes another database along, for a notebook that was renamed
 %pg_llm help               this text"""
 
 _RESULT = re.compile(r"\s*(\w+)\s*<<(?=\s)")
