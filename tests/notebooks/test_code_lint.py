@@ -1,4 +1,7 @@
-"""SQL that a learner reads has no bare @ beside + - * /, whose precedence in PostgreSQL is unexpected."""
+"""Code that a learner reads: lines fit their cell, and SQL has no bare @ beside + - * /.
+
+The precedence of @ in PostgreSQL is unexpected.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 
 import nbformat
 import pytest
+from helpers.notebooks import named
 from helpers.paths import REPO
 
 from pg_llm.notebook import sqltext
@@ -67,6 +71,7 @@ def sql_of_cell(source: str) -> list[str]:
     """The SQL of a code cell, in %%sql, %sql or Python."""
     if source.startswith("%%sql"):
         return [source.split("\n", 1)[1] if "\n" in source else ""]
+    source = source.replace("\\\n", " ")  # a magic may be continued on the next line
     return re.findall(r"%sql\s+(.*)", source) + sql_of_python(source)
 
 
@@ -75,6 +80,20 @@ def sql_of_markdown(source: str) -> list[str]:
     fences = re.findall(r"```(?:sql|python)\n(.*?)```", source, re.DOTALL)
     inline = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"```.*?```", "", source, flags=re.DOTALL))
     return [text for fence in fences for text in sql_of_cell(fence) or [fence]] + inline
+
+
+def code_of(cell) -> str:
+    """The code that a cell shows: its own, or that of the fences in Markdown."""
+    fences = re.findall(r"```\w*\n(.*?)```", cell.source, re.DOTALL)
+    return cell.source if cell.cell_type == "code" else "\n".join(fences)
+
+
+@named
+def test_no_line_is_longer_than_its_cell(path):
+    """In a window of 1,280 pixels, JupyterLab shows about 112 characters of a line."""
+    lines = [line for cell in nbformat.read(path, 4).cells for line in code_of(cell).splitlines()]
+    assert len(lines) > 100
+    assert not [line for line in lines if len(line) > 110]
 
 
 def texts():
@@ -121,6 +140,7 @@ def test_the_lint_sees_what_it_should(sql, count):
 def test_sql_is_found_in_cells_of_every_kind():
     assert sql_of_cell("%%sql rows <<\nSELECT 1") == ["SELECT 1"]
     assert sql_of_cell("x = %sql SELECT 2") == ["SELECT 2"]
+    assert sql_of_cell('%sql SELECT 2 \\\n+ 1\nsql("SELECT 3")') == ["SELECT 2  + 1", "SELECT 3"]
     assert sql_of_cell('pg_llm.sql("""SELECT 3""", a=1)\nconn.execute("SELECT 4")') == [
         "SELECT 3",
         "SELECT 4",
