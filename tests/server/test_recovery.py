@@ -76,10 +76,12 @@ def test_after_a_killed_session_one_cell_says_so_and_the_next_works(database, mo
     monkeypatch.setattr(session, "_current", None)
     session.start(database, fresh=False)
     for _ in range(2):
-        os.kill(pg_llm.connect(database).info.backend_pid, signal.SIGKILL)
+        victim = pg_llm.connect(database)  # kept: a connection that is collected ends its session in order
+        os.kill(victim.info.backend_pid, signal.SIGKILL)
         seen = 2
         while seen == 2:  # until the server has noticed it
             seen = cell()
         assert "run this cell again" in seen
+        victim.close()
         assert cell() == 2 and pg_llm.connect(database).execute("SELECT 3").fetchone() == (3,)
     session.current().conn.close()
