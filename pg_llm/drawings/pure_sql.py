@@ -69,10 +69,14 @@ def chain() -> Drawing:
     d.line((side, top + step - 12), (118, top + step - 12), colour=ORANGE, width=2)
     d.arrow((first.x + width / 2, top + step - 12), first.top, colour=ORANGE, width=2)
     d.text(640, top + step - 18, "recursion: once for each layer", size=12, colour=ORANGE)
-    for k, (fill, line, says) in enumerate(KINDS.values()):
-        d.box(124 + k * 245, 436, 16, 16, fill=fill, line=line)
-        d.text(146 + k * 245, 449, says, size=12, anchor="start")
+    _legend(d, 124, 436)
     return d
+
+
+def _legend(d: Drawing, x: float, y: float) -> None:
+    for k, (fill, line, says) in enumerate(KINDS.values()):
+        d.box(x + k * 245, y, 16, 16, fill=fill, line=line)
+        d.text(x + 22 + k * 245, y + 13, says, size=12, anchor="start")
 
 
 def query_map(sql: str) -> Drawing:
@@ -99,7 +103,7 @@ def query_map(sql: str) -> Drawing:
     unit, width = 7.2, 160
     tallest = max(sum(len(body) * unit + 8 for _, body in blocks) for _, blocks in columns)
     d = Drawing(
-        24 + len(columns) * (width + 8), 92 + tallest,
+        24 + len(columns) * (width + 8), 100 + tallest,
         f"A map of the query: {count} blocks with {lines} lines in {len(columns)} screenfuls, "
         + ", ".join(f"{title} with {len(blocks)} blocks" for title, blocks in columns)
         + ". Attention has the most lines; blocks that sum products are blue, windows orange.",
@@ -124,6 +128,7 @@ def query_map(sql: str) -> Drawing:
                 )
             d.text(x + 5, y + min(height / 2 + 4, 12), name, size=10, anchor="start", mono=True)
             y += height + 8
+    _legend(d, 14, 74 + tallest)
     return d
 
 
