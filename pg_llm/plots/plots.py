@@ -176,7 +176,10 @@ def plot_attention(frame: pd.DataFrame, title: str = "", ax: Axes | None = None)
     if few:
         axes[0].set_ylabel("query: the token that attends")
         axes[0].set_xlabel("key: the token attended to")
-    elif title:
+    else:
+        for k, ax in enumerate(axes):
+            ax.set_xlabel("key" if k >= len(axes) - columns else "", fontsize=9)
+            ax.set_ylabel("query" if k % columns == 0 else "", fontsize=9)
         axes[0].figure.suptitle(title, x=0.01, ha="left")
     return axes[0] if few else axes
 

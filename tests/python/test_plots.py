@@ -93,6 +93,8 @@ def test_attention_of_several_heads_returns_an_axes_for_each():
     maps = pg_llm.plot_attention(heads(2, 3, 4))
     assert isinstance(maps, tuple)
     assert [ax.get_title("left") for ax in maps] == [f"layer {i}, head {k}" for i in (0, 1) for k in range(3)]
+    labels = [(ax.get_ylabel(), ax.get_xlabel()) for ax in maps]  # four maps, and two below them
+    assert labels == [("query", ""), ("", ""), ("", "key"), ("", "key"), ("query", "key"), ("", "key")]
 
 
 def arrows(ax) -> list:
