@@ -32,6 +32,9 @@ COPY … FROM STDIN reads rows from the client, and a cell sends none. Instead:
 INSERT INTO t SELECT * FROM unnest(:values) for a Python list, %sql --append name for a DataFrame,
 COPY t FROM '/path' for a file of the server, pg-llm psql and \\copy for a file of yours"""
 NO_BINARY = "COPY … TO STDOUT in binary form has no rows to show; use the format text or csv"
+OWN_PARAMETERS = """\
+a Python variable is sent as a parameter, and this statement has parameters of its own with which it would be
+confused. In PREPARE and in CREATE FUNCTION write the value itself; elsewhere :name in place of $1"""
 NO_PSQL_COPY = """\
 \\copy is a command of psql, not SQL: pg-llm psql opens a prompt that has it.
 In a cell, COPY … TO STDOUT shows rows; rows of Python: INSERT INTO t SELECT * FROM unnest(:values)"""
@@ -124,6 +127,8 @@ def _described(
     conn, pgconn = cursor.connection, cursor.connection.pgconn
     converted = PostgresQuery(psycopg.adapt.Transformer(cursor))
     converted.convert(query, params)
+    if converted.types and _has_parameters(query):
+        raise KitError(OWN_PARAMETERS)
     notices, pgconn.notice_handler = pgconn.notice_handler, None  # the execution gives the same ones
     try:
         with conn.lock:
@@ -136,6 +141,19 @@ def _described(
     columns = range(found.nfields)
     names = [(found.fname(i) or b"").decode(conn.info.encoding) for i in columns]
     return names, [found.ftype(i) for i in columns]
+
+
+def _has_parameters(query: catalog.Query) -> bool:
+    """True for a statement in which $1 may stand for something else than the client's first parameter."""
+    if not isinstance(query, str):
+        return False
+    found = [token for token in sqltext.tokens(query) if token.kind not in ("space", "comment")]
+    words = [token.text.lower() for token in found[:4]]
+    return (
+        words[:1] == ["prepare"]
+        or (words[:1] == ["create"] and not {"function", "procedure"}.isdisjoint(words))
+        or any(token.kind == "param" for token in found)
+    )
 
 
 def _result(conn: psycopg.Connection) -> pq.abc.PGresult:

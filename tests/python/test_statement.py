@@ -76,6 +76,21 @@ def test_a_pipeline_is_refused(conn):
         pg_llm.sql("SELECT 1", conn=conn)
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "PREPARE p (int) AS SELECT :n + $1",
+        "/* a */ CREATE OR REPLACE FUNCTION f(a int) RETURNS int RETURN a + :n",
+        "CREATE PROCEDURE f(a int) BEGIN ATOMIC SELECT a + :n; END",
+        "SELECT $1 + :n",
+    ],
+)
+def test_a_variable_is_never_taken_for_a_parameter_of_the_statement(begun, query):
+    with pytest.raises(KitError, match="parameters of its own"):
+        pg_llm.sql(query, conn=begun, n=2)
+    pg_llm.sql("PREPARE own (int) AS SELECT $1 AS x; DEALLOCATE own", conn=begun, n=2)
+
+
 # ---- the rows that are kept
 
 
