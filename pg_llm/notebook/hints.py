@@ -186,7 +186,9 @@ def syntax(m: Mistake) -> Iterator[str]:
     """42601: what stands at the mark is no SQL."""
     first = m.tokens[0].text.lower() if m.tokens else ""
     if first == "\\":
-        yield backslash(m.written.text)
+        yield backslash(m.written.text[m.tokens[0].start :])
+    elif m.text() == "%" and m.text(1) == "(":
+        yield f"a Python variable is :{m.text(2)}, not %({m.text(2)})s"
     elif first == "%" or m.text() in ("%", "%%"):
         yield "%%sql and %sql are no SQL: %%sql is the first line of a cell, once"
     elif first in PYTHON or (len(m.tokens) > 1 and m.tokens[0].kind == "word" and m.tokens[1].text == "="):
@@ -366,8 +368,8 @@ def untyped(m: Mistake) -> Iterator[str]:
 
 
 def kept(m: Mistake) -> Iterator[str]:
-    """42P02: a view or a function cannot contain a parameter."""
-    yield "a view or a function keeps no Python variable: write the value itself"
+    """42P02: what is stored cannot contain a parameter."""
+    yield "definitions (of a view, a default, an index …) and EXECUTE take no :name: write the value itself"
 
 
 def subscript(m: Mistake) -> Iterator[str]:
@@ -400,7 +402,8 @@ KINDS: Mapping[str, Callable[[Mistake], Iterator[str]]] = {
 
 def backslash(text: str) -> str:
     """What shows in SQL what a command of psql would."""
-    command, _, name = text.strip().partition(" ")
+    command, *names = text.strip().splitlines()[0].split()
+    name = " ".join(names)
     queries = {
         "\\d": "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'",
         "\\l": "SELECT datname FROM pg_database",
@@ -409,12 +412,14 @@ def backslash(text: str) -> str:
         "\\dx": "SELECT extname, extversion FROM pg_extension",
         "\\dn": "SELECT nspname FROM pg_namespace",
     }
-    if command in ("\\d", "\\d+") and name.strip():
+    if command in ("\\d", "\\d+") and name:
         columns = "SELECT column_name, data_type FROM information_schema.columns WHERE table_name ="
-        query = f"{columns} '{name.strip()}'"
+        query = f"{columns} {_literal(name)}"
     else:
-        query = queries.get(command.rstrip("+"), queries["\\d"])
-    return f"{command} is a command of psql (pg-llm psql in a terminal); here: {query}"
+        # Other lists, as \dt and \dv, are of tables too; \x, \i and their kin show nothing.
+        query = queries.get(command.rstrip("+"), queries["\\d"] if command.startswith("\\d") else "")
+    here = f"; here: {query}" if query else ""
+    return f"{command} is a command of psql (pg-llm psql in a terminal){here}"
 
 
 # -- cells that never become SQL ----
