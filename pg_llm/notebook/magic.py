@@ -12,6 +12,7 @@ import csv
 import inspect
 import io
 import itertools
+import keyword
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +58,7 @@ pg_llm.sql("SELECT …")     a DataFrame with tensors as numpy arrays
 %pg_llm adopt NAME         takes another database along, for a notebook that was renamed
 %pg_llm help               this text"""
 
-_RESULT = re.compile(r"\s*(\w+)\s*<<(?=\s)")
+_RESULT = re.compile(r"\s*([\w.]+)\s*<<")
 
 
 class Result(list):
@@ -92,11 +93,11 @@ class Result(list):
 
     def dict(self) -> Mapping[str, tuple]:
         """Column name to the tuple of its values."""
-        return dict(zip(self.keys, zip(*self, strict=True), strict=False))
+        return dict(zip(self.field_names, zip(*self, strict=True), strict=False))
 
     def dicts(self) -> Iterator[Mapping[str, Any]]:
         """Yields each row as a dict."""
-        return (dict(zip(self.keys, row, strict=True)) for row in self)
+        return (dict(zip(self.field_names, row, strict=True)) for row in self)
 
     def DataFrame(self):
         """The rows as a pandas DataFrame."""
@@ -156,8 +157,8 @@ def _row_type(names):
 class SqlMagic(Magics, Configurable):
     """%sql and %%sql; see %pg_llm help. Its name and traits are ipython-sql's, for %config SqlMagic."""
 
-    displaylimit = Int(ROWS_SHOWN, config=True, allow_none=True, help="rows shown of a result; 0: all")
-    keeplimit = Int(100_000, config=True, help="rows kept of a result; 0: all")
+    displaylimit = Int(ROWS_SHOWN, min=0, config=True, allow_none=True, help="rows shown of a result; 0: all")
+    keeplimit = Int(100_000, min=0, config=True, help="rows kept of a result; 0: all")
     autopandas = Bool(False, config=True, help="results are pandas DataFrames")
 
     def __init__(self, shell):
@@ -182,6 +183,8 @@ class SqlMagic(Magics, Configurable):
         target = _RESULT.match(text)
         if target is None:
             return self._run(text, local_ns or {})
+        if not target.group(1).isidentifier() or keyword.iskeyword(target.group(1)):
+            raise UsageError(f"{target.group(1)} is not the name of a Python variable")
         name, variables = target.group(1), {**self.shell.user_ns, **(local_ns or {})}
         # After an error there is no result: later cells must not read that of an earlier one.
         self.shell.user_ns.pop(name, None)

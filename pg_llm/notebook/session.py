@@ -128,7 +128,7 @@ def connection(conn: psycopg.Connection | None = None) -> Iterator[psycopg.Conne
     _settle(conn)
     try:
         yield conn
-    except psycopg.OperationalError as error:
+    except psycopg.Error as error:
         if session and conn.closed:
             raise session.lost(error) from None
         raise

@@ -79,12 +79,18 @@ def test_a_python_variable_is_a_parameter_only_where_it_is_named(kernel):
     assert shown == ["it&#x27;s", "[1, 2, 3]", "[[1,0],[0,1]]", "1"]
 
 
-@pytest.mark.parametrize("how", ["%%sql kept <<\n{}", "%sql kept << {}"])
+@pytest.mark.parametrize("how", ["%%sql kept <<\n{}", "%sql kept << {}", "%sql kept <<{}"])
 def test_a_failed_cell_leaves_no_earlier_result(kernel, how):
     assert kernel.run("kept = 4").ok and kernel.run(how.format("SELECT :kept + 1")).ok
     assert kernel.run("kept[0][0]").result == "5"
     assert kernel.run(how.format("SELECT foo FROM bar")).error == "UndefinedTable"
     assert kernel.run("kept").error == "NameError"
+
+
+@pytest.mark.parametrize("name", ["class", "1x", "a.b"])
+def test_a_result_goes_to_a_variable_only(kernel, name):
+    seen = kernel.run(f"%%sql {name} <<\nSELECT 1")
+    assert not seen.ok and f"{name} is not the name of a Python variable" in seen.printed
 
 
 def test_an_unknown_variable_is_named_as_such(kernel):
@@ -221,6 +227,9 @@ def test_a_lost_connection_is_said_and_made_again(kernel):
     assert rows(kernel.run("%sql SELECT 1")) == ["1"]
     assert rows(kernel.run('pg_llm.sql("SELECT 2")')) == ["2"]
     assert rows(kernel.run("%sql SHOW pg_llm.display_limit")) == ["100"]
+    assert kernel.run("%sql SET idle_in_transaction_session_timeout = 1; BEGIN").ok
+    kernel.run("import time; time.sleep(0.2)")
+    assert "run this cell again" in kernel.run("%sql SELECT 1").message
     seen = kernel.run(
         "from pg_llm.notebook import session\nsession.current().conn.close()\npg_llm.sql('SELECT 3')"
     )
@@ -336,6 +345,9 @@ def test_options_of_sql_cells(kernel):
     assert kernel.run("%%sql frame <<\nSELECT 2 AS a").ok
     assert kernel.run("int(frame.a[0])").result == "2"
     assert kernel.run("%config SqlMagic.autopandas = False").ok
+    for limit in ("displaylimit", "keeplimit"):
+        kernel.run(f"%config SqlMagic.{limit} = -1")
+    assert rows(kernel.run("%sql SELECT 1")) == ["1"]
     assert "not recognized" in kernel.run("%config SqlMagic.autocommit = False").printed
 
 
@@ -344,6 +356,7 @@ def test_a_result_can_be_read_like_ipython_sqls(kernel):
     assert kernel.run("got.keys, got.field_names").result == "(['k', 'x', 'x'], ['k', 'x', 'x_1'])"
     assert kernel.run("got['b'][2], got[0].k, got.dict()['k']").result == "(4, 'a', ('a', 'b'))"
     assert kernel.run("[row['k'] for row in got.dicts()]").result == "['a', 'b']"
+    assert kernel.run("got.dict()['x_1'], list(got.dicts())[0]['x_1']").result == "((2, 4), 2)"
     assert kernel.run("got['c']").error == "KeyError"
     assert kernel.run("got.csv()").result == repr("k,x,x_1\r\na,1.5,2\r\nb,3,4\r\n")
     assert kernel.run("list(got.DataFrame().k)").result == "['a', 'b']"
