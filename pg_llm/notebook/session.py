@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 from psycopg import pq
 
+from pg_llm import catalog
 from pg_llm.errors import KitError
 from pg_llm.server import database as databases
 from pg_llm.server import notebooks
@@ -24,6 +25,9 @@ LOST = (
     "What was committed is there; temporary tables, SET commands and an open transaction went with the old "
     "connection."
 )
+REMADE = "The database was made anew meanwhile, by a reset or a drop: your tables went with the old one."
+
+OID = "SELECT oid FROM pg_database WHERE datname = current_database()"
 
 _current: Session | None = None
 _streams: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -34,12 +38,16 @@ class Session:
 
     def __init__(self, database: str | None = None, fresh: bool = False, notebook: str | None = None):
         self.notebook = notebook
+        self._oid: int | None = None
         self._listeners: list[Callable[[Session], object]] = []
         self._open(lambda: databases.connect(database, fresh=fresh))
         self.database = self.conn.info.dbname
 
     def _open(self, connect: Callable[[], psycopg.Connection]) -> None:
         self.conn = connect()
+        before, self._oid = self._oid, catalog.value(self.conn, OID)
+        # What a new connection lacks.
+        self.gone = LOST if before in (None, self._oid) else REMADE
         self.conn.add_notice_handler(show_notice)
         self.conn.add_notify_handler(show_notification)
         self.conn.execute(f"SET pg_llm.display_limit = {DISPLAY_LIMIT}")
@@ -93,7 +101,7 @@ class Session:
             return KitError(f"the connection to the server is gone ({reason}), and a new one failed: {again}")
         return KitError(
             f"the connection to the server was lost: {reason}\n"
-            f"A new one to the same database is open: run this cell again. {LOST}"
+            f"A new one to the same database is open: run this cell again. {self.gone}"
         )
 
 
@@ -104,7 +112,7 @@ def current() -> Session:
         _current = Session()
     elif _current.conn.closed:
         _current.reconnect()
-        print(f"The connection had been closed; a new one to the same database is open. {LOST}")
+        print(f"The connection had been closed; a new one to the same database is open. {_current.gone}")
     _settle(_current.conn)
     return _current
 

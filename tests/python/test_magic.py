@@ -402,7 +402,13 @@ def test_a_notebook_keeps_its_database_and_reset_empties_it(server):
     assert reset.ok and "clean" in reset.printed
     assert second.run("%sql SELECT answer FROM mine").error == "UndefinedTable"
     assert rows(second.run("%sql SELECT current_database()")) == ["keeps_its_database"]
+    third = Kernel(**name)
+    assert third.run("%load_ext pg_llm").ok and second.run("%pg_llm reset --force").ok
+    said = third.run("%sql SELECT 1").message
+    assert "made anew" in said and "What was committed" not in said
+    assert third.run("%sql SELECT pg_terminate_backend(pg_backend_pid())").message.count("What was committed")
     second.close()
+    third.close()
 
 
 def test_two_notebooks_of_one_name_and_a_renamed_one(server, tmp_path):
