@@ -8,6 +8,7 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -24,6 +25,7 @@ _EXPECTED = (
     "postgresql://USER:PASSWORD@HOST:PORT/DATABASE (a password's special characters percent-encoded, %40 for "
     "@), or host=... port=... user=... password=... dbname=..."
 )
+LOCK = 0x6C6C6D  # "llm": what deciding() locks
 RECOVERY_SECONDS = 120  # after which a server that still recovers is an error
 
 
@@ -96,6 +98,14 @@ def maintenance() -> psycopg.Connection:
     conn = open_database(None if dsn() else "postgres")
     conn.execute("SET search_path = pg_catalog, pg_temp")  # PG_LLM_DSN may name a database of any owner
     return conn
+
+
+@contextlib.contextmanager
+def deciding() -> Iterator[psycopg.Connection]:
+    """As maintenance(), to decide which database is which notebook's; the sessions of a role take turns."""
+    with maintenance() as conn:
+        conn.execute("SELECT pg_advisory_lock(%s, hashtext(session_user))", [LOCK])
+        yield conn
 
 
 def prepare(conn: psycopg.Connection) -> None:

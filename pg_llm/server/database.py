@@ -22,7 +22,7 @@ from psycopg import sql
 from pg_llm import catalog, classroom
 from pg_llm.errors import KitError
 from pg_llm.server import rights, template
-from pg_llm.server.connect import DEFAULT, dsn, maintenance, open_database, prepare
+from pg_llm.server.connect import DEFAULT, deciding, dsn, maintenance, open_database, prepare
 from pg_llm.server.template import current_build
 
 __all__ = [
@@ -186,13 +186,14 @@ def reset(database: str, force: bool = False) -> None:
                 if not force:
                     require_alone(old, database, "%pg_llm reset --force")
                 carry_over(old, new)
-        drop_database(database, force)
-        with maintenance() as conn:
+        with deciding() as conn:  # no notebook makes the database anew between the two
+            drop_database(database, force)
             conn.execute(
                 sql.SQL("ALTER DATABASE {} RENAME TO {}").format(*map(sql.Identifier, (fresh, database)))
             )
     except BaseException:
-        drop_quietly(fresh)
+        if database_exists(database):  # else the fresh one holds all that was kept
+            drop_quietly(fresh)
         raise
 
 

@@ -20,9 +20,7 @@ from psycopg import sql
 from pg_llm.errors import KitError
 from pg_llm.server import database as databases
 from pg_llm.server import template
-from pg_llm.server.connect import maintenance
-
-LOCK = 0x6C6C6D  # "llm": one session of a role at a time decides which database is whose
+from pg_llm.server.connect import deciding, maintenance
 
 # Databases that this role works in: its own, or for a superuser those of all superusers.
 USABLE = """
@@ -105,7 +103,7 @@ def listed() -> list[Made]:
 def claim(notebook: str) -> Claim:
     """The database of a notebook, made if there is none yet. Errors: KitError, psycopg.Error."""
     path, wanted = _path(notebook), databases.database_for(notebook)
-    with _deciding() as conn:
+    with deciding() as conn:
         known = made(conn)
         own = [each for each in known.values() if each.notebook == path]
         first = known.get(wanted)
@@ -126,7 +124,7 @@ def claim(notebook: str) -> Claim:
 
 def make_again(database: str, notebook: str) -> None:
     """Makes a notebook's database again, under its name, if it was dropped."""
-    with _deciding() as conn:
+    with deciding() as conn:
         if not template.exists(conn, database):
             databases.create_database(database, **_note(_path(notebook)))
 
@@ -137,7 +135,7 @@ def adopt(database: str, notebook: str, force: bool = False) -> None:
     force: also if it belongs to a notebook that still exists.
     """
     path = _path(notebook)
-    with _deciding() as conn:
+    with deciding() as conn:
         known = made(conn)
         chosen = _known(known, database)
         if chosen.notebook not in (None, path) and not chosen.gone and not force:
@@ -154,7 +152,7 @@ def adopt(database: str, notebook: str, force: bool = False) -> None:
 
 def drop(names: list[str], force: bool = False) -> None:
     """Drops databases that the kit made; force: ends the sessions in them. Errors: KitError, none dropped."""
-    with _deciding() as conn:
+    with deciding() as conn:
         known = made(conn)
         for name in names:
             _known(known, name)
@@ -167,7 +165,7 @@ def drop(names: list[str], force: bool = False) -> None:
 def rename(old: str, new: str) -> None:
     """Renames a database that the kit made; its notebook finds it by its path all the same."""
     databases.check_name(new)
-    with _deciding() as conn:
+    with deciding() as conn:
         if databases.reserved(new, conn.info.user):
             raise KitError(f"the name {new} is one of the server's or the kit's own; choose another")
         _known(made(conn), old)
@@ -209,14 +207,6 @@ def existing(database: str) -> str:
 
 
 # -- the parts ----------------------------------------
-
-
-@contextlib.contextmanager
-def _deciding() -> Iterator[psycopg.Connection]:
-    """A connection outside all databases in question; two notebooks that open at once take turns."""
-    with maintenance() as conn:
-        conn.execute("SELECT pg_advisory_lock(%s, hashtext(session_user))", [LOCK])
-        yield conn
 
 
 def _path(notebook: str) -> str:

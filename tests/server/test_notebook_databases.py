@@ -155,6 +155,43 @@ def test_a_reset_refuses_while_others_are_connected(write):
     assert not [each for each in notebooks.listed() if "_new_" in each.database]
 
 
+def test_a_notebook_that_reconnects_during_a_reset_waits_for_its_end(write, monkeypatch):
+    path, threads, drop = write("lesson.ipynb"), [], databases.drop_database
+    notebooks.claim(path)
+
+    def dropped(*arguments):
+        drop(*arguments)
+        threads.append(threading.Thread(target=notebooks.make_again, args=("lesson", path)))
+        threads[0].start()
+        threads[0].join(1)
+
+    monkeypatch.setattr(databases, "drop_database", dropped)
+    try:
+        databases.reset("lesson")
+    finally:
+        monkeypatch.undo()
+        threads[0].join()
+    assert [each.database for each in notebooks.listed() if each.notebook == path] == ["lesson"]
+
+
+def test_an_interrupted_reset_leaves_what_it_kept(write, monkeypatch):
+    path, drop = write("lesson.ipynb"), databases.drop_database
+    notebooks.claim(path)
+    with open_database("lesson") as conn:
+        conn.execute("CREATE SCHEMA learner CREATE TABLE kept ()")
+
+    def interrupted(*arguments):
+        drop(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(databases, "drop_database", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        databases.reset("lesson")
+    monkeypatch.undo()
+    with open_database(notebooks.claim(path).database) as conn:
+        assert conn.execute("SELECT to_regclass('learner.kept') IS NOT NULL").fetchone() == (True,)
+
+
 def test_what_belongs_to_a_notebook_is_listed_dropped_and_renamed(write, tmp_path):
     one, two = write("a/lesson.ipynb"), write("b/lesson.ipynb")
     notebooks.claim(one), notebooks.claim(two)
