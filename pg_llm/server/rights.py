@@ -99,7 +99,7 @@ def hint(error: BaseException) -> str | None:
     if denied is None or not (denied[1] == "schema" or denied[2].startswith("llm_")):
         return None
     if denied[1] == "schema":
-        return f"ask its owner for GRANT USAGE ON SCHEMA {denied[2]} TO your_role"
+        return f"ask its owner: GRANT USAGE ON SCHEMA {denied[2]} TO your_role; GRANT CREATE to make tables"
     return (
         "ask their owner: GRANT SELECT ON ALL TABLES IN SCHEMA public TO your_role lets you run models; the "
         "guide, section A class on one server, says what else there is to grant"

@@ -92,7 +92,8 @@ def test_a_role_without_rights_is_told_what_to_ask_for(shared_database, capsys):
     session.start(None, fresh=False)
     with pytest.raises(psycopg.Error) as caught:
         pg_llm.params("classroom")
-    assert "HINT: ask its owner for GRANT USAGE ON SCHEMA llm TO" in magic.describe(caught.value)
+    assert "HINT: ask its owner: GRANT USAGE ON SCHEMA llm TO" in magic.describe(caught.value)
+    assert "GRANT CREATE to make tables" in magic.describe(caught.value)
     shared_database.execute("GRANT USAGE ON SCHEMA llm TO test_pupil")
     facts = magic.status().set_index("item")["value"]
     assert facts["models with weights"] == "permission denied for table llm_param"
