@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from psycopg import sql
 from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.types import UserDefinedType
 
@@ -30,7 +31,7 @@ class Tensor(UserDefinedType):
         """The type's name in SQL."""
         if self.schema is None:
             return "tensor"
-        return '"' + self.schema.replace('"', '""') + '".tensor'
+        return sql.Identifier(self.schema).as_string() + ".tensor"
 
     @property
     def python_type(self):

@@ -366,7 +366,7 @@ def describe(error: BaseException, guess: bool = True) -> str:
         lines = [f"ERROR {error.sqlstate}: {diag.message_primary}", hints.line(error)]
         lines += [f"DETAIL: {diag.message_detail}"] if diag.message_detail else []
         lines += [f"HINT: {diag.message_hint}"] if diag.message_hint else []
-        lines += [f"HINT: {rights.hint(error)}"] if rights.hint(error) else []
+        lines += [f"HINT: {grant}"] if (grant := rights.hint(error)) else []
     else:
         lines = [f"{type(error).__name__}: {error}"]
     lines += [f"HINT: {hint}" for hint in hints.hints(error)] if guess else []

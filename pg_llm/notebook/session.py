@@ -132,8 +132,9 @@ def connection(conn: psycopg.Connection | None = None) -> Iterator[psycopg.Conne
     if conn is None:
         session = current()
         conn = session.conn
+    else:
+        _settle(conn)
     refuse_if_streaming(conn)
-    _settle(conn)
     try:
         yield conn
     except psycopg.Error as error:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import psycopg
-from psycopg import pq, sql
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pg_llm import __version__, catalog
@@ -110,7 +110,8 @@ def deciding() -> Iterator[psycopg.Connection]:
 
 def prepare(conn: psycopg.Connection) -> None:
     """Creates the extension if it is missing and registers the tensor type."""
-    if not conn.execute("SELECT 1 FROM pg_extension WHERE extname = 'pg_llm'").fetchone():
+    found = conn.execute("SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'").fetchone()
+    if not found:
         try:
             conn.execute("CREATE EXTENSION IF NOT EXISTS pg_llm")
         except psycopg.errors.InsufficientPrivilege:
@@ -130,7 +131,7 @@ def prepare(conn: psycopg.Connection) -> None:
     elif dsn():
         _refuse_another_build(conn)
     else:
-        _update(conn)
+        _update(conn, found[0])
     from pg_llm.files.adapter import register
 
     register(conn)
@@ -138,9 +139,8 @@ def prepare(conn: psycopg.Connection) -> None:
 
 def _refuse_another_build(conn: psycopg.Connection) -> None:
     """Raises an error if the database's SQL and the server's library, installed apart, do not fit."""
-    check = sql.SQL("SELECT {0}._llm_check_build({0}._llm_build())").format(catalog.schema(conn))
     try:
-        conn.execute(check)
+        conn.execute(catalog.qualified(conn, "SELECT {0}._llm_check_build({0}._llm_build())"))
     except psycopg.errors.InsufficientPrivilege:
         pass  # without rights on the schema nothing can be called either
     except (psycopg.errors.UndefinedFunction, psycopg.errors.ObjectNotInPrerequisiteState) as error:
@@ -151,9 +151,8 @@ def _refuse_another_build(conn: psycopg.Connection) -> None:
         raise KitError(f"database {name}: {error.diag.message_primary}. {hint}") from None
 
 
-def _update(conn: psycopg.Connection) -> None:
+def _update(conn: psycopg.Connection, version: str) -> None:
     """Brings a database of the embedded server to the version of the library, which the kit brings along."""
-    version = catalog.value(conn, "SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'")
     if version == __version__:
         return
     try:

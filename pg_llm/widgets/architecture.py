@@ -12,7 +12,7 @@ import psycopg
 import traitlets
 
 from pg_llm.errors import KitError
-from pg_llm.widgets.base import HERE, Database, Widget, script
+from pg_llm.widgets.base import CSS, Database, Widget, script
 from pg_llm.widgets.layout import HEIGHT, STEP, WIDTH, Column, Node
 from pg_llm.widgets.picture import Picture, n
 
@@ -29,7 +29,7 @@ class Architecture(Widget):
     """The widget that pg_llm.architecture returns; unfold lists the blocks that are drawn in full."""
 
     _esm = script("architecture")
-    _css = (HERE / "widget.css").read_text("utf-8")
+    _css = CSS
 
     model = traitlets.Unicode().tag(sync=True)
     unfold = traitlets.List(traitlets.Unicode(), default_value=["h.0"]).tag(sync=True)

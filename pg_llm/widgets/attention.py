@@ -10,7 +10,7 @@ import traitlets
 
 from pg_llm.errors import KitError
 from pg_llm.widgets import words
-from pg_llm.widgets.base import HERE, Database, Widget, script
+from pg_llm.widgets.base import CSS, Database, Widget, script
 from pg_llm.widgets.picture import LETTER, Picture, n, percent, shown
 
 BARS = 8
@@ -24,7 +24,7 @@ class AttentionExplorer(Widget):
     """The widget that pg_llm.attention_explorer returns; off lists the heads that are switched off."""
 
     _esm = script("attention")
-    _css = (HERE / "widget.css").read_text("utf-8")
+    _css = CSS
 
     text = traitlets.Unicode().tag(sync=True)
     model = traitlets.Unicode().tag(sync=True)

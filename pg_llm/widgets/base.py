@@ -24,6 +24,7 @@ from pg_llm.notebook.saving import VIEW
 from pg_llm.widgets.picture import Drawn, figure
 
 HERE = Path(__file__).resolve().parent
+CSS = (HERE / "widget.css").read_text("utf-8")
 
 
 def script(name: str) -> str:

@@ -10,7 +10,7 @@ import traitlets
 
 from pg_llm.errors import KitError
 from pg_llm.widgets import words
-from pg_llm.widgets.base import HERE, Database, Widget, script
+from pg_llm.widgets.base import CSS, Database, Widget, script
 from pg_llm.widgets.picture import LETTER, Picture, percent, shown
 from pg_llm.widgets.sampling import sampled
 
@@ -21,7 +21,7 @@ class PromptBox(Widget):
     """The widget that pg_llm.prompt_box returns; its controls are attributes, e.g. box.temperature = 0.5."""
 
     _esm = script("prompt")
-    _css = (HERE / "widget.css").read_text("utf-8")
+    _css = CSS
 
     prompt = traitlets.Unicode().tag(sync=True)
     model = traitlets.Unicode().tag(sync=True)

@@ -8,7 +8,7 @@ import psycopg
 import traitlets
 
 from pg_llm.errors import KitError
-from pg_llm.widgets.base import HERE, Database, Widget, script
+from pg_llm.widgets.base import CSS, Database, Widget, script
 from pg_llm.widgets.picture import LETTER, Picture, shown
 
 LONGEST = 600  # bytes of a text
@@ -19,7 +19,7 @@ class TokenizerView(Widget):
     """The widget that pg_llm.tokenizer_view returns; merges is how many of them have been applied."""
 
     _esm = script("tokens")
-    _css = (HERE / "widget.css").read_text("utf-8")
+    _css = CSS
 
     text = traitlets.Unicode().tag(sync=True)
     tokenizer = traitlets.Unicode().tag(sync=True)
