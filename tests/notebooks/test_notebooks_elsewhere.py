@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 from helpers.notebooks import named, nbval
 from helpers.pg_install import PgServer, installed, pg_config_of
+
+import pg_llm
 
 pytestmark = pytest.mark.slow
 
@@ -40,16 +43,25 @@ def test_another_postgres_gives_the_saved_outputs(elsewhere, path, tmp_path, mon
     assert not [text for text in nbval(path, tmp_path / "report.xml").values() if text]
 
 
-@named
-def test_another_instruction_set_gives_the_saved_outputs(server, path, tmp_path, monkeypatch):
+@pytest.fixture
+def level(server, path):
+    """The instruction set of every session of the test, with one thread."""
     # Plain C needs ten minutes for the training of notebook 12; test_replay trains on every level.
     isa = "avx2" if path.name.startswith("12_") else LEVELS[int(path.name[:2]) % 2]
-    monkeypatch.setenv("PGOPTIONS", f"-c pg_llm.isa={isa} -c pg_llm.threads=1")
-    import pg_llm
+    with psycopg.connect(**server.start().conninfo(), autocommit=True) as conn:
+        conn.execute("LOAD 'pg_llm'")
+        try:
+            conn.execute(f"SET pg_llm.isa = {isa}")
+        except psycopg.errors.InvalidParameterValue:
+            pytest.skip(f"this machine has no {isa}")
+        conn.execute(f"ALTER ROLE CURRENT_USER SET pg_llm.isa = {isa}")
+        conn.execute("ALTER ROLE CURRENT_USER SET pg_llm.threads = 1")
+        yield isa
+        conn.execute("ALTER ROLE CURRENT_USER RESET ALL")
 
-    try:
-        with pg_llm.connect() as conn:
-            assert conn.execute("SHOW pg_llm.isa").fetchone() == (isa,)
-    except pg_llm.KitError:
-        pytest.skip(f"this machine has no {isa}")
+
+@named
+def test_another_instruction_set_gives_the_saved_outputs(level, path, tmp_path):
+    with pg_llm.connect() as conn:
+        assert conn.execute("SHOW pg_llm.isa").fetchone() == (level,)
     assert not [text for text in nbval(path, tmp_path / "report.xml").values() if text]
