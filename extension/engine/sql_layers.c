@@ -64,6 +64,31 @@ llm_attention_shape(const LlmShape *x, const LlmShape weights[4], int NH, LlmErr
 	return LLM_OK;
 }
 
+LlmCode
+llm_mlp_shape(const LlmShape *x, const LlmShape weights[4], LlmError *err)
+{
+	static const char *const names[4] = {"w_fc", "b_fc", "w_proj", "b_proj"};
+	int C = x->ndim > 0 ? x->dims[x->ndim - 1] : 0, F = weights[1].ndim == 1 ? weights[1].dims[0] : 4 * C;
+	LlmShape wanted[4] = {{2, {C, F}}, {1, {F}}, {2, {F, C}}, {1, {C}}};
+
+	if (x->ndim < 2 || x->ndim > 3)
+	{
+		llm_fail(err, LLM_SHAPE, "mlp: x has shape %s", llm_shape_text(x->ndim, x->dims).s);
+		return llm_hint(err, "x is (T,C), positions by channels, or (B,T,C), a batch of them.");
+	}
+	for (int i = 0; i < 4; i++)
+	{
+		if (weights[i].ndim == wanted[i].ndim &&
+			memcmp(weights[i].dims, wanted[i].dims, sizeof(int) * wanted[i].ndim) == 0)
+			continue;
+		llm_fail(err, LLM_SHAPE, "mlp: %s has shape %s, x %s requires %s", names[i],
+			llm_shape_text(weights[i].ndim, weights[i].dims).s, llm_shape_text(x->ndim, x->dims).s,
+			llm_shape_text(wanted[i].ndim, wanted[i].dims).s);
+		return llm_hint(err, "Weights are (in, out): w_fc (C,F), b_fc (F), w_proj (F,C), b_proj (C).");
+	}
+	return LLM_OK;
+}
+
 /* Copies an intermediate result to the caller, if all went well so far. */
 static LlmCode
 show(LlmCode code, float *to, const float *from, size_t n, LlmError *err)

@@ -61,6 +61,26 @@ extern LlmCode llm_attention_layer_backward(int B, int T, int C, int NH, bool ca
 	const LlmAttentionWeights *weights, const float *dy, const LlmAttentionGradients *to,
 	const LlmAllocator *memory, LlmError *err);
 
+/* GPT-2's feed-forward layer: gelu(x @ w_fc + b_fc) @ w_proj + b_proj, GELU by tanh. */
+typedef struct LlmMlpWeights
+{
+	const float *w_fc, *b_fc;     /* (C,F), (F) */
+	const float *w_proj, *b_proj; /* (F,C), (C) */
+} LlmMlpWeights;
+
+/* x (T,C) or (B,T,C); weights in the order of LlmMlpWeights. */
+extern LlmCode llm_mlp_shape(const LlmShape *x, const LlmShape weights[4], LlmError *err);
+
+/* Memory for the layer's gradients: of x's shape, then of the weights' shapes; all are written. */
+typedef struct LlmMlpGradients
+{
+	float *dx, *dw_fc, *db_fc, *dw_proj, *db_proj;
+} LlmMlpGradients;
+
+/* The gradients of the layer from dy (rows,C); recomputes the forward pass. */
+extern LlmCode llm_mlp_backward(int rows, int C, int F, const float *x, const LlmMlpWeights *weights,
+	const float *dy, const LlmMlpGradients *to, const LlmAllocator *memory, LlmError *err);
+
 /*
  * out = x / (1 - p) if the element's random number keeps it (probability 1 - p), else 0; x itself when not
  * training. p from 0 to 1. (Srivastava et al., 2014)

@@ -56,6 +56,12 @@ CREATE FUNCTION pg_llm_attention_backward(x tensor, w_qkv tensor, b_qkv tensor, 
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_attention_backward(tensor, tensor, tensor, tensor, tensor, tensor, integer, boolean) IS
     'Gradients of pg_llm_attention from grad_output, (T,C) or (B,T,C) as x, in the shapes of x and the weights';
+CREATE FUNCTION pg_llm_mlp_backward(x tensor, w_fc tensor, b_fc tensor, w_proj tensor, b_proj tensor, dy tensor,
+    OUT dx tensor, OUT dw_fc tensor, OUT db_fc tensor, OUT dw_proj tensor, OUT db_proj tensor)
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_mlp_backward(tensor, tensor, tensor, tensor, tensor, tensor) IS
+    'Gradients of gelu(x @ w_fc + b_fc) @ w_proj + b_proj from dy, (T,C) or (B,T,C) as x, in the shapes of x and the '
+    'weights';
 CREATE FUNCTION pg_llm_embedding_backward(ids integer[], dy tensor, vocab integer) RETURNS tensor
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_embedding_backward(integer[], tensor, integer) IS
@@ -108,6 +114,17 @@ CREATE FUNCTION pg_llm_attention_backward(x bytea, w_qkv bytea, b_qkv bytea, w_o
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS 'MODULE_PATHNAME', 'bytea_attention_backward';
 COMMENT ON FUNCTION pg_llm_attention_backward(bytea, bytea, bytea, bytea, bytea, bytea, integer, integer, integer) IS
     'Gradients of pg_llm_attention from grad_output (t,d), in the shapes of x and the weights';
+CREATE FUNCTION pg_llm_mlp_backward(x bytea, w_fc bytea, b_fc bytea, w_proj bytea, b_proj bytea, dy bytea, t integer,
+    d integer, OUT dx bytea, OUT dw_fc bytea, OUT db_fc bytea, OUT dw_proj bytea, OUT db_proj bytea)
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS 'MODULE_PATHNAME', 'bytea_mlp_backward';
+COMMENT ON FUNCTION pg_llm_mlp_backward(bytea, bytea, bytea, bytea, bytea, bytea, integer, integer) IS
+    'Gradients of gelu(x @ w_fc + b_fc) @ w_proj + b_proj from dy (t,d): x (t,d), w_fc (d,4*d), w_proj (4*d,d); in '
+    'the shapes of x and the weights';
+CREATE FUNCTION pg_llm_dropout_backward(input bytea, output bytea, grad bytea, p real, training boolean) RETURNS bytea
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_dropout_backward';
+COMMENT ON FUNCTION pg_llm_dropout_backward(bytea, bytea, bytea, real, boolean) IS
+    'grad / (1 - p) where dropout kept an element of input, 0 where output shows that it dropped it; grad itself '
+    'outside training';
 CREATE FUNCTION pg_llm_adamw_step(weight bytea, grad bytea, m bytea, v bytea, lr real, beta1 real, beta2 real,
     eps real, weight_decay real, step integer, OUT weight bytea, OUT m bytea, OUT v bytea)
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_adamw_step';

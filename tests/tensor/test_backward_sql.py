@@ -187,6 +187,76 @@ def test_attention_against_slopes(conn):
     agrees_with_slopes(conn, "SELECT pg_llm_attention(%b, %b, %b, %b, %b::tensor, 2)", at, dy, grads)
 
 
+def mlp_arguments(shape: tuple[int, ...], width: int) -> list:
+    C = shape[-1]
+    weights = normal(2, C, width, scale=0.3), normal(3, width), normal(4, width, C, scale=0.3), normal(5, C)
+    return [normal(1, *shape), *weights]
+
+
+@pytest.mark.parametrize(
+    "shape, width", [((1, 1), 4), ((2, 5, 6), 24), ((3, 33, 20), 7), ((300, 48), 192), ((0, 3), 12)]
+)
+def test_mlp(conn, shape, width):
+    at, dy = mlp_arguments(shape, width), normal(9, *shape)
+    tensors = x, w_fc, b_fc, w_proj, b_proj = [leaf(a) for a in at]
+    y = F.gelu(x @ w_fc + b_fc, approximate="tanh") @ w_proj + b_proj
+    y.backward(torch.from_numpy(dy).double())
+    got = row(conn, "SELECT * FROM pg_llm_mlp_backward(%b::tensor, %b, %b, %b, %b, %b)", *at, dy)
+    for mine, theirs in zip(got, tensors, strict=True):
+        close(mine, theirs.grad, 1e-5)
+
+
+def test_mlp_over_bytea_has_the_same_bits(conn):
+    at, dy = mlp_arguments((7, 12), 48), normal(9, 7, 12)
+    tensors = row(conn, "SELECT * FROM pg_llm_mlp_backward(%b::tensor, %b, %b, %b, %b, %b)", *at, dy)
+    buffers = [a.tobytes() for a in (*at, dy)]
+    raw = row(conn, "SELECT * FROM pg_llm_mlp_backward(%b::bytea, %b, %b, %b, %b, %b, 7, 12)", *buffers)
+    assert [t.tobytes() for t in tensors] == [bytes(b) for b in raw]
+
+
+@pytest.mark.parametrize(
+    "shapes, message",
+    [
+        ("{2,3} {3,8} {7} {8,3} {3} {2,3}", "w_fc has shape"),
+        ("{2,3} {3,8} {8} {8,4} {3} {2,3}", "w_proj has shape"),
+        ("{2,3} {3,8} {8} {8,3} {4} {2,3}", "b_proj has shape"),
+        ("{3} {3,8} {8} {8,3} {3} {3}", "x has shape"),
+        ("{2,3} {3,8} {8} {8,3} {3} {3,2}", "dy has shape"),
+    ],
+)
+def test_mlp_of_wrong_shapes(conn, shapes, message):
+    zeros = ", ".join(f"zeros('{shape}')" for shape in shapes.split())
+    with pytest.raises(psycopg.Error, match=message):
+        conn.execute(f"SELECT pg_llm_mlp_backward({zeros})")
+
+
+def test_mlp_of_wrong_buffers(conn):
+    call = "SELECT pg_llm_mlp_backward(%b::bytea, ''::bytea, '', '', '', '', %s, 1)"
+    for x, t, message in ((bytes(4), 1, "w_fc has 0 floats"), (b"", -1, "is negative"), (b"1", 1, "1 bytes")):
+        with pytest.raises(psycopg.Error, match=message):
+            conn.execute(call, [x, t])
+
+
+def test_dropout_by_its_result(conn):
+    """Over bytea the mask is read from the forward pass's input and output; a zero of the input is kept."""
+    x, dy = normal(1, 500), normal(2, 500)
+    x[::50] = 0
+    query = "SELECT pg_llm_dropout_backward(%b::bytea, %b, %b, %s::real, %s)"
+    for p, training in ((0.25, True), (0, True), (0.25, False)):
+        (y,) = row(conn, "SELECT pg_llm_dropout(%b::bytea, %s::real, %s, 7)", x.tobytes(), p, training)
+        (raw,) = row(conn, query, x.tobytes(), y, dy.tobytes(), p, training)
+        dx, kept = np.frombuffer(raw, "<f4"), (np.frombuffer(y, "<f4") != 0) | (x == 0)
+        expected = dy * np.float32(1 / (1 - np.float32(p))) if training else dy
+        assert np.array_equal(dx, np.where(kept, expected, 0).astype(np.float32))
+        assert kept.all() or training and 100 < np.sum(~kept) < 150
+    zero = row(conn, query, x.tobytes(), bytes(2000), dy.tobytes(), 1, True)[0]
+    assert not np.frombuffer(zero, "<f4").any()
+    with pytest.raises(psycopg.Error, match="output has 3 floats"):
+        row(conn, query, x.tobytes(), bytes(12), dy.tobytes(), 0.5, True)
+    with pytest.raises(psycopg.Error, match="probability NaN"):
+        row(conn, query, x.tobytes(), x.tobytes(), dy.tobytes(), float("nan"), True)
+
+
 def test_embedding(conn):
     ids, dy = [[3, 0, 3], [9, 9, 3]], normal(1, 2, 3, 33)
     table = torch.zeros(10, 33, dtype=torch.float64, requires_grad=True)

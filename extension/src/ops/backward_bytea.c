@@ -23,6 +23,8 @@ PG_FUNCTION_INFO_V1(bytea_softmax_backward);
 PG_FUNCTION_INFO_V1(bytea_layernorm_backward);
 PG_FUNCTION_INFO_V1(bytea_cross_entropy_backward);
 PG_FUNCTION_INFO_V1(bytea_attention_backward);
+PG_FUNCTION_INFO_V1(bytea_mlp_backward);
+PG_FUNCTION_INFO_V1(bytea_dropout_backward);
 PG_FUNCTION_INFO_V1(bytea_adamw_step);
 PG_FUNCTION_INFO_V1(bytea_grad_clip);
 PG_FUNCTION_INFO_V1(pg_llm_lr_schedule);
@@ -152,6 +154,68 @@ bytea_attention_backward(PG_FUNCTION_ARGS)
 				  ByteaFloats(fcinfo, 5), &to, ContextAllocator(), &err),
 		&err);
 	return Row(fcinfo, out, 5);
+}
+
+/* (dx, dw_fc, db_fc, dw_proj, db_proj) of the feed-forward layer over x (T,C), which is 4*C wide inside */
+Datum
+bytea_mlp_backward(PG_FUNCTION_ARGS)
+{
+	int T = PG_GETARG_INT32(6), C = PG_GETARG_INT32(7);
+	int64 F = 4 * (int64) C;
+	LlmMlpWeights w;
+	LlmMlpGradients to;
+	LlmError err;
+	bytea *out[5];
+
+	ByteaCheck(fcinfo, 0, "x", T, C);
+	ByteaCheck(fcinfo, 1, "w_fc", C, F);
+	ByteaCheck(fcinfo, 2, "b_fc", 1, F);
+	ByteaCheck(fcinfo, 3, "w_proj", F, C);
+	ByteaCheck(fcinfo, 4, "b_proj", 1, C);
+	ByteaCheck(fcinfo, 5, "dy", T, C);
+	CheckRowSize((int64) T * C + 2 * C * F + F + C);
+	out[0] = ByteaNew(T, C, &to.dx);
+	out[1] = ByteaNew(C, F, &to.dw_fc);
+	out[2] = ByteaNew(1, F, &to.db_fc);
+	out[3] = ByteaNew(F, C, &to.dw_proj);
+	out[4] = ByteaNew(1, C, &to.db_proj);
+	w = (LlmMlpWeights){
+		ByteaFloats(fcinfo, 1), ByteaFloats(fcinfo, 2), ByteaFloats(fcinfo, 3), ByteaFloats(fcinfo, 4)};
+	LLM_CHECK(llm_mlp_backward(T, C, (int) F, ByteaFloats(fcinfo, 0), &w, ByteaFloats(fcinfo, 5), &to,
+				  ContextAllocator(), &err),
+		&err);
+	return Row(fcinfo, out, 5);
+}
+
+/*
+ * Elements that dropout dropped are recognised by their result: 0 where the input is not. An input of 0 counts
+ * as kept.
+ */
+Datum
+bytea_dropout_backward(PG_FUNCTION_ARGS)
+{
+	int64 n = ByteaCount(fcinfo, 0, "input");
+	float p = PG_GETARG_FLOAT4(3);
+	const float *x, *y, *dy;
+	float scale, *dx;
+	bytea *out;
+
+	if (!(p >= 0 && p <= 1))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("dropout_backward: probability %g is not between 0 and 1", p)));
+	ByteaCheck(fcinfo, 1, "output", 1, n);
+	ByteaCheck(fcinfo, 2, "grad", 1, n);
+	out = ByteaNew(1, n, &dx);
+	x = ByteaFloats(fcinfo, 0);
+	y = ByteaFloats(fcinfo, 1);
+	dy = ByteaFloats(fcinfo, 2);
+	scale = !PG_GETARG_BOOL(4) ? 1 : p < 1 ? 1 / (1 - p) : 0;
+	for (int64 i = 0; i < n; i++)
+	{
+		LLM_POLL(i);
+		dx[i] = y[i] == 0 && x[i] != 0 ? 0 : dy[i] * scale;
+	}
+	return ByteaResult(out);
 }
 
 /*

@@ -25,6 +25,7 @@ PG_FUNCTION_INFO_V1(pg_llm_layernorm_backward);
 PG_FUNCTION_INFO_V1(pg_llm_cross_entropy_backward);
 PG_FUNCTION_INFO_V1(pg_llm_cross_entropy_backward_row);
 PG_FUNCTION_INFO_V1(pg_llm_attention_backward);
+PG_FUNCTION_INFO_V1(pg_llm_mlp_backward);
 PG_FUNCTION_INFO_V1(pg_llm_embedding_backward);
 PG_FUNCTION_INFO_V1(pg_llm_dropout_backward);
 PG_FUNCTION_INFO_V1(pg_llm_transpose_backward);
@@ -220,6 +221,43 @@ pg_llm_attention_backward(PG_FUNCTION_ARGS)
 	to = (LlmAttentionGradients){TENSOR_DATA(out[0]), TENSOR_DATA(out[1]), TENSOR_DATA(out[2]),
 		TENSOR_DATA(out[3]), TENSOR_DATA(out[4])};
 	LLM_CHECK(llm_attention_layer_backward(batch, T, C, n_head, PG_GETARG_BOOL(7), TENSOR_DATA(in[0]), &w,
+				  TENSOR_DATA(dy), &to, ContextAllocator(), &err),
+		&err);
+	return TensorRow(fcinfo, out, 5);
+}
+
+/* (dx, dw_fc, db_fc, dw_proj, db_proj) from the gradient of the layer's result */
+Datum
+pg_llm_mlp_backward(PG_FUNCTION_ARGS)
+{
+	Tensor *in[5], *out[5], *dy = PG_GETARG_TENSOR_SHAPE(5);
+	LlmShape shape[5];
+	LlmMlpWeights w;
+	LlmMlpGradients to;
+	LlmError err = {0};
+	int C, F;
+
+	for (int i = 0; i < 5; i++)
+	{
+		in[i] = PG_GETARG_TENSOR_SHAPE(i);
+		shape[i].ndim = in[i]->ndim;
+		memcpy(shape[i].dims, in[i]->dims, sizeof(int) * in[i]->ndim);
+	}
+	LLM_CHECK(llm_mlp_shape(&shape[0], shape + 1, &err), &err);
+	CheckShape("mlp_backward", "dy", dy, "x", in[0]->ndim, in[0]->dims);
+	CheckRow(5, in);
+	dy = PG_GETARG_TENSOR_REST(5, dy);
+	for (int i = 0; i < 5; i++)
+	{
+		in[i] = PG_GETARG_TENSOR_REST(i, in[i]);
+		out[i] = TensorNew(in[i]->ndim, in[i]->dims);
+	}
+	C = in[0]->dims[in[0]->ndim - 1];
+	F = in[2]->dims[0];
+	w = (LlmMlpWeights){TENSOR_DATA(in[1]), TENSOR_DATA(in[2]), TENSOR_DATA(in[3]), TENSOR_DATA(in[4])};
+	to = (LlmMlpGradients){TENSOR_DATA(out[0]), TENSOR_DATA(out[1]), TENSOR_DATA(out[2]), TENSOR_DATA(out[3]),
+		TENSOR_DATA(out[4])};
+	LLM_CHECK(llm_mlp_backward(C > 0 ? (int) (TensorNumel(in[0]) / C) : 0, C, F, TENSOR_DATA(in[0]), &w,
 				  TENSOR_DATA(dy), &to, ContextAllocator(), &err),
 		&err);
 	return TensorRow(fcinfo, out, 5);
