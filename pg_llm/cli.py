@@ -44,12 +44,13 @@ def start(port, listen):
     _only_embedded("start")
     if listen and port is None:
         raise click.UsageError("--listen needs --port, for example --port 5432")
+    server, listen = Server(), listen or "localhost"
     password = os.environ.get("PG_LLM_PASSWORD")
-    if port is not None and not password:
+    if port is not None and not password and not server.listens(port, listen):
         if not sys.stdin.isatty():
             raise KitError("there is no terminal to ask for a password: set PG_LLM_PASSWORD")
         password = click.prompt("Password for user postgres", hide_input=True, confirmation_prompt=True)
-    live = Server().start(port, listen or "localhost", password if port is not None else None)
+    live = server.start(port, listen, password if port is not None else None)
     click.echo(f"PostgreSQL runs (process {live.pid}), socket {live.socket}")
     if live.listen:
         click.echo(f"TCP: {live.listen} port {live.port}, user postgres, with password")
@@ -269,9 +270,12 @@ def _connect(dsn, database, notebook):
         raise click.UsageError("--database and --notebook both name a database; give one of them")
     if dsn:
         os.environ["PG_LLM_DSN"] = dsn
-    if notebook:
-        database = notebooks_of.database_of(notebook)
-    return databases.connect(notebooks_of.existing(database) if database else None)
+    try:
+        if notebook:
+            database = notebooks_of.database_of(notebook)
+        return databases.connect(notebooks_of.existing(database) if database else None)
+    except KitError as error:
+        raise KitError(str(error).replace("PG_LLM_DSN", "--dsn")) if dsn else error from None
 
 
 @cli.command("ingest-tokenizer")
@@ -300,15 +304,16 @@ def ingest_tokenizer(dsn, database, notebook, model, vocab, merges, truncate):
 @cli.command("prepare-dataset")
 @in_a_database
 @click.option("--tokenizer", default="gpt2", show_default=True, help="A tokenizer, or a model that has one.")
-@click.option(
-    "--input", "inputs", multiple=True, required=True, help="A file, a pattern, '-' for stdin; repeatable."
-)
-@click.option("--dataset", help="The name of the rows; default: --tokenizer, which a model trains on.")
+@click.option("--input", "inputs", multiple=True, help="A file, a pattern, '-' for stdin; more may follow.")
+@click.option("--dataset", default="default", show_default=True, help="The name of the rows.")
 @click.option("--block-size", type=int, help="Tokens in a row; default: the model's n_positions.")
-@click.option("--overlap", type=int, default=0, help="Tokens that a row repeats from the one before.")
+@click.option("--overlap", type=int, default=0, help="Tokens of context that a row repeats.")
+@click.option("--batch-size", type=click.IntRange(1), default=512, show_default=True,
+              help="Rows sent to the server at a time.")  # fmt: skip
 @click.option("--validation", type=float, default=0.0, help="Fraction of rows held out, in NAME-validation.")
 @click.option("--separator", help="A text that separates documents in a file, such as '<|endoftext|>'.")
 @click.option("--truncate", is_flag=True, help="First delete the rows of that dataset and its validation.")
+@click.argument("files", nargs=-1)
 def prepare_dataset(
     dsn,
     database,
@@ -318,28 +323,33 @@ def prepare_dataset(
     dataset,
     block_size,
     overlap,
+    batch_size,
     validation,
     separator,
     truncate,
+    files,
 ):
     """Turn text files into rows of tokens to train on, in llm_dataset.
 
+    A model trains on the dataset that its recipe or llm_train names, else on that of its own name, else on
+    'default'.
+
     \b
-    Example: pg-llm prepare-dataset --input 'books/*.txt' --block-size 256 --truncate
+    Example: pg-llm prepare-dataset --input books/*.txt --block-size 256 --truncate
     Example: zcat wiki.gz | pg-llm prepare-dataset --input - --block-size 1024 --validation 0.05
     """
     from pg_llm.files import dataset as datasets
 
-    dataset = tokenizer if dataset is None else dataset
     with _connect(dsn, database, notebook) as conn:
         database = conn.info.dbname
         done = datasets.prepare_dataset(
             conn,
-            inputs,
+            [*inputs, *files],
             tokenizer,
             dataset,
             block_size=block_size,
             overlap=overlap,
+            batch_size=batch_size,
             validation=validation,
             separator=separator,
             truncate=truncate,

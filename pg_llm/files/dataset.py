@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import glob
+import itertools
 import math
 import re
 import struct
@@ -24,6 +25,7 @@ from psycopg.rows import tuple_row
 from pg_llm import catalog
 from pg_llm.errors import KitError
 
+DEFAULT = "default"  # on which a model trains that has no dataset of its own
 HELD_OUT = "-validation"
 LONGEST_BLOCK = 2**20
 # Characters encoded at a time, and bytes read at a time.
@@ -48,10 +50,11 @@ def prepare_dataset(
     conn: psycopg.Connection,
     inputs: Iterable[str | Path],
     tokenizer: str,
-    dataset: str | None = None,
+    dataset: str = DEFAULT,
     *,
     block_size: int | None = None,
     overlap: int = 0,
+    batch_size: int = 512,
     validation: float = 0.0,
     separator: str | None = None,
     truncate: bool = False,
@@ -59,16 +62,16 @@ def prepare_dataset(
 ) -> Prepared:
     """Encodes files (globs, '-' for standard input) into rows of llm_dataset, all or nothing.
 
-    Each file is a document; separator, a text, splits files into several. dataset None is the tokenizer's
-    name: by default a model trains on the dataset of its own name. The other arguments are
-    llm_dataset_load's.
+    Each file is a document; separator, a text, splits files into several. batch_size rows are sent to the
+    server at a time. The other arguments are llm_dataset_load's.
     Errors: KitError for arguments and files, psycopg.Error from the server.
     Example: prepare_dataset(conn, ["books/*.txt"], "gpt2", "books", block_size=1024, validation=0.1)
     """
     sources = find_inputs(inputs)
-    dataset = tokenizer if dataset is None else dataset
     if not dataset:
         raise KitError("a dataset's name cannot be empty")
+    if batch_size < 1:
+        raise KitError(f"batch_size is {batch_size}, expected 1 or more")
     if separator == "":
         raise KitError("the separator is empty; leave it out to have one document a file")
     with conn.transaction(), conn.cursor(binary=True, row_factory=tuple_row) as cursor:
@@ -90,8 +93,8 @@ def prepare_dataset(
                     if ends:
                         blocks.end_document()
                         documents += 1
-                    _copy(cursor, dataset, blocks.take())
-        _copy(cursor, dataset, blocks.take_rest())
+                    _copy(cursor, dataset, blocks.take(), batch_size)
+        _copy(cursor, dataset, blocks.take_rest(), batch_size)
     if documents == 0:
         raise KitError(f"there is no text in {', '.join(map(str, sources))}")
     return Prepared(documents, blocks.tokens, blocks.rows, blocks.held_out, block_size, end)
@@ -242,7 +245,10 @@ class Row(NamedTuple):
 
 
 class Blocks:
-    """One stream of ids, cut into rows of `block` tokens; each row's target is the row shifted by one."""
+    """One stream of ids, cut into rows of `block` tokens; each row's target is the row shifted by one.
+
+    Every token is the target of one row: those that a row repeats from the one before are context only.
+    """
 
     def __init__(self, block: int, overlap: int, validation: float, end: int | None):
         if not 0 <= overlap < block:
@@ -268,7 +274,9 @@ class Blocks:
         """Takes the complete rows from the stream."""
         at = 0
         while len(self._ids) - at > self.block:
-            yield self._row(self._ids[at : at + self.block], self._ids[at + 1 : at + self.block + 1])
+            target = self._ids[at + 1 : at + self.block + 1].copy()
+            target[: self._known] = -1
+            yield self._row(self._ids[at : at + self.block], target)
             # Held-out rows share no overlapping tokens with the others.
             alone = self._is_held_out(self.rows - 1) or self._is_held_out(self.rows)
             self._known = 0 if alone else self.overlap
@@ -281,7 +289,7 @@ class Blocks:
         if n > self._known:
             tokens = np.full(self.block, self.end or 0, np.int32)
             target = np.full(self.block, -1, np.int32)
-            tokens[:n], target[:n] = self._ids[:-1], self._ids[1:]
+            tokens[:n], target[self._known : n] = self._ids[:-1], self._ids[self._known + 1 :]
             yield self._row(tokens, target)
 
     def _row(self, tokens: np.ndarray, target: np.ndarray) -> Row:
@@ -344,18 +352,17 @@ def _block_size(cursor, tokenizer: str, block_size: int | None) -> int:
     return block_size
 
 
-def _copy(cursor, dataset: str, rows: Iterable[Row]) -> None:
+def _copy(cursor, dataset: str, rows: Iterator[Row], batch_size: int) -> None:
     """Writes rows by binary COPY; their ids follow the order of the rows."""
-    rows = list(rows)
-    if not rows:
-        return
     query = "COPY {0}.llm_dataset (dataset, tokens, target) FROM STDIN (FORMAT BINARY)"
-    with cursor.copy(catalog.qualified(cursor.connection, query)) as copy:
-        copy.write(_COPY_HEADER)
-        for row in rows:
-            name = (dataset + HELD_OUT if row.held_out else dataset).encode(cursor.connection.info.encoding)
-            copy.write(struct.pack("!hi", 3, len(name)) + name + _array(row.tokens) + _array(row.target))
-        copy.write(struct.pack("!h", -1))
+    encoding = cursor.connection.info.encoding
+    while batch := list(itertools.islice(rows, batch_size)):
+        with cursor.copy(catalog.qualified(cursor.connection, query)) as copy:
+            copy.write(_COPY_HEADER)
+            for row in batch:
+                name = (dataset + HELD_OUT if row.held_out else dataset).encode(encoding)
+                copy.write(struct.pack("!hi", 3, len(name)) + name + _array(row.tokens) + _array(row.target))
+            copy.write(struct.pack("!h", -1))
 
 
 def _array(ids: np.ndarray) -> bytes:

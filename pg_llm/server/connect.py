@@ -72,7 +72,9 @@ def open_database(database: str | None) -> psycopg.Connection:
         with libpq_environment():
             return _patient(make_conninfo(**info))
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
-        where = "the server of PG_LLM_DSN" if elsewhere else "the embedded server"
+        names = ("user", "host", "hostaddr", "port", "dbname", "service")
+        named = ", ".join(f"{name} {info[name]}" for name in names if name in info)
+        where = f"the server of PG_LLM_DSN ({named})" if elsewhere else "the embedded server"
         raise KitError(f"cannot connect to {where}: {' '.join(str(error).split())}") from None
 
 

@@ -81,7 +81,7 @@ class Server:
         self, port: int | None = None, listen: str = "localhost", password: str | None = None
     ) -> Running:
         """Starts the server, or finds it running; port and listen open TCP, which then needs a password."""
-        if port is not None and not password:
+        if port is not None and not password and not self.listens(port, listen):
             raise KitError(
                 "a server on a TCP port needs a password; set PG_LLM_PASSWORD or answer the prompt"
             )
@@ -94,15 +94,22 @@ class Server:
                 # The folder of the socket was removed (logging out removes XDG_RUNTIME_DIR).
                 self._stop(live)
                 live = None
-            if live and port is not None and (live.port != port or live.listen != listen.split(",")[0]):
-                there = f"with TCP on {live.listen} port {live.port}" if live.listen else "without TCP"
-                raise KitError(f"the server already runs {there}; run 'pg-llm stop' first")
+            if port is not None:
+                self.listens(port, listen)
             live = live or self._launch(port, listen if port else "")
             live = live if live.ready else self._wait_ready(live.pid)
             if password:
                 self.set_password(live, password)
         self._refresh()
         return live
+
+    def listens(self, port: int, listen: str = "localhost") -> bool:
+        """True if the server runs at that TCP port, False if none runs; KitError if it runs elsewhere."""
+        live = self.running()
+        if live and (live.port != port or live.listen != listen.split(",")[0]):
+            there = f"with TCP on {live.listen} port {live.port}" if live.listen else "without TCP"
+            raise KitError(f"the server already runs {there}; run 'pg-llm stop' first")
+        return live is not None
 
     def stop(self) -> bool:
         """Stops the server (open transactions roll back, nothing committed is lost); False if none ran."""

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import nbformat
 import pytest
 
 from helpers.paths import REPO
+from helpers.ports import free_port
 from pg_llm.notebook.lab import environment, options
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -39,9 +39,7 @@ def chromium():
 @contextlib.contextmanager
 def lab(folder: Path, home: Path) -> Iterator[str]:
     """JupyterLab on a folder of notebooks, started as `pg-llm lab` does; yields its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     own = {
         "JUPYTER_CONFIG_DIR": str(home / "config"),
         "JUPYTER_DATA_DIR": str(home / "data"),

@@ -15,6 +15,7 @@ from unittest import mock
 
 import pytest
 from helpers.paths import REPO
+from helpers.ports import free_port
 
 from pg_llm.cli import cli
 from pg_llm.errors import KitError
@@ -70,8 +71,15 @@ def test_start_status_stop(extension, home):
     assert re.search(r"tcp: +none", running)
     assert re.search(r"version: +18", running)
     assert "attention" not in running
+    other = run("start", "--port", free_port(), check=False, **own)
+    assert "the server already runs without TCP; run 'pg-llm stop' first" in other.stderr  # before a password
     assert run("stop", **own).stdout == "stopped\n"
     assert run("stop", **own).stdout == "no server was running\n"
+    port = free_port()
+    assert "no terminal to ask for a password" in run("start", "--port", port, check=False, **own).stderr
+    run("start", "--port", port, PG_LLM_PASSWORD="a password", **own)
+    assert f"TCP: localhost port {port}" in run("start", "--port", port, **own).stdout
+    run("stop", **own)
 
 
 def test_status_tells_of_an_upgrade(extension, home):
@@ -295,10 +303,22 @@ def test_prepare_dataset(server, database, tmp_path):
     assert "has rows of 8 tokens, the new ones would have 16; choose another --dataset" in longer.stderr
     assert "rows of 8," in run(*command, "--block-size", 8).stdout
     assert "rows of 16," in run(*command, "--block-size", 16, "--truncate").stdout
+    (tmp_path / "more").write_text("It was summer. ")
+    several = ["prepare-dataset", "--dsn", dsn, "--input", tmp_path / "text", tmp_path / "more", "--truncate"]
+    assert "dataset default: 2 documents," in run(*several, "--block-size", 4, "--batch-size", 3).stdout
+    assert "there is no input" in run(*several[:3], check=False).stderr
     for name, words in (("gpt-2", "did you mean gpt2?"), ("nosuch", "there are classroom, gpt2")):
         missing = run(*command, "--tokenizer", name, check=False)
         assert f"pg-llm: there is no tokenizer {name}; {words}" in missing.stderr
         assert missing.returncode == 1 and missing.stderr.count("\n") == 1
+
+
+def test_errors_name_the_dsn_option():
+    for dsn in ("postgresql://me:secret@localhost:1/class", "host=/nowhere"):
+        failed = run("prepare-dataset", "--dsn", dsn, "--input", "-", check=False)
+        assert failed.returncode == 1 and "secret" not in failed.stderr
+        assert "cannot connect to the server of --dsn" in failed.stderr
+        assert dsn.partition("@")[2].partition(":")[0] in failed.stderr
 
 
 def test_status_of_a_server_that_does_not_answer():

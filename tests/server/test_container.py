@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import time
 import psycopg
 import pytest
 from helpers.paths import REPO
+from helpers.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -45,9 +45,7 @@ def test_no_password_no_server(home, extension):
 @pytest.fixture
 def port(monkeypatch):
     """The image's port 5432 may be in use on this machine; the program is the same with another port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    return free_port()
 
 
 def test_password_database_and_restart(home, extension, port):

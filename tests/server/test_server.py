@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+from helpers.ports import free_port
 from psycopg import pq
 
 from pg_llm.errors import KitError
@@ -273,9 +273,7 @@ def test_tcp_only_when_asked_and_with_a_password(folder):
     home = Server(folder / "home")
     with pytest.raises(KitError, match="needs a password"):
         home.start(port=1)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     live = home.start(port=port, password="it's secret")
     where = {"host": "127.0.0.1", "port": port, "user": "postgres", "dbname": "postgres"}
     with psycopg.connect(**where, password="it's secret") as conn:
