@@ -14,6 +14,7 @@ CREATE TABLE llm_model_config (
     CHECK (d_model % greatest(n_head, 1) = 0)
 );
 COMMENT ON TABLE llm_model_config IS 'A model: its dimensions, architecture options, tokenizer and training defaults';
+COMMENT ON COLUMN llm_model_config.d_ff IS 'Width of the MLP''s hidden layer; left out: 4 * d_model';
 COMMENT ON COLUMN llm_model_config.tokenizer IS
     'Whose llm_bpe_vocab rows the model uses; NULL: rows under its own name';
 COMMENT ON COLUMN llm_model_config.options IS
@@ -25,6 +26,17 @@ INSERT INTO llm_model_config (model, n_layer, n_head, d_model, d_ff, n_positions
     ('gpt2-medium', 24, 16, 1024, 4096, 1024, 50257, 'gpt2', '{"eos_token_id": 50256}'),
     ('gpt2-large',  36, 20, 1280, 5120, 1024, 50257, 'gpt2', '{"eos_token_id": 50256}'),
     ('gpt2-xl',     48, 25, 1600, 6400, 1024, 50257, 'gpt2', '{"eos_token_id": 50256}');
+
+CREATE FUNCTION _llm_fill_config() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    NEW.d_ff := coalesce(NEW.d_ff, 4 * NEW.d_model::bigint);
+    RETURN NEW;
+END $$;
+COMMENT ON FUNCTION _llm_fill_config() IS 'Trigger: a model''s d_ff is 4 * d_model where it is left out';
+REVOKE EXECUTE ON FUNCTION _llm_fill_config() FROM PUBLIC;
+CREATE TRIGGER llm_fill_config BEFORE INSERT ON llm_model_config
+    FOR EACH ROW WHEN (NEW.d_ff IS NULL) EXECUTE FUNCTION _llm_fill_config();
 
 CREATE SEQUENCE llm_version_seq;
 COMMENT ON SEQUENCE llm_version_seq IS 'Source of model version numbers';
@@ -93,7 +105,35 @@ CREATE TABLE llm_param_share (
     FOREIGN KEY (source_model) REFERENCES llm_model_config (model) ON UPDATE CASCADE,
     CHECK ((target_model, target_name) <> (source_model, source_name))
 );
-COMMENT ON TABLE llm_param_share IS 'A parameter that uses the storage of another one';
+COMMENT ON TABLE llm_param_share IS
+    'A parameter that uses the storage of another one: all of it, because the executor reads a parameter as one '
+    'tensor; single rows of an embedding table cannot be shared';
+
+CREATE VIEW llm_param_resolved WITH (security_invoker = true) AS
+    SELECT p.model, p.name, p.data, p.grad, p.m, p.v, p.step FROM llm_param AS p
+    UNION ALL
+    SELECT s.target_model, s.target_name, p.data, p.grad, p.m, p.v, p.step
+    FROM llm_param_share AS s JOIN llm_param AS p ON (p.model, p.name) = (s.source_model, s.source_name);
+COMMENT ON VIEW llm_param_resolved IS
+    'Each parameter of each model with the values that it uses: its own, or those of the parameter that it shares';
+
+CREATE FUNCTION _llm_row(t tensor, i integer) RETURNS tensor
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tensor_row';
+COMMENT ON FUNCTION _llm_row(tensor, integer) IS
+    'Row i of the first axis, counted from 0: (N,...) becomes (...). Only that row is read, and nothing is recorded';
+
+CREATE VIEW llm_param_row WITH (security_invoker = true) AS
+    SELECT p.model, p.name, r.token_id, CASE WHEN t.by_row THEN _llm_row(p.data, r.token_id) ELSE p.data END AS data,
+        CASE WHEN t.by_row THEN _llm_row(p.grad, r.token_id) ELSE p.grad END AS grad,
+        CASE WHEN t.by_row THEN _llm_row(p.m, r.token_id) ELSE p.m END AS m,
+        CASE WHEN t.by_row THEN _llm_row(p.v, r.token_id) ELSE p.v END AS v, p.step
+    FROM llm_param_resolved AS p
+    CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM llm_graph AS g
+        WHERE g.model = p.model AND g.op = 'embedding' AND g.inputs[2] = p.name)) AS t (by_row)
+    CROSS JOIN LATERAL generate_series(0, CASE WHEN t.by_row THEN (shape(p.data))[1] - 1 ELSE 0 END) AS r (token_id);
+COMMENT ON VIEW llm_param_row IS
+    'Parameters with one row for each row of an embedding table: token_id is the token (wte) or the position (wpe), '
+    'and only rows that are asked for are read. Other parameters are one row with token_id 0';
 
 CREATE TABLE llm_bpe_vocab (
     model    text COLLATE "C" NOT NULL,

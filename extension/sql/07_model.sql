@@ -117,6 +117,40 @@ END $$;
 COMMENT ON FUNCTION _llm_write_gpt2_graph(text) IS
     'Writes GPT-2''s rows into llm_graph for a model that has none; returns how many';
 
+CREATE FUNCTION llm_get_model_config(model text) RETURNS llm_model_config
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    config @extschema@.llm_model_config;
+BEGIN
+    SELECT c.* INTO config FROM @extschema@.llm_model_config AS c WHERE c.model = model;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no model "%"', left(model, 100) USING ERRCODE = 'undefined_object',
+            HINT = 'SELECT model FROM llm_model_config lists the models.';
+    END IF;
+    RETURN config;
+END $$;
+COMMENT ON FUNCTION llm_get_model_config(text) IS 'A model''s row of llm_model_config; an error if there is none';
+
+CREATE FUNCTION _llm_check_dimensions(model text, n_layer int, n_head int, d int, vocab int) RETURNS void
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    c @extschema@.llm_model_config := @extschema@.llm_get_model_config(model);
+BEGIN
+    n_layer := coalesce(n_layer, c.n_layer);
+    n_head := coalesce(n_head, c.n_head);
+    d := coalesce(d, c.d_model);
+    vocab := coalesce(vocab, c.vocab);
+    IF (n_layer, n_head, d, vocab) <> (c.n_layer, c.n_head, c.d_model, c.vocab) THEN
+        RAISE EXCEPTION 'model "%" has n_layer %, n_head %, d %, vocab %; the call has %, %, %, %', model,
+            c.n_layer, c.n_head, c.d_model, c.vocab, n_layer, n_head, d, vocab
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave them out: they are taken from llm_model_config.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION _llm_check_dimensions(text, int, int, int, int) IS
+    'Refuses dimensions, of which each may be NULL, that are not the model''s';
+
 CREATE FUNCTION llm_create_model(model text, n_layer int, n_head int, d_model int, n_positions int, vocab int,
     d_ff int DEFAULT NULL, tokenizer text DEFAULT NULL, options jsonb DEFAULT '{}') RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -199,6 +233,22 @@ CREATE FUNCTION llm_loss(model text, tokens int[], targets int[], positions int[
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_loss(text, int[], int[], int[]) IS
     'Mean cross-entropy in nats per token; targets have the shape of tokens, negative ones are left out';
+
+CREATE FUNCTION llm_loss(model text, tokens int[], targets int[], n_layer int, n_head int, d int, vocab int,
+    dropout_p float8 DEFAULT 0, training boolean DEFAULT false) RETURNS real
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+    PERFORM @extschema@._llm_check_dimensions(model, n_layer, n_head, d, vocab);
+    IF training AND dropout_p <> 0 THEN
+        RAISE EXCEPTION 'llm_loss applies no dropout, and dropout_p is % with training => true', dropout_p
+            USING ERRCODE = 'feature_not_supported',
+            HINT = 'training => false gives the loss of the whole model; llm_train and llm_train_step apply dropout.';
+    END IF;
+    RETURN @extschema@.llm_loss(model, tokens, targets);
+END $$;
+COMMENT ON FUNCTION llm_loss(text, int[], int[], int, int, int, int, float8, boolean) IS
+    'The same, with the dimensions that the model must have, each of which may be NULL. Dropout is never applied';
 
 CREATE FUNCTION llm_eval(model text, node text, inputs jsonb) RETURNS tensor
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME';

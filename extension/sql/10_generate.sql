@@ -43,14 +43,14 @@ CREATE FUNCTION llm_beam_search(prompt text, beam_width int DEFAULT 4, max_token
 COMMENT ON FUNCTION llm_beam_search(text, int, int, text) IS
     'The best continuations found by keeping beam_width at a time; score is the sum of log probabilities';
 
-CREATE FUNCTION pg_llm_sample(logits tensor, temperature float8 DEFAULT 1.0, topk int DEFAULT NULL,
-    topp float8 DEFAULT NULL, seed bigint DEFAULT NULL) RETURNS int
+CREATE FUNCTION pg_llm_sample(logits tensor, temperature float8 DEFAULT 1.0, topk int DEFAULT 50,
+    topp float8 DEFAULT 0.95, seed bigint DEFAULT NULL) RETURNS int
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_sample(tensor, float8, int, float8, bigint) IS
     'A token drawn from logits (V): temperature, then the topk most likely, then the fewest that reach probability '
-    'topp';
+    'topp; NULL: all of them';
 
-CREATE FUNCTION pg_llm_sample(logits bytea, temperature float8 DEFAULT 1.0, topk int DEFAULT NULL,
-    topp float8 DEFAULT NULL, seed bigint DEFAULT NULL) RETURNS int
+CREATE FUNCTION pg_llm_sample(logits bytea, temperature float8 DEFAULT 1.0, topk int DEFAULT 50,
+    topp float8 DEFAULT 0.95, seed bigint DEFAULT NULL) RETURNS int
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'pg_llm_sample_bytea';
 COMMENT ON FUNCTION pg_llm_sample(bytea, float8, int, float8, bigint) IS 'The same over raw little-endian float32';

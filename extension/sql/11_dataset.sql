@@ -29,7 +29,7 @@ COMMENT ON SEQUENCE llm_dataset_id_seq IS 'Source of llm_dataset.id';
 
 CREATE TABLE llm_dataset (
     id      bigint PRIMARY KEY DEFAULT nextval('llm_dataset_id_seq'),
-    dataset text COLLATE "C" NOT NULL CHECK (dataset <> ''),
+    dataset text COLLATE "C" NOT NULL DEFAULT 'default' CHECK (dataset <> ''),
     tokens  int[] NOT NULL,
     target  int[] NOT NULL,
     -- Comparisons with a NULL element are NULL, which a plain CHECK accepts.
@@ -41,7 +41,8 @@ ALTER SEQUENCE llm_dataset_id_seq OWNED BY llm_dataset.id;
 CREATE INDEX llm_dataset_dataset_id_idx ON llm_dataset (dataset, id);
 COMMENT ON TABLE llm_dataset IS 'A training sequence: tokens (T) and, for each, the token that follows';
 COMMENT ON COLUMN llm_dataset.dataset IS
-    'The name by which training selects its sequences; those of name-validation are held out';
+    'The name by which training selects its sequences, default where a model has none of its own; those of '
+    'name-validation are held out';
 COMMENT ON COLUMN llm_dataset.target IS 'The token that follows each of tokens; negative: left out of the loss';
 
 SELECT pg_catalog.pg_extension_config_dump('llm_dataset', '');
@@ -54,5 +55,6 @@ CREATE FUNCTION llm_dataset_load(dataset text, corpus text, model text DEFAULT @
 COMMENT ON FUNCTION llm_dataset_load(text, text, text, int, int, float8, boolean) IS
     'Encodes the texts of a query (corpus: ''SELECT body FROM documents'') into rows of llm_dataset: tokens '
     '(block_size; NULL: the model''s n_positions) and targets shifted by one, texts joined, with the end token after '
-    'each, the last row padded with target -1. overlap: tokens that a row repeats from the one before; validation: '
+    'each, the last row padded with target -1. overlap: tokens that a row repeats from the one before, as context '
+    'only, so that each token is a target once; validation: '
     'the fraction of rows, spread evenly, that are stored as dataset-validation; truncate deletes both first';

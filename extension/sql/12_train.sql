@@ -77,22 +77,10 @@ DECLARE
     config @extschema@.llm_model_config;
     plan @extschema@.llm_train_run;
 BEGIN
-    SELECT c.* INTO config FROM @extschema@.llm_model_config AS c WHERE c.model = model;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no model "%"', left(model, 100) USING ERRCODE = 'undefined_object',
-            HINT = 'llm_create_model and llm_init_model create one.';
-    END IF;
-    n_layer := coalesce(n_layer, config.n_layer);
-    n_head := coalesce(n_head, config.n_head);
-    d := coalesce(d, config.d_model);
-    vocab := coalesce(vocab, config.vocab);
-    IF (n_layer, n_head, d, vocab) <> (config.n_layer, config.n_head, config.d_model, config.vocab) THEN
-        RAISE EXCEPTION 'model "%" has n_layer %, n_head %, d %, vocab %; the call has %, %, %, %', model,
-            config.n_layer, config.n_head, config.d_model, config.vocab, n_layer, n_head, d, vocab
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave them out: they are taken from llm_model_config.';
-    END IF;
+    config := @extschema@.llm_get_model_config(model);
+    PERFORM @extschema@._llm_check_dimensions(model, n_layer, n_head, d, vocab);
     plan.model := model;
-    plan.dataset := coalesce(dataset, config.recipe ->> 'dataset', model);
+    plan.dataset := coalesce(dataset, config.recipe ->> 'dataset');
     plan.n_steps := n_steps;
     plan.dropout_p := @extschema@._llm_recipe(model, 'dropout_p', dropout_p, 0.1);
     plan.beta1 := @extschema@._llm_recipe(model, 'beta1', beta1, 0.9);
@@ -112,6 +100,31 @@ COMMENT ON FUNCTION _llm_train_plan(text, bigint, int, int, int, int, float8, fl
     bigint, float8, int, int, text, bigint, float8) IS
     'The arguments of a training call resolved: what is left out comes from the model''s recipe, then from pg_llm''s '
     'defaults';
+
+CREATE FUNCTION _llm_train_dataset(model text, dataset text) RETURNS text
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    named CONSTANT boolean := dataset IS NOT NULL;
+    found text;
+BEGIN
+    SELECT name INTO found FROM unnest(CASE WHEN named THEN ARRAY[dataset] ELSE ARRAY[model, 'default'] END)
+        WITH ORDINALITY AS t (name, place)
+        WHERE EXISTS (SELECT FROM @extschema@.llm_dataset AS d WHERE d.dataset = name) ORDER BY place LIMIT 1;
+    IF found IS NULL THEN
+        RAISE EXCEPTION '%', CASE WHEN named THEN format('dataset "%s" has no rows', left(dataset, 100)) ELSE
+            format('model "%s" has no dataset to train on: neither "%1$s" nor "default" has rows', left(model, 100))
+            END USING ERRCODE = '02000',
+            HINT = 'SELECT dataset, count(*) FROM llm_dataset GROUP BY dataset lists what there is; '
+            'llm_dataset_load and pg-llm prepare-dataset --database ' || quote_ident(current_database()) || ' fill it.';
+    ELSIF NOT named THEN
+        RAISE NOTICE 'training model "%" on dataset "%"', model, found;
+    END IF;
+    RETURN found;
+END $$;
+COMMENT ON FUNCTION _llm_train_dataset(text, text) IS
+    'The dataset that a training call reads, which must have rows: the one named, else that of the model''s name, else '
+    'default';
 
 CREATE FUNCTION _llm_train_begin(plan llm_train_run, step bigint, resume boolean, OUT run bigint,
     OUT first_step bigint)
@@ -207,6 +220,10 @@ BEGIN
         min_lr => 0);
     plan.dataset := NULL;
     plan.min_lr := plan.lr_max;
+    IF batch_id IS NOT NULL AND NOT EXISTS (SELECT FROM @extschema@.llm_dataset AS d WHERE d.id = batch_id) THEN
+        RAISE EXCEPTION 'llm_dataset has no row %', batch_id USING ERRCODE = '02000',
+            HINT = 'batch_id is the id of a row of llm_dataset.';
+    END IF;
     plan.positions := positions;
     loss := @extschema@._llm_train_steps(plan, batch_id, grad_workers, 0, wait);
     IF trace THEN
@@ -236,6 +253,7 @@ BEGIN
     END IF;
     plan := @extschema@._llm_train_plan(model, n_steps, n_layer, n_head, d, vocab, dropout_p, beta1, beta2, eps, wd,
         lr_max, warmup, grad_clip, batch_size, accumulation, dataset, seed, min_lr);
+    plan.dataset := @extschema@._llm_train_dataset(model, plan.dataset);
     loss := @extschema@._llm_train_steps(plan, NULL, grad_workers, notice_every, wait);
     IF trace THEN
         PERFORM @extschema@._llm_train_trace(model);
@@ -279,6 +297,7 @@ BEGIN
     END IF;
     plan := @extschema@._llm_train_plan(model, n_steps, n_layer, n_head, d, vocab, dropout_p, beta1, beta2, eps, wd,
         lr_max, warmup, grad_clip, batch_size, accumulation, dataset, seed, min_lr);
+    plan.dataset := @extschema@._llm_train_dataset(model, plan.dataset);
     CALL @extschema@._llm_train_loop_steps(plan, commit_every, grad_workers, notice_every, wait, resume, until_step);
     IF trace THEN
         PERFORM @extschema@._llm_train_trace(model);
@@ -320,17 +339,44 @@ COMMENT ON FUNCTION _llm_dataset_characters(text, text, bigint) IS
     'Characters of text that the targets of a dataset''s first max_rows rows (NULL: all) stand for; special tokens '
     'have none. NULL where the model has no tokenizer';
 
-CREATE FUNCTION llm_perplexity(model text, dataset text, max_rows bigint DEFAULT NULL, OUT loss float8,
-    OUT perplexity float8, OUT tokens bigint, OUT bits_per_character float8)
+CREATE FUNCTION llm_text_loss(model text, text text, stride int DEFAULT NULL, OUT loss float8, OUT tokens bigint)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_text_loss(text, text, int) IS
+    'A model''s mean loss in nats per token over a text of any length, and how many tokens that is, by windows of '
+    'n_positions tokens, each stride tokens (NULL: half a window) after the one before: every token but the first is '
+    'scored once, with at least n_positions - stride tokens before it where the text has them. A stride of n_positions '
+    'does not score the first token of any window';
+
+CREATE FUNCTION llm_perplexity(model text, dataset text DEFAULT NULL, max_rows bigint DEFAULT NULL,
+    text text DEFAULT NULL, stride int DEFAULT NULL, OUT loss float8, OUT perplexity float8, OUT tokens bigint,
+    OUT bits_per_character float8)
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids int[];
+    characters bigint;
 BEGIN
-    SELECT l.loss, l.tokens INTO loss, tokens FROM @extschema@.llm_dataset_loss(model, dataset, max_rows) AS l;
+    IF (dataset IS NULL) = (text IS NULL) THEN
+        RAISE EXCEPTION 'llm_perplexity takes a dataset or a text, and has %',
+            CASE WHEN text IS NULL THEN 'neither' ELSE 'both' END USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'llm_perplexity(''m'', ''stories'') or llm_perplexity(''m'', text => ''Once …'', stride => 32).';
+    ELSIF (CASE WHEN text IS NULL THEN stride ELSE max_rows END) IS NOT NULL THEN
+        RAISE EXCEPTION '%', CASE WHEN text IS NULL THEN 'stride is for a text, and there is a dataset'
+            ELSE 'max_rows is for a dataset, and there is a text' END USING ERRCODE = 'invalid_parameter_value';
+    ELSIF text IS NULL THEN
+        SELECT l.loss, l.tokens INTO loss, tokens FROM @extschema@.llm_dataset_loss(model, dataset, max_rows) AS l;
+        characters := @extschema@._llm_dataset_characters(model, dataset, max_rows);
+    ELSE
+        SELECT l.loss, l.tokens INTO loss, tokens FROM @extschema@.llm_text_loss(model, text, stride) AS l;
+        ids := @extschema@.llm_encode(text, model);
+        IF tokens = cardinality(ids) - 1 THEN
+            characters := char_length(text) - char_length(@extschema@.llm_decode(ids[1:1], model));
+        END IF;
+    END IF;
     -- above 709 nats, which only broken weights reach, exp overflows a float8
     perplexity := CASE WHEN loss < 709 THEN exp(loss) WHEN loss = 'NaN' THEN loss ELSE 'Infinity' END;
-    bits_per_character := loss * tokens / ln(2::float8)
-        / nullif(@extschema@._llm_dataset_characters(model, dataset, max_rows), 0);
+    bits_per_character := loss * tokens / ln(2::float8) / nullif(characters, 0);
 END $$;
-COMMENT ON FUNCTION llm_perplexity(text, text, bigint) IS
-    'How well a model predicts the first max_rows rows of a dataset (NULL: all): loss in nats per token, perplexity '
-    'e^loss, tokens scored, and bits per character, which compares across vocabularies (NULL where the model has no '
-    'tokenizer)';
+COMMENT ON FUNCTION llm_perplexity(text, text, bigint, text, int) IS
+    'How well a model predicts the first max_rows rows of a dataset (NULL: all), or a text, by windows stride tokens '
+    'apart as in llm_text_loss: loss in nats per token, perplexity e^loss, tokens scored, and bits per character, which '
+    'compares across vocabularies (NULL where the model has no tokenizer, or a text is not scored as a whole)';

@@ -107,7 +107,7 @@ COMMENT ON FUNCTION llm_share_param(text, text, text, text) IS
     'llm_param is deleted, and parameters that were stored in it are stored in the source; a source that is itself '
     'shared stands for its own source';
 
-CREATE FUNCTION llm_unshare_param(target_model text, target_name text, copy_optimizer_state boolean DEFAULT false)
+CREATE FUNCTION llm_unshare_param(target_model text, target_name text, copy_optimizer_state boolean DEFAULT true)
     RETURNS void
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
@@ -136,8 +136,8 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION llm_unshare_param(text, text, boolean) IS
-    'Gives a shared parameter a row of its own again: a copy of the source''s values, and of its moments and step if '
-    'asked for (otherwise it has none)';
+    'Gives a shared parameter a row of its own again: a copy of the source''s values, moments and step; without '
+    'copy_optimizer_state it has no moments and its step is 0';
 
 CREATE FUNCTION _llm_check_model(model text) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -160,6 +160,7 @@ def test_every_target_is_in_a_row_and_validation_shares_none(seed):
     trained = {int(t) for row in found if not row.held_out for t in row.target if t >= 0}
     assert held | trained == set(range(1, n))
     assert not held & trained
+    assert sum(int((row.target >= 0).sum()) for row in found) == n - 1  # overlapping targets are context
     for row in found:
         real = row.target >= 0
         assert (row.target[real] == row.tokens[real] + 1).all()
@@ -265,7 +266,7 @@ def test_the_command(conn, server, database, tmp_path):
     )
     assert len(rows(conn, "mine")) == 5
     own = subprocess.run(command, input="", capture_output=True, text=True, cwd=REPO, timeout=120)
-    assert own.stdout == f"dataset gpt2-small: 1 document, 152 tokens, 5 rows of 32, in database {database}\n"
+    assert own.stdout == f"dataset default: 1 document, 152 tokens, 5 rows of 32, in database {database}\n"
     bad = subprocess.run(
         [*command[:-3], "--block-size", "9999"],
         capture_output=True,

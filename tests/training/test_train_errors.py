@@ -129,11 +129,38 @@ def test_drained_within_a_call(small):
     try:
         with small.transaction(force_rollback=True):
             small.execute("SELECT llm_train('small', 3, warmup => 0)")
-            with pytest.raises(errors.NoData, match="no rows"), small.transaction():
+            with pytest.raises(errors.NoData, match="neither"), small.transaction():
                 small.execute("SELECT llm_train('small', 3, warmup => 0)")
     finally:
         small.execute("DROP TRIGGER drain ON llm_train_log")
     assert everything(small) == before
+
+
+def test_the_dataset_that_is_meant(small):
+    """The call's, else the recipe's, else that of the model's name, else default; a choice is said."""
+    said = []
+    small.add_notice_handler(lambda n: said.append(n.message_primary))
+
+    def trained_on(call="SELECT llm_train('small', 1, warmup => 0, notice_every => 0)"):
+        said.clear()
+        small.execute(call)
+        query = "SELECT dataset FROM llm_train_run ORDER BY run DESC LIMIT 1"
+        return small.execute(query).fetchone()[0], said
+
+    loop = "CALL llm_train_loop('small', 1, warmup => 0, notice_every => 0, resume => false)"
+    small.execute("INSERT INTO llm_dataset (tokens, target) VALUES ('{1,2,3}', '{2,3,4}')")
+    small.execute("UPDATE llm_dataset SET dataset = 'plays' WHERE dataset = 'small'")
+    assert trained_on() == ("default", ['training model "small" on dataset "default"'])
+    assert trained_on(loop) == ("default", ['training model "small" on dataset "default"'])
+    small.execute("UPDATE llm_dataset SET dataset = 'small' WHERE dataset = 'plays'")
+    assert trained_on() == ("small", ['training model "small" on dataset "small"'])
+    small.execute("""UPDATE llm_model_config SET recipe = '{"dataset": "default"}' WHERE model = 'small'""")
+    assert trained_on() == ("default", [])
+    assert trained_on(loop.replace("1,", "1, dataset => 'small',")) == ("small", [])
+    small.execute("""UPDATE llm_model_config SET recipe = '{"dataset": "gone"}' WHERE model = 'small'""")
+    with pytest.raises(errors.NoData, match='dataset "gone" has no rows'):
+        trained_on()
+    small.execute("DELETE FROM llm_dataset WHERE dataset = 'default'")
 
 
 def test_recipe_and_defaults(small):
@@ -155,8 +182,9 @@ def test_recipe_and_defaults(small):
     notices = []
     small.add_notice_handler(lambda n: notices.append(n.message_primary))
     small.execute("SELECT llm_train('small', 7, notice_every => 3, warmup => 7)")
-    assert "warm-up (7 steps) is as long as the run (7 steps)" in notices[0]
-    assert [n.split(":")[0] for n in notices[1:]] == [f"step {i} of 7" for i in (1, 3, 6)]
+    assert notices[0] == 'training model "small" on dataset "small"'
+    assert "warm-up (7 steps) is as long as the run (7 steps)" in notices[1]
+    assert [n.split(":")[0] for n in notices[2:]] == [f"step {i} of 7" for i in (1, 3, 6)]
 
 
 def test_positions_move_the_embedding(small):

@@ -21,6 +21,7 @@ PG_FUNCTION_INFO_V1(tensor_reshape);
 PG_FUNCTION_INFO_V1(tensor_transpose);
 PG_FUNCTION_INFO_V1(tensor_slice);
 PG_FUNCTION_INFO_V1(tensor_slice_axes);
+PG_FUNCTION_INFO_V1(tensor_row);
 PG_FUNCTION_INFO_V1(tensor_concat);
 PG_FUNCTION_INFO_V1(tensor_get);
 
@@ -181,6 +182,24 @@ tensor_slice_axes(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR), errmsg("slice: %d starts but %d stops", n, m),
 						   errhint("Give one start and one stop for each of the first axes.")));
 	PG_RETURN_TENSOR(Slice(PG_GETARG_DATUM(0), n, starts, stops));
+}
+
+/* Row i of the first axis, which goes. Never recorded: llm_param_row shows stored values. */
+Datum
+tensor_row(PG_FUNCTION_ARGS)
+{
+	Tensor *header = DatumGetTensorHeader(PG_GETARG_DATUM(0)), *out;
+	int i = PG_GETARG_INT32(1);
+	int64 row;
+
+	if (header->ndim == 0 || i < 0 || i >= header->dims[0])
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+						   errmsg("a tensor of shape %s has no row %d", TensorShape(header), i)));
+	out = TensorNew(header->ndim - 1, header->dims + 1);
+	row = TensorNumel(out);
+	CopyMemory(TENSOR_DATA(out), DatumGetTensorElements(PG_GETARG_DATUM(0), header, i * row, row),
+		row * sizeof(float));
+	PG_RETURN_TENSOR(out);
 }
 
 static void

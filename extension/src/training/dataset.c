@@ -3,7 +3,8 @@
  *
  *   texts --tokenizer--> one stream of ids, each text followed by the end token --> blocks of block_size
  *
- * A row's target is its tokens shifted by one. pg_llm/files/dataset.py cuts files in the same way.
+ * A row's target is its tokens shifted by one; the targets that the row before has are context only (-1), so
+ * that each token is scored once. pg_llm/files/dataset.py cuts files in the same way.
  */
 #include "postgres.h"
 
@@ -147,7 +148,7 @@ IsHeldOut(const Loading *l, int64 row)
 	return floor((row + 1) * l->validation + 0.5) > floor(row * l->validation + 0.5);
 }
 
-/* Writes the row at l->at: n tokens, and padding (target -1) where n is less than a block. */
+/* Writes the row at l->at: n tokens, and padding where n is less than a block. Target -1: not scored. */
 static void
 WriteRow(Loading *l, int n)
 {
@@ -163,6 +164,8 @@ WriteRow(Loading *l, int n)
 
 	memcpy(ARR_DATA_PTR(tokens), l->ids + l->at, n * sizeof(int32));
 	memcpy(ARR_DATA_PTR(target), l->ids + l->at + 1, n * sizeof(int32));
+	for (int i = 0; i < l->fresh; i++)
+		((int32 *) ARR_DATA_PTR(target))[i] = -1;
 	for (int i = n; i < l->block; i++)
 	{
 		((int32 *) ARR_DATA_PTR(tokens))[i] = Max(l->end, 0);

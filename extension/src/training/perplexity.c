@@ -1,5 +1,6 @@
 /*
- * A model's loss on a dataset: over its rows in the order of their ids, a few at a time.
+ * A model's loss on a dataset, over its rows in the order of their ids, and on a text, over windows of it; a few
+ * rows or windows at a time.
  */
 #include "postgres.h"
 
@@ -7,11 +8,14 @@
 
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 #include "src/base/arguments.h"
+#include "src/base/memory.h"
 #include "src/base/spi.h"
 #include "src/model/forward.h"
+#include "src/tokenizer/tokenizer.h"
 #include "src/training/batch.h"
 
 /* Tokens per forward pass: more are not faster and take more memory. */
@@ -27,11 +31,10 @@ RowsAtOnce(const LoadedModel *m)
 	return (int) Min(ROWS_AT_ONCE, Max(1, TOKENS_AT_ONCE / Max(1, positions)));
 }
 
-/* The sum of the losses over the rows' targets. */
+/* The sum of the losses over the targets. */
 static double
-LossOf(const LoadedModel *m, const int64 *ids, int n, int64 *tokens)
+LossOf(const LoadedModel *m, const Batch *b, int64 *tokens)
 {
-	Batch *b = BatchRead(ids, n, m, true);
 	LlmInput in[3] = {{.name = "tokens", .ndim = 2, .dims = {b->B, b->T}, .integers = b->tokens},
 		{.name = "targets", .ndim = 2, .dims = {b->B, b->T}, .integers = b->targets},
 		PositionsInput(0, b->T)};
@@ -49,8 +52,9 @@ PG_FUNCTION_INFO_V1(llm_dataset_loss);
 Datum
 llm_dataset_loss(PG_FUNCTION_ARGS)
 {
-	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
-	Dataset *d = DatasetOpen(TextArgument(fcinfo, 1, "dataset"), 0);
+	const char *name = NameArgument(fcinfo, 0, "model");
+	Dataset *d = DatasetOpen(TextArgument(fcinfo, 1, "dataset"), 0); /* before the weights, which take longer */
+	LoadedModel *m = ModelOf(name, CurrentMemoryContext);
 	int64 rows = PG_ARGISNULL(2) ? d->count : Min(d->count, PG_GETARG_INT64(2)), tokens = 0;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
@@ -63,12 +67,100 @@ llm_dataset_loss(PG_FUNCTION_ARGS)
 	for (int64 i = 0; i < rows; i += at_once)
 	{
 		CHECK_FOR_INTERRUPTS();
-		total += LossOf(m, d->ids + i, (int) Min(at_once, rows - i), &tokens);
+		total += LossOf(m, BatchRead(d->ids + i, (int) Min(at_once, rows - i), m, true), &tokens);
 		MemoryContextReset(context);
 	}
 	MemoryContextSwitchTo(caller);
 	if (tokens == 0)
 		ereport(ERROR, (errcode(ERRCODE_NO_DATA), errmsg("dataset \"%s\" has no target that counts", d->name),
 						   errhint("Negative targets are left out of the loss.")));
+	return RowResult(fcinfo, (Datum[]){Float8GetDatum(total / (double) tokens), Int64GetDatum(tokens)}, NULL);
+}
+
+/* ---- a text ---- */
+
+/* The windows of a text: `size` tokens each, the next one `stride` tokens further. */
+typedef struct Windows
+{
+	const int32 *ids;
+	int64 count;
+	int size, stride;
+	int64 begin, scored; /* where the next window begins; up to where the windows before it have scored */
+} Windows;
+
+/*
+ * The next n windows as a batch, or fewer at the end; B is 0 after the last. Each token is scored once, by the
+ * first window that has a token before it.
+ */
+static Batch *
+NextWindows(Windows *w, int n)
+{
+	Batch *b = palloc0(sizeof(Batch));
+	Size room = sizeof(int32) * n * w->size;
+
+	b->T = (int) Min(w->size, w->count - w->begin) - 1;
+	ReserveMemory(2 * room);
+	b->tokens = palloc0(room);
+	b->targets = palloc(room);
+	for (; b->B < n && b->T > 0 && w->scored < w->count; b->B++, w->begin += w->stride)
+	{
+		int64 end = Min(w->begin + w->size, w->count);
+
+		for (int t = 0; t < b->T; t++)
+		{
+			int64 next = w->begin + t + 1;
+			bool scores = next < end && next >= w->scored;
+
+			b->tokens[b->B * b->T + t] = next < end ? w->ids[w->begin + t] : 0;
+			b->targets[b->B * b->T + t] = scores ? w->ids[next] : -1;
+			b->scored += scores;
+		}
+		w->scored = end;
+	}
+	return b;
+}
+
+/* llm_text_loss(model, text, stride) → (loss, tokens) */
+PG_FUNCTION_INFO_V1(llm_text_loss);
+Datum
+llm_text_loss(PG_FUNCTION_ARGS)
+{
+	const char *name = NameArgument(fcinfo, 0, "model");
+	LlmDim P = {1, "P"};
+	LoadedModel *m;
+	MemoryContext context, caller = CurrentMemoryContext;
+	Windows w = {.size = 0};
+	int64 tokens = 0;
+	double total = 0;
+	const char *string;
+	Size count;
+	Batch *b;
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("text must not be NULL")));
+	string = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	w.ids = TokenizerEncode(TokenizerOf(name, caller), string, strlen(string), false, &count);
+	w.count = (int64) count;
+	if (w.count < 2)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("the text has %lld tokens; 2 or more were expected", (long long) w.count),
+						   errhint("The first token is not predicted.")));
+	m = ModelOf(name, caller);
+	w.size = (int) llm_dim_value(&P, &m->model.graph.sizes);
+	w.stride = PG_ARGISNULL(2) ? Max(1, w.size / 2) : PG_GETARG_INT32(2);
+	if (w.stride < 1 || w.stride > w.size)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("stride is %d, expected 1 to %d, the positions of model \"%s\"", w.stride,
+							   w.size, m->name),
+						   errhint("It is how many tokens further the next window begins.")));
+	context = AllocSetContextCreate(caller, "windows", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+	while ((b = NextWindows(&w, RowsAtOnce(m)))->B > 0)
+	{
+		CHECK_FOR_INTERRUPTS();
+		total += LossOf(m, b, &tokens);
+		MemoryContextReset(context);
+	}
+	MemoryContextSwitchTo(caller);
 	return RowResult(fcinfo, (Datum[]){Float8GetDatum(total / (double) tokens), Int64GetDatum(tokens)}, NULL);
 }
