@@ -378,5 +378,5 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION llm_perplexity(text, text, bigint, text, int) IS
     'How well a model predicts the first max_rows rows of a dataset (NULL: all), or a text, by windows stride tokens '
-    'apart as in llm_text_loss: loss in nats per token, perplexity e^loss, tokens scored, and bits per character, which '
-    'compares across vocabularies (NULL where the model has no tokenizer, or a text is not scored as a whole)';
+    'apart as in llm_text_loss: loss in nats per token, perplexity e^loss, tokens scored, and bits per character, '
+    'which compares across vocabularies (NULL where the model has no tokenizer, or a text is not scored as a whole)';

@@ -188,8 +188,8 @@ bytea_mlp_backward(PG_FUNCTION_ARGS)
 }
 
 /*
- * Elements that dropout dropped are recognised by their result: 0 where the input is not. An input of 0 counts
- * as kept.
+ * Elements that dropout dropped are recognised by their result: 0 where the input is not. An input of 0
+ * counts as kept.
  */
 Datum
 bytea_dropout_backward(PG_FUNCTION_ARGS)

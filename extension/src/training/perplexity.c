@@ -1,6 +1,6 @@
 /*
- * A model's loss on a dataset, over its rows in the order of their ids, and on a text, over windows of it; a few
- * rows or windows at a time.
+ * A model's loss on a dataset, over its rows in the order of their ids, and on a text, over windows of it; a
+ * few rows or windows at a time.
  */
 #include "postgres.h"
 
@@ -53,7 +53,8 @@ Datum
 llm_dataset_loss(PG_FUNCTION_ARGS)
 {
 	const char *name = NameArgument(fcinfo, 0, "model");
-	Dataset *d = DatasetOpen(TextArgument(fcinfo, 1, "dataset"), 0); /* before the weights, which take longer */
+	Dataset *d =
+		DatasetOpen(TextArgument(fcinfo, 1, "dataset"), 0); /* before the weights, which take longer */
 	LoadedModel *m = ModelOf(name, CurrentMemoryContext);
 	int64 rows = PG_ARGISNULL(2) ? d->count : Min(d->count, PG_GETARG_INT64(2)), tokens = 0;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "batch", ALLOCSET_DEFAULT_SIZES);
@@ -89,8 +90,8 @@ typedef struct Windows
 } Windows;
 
 /*
- * The next n windows as a batch, or fewer at the end; B is 0 after the last. Each token is scored once, by the
- * first window that has a token before it.
+ * The next n windows as a batch, or fewer at the end; B is 0 after the last. Each token is scored once, by
+ * the first window that has a token before it.
  */
 static Batch *
 NextWindows(Windows *w, int n)
