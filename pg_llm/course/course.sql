@@ -170,6 +170,13 @@ END $$;
 COMMENT ON FUNCTION llm_course.candidates IS
     'Which columns of a result may be the expected ones: their positions, counted from 0, the likeliest first';
 
+CREATE OR REPLACE FUNCTION llm_course.decimals(got jsonb) RETURNS int
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT max(scale(trim_scale((value #>> '{}')::numeric)))
+    FROM jsonb_path_query(got -> 'rows', 'strict $.** ? (@.type() == "number")') AS value
+$$;
+COMMENT ON FUNCTION llm_course.decimals IS 'The most decimals that a number of the result has; null where there is no number';
+
 CREATE OR REPLACE FUNCTION llm_course.compare(expected jsonb, got jsonb, options jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -186,8 +193,7 @@ BEGIN
         RETURN jsonb_build_object('right', false, 'shape', false);
     END IF;
     -- A result that is rounded throughout, to so many decimals.
-    SELECT max(scale(trim_scale((value #>> '{}')::numeric))) INTO decimals
-    FROM jsonb_path_query(got -> 'rows', 'strict $.** ? (@.type() == "number")') AS value;
+    decimals := llm_course.decimals(got);
     IF decimals BETWEEN 3 AND 8 THEN
         options := options || jsonb_build_object('decimals', decimals);
     END IF;
@@ -290,6 +296,12 @@ BEGIN
                     coalesce('right is only ' || nullif(same ->> 'columns_right', ''), 'none of the values is right'));
             ELSE
                 about := format('%s%s.', came, llm_course.echo(result));
+            END IF;
+            -- Right as far as it goes: said, never accepted.
+            IF result ? 'rows' AND llm_course.decimals(result) IN (1, 2) AND (llm_course.compare(expected, result,
+                options || jsonb_build_object('decimals', llm_course.decimals(result))) ->> 'right')::boolean
+            THEN
+                about := about || ' If it is rounded, keep three decimals.';
             END IF;
             SELECT w.value ->> 'message' INTO known
             FROM jsonb_array_elements(coalesce(keys -> v -> 'wrong', '[]')) WITH ORDINALITY AS w (value, n)

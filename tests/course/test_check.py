@@ -118,6 +118,24 @@ def test_whole_numbers_are_exact_and_others_may_be_rounded(learner):
     assert not verdict(loose, right.format(" * 2")).is_right
 
 
+def test_what_was_rounded_too_far_is_told_so(learner):
+    """The hint comes only where the decimals that there are agree, and for no other number."""
+    hint = "If it is rounded, keep three decimals."
+    small = {**MEANS, "cell": "SELECT", "wrong": [], "solution": "SELECT 0.0523 / :n",
+             "variant": [{"variables": {"n": 1}}, {"variables": {"n": 2}}]}  # fmt: skip
+    for answer, hinted in (("0.05", True), ("'0.05'", True), ("0.1", True), ("0.04", False), ("0", False),
+                           ("1", False), ("0.053", False), ("round(0.0523 / :n, 2)", True)):  # fmt: skip
+        found = verdict(small, f"SELECT {answer}")
+        assert not found.is_right and (hint in found.message) == hinted, (answer, found.message)
+    assert verdict(small, "SELECT round(0.0523 / :n, 3)").is_right
+    rows = {**small, "solution": "SELECT i, 0.031 * i / :n AS x FROM generate_series(1, 3) AS i"}
+    assert hint in verdict(rows, "SELECT i, round(0.031 * i / :n, 2) FROM generate_series(1, 3) AS i").message
+    assert (
+        hint
+        not in verdict(rows, "SELECT i, round(0.041 * i / :n, 2) FROM generate_series(1, 3) AS i").message
+    )
+
+
 def test_a_result_rounded_throughout_may_have_small_numbers(learner):
     small = {
         **MEANS,
