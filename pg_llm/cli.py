@@ -525,7 +525,9 @@ def course_stuck():
               help="Which one; may be repeated. All, unless given.")  # fmt: skip
 @click.option("--format", "kind", type=click.Choice(["nbgrader", "otter"]),
               help="Write graded assignments for this tool instead: the students' notebooks.")  # fmt: skip
-@click.option("--notebook", "only", multiple=True, help="A notebook's number, as 04; may be repeated.")
+@click.option(
+    "--notebook", "only", multiple=True, help="A notebook, as 4 or 04_attention_by_hand; may be repeated."
+)
 @click.option("--force", is_flag=True, help="Replace what is in the folders.")
 def editions(output, chosen, kind, only, force):
     """Write the notebooks for self-study, students (no solutions) and teachers into folders of OUTPUT.
@@ -557,7 +559,9 @@ def editions(output, chosen, kind, only, force):
 @click.argument("output", type=click.Path(file_okay=False))
 @click.option("--format", "kind", type=click.Choice(["gift", "qti"]), default="gift", show_default=True,
               help="GIFT for Moodle, QTI for Canvas (needs the package text2qti).")  # fmt: skip
-@click.option("--notebook", "only", multiple=True, help="A notebook's number, as 04; may be repeated.")
+@click.option(
+    "--notebook", "only", multiple=True, help="A notebook, as 4 or 04_attention_by_hand; may be repeated."
+)
 def quizzes(output, kind, only):
     """Write the notebooks' quizzes for Moodle or Canvas into the folder OUTPUT, a file for each notebook.
 

@@ -33,8 +33,8 @@ def build(output: Path, kind: str, only: Iterable[str] = (), force: bool = False
     """Writes an assignment for each notebook that has exercises; returns their folders.
 
     kind: "nbgrader" makes output/nbgrader, a course's folder with nbgrader_config.py, which is kept if it is
-    there, and source/NAME; "otter" makes output/otter/NAME, with a notebook for `otter assign`. only: numbers
-    of notebooks, as "04"; none: all. force: replace the assignments, but no submissions and no gradebook.
+    there, and source/NAME; "otter" makes output/otter/NAME, with a notebook for `otter assign`. only:
+    notebooks, by number or name; none: all. force: replace the assignments, no submissions and no gradebook.
     Errors: KitError for an unknown notebook, or a folder that is not empty; nothing is half-written.
     """
     make, course = {"nbgrader": (nbgrader, output / "nbgrader"), "otter": (otter, output / "otter")}[kind]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pg_llm.course import cells
-from pg_llm.course.exercise import Exercise, exercises, notebooks
+from pg_llm.course.exercise import Exercise, exercises, notebooks, numbers
 from pg_llm.errors import KitError
 
 EDITIONS = ("self-study", "student", "teacher")
@@ -28,7 +28,7 @@ ABOUT = {
 def build(output: Path, editions: Iterable[str], only: Iterable[str] = (), force: bool = False) -> list[Path]:
     """Writes editions of the notebooks into folders of output; returns the folders.
 
-    editions: of EDITIONS. only: numbers of notebooks, as "04"; none: all. force: replace what is there.
+    editions: of EDITIONS. only: notebooks, by number or name; none: all. force: replace what is there.
     Errors: KitError for an unknown edition or notebook, or a folder that is not empty; nothing is
     half-written.
     """
@@ -116,10 +116,8 @@ def _sources(only: Iterable[str]) -> dict[str, Path]:
     found = {number: path for number, path in paths.items() if path.exists()}
     if not found:
         raise KitError("this installation has no notebooks with exercises: pg_llm/course/exercises is empty")
-    missing = [number for number in only if number not in found]
-    if missing:
-        raise KitError(f"there is no notebook {', '.join(missing)}; there are {', '.join(found)}")
-    return {number: path for number, path in found.items() if not only or number in only}
+    wanted = numbers(only, found) or list(found)
+    return {number: path for number, path in found.items() if number in wanted}
 
 
 def _read(path: Path):

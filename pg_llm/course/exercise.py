@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import PurePath
 from typing import Any
 
 if sys.version_info >= (3, 11):
@@ -117,6 +118,22 @@ def notebooks() -> dict[str, dict]:
         return {}
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
     return {f.name[:2]: tomllib.loads(f.read_text(encoding="utf-8")) for f in files}
+
+
+def numbers(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The numbers of notebooks: 4, 04, 04_attention_by_hand and that file's path all are "04".
+
+    known: the numbers to choose from. Errors: KitError for any other.
+    """
+    files = {number: notebooks()[number]["notebook"]["file"] for number in known}
+    found = []
+    for name in names:
+        stem = PurePath(name).name.removesuffix(".ipynb")
+        here = [number for number, file in files.items() if stem in (number, str(int(number)), file)]
+        if not here:
+            raise KitError(f"there is no notebook {name}; there are {', '.join(files) or 'none here'}")
+        found += here
+    return found
 
 
 @functools.cache

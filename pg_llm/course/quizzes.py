@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from pg_llm.course.exercise import notebooks
+from pg_llm.course.exercise import notebooks, numbers
 from pg_llm.errors import KitError
 
 LETTERS = "abcdefgh"
@@ -16,15 +16,13 @@ LETTERS = "abcdefgh"
 def write(folder: Path, kind: str, only: Iterable[str] = ()) -> list[Path]:
     """Writes a file for each notebook that has a quiz; returns the files.
 
-    kind: "gift", or "qti", which the package text2qti makes. only: numbers of notebooks; none: all.
+    kind: "gift", or "qti", which the package text2qti makes. only: notebooks, by number or name; none: all.
     Errors: KitError for an unknown notebook, a missing package, a folder that cannot be written.
     """
     known = {number: file for number, file in notebooks().items() if file.get("quiz")}
-    missing = [number for number in only if number not in known]
-    if missing:
-        raise KitError(f"there is no quiz {', '.join(missing)}; there are {', '.join(known) or 'none here'}")
     if not known:
         raise KitError("this installation has no quizzes: pg_llm/course/exercises is empty")
+    only = numbers(only, known)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         written = []

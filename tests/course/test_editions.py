@@ -114,14 +114,22 @@ def test_a_folder_with_contents_is_kept_unless_forced(tmp_path):
 def test_unknown_names_are_errors(tmp_path, monkeypatch):
     with pytest.raises(KitError, match="there is no notebook 99"):
         editions.build(tmp_path / "x", ["student"], ["99"])
-    with pytest.raises(KitError, match="there is no quiz 99"):
-        quizzes.write(tmp_path / "x", "gift", ["99"])
+    for name in ("99", "044", "04_attention", ""):
+        with pytest.raises(KitError, match=f"there is no notebook {name}; there are 00, 01"):
+            quizzes.write(tmp_path / "x", "gift", [name])
     with monkeypatch.context() as patch, pytest.raises(KitError, match="no notebooks with exercises"):
         patch.setattr(editions, "notebooks", dict)  # a student's installation, without the answers
         editions.build(tmp_path / "x", ["student"])
     assert list(tmp_path.iterdir()) == []
     done = CliRunner().invoke(cli, ["editions", str(tmp_path / "y"), "--edition", "professor"])
     assert done.exit_code == 2 and "professor" in done.output
+
+
+@pytest.mark.parametrize("name", ["4", "04", "04_attention_by_hand", "../04_attention_by_hand.ipynb"])
+def test_a_notebook_is_known_by_number_and_name(tmp_path, name):
+    (made,) = editions.build(tmp_path, ["student"], [name])
+    assert [path.name for path in made.glob("*.ipynb")] == ["04_attention_by_hand.ipynb"]
+    assert [path.name for path in quizzes.write(tmp_path, "gift", [name])] == ["04_attention_by_hand.gift"]
 
 
 def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):
