@@ -146,20 +146,24 @@ def doctor():
 def lab(browser, arguments):
     """Start the server and open JupyterLab on your copy of the notebooks, which this brings up to date.
 
-    Further arguments are passed to JupyterLab.
+    Where PG_LLM_DSN leads to a class with answer keys, they come without solutions. Further arguments are
+    passed to JupyterLab.
 
     \b
     Example: pg-llm lab
     Example: pg-llm lab --no-browser --port 9000
     """
+    from pg_llm.course.editions import prepare
     from pg_llm.notebook.lab import run
 
-    run(click.echo, browser, list(arguments))
+    run(click.echo, browser, list(arguments), prepare(None, click.echo))
 
 
 @cli.command()
 @click.argument("folder", required=False, type=click.Path(file_okay=False))
-def notebooks(folder):
+@click.option("--edition", type=click.Choice(["self-study", "student"]),
+              help="With solutions, or without: the default in a class with answer keys.")  # fmt: skip
+def notebooks(folder, edition):
     """Bring your copy of the notebooks up to date, for an editor other than JupyterLab, and show where it is.
 
     Notebooks that are new, or that you have not changed, are copied; where you have written something, the
@@ -168,13 +172,16 @@ def notebooks(folder):
     \b
     Example: pg-llm notebooks
     Example: pg-llm notebooks ~/course
+    Example: pg-llm notebooks ~/course --edition student
     """
     from pathlib import Path
 
+    from pg_llm.course.editions import prepare
     from pg_llm.notebook import lab as copies
 
     said = functools.partial(click.echo, err=True)
-    click.echo(f"{copies.notebooks(said, Path(folder).expanduser() if folder else None)}")
+    target = Path(folder).expanduser() if folder else None
+    click.echo(f"{copies.notebooks(said, target, prepare(edition, said))}")
 
 
 @cli.group("databases", invoke_without_command=True)
@@ -488,6 +495,20 @@ def course_keys(remove):
         click.echo("the keys were removed")
     else:
         keys.install(click.echo)
+
+
+@course.command("strip")
+def course_strip():
+    """Remove every solution from this installation, for the machines of students in a class with answer keys.
+
+    There %%check asks the server. Only a new installation brings the solutions back.
+
+    \b
+    Example: pg-llm course strip
+    """
+    from pg_llm.course import editions as course_editions
+
+    click.echo(f"no solutions are left in {course_editions.strip()}")
 
 
 @course.command("gradebook")

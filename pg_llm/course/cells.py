@@ -11,14 +11,15 @@ from pg_llm.errors import KitError
 
 HEADING = re.compile(r"### Exercise (\d\d\.\d+)\b")
 QUIZ = re.compile(r"## Quiz\b")
+ANSWER = re.compile(r"\n+<details><summary>(?:Solution|Answer)</summary>\n.*?\n</details>", re.DOTALL)
 GENERATED = "exercise-"  # the ids of generated cells begin so
 LETTERS = "ABCDEFGH"
 
 
-def fill(notebook, number: str, solutions: bool = True, answers: bool = True) -> None:
+def fill(notebook, number: str, solutions: bool = True) -> None:
     """Writes the exercises and the quiz of notebook `number` (as "04") in place, after their headings.
 
-    solutions, answers: False leaves out the folded solutions, and the answers of the quiz.
+    solutions: False leaves out the folded solutions.
     Errors: KitError for an exercise that no file describes.
     """
     from nbformat.v4 import new_code_cell, new_markdown_cell
@@ -39,11 +40,18 @@ def fill(notebook, number: str, solutions: bool = True, answers: bool = True) ->
         elif cell.cell_type == "markdown" and "\n## Quiz" in cell.source and not QUIZ.match(cell.source):
             raise KitError(f"the quiz's heading begins a cell of its own, not {cell.source[:60]!r}…")
         elif cell.cell_type == "markdown" and QUIZ.match(cell.source):
-            cell.source = quiz(notebooks().get(number, {}).get("quiz", []), answers)
+            cell.source = quiz(notebooks().get(number, {}).get("quiz", []))
             cells.append(cell)
         elif not cell.get("id", "").startswith(GENERATED):
             cells.append(cell)
     notebook.cells = cells
+
+
+def hide_answers(notebook) -> None:
+    """Removes the folded solutions and the answers of the quiz in place; needs no file of exercises."""
+    for cell in notebook.cells:
+        if cell.get("id", "").startswith(GENERATED) or QUIZ.match(cell.source):
+            cell.source = ANSWER.sub("", cell.source)
 
 
 def cell_id(exercise: Exercise, part: str) -> str:
@@ -93,12 +101,11 @@ def fold(title: str, text: str) -> str:
     return f"<details><summary>{title}</summary>\n\n{text.strip()}\n</details>"
 
 
-def quiz(questions: list[Mapping[str, Any]], answers: bool = True) -> str:
-    """Questions with options, and a folded, explained answer after each if answers."""
+def quiz(questions: list[Mapping[str, Any]]) -> str:
+    """Questions with options, and a folded, explained answer after each."""
     lines = ["## Quiz"]
     for n, each in enumerate(questions, 1):
         options = "\n".join(f"- {LETTERS[i]}. {option}" for i, option in enumerate(each["options"]))
         lines.append(f"**{n}. {each['question'].strip()}**\n\n{options}")
-        if answers:
-            lines.append(fold("Answer", f"**{LETTERS[each['answer']]}.** {each['explanation'].strip()}"))
+        lines.append(fold("Answer", f"**{LETTERS[each['answer']]}.** {each['explanation'].strip()}"))
     return "\n\n".join(lines)

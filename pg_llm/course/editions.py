@@ -6,14 +6,15 @@ import copy
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pg_llm.course import cells
+from pg_llm.course import cells, store
 from pg_llm.course.exercise import Exercise, exercises, notebooks, numbers
 from pg_llm.errors import KitError
+from pg_llm.server.connect import dsn
 
 EDITIONS = ("self-study", "student", "teacher")
 ABOUT = {
@@ -50,10 +51,51 @@ def build(output: Path, editions: Iterable[str], only: Iterable[str] = (), force
 def edited(notebook, number: str, edition: str):
     """A copy of a notebook in an edition."""
     notebook = copy.deepcopy(notebook)
-    cells.fill(notebook, number, solutions=edition == "self-study", answers=edition != "student")
+    cells.fill(notebook, number, solutions=edition != "teacher")
+    if edition == "student":
+        cells.hide_answers(notebook)
     if edition == "teacher":
         _teach(notebook, number)
     return notebook
+
+
+def hide_answers(folder: Path, target: Path) -> None:
+    """Copies notebooks, and what lies beside them, without solutions; target may be folder itself."""
+    if target != folder:
+        shutil.copytree(folder, target, dirs_exist_ok=True)
+    for path in target.rglob("*.ipynb"):
+        notebook = _read(path)
+        cells.hide_answers(notebook)
+        _write(notebook, path)
+
+
+def prepare(edition: str | None, echo) -> Callable[[Path, Path], None] | None:
+    """What `pg-llm lab` and `pg-llm notebooks` do to a learner's copy; None: nothing.
+
+    edition: "self-study" or "student"; None: the student's, where PG_LLM_DSN leads to a class with keys.
+    """
+    if edition is None and dsn() and store.keyed():
+        echo("The server judges the exercises of this class: the notebooks come without solutions.")
+        edition = "student"
+    return hide_answers if edition == "student" else None
+
+
+def strip() -> Path:
+    """Removes every solution from this installation, for machines of students; returns the package's folder.
+
+    Only a new installation brings them back. Errors: KitError for a checkout, or where files are not ours.
+    """
+    package = Path(str(resources.files("pg_llm")))
+    if (package.parent / "pyproject.toml").exists():
+        raise KitError(f"{package} is a checkout: strip the installation that the students use")
+    try:
+        hide_answers(package / "notebooks", package / "notebooks")
+        shutil.rmtree(package / "course" / "exercises")
+    except FileNotFoundError:
+        pass  # it was done before
+    except OSError as error:
+        raise KitError(f"cannot change {error.filename}: {error.strerror}") from None
+    return package
 
 
 def _teach(notebook, number: str) -> None:

@@ -125,6 +125,12 @@ def _hand_over(conn: psycopg.Connection) -> None:
 # -- exercises ----
 
 
+def keyed() -> bool:
+    """True if the server judges by a class's answer keys."""
+    with connection() as conn:
+        return conn.execute("SELECT EXISTS (SELECT FROM llm_course.exercise)").fetchone() == (True,)
+
+
 def find(name: str) -> tuple[Exercise, bool]:
     """An exercise, and True if the server has its keys, so that they judge. Errors: KitError."""
     with connection() as conn:

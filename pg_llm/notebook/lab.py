@@ -14,7 +14,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pg_llm.errors import KitError
@@ -24,16 +25,20 @@ PACKAGE = Path(__file__).resolve().parent.parent
 MANIFEST = ".pg_llm.json"
 COPY = "my_notebooks"  # of a checkout; .gitignore names it
 FIRST = "00_start_here.ipynb"
+Prepare = Callable[[Path, Path], object]
 
 
-def run(echo, browser: bool, arguments: list[str]) -> None:
-    """Replaces this process by JupyterLab; returns only if something is missing."""
+def run(echo, browser: bool, arguments: list[str], prepare: Prepare | None = None) -> None:
+    """Replaces this process by JupyterLab; returns only if something is missing.
+
+    prepare: as for notebooks().
+    """
     from pg_llm.server import database
 
     if not database.dsn():
         echo(f"PostgreSQL: {server.default_home()}")
     database.connect().close()
-    folder = notebooks(echo)
+    folder = notebooks(echo, prepare=prepare)
     echo(f"Notebooks:  {folder}")
     if not database.dsn():
         echo(f"The server keeps running when JupyterLab ends; '{command_name()} stop' stops it.")
@@ -79,10 +84,11 @@ def command_name() -> str:
     return "pg-llm" if plain else shlex.quote(str(ours))
 
 
-def notebooks(echo=print, folder: Path | None = None) -> Path:
+def notebooks(echo=print, folder: Path | None = None, prepare: Prepare | None = None) -> Path:
     """The learner's copy of the notebooks, brought up to date.
 
     folder: where it is; None: my_notebooks in a checkout that can be written, else PG_LLM_HOME/notebooks.
+    prepare: copies the course's notebooks into an empty folder as this learner gets them; None: unchanged.
     """
     at_home, checkout = server.default_home() / "notebooks", PACKAGE.parent
     if (checkout / "notebooks").is_dir() and (checkout / "pyproject.toml").exists():
@@ -94,7 +100,11 @@ def notebooks(echo=print, folder: Path | None = None) -> Path:
         raise KitError(
             "the notebooks are missing from the installed package; install it again: pip install ."
         )
-    return update_copy(source, folder or at_home, echo, edited)
+    with tempfile.TemporaryDirectory() as made:
+        if prepare:
+            prepare(source, Path(made))
+            source = Path(made)
+        return update_copy(source, folder or at_home, echo, edited)
 
 
 def changed_in_git(folder: Path) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import nbformat
 import pytest
@@ -130,6 +131,32 @@ def test_a_notebook_is_known_by_number_and_name(tmp_path, name):
     (made,) = editions.build(tmp_path, ["student"], [name])
     assert [path.name for path in made.glob("*.ipynb")] == ["04_attention_by_hand.ipynb"]
     assert [path.name for path in quizzes.write(tmp_path, "gift", [name])] == ["04_attention_by_hand.gift"]
+
+
+def test_a_learners_copy_without_solutions(folder, tmp_path):
+    """Made from the notebooks alone, as on a machine that has no files of exercises."""
+    done = CliRunner().invoke(cli, ["notebooks", str(tmp_path / "mine"), "--edition", "student"])
+    assert done.exit_code == 0, done.output
+    for path in (folder / "student").glob("*.ipynb"):
+        mine, students = nbformat.read(tmp_path / "mine" / path.name, 4), nbformat.read(path, 4)
+        assert [c.source for c in mine.cells] == [c.source for c in students.cells]
+    assert (tmp_path / "mine" / "images").is_dir()
+
+
+def test_strip_leaves_no_solution_in_an_installation(tmp_path, monkeypatch):
+    package = tmp_path / "site" / "pg_llm"
+    shutil.copytree(REPO / "pg_llm" / "course" / "exercises", package / "course" / "exercises")
+    shutil.copytree(REPO / "notebooks", package / "notebooks")
+    with pytest.raises(KitError, match="is a checkout"):
+        editions.strip()
+    monkeypatch.setattr(editions.resources, "files", lambda name: package)
+    for _ in range(2):
+        assert editions.strip() == package
+        assert not (package / "course" / "exercises").exists()
+    for path in (package / "notebooks").glob("*.ipynb"):
+        sources = "\n".join(cell.source for cell in nbformat.read(path, 4).cells)
+        assert "<summary>Hint 1" in sources
+        assert "<summary>Solution" not in sources and "<summary>Answer" not in sources
 
 
 def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -493,7 +493,7 @@ def test_jupyterlab_has_a_home_folder(home, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", home or str(tmp_path / "mine"))
     (tmp_path / "mine").mkdir()
     monkeypatch.setattr(databases, "connect", lambda: io.StringIO())  # is closed, too
-    monkeypatch.setattr(lab, "notebooks", lambda echo: tmp_path)
+    monkeypatch.setattr(lab, "notebooks", lambda echo, prepare: tmp_path)
     monkeypatch.setattr(os, "execv", lambda *command: None)
     lab.run(print, False, [])
     assert os.environ["HOME"] == str(tmp_path if home else tmp_path / "mine")
