@@ -20,6 +20,7 @@ from pg_llm.errors import KitError
 from pg_llm.notebook import session, sqltext
 
 WAITING = "Exercise {} waits for your answer: fill in the cell and run it again."
+COPIED = "this is the kit's own version, which stands in until yours is right. Write one yourself."
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ def judged(exercise: Exercise, keyed: bool, answer: str, known: Mapping[str, Any
 
 def _results(exercise: Exercise, answer: str, conn: psycopg.Connection, known: Mapping) -> list[dict]:
     """What the answer gives on each variant; one that did not end is not tried on the rest."""
+    if is_copy(exercise, answer):
+        return [{"error": COPIED}] * len(exercise.variants)
     results: list[dict] = []
     for variant in exercise.variants:
         stopped = results and "endless" in results[-1]
@@ -128,6 +131,23 @@ def _quoted(exercise: Exercise, answer: str) -> str:
 def is_blank(exercise: Exercise, answer: str) -> bool:
     """True if the cell contains nothing but what it contained at first."""
     return code_of(exercise.language, answer) in ([], code_of(exercise.language, exercise.cell))
+
+
+def is_copy(exercise: Exercise, answer: str) -> bool:
+    """True if an answer is the exercise's fallback, which everybody may read; other names do not hide it."""
+    return bool(exercise.fallback) and _skeleton(answer) == _skeleton(exercise.fallback)
+
+
+def _skeleton(code: str) -> list[str | int]:
+    """The last statement, of a function the body, its words numbered in the order of their first use."""
+    numbers: dict[str, int] = {}
+    *_, last = "", *sqltext.split(code)
+    body = re.search(r"\$(\w*)\$(.*)\$\1\$", last, re.DOTALL)
+    return [
+        numbers.setdefault(token.text.lower(), len(numbers)) if token.kind == "word" else token.text
+        for token in sqltext.tokens(body[2] if body else last)
+        if token.kind not in ("space", "comment") and token.text != ";"
+    ]
 
 
 def code_of(language: str, text: str) -> list[str]:

@@ -93,7 +93,10 @@ def from_dict(data: Mapping[str, Any]) -> Exercise:
 
 
 def to_dict(exercise: Exercise, answers: bool) -> dict[str, Any]:
-    """The reverse of from_dict; answers False leaves out everything that gives the solution away."""
+    """The reverse of from_dict; answers False leaves out the solution, the answers and the mistakes.
+
+    The fallback and the variants' setup stay, since they are run in a student's own database.
+    """
     data = {
         name: value
         for name, value in vars(exercise).items()

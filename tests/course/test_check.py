@@ -372,6 +372,15 @@ def test_frames_and_rows_of_python_are_tables():
     assert answers.value_table([1, 2]) == {"columns": ["value"], "rows": [[[1, 2]]]}
 
 
+def test_the_fallback_is_no_answer(learner):
+    task = {**MEANS, "fallback": "DROP TABLE IF EXISTS x;\nSELECT p.g, avg(p.x) AS mean FROM p GROUP BY p.g;"}
+    assert not verdict(task, ";").is_right
+    for copy in (task["fallback"], "SELECT q.g, AVG(q.x)\nAS m FROM q GROUP BY q.g -- mine"):
+        found = verdict(task, copy)
+        assert found.score == 0 and "the kit's own version" in found.message
+    assert verdict(task, MEANS["solution"]).is_right
+
+
 def test_a_value_or_an_unknown_exercise_is_an_error(learner):
     with pytest.raises(TypeError, match="takes the query, not its value"):
         check.check("90.1", 42)

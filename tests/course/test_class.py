@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 import psycopg
 import pytest
 from helpers.means import MEANS, made
 
 import pg_llm
-from pg_llm.course import answers, keys, progress, store
+from pg_llm.course import answers, editions, keys, progress, store
+from pg_llm.course.exercise import exercises
 from pg_llm.errors import KitError
+from pg_llm.notebook import lab
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +108,67 @@ def test_judge_survives_any_results(student, monkeypatch):
         assert owners == [("llm_course",)]
         powers = "SELECT rolsuper OR rolcanlogin FROM pg_roles WHERE rolname = 'llm_course'"
         assert course.execute(powers).fetchone() == (False,)
+
+
+def test_a_class_gets_its_notebooks_without_solutions(student, tmp_path, capsys):
+    assert editions.prepare("self-study", print) is None
+    prepare = editions.prepare(None, print)
+    assert "notebooks come without solutions" in capsys.readouterr().out
+    lab.notebooks(folder=tmp_path, prepare=prepare)
+    text = (tmp_path / "01_tensors_are_values.ipynb").read_text()
+    assert "<summary>Hint 2" in text and "<summary>Solution" not in text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PG_LLM_DSN")  # the teacher, on the server's machine
+        assert editions.prepare(None, print) is None
+
+
+def code(text):
+    """A text without comments and spaces."""
+    return re.sub(r"\s", "", re.sub(r"--.*", "", text.lower())).strip(";")
+
+
+def test_students_can_read_no_answer(student, monkeypatch):
+    """With the real exercises: in no relation, function, view or comment that is open to them."""
+    monkeypatch.setattr(keys, "keys", lambda task, conn: [{"solution": task.solution} for _ in task.variants])
+    secrets = {}
+    for task in exercises().values():
+        for answer in [task.solution, *task.right]:
+            # What a function or view is defined by would be enough.
+            for part in (answer, *re.findall(r"\$\$(.*)\$\$|VIEW \w+ AS(.*)", answer, re.DOTALL)):
+                secrets |= {code(text): task.id for text in ([part] if part is answer else part) if text}
+    readable = """SELECT oid::regclass::text FROM pg_class
+        WHERE relkind IN ('r', 'v', 'm') AND has_table_privilege(oid, 'SELECT')
+        AND (relname IN ('pg_proc', 'pg_views', 'pg_description') OR relname !~ '^(pg_|sql_)')
+        AND has_schema_privilege(relnamespace, 'USAGE')"""
+    with monkeypatch.context() as patch:
+        patch.delenv("PG_LLM_DSN")
+        keys.install(lambda text: None)
+    try:
+        with store.connection() as course:
+            relations = [name for (name,) in course.execute(readable).fetchall()]
+            assert {"llm_course.exercise", "llm_course.attempt", "pg_proc"} <= {*relations}
+            assert "llm_course.answer_key" not in relations
+            found = [
+                row for name in relations for row in course.execute(f"SELECT to_jsonb(t) FROM {name} AS t")
+            ]
+    finally:
+        with monkeypatch.context() as patch:
+            patch.delenv("PG_LLM_DSN")
+            patch.setattr(keys, "exercises", lambda: {"90.1": made()})
+            keys.install(lambda text: None)
+    shown = {code(text) for row in found for text in strings(row)}
+    assert len(shown) > 1000
+    leaks = {(secrets[s], text[:60]) for s in secrets for text in shown if len(s) > 20 and s in text}
+    assert not leaks
+
+
+def strings(value):
+    """Every text in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from strings(each)
 
 
 def test_a_students_database_of_that_name_is_not_used(server, monkeypatch, student):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pg_llm.course import answers, cells
@@ -71,17 +73,28 @@ def test_a_blank_cell_waits(learner, exercise):
 
 @pytest.mark.slow
 @each
-def test_a_fallback_defines_what_the_solution_defines(learner, exercise):
-    if exercise.defines:
-        assert exercise.fallback
-        for variant in exercise.variants:
-            wanted = answers.tried(exercise, exercise.solution, variant, learner, {})
-            came = answers.tried(exercise, exercise.fallback, variant, learner, {})
-            with checks.store.connection() as course:
-                found = checks.store.verdict(course, exercise, [came], [{"solution": wanted}])
-            assert found["right"], came
-    elif exercise.fallback:
-        assert verdict(exercise, exercise.fallback).is_right
+def test_a_fallback_does_what_the_solution_does(learner, exercise):
+    """Where it reads what the kit computed for the notebook's text, it is right for nothing else."""
+    if not exercise.fallback:
+        assert not exercise.defines
+        return
+
+    def tried(answer):
+        return [answers.tried(exercise, answer, variant, learner, {}) for variant in exercise.variants]
+
+    keys = [{"solution": result} for result in tried(exercise.solution)]
+    with checks.store.connection() as course:
+        found = checks.store.verdict(course, exercise, tried(exercise.fallback), keys)
+    assert found["right"] != bool(re.search("llm_eval|llm_tensor_rt", exercise.fallback)), found
+
+
+@each
+def test_a_fallback_is_none_of_the_answers(exercise):
+    """Students of a class can read it, so it is not accepted as an answer either, under other names."""
+    for answer in [exercise.solution, *exercise.right]:
+        assert not checks.is_copy(exercise, answer), answer
+    renamed = re.sub(r"\bm\b", "other", exercise.fallback).replace("$$", "$f$") + " -- mine"
+    assert checks.is_copy(exercise, renamed) == bool(exercise.fallback)
 
 
 @each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import nbformat
@@ -10,11 +11,17 @@ from helpers.jupyter_kernel import Kernel
 from helpers.notebooks import named, nbval
 from helpers.paths import REPO
 
-from pg_llm.course import cells
+from pg_llm.course import cells, store
 from pg_llm.course.exercise import exercises, notebooks
 
 pytestmark = pytest.mark.slow
 
+# Prints a table of the notebook's database as the checks compare it.
+TABLE = """import json
+from pg_llm.course import answers
+from pg_llm.notebook import session
+with session.connection() as conn:
+    print(json.dumps(answers.rows_of(conn, "TABLE {}", {{}})))"""
 CANARY = REPO / "tests" / "notebooks" / "canary.ipynb"
 
 
@@ -45,9 +52,13 @@ def test_the_canary_fails_in_every_cell_that_should(server, tmp_path):
 
 @named
 def test_it_runs_twice_and_the_solutions_are_right(server, path):
-    """A learner runs cells again, in the same database, and fills in each exercise on the way."""
+    """A learner runs cells again, in the same database, and fills in each exercise on the way.
+
+    The tables that the fallbacks made are those that the solutions make.
+    """
     notebook = nbformat.read(path, 4)
     kernel = Kernel(cwd=str(path.parent))
+    made: dict[str, list] = {}
     try:
         for filled in (False, True):
             for cell in [c for c in notebook.cells if c.cell_type == "code"]:
@@ -63,8 +74,15 @@ def test_it_runs_twice_and_the_solutions_are_right(server, path):
                     assert ("✓ Right." if filled else "waits for your answer") in seen.printed, (
                         source + seen.printed
                     )
+                    if exercises()[asked[1]].defines:
+                        table = TABLE.format(exercises()[asked[1]].defines)
+                        made.setdefault(asked[1], []).append(json.loads(kernel.run(table).printed))
     finally:
         kernel.close()
+    with store.connection() as course:
+        for name, (came, wanted) in made.items():
+            assert store.verdict(course, exercises()[name], [came], [{"solution": wanted}])["right"], name
+            assert {*came["columns"]} <= {*wanted["columns"]}, name
 
 
 @named
