@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from pg_llm.course import cells, store
-from pg_llm.course.exercise import Exercise, exercises, notebooks, numbers
+from pg_llm.course.exercise import Exercise, Part, notebooks, numbers, plan
 from pg_llm.errors import KitError
 from pg_llm.server.connect import dsn
 
 EDITIONS = ("self-study", "student", "teacher")
+LESSON = 90  # minutes
+AROUND = 5  # minutes for the drawing on the board at the beginning, and for the discussion at the end
 ABOUT = {
     "self-study": "The course for self-study: hints, solutions and the quizzes' answers are folded.",
     "student": "The course for a class: hints, but no solutions, and quizzes without answers.",
@@ -115,21 +117,56 @@ def _teach(notebook, number: str) -> None:
 def teachers_page(number: str) -> str:
     """What a teacher wants to know of a notebook before the lesson, folded: a class may see the screen."""
     page = notebooks()[number]["teacher"]
-    wrong = "\n".join(f"- {each}" for each in page["misconceptions"])
-    asked = [each for each in exercises().values() if each.id.startswith(f"{number}.")]
+    wrong = "\n".join(
+        f"- *They think:* {each['think']} *In fact:* {each['fact']}" for each in page["misconceptions"]
+    )
     rows = "\n".join(
         f"| {each.id} | {each.title} | {cells.dots(each.difficulty)} | {cells.dots(each.importance)} "
         f"| {each.minutes} |"
-        for each in asked
+        for part in plan(number)
+        for each in part.exercises
     )
     return cells.fold(
         f"For the teacher: notebook {number}",
-        f"**Time.** {page['minutes']}\n\n"
-        f"| exercise | | difficulty | importance | minutes |\n|---|---|---|---|---|\n{rows}\n"
-        f"| all | | | | {sum(each.minutes for each in asked)} |\n\n"
+        f"{_timetable(number)}\n\n"
+        f"| exercise | | difficulty | importance | minutes |\n|---|---|---|---|---|\n{rows}\n\n"
         f"**What learners get wrong.**\n\n{wrong}\n\n"
-        f"**To discuss.** {page['question']}\n\n**On the board.** {page['board']}\n\n"
-        f"**When time is short.** {page['skip']}",
+        f"**To discuss.** {page['question']}\n\n**On the board.** {page['board']}",
+    )
+
+
+def lesson(number: str) -> list[Part]:
+    """The parts of a notebook for a lesson of LESSON minutes, between the drawing and the discussion."""
+    parts = plan(number)
+    if sum(each.minutes for each in parts) + 2 * AROUND <= LESSON:
+        return parts
+    return [each for each in parts if not each.skip]
+
+
+def _timetable(number: str) -> str:
+    """The minutes of a notebook, and a table of what to do when in a lesson."""
+    parts, taught = plan(number), lesson(number)
+    total = sum(each.minutes for each in parts)
+    reading = sum(each.reading for each in parts)
+    clock = 0
+    rows = []
+
+    def row(what: str, minutes: int, note: str = "", taught: bool = True) -> None:
+        nonlocal clock
+        begins, clock = clock, clock + minutes * taught
+        rows.append(f"| {f'{begins}–{clock}' if taught else '·'} | {what} | {minutes} | {note} |")
+
+    row("the drawing on the board", AROUND)
+    for part in parts:
+        asked = "".join(f" · exercise {each.id} ({each.minutes})" for each in part.exercises)
+        note = f"saves {part.minutes}: {part.skip}" if part.skip else ""
+        row(part.name + asked, part.minutes, note, part in taught)
+    row("the discussion", AROUND)
+    which = "all parts fit" if taught == parts else "the parts without a dot fit"
+    return (
+        f"**Time.** {total} minutes: {reading} to read and run the cells, {total - reading} for exercises. "
+        f"Into a lesson of {LESSON} minutes {which}; they take {clock}.\n\n"
+        "| minute of the lesson | | minutes | what may be left out |\n|---|---|---|---|\n" + "\n".join(rows)
     )
 
 

@@ -139,6 +139,37 @@ def numbers(names: Iterable[str], known: Iterable[str]) -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a notebook, as its teacher plans it.
+
+    reading: minutes to read and run its cells. minutes: these and its exercises'. skip: why a lesson may
+    leave it out, or what to do instead; empty: it belongs to the lesson.
+    """
+
+    name: str
+    reading: int
+    exercises: tuple[Exercise, ...] = ()
+    skip: str = ""
+
+    @property
+    def minutes(self) -> int:
+        return self.reading + sum(each.minutes for each in self.exercises)
+
+
+def plan(number: str) -> list[Part]:
+    """The parts of notebook `number` (as "04"), in order; together they take the notebook's minutes."""
+    return [
+        Part(
+            each["part"],
+            each["minutes"],
+            tuple(exercises()[name] for name in each.get("exercises", ())),
+            each.get("skip", ""),
+        )
+        for each in notebooks()[number]["teacher"]["plan"]
+    ]
+
+
 @functools.cache
 def exercises() -> dict[str, Exercise]:
     """All exercises of the installed files, by their id."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
+import nbformat
 import pytest
+from helpers.paths import REPO
 
-from pg_llm.course import answers, cells
+from pg_llm.course import answers, cells, editions
 from pg_llm.course import check as checks
-from pg_llm.course.exercise import exercises, notebooks
+from pg_llm.course.exercise import exercises, notebooks, plan
 
 EXERCISES = list(exercises().values())
 each = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
@@ -113,6 +115,35 @@ def test_the_quiz_and_the_teachers_page_are_complete(number):
         assert len(question["options"]) >= 3 and 0 <= question["answer"] < len(question["options"])
         assert question["explanation"].strip()
     assert len({q["answer"] for q in file["quiz"]}) > 1, "the right option is not always the same"
-    assert set(file["teacher"]) == {"minutes", "misconceptions", "question", "board", "skip"}
-    assert len(file["teacher"]["misconceptions"]) >= 3
+    teacher = file["teacher"]
+    assert set(teacher) == {"plan", "misconceptions", "question", "board"}
+    assert len(teacher["misconceptions"]) >= 3
+    for each in teacher["misconceptions"]:
+        assert set(each) == {"think", "fact"} and each["think"].strip() and each["fact"].strip(), each
     assert cells.quiz(file["quiz"]).count("<summary>Answer</summary>") == 5
+
+
+@pytest.mark.parametrize("number", list(notebooks()))
+def test_the_plan_has_every_exercise_once_and_fits_into_a_lesson(number):
+    parts = plan(number)
+    asked = [each.id for part in parts for each in part.exercises]
+    assert asked == [each.id for each in EXERCISES if each.id.startswith(f"{number}.")]
+    assert all(part.reading >= 0 and part.minutes > 0 for part in parts)
+    assert any(part.skip for part in parts), "what to leave out"
+    page = editions.teachers_page(number)
+    times = [int(end) for end in re.findall(r"^\| \d+–(\d+) \|", page, re.MULTILINE)]
+    assert times == sorted(times) and times[-1] <= editions.LESSON
+    saved = [int(minutes) for minutes in re.findall(r"\| saves (\d+):", page)]
+    assert saved == [part.minutes for part in parts if part.skip]
+
+
+@pytest.mark.parametrize("number", list(notebooks()))
+def test_a_notebook_states_the_minutes_of_its_plan(number):
+    parts = plan(number)
+    path = REPO / "notebooks" / f"{notebooks()[number]['notebook']['file']}.ipynb"
+    opening = nbformat.read(path, 4).cells[0].source
+    total = sum(part.minutes for part in parts)
+    assert re.search(rf"(?:Allow|Time:)\W* {total} minutes", opening), opening
+    assert f"**Time.** {total} minutes:" in editions.teachers_page(number)
+    stated = re.search(r"of which (\d+) are exercises", opening)
+    assert not stated or int(stated[1]) == total - sum(part.reading for part in parts)

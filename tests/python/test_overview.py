@@ -9,7 +9,7 @@ import pytest
 from helpers.paths import REPO
 
 import pg_llm
-from pg_llm.course.exercise import notebooks
+from pg_llm.course.exercise import notebooks, plan
 from pg_llm.drawings import overview
 
 README = REPO / "notebooks" / "README.md"
@@ -30,7 +30,7 @@ def test_the_map_has_twenty_notebooks_and_the_paths_take_some_of_them():
 def test_the_readme_states_the_minutes_of_each_notebook(number):
     row = next(line for line in README.read_text().splitlines() if re.match(rf"\| \[?{number} · ", line))
     minutes = sum(map(int, re.findall(r"\d+", row.split("|")[2])))
-    assert minutes == notebooks()[number]["notebook"]["minutes"], row
+    assert minutes == sum(part.minutes for part in plan(number)), row
 
 
 @pytest.fixture(scope="module")
