@@ -513,18 +513,27 @@ def course_strip():
 
 @course.command("gradebook")
 @click.argument("file", type=click.File("w"), default="-")
-def course_gradebook(file):
-    """Write a CSV file: student, exercise, best score, tries, minutes.
+@click.option("--notebook", "only", multiple=True, help="A notebook's number, as 04; may be repeated.")
+@click.option("--roster", type=click.File(), help="The class: a file with one role a line.")
+@click.option("--by-student", is_flag=True, help="A row for each student, with points and their sum.")
+def course_gradebook(file, only, roster, by_student):
+    """Write a CSV file: a row for each student and exercise, whoever has not tried it included.
 
-    The minutes run from the first try to the first right answer. A cell that was run blank starts no clock.
+    Columns: student, exercise, title, points, out_of, score (the best), tries, minutes, date. The minutes
+    run from the first try to the first right answer; a cell that was run blank starts no clock. The students
+    are those of --roster, else all roles that may log in; the notebooks are those of --notebook, else all
+    that somebody has opened.
 
     \b
     Example: pg-llm course gradebook
-    Example: pg-llm course gradebook gradebook.csv
+    Example: pg-llm course gradebook grades.csv --notebook 04 --roster class.txt
+    Example: pg-llm course gradebook moodle.csv --notebook 04 --by-student
     """
-    from pg_llm.course.progress import write_gradebook
+    from pg_llm.course import gradebook
 
-    write_gradebook(file)
+    rows = gradebook.grades(gradebook.read_roster(roster) if roster else None, only)
+    gradebook.write(file, rows, by_student)
+    click.echo(f"pg-llm: {gradebook.summary(rows, only)}", err=True)
 
 
 @course.command("stuck")

@@ -143,8 +143,8 @@ def numbers(names: Iterable[str], known: Iterable[str]) -> list[str]:
 class Part:
     """A part of a notebook, as its teacher plans it.
 
-    reading: minutes to read and run its cells. minutes: these and its exercises'. skip: why a lesson may
-    leave it out, or what to do instead; empty: it belongs to the lesson.
+    reading: minutes to read and run its cells. skip: why a lesson may leave it out, or what to do instead;
+    empty: it belongs to the lesson.
     """
 
     name: str
@@ -154,6 +154,7 @@ class Part:
 
     @property
     def minutes(self) -> int:
+        """Minutes to read, to run the cells and to solve the exercises."""
         return self.reading + sum(each.minutes for each in self.exercises)
 
 

@@ -1,9 +1,8 @@
-"""What a learner, or a class, has done: a table, a picture, and a gradebook for a spreadsheet."""
+"""What a learner, or a class, has done: a table, a picture, and who is stuck where."""
 
 from __future__ import annotations
 
-import csv
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from pg_llm.course import store
 from pg_llm.course.exercise import exercises
@@ -17,11 +16,6 @@ PROGRESS = """
     SELECT exercise, tries, score, is_right, round(extract(epoch FROM time) / 60, 1)::float8 AS minutes
     FROM llm_course.progress WHERE student = session_user ORDER BY exercise
 """
-GRADEBOOK = """
-    SELECT student, exercise, score, tries, round(extract(epoch FROM time) / 60, 1)::float8 AS minutes
-    FROM llm_course.progress ORDER BY student, exercise
-"""
-
 STUCK = """
     SELECT exercise, count(*), count(*) FILTER (WHERE is_right),
            count(*) FILTER (WHERE tries > 0 AND NOT is_right),
@@ -83,21 +77,6 @@ def plot_progress() -> Axes:
     for side in axes.spines.values():
         side.set_visible(False)
     return axes
-
-
-def write_gradebook(target: TextIO) -> int:
-    """Writes a CSV file with a row for each student and exercise; returns the number of rows.
-
-    Columns student, exercise, score (best, 0 to 1), tries, minutes (from the first try to the first right
-    answer, as in progress()). The owner of the course's database sees all students, a student only the own
-    rows.
-    """
-    with store.connection() as conn:
-        rows = conn.execute(GRADEBOOK).fetchall()
-    writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(["student", "exercise", "score", "tries", "minutes"])
-    writer.writerows(rows)
-    return len(rows)
 
 
 def stuck() -> list[str]:
