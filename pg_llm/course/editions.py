@@ -27,6 +27,36 @@ ABOUT = {
     "the screen.",
 }
 
+FIRST_STEP = {
+    "student": """
+## The first step
+
+You need pg_llm on your machine, and from your teacher the server's address, a name and a password; here they
+are `server`, `ann` and `secret`. Write this line into the file `.pgpass` of your home folder:
+
+    server:*:*:ann:secret
+
+Then, in a terminal, in this folder:
+
+```sh
+chmod 600 ~/.pgpass
+export PG_LLM_DSN=postgresql://ann@server/postgres
+jupyter lab 00_start_here.ipynb
+```
+
+Run the first cell with Shift + Enter. Its `%load_ext pg_llm` connects you, and the notebook gets a database
+of its own on the server. Try two more cells:
+
+- `%pg_llm status` has a row `server … of PG_LLM_DSN`. If it has not, the notebook runs on a server of your
+  own machine, and your teacher sees nothing of it: end JupyterLab, repeat the `export`, and start JupyterLab
+  from the same terminal.
+- `%pg_llm progress` lists the exercises that you have tried, in all notebooks; your teacher sees the same.
+
+An exercise is a cell that begins with `%%check`: replace the lines `-- your line here` and run it, as often
+as you like. The `export` holds for one terminal; as a line of `~/.profile` it holds from your next login on.
+"""
+}
+
 
 def build(output: Path, editions: Iterable[str], only: Iterable[str] = (), force: bool = False) -> list[Path]:
     """Writes editions of the notebooks into folders of output; returns the folders.
@@ -45,7 +75,9 @@ def build(output: Path, editions: Iterable[str], only: Iterable[str] = (), force
         with _replacing(target, force) as folder:
             for number, path in sources.items():
                 _write(edited(_read(path), number, edition), folder / path.name)
-            (folder / "README.md").write_text(f"# pg_llm\n\n{ABOUT[edition]}\n", encoding="utf-8")
+            (folder / "README.md").write_text(
+                f"# pg_llm\n\n{ABOUT[edition]}\n{FIRST_STEP.get(edition, '')}", encoding="utf-8"
+            )
         made.append(target)
     return made
 

@@ -93,6 +93,15 @@ def test_a_heading_inside_another_cell_is_an_error(heading):
         cells.fill(nbformat.v4.new_notebook(cells=[cell]), "01")
 
 
+def test_the_students_readme_has_a_first_step(folder):
+    pages = {edition: (folder / edition / "README.md").read_text() for edition in editions.EDITIONS}
+    assert all(pages[edition].startswith(f"# pg_llm\n\n{editions.ABOUT[edition]}\n") for edition in pages)
+    for named in ("PG_LLM_DSN=", ".pgpass", "%load_ext pg_llm", "%pg_llm status", "%pg_llm progress"):
+        assert named in pages["student"] and named not in pages["self-study"]
+    (notebook,) = re.findall(r"jupyter lab (\S+)", pages["student"])
+    assert (folder / "student" / notebook).exists()
+
+
 def test_ids_are_unique(folder):
     for path in folder.rglob("*.ipynb"):
         notebook = nbformat.read(path, 4)

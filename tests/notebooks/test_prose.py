@@ -8,6 +8,7 @@ import re
 import nbformat
 import pytest
 from helpers.notebooks import named
+from helpers.paths import REPO, tracked
 
 from pg_llm.course.cells import GENERATED, QUIZ
 from pg_llm.course.exercise import exercises, notebooks
@@ -78,6 +79,38 @@ def unshown(notebook, allowed: set[str]) -> list[str]:
                 place = cell.source.find(written.split()[0])
                 missing.append(f"{written}: …{cell.source[max(0, place - 40) : place + 40]!r}…")
     return missing
+
+
+REFERENCE = re.compile(r"(?i:\bnotebooks?|\bexercises?)((?:(?:,| and| or| to|–|, and)? ?\d\d(?:\.\d+)?\b)+)")
+
+
+def absent(text: str) -> list[str]:
+    """The notebooks and exercises that a text names and that do not exist."""
+    known = {*notebooks(), *exercises()}
+    return [
+        n for match in REFERENCE.findall(text) for n in re.findall(r"\d\d(?:\.\d+)?", match) if n not in known
+    ]
+
+
+def test_notebooks_and_exercises_that_are_named_exist():
+    """But for the course's map, which says what is still to come."""
+    pages = [REPO / name for name in tracked() if name.endswith((".md", ".ipynb", ".toml"))]
+    pages.remove(REPO / "notebooks" / "README.md")
+    texts = {
+        path: "\n".join(c.source for c in nbformat.read(path, 4).cells)
+        if path.suffix == ".ipynb"
+        else path.read_text()
+        for path in pages
+        if path.exists()
+    }
+    assert {str(path.relative_to(REPO)): gone for path in texts if (gone := absent(texts[path]))} == {}
+
+
+def test_an_absent_notebook_is_found():
+    prose = (
+        "Notebook 04, notebooks 09 to 16, exercises 04.2 and 04.9, Exercise 05.1–05.3; 20 tokens; notebook 99"
+    )
+    assert absent(prose) == ["16", "04.9", "99"]
 
 
 @named
