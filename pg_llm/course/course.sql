@@ -280,7 +280,8 @@ BEGIN
         END IF;
         IF score < 1 AND failed IS NULL THEN
             failed := v;
-            came := CASE WHEN (options ->> 'probed')::boolean THEN 'tried by the check, it gave ' ELSE 'got ' END;
+            came := CASE WHEN (options ->> 'probed')::boolean THEN 'tried by the check, it gave '
+                WHEN (options ->> 'stand_in')::boolean THEN 'on data of the check, got ' ELSE 'got ' END;
             IF NOT result ? 'rows' THEN
                 about := result ->> 'error';
             ELSIF NOT (same ->> 'shape')::boolean
@@ -319,7 +320,8 @@ BEGIN
     END IF;
     -- Less than everything is never rounded up to it.
     RETURN jsonb_build_object('right', false, 'score', least(round(score, 2), 0.95), 'failed', failed, 'message',
-        CASE WHEN failed > 0 THEN 'right for the data shown, but not for other data. There: ' ELSE '' END
+        CASE WHEN failed = 0 THEN '' WHEN (options ->> 'stand_in')::boolean THEN 'right for some data, but not for other. There: '
+            ELSE 'right for the data shown, but not for other data. There: ' END
         || coalesce(known, about || CASE WHEN failed > 0 AND results -> failed ? 'rows' AND NOT coalesce((options ->> 'probed')::boolean, false)
             THEN ' Compute the result from the tables and variables of the task, so that it changes with them.'
             ELSE '' END));

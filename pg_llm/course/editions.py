@@ -194,11 +194,12 @@ def _timetable(number: str) -> str:
         note = f"saves {part.minutes}: {part.skip}" if part.skip else ""
         row(part.name + asked, part.minutes, note, part in taught)
     row("the discussion", AROUND)
-    which = "all parts fit" if taught == parts else "the parts without a dot fit"
+    which = "all parts" if taught == parts else "the parts without a dot"
     return (
-        f"**Time.** {total} minutes: {reading} to read and run the cells, {total - reading} for exercises. "
-        f"Into a lesson of {LESSON} minutes {which}; they take {clock}.\n\n"
-        "| minute of the lesson | | minutes | what may be left out |\n|---|---|---|---|\n" + "\n".join(rows)
+        f"**Time.** {total} minutes: {reading} to read and run the cells, {total - reading} for exercises. A "
+        f"lesson of {LESSON} minutes has room for {which}; with drawing and discussion they take {clock}.\n\n"
+        "| minute of the lesson | part | minutes | what may be left out |\n|---|---|---|---|\n"
+        + "\n".join(rows)
     )
 
 

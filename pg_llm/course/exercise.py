@@ -66,6 +66,7 @@ class Exercise:
     tolerance: float | None = None
     absolute: float = 1e-6
     either_sign: bool = False
+    stand_in: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -76,6 +77,7 @@ class Exercise:
             "absolute": self.absolute,
             "either_sign": self.either_sign,
             "probed": bool(self.probe),
+            "stand_in": self.stand_in,
         }
 
 

@@ -241,6 +241,19 @@ def test_duplicates_count(learner):
     assert not verdict(bag, "SELECT 0 FROM p").is_right
 
 
+def test_data_that_only_resemble_the_learners_are_named(learner):
+    """Four rows are not what a learner sees who has a table of ten."""
+    task = COUNT | {"stand_in": True}
+    assert verdict(task, "SELECT 7").message == "on data of the check, got 7."
+    assert verdict(task, "SELECT 277258").message.startswith(
+        "right for some data, but not for other. There: on"
+    )
+    assert verdict(COUNT, "SELECT 7").message == "got 7."
+    assert verdict(COUNT, "SELECT 277258").message.startswith(
+        "right for the data shown, but not for other data."
+    )
+
+
 def test_values_that_nearly_sort_alike_are_paired(learner):
     """Rows whose first column differs by rounding keep their partners."""
     close = "SELECT 1 + i * 1e-9 AS a, (i * 7) % 5 AS b FROM generate_series(1, 5) AS i"
