@@ -51,9 +51,10 @@ class Frame(pd.DataFrame):
 def sql(query: str, /, *, conn: psycopg.Connection | None = None, **params) -> Frame | None:
     """Runs SQL statements; returns the last one's rows as a DataFrame, None if it returns no rows.
 
-    Tensors become read-only float32 arrays, int[] lists, numeric float64; types that Python lacks are the
-    server's text, and COPY … TO STDOUT is a column of lines. Keyword arguments are parameters, :name in the
-    query; or %(name)s as in psycopg, where a percent sign is then %%.
+    Tensors become read-only float32 arrays, int[] lists, numeric float64; what Python has no type for
+    (points, infinite dates, months) is the server's text, and COPY … TO STDOUT is a column of lines.
+    Keyword arguments are parameters, :name in the query; or %(name)s as in psycopg, where a percent sign is
+    then %%.
     conn: None is the notebook's connection. Errors: psycopg.Error, KitError.
 
     >>> pg_llm.sql("SELECT name, data FROM llm_param WHERE model = :m", m="my_gpt")  # doctest: +SKIP

@@ -15,6 +15,7 @@ from psycopg import pq
 
 from pg_llm import catalog
 from pg_llm.errors import KitError
+from pg_llm.notebook import values
 from pg_llm.server import database as databases
 from pg_llm.server import notebooks
 from pg_llm.server.connect import maintenance
@@ -48,6 +49,7 @@ class Session:
         before, self._oid = self._oid, catalog.value(self.conn, OID)
         # What a new connection lacks.
         self.gone = LOST if before in (None, self._oid) else REMADE
+        values.register(self.conn.adapters)
         self.conn.add_notice_handler(show_notice)
         self.conn.add_notify_handler(show_notification)
         self.conn.execute(f"SET pg_llm.display_limit = {DISPLAY_LIMIT}")

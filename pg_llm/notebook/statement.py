@@ -21,7 +21,7 @@ from psycopg.rows import tuple_row
 
 from pg_llm import catalog
 from pg_llm.errors import KitError
-from pg_llm.notebook import sqltext
+from pg_llm.notebook import sqltext, values
 
 BYTES_KEPT = 256 << 20  # of the values of a result that is limited
 _AT_ONCE = 64  # rows in a message of libpq
@@ -72,6 +72,7 @@ def run(
     if copy == "from":
         raise KitError(NO_INPUT)
     with conn.cursor(row_factory=tuple_row) as cursor:
+        values.register(cursor.adapters)
         if copy == "to":
             return _copied(cursor, query, params, keep)
         names, types = _described(cursor, query, params)
@@ -170,10 +171,13 @@ def _tensors(conn: psycopg.Connection, types: list[int]) -> bool:
 
 def _readable(cursor: psycopg.Cursor, oid: int) -> bool:
     """True if psycopg knows the binary form of a type and of all that its values can contain."""
-    if oid in _RECORDS or cursor.adapters.get_loader(oid, pq.Format.BINARY) is None:
+    adapters = cursor.adapters
+    if oid in {*_RECORDS, *values.only_text(adapters)} or adapters.get_loader(oid, pq.Format.BINARY) is None:
         return False
-    known = cursor.adapters.types.get(oid)
-    return known is None or known.array_oid != oid or _readable(cursor, known.oid)
+    known = adapters.types.get(oid)
+    # Of an array or a range, that of its elements.
+    inner = known and (known.oid if known.array_oid == oid else getattr(known, "subtype_oid", None))
+    return not inner or _readable(cursor, inner)
 
 
 class _ShortestFloat(psycopg.adapt.Loader):
