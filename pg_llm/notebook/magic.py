@@ -337,7 +337,7 @@ def _database_of(notebook: str | None) -> session.Session:
     name = claim.database
     opened = session.start(name, fresh=False, notebook=notebook)
     if claim.other:
-        print(f"The database of this notebook is {name}: the one of its name belongs to {claim.other}.")
+        print(f"The database of this notebook is {name}: the one of its name {claim.other}.")
     for lost in claim.lost[:3]:
         print(f"Was this notebook {lost.notebook}? %pg_llm adopt {lost.database} takes its database along.")
     if claim.known:

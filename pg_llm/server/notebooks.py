@@ -1,7 +1,8 @@
 """Which database belongs to which notebook: the note on a database holds the path of the notebook's file.
 
 Two notebooks of one name have two databases. A database without a path, which a program or an older version
-of the kit made, goes to the first notebook of its name.
+of the kit made, goes to the first notebook of its name; one that a notebook left for another, only to a
+notebook that adopts it.
 """
 
 from __future__ import annotations
@@ -49,6 +50,16 @@ class Made:
         return self.note.get("notebook")
 
     @property
+    def left(self) -> str | None:
+        """The path of the notebook that it belonged to, which has another one now."""
+        return self.note.get("left")
+
+    @property
+    def awaits(self) -> bool:
+        """True if the next notebook of its name may have it: it is no notebook's and no program's work."""
+        return not (self.notebook or self.left or "pid" in self.note)
+
+    @property
     def used(self) -> datetime | None:
         """When a notebook last opened it."""
         with contextlib.suppress(KeyError, ValueError, TypeError):
@@ -64,12 +75,14 @@ class Made:
         """What a program wants to know, for JSON."""
         facts = {"database": self.database, "notebook": self.notebook, "notebook_gone": self.gone}
         used = self.used.isoformat() if self.used else None
+        facts["left_by"] = self.left
         return {**facts, "bytes": self.bytes, "last_used": used, "sessions": self.sessions}
 
     def row(self) -> tuple[str, str, str, str]:
         """What a person wants to know: database, size, last used, notebook."""
         used = self.used.astimezone().strftime("%Y-%m-%d %H:%M") if self.used else "-"
-        notebook = f"{self.notebook} (gone)" if self.gone else self.notebook or "-"
+        notebook = f"{self.notebook} (gone)" if self.gone else self.notebook
+        notebook = notebook or (f"left by {self.left}" if self.left else "-")
         return self.database, f"{(self.bytes or 0) / 1e6:.0f} MB", "now" if self.sessions else used, notebook
 
 
@@ -77,7 +90,7 @@ class Made:
 class Claim:
     """The database of a notebook that is being opened.
 
-    known: it was the notebook's before. other: what has the notebook's name, but is not its database.
+    known: it was the notebook's before. other: what the database of the notebook's name is instead.
     lost: databases whose notebooks are gone from the same folder, or had the same name.
     """
 
@@ -107,18 +120,22 @@ def claim(notebook: str) -> Claim:
         known = made(conn)
         own = [each for each in known.values() if each.notebook == path]
         first = known.get(wanted)
-        if not own and first and not first.notebook and "pid" not in first.note:
+        if not own and first and first.awaits:
             own = [first]
         if own:
             # A reset that was interrupted leaves two; the one of the right name is complete.
             chosen = min(own, key=lambda each: each.database != wanted)
-            template.write_note(conn, chosen.database, {**chosen.note, **_note(path)})
+            template.write_note(conn, chosen.database, _belonging(chosen.note, path))
             return Claim(chosen.database, known=True)
         for name in _names(wanted):
             if not template.exists(conn, name) and databases.create_database(name, **_note(path)):
                 break
         lost = [each for each in known.values() if each.gone and _alike(each.notebook or "", path)]
-        other = first.notebook or "a program" if first else "something else"
+        other = "is not the kit's"
+        if first:
+            other = (
+                f"belonged to {first.left}" if first.left else f"belongs to {first.notebook or 'a program'}"
+            )
         return Claim(name, False, other if name != wanted and first not in lost else None, lost)
 
 
@@ -130,7 +147,7 @@ def make_again(database: str, notebook: str) -> None:
 
 
 def adopt(database: str, notebook: str, force: bool = False) -> None:
-    """Makes a database a notebook's; the one that the notebook had stays, and belongs to none.
+    """Makes a database a notebook's; the one that the notebook had stays, for nobody else.
 
     force: also if it belongs to a notebook that still exists.
     """
@@ -146,8 +163,8 @@ def adopt(database: str, notebook: str, force: bool = False) -> None:
         for each in known.values():
             if each.notebook == path and each is not chosen:
                 note = {k: v for k, v in each.note.items() if k != "notebook"}
-                template.write_note(conn, each.database, note)
-        template.write_note(conn, database, {**chosen.note, **_note(path)})
+                template.write_note(conn, each.database, {**note, "left": path})
+        template.write_note(conn, database, _belonging(chosen.note, path))
 
 
 def drop(names: list[str], force: bool = False) -> None:
@@ -184,7 +201,7 @@ def database_of(notebook: str) -> str:
     found = [each for each in known.values() if each.notebook == path]
     if not found and bare:
         found = [each for each in known.values() if each.notebook and _stem(each.notebook) == _stem(notebook)]
-    if not found and name in known and not known[name].notebook:
+    if not found and name in known and known[name].awaits:
         found = [known[name]]
     if len(found) == 1:
         return found[0].database
@@ -219,6 +236,10 @@ def _stem(path: str) -> str:
 
 def _note(path: str) -> dict:
     return {"notebook": path, "used": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+
+
+def _belonging(note: dict, path: str) -> dict:
+    return {**{k: v for k, v in note.items() if k != "left"}, **_note(path)}
 
 
 def _names(wanted: str) -> Iterator[str]:

@@ -19,7 +19,11 @@ from pg_llm.server import rights
 from pg_llm.server.connect import dsn, maintenance, open_database, prepare
 
 TEMPLATE = "pg_llm_template"
-OF_NOTEBOOK = ("notebook", "used")  # what a note says of the notebook, which a reset or a backup leaves alone
+OF_NOTEBOOK = (
+    "notebook",
+    "used",
+    "left",
+)  # what a note says of the notebook, which a reset or a backup leaves alone
 LOCK_KEY = 0x70675F6C6C6D  # "pg_llm": the holder of this advisory lock builds the template
 
 
@@ -123,7 +127,7 @@ def exists(conn: psycopg.Connection, database: str) -> bool:
 
 
 def read_note(conn: psycopg.Connection, database: str) -> dict:
-    """The kit's note on a database: version, build, notebook's path, pid (of a fresh one's program)."""
+    """The kit's note on a database: what made it, its notebook or the one that left it, a fresh one's pid."""
     query = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s"
     row = conn.execute(query, [database]).fetchone()
     return parse_note(row[0] if row else None)

@@ -45,7 +45,7 @@ def test_two_notebooks_of_one_name_have_two_databases(write):
     one, two = write("a/lesson.ipynb"), write("b/lesson.ipynb")
     first, second = notebooks.claim(one), notebooks.claim(two)
     assert (first.database, first.known, first.other, first.lost) == ("lesson", False, None, [])
-    assert (second.database, second.known, second.other) == ("lesson_2", False, one)
+    assert (second.database, second.known, second.other) == ("lesson_2", False, f"belongs to {one}")
     assert [notebooks.claim(path).database for path in (two, one)] == ["lesson_2", "lesson"]
     assert notebooks.claim(one).known
     assert note("lesson")["notebook"] == one
@@ -71,7 +71,7 @@ def test_a_database_that_the_kit_did_not_make_is_left_alone(write):
         conn.execute("COMMENT ON DATABASE lesson IS 'mine'")
     try:
         claim = notebooks.claim(write("lesson.ipynb"))
-        assert (claim.database, claim.known, claim.other) == ("lesson_2", False, "something else")
+        assert (claim.database, claim.known, claim.other) == ("lesson_2", False, "is not the kit's")
         with maintenance() as conn:
             comment = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'lesson'"
             assert conn.execute(comment).fetchone() == ("mine",)
@@ -122,6 +122,24 @@ def test_a_database_is_taken_from_an_existing_notebook_by_force_only(write):
     notebooks.adopt("lesson", two, force=True)
     assert notebooks.claim(two).database == "lesson"
     assert notebooks.claim(one).database != "lesson"
+
+
+def test_a_database_that_a_notebook_left_is_nobody_elses(write):
+    one, two, three = (write(f"{folder}/lesson.ipynb") for folder in "abc")
+    notebooks.claim(one)
+    databases.create_database("lesson_old")
+    notebooks.adopt("lesson_old", one)
+    claim = notebooks.claim(two)
+    assert (claim.database, claim.known, claim.other) == ("lesson_2", False, f"belonged to {one}")
+    with pytest.raises(KitError, match="has no database yet"):
+        notebooks.database_of(three)
+    rows = {each.database: each.row()[3] for each in notebooks.listed()}
+    assert (rows["lesson"], rows["lesson_old"]) == (f"left by {one}", one)
+    databases.reset("lesson")
+    assert notebooks.claim(three).database == "lesson_3"
+    notebooks.adopt("lesson", two)  # by its name anybody may have it
+    assert notebooks.claim(two).database == "lesson" and "left" not in note("lesson")
+    assert note("lesson_2")["left"] == two
 
 
 def test_many_notebooks_open_at_once(write):
