@@ -18,7 +18,7 @@ import psycopg
 from psycopg import sql
 
 from pg_llm.course.exercise import Exercise, Variant
-from pg_llm.notebook import hints, sqltext
+from pg_llm.notebook import hints, parameters, sqltext
 
 LARGEST = 5000  # rows of an answer that are compared
 LIMIT = 30_000  # milliseconds that a statement of an answer may run
@@ -135,7 +135,7 @@ def execute(conn: psycopg.Connection, statement: str, variables: Mapping) -> psy
 def _bound(statement: str, variables: Mapping) -> tuple[bytes, dict | None]:
     query, used = sqltext.bind(statement, variables)
     # A learner's text, which psycopg accepts from programs only as a literal.
-    return query.encode(), {name: variables[name] for name in used} or None
+    return query.encode(), parameters.sent({name: variables[name] for name in used}) or None
 
 
 def statements(answer: str) -> list[str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import psycopg
 
 from pg_llm import catalog
-from pg_llm.notebook import hints, render, session, sqltext, statement
+from pg_llm.errors import KitError
+from pg_llm.notebook import hints, parameters, render, session, sqltext, statement
 
 _FLOAT4, _FLOATS, _INTEGERS, _BOOL = 700, (701, 1700), (20, 21, 23, 26), 16
 
@@ -48,25 +50,51 @@ class Frame(pd.DataFrame):
         return self._table(render.text_table)
 
 
-def sql(query: str, /, *, conn: psycopg.Connection | None = None, **params) -> Frame | None:
+def sql(
+    query: catalog.Query,
+    params: Mapping[str, Any] | None = None,
+    /,
+    *,
+    conn: psycopg.Connection | None = None,
+    **named: Any,
+) -> Frame | None:
     """Runs SQL statements; returns the last one's rows as a DataFrame, None if it returns no rows.
 
     Tensors become read-only float32 arrays, int[] lists, numeric float64; what Python has no type for
     (points, infinite dates, months) is the server's text, and COPY … TO STDOUT is a column of lines.
-    Keyword arguments are parameters, :name in the query; or %(name)s as in psycopg, where a percent sign is
-    then %%.
+    Keyword arguments, or the items of params, are parameters: :name in the query, or %(name)s as in psycopg,
+    where a percent sign is then %%. A dict is sent as JSON, a Series or set as an array, NA as NULL.
     conn: None is the notebook's connection. Errors: psycopg.Error, KitError.
 
     >>> pg_llm.sql("SELECT name, data FROM llm_param WHERE model = :m", m="my_gpt")  # doctest: +SKIP
     """
+    if params is not None and not isinstance(params, Mapping):
+        raise TypeError(
+            f"parameters have names: pg_llm.sql('SELECT :x', x=1), or a dict; got {type(params).__name__}"
+        )
+    known = {**(params or {}), **named}
     result = None
     with session.connection(conn) as chosen:
-        for each in sqltext.split(query):
-            bound = sqltext.bind(each, params, psycopgs=True)[0]
-            with hints.about(each, params, chosen, is_cell=False):
-                rows = statement.run(chosen, bound, params or None, binary=True)
+        statements = sqltext.split(_text(query, chosen))
+        if not statements:
+            raise KitError("there is no statement in this query")
+        values = parameters.sent(known)
+        for each in statements:
+            bound = sqltext.bind(each, known, psycopgs=True)[0]
+            with hints.about(each, known, chosen, is_cell=False):
+                rows = statement.run(chosen, bound, values or None, binary=True)
             result = result if rows is None else frame(rows)
     return result
+
+
+def _text(query: catalog.Query, conn: psycopg.Connection) -> str:
+    if isinstance(query, psycopg.sql.Composable):
+        return query.as_string(conn)
+    if isinstance(query, bytes):
+        return query.decode()
+    if isinstance(query, str):
+        return query
+    raise TypeError(f"pg_llm.sql takes a query as text, not {type(query).__name__}")
 
 
 # -- views as frames; the default is the session's newest run ----

@@ -384,7 +384,8 @@ def other(m: Mistake) -> Iterator[str]:
     if adapt:
         names = m.written.parameters.items()
         shown = [text for n, text in names if type(m.written.known.get(n)).__name__ == adapt[1]]
-        yield f"{' and '.join(shown)}: a value of type {adapt[1]} cannot be a parameter"
+        head = f"{' and '.join(shown)}: a" if shown else "a"
+        yield f"{head} value of type {adapt[1]} cannot be a parameter; numbers, texts, lists, dicts can"
 
 
 KINDS: Mapping[str, Callable[[Mistake], Iterator[str]]] = {

@@ -35,7 +35,7 @@ from traitlets.config import Configurable
 
 from pg_llm import catalog
 from pg_llm.errors import KitError
-from pg_llm.notebook import hints, pictures, render, session, sqltext, statement
+from pg_llm.notebook import hints, parameters, pictures, render, session, sqltext, statement
 from pg_llm.notebook.elsewhere import OURS, Elsewhere
 from pg_llm.server import database as databases
 from pg_llm.server import notebooks, rights
@@ -201,7 +201,7 @@ class SqlMagic(Magics, Configurable):
         with session.connection() as conn:
             for each in sqltext.split(text):
                 query, used = sqltext.bind(each, variables)
-                params = {name: variables[name] for name in used} or None
+                params = parameters.sent({name: variables[name] for name in used}) or None
                 with hints.about(each, variables, conn):
                     found = statement.run(conn, query, params, keep=self.keeplimit, arrays=arrays)
                 if found:

@@ -64,14 +64,16 @@ def run(
     keep: the most rows to keep, and then at most BYTES_KEPT of values; later ones are counted. 0: all.
     binary: values as psycopg reads PostgreSQL's binary form, where it can read all columns.
     arrays: tensors are complete, not summaries by pg_llm.display_limit; True with binary.
-    Errors: psycopg.Error, KitError for a COPY that needs input or gives binary output.
+    Errors: psycopg.Error, KitError for what cannot be sent, a COPY that needs input or gives binary output.
     """
     if conn.pgconn.pipeline_status != pq.PipelineStatus.OFF:
         raise KitError("the connection is in pipeline mode; run this outside `with conn.pipeline()`")
+    if isinstance(query, str) and "\0" in query:
+        raise KitError("the statement contains a NUL character, at which the server would take it to end")
     copy = _copy(query)
     if copy == "from":
         raise KitError(NO_INPUT)
-    with conn.cursor(row_factory=tuple_row) as cursor:
+    with _encodable(), conn.cursor(row_factory=tuple_row) as cursor:
         values.register(cursor.adapters)
         if copy == "to":
             return _copied(cursor, query, params, keep)
@@ -99,6 +101,20 @@ def run(
                 kept = cursor.execute(query, params, binary=in_binary).fetchall()
                 count = len(kept)
         return Rows(names, types, kept, count)
+
+
+@contextlib.contextmanager
+def _encodable() -> Iterator[None]:
+    """Names a character of a statement or a parameter that the connection cannot send."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        character = error.object[error.start]
+        why = f"not in the connection's encoding, {error.encoding}: SET client_encoding = 'UTF8'"
+        if "\ud800" <= character <= "\udfff":
+            why = "half of a surrogate pair, without the other half; no text in a database contains one"
+        at = f"character {error.start + 1} of {len(error.object)}"
+        raise KitError(f"{ascii(character)}, {at} of a text, is {why}") from None
 
 
 def _first(rows: Iterable[tuple], most: int) -> tuple[list[tuple], int]:
