@@ -16,7 +16,7 @@ import keyword
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -332,7 +332,7 @@ def _database_of(notebook: str | None) -> session.Session:
     if notebook is None:
         return session.start(None, fresh=True)
     # What others who are connected to a database see of this kernel, and psql that is started from it.
-    os.environ.setdefault("PGAPPNAME", PurePath(notebook).name.removesuffix(".ipynb"))
+    os.environ.setdefault("PGAPPNAME", notebooks.application_name(notebook))
     claim = notebooks.claim(notebook)
     name = claim.database
     opened = session.start(name, fresh=False, notebook=notebook)

@@ -21,6 +21,7 @@ from pg_llm.server import notebooks
 from pg_llm.server.connect import maintenance
 
 DISPLAY_LIMIT = 100  # elements of a tensor that %%sql shows in full
+SETTINGS = f"-c pg_llm.display_limit={DISPLAY_LIMIT}"
 
 LOST = (
     "What was committed is there; temporary tables, SET commands and an open transaction went with the old "
@@ -41,7 +42,7 @@ class Session:
         self.notebook = notebook
         self._oid: int | None = None
         self._listeners: list[Callable[[Session], object]] = []
-        self._open(lambda: databases.connect(database, fresh=fresh))
+        self._open(lambda: databases.connect_with(SETTINGS, database, fresh))
         self.database = self.conn.info.dbname
 
     def _open(self, connect: Callable[[], psycopg.Connection]) -> None:
@@ -67,7 +68,7 @@ class Session:
             self.conn.close()
         if self.notebook:
             notebooks.make_again(self.database, self.notebook)
-        self._open(lambda: databases.connect(self.database))
+        self._open(lambda: databases.connect_with(SETTINGS, self.database))
 
     def reset(self, force: bool = False) -> None:
         """A clean database under the same name; models named my_* and the learner's attempts are kept.

@@ -57,8 +57,12 @@ def libpq_environment() -> contextlib.AbstractContextManager:
     return contextlib.nullcontext() if dsn() else processes.without_libpq_variables()
 
 
-def open_database(database: str | None) -> psycopg.Connection:
-    """An autocommit connection to an existing database; nothing in it is prepared. Errors: KitError."""
+def open_database(database: str | None, settings: str = "") -> psycopg.Connection:
+    """An autocommit connection to an existing database; nothing in it is prepared. Errors: KitError.
+
+    settings: options of libpq (-c name=value), which hold after RESET ALL and DISCARD ALL, too. A server that
+    takes none, such as a pool, is sent none.
+    """
     elsewhere = dsn()
     if elsewhere:
         info = parameters(elsewhere, database)
@@ -68,14 +72,21 @@ def open_database(database: str | None) -> psycopg.Connection:
         info = Server().start().conninfo(database or DEFAULT)
     if name := os.environ.get("PGAPPNAME"):
         info.setdefault("application_name", name)  # a notebook's, also where libpq's variables are hidden
+    if settings:
+        before = info.get("options") or (os.environ.get("PGOPTIONS") if elsewhere else "")
+        info["options"] = f"{before or ''} {settings}".strip()
     try:
         with libpq_environment():
             return _patient(make_conninfo(**info))
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+        if settings and "startup parameter" in str(error):
+            return open_database(database)
         names = ("user", "host", "hostaddr", "port", "dbname", "service")
         named = ", ".join(f"{name} {info[name]}" for name in names if name in info)
         where = f"the server of PG_LLM_DSN ({named})" if elsewhere else "the embedded server"
-        raise KitError(f"cannot connect to {where}: {' '.join(str(error).split())}") from None
+        denied = re.search(r'permission denied for database "(.*)"', str(error))
+        grant = denied and f"; ask its owner: GRANT CONNECT ON DATABASE {denied[1]} TO your_role"
+        raise KitError(f"cannot connect to {where}: {' '.join(str(error).split())}{grant or ''}") from None
 
 
 def _patient(conninfo: str) -> psycopg.Connection:

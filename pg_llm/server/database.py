@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import time
+import unicodedata
 import uuid
 from pathlib import PurePosixPath
 
@@ -28,6 +29,7 @@ from pg_llm.server.template import current_build
 __all__ = [
     "build_of",
     "connect",
+    "connect_with",
     "create_database",
     "create_template",
     "current_build",
@@ -52,6 +54,11 @@ def connect(database: str | None = None, fresh: bool = False) -> psycopg.Connect
     fresh: a new database that is dropped when this program ends.
     Errors: KitError, psycopg.Error. Example: conn = pg_llm.connect()
     """
+    return connect_with("", database, fresh)
+
+
+def connect_with(settings: str, database: str | None = None, fresh: bool = False) -> psycopg.Connection:
+    """As connect; settings: as for open_database."""
     if fresh:
         database = FRESH + uuid.uuid4().hex[:12]
         sweep()
@@ -61,7 +68,7 @@ def connect(database: str | None = None, fresh: bool = False) -> psycopg.Connect
         database = database or DEFAULT
         if not database_exists(database):
             create_database(database)
-    conn = open_database(database)
+    conn = open_database(database, settings)
     rights.refuse_strangers(conn)
     prepare(conn)
     return conn
@@ -74,7 +81,9 @@ def database_for(notebook: str) -> str:
     '01_tensors_are_values'
     """
     stem = PurePosixPath(notebook.replace("\\", "/")).name.removesuffix(".ipynb")
-    name = re.sub(r"[^\w-]+", "_", stem) or "notebook"
+    # macOS takes letters apart (u and two dots); a name that begins with - would be an option of commands.
+    name = re.sub(r"[^\w-]+|^-", "_", unicodedata.normalize("NFC", stem))
+    name = name if re.search(r"\w", name.replace("_", "")) else "notebook"
     user = "postgres"
     if dsn():
         # On a server shared by several learners, their databases must not collide.

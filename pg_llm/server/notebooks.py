@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -224,6 +226,17 @@ def existing(database: str) -> str:
 
 
 # -- the parts ----------------------------------------
+
+
+def application_name(notebook: str) -> str:
+    """A notebook's name in ASCII, as others see its connection: PostgreSQL writes other letters as \\xc3\\9f.
+
+    >>> application_name("course/Übung 3 – 日本")
+    'Ubung 3 ? ??'
+    """
+    letters = (c for c in unicodedata.normalize("NFKD", _stem(notebook)) if not unicodedata.combining(c))
+    name = "".join(letters).encode("ascii", "replace").decode()
+    return name if re.search(r"\w", name) else "notebook"
 
 
 def _path(notebook: str) -> str:

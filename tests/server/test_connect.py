@@ -67,6 +67,48 @@ def test_what_is_wrong_is_named_where_there_is_no_password(monkeypatch):
         connect.open_database(None)
 
 
+@pytest.mark.parametrize("dsn", ["", "options='-c work_mem=5MB'", "PGOPTIONS", "a pool"])
+def test_the_settings_of_a_notebook_survive_discard_all(server, database, monkeypatch, dsn):
+    live, opened = server.start(), psycopg.connect
+    if dsn:
+        where = f"host={live.socket_dir} port={live.port} user=postgres dbname={database}"
+        monkeypatch.setenv("PG_LLM_DSN", f"{where} {dsn}" if "=" in dsn else where)
+        monkeypatch.setenv("PGOPTIONS", "-c work_mem=5MB" if dsn == "PGOPTIONS" else "")
+    if dsn == "a pool":
+
+        def connect_to_pool(conninfo, **arguments):
+            if "options" in conninfo:
+                raise psycopg.OperationalError("FATAL: unsupported startup parameter: options")
+            return opened(conninfo, **arguments)
+
+        monkeypatch.setattr(psycopg, "connect", connect_to_pool)
+    monkeypatch.setattr(session, "_current", None)
+    query = "SELECT current_setting('pg_llm.display_limit'), current_setting('work_mem')"
+    with session.start(database, fresh=False).conn as conn:
+        assert conn.execute("SHOW pg_llm.display_limit").fetchone() == ("100",)
+        for reset in ("RESET ALL", "DISCARD ALL", "SET pg_llm.display_limit = 7; RESET pg_llm.display_limit"):
+            conn.execute(reset)
+            limit, memory = conn.execute(query).fetchone()
+            assert limit == ("0" if dsn == "a pool" else "100")
+            assert memory == ("5MB" if dsn in ("PGOPTIONS", "options='-c work_mem=5MB'") else "4MB")
+
+
+def test_a_role_that_may_not_connect_is_told_what_to_ask_for(server, monkeypatch):
+    live = server.start()
+    with psycopg.connect(**live.conninfo(), autocommit=True) as admin:
+        admin.execute("CREATE ROLE test_closed LOGIN")
+        admin.execute("CREATE DATABASE test_closed")
+        admin.execute("REVOKE CONNECT ON DATABASE test_closed FROM PUBLIC")
+        where = f"host={live.socket_dir} port={live.port} user=test_closed dbname=test_closed"
+        monkeypatch.setenv("PG_LLM_DSN", where)
+        with pytest.raises(
+            KitError, match="ask its owner: GRANT CONNECT ON DATABASE test_closed TO your_role"
+        ):
+            connect.open_database(None)
+        admin.execute("DROP DATABASE test_closed")
+        admin.execute("DROP ROLE test_closed")
+
+
 @pytest.fixture
 def shared_database(server, monkeypatch):
     """A class's database with the extension; PG_LLM_DSN is that of a role to which nothing was granted."""

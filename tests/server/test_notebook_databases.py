@@ -91,6 +91,34 @@ def test_names_of_the_servers_and_the_kits_databases(write, name):
         notebooks.rename(claim.database, name)
 
 
+@pytest.mark.parametrize(
+    ("name", "database", "seen"),
+    [
+        ("Übung größe", "Übung_größe", "Ubung gro?e"),
+        ("U\u0308bung", "Übung", "Ubung"),
+        ("日本語", "日本語", "notebook"),
+        ("第1課", "第1課", "?1?"),
+        ("🎉", "notebook", "notebook"),
+        ("-x", "_x", "-x"),
+        ("日" * 80, "日" * 16 + "_06aa788ce00c", "notebook"),
+        ("é" * 100, "é" * 25 + "_f42ec48e1e4b", "e" * 100),
+        ("a'b\"c%s{0}\n", "a_b_c_s_0_", "a'b\"c%s{0}\n"),
+    ],
+)
+def test_names_in_any_script(write, monkeypatch, name, database, seen):
+    path = write(f"{name}.ipynb")
+    claim = notebooks.claim(path)
+    assert (claim.database, notebooks.application_name(path)) == (database, seen)
+    monkeypatch.setenv("PGAPPNAME", notebooks.application_name(path))
+    with pg_llm.connect(claim.database) as conn:
+        query = (
+            "SELECT current_database(), application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        )
+        found = conn.execute(query).fetchone()
+    assert found == (database, seen[:63].replace("\n", "\\x0a"))
+    databases.drop_database(claim.database)
+
+
 def test_a_renamed_notebook_is_asked_and_adopts(write, tmp_path):
     old = write("a/lesson.ipynb")
     notebooks.claim(old)
