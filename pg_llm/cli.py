@@ -104,7 +104,7 @@ def psql(database, arguments):
     from pg_llm.server import clients, processes
     from pg_llm.server import database as databases
     from pg_llm.server import notebooks as notebooks_of
-    from pg_llm.server.connect import DEFAULT, parameters
+    from pg_llm.server.connect import DEFAULT, parameters, wait_for
     from pg_llm.server.server import Server
 
     if database.startswith("-"):
@@ -114,6 +114,7 @@ def psql(database, arguments):
     program = clients.program("psql")
     if elsewhere := databases.dsn():
         target = parameters(elsewhere, database or None)
+        wait_for(make_conninfo(**target))
         # Every user of the machine can read a command line.
         target.pop("sslpassword", None)
         if password := target.pop("password", None):
@@ -215,16 +216,20 @@ def databases_(context, as_json):
 def databases_drop(names, yes, force):
     """Drop databases, with all that is in them; a notebook begins with a new one when it is opened again.
 
+    DATABASE may be a notebook's file, and is the database of that notebook then.
+
     \b
     Example: pg-llm databases drop 00_start_here_2
+    Example: pg-llm databases drop 00_start_here.ipynb
     """
     from pg_llm.server import notebooks as notebooks_of
 
+    names = notebooks_of.named(names)
     if not yes and not sys.stdin.isatty():
         raise click.UsageError("there is no terminal to ask; --yes drops without a question")
     if not yes:
         click.confirm(f"Drop {', '.join(names)}, with the tables and models in them?", abort=True)
-    notebooks_of.drop(list(names), force)
+    notebooks_of.drop(names, force)
     click.echo(f"dropped: {', '.join(names)}")
 
 
@@ -232,14 +237,14 @@ def databases_drop(names, yes, force):
 @click.argument("old")
 @click.argument("new")
 def databases_rename(old, new):
-    """Rename a database; it stays its notebook's.
+    """Rename a database, OLD or that of the notebook whose file is OLD; it stays its notebook's.
 
     \b
     Example: pg-llm databases rename 00_start_here first_try
     """
     from pg_llm.server import notebooks as notebooks_of
 
-    notebooks_of.rename(old, new)
+    old = notebooks_of.rename(old, new)
     click.echo(f"{old} is {new} now")
 
 
@@ -653,6 +658,8 @@ def main() -> None:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
+        if isinstance(error, click.NoSuchOption) and not error.possibilities:
+            click.echo("A name that begins with - comes after --", err=True)
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("pg-llm: interrupted", err=True)

@@ -245,8 +245,8 @@ def adopt(database: str, *, force: bool = False) -> None:
     opened = session.current()
     before = opened.database
     opened.adopt(database, force)
-    print(f"The database of this notebook is {database} now.")
-    if before != database:
+    print(f"The database of this notebook is {opened.database} now.")
+    if before != opened.database:
         print(f"The one before, {before}, is still there; `pg-llm databases drop {before}` removes it.")
 
 

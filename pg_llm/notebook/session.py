@@ -91,8 +91,7 @@ class Session:
             raise KitError("this kernel belongs to no notebook, so no database can belong to it")
         if self.conn.info.transaction_status != pq.TransactionStatus.IDLE:
             raise KitError("a transaction is open; end it first, with %sql COMMIT or %sql ROLLBACK")
-        notebooks.adopt(database, self.notebook, force)
-        self.database = database
+        self.database = notebooks.adopt(database, self.notebook, force)
         self.reconnect()
 
     def lost(self, error: psycopg.Error) -> KitError:

@@ -26,6 +26,7 @@ _EXPECTED = (
     "@), or host=... port=... user=... password=... dbname=..."
 )
 LOCK = 0x6C6C6D  # "llm": what deciding() locks
+WAITING = "The server starts, or recovers from a crash; waiting for it …"
 RECOVERY_SECONDS = 120  # after which a server that still recovers is an error
 
 
@@ -101,8 +102,18 @@ def _patient(conninfo: str) -> psycopg.Connection:
             if not (rejected or waited) or time.monotonic() > end:
                 raise
         if not waited:
-            print("The server starts, or recovers from a crash; waiting for it …", file=sys.stderr)
+            print(WAITING, file=sys.stderr)
         waited = rejected  # where recovery has just ended, one more attempt
+        time.sleep(0.2)
+
+
+def wait_for(conninfo: str) -> None:
+    """Waits while a server starts or recovers, and says so: for a program that would not."""
+    end, said = time.monotonic() + RECOVERY_SECONDS, False
+    while pq.PGconn.ping(conninfo.encode()) == pq.Ping.REJECT and time.monotonic() < end:
+        if not said:
+            print(WAITING, file=sys.stderr)
+        said = True
         time.sleep(0.2)
 
 

@@ -8,11 +8,12 @@ notebook that adopts it.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path, PurePath
@@ -148,12 +149,12 @@ def make_again(database: str, notebook: str) -> None:
             databases.create_database(database, **_note(_path(notebook)))
 
 
-def adopt(database: str, notebook: str, force: bool = False) -> None:
-    """Makes a database a notebook's; the one that the notebook had stays, for nobody else.
+def adopt(database: str, notebook: str, force: bool = False) -> str:
+    """Makes a database a notebook's and returns its name; the one that the notebook had stays, nobody's.
 
-    force: also if it belongs to a notebook that still exists.
+    database: its name, or the file of the notebook that has it. force: also if that notebook still exists.
     """
-    path = _path(notebook)
+    path, database = _path(notebook), _named(database)
     with deciding() as conn:
         known = made(conn)
         chosen = _known(known, database)
@@ -167,6 +168,17 @@ def adopt(database: str, notebook: str, force: bool = False) -> None:
                 note = {k: v for k, v in each.note.items() if k != "notebook"}
                 template.write_note(conn, each.database, {**note, "left": path})
         template.write_note(conn, database, _belonging(chosen.note, path))
+    return database
+
+
+def named(names: Iterable[str]) -> list[str]:
+    """The databases of those names, or of those notebooks' files, each once. Errors: KitError."""
+    found = list(dict.fromkeys(map(_named, names)))
+    with maintenance() as conn:
+        known = made(conn)
+    for name in found:
+        _known(known, name)
+    return found
 
 
 def drop(names: list[str], force: bool = False) -> None:
@@ -181,9 +193,15 @@ def drop(names: list[str], force: bool = False) -> None:
             databases.drop_database(name, force)
 
 
-def rename(old: str, new: str) -> None:
-    """Renames a database that the kit made; its notebook finds it by its path all the same."""
+def rename(old: str, new: str) -> str:
+    """Renames a database that the kit made and returns its old name; its notebook finds it by its path.
+
+    old: its name, or the file of its notebook.
+    """
+    old = _named(old)
     databases.check_name(new)
+    if new.endswith(".ipynb"):
+        raise KitError(f"{new} would name a notebook, not a database; choose a name without .ipynb")
     with deciding() as conn:
         if databases.reserved(new, conn.info.user):
             raise KitError(f"the name {new} is one of the server's or the kit's own; choose another")
@@ -192,6 +210,7 @@ def rename(old: str, new: str) -> None:
             raise KitError(f"there is a database {new} already; choose another name")
         databases.require_alone(conn, old)
         conn.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(*map(sql.Identifier, (old, new))))
+    return old
 
 
 def database_of(notebook: str) -> str:
@@ -266,7 +285,13 @@ def _alike(old: str, new: str) -> bool:
     return PurePath(old).parent == PurePath(new).parent or PurePath(old).name == PurePath(new).name
 
 
+def _named(database: str) -> str:
+    return database_of(database) if database.endswith(".ipynb") else database
+
+
 def _known(known: dict[str, Made], database: str) -> Made:
     if database in known:
         return known[database]
-    raise KitError(f"pg_llm made no database {database} for you; it made {', '.join(known) or 'none'}")
+    near = difflib.get_close_matches(database, known, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise KitError(f"pg_llm made no database {database} for you; {meant}'pg-llm databases' lists them")

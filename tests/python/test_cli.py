@@ -131,11 +131,17 @@ def test_databases(server, tmp_path):
     assert run("psql", tmp_path / "of the cli.ipynb", *query).stdout == f"{name}\n"
     assert run("databases", "rename", name, "renamed_by_cli").stdout == f"{name} is renamed_by_cli now\n"
     assert "no terminal to ask" in run("databases", "drop", "renamed_by_cli", check=False).stderr
-    assert (
-        "made no database x" in run("databases", "drop", "x", "renamed_by_cli", "--yes", check=False).stderr
-    )
-    assert run("databases", "drop", "renamed_by_cli", "--yes").stdout == "dropped: renamed_by_cli\n"
-    assert "renamed_by_cli" not in run("databases").stdout
+    for wrong in (("x", "renamed_by_cli", "--yes"), ("x",)):
+        assert "made no database x" in run("databases", "drop", *wrong, check=False).stderr
+    assert "did you mean renamed_by_cli?" in run("databases", "drop", "renamed_by_cl", check=False).stderr
+    assert "comes after --" in run("databases", "drop", "-x", check=False).stderr
+    assert "made no database -x" in run("databases", "drop", "--", "-x", check=False).stderr
+    file = tmp_path / "of the cli.ipynb"
+    assert "would name a notebook" in run("databases", "rename", file, "x.ipynb", check=False).stderr
+    assert run("databases", "rename", file, "again").stdout == "renamed_by_cli is again now\n"
+    assert run("databases", "drop", file, "again", "again", "--yes").stdout == "dropped: again\n"
+    assert "has no database yet" in run("databases", "drop", file, "--yes", check=False).stderr
+    assert "of the cli" not in run("databases").stdout
 
 
 def test_doctor_is_content(server):

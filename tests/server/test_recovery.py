@@ -11,6 +11,7 @@ import pytest
 from psycopg import pq
 
 import pg_llm
+from pg_llm import cli
 from pg_llm.errors import KitError
 from pg_llm.notebook import session
 from pg_llm.server import connect
@@ -55,6 +56,20 @@ def test_other_refusals_are_errors_at_once(attempts, capsys):
     with pytest.raises(KitError, match="recovery mode"):
         connect.open_database("mine")
     assert len(made) == 3
+
+
+def test_psql_waits_for_a_server_that_recovers(attempts, monkeypatch, capsys):
+    started = []
+
+    def execute(program, arguments):
+        started.append(arguments)
+        raise SystemExit
+
+    monkeypatch.setattr(os, "execv", execute)
+    attempts([pq.Ping.REJECT, pq.Ping.REJECT, pq.Ping.OK])
+    with pytest.raises(SystemExit):
+        cli.psql.main(["mine"], standalone_mode=False)
+    assert started and capsys.readouterr().err.count("waiting for it") == 1
 
 
 def test_the_wait_has_an_end(attempts, monkeypatch):
