@@ -425,6 +425,28 @@ def restore(file, database, replace, no_owner, no_acl):
 
 
 @cli.command()
+@click.argument("names", metavar="[DATABASE]...", nargs=-1)
+@click.option("--force", is_flag=True, help="End the sessions in them.")
+def update(names, force):
+    """Bring databases of an older build to the installed one; their tables and models stay as they are.
+
+    DATABASE may be a notebook's file; without any, all that need it. On a server of PG_LLM_DSN this is the
+    superuser's to do. Not kept is the tape (llm_run and tables that refer to it), which is unlogged.
+
+    \b
+    Example: pg-llm update
+    Example: pg-llm update 00_start_here
+    """
+    from pg_llm.backup import update as updates
+    from pg_llm.server import notebooks as notebooks_of
+
+    _end_like_interrupted()
+    for name in [notebooks_of.existing(name) for name in names] or updates.outdated():
+        if not updates.update(name, force, click.echo):
+            click.echo(f"database {name} is of this build already")
+
+
+@cli.command()
 @click.option("--layers", type=click.Choice(["4", "2", "1"]), default="4", show_default=True,
               help="Layers of the model.")  # fmt: skip
 @click.option("--output", default=".", show_default=True, help="Folder for weights, tokenizer and log.")

@@ -64,6 +64,7 @@ def sql(
     (points, infinite dates, months) is the server's text, and COPY … TO STDOUT is a column of lines.
     Keyword arguments, or the items of params, are parameters: :name in the query, or %(name)s as in psycopg,
     where a percent sign is then %%. A dict is sent as JSON, a Series or set as an array, NA as NULL.
+    Unlike a cell's, its result has all rows; one that memory cannot hold is an error.
     conn: None is the notebook's connection. Errors: psycopg.Error, KitError.
 
     >>> pg_llm.sql("SELECT name, data FROM llm_param WHERE model = :m", m="my_gpt")  # doctest: +SKIP

@@ -27,6 +27,12 @@ PYTHON = frozenset("import print def for class if while try assert lambda return
 PARAMETER = re.compile(r"\$\d+\b")
 CURLY = "‘’‚‛“”„‟′″"
 _WRITTEN = "_pg_llm_written"
+# Nearly `%%sql name <<`: name =<<, name <, name = SELECT …, two words <<, << name.
+_NEARLY_NAMED = re.compile(
+    r"\s*(?:([^\W\d]\w*)\s*(?::?=\s*(?:<|$|(?:select|with|values|table)\b)|<|>>)"
+    r"|([^\W\d]\w*)\s+[\w ]+<<|<+[ \t]*([^\W\d]\w*)?)",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -185,7 +191,10 @@ def meant(names: list[str]) -> str:
 def syntax(m: Mistake) -> Iterator[str]:
     """42601: what stands at the mark is no SQL."""
     first = m.tokens[0].text.lower() if m.tokens else ""
-    if first == "\\":
+    named = _NEARLY_NAMED.match(m.written.text)
+    if m.written.is_cell and named and (named[1] or named[2] or "").lower() not in COMMANDS:
+        yield f"%%sql {named[1] or named[3] or 'name'} << is how the result goes to a Python variable"
+    elif first == "\\":
         yield backslash(m.written.text[m.tokens[0].start :])
     elif m.text() == "%" and m.text(1) == "(":
         yield f"a Python variable is :{m.text(2)}, not %({m.text(2)})s"
@@ -372,6 +381,12 @@ def kept(m: Mistake) -> Iterator[str]:
     yield "definitions (of a view, a default, an index …) and EXECUTE take no :name: write the value itself"
 
 
+def unsupported(m: Mistake) -> Iterator[str]:
+    """0A000: of many things, a parameter in a materialized view."""
+    if "bound parameters" in m.message:
+        yield from kept(m)
+
+
 def subscript(m: Mistake) -> Iterator[str]:
     """42804: the subscript of a tensor."""
     if "subscript type tensor" in m.message:
@@ -397,6 +412,7 @@ KINDS: Mapping[str, Callable[[Mistake], Iterator[str]]] = {
     "3F000": schema,
     "42P18": untyped,
     "42P02": kept,
+    "0A000": unsupported,
     "42804": subscript,
 }
 

@@ -55,6 +55,7 @@ pg_llm.sql("SELECT …")     a DataFrame with tensors as numpy arrays
 %%check 04.2               the cell is the answer to an exercise; says whether it is right
 %pg_llm progress           the exercises that you have tried, of all notebooks
 %pg_llm reset              a clean database; keeps models named my_*
+%pg_llm update             the newer functions after an update of pg_llm; keeps all tables and models
 %pg_llm adopt NAME         takes another database along, for a notebook that was renamed
 %pg_llm help               this text"""
 
@@ -220,24 +221,37 @@ class KitMagics(Magics):
 
     @line_magic
     def pg_llm(self, line=""):
-        """%pg_llm status | progress | reset [--force] | adopt DATABASE [--force] | help"""
+        """%pg_llm status | progress | reset [--force] | update [--force] | adopt DATABASE [--force] | help"""
         word, *arguments = line.split() or ["help"]
         word = word.lower()
         if word in COMMANDS:
             force = {"force": True} if "--force" in arguments else {}
             rest = [each for each in arguments if each != "--force"]
+            takes = inspect.signature(COMMANDS[word])
+            for option in (each for each in rest if each.startswith("-")):
+                known = "only --force" if "force" in takes.parameters else "no option"
+                raise UsageError(f"%pg_llm {word}: takes {known}, not {option}")
             try:
-                inspect.signature(COMMANDS[word]).bind(*rest, **force)
+                takes.bind(*rest, **force)
             except TypeError as error:
                 raise UsageError(f"%pg_llm {word}: {error}") from None
             return COMMANDS[word](*rest, **force)
-        raise UsageError(f"%pg_llm knows {', '.join(COMMANDS)}, not {word}")
+        meant = hints.meant(hints.similar(word, COMMANDS, 0.6))
+        raise UsageError(f"%pg_llm knows {', '.join(COMMANDS)}, not {word}{meant and '; ' + meant}")
 
 
 def reset(*, force: bool = False) -> None:
     """A clean database for this notebook; force: ends the sessions of others in it."""
     session.current().reset(force)
     print("This notebook has a clean database now; models named my_* were kept.")
+
+
+def update(*, force: bool = False) -> None:
+    """This build's functions in the notebook's database, which keeps its tables and models."""
+    if session.current().update(force):
+        print("The database of this notebook is of this build now; its tables and models are as they were.")
+    else:
+        print("The database of this notebook is of this build already.")
 
 
 def adopt(database: str, *, force: bool = False) -> None:
@@ -282,6 +296,7 @@ def status():
 COMMANDS: dict[str, Callable[..., object]] = {
     "status": status,
     "reset": reset,
+    "update": update,
     "adopt": adopt,
     "help": lambda: print(HELP),
 }
@@ -344,10 +359,9 @@ def _database_of(notebook: str | None) -> session.Session:
         print(f"The database of this notebook, {name}, is as you left it; %pg_llm reset gives a clean one.")
         print("Python's variables are not: Run > Run All Above Selected Cell, in Jupyter, sets them again.")
         if databases.build_of(name) not in (None, databases.current_build()):
-            print("An older build of pg_llm made it: %pg_llm reset brings it up to date.")
-            if not databases.dsn():
-                again = f"`pg-llm backup {name} FILE`, then `pg-llm restore --replace FILE {name}`"
-                print(f"To keep all your tables and models, do instead {again}.")
+            print(
+                "An older build of pg_llm made it: %pg_llm update brings it up to date and keeps its tables."
+            )
     return opened
 
 

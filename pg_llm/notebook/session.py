@@ -6,7 +6,10 @@ Programs do not need this module: pg_llm.connect() returns a connection of their
 from __future__ import annotations
 
 import contextlib
+import gc
+import inspect
 import threading
+import types
 import weakref
 from collections.abc import Callable, Iterator
 
@@ -27,6 +30,7 @@ LOST = (
     "What was committed is there; temporary tables, SET commands and an open transaction went with the old "
     "connection."
 )
+OPEN = "a transaction is open; end it first, with %sql COMMIT or %sql ROLLBACK"
 REMADE = "The database was made anew meanwhile, by a reset or a drop: your tables went with the old one."
 
 OID = "SELECT oid FROM pg_database WHERE datname = current_database()"
@@ -85,12 +89,32 @@ class Session:
         databases.reset(self.database, force)
         self.reconnect()
 
+    def update(self, force: bool = False) -> bool:
+        """Brings the database to this build; False if it is of that. Errors: KitError, nothing has changed.
+
+        force: ends the sessions of others in it.
+        """
+        from pg_llm.backup.update import update
+
+        if self.conn.info.transaction_status != pq.TransactionStatus.IDLE:
+            raise KitError(OPEN)
+        self.conn.close()
+        try:
+            return update(self.database, force, say=lambda text: None)
+        finally:
+            self.reconnect()
+
     def adopt(self, database: str, force: bool = False) -> None:
         """Moves to another database, which belongs to this notebook from now on. Errors: KitError."""
+        if self.notebook is None and databases.dsn() and not self.database.startswith(databases.FRESH):
+            raise KitError(
+                f"your role creates no databases here: all its notebooks share {self.database}, and "
+                "none can be adopted; with CREATEDB each has its own"
+            )
         if self.notebook is None:
             raise KitError("this kernel belongs to no notebook, so no database can belong to it")
         if self.conn.info.transaction_status != pq.TransactionStatus.IDLE:
-            raise KitError("a transaction is open; end it first, with %sql COMMIT or %sql ROLLBACK")
+            raise KitError(OPEN)
         self.database = notebooks.adopt(database, self.notebook, force)
         self.reconnect()
 
@@ -198,6 +222,18 @@ def show_notification(notification: psycopg.Notify) -> None:
 # -- a streaming connection can do nothing else ----
 
 
+def _half_read(conn: psycopg.Connection) -> bool:
+    """True if a generator of psycopg's waits with the connection's lock, for somebody to read on."""
+    code = psycopg.Cursor.stream.__code__
+    return any(
+        each.gi_code is code
+        and inspect.getgeneratorstate(each) == inspect.GEN_SUSPENDED
+        and inspect.getgeneratorlocals(each)["self"].connection is conn
+        for each in gc.get_objects()
+        if isinstance(each, types.GeneratorType)
+    )
+
+
 def streaming(conn: psycopg.Connection, change: int) -> None:
     """Counts the open streams of a connection."""
     _streams[conn] = _streams.get(conn, 0) + change
@@ -206,7 +242,14 @@ def streaming(conn: psycopg.Connection, change: int) -> None:
 def refuse_if_streaming(conn: psycopg.Connection) -> None:
     """Rejects another statement on a streaming connection, which would wait forever for this thread's own
     lock."""
-    if _streams.get(conn, 0) and threading.current_thread() is threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if conn.lock.locked() and _half_read(conn):
+        raise KitError(
+            "the rows of a cursor.stream() on this connection are read half; read them to the end, call "
+            "their .close(), or use another connection: pg_llm.connect()"
+        )
+    if _streams.get(conn, 0):
         raise KitError(
             "a stream is still open on this connection; read it to its end, call its .close(), "
             "or use another connection: pg_llm.connect()"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,9 +23,11 @@ from psycopg.rows import tuple_row
 from pg_llm import catalog
 from pg_llm.errors import KitError
 from pg_llm.notebook import sqltext, values
+from pg_llm.server import settings
 
 BYTES_KEPT = 256 << 20  # of the values of a result that is limited
 _AT_ONCE = 64  # rows in a message of libpq
+_LOOKS = 0.5  # seconds between looks at the memory that is left
 _TEXT, _FLOAT4, _RECORDS = 25, 700, (2249, 2287)
 
 NO_INPUT = """\
@@ -64,7 +67,8 @@ def run(
     keep: the most rows to keep, and then at most BYTES_KEPT of values; later ones are counted. 0: all.
     binary: values as psycopg reads PostgreSQL's binary form, where it can read all columns.
     arrays: tensors are complete, not summaries by pg_llm.display_limit; True with binary.
-    Errors: psycopg.Error, KitError for what cannot be sent, a COPY that needs input or gives binary output.
+    Errors: psycopg.Error, KitError for what cannot be sent, or held in memory, and a COPY that needs input or
+        gives binary output.
     """
     if conn.pgconn.pipeline_status != pq.PipelineStatus.OFF:
         raise KitError("the connection is in pipeline mode; run this outside `with conn.pipeline()`")
@@ -89,17 +93,13 @@ def run(
             cursor.adapters.register_loader(_FLOAT4, _ShortestFloat)
         in_full = has_tensors and (arrays or binary) and not in_binary
         with _in_full(conn) if in_full else contextlib.nullcontext():
-            if keep:
-                # A message holds one row with tensors, which can be large, or some rows without.
-                size = 1 if has_tensors or not psycopg.capabilities.has_stream_chunked() else _AT_ONCE
-                rows = cast(
-                    "Generator[tuple, None, None]", cursor.stream(query, params, binary=in_binary, size=size)
-                )
-                with contextlib.closing(rows):
-                    kept, count = _first(rows, keep)
-            else:
-                kept = cursor.execute(query, params, binary=in_binary).fetchall()
-                count = len(kept)
+            # A message holds one row with tensors, which can be large, or some rows without.
+            size = 1 if has_tensors or not psycopg.capabilities.has_stream_chunked() else _AT_ONCE
+            rows = cast(
+                "Generator[tuple, None, None]", cursor.stream(query, params, binary=in_binary, size=size)
+            )
+            with contextlib.closing(rows):
+                kept, count = _first(rows, keep) if keep else _all(rows)
         return Rows(names, types, kept, count)
 
 
@@ -126,6 +126,22 @@ def _first(rows: Iterable[tuple], most: int) -> tuple[list[tuple], int]:
             kept.append(row)
             size += sum(map(_size, row))
     return kept, count
+
+
+def _all(rows: Iterable[tuple]) -> tuple[list[tuple], int]:
+    """All rows, and their number. Errors: KitError before they fill the memory."""
+    kept: list[tuple] = []
+    next_look = time.monotonic() + _LOOKS
+    for row in rows:
+        kept.append(row)
+        if time.monotonic() > next_look:
+            next_look = time.monotonic() + _LOOKS
+            if (left := settings.memory_left()) < settings.memory_bytes() // 10:
+                raise KitError(
+                    f"the result does not fit into memory: {len(kept):,} rows have come, {left >> 20:,} MB "
+                    "are left. Is a join condition missing? LIMIT, or %%sql, keeps the first rows"
+                )
+    return kept, len(kept)
 
 
 def _size(value: Any) -> int:

@@ -132,8 +132,9 @@ def deciding() -> Iterator[psycopg.Connection]:
         yield conn
 
 
-def prepare(conn: psycopg.Connection) -> None:
-    """Creates the extension if it is missing and registers the tensor type."""
+def prepare(conn: psycopg.Connection) -> bool:
+    """Creates the extension if it is missing and registers the tensor type; True if it updated one."""
+    updated = False
     found = conn.execute("SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'").fetchone()
     if not found:
         try:
@@ -155,10 +156,11 @@ def prepare(conn: psycopg.Connection) -> None:
     elif dsn():
         _refuse_another_build(conn)
     else:
-        _update(conn, found[0])
+        updated = _update(conn, found[0])
     from pg_llm.files.adapter import register
 
     register(conn)
+    return updated
 
 
 def _refuse_another_build(conn: psycopg.Connection) -> None:
@@ -169,21 +171,26 @@ def _refuse_another_build(conn: psycopg.Connection) -> None:
         pass  # without rights on the schema nothing can be called either
     except (psycopg.errors.UndefinedFunction, psycopg.errors.ObjectNotInPrerequisiteState) as error:
         name, hint = conn.info.dbname, error.diag.message_hint
+        superuser = conn.info.parameter_status("is_superuser") == "on"
         conn.close()
         if isinstance(error, psycopg.errors.UndefinedFunction):
             hint = "it is older than version 0.1.0 of the extension, which cannot be updated"
+        elif not superuser:
+            hint = f"Ask a superuser of the server for: pg-llm update {name}"
         raise KitError(f"database {name}: {error.diag.message_primary}. {hint}") from None
 
 
-def _update(conn: psycopg.Connection, version: str) -> None:
+def _update(conn: psycopg.Connection, version: str) -> bool:
     """Brings a database of the embedded server to the version of the library, which the kit brings along."""
     if version == __version__:
-        return
+        return False
     try:
         conn.execute("ALTER EXTENSION pg_llm UPDATE")
     except psycopg.Error as error:
         reason = error.diag.message_primary or error
         warnings.warn(f"database {conn.info.dbname} keeps pg_llm {version}: {reason}", stacklevel=3)
+        return False
+    return True
 
 
 def _fill(conn: psycopg.Connection) -> None:

@@ -70,7 +70,10 @@ def connect_with(settings: str, database: str | None = None, fresh: bool = False
             create_database(database)
     conn = open_database(database, settings)
     rights.refuse_strangers(conn)
-    prepare(conn)
+    if prepare(conn):
+        with maintenance() as server:
+            if template.read_note(server, conn.info.dbname):
+                template.stamp(server, conn.info.dbname)
     return conn
 
 

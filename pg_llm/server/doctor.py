@@ -195,7 +195,7 @@ def _databases():
     notes = {name: database.build_of(name) for name in names if name != TEMPLATE}
     old = [name for name, made_by in notes.items() if made_by and made_by != build]
     if old:
-        raise _Attention(f"made by another build: {', '.join(old)}; %pg_llm reset in the notebook renews one")
+        raise _Attention(f"made by another build: {', '.join(old)}; `pg-llm update` brings them to this one")
     yield f"{sum(1 for made_by in notes.values() if made_by)} of the kit's, all of this build"
 
 

@@ -90,6 +90,11 @@ def memory_bytes() -> int:
     return min(limits)
 
 
+def memory_left() -> int:
+    """The bytes that this process may still take, of the machine or of its control group."""
+    return min(psutil.virtual_memory().available, memory_bytes() - psutil.Process().memory_info().rss)
+
+
 def _log_size(data: Path) -> int:
     """The maximum size of the write-ahead log in megabytes: training writes hundreds of them per minute.
 

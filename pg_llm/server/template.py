@@ -13,7 +13,7 @@ import warnings
 import psycopg
 from psycopg import sql
 
-from pg_llm import catalog, classroom
+from pg_llm import __version__, catalog, classroom
 from pg_llm.errors import KitError
 from pg_llm.server import rights
 from pg_llm.server.connect import dsn, maintenance, open_database, prepare
@@ -140,6 +140,19 @@ def parse_note(comment: str | None) -> dict:
     except (ValueError, KeyError, TypeError):
         note = {}
     return note if isinstance(note, dict) else {}
+
+
+def is_current(note: dict) -> bool:
+    """True if what a note is on is of this build; of what a student made only the version is known."""
+    if build_key() in note:
+        return note[build_key()] == current_build()
+    return note.get("version") == __version__
+
+
+def stamp(conn: psycopg.Connection, database: str) -> None:
+    """Notes that a database is of this version and build: ALTER EXTENSION has brought it there."""
+    now = {"version": __version__, build_key(): current_build()}
+    write_note(conn, database, {**read_note(conn, database), **now})
 
 
 def write_note(conn: psycopg.Connection, database: str, note: dict) -> None:

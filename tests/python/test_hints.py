@@ -57,6 +57,17 @@ def failing(conn):
         ("SELECT $x", "a Python variable is :x, not $x"),
         ("SELECT jsonb_build_object('a', :nothing)", "name the type of :nothing, as in :nothing::integer"),
         ("CREATE VIEW v AS SELECT :x", "take no :name: write the value itself"),
+        ("CREATE MATERIALIZED VIEW v AS SELECT :x", "take no :name: write the value itself"),
+        ("answer =<<\nSELECT 1", "%%sql answer << is how"),
+        ("answer = <<\nSELECT 1", "%%sql answer << is how"),
+        ("answer = SELECT 1", "%%sql answer << is how"),
+        ("answer :=\nSELECT 1", "%%sql answer << is how"),
+        ("answer <\nSELECT 1", "%%sql answer << is how"),
+        ("answer >>\nSELECT 1", "%%sql answer << is how"),
+        ("my answer <<\nSELECT 1", "%%sql name << is how"),
+        ("<< answer\nSELECT 1", "%%sql answer << is how"),
+        ("<\nSELECT 1", "%%sql name << is how"),
+        ("x = [1, 2]", "this is Python"),
         ("SELECT :x, :thing", ":thing: a value of type object cannot be a parameter"),
         ("SELECT * FROM frame", "%sql --persist frame"),
         ("SELECT * FROM tokens", "unnest(:tokens)"),
@@ -179,6 +190,9 @@ def test_hints_in_a_notebook(kernel):
     assert "%%sql is the first line of its cell" in kernel.run("# sum\n%%sql\nSELECT 1").printed
     assert "its name is %%check" in kernel.run("%%Check 00.1\nSELECT 1").printed
     assert "import pg_llm" in kernel.run("pg_llm.tape()").printed
+    assert "takes only --force, not --forc" in kernel.run("%pg_llm reset --forc").printed
+    assert "takes no option, not --all" in kernel.run("%pg_llm status --all").printed
+    assert "did you mean reset?" in kernel.run("%pg_llm reste").printed
     for shown in (
         "%sql SELECT '[null, \"a\"]'::jsonb",
         "import pg_llm\npg_llm.sql(\"SELECT '[null]'::json\")",

@@ -10,6 +10,7 @@ import textwrap
 import pytest
 from helpers.jupyter_kernel import Kernel
 
+import pg_llm
 from pg_llm.notebook import lab
 
 pytestmark = pytest.mark.slow
@@ -385,7 +386,7 @@ def test_the_kit_magic_helps_and_refuses_what_it_does_not_know(kernel):
     facts = kernel.run("seen = %pg_llm status\ndict(zip(seen.item, seen.value))").result
     assert "'server': 'PostgreSQL 18" in facts
     seen = kernel.run("%pg_llm fly")
-    assert not seen.ok and "status, reset, adopt, help, progress, not fly" in seen.printed
+    assert not seen.ok and "status, reset, update, adopt, help, progress, not fly" in seen.printed
 
 
 def test_a_notebook_keeps_its_database_and_reset_empties_it(server):
@@ -456,9 +457,7 @@ def test_two_notebooks_of_one_name_and_a_renamed_one(server, tmp_path):
 
 
 def test_a_database_of_an_older_build_is_brought_up_to_date_with_its_tables(server, tmp_path):
-    """The first cell names the commands; they keep the tables, and the database stays the notebook's."""
-    from pg_llm.backup.backup import backup
-    from pg_llm.backup.restore import restore
+    """The first cell names the command; it keeps the tables, and the database stays the notebook's."""
     from pg_llm.server import database as databases
     from pg_llm.server import notebooks, template
     from pg_llm.server.connect import maintenance
@@ -471,13 +470,18 @@ def test_a_database_of_an_older_build_is_brought_up_to_date_with_its_tables(serv
     kernel = Kernel(JPY_SESSION_NAME=str(path))
     try:
         told = kernel.run("%load_ext pg_llm").printed
-        assert f"`pg-llm backup {name} FILE`, then `pg-llm restore --replace FILE {name}`" in told
-        assert kernel.run("%sql CREATE TABLE kept AS SELECT 42 AS a").ok
-        backup(name, tmp_path / "file", say=print)
-        restore(tmp_path / "file", name, replace=True)
-        assert "run this cell again" in kernel.run("%sql SELECT a FROM kept").message
+        assert "%pg_llm update brings it up to date" in told
+        assert kernel.run("%sql BEGIN; CREATE TABLE kept AS SELECT 42 AS a").ok
+        assert "transaction is open" in kernel.run("%pg_llm update").message
+        with pg_llm.connect(name) as other:
+            assert kernel.run("%sql COMMIT").ok
+            assert f"(process {other.info.backend_pid})" in kernel.run("%pg_llm update").message
+        assert kernel.run("%pg_llm update").printed.startswith(
+            "The database of this notebook is of this build"
+        )
         assert rows(kernel.run("%sql SELECT a FROM kept")) == ["42"]
         assert databases.build_of(name) == databases.current_build()
+        assert "already" in kernel.run("%pg_llm update").printed
         assert notebooks.claim(str(path)).database == name
     finally:
         kernel.close()

@@ -12,6 +12,7 @@ from psycopg.pq import TransactionStatus
 import pg_llm
 from pg_llm.errors import KitError
 from pg_llm.notebook import statement
+from pg_llm.server import settings
 
 COPIES = {
     "COPY t TO STDOUT": "to",
@@ -102,6 +103,26 @@ def test_the_first_rows_are_kept_and_all_are_executed_and_counted(conn):
     assert statement.run(conn, query, keep=1000).count == 1000
     assert len(statement.run(conn, query).rows) == 1000
     assert conn.execute("SELECT last_value FROM s").fetchone() == (3000,)
+
+
+def test_all_rows_are_kept_while_there_is_memory(conn, monkeypatch):
+    query = "SELECT g FROM generate_series(1, 1000) AS g"
+    monkeypatch.setattr(statement, "_LOOKS", 0)
+    assert statement.run(conn, query).count == 1000
+    monkeypatch.setattr(settings, "memory_left", lambda: 5 << 20)
+    with pytest.raises(KitError, match=r"does not fit .* \d+ rows have come, 5 MB are left"):
+        pg_llm.sql(query, conn=conn)
+    assert statement.run(conn, query, keep=10).count == 1000
+
+
+def test_a_stream_that_is_read_half_is_named(conn):
+    rows = conn.cursor().stream("SELECT generate_series(1, 100000)")
+    assert next(rows) == (1,)
+    with pytest.raises(KitError, match=r"cursor.stream\(\) on this connection are read half"):
+        pg_llm.sql("SELECT 1", conn=conn)
+    assert next(rows) == (2,)
+    rows.close()
+    assert pg_llm.sql("SELECT 1 AS a", conn=conn).a[0] == 1
 
 
 def test_large_values_are_kept_up_to_a_number_of_bytes(conn, monkeypatch):

@@ -131,7 +131,9 @@ def shared_database(server, monkeypatch):
 @pytest.mark.slow
 def test_a_role_without_rights_is_told_what_to_ask_for(shared_database, capsys):
     """Rights on the schema come first, then on the tables; status works with those on the schema."""
-    session.start(None, fresh=False)
+    opened = session.start(None, fresh=False)
+    with pytest.raises(KitError, match="all its notebooks share test_class, and none .* CREATEDB"):
+        opened.adopt("other")
     with pytest.raises(psycopg.Error) as caught:
         pg_llm.params("classroom")
     assert "HINT: ask its owner: GRANT USAGE ON SCHEMA llm TO" in magic.describe(caught.value)

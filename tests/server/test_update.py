@@ -18,9 +18,10 @@ from psycopg import sql
 
 import pg_llm
 from pg_llm import catalog
+from pg_llm.backup import update as updates
 from pg_llm.build import build_extension
 from pg_llm.errors import KitError
-from pg_llm.server import binaries, clients
+from pg_llm.server import binaries, clients, template
 from pg_llm.server import database as databases
 
 pytestmark = pytest.mark.slow
@@ -220,6 +221,45 @@ def test_the_kit_updates_a_database_that_it_opens(server, bare, made_up):
     with pg_llm.connect(name) as conn:
         version = "SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'"
         assert catalog.value(conn, version) == pg_llm.__version__
+
+
+def test_pg_llm_update_says_what_a_superuser_has_to_do_and_does_it(server, bare, made_up, monkeypatch):
+    name, installation = bare("update_by_name"), made_up(CHANGES)
+    with session(server, name, installation) as conn:
+        conn.execute(sql.SQL("CREATE EXTENSION pg_llm VERSION {}").format(OLDER))
+        conn.execute("CREATE TABLE kept AS SELECT tensor '[1,2]' AS data")
+        path = f"$system:{installation / 'share'}"
+        conn.execute(f"ALTER DATABASE update_by_name SET extension_control_path = '{path}'")
+        conn.execute("CREATE ROLE update_pupil LOGIN; ALTER DATABASE update_by_name OWNER TO update_pupil")
+        template.write_note(conn, name, {"build": "older", "version": OLDER, "notebook": "/a.ipynb"})
+        try:
+            info = server.start().conninfo(name)
+            where = psycopg.conninfo.make_conninfo(**{**info, "user": "update_pupil"})
+            monkeypatch.setenv("PG_LLM_DSN", where)
+            with pytest.raises(KitError, match="ask yours for: pg-llm update update_by_name"):
+                updates.update(name, force=True)
+            build = catalog.value(conn, "SELECT pg_get_functiondef('_llm_build'::regproc)")
+            conn.execute("CREATE OR REPLACE FUNCTION _llm_build() RETURNS text RETURN '0.0.9-1'")
+            with pytest.raises(KitError, match="Ask a superuser of the server for: pg-llm update update_by"):
+                pg_llm.connect()
+            conn.execute(build)
+            monkeypatch.delenv("PG_LLM_DSN")
+            for of_a_student in ({"version": OLDER}, {"version": pg_llm.__version__}):
+                template.write_note(conn, name, of_a_student)
+                assert (name in updates.outdated()) == (of_a_student["version"] == OLDER)
+            template.write_note(conn, name, {"build": "older", "version": OLDER, "notebook": "/a.ipynb"})
+            assert name in updates.outdated()
+            with pytest.raises(KitError, match="others are connected"):
+                updates.update(name)
+            assert updates.update(name, force=True)
+            assert not updates.update(name) and name not in updates.outdated()
+            now = {"build": databases.current_build(), "version": pg_llm.__version__, "notebook": "/a.ipynb"}
+            assert template.read_note(conn, name) == now
+            assert conn.execute("SELECT tensor_get(data, 0) FROM kept").fetchone() == (1,)
+        finally:
+            conn.execute("ALTER DATABASE update_by_name OWNER TO postgres; DROP ROLE update_pupil")
+    with pytest.raises(KitError, match="made no database postgres"):
+        updates.update("postgres")
 
 
 def test_a_database_of_another_version_is_refused(conn):
