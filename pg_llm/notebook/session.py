@@ -20,7 +20,7 @@ from pg_llm import catalog
 from pg_llm.errors import KitError
 from pg_llm.notebook import values
 from pg_llm.server import database as databases
-from pg_llm.server import notebooks
+from pg_llm.server import notebooks, template
 from pg_llm.server.connect import maintenance
 
 DISPLAY_LIMIT = 100  # elements of a tensor that %%sql shows in full
@@ -98,6 +98,12 @@ class Session:
 
         if self.conn.info.transaction_status != pq.TransactionStatus.IDLE:
             raise KitError(OPEN)
+        with maintenance() as conn:
+            if template.is_current(template.read_note(conn, self.database)):
+                return False
+            if not force:
+                me = self.conn.info.backend_pid
+                databases.require_alone(conn, self.database, "%pg_llm update --force", me)
         self.conn.close()
         try:
             return update(self.database, force, say=lambda text: None)

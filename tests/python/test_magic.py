@@ -475,7 +475,13 @@ def test_a_database_of_an_older_build_is_brought_up_to_date_with_its_tables(serv
         assert "transaction is open" in kernel.run("%pg_llm update").message
         with pg_llm.connect(name) as other:
             assert kernel.run("%sql COMMIT").ok
-            assert f"(process {other.info.backend_pid})" in kernel.run("%pg_llm update").message
+            assert kernel.run("%sql CREATE TEMP TABLE mine ()").ok
+            refused = kernel.run("%pg_llm update").message
+            assert (
+                f"(process {other.info.backend_pid}); close" in refused
+                and "%pg_llm update --force" in refused
+            )
+            assert kernel.run("%sql TABLE mine").ok, "a refusal costs nothing"
         assert kernel.run("%pg_llm update").printed.startswith(
             "The database of this notebook is of this build"
         )
