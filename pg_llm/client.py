@@ -17,7 +17,11 @@ from pg_llm.notebook import frames, session, statement
 
 @dataclass(frozen=True)
 class Event:
-    """One generated token: its text, and the whole text so far; is_complete marks the last token."""
+    """One generated token: the text that it added, and the whole text so far; is_complete marks the last one.
+
+    token is empty for the end token, and for part of a character, which appears when it is complete: joined,
+    the tokens are the continuation.
+    """
 
     step: int
     token_id: int

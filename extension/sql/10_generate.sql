@@ -27,8 +27,8 @@ CREATE FUNCTION llm_generate_stream(prompt text, max_tokens int DEFAULT NULL, te
         SELECT @extschema@._llm_generate_rows(prompt, max_tokens, temperature, topk, topp, model, eos, seed) AS r) AS g
 $$;
 COMMENT ON FUNCTION llm_generate_stream(text, int, float8, int, float8, text, int, bigint) IS
-    'llm_generate, with one row per token as soon as it is sampled: text is the whole text so far, token its newest '
-    'piece';
+    'llm_generate, with one row per token as soon as it is sampled: text is the whole text so far, token what this '
+    'step added to it: nothing for an end token or part of a character, which appears when it is complete';
 
 CREATE FUNCTION llm_next_tokens(prompt text, k int DEFAULT 10, model text DEFAULT @extschema@.llm_default_model(),
     OUT rank int, OUT token_id int, OUT token text, OUT probability float8) RETURNS SETOF record

@@ -49,8 +49,8 @@ def test_rows_tell_the_text_as_it_grows(m):
     cut = m.execute(STREAM, ("hello", 30, "m", end)).fetchall()
     last = [r[1] for r in rows].index(end)
     assert cut[:-1] == [(*r[:4], False) for r in rows[:last]]
-    # the end token has a row of its own; the text does not show it
-    assert cut[-1] == (last + 1, end, LETTERS[end], rows[last][3][:-1], True)
+    # the end token has a row of its own, and adds nothing to the text
+    assert cut[-1] == (last + 1, end, "", rows[last][3][:-1], True)
     assert m.execute(STREAM, ("hello", 0, "m", None)).fetchall() == []
 
 
@@ -113,15 +113,17 @@ def test_text_never_shows_half_a_character(m):
     for before, after in zip(shown, shown[1:], strict=False):
         assert after.startswith(before)
     assert all(text.startswith(part) and "\ufffd" not in part for part in shown)
+    assert all("!" + "".join(r[2] for r in rows[:n]) == rows[n - 1][3] for n in range(1, len(rows) + 1))
     # bytes that are no UTF-8: a lead byte, then something else; a lead byte at the very end
     rows = m.execute("SELECT bytes, token_id FROM llm_bpe_vocab WHERE model = 'gpt2' AND length(bytes) = 1")
     byte = {bytes(b): token_id for b, token_id in rows}
     half = [byte[bytes([b])] for b in b"\xf0\x9fA\xffB\xe2\x82"]
     script(m, "breaks", half)
     rows = m.execute(
-        "SELECT text FROM llm_generate_stream('', 7, 0, model => 'breaks', eos => 50256)"
+        "SELECT text, token FROM llm_generate_stream('', 7, 0, model => 'breaks', eos => 50256)"
     ).fetchall()
     shown = [r[0] for r in rows]
+    assert [r[1] for r in rows] == ["", "", "\ufffdA", "\ufffd", "B", "", "\ufffd"]
     assert shown[:3] == ["", "", "\ufffdA"] and shown[4] == "\ufffdA\ufffdB" and shown[5] == shown[4]
     assert shown[6] == "\ufffdA\ufffdB\ufffd" == m.execute(
         "SELECT llm_generate('', 7, 0, model => 'breaks', eos => 50256)"

@@ -7,43 +7,40 @@
 /* Debian's server headers refer to GSSAPI's headers, which may not be installed; nothing here uses them. */
 #undef ENABLE_GSS
 #include "libpq/libpq.h"
-#include "mb/pg_wchar.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 
+#include "formats/unicode.h"
 #include "src/generate/generate.h"
 
-/* The length of the complete characters: an incomplete one at the end waits for the next token. */
-static int
-WholeCharacters(const char *bytes, int length)
+typedef struct Stream
 {
-	int start = length;
+	Generation *g;
+	int shown; /* bytes of the text that the rows so far have shown */
+} Stream;
 
-	for (int back = 1; back <= 4 && back <= length; back++)
-	{
-		unsigned char c = bytes[length - back];
-
-		if ((c & 0xc0) == 0x80)
-			continue;
-		if (c >= 0xc0 && pg_utf_mblen((const unsigned char *) bytes + length - back) > back)
-			start = length - back;
-		break;
-	}
-	return start;
+/* The length of the text to show: an incomplete character at the end waits for the next token. */
+static int
+Shown(const Generation *g)
+{
+	if (g->complete)
+		return g->bytes.len;
+	return g->bytes.len - (int) llm_utf8_unfinished((unsigned char *) g->bytes.data, g->bytes.len);
 }
 
 static Datum
-StreamRow(FuncCallContext *call, Generation *g)
+StreamRow(FuncCallContext *call, Stream *stream)
 {
-	int32 id = g->ids[g->count - 1];
-	int shown = g->complete ? g->bytes.len : WholeCharacters(g->bytes.data, g->bytes.len);
+	const Generation *g = stream->g;
+	int before = stream->shown;
 	Datum values[5];
 	bool nulls[5] = {0};
 
+	stream->shown = Shown(g);
 	values[0] = Int32GetDatum(g->count - g->prompt);
-	values[1] = Int32GetDatum(id);
-	nulls[2] = !TextOfToken(g->bpe, id, &values[2]);
-	values[3] = PointerGetDatum(TokenizerText(g->bytes.data, shown));
+	values[1] = Int32GetDatum(g->ids[g->count - 1]);
+	values[2] = PointerGetDatum(TokenizerText(g->bytes.data + before, stream->shown - before));
+	values[3] = PointerGetDatum(TokenizerText(g->bytes.data, stream->shown));
 	values[4] = BoolGetDatum(g->complete);
 	return HeapTupleGetDatum(heap_form_tuple(call->tuple_desc, values, nulls));
 }
@@ -57,7 +54,7 @@ Datum
 llm_generate_rows(PG_FUNCTION_ARGS)
 {
 	FuncCallContext *call;
-	Generation *g;
+	Stream *stream;
 	bool more;
 	MemoryContext caller;
 
@@ -68,17 +65,20 @@ llm_generate_rows(PG_FUNCTION_ARGS)
 		if (get_call_result_type(fcinfo, NULL, &call->tuple_desc) != TYPEFUNC_COMPOSITE)
 			elog(ERROR, "_llm_generate_rows must return a row type");
 		call->tuple_desc = BlessTupleDesc(call->tuple_desc);
-		call->user_fctx = GenerationFromArguments(fcinfo);
+		stream = palloc(sizeof(Stream));
+		stream->g = GenerationFromArguments(fcinfo);
+		stream->shown = Shown(stream->g);
+		call->user_fctx = stream;
 		MemoryContextSwitchTo(caller);
 	}
 	else if (whereToSendOutput == DestRemote)
 		pq_flush();
 	call = SRF_PERCALL_SETUP();
-	g = call->user_fctx;
+	stream = call->user_fctx;
 	caller = MemoryContextSwitchTo(call->multi_call_memory_ctx);
-	more = GenerationStep(g);
+	more = GenerationStep(stream->g);
 	MemoryContextSwitchTo(caller);
 	if (!more)
 		SRF_RETURN_DONE(call);
-	SRF_RETURN_NEXT(call, StreamRow(call, g));
+	SRF_RETURN_NEXT(call, StreamRow(call, stream));
 }
