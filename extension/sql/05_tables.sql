@@ -16,7 +16,7 @@ CREATE TABLE llm_model_config (
 COMMENT ON TABLE llm_model_config IS 'A model: its dimensions, architecture options, tokenizer and training defaults';
 COMMENT ON COLUMN llm_model_config.d_ff IS 'Width of the MLP''s hidden layer; left out: 4 * d_model';
 COMMENT ON COLUMN llm_model_config.tokenizer IS
-    'Whose llm_bpe_vocab rows the model uses; NULL: rows under its own name';
+    'Whose llm_bpe_vocab rows the model uses if there are none under its own name';
 COMMENT ON COLUMN llm_model_config.options IS
     'Architecture options: activation (gelu_tanh, gelu_erf, relu), layer_norm_epsilon, tied_head, eos_token_id';
 COMMENT ON COLUMN llm_model_config.recipe IS 'Training defaults of this model, by the argument names of llm_train';

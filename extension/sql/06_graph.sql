@@ -9,6 +9,17 @@ CREATE FUNCTION _llm_begin_change() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'llm_begin_change';
 COMMENT ON FUNCTION _llm_begin_change() IS 'Trigger: a command starts or ends on a table that models read';
 
+CREATE FUNCTION llm_tokenizer(model text DEFAULT @extschema@.llm_default_model()) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN EXISTS (SELECT FROM @extschema@.llm_bpe_vocab AS v WHERE v.model = llm_tokenizer.model)
+        THEN llm_tokenizer.model
+        ELSE (SELECT c.tokenizer FROM @extschema@.llm_model_config AS c WHERE c.model = llm_tokenizer.model) END;
+END;
+COMMENT ON FUNCTION llm_tokenizer(text) IS
+    'Under which name the tokenizer of a model has its rows: the model''s own if llm_bpe_vocab has it, else '
+    'llm_model_config.tokenizer; NULL where there is neither';
+
 -- Nothing here is SECURITY DEFINER. A role that may write a table that models read can raise the model's
 -- version, because C writes that row directly, without SQL: a trigger or policy that a role adds to a table
 -- never executes with another role's rights (SECURITY.md).

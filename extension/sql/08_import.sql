@@ -343,7 +343,7 @@ CREATE FUNCTION llm_export_config(model text) RETURNS jsonb
         'layer_norm_epsilon', coalesce(c.options -> 'layer_norm_epsilon', '1e-5'),
         'tie_word_embeddings', coalesce(c.options -> 'tied_head', 'true'),
         'bos_token_id', c.options -> 'eos_token_id', 'eos_token_id', c.options -> 'eos_token_id',
-        'torch_dtype', 'float32', 'tokenizer', c.tokenizer)
+        'torch_dtype', 'float32', 'tokenizer', @extschema@.llm_tokenizer(c.model))
     FROM @extschema@.llm_model_config AS c WHERE c.model = llm_export_config.model
 $$;
 COMMENT ON FUNCTION llm_export_config(text) IS

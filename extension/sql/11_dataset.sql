@@ -14,8 +14,7 @@ BEGIN ATOMIC
     SELECT v.token_id
     FROM @extschema@.llm_bpe_vocab AS v
     LEFT JOIN @extschema@.llm_model_config AS c ON c.model = llm_end_token.model
-    WHERE v.model = coalesce((SELECT own.tokenizer FROM @extschema@.llm_model_config AS own
-            WHERE own.model = llm_end_token.model), llm_end_token.model)
+    WHERE v.model = @extschema@.llm_tokenizer(llm_end_token.model)
         AND (v.token_id = (c.options ->> 'eos_token_id')::int OR v.token = '<|endoftext|>')
     ORDER BY v.token_id = (c.options ->> 'eos_token_id')::int DESC NULLS LAST
     LIMIT 1;

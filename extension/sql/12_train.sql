@@ -326,8 +326,7 @@ CREATE FUNCTION _llm_dataset_characters(model text, dataset text, max_rows bigin
             (SELECT count(*) FROM generate_series(0, length(v.bytes) - 1) AS i
                 WHERE get_byte(v.bytes, i) & 192 <> 128) END AS n
         FROM @extschema@.llm_bpe_vocab AS v
-        WHERE v.model = coalesce((SELECT c.tokenizer FROM @extschema@.llm_model_config AS c
-            WHERE c.model = _llm_dataset_characters.model), _llm_dataset_characters.model)
+        WHERE v.model = @extschema@.llm_tokenizer(_llm_dataset_characters.model)
     ),
     rows AS (
         SELECT d.target FROM @extschema@.llm_dataset AS d WHERE d.dataset = _llm_dataset_characters.dataset

@@ -92,9 +92,8 @@ CREATE VIEW llm_attention_map WITH (security_invoker = true) AS
             ORDER BY e.idx) AS texts
         FROM llm_tensor_rt AS tokens
         CROSS JOIN LATERAL tensor_rows(tokens.data) AS e
-        LEFT JOIN llm_model_config AS c ON c.model = t.extra ->> 'model'
         LEFT JOIN llm_bpe_vocab AS v
-            ON v.model = coalesce(c.tokenizer, t.extra ->> 'model') AND v.token_id = e.value::int
+            ON v.model = llm_tokenizer(t.extra ->> 'model') AND v.token_id = e.value::int
         WHERE tokens.id = (t.extra ->> 'tokens')::bigint) AS words ON true
     CROSS JOIN LATERAL generate_series(0, probs.shape[2] - 1) AS heads(head)
     CROSS JOIN LATERAL _llm_attention_rows(probs.data, heads.head,

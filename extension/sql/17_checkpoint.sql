@@ -210,9 +210,9 @@ BEGIN
     IF NOT EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = model) THEN
         INSERT INTO @extschema@.llm_model_config
             SELECT n.* FROM jsonb_populate_record(NULL::@extschema@.llm_model_config,
-                saved.config || jsonb_build_object('model', model, 'tokenizer', coalesce(saved.config ->> 'tokenizer',
+                saved.config || jsonb_build_object('model', model, 'tokenizer', coalesce(
                     CASE WHEN model <> source AND EXISTS (SELECT FROM @extschema@.llm_bpe_vocab AS v
-                        WHERE v.model = source) THEN source END))) AS n;
+                        WHERE v.model = source) THEN source END, saved.config ->> 'tokenizer'))) AS n;
     END IF;
     IF NOT EXISTS (SELECT FROM @extschema@.llm_graph AS g WHERE g.model = model) THEN
         INSERT INTO @extschema@.llm_graph (model, name, op, inputs, attrs)

@@ -13,8 +13,7 @@ OPEN_PROMPTS = ("I wish you a happy New", "The capital of France is", "Once upon
 
 def tokenizer_of(db: Database, model: str) -> str:
     """The name under which a model's vocabulary is stored."""
-    found = db.value("SELECT tokenizer FROM {0}.llm_model_config WHERE model = %(m)s", m=model)
-    return found or model
+    return db.value("SELECT {0}.llm_tokenizer(%(m)s)", m=model) or model
 
 
 def pieces(db: Database, text: str, tokenizer: str) -> list[dict]:

@@ -323,6 +323,47 @@ def toy(conn, model: str) -> None:
     conn.execute("SELECT pg_llm_load_bpe(%b, %b, %s, true)", [b'{"a": 0, "b": 1, "ab": 2}', b"a b", model])
 
 
+def test_rows_under_a_models_own_name_win(connect):
+    """Loaded or trained, with a NOTICE that says so; everywhere that a model's tokenizer is read."""
+    conn = connect()
+    notices: list[str] = []
+    conn.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+    toy(conn, "toy")
+    conn.execute("SELECT llm_create_model('own', 1, 1, 4, 8, 257, tokenizer => 'toy')")
+    conn.execute("SELECT llm_init_model('own', 1)")
+    conn.execute("INSERT INTO llm_dataset (dataset, tokens, target) VALUES ('own', '{0}', '{2}')")
+    characters = "SELECT _llm_dataset_characters('own', 'own')"
+    assert (encode(conn, "ab", "own"), notices) == ([2], [])
+    assert conn.execute(characters).fetchone() == (2,)
+    try:
+        vocab = b'{"ab": 0, "a": 1, "b": 2, "<|endoftext|>": 3}'
+        conn.execute("SELECT pg_llm_load_bpe(%b, NULL, 'own')", [vocab])
+        assert notices == ['model "own" now has a tokenizer of its own, and no longer uses "toy"']
+        assert encode(conn, "ab", "own") == [1, 2] and decode(conn, [0], "own") == "ab"
+        assert conn.execute(characters).fetchone() == (1,)
+        for query, value in [("llm_tokenizer('own')", "own"), ("llm_end_token('own')", 3)]:
+            assert conn.execute(f"SELECT {query}").fetchone() == (value,)
+        assert conn.execute("SELECT llm_export_config('own') ->> 'tokenizer'").fetchone() == ("own",)
+        conn.execute(
+            "SELECT llm_quantize('own', 'bf16', 'copy'), llm_checkpoint_save('own', location => 'database')"
+        )
+        conn.execute("SELECT llm_checkpoint_load('again', max(id)) FROM llm_checkpoint")
+        used = "SELECT tokenizer FROM llm_model_config WHERE model IN ('copy', 'again')"
+        assert conn.execute(used).fetchall() == [("own",), ("own",)]
+        conn.execute("SELECT llm_bpe_train($$SELECT 'aaaa aaaa'$$, 257, 'own', truncate => true)")
+        assert len(notices) == 2 and decode(conn, [255], "own") == decode(conn, [255], "again")
+        conn.execute("DELETE FROM llm_bpe_vocab WHERE model = 'own'")
+        assert encode(conn, "ab", "own") == [2]
+        assert conn.execute("SELECT llm_tokenizer('gpt2-small'), llm_tokenizer('none')").fetchone() == (
+            "gpt2",
+            None,
+        )
+    finally:
+        conn.execute("DELETE FROM llm_model_config WHERE model IN ('own', 'copy', 'again')")
+        conn.execute("DELETE FROM llm_bpe_vocab WHERE model IN ('own', 'toy')")
+        conn.execute("DELETE FROM llm_bpe_merges WHERE model IN ('own', 'toy')")
+
+
 def test_other_sessions(connect):
     """Others see a change when it commits, a REPEATABLE READ transaction never, none after a rollback."""
     writer, reader, repeatable = connect(), connect(), connect()

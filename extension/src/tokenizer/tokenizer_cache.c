@@ -61,12 +61,10 @@ static const VersionedCache tokenizers = {
 
 /* ---- the tokenizer of a model ---- */
 
-static SpiQuery read_name = {.text = "SELECT tokenizer FROM %s.llm_model_config WHERE model = $1",
-	.nargs = 1,
-	.types = {TEXTOID},
-	.columns = "s?"};
+static SpiQuery read_name = {
+	.text = "SELECT %s.llm_tokenizer($1)", .nargs = 1, .types = {TEXTOID}, .columns = "s?", .one = true};
 
-/* The tokenizer named in the model's config, or else the name itself. In the caller's SPI memory. */
+/* The name under which the model's tokenizer has rows, or would have them. In the caller's SPI memory. */
 static char *
 TokenizerName(const char *model)
 {
@@ -74,7 +72,7 @@ TokenizerName(const char *model)
 	char *name;
 
 	SpiRun(&read_name, &value, NULL, true, 1);
-	name = SPI_processed == 1 ? SpiField(0, 1) : NULL;
+	name = SpiField(0, 1);
 	return name != NULL ? name : pstrdup(model);
 }
 

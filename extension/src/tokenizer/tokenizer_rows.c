@@ -110,6 +110,25 @@ ArrayOf(Datum *values, Size count, Oid type, int length, bool by_value)
 	return PointerGetDatum(construct_array(values, (int) count, type, length, by_value, TYPALIGN_INT));
 }
 
+/* Says so if a model uses these rows from now on in place of another tokenizer. */
+static void
+NoticeOwn(const char *model, Datum value)
+{
+	static SpiQuery read_other = {.text = "SELECT tokenizer FROM %s.llm_model_config WHERE model = $1"
+										  " AND tokenizer <> $1",
+		.nargs = 1,
+		.types = {TEXTOID},
+		.columns = "s"};
+
+	SpiRun(&read_other, &value, NULL, false, 0);
+	if (SPI_processed == 1)
+		ereport(NOTICE,
+			(errmsg("model \"%s\" now has a tokenizer of its own, and no longer uses \"%s\"", model,
+				 SpiField(0, 1)),
+				errhint("To undo it, delete the rows of model '%s' from llm_bpe_vocab and llm_bpe_merges.",
+					model)));
+}
+
 void
 TokenizerInsertTokens(const char *model, Datum *ids, Datum *texts, Datum *bytes, Size count)
 {
@@ -117,6 +136,7 @@ TokenizerInsertTokens(const char *model, Datum *ids, Datum *texts, Datum *bytes,
 		ArrayOf(texts, count, TEXTOID, -1, false), ArrayOf(bytes, count, BYTEAOID, -1, false)};
 
 	SpiRun(&insert_tokens, values, NULL, false, 0);
+	NoticeOwn(model, values[0]);
 }
 
 void

@@ -11,7 +11,6 @@
 #include "formats/bpe_train.h"
 #include "src/base/errors.h"
 #include "src/base/memory.h"
-#include "src/base/spi.h"
 #include "src/tokenizer/text_query.h"
 #include "src/tokenizer/tokenizer.h"
 #include "src/tokenizer/tokenizer_rows.h"
@@ -83,25 +82,6 @@ ReadArguments(FunctionCallInfo fcinfo)
 				errhint(
 					"Ask for %d tokens or more; what is beyond them are merges.", 256 + t.special_count)));
 	return t;
-}
-
-/* Rows stored under the name of a model that uses another tokenizer would never be read. */
-static void
-CheckModel(const char *model)
-{
-	static SpiQuery read_other = {.text = "SELECT tokenizer FROM %s.llm_model_config WHERE model = $1"
-										  " AND tokenizer <> $1",
-		.nargs = 1,
-		.types = {TEXTOID},
-		.columns = "s"};
-	Datum value = CStringGetTextDatum(model);
-
-	SpiRun(&read_other, &value, NULL, true, 1);
-	if (SPI_processed == 1)
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						   errmsg("model \"%s\" uses tokenizer \"%s\"", model, SpiField(0, 1)),
-						   errhint("Train a tokenizer under a name of its own; "
-								   "llm_model_config.tokenizer says which one a model uses.")));
 }
 
 /* ---- training and writing ---- */
@@ -201,7 +181,6 @@ llm_bpe_train(PG_FUNCTION_ARGS)
 	Size count;
 	int level = TokenizerBeginWrite();
 
-	CheckModel(t.model);
 	TokenizerMakeRoom(t.model, false, t.truncate);
 	TokenizerMakeRoom(t.model, true, t.truncate);
 	TokenizerEndWrite(level);

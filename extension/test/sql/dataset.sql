@@ -45,7 +45,6 @@ SELECT llm_bpe_train('SELECT line FROM rhyme', 300, '');
 SELECT llm_bpe_train('SELECT line FROM rhyme', 300, 'new', '{end}');
 SELECT llm_bpe_train('SELECT line FROM rhyme', 300, 'new', '{<|a|>,<|a|>}');
 SELECT llm_bpe_train('SELECT line FROM rhyme', 300, 'new', '{NULL}');
-SELECT llm_bpe_train('SELECT line FROM rhyme', 300, 'gpt2-small');
 SELECT llm_bpe_train('SELECT line FROM rhyme', 300, 'rhyme');
 SELECT llm_bpe_train('SELECT line FROM rhyme', 260, 'rhyme', truncate => true);
 SELECT count(*) FROM llm_bpe_merges WHERE model = 'rhyme';
