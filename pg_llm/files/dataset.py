@@ -210,10 +210,14 @@ def _decode(file: BinaryIO, name: str, bar) -> Iterator[str]:
             text = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
             where = at - pending + error.start
+            has_mark = where == 0 and error.object[0] in (0xFE, 0xFF)
+            encoding = "UTF-16" if has_mark else "LATIN1"
             raise KitError(
                 f"{name} is not UTF-8: byte {where} is 0x{error.object[error.start]:02x}; "
-                f"convert it first: iconv -f LATIN1 -t UTF-8"
+                f"convert it first: iconv -f {encoding} -t UTF-8"
             ) from None
+        if at == pending:  # the first text: a byte order mark is no part of it
+            text = text.removeprefix("\ufeff")
         if "\0" in text:
             raise KitError(
                 f"{name} holds a NUL character, which PostgreSQL's text cannot; is it a text file?"

@@ -203,6 +203,18 @@ def test_a_character_between_two_reads(conn, tmp_path, monkeypatch):
         prepare_dataset(conn, [path], "gpt2", "wide", block_size=50, progress=False)
 
 
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_byte_order_marks(conn, tmp_path, monkeypatch, size):
+    monkeypatch.setattr(datasets, "READ", size)
+    path = tmp_path / "one.txt"
+    path.write_text("one \ufefftwo", "utf-8-sig")  # another is a character of the text
+    prepare_dataset(conn, [path], "gpt2", "mark", block_size=50, truncate=True, progress=False)
+    assert stream(rows(conn, "mark")) == encode(conn, "one \ufefftwo") + [50256]
+    path.write_text("one two", "utf-16")
+    with pytest.raises(KitError, match=r"not UTF-8: byte 0 is 0xff; .* -f UTF-16"):
+        prepare_dataset(conn, [path], "gpt2", "mark", block_size=50, progress=False)
+
+
 def test_what_is_refused(conn, tmp_path):
     empty, nul = tmp_path / "empty.txt", tmp_path / "nul.bin"
     empty.write_text("")
