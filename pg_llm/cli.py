@@ -252,7 +252,9 @@ def databases_rename(old, new):
 @click.option("--source", required=True, type=click.Path(exists=True), help="Model folder or weights file.")
 @click.option("--output", required=True, type=click.Path(dir_okay=False), help="A .npz or .safetensors file.")
 def convert(source, output):
-    """Convert a GPT-2 checkpoint (safetensors, npz; PyTorch .bin where torch is installed).
+    """Convert a GPT-2 checkpoint (safetensors, npz; PyTorch .pt and .bin where torch is installed).
+
+    Of HuggingFace, nanoGPT, minGPT, build-nanogpt or LLMs-from-scratch; names and layout become GPT-2's.
 
     \b
     Example: pg-llm convert --source ./gpt2 --output gpt2.npz

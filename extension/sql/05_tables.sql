@@ -18,7 +18,9 @@ COMMENT ON COLUMN llm_model_config.d_ff IS 'Width of the MLP''s hidden layer; le
 COMMENT ON COLUMN llm_model_config.tokenizer IS
     'Whose llm_bpe_vocab rows the model uses if there are none under its own name';
 COMMENT ON COLUMN llm_model_config.options IS
-    'Architecture options: activation (gelu_tanh, gelu_erf, relu), layer_norm_epsilon, tied_head, eos_token_id';
+    'Architecture options: activation (gelu_tanh, gelu_erf, relu, silu, tanh, sigmoid, quick_gelu), '
+    'layer_norm_epsilon, tied_head, eos_token_id, scale_attn_weights, scale_attn_by_inverse_layer_idx; bias or '
+    'qkv_bias false: all biases, or those of queries, keys and values, are zero and stay so';
 COMMENT ON COLUMN llm_model_config.recipe IS 'Training defaults of this model, by the argument names of llm_train';
 
 INSERT INTO llm_model_config (model, n_layer, n_head, d_model, d_ff, n_positions, vocab, tokenizer, options) VALUES

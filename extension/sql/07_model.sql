@@ -2,8 +2,9 @@
 
 -- B batch, T time, C channels, F = 4*C unless d_ff is set, V vocabulary, P positions.
 -- %: this layer; ^: the residual stream that it reads. shape: for a layer with parameters, its weight's.
-CREATE FUNCTION llm_gpt2_graph(model text) RETURNS TABLE (name text, op text, inputs text[], attrs jsonb)
-    LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION _llm_gpt2_graph(config llm_model_config)
+    RETURNS TABLE (name text, op text, inputs text[], attrs jsonb)
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH node (part, n, name, kind, inputs, shape) AS (VALUES
         (0,  1, 'tokens',          'input',         '{}',                           '{B,T}'),
         (0,  2, 'positions',       'input',         '{}',                           '{T}'),
@@ -23,7 +24,7 @@ CREATE FUNCTION llm_gpt2_graph(model text) RETURNS TABLE (name text, op text, in
         -- x = x + mlp(ln_2(x))
         (1,  7, '%.ln_2',          'layernorm',     '{%.attn.residual}',            '{C}'),
         (1,  8, '%.mlp.c_fc',      'linear',        '{%.ln_2}',                     '{C,F}'),   -- (B,T,F)
-        (1,  9, '%.mlp.act',       'gelu',          '{%.mlp.c_fc}',                 NULL),
+        (1,  9, '%.mlp.act',       'activation',    '{%.mlp.c_fc}',                 NULL),
         (1, 10, '%.mlp.c_proj',    'linear',        '{%.mlp.act}',                  '{F,C}'),   -- (B,T,C)
         (1, 11, '%.mlp.drop',      'dropout',       '{%.mlp.c_proj}',               NULL),
         (1, 12, '%',               'add',           '{%.attn.residual,%.mlp.drop}', NULL),
@@ -34,55 +35,83 @@ CREATE FUNCTION llm_gpt2_graph(model text) RETURNS TABLE (name text, op text, in
         (2,  4, 'targets',         'input',         '{}',                           '{B,T}'),
         (2,  5, 'loss',            'cross_entropy', '{logits,targets}',             NULL)       -- ()
     ),
-    piece (kind, k, suffix, op, inputs) AS (VALUES -- the rows for a layer with parameters; self: its name
+    piece (kind, k, suffix, op, inputs) AS (VALUES -- the rows for a layer with parameters, or an activation
+        -- input: what the node reads; self: its name
         ('layernorm', 1, '.weight', 'param',     '{}'),
         ('layernorm', 2, '.bias',   'param',     '{}'),
         ('layernorm', 3, '',        'layernorm', '{input,self.weight,self.bias}'),
         ('linear',    1, '.weight', 'param',     '{}'),
         ('linear',    2, '.bias',   'param',     '{}'),
         ('linear',    3, '.matmul', 'matmul',    '{input,self.weight}'),
-        ('linear',    4, '',        'add',       '{self.matmul,self.bias}')
+        ('linear',    4, '',        'add',       '{self.matmul,self.bias}'),
+        ('gelu_tanh', 1, '',        'gelu',      '{input}'),
+        ('gelu_erf',  1, '',        'gelu',      '{input}'),
+        ('relu',      1, '',        'relu',      '{input}'),
+        ('silu',      1, '',        'silu',      '{input}'),
+        ('tanh',      1, '',        'tanh',      '{input}'),
+        ('sigmoid',   1, '',        'sigmoid',   '{input}'),
+        -- x sigmoid(1.702 x), an approximation of gelu (Hendrycks and Gimpel, 2016)
+        ('quick_gelu', 1, '.slope',   'constant', '{}'),
+        ('quick_gelu', 2, '.scaled',  'mul',      '{input,self.slope}'),
+        ('quick_gelu', 3, '.sigmoid', 'sigmoid',  '{self.scaled}'),
+        ('quick_gelu', 4, '',         'mul',      '{input,self.sigmoid}')
     ),
     config AS (
-        SELECT n_layer, n_head, coalesce((options ->> 'tied_head')::boolean, true) AS tied,
-            coalesce((options ->> 'layer_norm_epsilon')::float8, 1e-5) AS eps,
-            CASE options ->> 'activation' WHEN 'relu' THEN 'relu' ELSE 'gelu' END AS act,
-            CASE options ->> 'activation'
-                WHEN 'gelu_erf' THEN '{"approximate": "none"}' ELSE '{}' END AS how,
-            CASE WHEN d_ff = 4 * d_model THEN '4*C' ELSE 'F' END AS ff,
+        SELECT c.n_layer, c.n_head, coalesce((c.options ->> 'tied_head')::boolean, true) AS tied,
+            coalesce((c.options ->> 'layer_norm_epsilon')::float8, 1e-5) AS eps,
+            coalesce(c.options ->> 'activation', 'gelu_tanh') AS activation,
+            -- HuggingFace's names; the inverse index makes the scores of later layers smaller
+            coalesce((c.options ->> 'scale_attn_weights')::boolean, true) AS scaled,
+            coalesce((c.options ->> 'scale_attn_by_inverse_layer_idx')::boolean, false) AS by_layer,
+            CASE WHEN c.options ->> 'bias' = 'false' THEN '%.bias'
+                WHEN c.options ->> 'qkv_bias' = 'false' THEN '%.c_attn.bias' END AS unbiased,
+            sqrt((c.d_model / c.n_head)::float8) AS root, -- of the head size
+            CASE WHEN c.d_ff = 4 * c.d_model THEN '4*C' ELSE 'F' END AS ff,
             -- 2 n_layer terms are added to the residual stream: they are initialised smaller (Radford et al.,
             -- 2019)
-            0.02 / sqrt(2 * greatest(n_layer, 1)::float8) AS small
-        FROM @extschema@.llm_model_config AS config WHERE config.model = llm_gpt2_graph.model
+            0.02 / sqrt(2 * greatest(c.n_layer, 1)::float8) AS small
+        FROM (SELECT (_llm_gpt2_graph.config).*) AS c WHERE c.model IS NOT NULL
     ),
     graph AS (
-        SELECT part, layer, n, k, kind, coalesce(piece.op, kind) AS op,
+        SELECT part, layer, n, k, node.kind, coalesce(piece.op, node.kind) AS op,
             replace(node.name || coalesce(suffix, ''), '%', 'h.' || layer) AS name,
             replace(replace(
                 coalesce(replace(replace(piece.inputs, 'self', node.name), 'input', btrim(node.inputs, '{}')),
                     node.inputs), '%', 'h.' || layer),
                 '^', CASE layer WHEN 0 THEN 'drop' ELSE 'h.' || layer - 1 END)::text[] AS inputs,
             array_replace(shape::text[], 'F', ff) AS shape
-        FROM config CROSS JOIN node LEFT JOIN piece USING (kind)
+        FROM config CROSS JOIN node
+        LEFT JOIN piece ON piece.kind = CASE node.kind WHEN 'activation' THEN activation ELSE node.kind END
         JOIN LATERAL generate_series(0, n_layer) AS layer
             ON CASE part WHEN 0 THEN layer = 0 WHEN 1 THEN layer < n_layer ELSE layer = n_layer END
     )
-    SELECT g.name, CASE g.op WHEN 'gelu' THEN act ELSE g.op END,
+    SELECT g.name, g.op,
         CASE WHEN tied THEN array_replace(g.inputs, 'lm_head.weight', 'wte.weight') ELSE g.inputs END,
         CASE g.op
             WHEN 'input' THEN jsonb_build_object('shape', shape, 'dtype', 'int')
             WHEN 'param' THEN CASE WHEN g.name LIKE '%.bias'
                 THEN jsonb_build_object('shape', shape[cardinality(shape):], 'init', 'zeros')
+                    || CASE WHEN g.name LIKE unbiased THEN '{"trainable": false}' ELSE '{}' END::jsonb
                 WHEN kind = 'layernorm' THEN jsonb_build_object('shape', shape, 'init', 'ones')
                 ELSE jsonb_build_object('shape', shape, 'init', 'normal',
                     'std', CASE WHEN g.name LIKE '%.c_proj.weight' THEN small ELSE 0.02 END) END
             WHEN 'layernorm' THEN jsonb_build_object('eps', eps)
             WHEN 'attention' THEN jsonb_build_object('n_head', n_head)
-            WHEN 'gelu' THEN how::jsonb
+                || CASE WHEN scaled AND NOT by_layer THEN '{}' ELSE jsonb_build_object('scale',
+                    CASE WHEN scaled THEN 1 / root ELSE 1 END / CASE WHEN by_layer THEN layer + 1 ELSE 1 END) END
+            WHEN 'gelu' THEN CASE activation WHEN 'gelu_erf' THEN '{"approximate": "none"}' ELSE '{}' END::jsonb
+            WHEN 'constant' THEN '{"value": 1.702}'
             ELSE CASE g.name WHEN 'logits' THEN '{"transpose_b": true}' ELSE '{}' END::jsonb END
     FROM config CROSS JOIN graph AS g
     WHERE NOT (tied AND g.name = 'lm_head.weight')
     ORDER BY part, layer, n, k
+$$;
+COMMENT ON FUNCTION _llm_gpt2_graph(llm_model_config) IS 'GPT-2''s graph rows for a row of llm_model_config';
+
+CREATE FUNCTION llm_gpt2_graph(model text) RETURNS TABLE (name text, op text, inputs text[], attrs jsonb)
+    LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+    SELECT g.* FROM @extschema@._llm_gpt2_graph(
+        (SELECT c FROM @extschema@.llm_model_config AS c WHERE c.model = llm_gpt2_graph.model)) AS g
 $$;
 COMMENT ON FUNCTION llm_gpt2_graph(text) IS
     'GPT-2''s architecture as graph rows, for the dimensions and options of a model''s config';
@@ -101,9 +130,9 @@ BEGIN
         RAISE EXCEPTION 'there is no model "%"', left(model, 100) USING ERRCODE = 'undefined_object',
             HINT = 'SELECT model FROM llm_model_config lists the models; '
             'llm_create_model(name, n_layer, n_head, d_model, n_positions, vocab) adds one.';
-    ELSIF mode IS NOT NULL AND mode NOT IN ('gelu_tanh', 'gelu_erf', 'relu') THEN
+    ELSIF mode NOT IN ('gelu_tanh', 'gelu_erf', 'relu', 'silu', 'tanh', 'sigmoid', 'quick_gelu') THEN
         RAISE EXCEPTION 'model "%": activation "%" is not known', model, mode USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'options: {"activation": "gelu_tanh"}, "gelu_erf" or "relu".';
+            HINT = 'options: {"activation": "gelu_tanh"}, "gelu_erf", "relu", "silu", "tanh", "sigmoid" or "quick_gelu".';
     ELSIF layers > 700 THEN
         RAISE EXCEPTION 'model "%": % layers are more than 700', model, layers USING ERRCODE = 'program_limit_exceeded',
             HINT = 'A graph has at most 20000 nodes and a layer is 28 of them.';

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import re
 import zipfile
 import zlib
 from collections import Counter
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from pg_llm.errors import KitError
+from pg_llm.files.layout import plain_name, to_gpt2
 
 # Elements converted and sent at a time.
 PIECE = 1 << 20
@@ -81,8 +81,7 @@ class Checkpoint:
 
     def stated(self, key: str):
         """The value of this key in config.json; None if the key or the file is missing."""
-        config = json.loads(self.config or "{}")
-        return config.get(key) if isinstance(config, dict) else None
+        return json.loads(self.config or "{}").get(key)
 
     def head_is_wte(self) -> bool:
         """True if lm_head.weight and wte.weight both exist and are equal bit for bit: the head is tied."""
@@ -101,19 +100,9 @@ def progress_bar(tensors: Iterable[Tensor], label: str, show: bool = True):
     return tqdm(total=total, unit="B", unit_scale=True, desc=label, delay=2, leave=False, disable=not show)
 
 
-def plain_name(name: str) -> str:
-    """GPT-2's own name of a HuggingFace tensor: without the prefix `transformer.`"""
-    return name.removeprefix("transformer.")
-
-
-def is_buffer(name: str) -> bool:
-    """True for the causal masks in old checkpoints, which are no weights."""
-    return re.fullmatch(r"h\.\d+\.attn\.(bias|masked_bias)", plain_name(name)) is not None
-
-
 @contextlib.contextmanager
 def open_checkpoint(source: str | Path) -> Iterator[Checkpoint]:
-    """A file, or a folder with model.safetensors, its shards and index, model.npz or pytorch_model.bin.
+    """A file, or a folder with model.safetensors (or its shards), model.npz, pytorch_model.bin or ckpt.pt.
 
     config.json is taken from inside the file (where pg_llm's exports write it), or from the same folder.
     Errors: CheckpointError that names the file. Example: `with open_checkpoint("gpt2") as c: len(c.tensors)`
@@ -127,8 +116,10 @@ def open_checkpoint(source: str | Path) -> Iterator[Checkpoint]:
         if checkpoint.config is None:
             beside = (path if path.is_dir() else path.parent) / CONFIG
             if beside.is_file():
-                checkpoint.config = beside.read_text("utf-8-sig")
+                with _told_of(beside):
+                    checkpoint.config = beside.read_text("utf-8-sig")
         _check(path, checkpoint)
+        to_gpt2(checkpoint)
         yield checkpoint
 
 
@@ -139,19 +130,30 @@ def _told_of(file: Path) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file}: text that is not UTF-8, at byte {error.start}") from error
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise CheckpointError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
+        # Of several lines, NumPy's later ones advise to unpickle.
+        text = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise CheckpointError(f"{file}: {text}") from error
 
 
 def _check(path: Path, checkpoint: Checkpoint) -> None:
     for name, count in Counter(t.name for t in checkpoint.tensors).most_common(1):
         if count > 1:
             raise CheckpointError(f'{path}: two tensors have the name "{name}"')
+    for tensor in checkpoint.tensors:
+        if not tensor.name or "\0" in tensor.name:
+            raise CheckpointError(f"{path}: a tensor has the name {tensor.name!r}")
+        if len(tensor.shape) > MAX_DIMS:
+            raise CheckpointError(f'{path}: tensor "{tensor.name}" has more than {MAX_DIMS} dimensions')
     if checkpoint.config is not None:
         try:
-            json.loads(checkpoint.config, parse_constant=_no_constant)
-        except (ValueError, TypeError) as error:
+            config = json.loads(checkpoint.config, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path}: config.json is no JSON: {error}") from error
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{path}: config.json holds {checkpoint.config[:40]}, expected an object")
 
 
 def _no_constant(text: str):
@@ -163,13 +165,13 @@ def _files(path: Path) -> list[Path]:
         raise CheckpointError(f"{path}: no such file or folder")
     if not path.is_dir():
         return [path]
-    for name in ("model.safetensors", "model.npz", "pytorch_model.bin"):
+    for name in ("model.safetensors", "model.npz", "pytorch_model.bin", "ckpt.pt"):
         if (path / name).is_file():
             return [path / name]
         if (path / f"{name}.index.json").is_file():
             return _shards(path, path / f"{name}.index.json")
     raise CheckpointError(
-        f"{path}: no model.safetensors, model.npz or pytorch_model.bin in it; "
+        f"{path}: no model.safetensors, model.npz, pytorch_model.bin or ckpt.pt in it; "
         "give the path of the file itself if it has another name"
     )
 
@@ -185,14 +187,16 @@ def _shards(folder: Path, index: Path) -> list[Path]:
 
 
 def _reader(file: Path):
+    from pg_llm.files.torch_file import read_torch
+
     with file.open("rb") as opened:
         first = opened.read(9)
     if first[:4] == b"PK\3\4":
         with zipfile.ZipFile(file) as archive:
             pickled = any(name.endswith("data.pkl") for name in archive.namelist())
-        return _read_torch if pickled else _read_npz
+        return read_torch if pickled else _read_npz
     if file.suffix in (".bin", ".pt", ".pth"):
-        return _read_torch
+        return read_torch
     if first[:4] == b"PK\5\6" or file.suffix == ".npz":
         return _read_npz
     return _read_safetensors
@@ -272,33 +276,3 @@ def _read_npz(file: Path, checkpoint: Checkpoint, stack: contextlib.ExitStack) -
                 return arrays[member]
 
         checkpoint.tensors.append(Tensor(name, kind, shape, load))
-
-
-def _read_torch(file: Path, checkpoint: Checkpoint, stack: contextlib.ExitStack) -> None:
-    try:
-        import torch
-    except ImportError:
-        raise CheckpointError(
-            f"{file} is a PyTorch file, and torch is not installed: pip install torch, "
-            "or get the model's safetensors file"
-        ) from None
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises pickle, zip and runtime errors of many kinds
-        raise CheckpointError(f"{file}: torch cannot load it: {str(error).splitlines()[0]}") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise CheckpointError(f"{file}: no dict of tensors (a state_dict) in it")
-
-    def load(tensor):
-        tensor = tensor.detach().contiguous()
-        return (
-            tensor.view(torch.int16).numpy().view("<u2") if tensor.dtype == torch.bfloat16 else tensor.numpy()
-        )
-
-    for name, tensor in state.items():
-        dtype = names.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
-        checkpoint.tensors.append(Tensor(name, dtype, tuple(tensor.shape), partial(load, tensor)))

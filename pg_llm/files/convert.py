@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -16,18 +17,21 @@ from pg_llm.files.checkpoint import (
     Checkpoint,
     CheckpointError,
     Tensor,
-    is_buffer,
     open_checkpoint,
-    plain_name,
     progress_bar,
 )
+from pg_llm.files.layout import in_out, is_buffer, plain_name
+
+# The weights that have a bias beside them.
+_BIASED = re.compile(r"(h\.\d+\..*|ln_f)\.weight$")
 
 
 def convert(source: str | Path, output: str | Path) -> None:
     """Writes source (a folder or file) to output, in the format of output's extension.
 
-    Names lose the prefix `transformer.`, causal masks and a head that equals wte are left out, and
-    config.json is stored in the file. output appears complete or not at all.
+    Names, layout and biases are GPT-2's: prefixes such as `transformer.` are gone, weights are (in,out), a
+    model without biases has zeros. Causal masks and a head that equals wte are left out, and config.json is
+    stored in the file. output appears complete or not at all.
     Errors: CheckpointError. Example: convert("gpt2", "gpt2.npz")
     """
     output = Path(output).expanduser()
@@ -36,11 +40,12 @@ def convert(source: str | Path, output: str | Path) -> None:
         raise CheckpointError(f"{output}: the name must end in .npz or .safetensors")
     with open_checkpoint(source) as checkpoint:
         tensors = _weights(Path(source), checkpoint)
+        tensors, config = _with_biases(tensors, checkpoint.config)
         part = output.with_name(f"{output.name}.{os.getpid()}.tmp")
         try:
             bar = progress_bar((tensor for _, tensor in tensors), output.name)
             with part.open("xb") as file, bar:
-                writers[output.suffix](file, tensors, checkpoint.config, bar)
+                writers[output.suffix](file, tensors, config, bar)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(output)
@@ -52,13 +57,34 @@ def convert(source: str | Path, output: str | Path) -> None:
 
 def _weights(source: Path, checkpoint: Checkpoint) -> list[tuple[str, Tensor]]:
     tied = checkpoint.head_is_wte() and checkpoint.stated("tie_word_embeddings") is not False
-    weights = [(plain_name(t.name), t) for t in checkpoint.tensors if not is_buffer(t.name)]
+    weights = [(plain_name(t.name), t) for t in in_out(checkpoint.tensors) if not is_buffer(t.name)]
     weights = [(name, tensor) for name, tensor in weights if not (tied and name == "lm_head.weight")]
     if not weights:
         raise CheckpointError(f"{source}: no tensors in it")
     if len({name for name, _ in weights}) < len(weights):
-        raise CheckpointError(f'{source}: a tensor is there both with and without the prefix "transformer."')
+        raise CheckpointError(
+            f'{source}: a tensor is there both with and without a prefix such as "transformer."'
+        )
     return weights
+
+
+def _with_biases(
+    weights: list[tuple[str, Tensor]], config: str | None
+) -> tuple[list[tuple[str, Tensor]], str | None]:
+    """Adds zeros for biases that a model does not have: all, or those of queries, keys and values."""
+    names = {name for name, _ in weights}
+    matrices = [(name.removesuffix("weight") + "bias", t) for name, t in weights if re.match(_BIASED, name)]
+    missing = [(name, t) for name, t in matrices if name not in names]
+    kind = "bias" if len(missing) == len(matrices) else "qkv_bias"
+    if not missing or (
+        kind == "qkv_bias" and not all(name.endswith(".attn.c_attn.bias") for name, _ in missing)
+    ):
+        return weights, config
+    zeros = [
+        (name, Tensor(name, "F32", t.shape[-1:], partial(np.zeros, t.shape[-1:], "<f4")))
+        for name, t in missing
+    ]
+    return weights + zeros, json.dumps(json.loads(config or "{}") | {kind: False})
 
 
 def _write_values(file, tensor: Tensor, bar) -> None:

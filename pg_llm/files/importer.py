@@ -17,6 +17,7 @@ from psycopg.rows import tuple_row
 
 from pg_llm import catalog
 from pg_llm.files.checkpoint import Checkpoint, CheckpointError, Tensor, open_checkpoint, progress_bar
+from pg_llm.files.layout import transposed
 
 # A field of the wire protocol is at most 1 GB.
 _MAX_TENSOR_BYTES = 2**30 - 64
@@ -31,10 +32,17 @@ class Imported(NamedTuple):
 
 
 def load_model(
-    conn: psycopg.Connection, folder_or_file: str | Path, model: str, *, progress: bool = True
+    conn: psycopg.Connection,
+    folder_or_file: str | Path,
+    model: str,
+    *,
+    ignore_surplus: bool = False,
+    progress: bool = True,
 ) -> Imported:
-    """Imports a GPT-2 checkpoint (safetensors, npz, PyTorch .bin) as `model`, replacing its weights.
+    """Imports a GPT-2 checkpoint (safetensors, npz, PyTorch .pt or .bin) as `model`, replacing its weights.
 
+    Of HuggingFace, nanoGPT, minGPT, build-nanogpt or LLMs-from-scratch. PyTorch's files need torch; nothing
+    in them is executed. ignore_surplus: tensors that the model does not have are left out, with a notice.
     All or nothing: one transaction, or a savepoint inside the caller's. Needs no rights but those on the
     llm_ tables. Errors: CheckpointError for the file, psycopg.Error (naming every tensor that is missing,
     surplus or of another shape) from the server.
@@ -44,8 +52,11 @@ def load_model(
         _check_sizes(checkpoint)
         with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
             schema = catalog.schema(conn)
-            rows = _begin(cursor, schema, checkpoint, model)
-            chosen = [(name, checkpoint.tensors[position - 1]) for name, position in rows]
+            rows = _begin(cursor, schema, checkpoint, model, ignore_surplus)
+            chosen = []
+            for name, position, is_transposed in rows:
+                tensor = checkpoint.tensors[position - 1]
+                chosen.append((name, transposed(tensor) if is_transposed else tensor))
             _copy(cursor, schema, model, chosen, progress)
     return Imported(len(chosen), sum(tensor.size for _, tensor in chosen))
 
@@ -58,12 +69,14 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
             )
 
 
-def _begin(cursor, schema, checkpoint: Checkpoint, model: str) -> list[tuple[str, int]]:
+def _begin(cursor, schema, checkpoint: Checkpoint, model: str, ignore_surplus: bool) -> list:
+    """Rows of a parameter, the position of its tensor from 1 on, and whether it has to be transposed."""
     tensors = [{"name": t.name, "dtype": t.dtype, "shape": t.shape} for t in checkpoint.tensors]
     query = sql.SQL(
-        "SELECT name, position FROM {}._llm_import_begin(%s::text, %s::text::jsonb, %s::text::jsonb, %s)"
+        "SELECT name, position, is_transposed "
+        "FROM {}._llm_import_begin(%s::text, %s::text::jsonb, %s::text::jsonb, %s, %s)"
     )
-    arguments = [model, json.dumps(tensors), checkpoint.config, checkpoint.head_is_wte()]
+    arguments = [model, json.dumps(tensors), checkpoint.config, checkpoint.head_is_wte(), ignore_surplus]
     return cursor.execute(query.format(schema), arguments).fetchall()
 
 

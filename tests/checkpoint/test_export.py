@@ -248,9 +248,59 @@ def test_changed_graph_is_mentioned(conn, folder, model):
     conn.add_notice_handler(lambda notice: notices.append(notice.message_primary))
     conn.execute("SELECT pg_llm_export_npz(%s, %s)", [str(folder / "x.npz"), model])
     assert notices == []
-    conn.execute("UPDATE llm_graph SET op = 'relu', attrs = '{}' WHERE model = %s AND op = 'gelu'", [model])
+    conn.execute("UPDATE llm_graph SET op = 'relu' WHERE model = %s AND name = 'h.1.mlp.act'", [model])
     conn.execute("SELECT pg_llm_export_npz(%s, %s)", [str(folder / "x.npz"), model])
     assert "no longer GPT-2's" in notices[0]
+
+
+UNTIE = """INSERT INTO llm_graph (model, name, op, attrs)
+    VALUES (%(m)s, 'lm_head.weight', 'param', '{"shape": ["V", "C"], "init": "normal", "std": 0.02}');
+UPDATE llm_graph SET inputs = '{ln_f,lm_head.weight}' WHERE model = %(m)s AND name = 'logits';
+INSERT INTO llm_param (model, name, data)
+    SELECT %(m)s, 'lm_head.weight', data FROM llm_param WHERE model = %(m)s AND name = 'wte.weight'"""
+
+
+EDITS = {
+    "head": (UNTIE, {"tie_word_embeddings": False}),
+    "relu": ("op = 'relu' WHERE op = 'gelu'", {"activation_function": "relu"}),
+    "exact gelu": (
+        """attrs = '{"approximate": "none"}' WHERE op = 'gelu'""",
+        {"activation_function": "gelu"},
+    ),
+    "epsilon": ("""attrs = '{"eps": 0.001}' WHERE op = 'layernorm'""", {"layer_norm_epsilon": 0.001}),
+    "heads": ("""attrs = '{"n_head": 2}' WHERE op = 'attention'""", {"n_head": 2}),
+}
+
+
+@pytest.mark.parametrize(("edit", "stated"), EDITS.values(), ids=EDITS)
+def test_config_of_an_edited_graph(conn, folder, model, edit, stated):
+    """config.json says what the graph computes; the file goes back under its own name and under another."""
+    config = CONFIG | {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
+    config = {"config.json": json.dumps(config)}
+    source = write_safetensors(folder / "m.safetensors", gpt2(), metadata=config)
+    by_path(conn, source, model)
+    for statement in edit.split(";"):
+        if not statement.lstrip().startswith(("INSERT", "UPDATE")):
+            statement = f"UPDATE llm_graph SET {statement} AND model = %(m)s"
+        conn.execute(statement, {"m": model})
+    weights = stored(conn, model)
+    notices = []
+    conn.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+    conn.execute("SELECT pg_llm_export_safetensors(%s, %s)", [str(folder / "out.safetensors"), model])
+    assert notices == []
+    config = conn.execute("SELECT llm_export_config(%s)", [model]).fetchone()[0]
+    assert config | stated == config
+    query = "SELECT llm_logits('{1,2,3}', %s)"
+    before = conn.execute(query, [model]).fetchone()[0]
+    for load in (by_path, over_connection):
+        load(conn, folder / "out.safetensors", model)
+        assert same(stored(conn, model), weights)
+        assert np.array_equal(conn.execute(query, [model]).fetchone()[0], before)
+        other = f"{model[:50]} {load.__name__}"
+        load(conn, folder / "out.safetensors", other)
+        assert np.array_equal(conn.execute(query, [other]).fetchone()[0], before)
+    if "lm_head.weight" not in weights:  # an edit of the graph does not stand in the way of the first file
+        by_path(conn, source, model)
 
 
 # ---- pg-llm convert ----

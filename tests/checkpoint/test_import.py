@@ -145,9 +145,10 @@ def test_dimensions_from_the_tensors(conn, folder, model, load):
 
 
 def shapes(layers, width, positions=1024, vocab=50257, c_fc=None):
-    """A file's list of tensors, as far as dimensions are read from it."""
+    """A file's list of tensors, as far as dimensions are read from it. c_fc: (out,in), as c_attn then is."""
     last = f"h.{layers - 1}."
     named = {"wte.weight": [vocab, width], "wpe.weight": [positions, width], last + "ln_1.weight": [width]}
+    named["h.0.attn.c_attn.weight"] = [3 * width, width] if c_fc else [width, 3 * width]
     named["h.0.mlp.c_fc.weight"] = c_fc or [width, 4 * width]
     return json.dumps([{"name": name, "dtype": "F32", "shape": shape} for name, shape in named.items()])
 
@@ -288,11 +289,19 @@ def test_many_wrong_tensors_are_counted(conn, folder, model, load):
 
 
 @WAYS
-def test_linear_layout_is_explained(conn, folder, model, load):
-    weights = {n: a.T.copy() if n.startswith("h.") else a for n, a in gpt2().items()}
-    path = write_safetensors(folder / "m.safetensors", weights, metadata={"config.json": json.dumps(CONFIG)})
-    error = refused(conn, load, path, model, "6 of another shape")
-    assert "transpose" in error.diag.message_hint
+def test_surplus_tensors_can_be_left_out(conn, folder, model, load):
+    """Each is named once, also where its type is no float."""
+    surplus = {"score.weight": np.zeros((2, 6), np.float32), "h.0.attn.rotary": np.zeros(3, np.int64)}
+    config = {"config.json": json.dumps(CONFIG)}
+    path = write_safetensors(folder / "m.safetensors", gpt2() | surplus, metadata=config)
+    error = refused(conn, load, path, model, "are not those of model .*: 2 surplus\n")
+    assert error.diag.message_detail == "Surplus: score.weight (2,6), h.0.attn.rotary (3)"
+    assert error.diag.message_hint == "ignore_surplus => true imports the file without them."
+    notices = []
+    conn.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+    assert load(conn, path, model, ignore_surplus=True)[0] == len(gpt2())
+    assert notices == ["left out of the import: score.weight (2,6), h.0.attn.rotary (3)"]
+    assert same(stored(conn, model), gpt2())
 
 
 @WAYS
@@ -306,9 +315,10 @@ def test_linear_layout_is_explained(conn, folder, model, load):
         ({"n_head": "3"}, 'n_head is "3", expected a whole number'),
         ({"n_embd": 1e30}, "n_embd is 1.*, expected a whole number"),
         ({"model_type": "llama"}, 'type "llama", expected "gpt2"'),
-        ({"activation_function": "silu"}, 'activation_function is "silu"'),
+        ({"activation_function": "mish"}, 'activation_function is "mish"'),
         ({"layer_norm_epsilon": "x"}, "layer_norm_epsilon is"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "attention that GPT-2's graph does not have"),
+        ({"add_cross_attention": True}, "attention that GPT-2's graph does not have"),
+        ({"scale_attn_weights": 1}, "scale_attn_weights is 1, expected true or false"),
         ({"tie_word_embeddings": False}, "1 missing"),
     ],
 )
@@ -319,18 +329,42 @@ def test_config_is_checked(conn, folder, model, load, change, match):
 
 
 @WAYS
-@pytest.mark.parametrize("text", ["", "{", "[]", "nul", '{"n_head": NaN}', '"x"'])
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"[]", b"nul", b'{"n_head": NaN}', b'"x"', '{"_name": "Jos\xe9"}'.encode("latin-1"),
+     '{"n_head": 3}'.encode("utf-16"), b'{"a":' * 100_000, b'{"a":' * 100_000 + b"1" + b"}" * 100_000],
+    ids=["empty", "open", "array", "nul", "NaN", "text", "latin-1", "utf-16", "deep and open", "deep"],
+)  # fmt: skip
 def test_config_that_is_no_config(conn, folder, model, load, text):
     write_safetensors(folder / "model.safetensors", gpt2())
-    (folder / "config.json").write_text(text)
+    (folder / "config.json").write_bytes(text)
     refused(conn, load, visible(folder), model, "config.json")
+
+
+@WAYS
+def test_config_with_a_byte_order_mark(conn, folder, model, load):
+    write_safetensors(folder / "model.safetensors", gpt2())
+    (folder / "config.json").write_text(json.dumps(CONFIG), "utf-8-sig")
+    load(conn, visible(folder), model)
+    assert config_of(conn, model)[:6] == (2, 3, 6, 10, 7, 11)
 
 
 @WAYS
 def test_both_names_of_a_tensor(conn, folder, model, load):
     weights = gpt2() | {"transformer.ln_f.bias": np.zeros(6, np.float32)}
     path = write_safetensors(folder / "m.safetensors", weights, metadata={"config.json": json.dumps(CONFIG)})
-    refused(conn, load, path, model, "ln_f.bias both with and without")
+    refused(conn, load, path, model, '"ln_f.bias" and "transformer.ln_f.bias" are the same parameter')
+
+
+@WAYS
+def test_a_tensor_in_two_shards(conn, folder, model, load):
+    weights = gpt2()
+    write_safetensors(folder / "a.safetensors", weights)
+    write_safetensors(folder / "b.safetensors", {"ln_f.bias": weights["ln_f.bias"]})
+    index = {"weight_map": dict.fromkeys(weights, "a.safetensors") | {"ln_f.bias": "b.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    refused(conn, load, visible(folder), model, 'two tensors have the name "ln_f.bias"')
 
 
 @WAYS

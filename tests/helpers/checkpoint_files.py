@@ -70,13 +70,14 @@ def visible(path: Path) -> Path:
     return path
 
 
-def by_path(conn, path, model):
+def by_path(conn, path, model, ignore_surplus=False):
     function = "npz" if str(path).endswith(".npz") else "safetensors"
-    return conn.execute(f"SELECT * FROM pg_llm_import_{function}(%s, %s)", [str(path), model]).fetchone()
+    query = f"SELECT * FROM pg_llm_import_{function}(%s, %s, ignore_surplus => %s)"
+    return conn.execute(query, [str(path), model, ignore_surplus]).fetchone()
 
 
-def over_connection(conn, path, model):
-    return pg_llm.load_model(conn, path, model, progress=False)
+def over_connection(conn, path, model, ignore_surplus=False):
+    return pg_llm.load_model(conn, path, model, ignore_surplus=ignore_surplus, progress=False)
 
 
 WAYS = pytest.mark.parametrize("load", [by_path, over_connection])

@@ -26,6 +26,7 @@ typedef struct ImportRow
 {
 	char *name;
 	const CheckpointTensor *tensor;
+	bool is_transposed; /* in the file */
 	int ndim;
 	int dims[LLM_MAX_DIMS];
 } ImportRow;
@@ -34,17 +35,18 @@ typedef struct ImportRow
  * Registers or checks the model and returns which tensor becomes which row; palloc'd in the caller's context.
  */
 static ImportRow *
-BeginImport(const char *model, const Checkpoint *checkpoint, MemoryContext context, int *count)
+BeginImport(
+	const char *model, const Checkpoint *checkpoint, bool ignore_surplus, MemoryContext context, int *count)
 {
-	static SpiQuery begin = {
-		"SELECT name, position, shape FROM %s._llm_import_begin($1, $2::jsonb, $3::jsonb, $4)", 4,
-		{TEXTOID, TEXTOID, TEXTOID, BOOLOID}, .columns = "siI"};
-	Datum args[4] = {CStringGetTextDatum(model), CStringGetTextDatum(CheckpointTensorsJson(checkpoint)),
+	static SpiQuery begin = {"SELECT name, position, shape, is_transposed "
+							 "FROM %s._llm_import_begin($1, $2::jsonb, $3::jsonb, $4, $5)",
+		5, {TEXTOID, TEXTOID, TEXTOID, BOOLOID, BOOLOID}, .columns = "siIb"};
+	Datum args[5] = {CStringGetTextDatum(model), CStringGetTextDatum(CheckpointTensorsJson(checkpoint)),
 		checkpoint->config ? CStringGetTextDatum(checkpoint->config) : (Datum) 0,
-		BoolGetDatum(CheckpointHeadIsWte(checkpoint))};
+		BoolGetDatum(CheckpointHeadIsWte(checkpoint)), BoolGetDatum(ignore_surplus)};
 	ImportRow *rows;
 
-	SpiRun(&begin, args, checkpoint->config ? "    " : "  n ", false, 0);
+	SpiRun(&begin, args, checkpoint->config ? "     " : "  n  ", false, 0);
 	*count = (int) SPI_processed;
 	rows = MemoryContextAlloc(context, sizeof(ImportRow) * (Size) (*count + 1));
 	for (int i = 0; i < *count; i++)
@@ -57,6 +59,7 @@ BeginImport(const char *model, const Checkpoint *checkpoint, MemoryContext conte
 		rows[i].name = MemoryContextStrdup(context, SPI_getvalue(tuple, desc, 1));
 		rows[i].tensor = &checkpoint->tensors[position - 1];
 		rows[i].ndim = ShapeFromArray(SPI_getbinval(tuple, desc, 3, &isnull), rows[i].dims);
+		rows[i].is_transposed = DatumGetBool(SPI_getbinval(tuple, desc, 4, &isnull));
 	}
 	SPI_freetuptable(SPI_tuptable);
 	return rows;
@@ -73,7 +76,7 @@ ImportTensor(const char *model, const ImportRow *row)
 
 	insert.types[2] = TensorTypeOid();
 	ReserveMemory(VARSIZE(tensor)); /* for the row formed from it */
-	CheckpointRead(row->tensor, TENSOR_DATA(tensor));
+	CheckpointRead(row->tensor, row->is_transposed, TENSOR_DATA(tensor));
 	SpiRun(&insert, args, NULL, false, 0);
 	return TensorNumel(tensor);
 }
@@ -96,7 +99,7 @@ Import(FunctionCallInfo fcinfo, const CheckpointFormat *format)
 	CheckpointOpen(&checkpoint, path, format);
 
 	SPI_connect();
-	rows = BeginImport(model, &checkpoint, outer, &count);
+	rows = BeginImport(model, &checkpoint, !PG_ARGISNULL(2) && PG_GETARG_BOOL(2), outer, &count);
 	for (int i = 0; i < count; i++)
 	{
 		MemoryContext spi = MemoryContextSwitchTo(one);

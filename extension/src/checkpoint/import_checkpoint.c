@@ -1,13 +1,17 @@
 #include "postgres.h"
 
 #include "mb/pg_wchar.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
+#include "utils/builtins.h"
 #include "utils/json.h"
 
 #include "formats/json.h"
 #include "src/base/errors.h"
 #include "src/base/memory.h"
+#include "src/base/spi.h"
 #include "src/checkpoint/import_checkpoint.h"
 #include "src/tensor/tensor.h"
 
@@ -190,33 +194,46 @@ CheckpointOpen(Checkpoint *checkpoint, const char *path, const CheckpointFormat 
 }
 
 void
-CheckpointRead(const CheckpointTensor *tensor, float *out)
+CheckpointRead(const CheckpointTensor *tensor, bool transpose, float *out)
 {
+	LlmTensorEntry entry = *tensor->entry;
 	LlmError err;
 
-	LLM_CHECK(llm_tensor_read(tensor->file, tensor->entry, out, &err), &err);
+	if (transpose) /* (out,in) in C order is (in,out) in Fortran's */
+	{
+		entry.dims[0] = tensor->entry->dims[1];
+		entry.dims[1] = tensor->entry->dims[0];
+		entry.fortran = !entry.fortran;
+	}
+	LLM_CHECK(llm_tensor_read(tensor->file, &entry, out, &err), &err);
 	ServerFileClose(tensor->server_file);
 }
 
-/* The tensor of this name, with or without the prefix. */
+/* The tensor that is this parameter; NULL if there is none. */
 static const CheckpointTensor *
-FindTensor(const Checkpoint *checkpoint, const char *name)
+FindTensor(const Checkpoint *checkpoint, Datum tensors, const char *parameter)
 {
-	for (int i = 0; i < checkpoint->count; i++)
-	{
-		const char *own = checkpoint->tensors[i].name;
+	static SpiQuery find = {"SELECT position FROM %s._llm_import_tensors($1::jsonb) WHERE name = $2", 2,
+		{TEXTOID, TEXTOID}, .columns = "i"};
+	Datum args[2] = {tensors, CStringGetTextDatum(parameter)};
+	const CheckpointTensor *found = NULL;
+	bool isnull;
 
-		if (strcmp(own + (strncmp(own, "transformer.", 12) == 0 ? 12 : 0), name) == 0)
-			return &checkpoint->tensors[i];
-	}
-	return NULL;
+	SpiRun(&find, args, NULL, false, 0);
+	if (SPI_processed > 0)
+		found = &checkpoint->tensors[DatumGetInt32(SPI_getbinval(
+										 SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)) -
+									 1];
+	SPI_freetuptable(SPI_tuptable);
+	return found;
 }
 
 bool
 CheckpointHeadIsWte(const Checkpoint *checkpoint)
 {
-	const CheckpointTensor *head = FindTensor(checkpoint, "lm_head.weight"),
-						   *wte = FindTensor(checkpoint, "wte.weight");
+	Datum tensors = CStringGetTextDatum(CheckpointTensorsJson(checkpoint));
+	const CheckpointTensor *head = FindTensor(checkpoint, tensors, "lm_head.weight"),
+						   *wte = FindTensor(checkpoint, tensors, "wte.weight");
 	const LlmTensorEntry *a, *b;
 	int dims[2];
 	Tensor *values;
@@ -234,7 +251,7 @@ CheckpointHeadIsWte(const Checkpoint *checkpoint)
 	dims[0] = (int) a->dims[0];
 	dims[1] = (int) a->dims[1];
 	values = TensorNew(2, dims);
-	CheckpointRead(wte, TENSOR_DATA(values));
+	CheckpointRead(wte, false, TENSOR_DATA(values));
 	LLM_CHECK(llm_tensor_equals(head->file, a, TENSOR_DATA(values), &equal, &err), &err);
 	ServerFileClose(head->server_file);
 	pfree(values);

@@ -13,7 +13,7 @@ SELECT _llm_import_config(NULL);
 SELECT _llm_import_config('[]');
 SELECT _llm_import_config('{"n_head": 2.5}');
 SELECT _llm_import_config('{"model_type": "llama"}');
-SELECT _llm_import_config('{"activation_function": "silu"}');
+SELECT _llm_import_config('{"activation_function": "mish"}');
 
 -- Names of tensors, and the ones that are ignored.
 SELECT * FROM _llm_import_tensors('[{"name": "transformer.wte.weight", "dtype": "F16", "shape": [11, 6]},
@@ -22,7 +22,7 @@ SELECT * FROM _llm_import_tensors('[{"name": "transformer.wte.weight", "dtype": 
 
 -- A file with missing, surplus and misshapen tensors.
 SELECT * FROM _llm_import_begin('wrong', '[{"name": "wte.weight", "dtype": "F32", "shape": [11, 6]},
-    {"name": "wpe.weight", "dtype": "I64", "shape": [7, 6]}, {"name": "ln_f.weight", "dtype": "F32", "shape": [5]},
+    {"name": "wpe.weight", "dtype": "I64", "shape": [7, 6]}, {"name": "ln_f.bias", "dtype": "F32", "shape": [5]},
     {"name": "extra", "dtype": "F32", "shape": []}]', '{"n_head": 3}', false);
 SELECT * FROM _llm_import_begin('wrong', '[]', NULL, false);
 SELECT * FROM _llm_import_begin('', '[]', NULL, false);
