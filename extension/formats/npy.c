@@ -88,13 +88,17 @@ read_dtype(Literal *l, LlmTensorEntry *entry)
 		return bad(l, "descr is no NumPy type");
 	memcpy(entry->dtype_name, text, length);
 	entry->dtype_name[length] = '\0';
-	if (strchr("<>=|", text[0]) == NULL || text[1] != 'f' || length != 3)
-		return LLM_OK;
-	entry->swapped = text[0] == '>';
-	entry->dtype = text[2] == '4'   ? LLM_F32
-				   : text[2] == '2' ? LLM_F16
-				   : text[2] == '8' ? LLM_F64
-									: LLM_OTHER_DTYPE;
+	if (strchr("<>=|", text[0]) != NULL)
+	{
+		entry->swapped = text[0] == '>';
+		text++;
+		length--;
+	}
+	if (length == 2 && text[0] == 'f') /* without a byte order: the machine's, little-endian */
+		entry->dtype = text[1] == '4'   ? LLM_F32
+					   : text[1] == '2' ? LLM_F16
+					   : text[1] == '8' ? LLM_F64
+										: LLM_OTHER_DTYPE;
 	return LLM_OK;
 }
 

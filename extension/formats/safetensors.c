@@ -1,10 +1,13 @@
 /*
  * Reads the header of a safetensors file. The format's own rules are enforced: the tensors cover the data
- * exactly, without overlaps, holes or trailing bytes, so that a file cannot hide bytes from inspection.
+ * exactly, without overlaps, holes or trailing bytes, so that a file cannot hide bytes from inspection. Files
+ * that the safetensors package refuses are refused here, too, and the other way round
+ * (tests/checkpoint/test_rules.py).
  */
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/file_kind.h"
 #include "formats/json.h"
 #include "formats/tensor_file.h"
 
@@ -19,7 +22,9 @@ static const struct
 	{"BOOL", 8, LLM_OTHER_DTYPE}, {"U8", 8, LLM_OTHER_DTYPE}, {"I8", 8, LLM_OTHER_DTYPE},
 	{"U16", 16, LLM_OTHER_DTYPE}, {"I16", 16, LLM_OTHER_DTYPE}, {"U32", 32, LLM_OTHER_DTYPE},
 	{"I32", 32, LLM_OTHER_DTYPE}, {"U64", 64, LLM_OTHER_DTYPE}, {"I64", 64, LLM_OTHER_DTYPE},
-	{"F8_E4M3", 8, LLM_OTHER_DTYPE}, {"F8_E5M2", 8, LLM_OTHER_DTYPE}};
+	{"C64", 64, LLM_OTHER_DTYPE}, {"F8_E4M3", 8, LLM_OTHER_DTYPE}, {"F8_E5M2", 8, LLM_OTHER_DTYPE},
+	{"F8_E8M0", 8, LLM_OTHER_DTYPE}, {"F8_E4M3FNUZ", 8, LLM_OTHER_DTYPE}, {"F8_E5M2FNUZ", 8, LLM_OTHER_DTYPE},
+	{"F6_E2M3", 6, LLM_OTHER_DTYPE}, {"F6_E3M2", 6, LLM_OTHER_DTYPE}, {"F4", 4, LLM_OTHER_DTYPE}};
 
 static bool
 is_text(const LlmJson *json, const char *text)
@@ -34,18 +39,15 @@ read_dtype(LlmTensorFile *file, LlmJson *json, LlmTensorEntry *entry, int *bits,
 
 	if (code != LLM_OK)
 		return code;
-	if (json->length == 0 || json->length >= sizeof(entry->dtype_name) || memchr(json->text, 0, json->length))
-		return llm_json_fail(json, err, "tensor \"%s\" has an unknown dtype", entry->name);
-	memcpy(entry->dtype_name, json->text, json->length);
-	entry->dtype = LLM_OTHER_DTYPE;
-	*bits = 0; /* an unknown dtype: its size cannot be checked, and its values cannot be read */
 	for (size_t i = 0; i < sizeof(dtypes) / sizeof(dtypes[0]); i++)
-		if (strcmp(dtypes[i].name, entry->dtype_name) == 0)
+		if (is_text(json, dtypes[i].name))
 		{
+			strcpy(entry->dtype_name, dtypes[i].name);
 			entry->dtype = dtypes[i].dtype;
 			*bits = dtypes[i].bits;
+			return LLM_OK;
 		}
-	return LLM_OK;
+	return llm_json_fail(json, err, "tensor \"%s\" has an unknown dtype", entry->name);
 }
 
 /* Reads an array of at most capacity integers >= 0. */
@@ -79,7 +81,8 @@ static LlmCode
 read_entry(LlmTensorFile *file, LlmJson *json, LlmTensorEntry *entry, uint64_t data_start, LlmError *err)
 {
 	int64_t offsets[2];
-	int offset_count = -1, bits = -1;
+	int offset_count = -1, bits = 0;
+	uint64_t needed;
 	LlmCode code;
 
 	entry->ndim = -1;
@@ -91,7 +94,10 @@ read_entry(LlmTensorFile *file, LlmJson *json, LlmTensorEntry *entry, uint64_t d
 			return code;
 		if (json->token == LLM_JSON_OBJECT_END)
 			break;
-		if (is_text(json, "dtype"))
+		if ((is_text(json, "dtype") && bits > 0) || (is_text(json, "shape") && entry->ndim >= 0) ||
+			(is_text(json, "data_offsets") && offset_count >= 0))
+			code = llm_json_fail(json, err, "tensor \"%s\" has a key twice", entry->name);
+		else if (is_text(json, "dtype"))
 			code = read_dtype(file, json, entry, &bits, err);
 		else if (is_text(json, "shape"))
 			code = read_numbers(json, "dimensions", entry, entry->dims, LLM_MAX_DIMS, &entry->ndim, err);
@@ -102,7 +108,7 @@ read_entry(LlmTensorFile *file, LlmJson *json, LlmTensorEntry *entry, uint64_t d
 		if (code != LLM_OK)
 			return code;
 	}
-	if (bits < 0 || entry->ndim < 0 || offset_count != 2)
+	if (bits == 0 || entry->ndim < 0 || offset_count != 2)
 		return llm_json_fail(json, err, "tensor \"%s\" needs dtype, shape and two data_offsets", entry->name);
 	if ((code = llm_tensor_count(file, entry, err)) != LLM_OK)
 		return code;
@@ -113,27 +119,36 @@ read_entry(LlmTensorFile *file, LlmJson *json, LlmTensorEntry *entry, uint64_t d
 			(unsigned long long) (file->source.size - data_start));
 	entry->extent.offset = data_start + (uint64_t) offsets[0];
 	entry->extent.size = entry->extent.stored = (uint64_t) (offsets[1] - offsets[0]);
-	if (bits > 0 && entry->extent.size != entry->numel * (uint64_t) (bits / 8))
+	needed = bits < 8 ? (entry->numel * (uint64_t) bits + 7) / 8 : entry->numel * (uint64_t) (bits / 8);
+	if (entry->extent.size != needed || (bits < 8 && entry->numel * (uint64_t) bits % 8 != 0))
 		return llm_json_fail(json, err, "tensor \"%s\" has %llu bytes, but its shape and dtype %s need %llu",
 			entry->name, (unsigned long long) entry->extent.size, entry->dtype_name,
-			(unsigned long long) (entry->numel * (uint64_t) (bits / 8)));
+			(unsigned long long) needed);
 	return LLM_OK;
 }
 
-/* Reads "__metadata__": {string: string}, and keeps a config.json in it. */
+/* Reads "__metadata__": {string: string} or null, and keeps a config.json in it, the last. */
 static LlmCode
 read_metadata(LlmTensorFile *file, LlmJson *json, LlmError *err)
 {
-	LlmCode code = llm_json_expect(json, LLM_JSON_OBJECT, err);
+	const LlmAllocator *a = file->allocator;
+	LlmCode code = llm_json_next(json, err);
 
+	if (code != LLM_OK || json->token == LLM_JSON_NULL)
+		return code;
+	if (json->token != LLM_JSON_OBJECT)
+		return llm_json_fail(
+			json, err, "__metadata__ is %s, expected an object", llm_json_token_name(json->token));
 	while (code == LLM_OK && (code = llm_json_next(json, err)) == LLM_OK && json->token == LLM_JSON_KEY)
 	{
-		bool config = file->config == NULL && is_text(json, LLM_CONFIG_NAME);
+		bool config = is_text(json, LLM_CONFIG_NAME);
 
 		code = llm_json_expect(json, LLM_JSON_STRING, err);
 		if (code != LLM_OK || !config)
 			continue;
-		file->config = file->allocator->alloc(file->allocator->context, json->length + 1);
+		if (file->config != NULL)
+			a->release(a->context, file->config, file->config_size + 1);
+		file->config = a->alloc(a->context, json->length + 1);
 		if (file->config == NULL)
 			return llm_fail(err, LLM_NO_MEMORY, "%s: no memory for its config", file->source.name);
 		memcpy(file->config, json->text, json->length);
@@ -188,12 +203,17 @@ read_header(LlmTensorFile *file, LlmJson *json, uint64_t data_start, LlmError *e
 	const LlmAllocator *a = file->allocator;
 	const LlmTensorEntry **sorted;
 	LlmTensorEntry *entry;
+	bool metadata = false;
 	LlmCode code = llm_json_expect(json, LLM_JSON_OBJECT, err);
 
 	while (code == LLM_OK && (code = llm_json_next(json, err)) == LLM_OK && json->token == LLM_JSON_KEY)
 	{
 		if (is_text(json, "__metadata__"))
-			code = read_metadata(file, json, err);
+		{
+			code = metadata ? llm_json_fail(json, err, "__metadata__ is there twice")
+							: read_metadata(file, json, err);
+			metadata = true;
+		}
 		else if ((code = llm_tensor_file_add(file, json->text, json->length, &entry, err)) == LLM_OK)
 			code = read_entry(file, json, entry, data_start, err);
 	}
@@ -235,13 +255,15 @@ llm_safetensors_open(
 			return llm_hint(err,
 				"This is a ZIP file: import an .npz with pg_llm_import_npz; convert a PyTorch file "
 				"with: pg-llm convert --source FILE --output model.safetensors");
-		return llm_hint(err, "The file may be cut short, or a Git LFS pointer instead of the weights.");
+		return llm_hint_kind(source, "The file may be cut short.", err);
 	}
 	header = allocator->alloc(allocator->context, size + 1);
 	if (header == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "%s: no memory for a header of %llu bytes", source->name,
 			(unsigned long long) size);
 	code = source->read(source->context, sizeof(prefix), header, (size_t) size, err);
+	if (code == LLM_OK && size >= 3 && memcmp(header, "\xef\xbb\xbf", 3) == 0)
+		code = llm_fail(err, LLM_FORMAT, "%s: its header begins with a byte order mark", source->name);
 	if (code == LLM_OK)
 	{
 		llm_json_open(&json, source->name, header, (size_t) size, allocator);

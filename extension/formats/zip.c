@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "formats/file_kind.h"
 #include "formats/utf8.h"
 
 #define MAX_COMMENT 65535
@@ -73,7 +74,8 @@ find_end(
 		return LLM_OK;
 	}
 	damaged(source, "no end of its directory", err);
-	return llm_hint(err, "The file may be cut short, or of another format (pg_llm_import_safetensors).");
+	return llm_hint_kind(
+		source, "The file may be cut short, or of another format (pg_llm_import_safetensors).", err);
 }
 
 LlmCode

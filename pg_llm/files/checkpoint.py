@@ -18,22 +18,24 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import safetensors
 from numpy.lib import format as npy
 
 from pg_llm.errors import KitError
+from pg_llm.files.formats import describe
 from pg_llm.files.layout import plain_name, to_gpt2
 
 # Elements converted and sent at a time.
 PIECE = 1 << 20
 MAX_DIMS = 8
-MAX_SAFETENSORS_HEADER = 100_000_000
+MAX_NPY_HEADER = 65536
 CONFIG = "config.json"
 
 # safetensors' names of types that convert to float32; bfloat16 is read as the upper half of a float32.
 _TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 _FLOATS: dict[str, np.dtype] = {name: np.dtype(stored) for name, stored in _TYPES.items()}
-_SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4}
-_SIZES |= {"U64": 8, "I64": 8} | {name: dtype.itemsize for name, dtype in _FLOATS.items()}
+# Near the beginning of PyTorch's files of before 1.6; later ones are ZIP archives.
+_LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 class CheckpointError(KitError, ValueError):
@@ -170,8 +172,9 @@ def _files(path: Path) -> list[Path]:
             return [path / name]
         if (path / f"{name}.index.json").is_file():
             return _shards(path, path / f"{name}.index.json")
+    what = "; it has a checkpoint of TensorFlow, which is not read" if [*path.glob("*.ckpt.index")] else ""
     raise CheckpointError(
-        f"{path}: no model.safetensors, model.npz, pytorch_model.bin or ckpt.pt in it; "
+        f"{path}: no model.safetensors, model.npz, pytorch_model.bin or ckpt.pt in it{what}; "
         "give the path of the file itself if it has another name"
     )
 
@@ -190,72 +193,50 @@ def _reader(file: Path):
     from pg_llm.files.torch_file import read_torch
 
     with file.open("rb") as opened:
-        first = opened.read(9)
-    if first[:4] == b"PK\3\4":
+        first = opened.read(40)
+    if first[:4] in (b"PK\3\4", b"PK\5\6"):
         with zipfile.ZipFile(file) as archive:
             pickled = any(name.endswith("data.pkl") for name in archive.namelist())
         return read_torch if pickled else _read_npz
-    if file.suffix in (".bin", ".pt", ".pth"):
-        return read_torch
-    if first[:4] == b"PK\5\6" or file.suffix == ".npz":
-        return _read_npz
-    return _read_safetensors
+    return read_torch if _LEGACY_TORCH in first else _read_safetensors
 
 
 def _read_safetensors(file: Path, checkpoint: Checkpoint, stack: contextlib.ExitStack) -> None:
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if size < 8 or length > min(size - 8, MAX_SAFETENSORS_HEADER):
-            raise CheckpointError(
-                f"{file}: not a safetensors file: a header of {length} bytes in a file of {size}; "
-                "it may be cut short, or a Git LFS pointer instead of the weights"
-            )
-        try:
-            header = json.loads(opened.read(length))
-            metadata = header.pop("__metadata__", None) or {}
-            entries = [_safetensors_entry(*item) for item in header.items()]
-            _check_cover(entries, size - 8 - length)
-            checkpoint.config = checkpoint.config or metadata.get(CONFIG)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{file}: its header is damaged: {error}") from error
-    data = np.memmap(file, np.uint8, "r") if entries else np.empty(0, np.uint8)
-    for name, dtype, shape, begin, end in entries:
-        stored = data[8 + length + begin : 8 + length + end]
-        if dtype in _FLOATS:
-            stored = stored.view(_FLOATS[dtype])
-        checkpoint.tensors.append(Tensor(name, dtype, shape, partial(np.asarray, stored)))
-
-
-def _check_cover(entries: list, size: int) -> None:
-    """Checks the format's rule: the tensors cover the data without overlaps, holes or trailing bytes."""
-    at = 0
-    for name, _, _, begin, end in sorted(entries, key=lambda entry: entry[3:]):
-        if begin != at or end > size:
-            raise ValueError(
-                f'tensor "{name}" has the bytes {begin} to {end}, expected from {at} and at most to {size}'
-            )
-        at = end
-    if at != size:
-        raise ValueError(f"{size - at} bytes at the end belong to no tensor")
-
-
-def _safetensors_entry(name: str, entry: dict):
-    dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)) or end < begin:
-        raise ValueError(f'tensor "{name}": shape and data_offsets must be whole numbers from 0 on')
-    if len(shape) > MAX_DIMS:
-        raise ValueError(f'tensor "{name}" has {len(shape)} dimensions, more than {MAX_DIMS}')
-    if dtype in _SIZES and end - begin != math.prod(shape) * _SIZES[dtype]:
-        raise ValueError(f'tensor "{name}" has {end - begin} bytes, but {dtype} {shape} needs another number')
-    return name, dtype, shape, begin, end
+    try:
+        with safetensors.safe_open(file, framework="numpy") as opened:  # checks the whole header
+            checkpoint.config = checkpoint.config or (opened.metadata() or {}).get(CONFIG)
+    except safetensors.SafetensorError as error:
+        if what := describe(file):
+            raise CheckpointError(f"{file}: no checkpoint; it is {what}") from error
+        raise CheckpointError(f"{file}: not a safetensors file, or a damaged one: {error}") from error
+    with file.open("rb") as header:
+        start = 8 + int.from_bytes(header.read(8), "little")
+        # Pairs: of two tensors with one name, which the format forbids, a dict would keep the last.
+        entries = json.loads(header.read(start - 8), object_pairs_hook=list)
+    data = np.memmap(file, np.uint8, "r")
+    for name, entry in ((name, dict(pairs)) for name, pairs in entries if name != "__metadata__"):
+        begin, end = entry["data_offsets"]
+        stored = data[start + begin : start + end]
+        if entry["dtype"] in _FLOATS:
+            stored = stored.view(_FLOATS[entry["dtype"]])
+        checkpoint.tensors.append(
+            Tensor(name, entry["dtype"], tuple(entry["shape"]), partial(np.asarray, stored))
+        )
 
 
 def _read_npz(file: Path, checkpoint: Checkpoint, stack: contextlib.ExitStack) -> None:
-    arrays = stack.enter_context(np.load(file, allow_pickle=False))
-    for member in arrays.zip.namelist():
+    arrays = stack.enter_context(np.load(file, allow_pickle=False, max_header_size=MAX_NPY_HEADER))
+    for info in arrays.zip.infolist():
+        member = info.filename
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise CheckpointError(
+                f'{file}: member "{member}" is compressed by method {info.compress_type}; '
+                "only stored (0) and deflate (8) are read"
+            )
         if member == CONFIG:
             checkpoint.config = checkpoint.config or arrays.zip.read(member).decode()
+            continue
+        if member.endswith("/") and info.file_size == 0:
             continue
         if not member.endswith(".npy"):
             raise CheckpointError(f'{file}: member "{member}" is neither a .npy array nor config.json')
@@ -263,8 +244,9 @@ def _read_npz(file: Path, checkpoint: Checkpoint, stack: contextlib.ExitStack) -
         with arrays.zip.open(member) as opened:
             # Version 3.0 differs from 2.0 only in the encoding of field names, which weights do not have.
             first = npy.read_magic(opened) == (1, 0)
-            shape, _, dtype = (npy.read_array_header_1_0 if first else npy.read_array_header_2_0)(opened)
-            left = arrays.zip.getinfo(member).file_size - opened.tell()
+            read_header = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
+            shape, _, dtype = read_header(opened, max_header_size=MAX_NPY_HEADER)
+            left = info.file_size - opened.tell()
         if not dtype.hasobject and left != math.prod(shape) * dtype.itemsize:
             raise CheckpointError(
                 f'{file}: array "{name}" has {left} bytes, its shape and type need another number'

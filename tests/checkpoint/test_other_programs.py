@@ -20,6 +20,8 @@ from pg_llm.files.convert import convert
 torch = pytest.importorskip("torch")
 from helpers.torch_gpts import NanoGPT, ScratchGPT  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 folder = checkpoint_files.folder
 model = checkpoint_files.model
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -233,6 +235,8 @@ def test_code_is_never_executed(conn, folder, model, zipped, call):
 
 
 def test_other_contents(conn, folder, model):
+    import pickle
+
     network = NanoGPT(**SIZE)
     path = folder / "ckpt.pt"
     torch.save(network, path)
@@ -243,6 +247,8 @@ def test_other_contents(conn, folder, model):
     refused(conn, path, model, "'epoch' is of type int")
     torch.save([1, 2], path)
     refused(conn, path, model, "no dict of tensors .* but list")
+    path.write_bytes(pickle.dumps({"wte.weight": [1.0]}))
+    refused(conn, path, model, "a Python pickle")
     state = network.state_dict()
     torch.save(state | {"lm_head.weight": state["lm_head.weight"].to_sparse()}, path)
     refused(conn, path, model, '"lm_head.weight" is sparse_coo')

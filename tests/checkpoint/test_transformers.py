@@ -15,6 +15,8 @@ from helpers.torch_gpt2 import random_gpt2
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.slow
+
 folder = checkpoint_files.folder
 model = checkpoint_files.model
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6]

@@ -1,8 +1,8 @@
 #include "postgres.h"
 
-#include "mb/pg_wchar.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "utils/builtins.h"

@@ -258,6 +258,12 @@ test_lying_safetensors(void)
 		"{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, "needs dtype, shape and two data_offsets");
 	safetensors_fails("{\"a\":{\"dtype\":\"\",\"shape\":[]}}", 4, "unknown dtype");
 	safetensors_fails("{\"__metadata__\":{\"a\":1}}", 0, "expected a string, found an integer");
+	safetensors_fails("{\"__metadata__\":[]}", 0, "__metadata__ is an array, expected an object");
+	safetensors_fails("{\"__metadata__\":null,\"__metadata__\":{}}", 0, "__metadata__ is there twice");
+	safetensors_fails("{" ENTRY("a", "Q4", "[1]", "[0,4]") "}", 4, "unknown dtype");
+	safetensors_fails("{" ENTRY("a", "F4", "[7]", "[0,4]") "}", 4, "dtype F4 need");
+	safetensors_fails("{\"a\":{\"shape\":[],\"shape\":[]}}", 4, "has a key twice");
+	safetensors_fails("\xef\xbb\xbf{}", 0, "begins with a byte order mark");
 }
 
 static void
