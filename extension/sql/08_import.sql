@@ -235,7 +235,11 @@ BEGIN
             USING ERRCODE = 'undefined_object',
                   DETAIL = format('The file''s tensors: %s', coalesce(nullif(@extschema@._llm_import_list(ARRAY(
                       SELECT t.name FROM @extschema@._llm_import_tensors(tensors) AS t)), ''), 'none')),
-                  HINT = 'A GPT-2 checkpoint has wte.weight (vocab,d_model) and wpe.weight (n_positions,d_model).';
+                  HINT = 'A GPT-2 checkpoint has wte.weight (vocab,d_model) and wpe.weight (n_positions,d_model).'
+                      || CASE WHEN EXISTS (SELECT FROM @extschema@._llm_import_tensors(tensors) AS t
+                                           WHERE t.name ~ '(^|\.)tok_emb\.')
+                          THEN ' LLMs-from-scratch has other names: pg-llm convert, or pg_llm.load_model in Python.'
+                          ELSE '' END;
     END IF;
     IF n_head IS NULL THEN
         -- GPT-2 as OpenAI published it. No other model's number of heads follows from its shapes.

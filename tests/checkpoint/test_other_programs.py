@@ -111,6 +111,15 @@ def test_llms_from_scratch(conn, folder, model, qkv_bias, wrapped):
     assert config_of(conn, model)[:6] == (2, 3, 24, 96, 16, 65)
 
 
+def test_llms_from_scratch_by_path(conn, folder, model):
+    """The server does not know the names; its hint says who does."""
+    state = {name: tensor.numpy() for name, tensor in ScratchGPT(**SCRATCH).state_dict().items()}
+    checkpoint_files.write_safetensors(folder / "m.safetensors", state)
+    with pytest.raises(psycopg.Error, match="no two-dimensional wte.weight") as error:
+        by_path(conn, folder / "m.safetensors", model)
+    assert "pg-llm convert" in error.value.diag.message_hint
+
+
 def test_mingpt_of_2020(conn, folder, model):
     network = NanoGPT(**SIZE)
     state = {}
