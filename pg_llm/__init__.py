@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.files.adapter import register as register
     from pg_llm.files.adapter import register_async as register_async
     from pg_llm.files.column import Tensor as Tensor
+    from pg_llm.files.hub import download as download
     from pg_llm.files.importer import load_model as load_model
     from pg_llm.files.tokenizer import load_tokenizer as load_tokenizer
     from pg_llm.notebook.fallback_model import practice_model as practice_model
@@ -62,6 +63,7 @@ _WHERE = {
     "attention_explorer": "widgets.attention",
     "check": "course.check",
     "connect": "server.database",
+    "download": "files.hub",
     "explain": "plots.roofline",
     "gradients": "notebook.frames",
     "load_model": "files.importer",

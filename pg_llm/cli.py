@@ -249,19 +249,21 @@ def databases_rename(old, new):
 
 
 @cli.command()
-@click.option("--source", required=True, type=click.Path(exists=True), help="Model folder or weights file.")
+@click.option("--source", required=True, help="Model folder, weights file, or a model of the hub.")
+@click.option("--revision", help="Of a model of the hub: branch, tag or commit.")
 @click.option("--output", required=True, type=click.Path(dir_okay=False), help="A .npz or .safetensors file.")
-def convert(source, output):
+def convert(source, revision, output):
     """Convert a GPT-2 checkpoint (safetensors, npz; PyTorch .pt and .bin where torch is installed).
 
     Of HuggingFace, nanoGPT, minGPT, build-nanogpt or LLMs-from-scratch; names and layout become GPT-2's.
 
     \b
     Example: pg-llm convert --source ./gpt2 --output gpt2.npz
+    Example: pg-llm convert --source openai-community/gpt2 --output gpt2.npz
     """
     from pg_llm.files.convert import convert as run
 
-    run(source, output)
+    run(source, output, revision=revision)
     click.echo(f"wrote {output}")
 
 
@@ -290,6 +292,37 @@ def _connect(dsn, database, notebook):
         return databases.connect(notebooks_of.existing(database) if database else None)
     except KitError as error:
         raise KitError(str(error).replace("PG_LLM_DSN", "--dsn")) if dsn else error from None
+
+
+@cli.command()
+@in_a_database
+@click.argument("name")
+@click.option("--revision", help="Branch, tag or commit; default: the newest.")
+@click.option("--offline", is_flag=True, help="Take the files from the cache alone.")
+@click.option("--model", help="Load the weights under this name, too.")
+def download(dsn, database, notebook, name, revision, offline, model):
+    """Download a GPT-2 from the Hugging Face hub, check its files and print their folder.
+
+    NAME is OWNER/NAME, or gpt2, gpt2-medium, gpt2-large, gpt2-xl for OpenAI's. The files are kept in
+    huggingface_hub's cache. A private model needs HF_TOKEN, or a login: hf auth login
+
+    \b
+    Example: pg-llm download gpt2 --model gpt2-small
+    Example: pg-llm download someone/their-gpt2 --revision v1
+    """
+    from pg_llm.files import hub, importer
+
+    _end_like_interrupted()
+    if not model and (dsn or database or notebook):
+        raise click.UsageError("a database needs --model, the name to load the weights under")
+    if not model:
+        click.echo(f"{hub.download(name, revision=revision, offline=offline)}")
+        return
+    with _connect(dsn, database, notebook) as conn:
+        folder = hub.download(name, revision=revision, offline=offline)
+        done = importer.load_model(conn, folder, model)
+        click.echo(f"{folder}")
+        click.echo(f"model {model}: {done.parameters} parameters, in database {conn.info.dbname}", err=True)
 
 
 @cli.command("ingest-tokenizer")

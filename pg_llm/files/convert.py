@@ -20,26 +20,29 @@ from pg_llm.files.checkpoint import (
     open_checkpoint,
     progress_bar,
 )
+from pg_llm.files.hub import find
 from pg_llm.files.layout import in_out, is_buffer, plain_name
 
 # The weights that have a bias beside them.
 _BIASED = re.compile(r"(h\.\d+\..*|ln_f)\.weight$")
 
 
-def convert(source: str | Path, output: str | Path) -> None:
-    """Writes source (a folder or file) to output, in the format of output's extension.
+def convert(source: str | Path, output: str | Path, *, revision: str | None = None) -> None:
+    """Writes source (a folder, a file, a model of the hub) to output, in the format of output's extension.
 
     Names, layout and biases are GPT-2's: prefixes such as `transformer.` are gone, weights are (in,out), a
     model without biases has zeros. Causal masks and a head that equals wte are left out, and config.json is
     stored in the file. output appears complete or not at all.
-    Errors: CheckpointError. Example: convert("gpt2", "gpt2.npz")
+    revision: of a model of the hub, a branch, tag or commit.
+    Errors: KitError. Example: convert("openai-community/gpt2", "gpt2.npz")
     """
     output = Path(output).expanduser()
     writers = {".npz": _write_npz, ".safetensors": write_safetensors}
     if output.suffix not in writers:
         raise CheckpointError(f"{output}: the name must end in .npz or .safetensors")
+    source = find(source, revision=revision)
     with open_checkpoint(source) as checkpoint:
-        tensors = _weights(Path(source), checkpoint)
+        tensors = _weights(source, checkpoint)
         tensors, config = _with_biases(tensors, checkpoint.config)
         part = output.with_name(f"{output.name}.{os.getpid()}.tmp")
         try:

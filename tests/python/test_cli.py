@@ -220,7 +220,8 @@ def test_doctor_knows_who_installed_the_package_sql(monkeypatch, tmp_path):
     ("arguments", "code", "words"),
     [
         (["nosuch"], 2, "No such command"),
-        (["convert", "--source", "/nowhere", "--output", "x.npz"], 2, "does not exist"),
+        (["convert", "--source", "/nowhere", "--output", "x.npz"], 1, "/nowhere: no such file or folder"),
+        (["download", "gpt2", "--database", "x"], 2, "a database needs --model"),
         (["ingest-tokenizer", "--model", "x"], 2, "Missing option"),
         (["start", "--port", "x"], 2, "not a valid integer"),
         (["start", "--port", "0"], 2, "0 is not in the range 1<=x<=65535"),
