@@ -190,10 +190,13 @@ def _shards(folder: Path, index: Path) -> list[Path]:
 
 
 def _reader(file: Path):
+    from pg_llm.files import other_formats
     from pg_llm.files.torch_file import read_torch
 
     with file.open("rb") as opened:
         first = opened.read(40)
+    if other := other_formats.reader(first):
+        return other
     if first[:4] in (b"PK\3\4", b"PK\5\6"):
         with zipfile.ZipFile(file) as archive:
             pickled = any(name.endswith("data.pkl") for name in archive.namelist())

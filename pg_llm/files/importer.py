@@ -41,8 +41,9 @@ def load_model(
 ) -> Imported:
     """Imports a GPT-2 checkpoint (safetensors, npz, PyTorch .pt or .bin) as `model`, replacing its weights.
 
-    Of HuggingFace, nanoGPT, minGPT, build-nanogpt or LLMs-from-scratch. PyTorch's files need torch; nothing
-    in them is executed. ignore_surplus: tensors that the model does not have are left out, with a notice.
+    Of HuggingFace, nanoGPT, minGPT, build-nanogpt, LLMs-from-scratch, llm.c (.bin), llama.cpp (GGUF, with the
+    package gguf) or pg_gpt2 (.npz). PyTorch's files need torch; nothing in them is executed. ignore_surplus:
+    tensors that the model does not have are left out, with a notice.
     All or nothing: one transaction, or a savepoint inside the caller's. Needs no rights but those on the
     llm_ tables. Errors: CheckpointError for the file, psycopg.Error (naming every tensor that is missing,
     surplus or of another shape) from the server.

@@ -18,7 +18,7 @@ KINDS = {".c", ".h", ".sql", ".py", ".md", ".ipynb"}
 NAME = re.compile(r"(?<![\w/*.-])[\w/*.-]*[\w*]\.(?:c|h|sql|py|md|ipynb)\b(?![(\w])")
 # Files of other projects, examples, what commands write, and the function pg_llm.sql.
 ELSEWHERE = {"setup.py", "values.ipynb", "pg_llm.sql", "nbgrader_config.py", "ann/04_attention_by_hand.ipynb"}
-ELSEWHERE |= {"04_attention_by_hand/04_attention_by_hand.ipynb", "roles.sql"}
+ELSEWHERE |= {"04_attention_by_hand/04_attention_by_hand.ipynb", "roles.sql", "llm.c"}
 ELSEWHERE |= {"lab/tree/my_notebooks/00_start_here.ipynb"}  # part of the address of Binder's badge
 
 

@@ -41,7 +41,7 @@ def test_the_server_image_has_what_it_imports():
             elif isinstance(node, ast.ImportFrom):
                 imported.add(node.module.partition(".")[0])
     # Read by convert alone, registered if the user has it, or asked for by doctor.
-    others = {"pg_llm", "torch", "sqlalchemy", "jupyterlab", "tomli", "tomllib"}
+    others = {"pg_llm", "gguf", "torch", "sqlalchemy", "jupyterlab", "tomli", "tomllib"}
     named = {re.match(r"[\w-]+", line)[0].lower() for line in requirements()}
     assert imported - {*sys.stdlib_module_names} - others <= named
 
