@@ -24,6 +24,7 @@ from psycopg.rows import tuple_row
 
 from pg_llm import catalog
 from pg_llm.errors import KitError
+from pg_llm.files import token_file
 
 DEFAULT = "default"  # on which a model trains that has no dataset of its own
 HELD_OUT = "-validation"
@@ -62,6 +63,7 @@ def prepare_dataset(
 ) -> Prepared:
     """Encodes files (globs, '-' for standard input) into rows of llm_dataset, all or nothing.
 
+    Ids that others have encoded are read from .bin and .npy files (nanoGPT, build-nanogpt, llm.c).
     Each file is a document; separator, a text, splits files into several. batch_size rows are sent to the
     server at a time. The other arguments are llm_dataset_load's.
     Errors: KitError for arguments and files, psycopg.Error from the server.
@@ -88,7 +90,11 @@ def prepare_dataset(
         documents = 0
         with _progress_bar(sources, dataset, progress) as bar:
             for source in sources:
-                for ids, ends in _encode(cursor, tokenizer, source, separator, bar):
+                if token_file.is_token_file(source):
+                    pieces_of_ids = token_file.read(cursor, tokenizer, source, end, bar)
+                else:
+                    pieces_of_ids = _encode(cursor, tokenizer, source, separator, bar)
+                for ids, ends in pieces_of_ids:
                     blocks.add(ids)
                     if ends:
                         blocks.end_document()

@@ -242,6 +242,65 @@ def test_what_is_refused(conn, tmp_path):
     assert rows(conn, "refused") == []
 
 
+def write_ids(path, ids, kind):
+    """A file of ids as nanoGPT, llm.c (for GPT-2 and for Llama 3) and build-nanogpt write it."""
+    if kind == "numpy":
+        np.save(path, np.array(ids, np.uint16))
+        return path
+    header = np.zeros(256, "<i4")
+    header[:3] = {"llm.c": [20240520, 1, len(ids)], "llama": [20240801, 7, len(ids)]}.get(kind, [0, 0, 0])
+    data = np.array(ids, "<u4" if kind == "llama" else "<u2").tobytes()
+    path.write_bytes(data if kind == "nanoGPT" else header.tobytes() + data)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["nanoGPT", "llm.c", "llama", "numpy"])
+def test_a_file_of_ids_has_the_rows_of_its_text(conn, tmp_path, kind, monkeypatch):
+    """The end token after the last document is one, whether the file has it or not."""
+    monkeypatch.setattr("pg_llm.files.token_file.PIECE", 7)
+    texts = [random_text(seed, 300) for seed in (1, 2)]
+    (tmp_path / "text.txt").write_text("<|endoftext|>".join(texts), newline="")
+    made = prepare_dataset(
+        conn, [tmp_path / "text.txt"], "gpt2", f"text-{kind}", block_size=8, separator="<|endoftext|>"
+    )
+    ids = encode(conn, texts[0]) + [50256] + encode(conn, texts[1])
+    expected = [row[1:] for row in rows(conn, f"text-{kind}")]
+    for end in ([], [50256]):
+        path = write_ids(tmp_path / ("ids.npy" if kind == "numpy" else "ids.bin"), ids + end, kind)
+        done = prepare_dataset(conn, [path], "gpt2", f"ids-{kind}", block_size=8, truncate=True)
+        assert [row[1:] for row in rows(conn, f"ids-{kind}")] == expected
+        assert done == made._replace(documents=1)
+
+
+def test_files_of_ids_that_are_refused(conn, tmp_path):
+    path = tmp_path / "ids.bin"
+
+    def refused(match):
+        with pytest.raises(KitError, match=match) as error:
+            prepare_dataset(conn, [path], "gpt2", "refused", block_size=8)
+        assert path.name in str(error.value) and not rows(conn, "refused")
+
+    write_ids(path, [1, 2, 60000, 3], "nanoGPT")
+    refused("id 60000 at position 2 is no token of gpt2, whose ids end at 50256")
+    path.write_bytes(b"abc")
+    refused("has 3 bytes, which are no whole number of uint16 ids")
+    path.write_bytes(b"")
+    refused("there is no text in")
+    write_ids(path, [1, 2, 3], "llm.c")
+    path.write_bytes(path.read_bytes()[:-2])
+    refused("has 1028 bytes, expected 1030 for its 3 tokens")
+    path.write_bytes(np.array([20240326, 3] + [0] * 254, "<i4").tobytes())
+    refused("is a file of llm.c with weights, which load_model reads, expected tokens")
+    path = tmp_path / "ids.npy"
+    for wrong, match in [(np.zeros((2, 2), int), r"shape \(2, 2\)"), (np.zeros(2), "an array of float64")]:
+        np.save(path, wrong)
+        refused(match)
+    np.save(path, np.array([1, -1]))
+    refused("id -1 at position 1")
+    np.save(path, np.array([{}]), allow_pickle=True)
+    refused("cannot read .*ids.npy")
+
+
 def test_patterns_are_in_order(tmp_path):
     for name in ("b.txt", "a.txt", "c.md"):
         (tmp_path / name).write_text("x")
