@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.files.column import Tensor as Tensor
     from pg_llm.files.hub import download as download
     from pg_llm.files.importer import load_model as load_model
+    from pg_llm.files.lora import load_adapter as load_adapter
+    from pg_llm.files.lora import save_adapter as save_adapter
     from pg_llm.files.tokenizer import load_tokenizer as load_tokenizer
     from pg_llm.notebook.fallback_model import practice_model as practice_model
     from pg_llm.notebook.frames import activations as activations
@@ -66,6 +68,7 @@ _WHERE = {
     "download": "files.hub",
     "explain": "plots.roofline",
     "gradients": "notebook.frames",
+    "load_adapter": "files.lora",
     "load_model": "files.importer",
     "load_tokenizer": "files.tokenizer",
     "params": "notebook.frames",
@@ -87,6 +90,7 @@ _WHERE = {
     "prompt_box": "widgets.prompt",
     "register": "files.adapter",
     "register_async": "files.adapter",
+    "save_adapter": "files.lora",
     "sql": "notebook.frames",
     "tape": "notebook.frames",
     "tokenizer_view": "widgets.tokens",

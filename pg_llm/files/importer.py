@@ -58,7 +58,7 @@ def load_model(
             for name, position, is_transposed in rows:
                 tensor = checkpoint.tensors[position - 1]
                 chosen.append((name, transposed(tensor) if is_transposed else tensor))
-            _copy(cursor, schema, model, chosen, progress)
+            copy_params(cursor, schema, model, chosen, progress)
     return Imported(len(chosen), sum(tensor.size for _, tensor in chosen))
 
 
@@ -81,7 +81,7 @@ def _begin(cursor, schema, checkpoint: Checkpoint, model: str, ignore_surplus: b
     return cursor.execute(query.format(schema), arguments).fetchall()
 
 
-def _copy(cursor, schema, model: str, chosen: list[tuple[str, Tensor]], progress: bool) -> None:
+def copy_params(cursor, schema, model: str, chosen: list[tuple[str, Tensor]], progress: bool) -> None:
     """Writes the binary COPY format directly, so that no tensor need be in memory as a whole."""
     bar = progress_bar((tensor for _, tensor in chosen), model, progress)
     statement = sql.SQL("COPY {}.llm_param (model, name, data) FROM STDIN (FORMAT BINARY)").format(schema)

@@ -161,7 +161,7 @@ def test_internal_functions_are_not_for_learners():
 DEFINITION = re.compile(
     r"CREATE (FUNCTION|PROCEDURE) \w+\([^;$]*\n    LANGUAGE (c|sql|plpgsql)"
     r"( IMMUTABLE| STABLE| VOLATILE)?( STRICT)?( PARALLEL \w+)?( COST \d+)?( ROWS \d+)?( SUPPORT \w+)?"
-    r"( SET search_path = pg_catalog, pg_temp)?"
+    r"( SET search_path = pg_catalog, pg_temp)?( SET pg_llm\.\w+ = \w+)?"
     r"\s+(AS 'MODULE_PATHNAME'(, '\w+')?;|AS \$\$\n|RETURN |BEGIN ATOMIC\n)"
 )
 
