@@ -27,8 +27,8 @@ COMMENT ON TABLE llm_run IS
 COMMENT ON COLUMN llm_run.key IS
     'A random number that the values of this run carry: a value with another key is a constant';
 COMMENT ON COLUMN llm_run.open IS
-    'Whether session pid is still recording into it; it stays true if the session ended, or switched recording off '
-    'by SET';
+    'Whether session pid is still recording into it; it stays true if the session ended, switched recording off by '
+    'SET, or ended the run by an error about a leaf';
 
 CREATE UNLOGGED TABLE llm_tape (
     id      bigint PRIMARY KEY,

@@ -396,3 +396,23 @@ def test_the_tape_of_a_small_expression(on):
         (base, run),
     ).fetchall()
     assert grads == [(1, "16"), (2, "2"), (4, "2"), (8, "1")]
+
+
+def test_a_run_that_no_backward_pass_ended(on):
+    """Its name with another value is an error once, which ends the run; a statement run again works."""
+    maps = "pg_llm_autograd_map_param('mine', 'h.0.ln_1.bias', NULL, '%s')"
+    on.execute("SELECT llm_create_model('mine', 1, 1, 2, 4, 4), llm_init_model('mine')")
+    for leaf, name in (("llm_var('%s', 'x')", "x"), (maps, "h.0.ln_1.bias")):
+        on.execute(f"SELECT {leaf % '[1,2]'} * 2")
+        again = f"SELECT tensor_sum({leaf % '[5,6]'} * 2)"
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=f'leaf "{name}"') as error:
+            on.execute(again)
+        assert "run the statement again" in error.value.diag.message_hint
+        assert on.execute(again).fetchone() == (22,)
+        on.execute("UPDATE llm_autograd_mode SET flag = false; UPDATE llm_autograd_mode SET flag = true")
+    on.execute("SELECT llm_var('[1]', 'x') * 2")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match='leaf "x"'):
+        on.execute("SELECT llm_var('[7]', 'x') * 2")
+    grads = on.execute("SELECT grad::text FROM llm_backward(tensor_sum(llm_var('[7]', 'x') * 3))")
+    assert grads.fetchall() == [("[3]",)]
+    on.execute("DELETE FROM llm_model_config WHERE model = 'mine'")

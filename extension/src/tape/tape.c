@@ -145,6 +145,12 @@ TapeClose(int64 run)
 		Forget();
 }
 
+void
+TapeAbandon(void)
+{
+	Forget();
+}
+
 /* ---- recording ---- */
 
 void

@@ -40,6 +40,8 @@ extern TapeRun *TapeCurrent(void);
 extern TapeRun *TapeNew(const char *kind, const char *model, Datum tokens);
 /* Closes the run if it is the session's open one, and marks its row closed. */
 extern void TapeClose(int64 run);
+/* Closes the session's run from an error, which would undo the mark: the row stays open. */
+extern void TapeAbandon(void);
 
 /* ---- operations of SQL expressions ---- */
 

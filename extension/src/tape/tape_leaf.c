@@ -101,6 +101,7 @@ Difference(const Tensor *old, const Tensor *new)
 static uint32
 FoundLeaf(const TapeRun *run, const Tensor *t, const char *name)
 {
+	int64 run_number = run->run; /* of the run that the error ends */
 	char *difference;
 	bool null;
 	int64 id;
@@ -111,12 +112,16 @@ FoundLeaf(const TapeRun *run, const Tensor *t, const char *name)
 	difference =
 		Difference(DatumGetTensor(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null)), t);
 	if (difference)
+	{
+		TapeAbandon(); /* or every later statement with the new value would fail, too */
 		ereport(
 			ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					   errmsg("the leaf \"%s\" of run %lld has another value: %s", name, (long long) run->run,
-						   difference),
-					   errhint("Within a run a name stands for one value. llm_backward ends a run, and so "
-							   "does UPDATE llm_autograd_mode SET flag = false.")));
+					   errmsg("the leaf \"%s\" of run %lld has another value: %s", name,
+						   (long long) run_number, difference),
+					   errhint("Within a run a name stands for one value. llm_backward ends a run; as it did "
+							   "not, this error has: run the statement again. Two values in one expression "
+							   "need two names.")));
+	}
 	return (uint32) (id - run->run * TAPE_RUN_SIZE);
 }
 
