@@ -43,3 +43,13 @@ llm_close(size_t n, const float *a, const float *b, double rtol, double atol)
 	}
 	return true;
 }
+
+void
+llm_mask(LlmOrder order, size_t n, const float *x, float number, float *out)
+{
+	for (size_t i = 0; i < n; i++)
+		out[i] = order == LLM_LESS         ? x[i] < number
+				 : order == LLM_LESS_EQUAL ? x[i] <= number
+				 : order == LLM_GREATER    ? x[i] > number
+										   : x[i] >= number;
+}

@@ -19,4 +19,14 @@ extern int llm_compare_total(size_t n, const float *a, const float *b);
  */
 extern bool llm_close(size_t n, const float *a, const float *b, double rtol, double atol);
 
+/* out[i] = 1 where x[i] compares so with the number, else 0; IEEE 754: NaN compares with nothing, -0 is 0. */
+typedef enum LlmOrder
+{
+	LLM_LESS,
+	LLM_LESS_EQUAL,
+	LLM_GREATER,
+	LLM_GREATER_EQUAL
+} LlmOrder;
+extern void llm_mask(LlmOrder order, size_t n, const float *x, float number, float *out);
+
 #endif

@@ -81,6 +81,17 @@ CREATE CAST (tensor AS real[]) WITH FUNCTION tensor_to_float4_array(tensor) AS A
 CREATE CAST (tensor AS double precision[]) WITH FUNCTION tensor_to_float8_array(tensor) AS ASSIGNMENT;
 CREATE CAST (tensor AS integer[]) WITH FUNCTION tensor_to_int4_array(tensor);
 
+CREATE FUNCTION tensor_to_json(tensor) RETURNS json
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION tensor_to_json(tensor) IS
+    'Nested arrays of numbers, whatever pg_llm.display_limit; "NaN", "Infinity" and "-Infinity" are strings';
+CREATE FUNCTION tensor_to_jsonb(tensor) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE RETURN tensor_to_json($1)::jsonb;
+COMMENT ON FUNCTION tensor_to_jsonb(tensor) IS 'As tensor_to_json; a zero has no sign';
+-- PostgreSQL's functions that build JSON, to_jsonb and jsonb_build_object among them, use the cast to json.
+CREATE CAST (tensor AS json) WITH FUNCTION tensor_to_json(tensor);
+CREATE CAST (tensor AS jsonb) WITH FUNCTION tensor_to_jsonb(tensor);
+
 CREATE FUNCTION tensor(double precision) RETURNS tensor
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'number_to_tensor';
 COMMENT ON FUNCTION tensor(double precision) IS 'A scalar, rounded to float32';

@@ -279,8 +279,10 @@ END $$;
 COMMENT ON FUNCTION llm_loss(text, int[], int[], int, int, int, int, float8, boolean) IS
     'The same, with the dimensions that the model must have, each of which may be NULL. Dropout is never applied';
 
-CREATE FUNCTION llm_eval(model text, node text, inputs jsonb) RETURNS tensor
+CREATE FUNCTION llm_eval(model text, node text, inputs jsonb, names text[] DEFAULT NULL,
+    tensors tensor[] DEFAULT NULL) RETURNS tensor
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_eval(text, text, jsonb) IS
+COMMENT ON FUNCTION llm_eval(text, text, jsonb, text[], tensor[]) IS
     'The value of any node of the graph, from named inputs: {"tokens": [[1, 2, 3]]}; positions count from 0 where '
-    'absent';
+    'absent. names and tensors are further inputs, one tensor for each name. Any node may be an input: it has the '
+    'value given and is not computed, nor what only it reads (activation patching, logit lens)';

@@ -140,7 +140,7 @@ BAD_TOKENS = [
     ("llm_eval('m', 'h.0', '{}')", "42704", 'input "tokens" (B,T), which was not given'),
     ("""llm_eval('m', 'loss', '{"tokens": [1]}')""", "42704", 'input "targets" (B,T)'),
     ("""llm_eval('m', 'h.0', '{"token": [1]}')""", "42704", 'no node "token"'),
-    ("""llm_eval('m', 'h.0', '{"drop": [1]}')""", "22023", 'node "drop" is no input'),
+    ("""llm_eval('m', 'h.0', '{"drop": [1]}')""", "2202E", 'input "drop" has 1 dimensions'),
     ("""llm_eval('m', 'h.0', '{"tokens": [1.5]}')""", "22023", "whole numbers, not 1.5"),
     ("""llm_eval('m', 'h.0', '{"tokens": "nan"}')""", "22023", "whole numbers, not NaN"),
     ("""llm_eval('m', 'h.0', '{"tokens": 1e10}')""", "22023", "whole numbers, not 1e+10"),

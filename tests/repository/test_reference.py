@@ -45,6 +45,6 @@ def test_each_public_object_has_an_example(conn):
     """Functions, types, tables and views by name, operators by their sign."""
     page = reference.SQL_PAGE.read_text()
     examples = "".join(found[2] for found in reference.EXAMPLE.finditer(page))
-    words = {*re.findall(r"\w+|[-+*/@<>=~]+", re.sub(r"^-->.*", "", examples, flags=re.MULTILINE))}
+    words = {*re.findall(r"\w+|[-+*/@<>=~^]+", re.sub(r"^-->.*", "", examples, flags=re.MULTILINE))}
     objects = [item for items in sql_entries.public_objects(conn).values() for item in items]
     assert sorted({sql_entries.name_of(conn, *item) for item in objects} - words) == []

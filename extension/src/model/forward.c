@@ -48,7 +48,10 @@ llm_loss(PG_FUNCTION_ARGS)
 
 /* ---- llm_eval ---- */
 
-/* A JSON array has the form of a tensor's text; a JSON string may contain one (for NaN and infinity). */
+/*
+ * A JSON array has the form of a tensor's text, but for numbers that JSON does not have: they are strings. A
+ * JSON string may also contain the whole text.
+ */
 static Tensor *
 TensorOfJson(const char *name, JsonbValue *value)
 {
@@ -58,7 +61,11 @@ TensorOfJson(const char *name, JsonbValue *value)
 	ReserveMemory(
 		value->type == jbvBinary ? 2 * (Size) value->val.binary.len : 0); /* the text is about as long */
 	if (value->type == jbvBinary && !JsonContainerIsObject(value->val.binary.data))
+	{
 		text = JsonbToCString(NULL, value->val.binary.data, value->val.binary.len);
+		for (char *quote = text; (quote = strchr(quote, '"')) != NULL;)
+			*quote = ' ';
+	}
 	else if (value->type == jbvString)
 		text = pnstrdup(value->val.string.val, value->val.string.len);
 	else if (value->type == jbvNumeric)
@@ -92,58 +99,113 @@ WholeNumbers(const char *name, const Tensor *t)
 	return out;
 }
 
-static LlmInput
-EvalInput(const LoadedModel *m, JsonbValue *key, JsonbValue *value)
+typedef struct Eval
 {
-	char *name = CheckName(pnstrdup(key->val.string.val, key->val.string.len), "input");
-	const LlmNode *node = &m->model.graph.nodes[NodeOf(m, name)];
-	Tensor *t = TensorOfJson(name, value);
-	LlmInput in = {.name = name, .ndim = t->ndim};
+	const LoadedModel *m;
+	LlmInput *in;
+	int n;
+} Eval;
 
-	if (node->op != LLM_OP_INPUT)
-		ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("node \"%s\" is no input of the graph", name)));
+/* One sequence may be given where the graph has a batch. */
+static void
+AddInput(Eval *eval, char *given, const Tensor *t)
+{
+	char *name = CheckName(given, "input");
+	const LlmNode *node = &eval->m->model.graph.nodes[NodeOf(eval->m, name)];
+	LlmInput *in = &eval->in[eval->n];
+	int batch = t->ndim == node->ndim - 1 && strcmp(node->shape[0].name, "B") == 0;
+
+	for (int i = 0; i < eval->n; i++)
+		if (strcmp(eval->in[i].name, name) == 0)
+			ereport(
+				ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("input \"%s\" is given twice", name),
+						   errhint("Give it in inputs, or in names and tensors.")));
+	*in = (LlmInput){.name = name, .ndim = t->ndim + batch, .dims = {1}};
 	for (int i = 0; i < t->ndim; i++)
-		in.dims[i] = t->dims[i];
+		in->dims[i + batch] = t->dims[i];
 	if (node->integers)
-		in.integers = WholeNumbers(name, t);
+		in->integers = WholeNumbers(name, t);
 	else
-		in.floats = TENSOR_DATA(t);
-	return in.ndim == 1 && node->ndim == 2 ? Batched(in) : in;
+		in->floats = TENSOR_DATA(t);
+	eval->n++;
 }
 
-/*
- * All inputs of a JSON object, plus positions 0 … T-1 if it has tokens but no positions. Returns their count.
- */
-static int
-EvalInputs(const LoadedModel *m, Jsonb *inputs, LlmInput *in)
+static void
+AddJson(Eval *eval, Jsonb *inputs)
 {
 	JsonbIterator *it = JsonbIteratorInit(&inputs->root);
 	JsonbValue key, value;
-	bool positions = false;
-	int n = 0, T = 0;
 
 	JsonbIteratorNext(&it, &key, true);
 	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
 	{
+		char *name = pnstrdup(key.val.string.val, key.val.string.len);
+
 		JsonbIteratorNext(&it, &value, true);
-		in[n] = EvalInput(m, &key, &value);
-		positions |= strcmp(in[n].name, "positions") == 0;
-		if (strcmp(in[n].name, "tokens") == 0 && in[n].ndim > 0)
-		{
-			T = in[n].dims[in[n].ndim - 1];
-			if (T == 0)
-				ereport(
-					ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("input \"tokens\" is empty")));
-		}
-		n++;
+		AddInput(eval, name, TensorOfJson(name, &value));
 	}
-	if (!positions && T > 0)
+}
+
+static void
+AddTensors(
+	Eval *eval, int n, const Datum *names, const bool *no_name, const Datum *tensors, const bool *no_tensor)
+{
+	for (int i = 0; i < n; i++)
 	{
-		CheckLength(m, T);
-		in[n++] = PositionsInput(0, T);
+		if (no_name[i] || no_tensor[i])
+			ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("names and tensors must not contain NULL")));
+		AddInput(eval, TextDatumGetCString(names[i]), DatumGetTensor(tensors[i]));
 	}
-	return n;
+}
+
+/* Positions 0 … T-1 if there are tokens but no positions. */
+static void
+AddPositions(Eval *eval)
+{
+	int T = -1;
+
+	for (int i = 0; i < eval->n; i++)
+	{
+		const LlmInput *in = &eval->in[i];
+
+		if (strcmp(in->name, "positions") == 0)
+			return;
+		if (strcmp(in->name, "tokens") == 0 && in->ndim > 0)
+			T = in->dims[in->ndim - 1];
+	}
+	if (T == 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("input \"tokens\" is empty")));
+	if (T < 0)
+		return;
+	CheckLength(eval->m, T);
+	eval->in[eval->n++] = PositionsInput(0, T);
+}
+
+/* The model with every node that is given as an input of its graph: nothing else of it differs. */
+static const LoadedModel *
+WithInputs(const Eval *eval)
+{
+	const LlmModel *model = &eval->m->model;
+	LoadedModel *with = palloc(sizeof(LoadedModel));
+	int count = model->graph.count;
+
+	*with = *eval->m;
+	with->model.graph.nodes = palloc(sizeof(LlmNode) * Max(1, count));
+	with->model.weights = palloc(sizeof(LlmWeight) * Max(1, count));
+	memcpy(with->model.graph.nodes, model->graph.nodes, sizeof(LlmNode) * count);
+	memcpy(with->model.weights, model->weights, sizeof(LlmWeight) * count);
+	for (int i = 0; i < eval->n; i++)
+	{
+		int index = llm_graph_find(&model->graph, eval->in[i].name);
+
+		if (index < 0) /* positions, which AddPositions gave to a graph that has none */
+			continue;
+		with->model.graph.nodes[index].op = LLM_OP_INPUT;
+		with->model.graph.nodes[index].n_inputs = 0;
+		with->model.weights[index] = (LlmWeight){0};
+	}
+	return with;
 }
 
 /* llm_eval's tokens (B,T) for llm_run; 0 if it was given none */
@@ -170,18 +232,32 @@ PG_FUNCTION_INFO_V1(llm_eval);
 Datum
 llm_eval(PG_FUNCTION_ARGS)
 {
-	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
-	int node = NodeOf(m, NameArgument(fcinfo, 1, "node")), n = 0;
+	Eval eval = {.m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext)};
+	int node = NodeOf(eval.m, NameArgument(fcinfo, 1, "node")), n = 0, n_tensors = 0;
 	Jsonb *inputs = PG_ARGISNULL(2) ? NULL : (Jsonb *) DetoastWhole(PG_GETARG_DATUM(2));
-	LlmInput *in = NULL;
+	bool object = inputs && JB_ROOT_IS_OBJECT(inputs);
+	Datum *names, *tensors;
+	bool *no_name, *no_tensor;
 
-	if (inputs && JB_ROOT_IS_OBJECT(inputs))
-	{
-		in = palloc0(sizeof(LlmInput) * (JB_ROOT_COUNT(inputs) + 1));
-		n = EvalInputs(m, inputs, in);
-	}
-	else if (m->model.graph.nodes[node].op != LLM_OP_PARAM) /* a parameter needs no inputs */
+	if (!PG_ARGISNULL(3))
+		deconstruct_array(PG_GETARG_ARRAYTYPE_P(3), TEXTOID, -1, false, TYPALIGN_INT, &names, &no_name, &n);
+	if (!PG_ARGISNULL(4))
+		deconstruct_array(PG_GETARG_ARRAYTYPE_P(4), TensorTypeOid(), -1, false, TYPALIGN_INT, &tensors,
+			&no_tensor, &n_tensors);
+	if (n != n_tensors)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("%d names are given, but %d tensors", n, n_tensors),
+						   errhint("Write ARRAY['h.0'], ARRAY[t].")));
+	/* a parameter needs no inputs */
+	if (!object && (inputs || (n == 0 && eval.m->model.graph.nodes[node].op != LLM_OP_PARAM)))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("inputs must be a JSON object"),
 						   errhint("Write {\"tokens\": [[1, 2, 3]]}.")));
-	PG_RETURN_TENSOR(TapeForward(m, node, in, n, "eval", TokensArray(in, n), false));
+	eval.in = palloc0(sizeof(LlmInput) * ((object ? JB_ROOT_COUNT(inputs) : 0) + n + 1));
+	if (object)
+		AddJson(&eval, inputs);
+	if (n > 0)
+		AddTensors(&eval, n, names, no_name, tensors, no_tensor);
+	AddPositions(&eval);
+	PG_RETURN_TENSOR(
+		TapeForward(WithInputs(&eval), node, eval.in, eval.n, "eval", TokensArray(eval.in, eval.n), false));
 }

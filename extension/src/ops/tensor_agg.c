@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "nodes/execnodes.h"
 #include "utils/memutils.h"
 
 #include "engine/broadcast.h"
@@ -19,6 +20,11 @@ PG_FUNCTION_INFO_V1(tensor_sum_final);
 PG_FUNCTION_INFO_V1(tensor_avg_final);
 PG_FUNCTION_INFO_V1(tensor_stack_step);
 PG_FUNCTION_INFO_V1(tensor_stack_final);
+PG_FUNCTION_INFO_V1(tensor_max_final);
+PG_FUNCTION_INFO_V1(tensor_min_final);
+
+extern Datum tensor_max(PG_FUNCTION_ARGS);
+extern Datum tensor_min(PG_FUNCTION_ARGS);
 
 typedef struct State
 {
@@ -137,7 +143,7 @@ tensor_sum_step(PG_FUNCTION_ARGS)
 
 /* A window frame continues to grow after a result was returned: that result needs a copy. */
 static Datum
-Result(FunctionCallInfo fcinfo, const State *state, const char *op)
+Finished(FunctionCallInfo fcinfo, const State *state, const char *op)
 {
 	Tensor *t = state->value, *out;
 
@@ -147,6 +153,22 @@ Result(FunctionCallInfo fcinfo, const State *state, const char *op)
 	PG_RETURN_TENSOR(RecordResult(state, out, op));
 }
 
+/*
+ * Who writes sum(t) of a single value means its elements. Told once a statement, and only where nothing
+ * groups the rows: a group of one row is nothing unusual.
+ */
+static void
+NoticeOneRow(FunctionCallInfo fcinfo, const State *state, const char *name)
+{
+	if (state->seen != 1 || TensorNumel(state->value) < 2 || fcinfo->flinfo->fn_extra ||
+		!IsA(fcinfo->context, AggState) || ((Agg *) ((AggState *) fcinfo->context)->ss.ps.plan)->numCols > 0)
+		return;
+	fcinfo->flinfo->fn_extra = fcinfo->flinfo;
+	ereport(
+		NOTICE, (errmsg("%s of one row is that row: the aggregate goes over rows, element by element", name),
+					errhint("tensor_%s(t) goes over the elements of a tensor.", name)));
+}
+
 Datum
 tensor_sum_final(PG_FUNCTION_ARGS)
 {
@@ -154,8 +176,9 @@ tensor_sum_final(PG_FUNCTION_ARGS)
 
 	if (state == NULL || state->rows == 0)
 		PG_RETURN_NULL();
+	NoticeOneRow(fcinfo, state, "sum");
 	TensorCanonicalize(state->value);
-	return Result(fcinfo, state, "total");
+	return Finished(fcinfo, state, "total");
 }
 
 Datum
@@ -249,5 +272,29 @@ tensor_stack_final(PG_FUNCTION_ARGS)
 	state->value->dims[0] = (int) state->rows;
 	SET_VARSIZE(state->value,
 		TENSOR_HEADER_SIZE(state->ndim + 1) + TensorDataSize(state->ndim + 1, state->value->dims));
-	return Result(fcinfo, state, "stack");
+	return Finished(fcinfo, state, "stack");
+}
+
+/* The rows are stacked, then reduced along the new axis: two operations that have gradients. */
+static Datum
+Extreme(FunctionCallInfo fcinfo, PGFunction reduce, const char *name)
+{
+	Datum rows = tensor_stack_final(fcinfo);
+
+	if (fcinfo->isnull)
+		return (Datum) 0;
+	NoticeOneRow(fcinfo, (State *) PG_GETARG_POINTER(0), name);
+	return DirectFunctionCall2(reduce, rows, Int32GetDatum(0));
+}
+
+Datum
+tensor_max_final(PG_FUNCTION_ARGS)
+{
+	return Extreme(fcinfo, tensor_max, "max");
+}
+
+Datum
+tensor_min_final(PG_FUNCTION_ARGS)
+{
+	return Extreme(fcinfo, tensor_min, "min");
 }

@@ -17,6 +17,10 @@ PG_FUNCTION_INFO_V1(tensor_lt);
 PG_FUNCTION_INFO_V1(tensor_le);
 PG_FUNCTION_INFO_V1(tensor_gt);
 PG_FUNCTION_INFO_V1(tensor_ge);
+PG_FUNCTION_INFO_V1(tensor_lt_number);
+PG_FUNCTION_INFO_V1(tensor_le_number);
+PG_FUNCTION_INFO_V1(tensor_gt_number);
+PG_FUNCTION_INFO_V1(tensor_ge_number);
 PG_FUNCTION_INFO_V1(tensor_cmp);
 PG_FUNCTION_INFO_V1(tensor_hash);
 PG_FUNCTION_INFO_V1(tensor_hash_extended);
@@ -173,4 +177,44 @@ Datum
 tensor_close_within(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(Close(fcinfo, PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3)));
+}
+
+/* Not recorded: a mask has no gradient. */
+static Datum
+Mask(FunctionCallInfo fcinfo, LlmOrder order)
+{
+	Tensor *t = PG_GETARG_TENSOR(0), *out = TensorNew(t->ndim, t->dims);
+	int64 numel = TensorNumel(t);
+
+	for (int64 at = 0; at < numel; at += LLM_POLL_ELEMENTS)
+	{
+		CHECK_FOR_INTERRUPTS();
+		llm_mask(order, Min(LLM_POLL_ELEMENTS, numel - at), TENSOR_DATA(t) + at, (float) PG_GETARG_FLOAT8(1),
+			TENSOR_DATA(out) + at);
+	}
+	PG_RETURN_TENSOR(out);
+}
+
+Datum
+tensor_lt_number(PG_FUNCTION_ARGS)
+{
+	return Mask(fcinfo, LLM_LESS);
+}
+
+Datum
+tensor_le_number(PG_FUNCTION_ARGS)
+{
+	return Mask(fcinfo, LLM_LESS_EQUAL);
+}
+
+Datum
+tensor_gt_number(PG_FUNCTION_ARGS)
+{
+	return Mask(fcinfo, LLM_GREATER);
+}
+
+Datum
+tensor_ge_number(PG_FUNCTION_ARGS)
+{
+	return Mask(fcinfo, LLM_GREATER_EQUAL);
 }

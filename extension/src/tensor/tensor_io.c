@@ -14,6 +14,7 @@
 #include "libpq/pqformat.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #if PG_VERSION_NUM >= 160000
 #include "nodes/miscnodes.h"
@@ -29,6 +30,7 @@
 
 PG_FUNCTION_INFO_V1(tensor_in);
 PG_FUNCTION_INFO_V1(tensor_out);
+PG_FUNCTION_INFO_V1(tensor_to_json);
 PG_FUNCTION_INFO_V1(tensor_recv);
 PG_FUNCTION_INFO_V1(tensor_send);
 
@@ -82,25 +84,29 @@ tensor_in(PG_FUNCTION_ARGS)
 /* Elements written between two checks for a cancel request. */
 #define AT_ONCE 4096
 
+/* json: what is no number there is a string. */
 static void
-AppendFloat(StringInfo out, float value)
+AppendFloat(StringInfo out, float value, bool json)
 {
 	char text[FLOAT_SHORTEST_DECIMAL_LEN];
+	const char *quote = json && !isfinite(value) ? "\"" : "";
 
 	if (out->len > (int) (MaxAllocSize - sizeof(text) - 2 * LLM_MAX_DIMS))
 		ereport(
 			ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("the text of this tensor passes 1 GB"),
 					   errhint("SET pg_llm.display_limit = 100 shows a summary; binary output is smaller.")));
+	appendStringInfoString(out, quote);
 	appendBinaryStringInfo(out, text, float_to_shortest_decimal_bufn(value, text));
+	appendStringInfoString(out, quote);
 }
 
 /* Appends the elements from x on that share one index of all earlier axes; returns a pointer past them. */
 static const float *
-AppendAxis(StringInfo out, const Tensor *t, int axis, const float *x)
+AppendAxis(StringInfo out, const Tensor *t, int axis, const float *x, bool json)
 {
 	if (axis == t->ndim)
 	{
-		AppendFloat(out, *x);
+		AppendFloat(out, *x, json);
 		return x + 1;
 	}
 	appendStringInfoChar(out, '[');
@@ -110,10 +116,19 @@ AppendAxis(StringInfo out, const Tensor *t, int axis, const float *x)
 			CHECK_FOR_INTERRUPTS();
 		if (i > 0)
 			appendStringInfoChar(out, ',');
-		x = AppendAxis(out, t, axis + 1, x);
+		x = AppendAxis(out, t, axis + 1, x, json);
 	}
 	appendStringInfoChar(out, ']');
 	return x;
+}
+
+static void
+AppendElements(StringInfo out, const Tensor *t, bool json)
+{
+	Size most = Min(TensorNumel(t) * FLOAT_SHORTEST_DECIMAL_LEN, MaxAllocSize);
+
+	ReserveResult(most, most);
+	AppendAxis(out, t, 0, TENSOR_DATA(t), json);
 }
 
 static void
@@ -178,13 +193,18 @@ tensor_out(PG_FUNCTION_ARGS)
 	else if (pg_llm_display_limit > 0 && numel > pg_llm_display_limit && !pg_llm_copying)
 		AppendSummary(&out, t);
 	else
-	{
-		Size most = Min(numel * FLOAT_SHORTEST_DECIMAL_LEN, MaxAllocSize);
-
-		ReserveResult(most, most);
-		AppendAxis(&out, t, 0, TENSOR_DATA(t));
-	}
+		AppendElements(&out, t, false);
 	PG_RETURN_CSTRING(out.data);
+}
+
+Datum
+tensor_to_json(PG_FUNCTION_ARGS)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	AppendElements(&out, PG_GETARG_TENSOR(0), true);
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(out.data, out.len));
 }
 
 /* The next little-endian int32 of a message. */
