@@ -3,8 +3,10 @@
  */
 #include "common/base.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Text that does not fit is cut at a UTF-8 character boundary and ends in "...". */
@@ -19,6 +21,23 @@ format_text(char *text, size_t size, const char *format, va_list args)
 	for (end = size - 4; end > 0 && ((unsigned char) text[end] & 0xc0) == 0x80;)
 		end--;
 	strcpy(text + end, "...");
+}
+
+const char *
+llm_decimal(double x, char out[32])
+{
+	if (isnan(x) || isinf(x))
+		return strcpy(out, isnan(x) ? "NaN" : x > 0 ? "Infinity" : "-Infinity");
+	for (int digits = 6; digits <= 17; digits++)
+	{
+		double read;
+
+		snprintf(out, 32, "%.*g", digits, x);
+		read = strtod(out, NULL);
+		if (read == x || (x == (float) x && (float) read == (float) x))
+			break;
+	}
+	return out;
 }
 
 LlmCode

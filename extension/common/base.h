@@ -41,6 +41,11 @@ typedef struct LlmError
 /* Fills err (printf style) and returns code, so that a check reads: return llm_fail(err, LLM_SHAPE, "…"). */
 extern LlmCode llm_fail(LlmError *err, LlmCode code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
+/*
+ * The shortest decimal form that reads back as x, or as the same float32 if x is one, and NaN and Infinity as
+ * in SQL; written to out, which is returned. With %g, 1.0000001 is 1, which a message calls out of range.
+ */
+extern const char *llm_decimal(double x, char out[32]);
 /* Adds a hint (printf style) to an error and returns its code: return llm_hint(err, "…"). */
 extern LlmCode llm_hint(LlmError *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -184,9 +184,11 @@ llm_dropout(
 	const LlmStream *stream, float p, bool training, size_t n, const float *x, float *out, LlmError *err)
 {
 	Dropout d = {.stream = stream, .p = training ? p : 0, .n = n, .x = x, .out = out};
+	char given[32];
 
 	if (!(p >= 0 && p <= 1))
-		return llm_fail(err, LLM_INVALID, "dropout: probability %g is not between 0 and 1", p);
+		return llm_fail(
+			err, LLM_INVALID, "dropout: probability %s is not between 0 and 1", llm_decimal(p, given));
 	return llm_parallel((int) ((n + LLM_TASK - 1) / LLM_TASK), dropout_task, &d, err);
 }
 

@@ -234,10 +234,12 @@ Meant(float4 x)
 static void
 CheckHyperParameter(const char *name, double value, double least, double below)
 {
+	char given[32];
+
 	if (!(value >= least && value < below))
-		ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				errmsg("adamw: %s is %g; it must be at least %g and below %g", name, value, least, below)));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("adamw: %s is %s; it must be at least %g and below %g", name,
+							   llm_decimal(value, given), least, below)));
 }
 
 LlmAdamW

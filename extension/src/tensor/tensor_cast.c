@@ -168,9 +168,11 @@ tensor_to_float8_array(PG_FUNCTION_ARGS)
 static int32
 ExactInteger(float x)
 {
+	char text[32];
+
 	if (!(x >= -2147483648.0f && x < 2147483648.0f) || x != truncf(x))
-		ereport(
-			ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE), errmsg("element %g is not an integer", x)));
+		ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+						   errmsg("element %s is not an integer", llm_decimal(x, text))));
 	return (int32) x;
 }
 

@@ -61,10 +61,12 @@ static double
 Number(HeapTupleHeader row, const char *name, double least, double most)
 {
 	double x = DatumGetFloat8(Given(row, name, FLOAT8OID));
+	char given[32];
 
 	if (!(x >= least && x <= most))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("%s is %g; it must be from %g to %g", name, x, least, most)));
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("%s is %s; it must be from %g to %g", name, llm_decimal(x, given), least, most)));
 	return x;
 }
 

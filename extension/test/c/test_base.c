@@ -1,4 +1,6 @@
 /* Errors: codes, hints, and text that does not fit. */
+#include <math.h>
+
 #include "test.h"
 
 int
@@ -22,5 +24,16 @@ main(void)
 		CHECK(length < sizeof(err.message) && strcmp(err.message + length - 3, "...") == 0);
 		CHECK((unsigned char) err.message[length - 4] == 0xa9);
 	}
+
+	static const struct
+	{
+		double x;
+		const char *text;
+	} decimals[] = {{1, "1"}, {0.1, "0.1"}, {0.1f, "0.1"}, {1.0000001f, "1.0000001"},
+		{1.0000001, "1.0000001"}, {1 + 0x1p-52, "1.0000000000000002"}, {-1e8, "-1e+08"}, {1e300, "1e+300"},
+		{NAN, "NaN"}, {INFINITY, "Infinity"}, {-INFINITY, "-Infinity"}};
+
+	for (size_t i = 0; i < sizeof(decimals) / sizeof(*decimals); i++)
+		CHECK(strcmp(llm_decimal(decimals[i].x, text), decimals[i].text) == 0);
 	return 0;
 }
