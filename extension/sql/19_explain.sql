@@ -62,7 +62,7 @@ CREATE FUNCTION llm_explain_text(model text DEFAULT @extschema@.llm_default_mode
     LANGUAGE plpgsql VOLATILE ROWS 40 SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
-    tokens CONSTANT int := cardinality(@extschema@.llm_encode(prompt, model));
+    tokens int;
     row record;
     phase text := '';
 BEGIN
@@ -72,6 +72,7 @@ BEGIN
     LOOP
         IF row.phase <> phase THEN
             phase := row.phase;
+            tokens := coalesce(tokens, cardinality(@extschema@.llm_encode(prompt, model)));
             RETURN NEXT format(CASE phase
                 WHEN 'prefill' THEN '%s: %s tokens, %s, %s tokens/s'
                 WHEN 'decode' THEN '%1$s: one token after %2$s, %3$s, %4$s tokens/s'

@@ -55,6 +55,23 @@ def test_a_watched_statement_gives_the_bits_of_any_other(conn, frame):
     assert conn.execute(query).fetchone() == before
 
 
+def test_no_op_is_faster_than_the_peak(conn):
+    """Also if the peak was measured while the machine was busy: then it is measured again."""
+    tiny_model.make(conn, "fast", d_model=256, n_positions=128)
+    for _ in range(3):
+        found = pg_llm.explain("abcdefgh" * 15, "fast", "node", 5, conn=conn)
+        assert found["of_peak"].max() <= 1
+        rungs = conn.execute("SELECT of_peak FROM llm_kernel_ladder(128, 256, 256)").fetchall()
+        assert max(rungs)[0] <= 1
+
+
+def test_a_model_that_is_not_there_is_what_the_error_names(conn):
+    for call in ("llm_explain_text('nosuch')", "llm_story_accuracy('nosuch')", "llm_story_loss('nosuch')",
+        "llm_story_heads('nosuch')"):  # fmt: skip
+        with pytest.raises(psycopg.errors.UndefinedObject, match='there is no model "nosuch"'):
+            conn.execute(f"SELECT * FROM {call}")
+
+
 def test_an_error_in_the_watched_statement_stops_the_watching(conn, frame):
     with pytest.raises(psycopg.errors.ProgramLimitExceeded, match="65 tokens"):
         pg_llm.explain("a" * 65, "costs", conn=conn)

@@ -42,6 +42,23 @@ KeepBest(Watch *best, const Watch *w)
 		memcpy(best->part, w->part, sizeof(best->part));
 }
 
+/* The highest rate of an op, in operations per second. */
+static double
+Reached(const Watch *w, int nodes)
+{
+	double best = 0;
+
+	for (int i = 0; i < w->runs; i++)
+		for (int node = 0; node < nodes; node++)
+		{
+			const LlmTiming *t = &w->run[i].nodes[node];
+
+			if (t->ran && t->microseconds > 0)
+				best = Max(best, t->flops / t->microseconds * 1e6);
+		}
+	return best;
+}
+
 /* ---- rows ---- */
 
 #define COLUMNS 11
@@ -145,7 +162,7 @@ llm_explain_rows(PG_FUNCTION_ARGS)
 		WatchStatement(model, prompt, tokens, &w);
 		KeepBest(&best, &w);
 	}
-	peak = SessionPeak();
+	peak = SessionPeak(Reached(&best, m->model.graph.count));
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < best.runs; i++)
 		PutRun(result, peak, &m->model.graph, i, &best.run[i]);

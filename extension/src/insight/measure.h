@@ -13,7 +13,11 @@ typedef struct MachinePeak
 	double flops, bytes; /* per second; 0 if memory was short, which a NOTICE said */
 } MachinePeak;
 
-/* Measured once per session for each instruction set and number of threads. */
-extern const MachinePeak *SessionPeak(void);
+/*
+ * Measured once per session for each instruction set and number of threads. reached: operations per second
+ * that something was measured at; if the peak is lower, because the machine was busy when it was measured, it
+ * is measured again, and is never below.
+ */
+extern const MachinePeak *SessionPeak(double reached);
 
 #endif

@@ -28,8 +28,8 @@ StoryRequestOf(FunctionCallInfo fcinfo)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("n is %d, expected 1 to %d stories", r.n, MAX_STORIES),
 				errhint("A thousand stories determine the accuracy of each kind to about a percent.")));
-	r.bpe = TokenizerOf(model, CurrentMemoryContext);
 	r.m = ModelOf(model, CurrentMemoryContext);
+	r.bpe = TokenizerOf(model, CurrentMemoryContext);
 	return r;
 }
 
