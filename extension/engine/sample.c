@@ -121,9 +121,12 @@ fill_heap(int V, const float *logits, float top, double temperature, LlmCandidat
 LlmCode
 llm_sampling_check(const LlmSampling *how, LlmError *err)
 {
+	char given[32];
+
 	if (!(how->temperature >= 0 && how->temperature <= 1e6))
 	{
-		llm_fail(err, LLM_INVALID, "temperature is %g; it must be a number >= 0", how->temperature);
+		llm_fail(err, LLM_INVALID, "temperature is %s; it must be from 0 to 1000000",
+			llm_decimal(how->temperature, given));
 		return llm_hint(err, "0 selects the most likely token, 1 samples from the model's own distribution.");
 	}
 	if (how->topk < 0)
@@ -133,9 +136,66 @@ llm_sampling_check(const LlmSampling *how, LlmError *err)
 	}
 	if (!(how->topp > 0 && how->topp <= 1))
 	{
-		llm_fail(err, LLM_INVALID, "topp is %g; it must be above 0 and at most 1", how->topp);
+		llm_fail(
+			err, LLM_INVALID, "topp is %s; it must be above 0 and at most 1", llm_decimal(how->topp, given));
 		return llm_hint(err, "1 or NULL keeps every token.");
 	}
+	if (!(how->min_p >= 0 && how->min_p <= 1))
+	{
+		llm_fail(err, LLM_INVALID, "min_p is %s; it must be from 0 to 1", llm_decimal(how->min_p, given));
+		return llm_hint(err, "0.1 drops tokens with less than a tenth of the most likely one's probability.");
+	}
+	if (!(how->repetition_penalty >= 1e-6 && how->repetition_penalty <= 1e6))
+	{
+		llm_fail(err, LLM_INVALID, "repetition_penalty is %s; it must be from 0.000001 to 1000000",
+			llm_decimal(how->repetition_penalty, given));
+		return llm_hint(err, "1 changes nothing, 1.2 makes tokens that have occurred less likely.");
+	}
+	if (how->no_repeat_ngram < 0)
+	{
+		llm_fail(err, LLM_INVALID, "no_repeat_ngram is %d; it must be 0 or more", how->no_repeat_ngram);
+		return llm_hint(err, "3 lets no sequence of three tokens occur twice; 0 or NULL lets any.");
+	}
+	return LLM_OK;
+}
+
+/* Excludes each token with which the last n tokens would be the same as n tokens before. */
+static LlmCode
+exclude_repeats(int n, int count, const int32_t *ids, int V, float *logits, LlmError *err)
+{
+	bool left = false;
+
+	for (int i = 0; i + n <= count; i++)
+	{
+		if (i % FEW == 0 && llm_poll(err) != LLM_OK)
+			return err->code;
+		if (memcmp(ids + i, ids + count - (n - 1), (n - 1) * sizeof(*ids)) == 0 && ids[i + n - 1] < V)
+			logits[ids[i + n - 1]] = -INFINITY;
+	}
+	for (int id = 0; id < V && !left; id++)
+		left = logits[id] != -INFINITY;
+	if (left)
+		return LLM_OK;
+	llm_fail(err, LLM_INVALID, "each token would repeat a sequence of %d tokens", n);
+	return llm_hint(err, "Raise no_repeat_ngram, or generate fewer tokens.");
+}
+
+LlmCode
+llm_penalize(const LlmSampling *how, int count, const int32_t *ids, int V, const float *logits, float *out,
+	LlmError *err)
+{
+	float penalty = (float) how->repetition_penalty;
+
+	memcpy(out, logits, V * sizeof(float));
+	for (int i = 0; i < count && penalty != 1; i++)
+	{
+		if (i % FEW == 0 && llm_poll(err) != LLM_OK)
+			return err->code;
+		if (ids[i] < V)
+			out[ids[i]] = logits[ids[i]] < 0 ? logits[ids[i]] * penalty : logits[ids[i]] / penalty;
+	}
+	if (how->no_repeat_ngram > 0)
+		return exclude_repeats(how->no_repeat_ngram, count, ids, V, out, err);
 	return LLM_OK;
 }
 
@@ -155,11 +215,13 @@ choose(const LlmSampling *how, int V, LlmCandidate *heap, double total, double u
 	}
 	if (limit < V)
 		total = all;
-	/* top-p: from the most likely token on until topp of the total is reached */
+	/* top-p: from the most likely token on until topp of the total is reached; its own weight is 1 */
 	for (int i = 0; code == LLM_OK && i < limit && (i == 0 || how->topp >= 1 || sum < how->topp * total); i++)
 	{
 		if (i == V - left)
 			pop(heap, &left);
+		if (heap[V - 1 - i].probability < how->min_p)
+			break;
 		sum += heap[V - 1 - i].probability;
 		kept = i + 1;
 		if (kept % FEW == 0)

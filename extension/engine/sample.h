@@ -8,9 +8,12 @@
 
 typedef struct LlmSampling
 {
-	double temperature; /* 0: the most likely token */
-	int topk;           /* keep this many most likely tokens; 0 = all */
-	double topp;        /* then the fewest whose probabilities reach this; 1 = all */
+	double temperature;        /* 0: the most likely token */
+	int topk;                  /* keep this many most likely tokens; 0 = all */
+	double topp;               /* then the fewest whose probabilities reach this; 1 = all */
+	double min_p;              /* of them those with this fraction of the best one's probability; 0 = all */
+	double repetition_penalty; /* > 1: tokens that have occurred become less likely; 1 = none */
+	int no_repeat_ngram;       /* no sequence of this many tokens occurs twice; 0 = any may */
 } LlmSampling;
 
 typedef struct LlmCandidate
@@ -21,6 +24,12 @@ typedef struct LlmCandidate
 } LlmCandidate;
 
 extern LlmCode llm_sampling_check(const LlmSampling *how, LlmError *err);
+/*
+ * The logits (V) that follow these tokens, with repetition_penalty (Keskar et al., 2019) and no_repeat_ngram
+ * applied; out must not overlap them.
+ */
+extern LlmCode llm_penalize(const LlmSampling *how, int count, const int32_t *ids, int V, const float *logits,
+	float *out, LlmError *err);
 /*
  * The token selected by the draw u in [0,1), among the candidates in order of descending probability, ties
  * by id.

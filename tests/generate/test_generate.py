@@ -213,7 +213,7 @@ def beams(conn, prompt, width, most, model):
         "SELECT * FROM llm_beam_search(%s, %s, %s, %s)", (prompt, width, most, model)
     ).fetchall()
     assert [r[0] for r in rows] == list(range(1, len(rows) + 1))
-    return [r[1:] for r in rows]
+    return [r[1:3] for r in rows]
 
 
 def log_softmax(x):

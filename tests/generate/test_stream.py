@@ -42,21 +42,22 @@ def test_rows_tell_the_text_as_it_grows(m):
     (whole,) = m.execute("SELECT llm_generate('hello', 30, 0, model => 'm', eos => NULL)").fetchone()
     rows = m.execute(STREAM, ("hello", 30, "m", None)).fetchall()
     assert len(rows) == 30
-    for n, (step, token_id, token, text, complete) in enumerate(rows, 1):
+    for n, (step, token_id, token, text, complete, _) in enumerate(rows, 1):
         assert (step, text, token) == (n, whole[: 5 + n], whole[4 + n])
         assert LETTERS[token_id] == token and complete == (n == 30)
     end = rows[7][1]
     cut = m.execute(STREAM, ("hello", 30, "m", end)).fetchall()
     last = [r[1] for r in rows].index(end)
-    assert cut[:-1] == [(*r[:4], False) for r in rows[:last]]
+    assert cut[:-1] == [(*r[:4], False, r[5]) for r in rows[:last]]
     # the end token has a row of its own, and adds nothing to the text
-    assert cut[-1] == (last + 1, end, "", rows[last][3][:-1], True)
+    assert cut[-1] == (last + 1, end, "", rows[last][3][:-1], True, rows[last][5])
     assert m.execute(STREAM, ("hello", 0, "m", None)).fetchall() == []
 
 
 def test_columns(m):
     cursor = m.execute(STREAM, ("hello", 1, "m", None))
-    assert [c.name for c in cursor.description] == ["step", "token_id", "token", "text", "is_complete"]
+    names = ["step", "token_id", "token", "text", "is_complete", "logprob"]
+    assert [c.name for c in cursor.description] == names
 
 
 def test_the_plan_collects_nothing(m):

@@ -13,7 +13,7 @@ import pytest
 from psycopg.pq import TransactionStatus
 
 import pg_llm
-from pg_llm.client import Beam, Event, PGLLMClient
+from pg_llm.client import BeamResult, PGLLMClient, StreamEvent
 from pg_llm.errors import KitError
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def test_only_what_is_given_is_sent(conn):
 def test_stream_gives_the_events_of_generate(any_conn):
     client = PGLLMClient(any_conn, model=MODEL)
     events = list(client.stream("Hello", max_tokens=6, seed=2, eos=None))
-    assert all(isinstance(e, Event) for e in events)
+    assert all(isinstance(e, StreamEvent) for e in events)
     assert [e.step for e in events] == [1, 2, 3, 4, 5, 6]
     assert [e.is_complete for e in events] == [False] * 5 + [True]
     assert events[-1].text == client.generate("Hello", max_tokens=6, seed=2, eos=None)
@@ -146,7 +146,7 @@ def test_an_error_in_the_stream_leaves_the_connection_usable(any_conn):
 
 def test_beams_are_ranked(any_conn):
     beams = PGLLMClient(any_conn, model=MODEL).beam_search("Hello", beam_width=3, max_tokens=4)
-    assert len(beams) == 3 and all(isinstance(b, Beam) for b in beams)
+    assert len(beams) == 3 and all(isinstance(b, BeamResult) for b in beams)
     assert [b.rank for b in beams] == [1, 2, 3]
     assert [b.score for b in beams] == sorted((b.score for b in beams), reverse=True)
     assert all(b.text.startswith("Hello") for b in beams)
@@ -179,15 +179,17 @@ def test_the_extension_may_be_in_another_schema(server):
         assert len(client.params()) and len(client.graph())
 
 
-@pytest.mark.parametrize("method", ["generate", "stream", "beam_search", "next_tokens"])
+@pytest.mark.parametrize("method", ["generate", "generate_batch", "stream", "beam_search", "next_tokens"])
 def test_the_defaults_are_those_of_the_function(conn, method):
     """help(PGLLMClient.generate) shows the defaults of llm_generate."""
     function = {"stream": "generate_stream"}.get(method, method)
     query = "SELECT pg_get_function_arguments(%s::regproc)"
     declared = conn.execute(query, [f"llm_{function}"]).fetchone()[0]
     defaults = dict(re.findall(r"(\w+) [^,]*? DEFAULT ([^,:]+)", declared))
+    if method == "beam_search":  # pg_gpt2's client has this name
+        defaults["eos_token"] = defaults.pop("eos")
     parameters = inspect.signature(getattr(PGLLMClient, method)).parameters
-    assert {*parameters} - {"self", "prompt"} == {*defaults}
+    assert {*parameters} - {"self", "prompt", "prompts"} == {*defaults}
     assert defaults.pop("model") == "llm_default_model()" and parameters["model"].default is None
     for name, default in defaults.items():
         assert parameters[name].default == (None if default == "NULL" else float(default)), name
@@ -200,7 +202,7 @@ def test_another_kind_of_connection_is_refused():
 
 def test_the_client_has_a_module_of_its_own():
     alias = pytest.importorskip("pg_llm_client", reason="the package is not installed, only its sources are")
-    assert alias.PGLLMClient is PGLLMClient
+    assert (alias.PGLLMClient, alias.BeamResult, alias.StreamEvent) == (PGLLMClient, BeamResult, StreamEvent)
 
 
 # ---- pg_llm.sql

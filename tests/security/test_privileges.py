@@ -161,7 +161,8 @@ FUNCTIONS = [
     "jsonb_build_object(text, int)", "sqrt(double precision)",
     "format(text, int)", "generate_series(int, int)", "nextval(regclass)", "string_to_array(text, text)",
     "llm_param_shapes(text)", "_llm_write_gpt2_graph(text)", "llm_gpt2_graph(text)",
-    "_llm_generate_rows(text, int, double precision, int, double precision, text, int, bigint)",
+    "_llm_generate_rows(text, int, double precision, int, double precision, text, int, bigint, text[],"
+    " double precision, double precision, int)",
     "_llm_init_tensor(text, int[], text, double precision, bigint)",
 ]  # fmt: skip
 

@@ -30,6 +30,7 @@ typedef struct Beam
 typedef struct Beams
 {
 	Generation *g;
+	double temperature;
 	int width, live, ended;
 	Beam *beams; /* live sequences, in the executor's order */
 	Beam *done;  /* sequences that reached the end token, best first */
@@ -64,6 +65,23 @@ RunBeams(Beams *s)
 	return value;
 }
 
+/* The logarithm of the sum of the weights exp((logit - top) / temperature). */
+static float
+LogSum(const Beams *s, int V, const float *logits, LlmCandidate top)
+{
+	float *scaled, sum;
+
+	if (s->temperature == 1)
+		return llm_kernels->cross_entropy(V, logits, top.id);
+	ReserveMemory(sizeof(float) * (Size) V);
+	scaled = palloc(sizeof(float) * (Size) V);
+	for (int i = 0; i < V; i++)
+		scaled[i] = (float) (((double) logits[i] - top.logit) / s->temperature);
+	sum = llm_kernels->cross_entropy(V, scaled, top.id);
+	pfree(scaled);
+	return sum;
+}
+
 /* The best continuations of one live sequence: width + 1 of them, because one may end it. Returns their
  * count. */
 static int
@@ -78,13 +96,13 @@ Continuations(const Beams *s, int beam, const LlmValue *value, Beam *out)
 	k = Min(s->width + 1, V);
 	best = palloc(sizeof(LlmCandidate) * k);
 	LLM_CHECK(llm_top(V, logits, k, best, SessionAllocator(), &err), &err);
-	log_sum = llm_kernels->cross_entropy(V, logits, best[0].id);
+	log_sum = LogSum(s, V, logits, best[0]);
 	for (int i = 0; i < k && !isinf(best[i].logit); i++)
-		out[n++] =
-			(Beam){.score = s->beams[beam].score + (((double) best[i].logit - best[0].logit) - log_sum),
-				.parent = beam,
-				.id = best[i].id,
-				.count = s->beams[beam].count + 1};
+		out[n++] = (Beam){.score = s->beams[beam].score +
+								   (((double) best[i].logit - best[0].logit) / s->temperature - log_sum),
+			.parent = beam,
+			.id = best[i].id,
+			.count = s->beams[beam].count + 1};
 	pfree(best);
 	return n;
 }
@@ -195,13 +213,24 @@ llm_beam_search(PG_FUNCTION_ARGS)
 	char *prompt = TextArgument(fcinfo, 0, "prompt"), *model = NameArgument(fcinfo, 3, "model");
 	int most = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT32(2);
 	LoadedModel *m = ModelOf(model, CurrentMemoryContext);
-	Beams s = {.width = PG_ARGISNULL(1) ? 4 : PG_GETARG_INT32(1), .live = 1};
+	Beams s = {.temperature = PG_ARGISNULL(4) ? 1 : PG_GETARG_FLOAT8(4),
+		.width = PG_ARGISNULL(1) ? 4 : PG_GETARG_INT32(1),
+		.live = 1};
+	char given[32];
 
 	if (s.width < 1 || s.width > 256)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						   errmsg("beam_width is %d; it must be from 1 to 256", s.width)));
-	s.g = GenerationOpen(
-		model, prompt, PG_ARGISNULL(2) ? NULL : &most, EndToken(model, VocabularySize(m), false, GPT2_EOS));
+	if (!(s.temperature >= 1e-5 && s.temperature <= 1e6))
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("temperature is %s; it must be from 0.00001 to 1000000",
+					llm_decimal(s.temperature, given)),
+				errhint(
+					"It scales the scores; beam_width 1 is greedy, as temperature 0 is in llm_generate.")));
+	s.g = GenerationOpen(model, prompt, PG_ARGISNULL(2) ? NULL : &most,
+		EndToken(model, VocabularySize(m), PG_ARGISNULL(5), PG_ARGISNULL(5) ? -1 : PG_GETARG_INT32(5)));
+	s.g->exec = GenerationExec(s.g->m, s.g->most);
 	ReserveMemory(sizeof(int32) * (Size) s.g->most * s.width * 2);
 	s.beams = palloc0(sizeof(Beam) * s.width);
 	s.done = palloc0(sizeof(Beam) * (s.width + 1));
@@ -212,9 +241,9 @@ llm_beam_search(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < s.live && i < s.width; i++)
 	{
-		Datum values[3] = {
-			Int32GetDatum(i + 1), Float8GetDatum(s.beams[i].score), BeamText(s.g, &s.beams[i])};
-		bool nulls[3] = {0};
+		Datum values[4] = {Int32GetDatum(i + 1), Float8GetDatum(s.beams[i].score), BeamText(s.g, &s.beams[i]),
+			TokenArray(s.g, s.beams[i].ids, s.beams[i].count)};
+		bool nulls[4] = {0};
 
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}

@@ -8,9 +8,11 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "kernels/kernels.h"
 #include "src/base/arguments.h"
 #include "src/base/errors.h"
 #include "src/base/memory.h"
@@ -89,6 +91,7 @@ EncodePrompt(Generation *g, const char *prompt)
 	initStringInfo(&g->bytes);
 	for (Size i = 0; i < count; i++)
 		TokenizerAppend(g->bpe, ids[i], i + 1, &g->bytes);
+	g->prompt_bytes = g->bytes.len;
 }
 
 /* The maximum number of tokens of the sequence, prompt included. */
@@ -117,20 +120,29 @@ Room(const Generation *g, const int *most)
 	return g->prompt + *most;
 }
 
+LlmExec *
+GenerationExec(LoadedModel *m, int most)
+{
+	LlmExec *exec;
+	LlmError err;
+
+	LLM_CHECK(
+		llm_exec_open(&m->model, OutputOf(m, "logits"), true, most, ContextAllocator(), &exec, &err), &err);
+	ExplainMark(EXPLAIN_PLANNING);
+	return exec;
+}
+
 Generation *
 GenerationOpen(const char *model, const char *prompt, const int *most, int eos)
 {
 	Generation *g = palloc0(sizeof(Generation));
-	LlmError err;
 	int32 *ids;
-	int node;
 
 	g->context = CurrentMemoryContext;
 	g->m = ModelOf(model, g->context);
 	ExplainMark(EXPLAIN_LOADING);
 	g->bpe = TokenizerOf(model, g->context);
 	g->eos = eos;
-	node = OutputOf(g->m, "logits");
 	EncodePrompt(g, prompt);
 	ExplainMark(EXPLAIN_TOKENIZER);
 	g->most = Room(g, most);
@@ -139,8 +151,6 @@ GenerationOpen(const char *model, const char *prompt, const int *most, int eos)
 	memcpy(ids, g->ids, sizeof(int32) * g->prompt);
 	g->ids = ids;
 	g->complete = g->count >= g->most;
-	LLM_CHECK(llm_exec_open(&g->m->model, node, true, g->most, ContextAllocator(), &g->exec, &err), &err);
-	ExplainMark(EXPLAIN_PLANNING);
 	return g;
 }
 
@@ -169,6 +179,18 @@ AppendToken(const LlmBpe *bpe, int32 id, StringInfo bytes)
 		TokenizerAppend(bpe, id, 1, bytes);
 	else
 		appendStringInfoString(bytes, "\xef\xbf\xbd");
+}
+
+Datum
+TokenArray(const Generation *g, const int32 *ids, int count)
+{
+	int start = g->prompt_bytes == 0;
+	Datum *values = palloc(sizeof(Datum) * Max(1, count));
+
+	for (int i = start; i < count; i++)
+		values[i - start] = Int32GetDatum(ids[i]);
+	return PointerGetDatum(
+		construct_array(values, count - start, INT4OID, sizeof(int32), true, TYPALIGN_INT));
 }
 
 /* ---- stepping ---- */
@@ -206,32 +228,58 @@ GenerationLogits(Generation *g, int *V)
 	return LastLogits(g, &value, 1, 0, V);
 }
 
+void
+GenerationAppend(Generation *g, int V, const float *logits)
+{
+	int before = g->bytes.len;
+	float *penalized = NULL;
+	int32 id;
+	LlmError err;
+
+	if (g->how.repetition_penalty != 1 || g->how.no_repeat_ngram > 0)
+	{
+		ReserveMemory(sizeof(float) * (Size) V);
+		penalized = palloc(sizeof(float) * (Size) V);
+		LLM_CHECK(llm_penalize(&g->how, g->count, g->ids, V, logits, penalized, &err), &err);
+	}
+	LLM_CHECK(llm_sample(&g->how, V, penalized ? penalized : logits,
+				  llm_uniform(&g->stream, g->count - g->prompt), SessionAllocator(), &id, &err),
+		&err);
+	if (penalized)
+		pfree(penalized);
+	g->ids[g->count++] = id;
+	g->logprob = -(double) llm_kernels->cross_entropy(V, logits, id);
+	g->score += g->logprob;
+	if (id != g->eos)
+		AppendToken(g->bpe, id, &g->bytes);
+	g->complete = id == g->eos || StopReached(g, before) || g->count == g->most;
+	ExplainMark(EXPLAIN_SAMPLING);
+}
+
 bool
 GenerationStep(Generation *g)
 {
 	int V;
 	const float *logits;
-	int32 id;
-	LlmError err;
 
 	if (g->complete)
 		return false;
 	logits = GenerationLogits(g, &V);
-	LLM_CHECK(llm_sample(&g->how, V, logits, llm_uniform(&g->stream, g->count - g->prompt),
-				  SessionAllocator(), &id, &err),
-		&err);
-	g->ids[g->count++] = id;
-	if (id != g->eos)
-		AppendToken(g->bpe, id, &g->bytes);
-	g->complete = id == g->eos || g->count == g->most;
-	ExplainMark(EXPLAIN_SAMPLING);
+	GenerationAppend(g, V, logits);
 	return true;
 }
 
-Generation *
-GenerationFromArguments(FunctionCallInfo fcinfo)
+void
+GenerationSeed(Generation *g, uint64 seed)
 {
-	char *prompt = TextArgument(fcinfo, 0, "prompt"), *model = NameArgument(fcinfo, 5, "model");
+	g->seed = seed;
+	g->stream = llm_stream(seed, "sample", 0, 0);
+}
+
+Generation *
+GenerationFromArguments(FunctionCallInfo fcinfo, const char *prompt)
+{
+	char *model = NameArgument(fcinfo, 5, "model");
 	int most = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
 	LlmSampling how;
 	LoadedModel *m;
@@ -242,12 +290,16 @@ GenerationFromArguments(FunctionCallInfo fcinfo)
 	how.temperature = PG_ARGISNULL(2) ? 1 : PG_GETARG_FLOAT8(2);
 	how.topk = PG_ARGISNULL(3) ? 0 : PG_GETARG_INT32(3);
 	how.topp = PG_ARGISNULL(4) ? 1 : PG_GETARG_FLOAT8(4);
+	how.repetition_penalty = PG_ARGISNULL(9) ? 1 : PG_GETARG_FLOAT8(9);
+	how.min_p = PG_ARGISNULL(10) ? 0 : PG_GETARG_FLOAT8(10);
+	how.no_repeat_ngram = PG_ARGISNULL(11) ? 0 : PG_GETARG_INT32(11);
 	LLM_CHECK(llm_sampling_check(&how, &err), &err);
 	m = ModelOf(model, CurrentMemoryContext);
 	g = GenerationOpen(model, prompt, PG_ARGISNULL(1) ? NULL : &most,
 		EndToken(model, VocabularySize(m), PG_ARGISNULL(6), PG_ARGISNULL(6) ? -1 : PG_GETARG_INT32(6)));
 	g->how = how;
-	g->stream = llm_stream(SeedArgument(fcinfo, 7), "sample", 0, 0);
+	GenerationSeed(g, SeedArgument(fcinfo, 7));
+	StopArgument(g, fcinfo, 8);
 	return g;
 }
 
@@ -255,8 +307,9 @@ PG_FUNCTION_INFO_V1(llm_generate);
 Datum
 llm_generate(PG_FUNCTION_ARGS)
 {
-	Generation *g = GenerationFromArguments(fcinfo);
+	Generation *g = GenerationFromArguments(fcinfo, TextArgument(fcinfo, 0, "prompt"));
 
+	g->exec = GenerationExec(g->m, g->most);
 	while (GenerationStep(g))
 		CHECK_FOR_INTERRUPTS();
 	PG_RETURN_TEXT_P(TokenizerText(g->bytes.data, g->bytes.len));

@@ -16,18 +16,31 @@
 /* The eos argument's default; it stands for the model's own end token. */
 #define GPT2_EOS 50256
 
+/* A text that ends the continuation; it is not part of it. */
+typedef struct StopText
+{
+	const char *bytes;
+	Size size;
+} StopText;
+
 typedef struct Generation
 {
 	MemoryContext context; /* everything below is allocated in it */
 	LoadedModel *m;
 	LlmBpe *bpe;
-	LlmExec *exec;
+	LlmExec *exec;           /* NULL in a batch, which has one for all */
 	int32 *ids;              /* prompt, then what was generated */
 	int prompt, count, most; /* numbers of tokens: in the prompt, so far, maximum */
 	int eos;                 /* -1 none */
 	LlmSampling how;
+	uint64 seed;
 	LlmStream stream;
+	StopText *stop;
+	int stops;
 	StringInfoData bytes; /* the text so far, prompt included */
+	int prompt_bytes;     /* the prompt's part of it */
+	double logprob;       /* of the newest token, under the model: before temperature, penalties and limits */
+	double score;         /* the sum of these */
 	bool complete;
 } Generation;
 
@@ -38,11 +51,19 @@ typedef struct Generation
  */
 extern bool TextOfToken(const LlmBpe *bpe, int32 id, Datum *text);
 extern void AppendToken(const LlmBpe *bpe, int32 id, StringInfo bytes);
-/* Loads model and tokenizer, encodes the prompt and opens the executor; if `most` is NULL, the limit is the
- * default or what fits. */
+/* Tokens of a sequence as int[], without the end token that stands for an empty prompt. */
+extern Datum TokenArray(const Generation *g, const int32 *ids, int count);
+/* Loads model and tokenizer and encodes the prompt; if `most` is NULL, the limit is the default or what fits.
+ */
 extern Generation *GenerationOpen(const char *model, const char *prompt, const int *most, int eos);
-/* The same from SQL arguments: prompt, max_tokens, temperature, topk, topp, model, eos, seed. */
-extern Generation *GenerationFromArguments(FunctionCallInfo fcinfo);
+/*
+ * The same, with what SQL arguments 1 to 11 say: max_tokens, temperature, topk, topp, model, eos, seed, stop,
+ * repetition_penalty, min_p, no_repeat_ngram.
+ */
+extern Generation *GenerationFromArguments(FunctionCallInfo fcinfo, const char *prompt);
+extern void GenerationSeed(Generation *g, uint64 seed);
+/* An executor for sequences of at most `most` tokens. */
+extern LlmExec *GenerationExec(LoadedModel *m, int most);
 /* Resolves an eos argument to the model's end token. */
 extern int EndToken(const char *model, int V, bool null, int eos);
 /* The logits (V) of the last position of one sequence, in the value of the node "logits" for a batch. */
@@ -50,7 +71,21 @@ extern const float *LastLogits(
 	const Generation *g, const LlmValue *value, int sequences, int sequence, int *V);
 /* The logits (V) after the tokens so far. */
 extern const float *GenerationLogits(Generation *g, int *V);
-/* Samples and appends the next token; false if the sequence was complete already. */
+/* Samples the next token from the logits (V) and appends it. */
+extern void GenerationAppend(Generation *g, int V, const float *logits);
+/* Computes the logits and appends the next token; false if the sequence was complete already. */
 extern bool GenerationStep(Generation *g);
+
+/* ---- stop.c ---- */
+
+/* Sets the stop texts to those of argument n, a text[]. */
+extern void StopArgument(Generation *g, FunctionCallInfo fcinfo, int n);
+/*
+ * True if a stop text ends in the newest token, whose bytes begin at `before`: then the text is cut where the
+ * first one begins, but not before the end of the prompt.
+ */
+extern bool StopReached(Generation *g, int before);
+/* The length of the text that can be shown: what may be the beginning of a stop text is held back. */
+extern int GenerationShown(const Generation *g);
 
 #endif

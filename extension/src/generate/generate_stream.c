@@ -19,13 +19,18 @@ typedef struct Stream
 	int shown; /* bytes of the text that the rows so far have shown */
 } Stream;
 
-/* The length of the text to show: an incomplete character at the end waits for the next token. */
+/*
+ * The length of the text to show: an incomplete character at the end, or what may begin a stop text, waits for
+ * the next token.
+ */
 static int
 Shown(const Generation *g)
 {
+	int shown = GenerationShown(g);
+
 	if (g->complete)
 		return g->bytes.len;
-	return g->bytes.len - (int) llm_utf8_unfinished((unsigned char *) g->bytes.data, g->bytes.len);
+	return shown - (int) llm_utf8_unfinished((unsigned char *) g->bytes.data, shown);
 }
 
 static Datum
@@ -33,8 +38,8 @@ StreamRow(FuncCallContext *call, Stream *stream)
 {
 	const Generation *g = stream->g;
 	int before = stream->shown;
-	Datum values[5];
-	bool nulls[5] = {0};
+	Datum values[6];
+	bool nulls[6] = {0};
 
 	stream->shown = Shown(g);
 	values[0] = Int32GetDatum(g->count - g->prompt);
@@ -42,6 +47,7 @@ StreamRow(FuncCallContext *call, Stream *stream)
 	values[2] = PointerGetDatum(TokenizerText(g->bytes.data + before, stream->shown - before));
 	values[3] = PointerGetDatum(TokenizerText(g->bytes.data, stream->shown));
 	values[4] = BoolGetDatum(g->complete);
+	values[5] = Float8GetDatum(g->logprob);
 	return HeapTupleGetDatum(heap_form_tuple(call->tuple_desc, values, nulls));
 }
 
@@ -66,7 +72,8 @@ llm_generate_rows(PG_FUNCTION_ARGS)
 			elog(ERROR, "_llm_generate_rows must return a row type");
 		call->tuple_desc = BlessTupleDesc(call->tuple_desc);
 		stream = palloc(sizeof(Stream));
-		stream->g = GenerationFromArguments(fcinfo);
+		stream->g = GenerationFromArguments(fcinfo, TextArgument(fcinfo, 0, "prompt"));
+		stream->g->exec = GenerationExec(stream->g->m, stream->g->most);
 		stream->shown = Shown(stream->g);
 		call->user_fctx = stream;
 		MemoryContextSwitchTo(caller);

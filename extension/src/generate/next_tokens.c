@@ -26,10 +26,12 @@ llm_next_tokens(PG_FUNCTION_ARGS)
 	int none = 0, V, k;
 	LoadedModel *m = ModelOf(model, CurrentMemoryContext);
 	Generation *g = GenerationOpen(model, prompt, &none, EndToken(model, VocabularySize(m), false, GPT2_EOS));
-	const float *logits = GenerationLogits(g, &V);
+	const float *logits;
 	LlmCandidate *best;
 	LlmError err;
 
+	g->exec = GenerationExec(g->m, g->most);
+	logits = GenerationLogits(g, &V);
 	k = PG_ARGISNULL(1) ? V : PG_GETARG_INT32(1);
 	if (k < 1)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("k is %d; it must be 1 or more", k),
@@ -56,7 +58,7 @@ llm_next_tokens(PG_FUNCTION_ARGS)
 static Datum
 Sample(FunctionCallInfo fcinfo, int64 V, const float *logits)
 {
-	LlmSampling how;
+	LlmSampling how = {.repetition_penalty = 1};
 	uint64 seed;
 	LlmStream stream;
 	int32 id;
@@ -65,6 +67,7 @@ Sample(FunctionCallInfo fcinfo, int64 V, const float *logits)
 	how.temperature = PG_ARGISNULL(1) ? 1 : PG_GETARG_FLOAT8(1);
 	how.topk = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT32(2);
 	how.topp = PG_ARGISNULL(3) ? 1 : PG_GETARG_FLOAT8(3);
+	how.min_p = PG_ARGISNULL(5) ? 0 : PG_GETARG_FLOAT8(5);
 	LLM_CHECK(llm_sampling_check(&how, &err), &err);
 	seed = SeedArgument(fcinfo, 4);
 	stream = llm_stream(seed, "sample", 0, 0);

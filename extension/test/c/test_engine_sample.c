@@ -19,8 +19,8 @@ compare(const void *a, const void *b)
 }
 
 /*
- * The plain rule: sort, keep topk, keep the fewest of those whose probabilities reach topp, accumulate up to
- * the draw.
+ * The plain rule: sort, keep topk, keep the fewest of those whose probabilities reach topp, of them those
+ * with min_p of the first one's, accumulate up to the draw.
  */
 static int
 plain_sample(const LlmSampling *how, const float *logits, double u)
@@ -44,7 +44,7 @@ plain_sample(const LlmSampling *how, const float *logits, double u)
 			total += ref_exp((float) (((double) logits[id] - logits[order[0]]) / how->temperature));
 	do
 		sum += weight[n++];
-	while (n < kept && (how->topp >= 1 || sum < how->topp * total));
+	while (n < kept && (how->topp >= 1 || sum < how->topp * total) && weight[n] >= how->min_p * weight[0]);
 	for (int i = 0; i < n; i++)
 		if (u * sum < (walked += weight[i]))
 			return order[i];
@@ -74,11 +74,12 @@ against_a_sort(void)
 				logits[i] = -INFINITY;
 		for (int i = 0; i < 6 * 6 * 8; i++)
 		{
-			LlmSampling how = {temperatures[i % 6], topks[i / 36], topps[i / 6 % 6]};
+			LlmSampling how = {temperatures[i % 6], topks[i / 36], topps[i / 6 % 6], .repetition_penalty = 1};
 
 			CHECK_OK(llm_sampling_check(&how, &err), err);
 			for (int draw = 0; draw < 12; draw++)
 			{
+				how.min_p = (double[]){0, 0.05, 1}[draw % 3];
 				double u = draw == 0 ? 0 : draw == 1 ? 1 - 0x1p-53 : (test_random(&state) >> 11) * 0x1p-53;
 				int want = plain_sample(&how, logits, u);
 				int32_t id = -1;
@@ -90,6 +91,54 @@ against_a_sort(void)
 		}
 	}
 	CHECK(counted.held == 0);
+}
+
+/* Logits of few tokens, after sequences with many repetitions. */
+static void
+penalties(void)
+{
+	enum
+	{
+		FEW = 7
+	};
+	uint64_t state = 8;
+	float logits[FEW], out[FEW];
+	int32_t ids[40];
+	LlmError err;
+
+	for (int round = 0; round < 2000; round++)
+	{
+		int count = (int) (test_random(&state) % 40), n = round % 6;
+		LlmSampling how = {.repetition_penalty = (double[]){1, 1.5, 0.25}[round % 3], .no_repeat_ngram = n};
+		bool left = false;
+
+		for (int i = 0; i < count; i++) /* one of them has no logit */
+			ids[i] = (int32_t) (test_random(&state) % (FEW + 1));
+		for (int i = 0; i < FEW; i++)
+			logits[i] = 4 * test_uniform(&state);
+		llm_penalize(&how, count, ids, FEW, logits, out, &err);
+		for (int id = 0; id < FEW; id++)
+		{
+			float penalty = (float) how.repetition_penalty, want = logits[id];
+			bool seen = false, again = false;
+
+			for (int i = 0; i < count; i++)
+				seen |= ids[i] == id;
+			for (int i = 0; n > 0 && i <= count - n; i++)
+			{
+				bool equal = ids[i + n - 1] == id;
+
+				for (int j = 0; j < n - 1; j++)
+					equal &= ids[i + j] == ids[count - n + 1 + j];
+				again |= equal;
+			}
+			if (seen)
+				want = want < 0 ? want * penalty : want / penalty;
+			CHECK(out[id] == (again ? -INFINITY : want));
+			left |= !again;
+		}
+		CHECK(left || (err.code == LLM_INVALID && err.hint[0] != 0));
+	}
 }
 
 static void
@@ -125,8 +174,10 @@ refusals(void)
 {
 	TestMemory counted;
 	LlmAllocator memory = test_allocator(&counted);
-	LlmSampling how = {1, 0, 1}, bad[] = {{-1, 0, 1}, {NAN, 0, 1}, {INFINITY, 0, 1}, {1, -1, 1}, {1, 0, 0},
-									 {1, 0, -1}, {1, 0, 1.1}, {1, 0, NAN}};
+	LlmSampling how = {1, 0, 1},
+				bad[] = {{-1, 0, 1}, {NAN, 0, 1}, {INFINITY, 0, 1}, {1, -1, 1}, {1, 0, 0}, {1, 0, -1},
+					{1, 0, 1.1}, {1, 0, NAN}, {1, 0, 1, -1, 1}, {1, 0, 1, 1.1, 1}, {1, 0, 1, NAN, 1},
+					{1, 0, 1, 0, 0}, {1, 0, 1, 0, -2}, {1, 0, 1, 0, NAN}, {1, 0, 1, 0, 1, -1}};
 	float nan[3] = {1, NAN, 2}, none[3] = {-INFINITY, -INFINITY, -INFINITY}, inf[3] = {1, INFINITY, 2},
 		  one[1] = {-3};
 	LlmCandidate best[3];
@@ -152,6 +203,7 @@ int
 main(void)
 {
 	against_a_sort();
+	penalties();
 	top();
 	refusals();
 	return 0;

@@ -27,6 +27,14 @@ SELECT count(*), round(sum(probability)::numeric, 12) FROM llm_next_tokens('cab'
 SELECT * FROM llm_beam_search('cab', 3, 5);
 SELECT text = llm_generate('cab', 9, 0) FROM llm_beam_search('cab', 1, 9);
 
+-- Penalties, limits and stop texts; many texts at a time.
+SELECT llm_generate('cab', 20, 0, repetition_penalty => 1.5), llm_generate('cab', 20, 0, no_repeat_ngram => 2);
+SELECT llm_generate('cab', 20, seed => 1, min_p => 0.5), llm_generate('cab', 20, seed => 1, stop => '{dh,ff}');
+SELECT step, token, text, is_complete, logprob < 0 AS negative FROM llm_generate_stream('cab', 6, seed => 1, stop => '{hg}');
+SELECT prompt, sample, text, sample_seed FROM llm_generate_batch('{cab,a}', 9, seed => 1, n => 2);
+SELECT rank, text, token_ids FROM llm_beam_search('cab', 2, 5, temperature => 2, eos => 3);
+SELECT shape(llm_embed('cab')), shape(llm_embed('cab', layer => 1, pooling => 'none'));
+
 -- The model's own end token: it ends a text and starts one from nothing.
 UPDATE llm_model_config SET options = '{"eos_token_id": 7}' WHERE model = 'abc';
 SELECT llm_generate('', 5, 0), llm_generate('h', 5, 0);
@@ -60,9 +68,16 @@ SELECT llm_generate('cab', 5, -1);
 SELECT llm_generate('cab', 5, topk => -1);
 SELECT llm_generate('cab', 5, topp => 0);
 SELECT llm_generate('cab', 5, eos => 8);
+SELECT llm_generate('cab', 5, stop => '{b,""}');
+SELECT llm_generate('cab', 5, min_p => 1.0000001);
+SELECT llm_generate('cab', 5, repetition_penalty => 0);
+SELECT llm_generate('abcdefgh', 1, no_repeat_ngram => 1);
+SELECT llm_generate_batch('{cab}', n => 0);
 SELECT llm_generate('cab', model => 'nobody');
 SELECT * FROM llm_next_tokens('cab', 0);
 SELECT * FROM llm_beam_search('cab', 0);
+SELECT * FROM llm_beam_search('cab', temperature => 0);
+SELECT llm_embed('cab', layer => 9);
 SELECT pg_llm_sample('[1,nan]'::tensor);
 SELECT pg_llm_sample('[[1,2]]'::tensor);
 BEGIN;
