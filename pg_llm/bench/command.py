@@ -28,6 +28,7 @@ def measurements() -> dict[str, Measurement]:
         "import": storage.imports,
         "prefill": inference.prefill,
         "decode": inference.decode,
+        "batch": inference.batch,
         "first-token": inference.first_token,
         "next-tokens": serving.next_tokens,
         "sessions": serving.sessions,

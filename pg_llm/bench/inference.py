@@ -10,7 +10,7 @@ import numpy as np
 from pg_llm.bench.kit import Kit
 from pg_llm.bench.peers import agree
 from pg_llm.bench.report import OURS, Row, rates, row
-from pg_llm.bench.timing import seconds, summary
+from pg_llm.bench.timing import in_turn, seconds, summary
 
 # of the logits' standard deviation: peers round their intermediates differently
 TOLERANCE = 0.01
@@ -70,6 +70,23 @@ def decode(kit: Kit) -> Iterator[Row]:
             f"decode, {n} tokens, {form}", "tokens/s", n, times,
             bound=read * 1e9 / (size * kit.matmul_weights()), bound_name="read bandwidth", target=target,
         )  # fmt: skip
+
+
+def batch(kit: Kit) -> Iterator[Row]:
+    """Tokens per second of eight texts at a time, beside one after the other."""
+    n, prompts = 8 if kit.quick else 32, [f"Once upon a time{' there was' * i}" for i in range(8)]
+    more = "%s, 0, model => %s, eos => -1)"
+
+    def together() -> None:
+        query = f"SELECT text FROM llm_generate_batch(%s::text[], {more}"
+        kit.conn.execute(query, (prompts, n, kit.model)).fetchall()
+
+    def one_by_one() -> None:
+        for prompt in prompts:
+            kit.one(f"SELECT llm_generate(%s, {more}", (prompt, n, kit.model))
+
+    times = in_turn(kit.repeats, {OURS: together, "one by one": one_by_one})
+    yield rates("eight texts at a time", "tokens/s", 8 * n, times, target="twice one by one")
 
 
 def first_token(kit: Kit) -> Iterator[Row]:
