@@ -18,16 +18,10 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from pg_llm import catalog
-from pg_llm.files.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    Tensor,
-    is_buffer,
-    open_checkpoint,
-    plain_name,
-)
+from pg_llm.files.checkpoint import Checkpoint, CheckpointError, Tensor, open_checkpoint
 from pg_llm.files.convert import save_safetensors
 from pg_llm.files.importer import Imported, copy_params
+from pg_llm.files.layout import is_buffer, plain_name
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
