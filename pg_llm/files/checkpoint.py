@@ -103,9 +103,10 @@ def progress_bar(tensors: Iterable[Tensor], label: str, show: bool = True):
 
 
 @contextlib.contextmanager
-def open_checkpoint(source: str | Path) -> Iterator[Checkpoint]:
+def open_checkpoint(source: str | Path, *, as_gpt2: bool = True) -> Iterator[Checkpoint]:
     """A file, or a folder with model.safetensors (or its shards), model.npz, pytorch_model.bin or ckpt.pt.
 
+    as_gpt2: tensors of other layouts get GPT-2's names; otherwise they are as the file has them.
     config.json is taken from inside the file (where pg_llm's exports write it), or from the same folder.
     Errors: CheckpointError that names the file. Example: `with open_checkpoint("gpt2") as c: len(c.tensors)`
     """
@@ -121,7 +122,8 @@ def open_checkpoint(source: str | Path) -> Iterator[Checkpoint]:
                 with _told_of(beside):
                     checkpoint.config = beside.read_text("utf-8-sig")
         _check(path, checkpoint)
-        to_gpt2(checkpoint)
+        if as_gpt2:
+            to_gpt2(checkpoint)
         yield checkpoint
 
 

@@ -52,7 +52,7 @@ def load_adapter(
     weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
         raise CheckpointError(f"{folder}: no {' or '.join(_WEIGHTS)} in it")
-    with open_checkpoint(weights) as checkpoint:
+    with open_checkpoint(weights, as_gpt2=False) as checkpoint:
         named = _named(weights, checkpoint)
         modules = _modules(weights, config, named)
         own = [name for name in named if ".lora_" not in name]
