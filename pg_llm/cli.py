@@ -575,7 +575,9 @@ def course_strip():
 
 @course.command("gradebook")
 @click.argument("file", type=click.File("w"), default="-")
-@click.option("--notebook", "only", multiple=True, help="A notebook's number, as 04; may be repeated.")
+@click.option(
+    "--notebook", "only", multiple=True, help="A notebook, as 4 or 04_attention_by_hand; may be repeated."
+)
 @click.option("--roster", type=click.File(), help="The class: a file with one role a line.")
 @click.option("--by-student", is_flag=True, help="A row for each student, with points and their sum.")
 def course_gradebook(file, only, roster, by_student):
@@ -588,7 +590,7 @@ def course_gradebook(file, only, roster, by_student):
 
     \b
     Example: pg-llm course gradebook
-    Example: pg-llm course gradebook grades.csv --notebook 04 --roster class.txt
+    Example: pg-llm course gradebook grades.csv --notebook 4 --roster class.txt
     Example: pg-llm course gradebook moodle.csv --notebook 04 --by-student
     """
     from pg_llm.course import gradebook

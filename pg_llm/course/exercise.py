@@ -130,7 +130,7 @@ def numbers(names: Iterable[str], known: Iterable[str]) -> list[str]:
 
     known: the numbers to choose from. Errors: KitError for any other.
     """
-    files = {number: notebooks()[number]["notebook"]["file"] for number in known}
+    files = {n: notebooks()[n]["notebook"]["file"] if n in notebooks() else n for n in known}
     found = []
     for name in names:
         stem = PurePath(name).name.removesuffix(".ipynb")

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from pg_llm.course import store
 from pg_llm.course.assignments import points
-from pg_llm.course.exercise import Exercise, exercises, from_dict
+from pg_llm.course.exercise import Exercise, exercises, from_dict, numbers
 from pg_llm.errors import KitError
 
 # Superusers are listed only where they have tried something; other roles see no row but their own.
@@ -52,13 +52,12 @@ class Grade:
 
 
 def grades(roster: Sequence[str] | None = None, only: Iterable[str] = ()) -> list[Grade]:
-    """A row for each student and exercise, tried or not, sorted.
+    """A row for each student and exercise, tried or not.
 
     roster: names of roles; none: all roles of the server that may log in, and all with attempts. only:
-    numbers of notebooks, as "04"; none: those in which one of these students has opened an exercise. A role
+    notebooks, by number or name; none: those in which one of these students has opened an exercise. A role
     that is no superuser sees only its own rows. Errors: KitError for an unknown notebook or role.
     """
-    only = set(only)
     with store.connection() as conn:
         students = list(roster or [name for (name,) in conn.execute(STUDENTS)])
         strangers = [name for (name,) in conn.execute(UNKNOWN, [students])]
@@ -69,11 +68,8 @@ def grades(roster: Sequence[str] | None = None, only: Iterable[str] = ()) -> lis
     known: dict[str, Exercise | None] = {each: None for _, each in found}  # of another version of the course
     known.update(exercises())
     known.update({each.id: each for each in (from_dict(spec) for (spec,) in specs)})
-    there = {_notebook(name) for name in known}
-    wanted = only or {_notebook(name) for _, name in found}
-    if wanted - there:
-        raise KitError(f"there is no notebook {', '.join(sorted(wanted - there))}; "
-                       f"there are {', '.join(sorted(there))}")  # fmt: skip
+    there = sorted({_notebook(name) for name in known})
+    wanted = set(numbers(only, there)) or {_notebook(name) for _, name in found}
     rows = []
     for student in students:
         for name in sorted(name for name in known if _notebook(name) in wanted):
@@ -123,7 +119,7 @@ def summary(rows: Sequence[Grade], only: Sequence[str] = ()) -> str:
     asked = {row.exercise: row.out_of for row in rows}
     idle = [name for name, tries in students.items() if not tries]
     without = f"; without a try: {', '.join(idle)}" if idle else ""
-    return f"{len(students)} students, {len(asked)} exercises, {sum(asked.values())} points{without}"
+    return f"students: {len(students)}, exercises: {len(asked)}, points: {sum(asked.values())}{without}"
 
 
 def read_roster(file: TextIO) -> list[str]:
