@@ -270,7 +270,7 @@ def convert(source, revision, output):
 def in_a_database(command):
     """The options of a command that works in one database; _connect takes their values."""
     for option in (
-        click.option("--notebook", help="The database of this notebook: its file, or its name."),
+        click.option("--notebook", help="The database of this notebook: its file, name or number."),
         click.option("--database", help="A database of the server; default: pg_llm, or the DSN's own."),
         click.option("--dsn", help="Another server, and a database there; default: PG_LLM_DSN or the kit's."),
     ):

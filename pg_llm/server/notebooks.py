@@ -214,14 +214,14 @@ def rename(old: str, new: str) -> str:
 
 
 def database_of(notebook: str) -> str:
-    """The database that a notebook has already; notebook: the path of its file, or its bare name."""
+    """The database that a notebook has already; notebook: its file, its bare name or its number."""
     with maintenance() as conn:
         known = made(conn)
     path, bare = _path(notebook), PurePath(notebook).name == notebook
     name = databases.database_for(notebook)
     found = [each for each in known.values() if each.notebook == path]
     if not found and bare:
-        found = [each for each in known.values() if each.notebook and _stem(each.notebook) == _stem(notebook)]
+        found = [each for each in known.values() if each.notebook and _called(each.notebook, notebook)]
     if not found and name in known and known[name].awaits:
         found = [known[name]]
     if len(found) == 1:
@@ -264,6 +264,13 @@ def _path(notebook: str) -> str:
 
 def _stem(path: str) -> str:
     return PurePath(path).name.removesuffix(".ipynb")
+
+
+def _called(path: str, name: str) -> bool:
+    """True if a notebook has this name, or begins with this number: 04_attention_by_hand is called 4, too."""
+    number = _stem(path).partition("_")[0]
+    by_number = name.isdecimal() and number.isdecimal() and int(number) == int(name)
+    return by_number or _stem(path) == _stem(name)
 
 
 def _note(path: str) -> dict:

@@ -124,6 +124,7 @@ def code(text):
     return re.sub(r"\s", "", re.sub(r"--.*", "", text.lower())).strip(";")
 
 
+@pytest.mark.slow
 def test_students_can_read_no_answer(student, monkeypatch):
     """With the real exercises: in no relation, function, view or comment that is open to them."""
     monkeypatch.setattr(keys, "keys", lambda task, conn: [{"solution": task.solution} for _ in task.variants])

@@ -283,6 +283,11 @@ def test_a_notebooks_database_by_its_path_or_name(write, monkeypatch, tmp_path):
         notebooks.database_of(one)
     databases.create_database("lesson_b")
     assert notebooks.database_of("lesson_b.ipynb") == "lesson_b"  # without a path
+    notebooks.claim(write("04_lesson_of_today.ipynb"))
+    for name in ("4", "04", "04_lesson_of_today", "04_lesson_of_today.ipynb"):
+        assert notebooks.database_of(name) == "04_lesson_of_today"
+    with pytest.raises(KitError, match="notebook 5 has no database yet"):
+        notebooks.database_of("5")
     notebooks.claim(one)
     assert notebooks.database_of(one) == notebooks.database_of("lesson") == "lesson"
     monkeypatch.chdir(tmp_path / "a")
