@@ -28,6 +28,7 @@ def render(found: binaries.Programs, data: Path, socket_dir: Path, port: int, li
         "max_connections": 200,
         "shared_buffers": f"{max(16, min(256, memory // 16))}MB",
         "max_wal_size": f"{_log_size(data)}MB",
+        "wal_recycle": "off",  # else the log of a training run stays, for the next one, up to that size
         "autovacuum_naptime": "15s",  # a training loop produces ten megabytes of dead rows per second
         "dynamic_shared_memory_type": dynamic_shared_memory(),
         "fsync": "on",

@@ -87,6 +87,8 @@ def _build(conn: psycopg.Connection, note: dict) -> dict:
     conn.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE true ALLOW_CONNECTIONS false").format(building))
     conn.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(building, sql.Identifier(TEMPLATE)))
     _secure_copies(conn)
+    if not dsn():
+        conn.execute("CHECKPOINT")  # the log of all this, two thirds of a new server's folder, goes at once
     return note
 
 

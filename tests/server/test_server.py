@@ -374,6 +374,16 @@ def test_paths_outside_ascii_in_an_ascii_locale(folder, extension):
         assert done.returncode == 0, done.stderr
 
 
+def test_the_log_is_small_again_after_a_checkpoint(server):
+    """What a training run wrote is not kept for the next one."""
+    with psycopg.connect(**server.start().conninfo(), autocommit=True) as conn:
+        for _ in range(10):
+            conn.execute("SELECT pg_logical_emit_message(true, 'test', 'x'), pg_switch_wal()")
+        conn.execute("CHECKPOINT")
+        segments = "SELECT count(*) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'"
+        assert conn.execute(segments).fetchone()[0] < 5
+
+
 @pytest.mark.parametrize(
     ("free", "log", "size"), [(500, 0, 2048), (15, 0, 1024), (4, 0, 256), (0.1, 0, 128), (2, 1.5, 256)]
 )
