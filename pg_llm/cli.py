@@ -297,11 +297,12 @@ def _connect(dsn, database, notebook):
 @cli.command()
 @in_a_database
 @click.argument("name")
+@click.option("--file", help="Weights of another name, such as a GGUF file.")
 @click.option("--revision", help="Branch, tag or commit; default: the newest.")
 @click.option("--offline", is_flag=True, help="Take the files from the cache alone.")
 @click.option("--model", help="Load the weights under this name, too.")
-def download(dsn, database, notebook, name, revision, offline, model):
-    """Download a GPT-2 from the Hugging Face hub, check its files and print their folder.
+def download(dsn, database, notebook, name, file, revision, offline, model):
+    """Download a GPT-2 from the Hugging Face hub, check its files and print where they are.
 
     NAME is OWNER/NAME, or gpt2, gpt2-medium, gpt2-large, gpt2-xl for OpenAI's. The files are kept in
     huggingface_hub's cache. A private model needs HF_TOKEN, or a login: hf auth login
@@ -316,12 +317,12 @@ def download(dsn, database, notebook, name, revision, offline, model):
     if not model and (dsn or database or notebook):
         raise click.UsageError("a database needs --model, the name to load the weights under")
     if not model:
-        click.echo(f"{hub.download(name, revision=revision, offline=offline)}")
+        click.echo(f"{hub.download(name, file=file, revision=revision, offline=offline)}")
         return
     with _connect(dsn, database, notebook) as conn:
-        folder = hub.download(name, revision=revision, offline=offline)
-        done = importer.load_model(conn, folder, model)
-        click.echo(f"{folder}")
+        path = hub.download(name, file=file, revision=revision, offline=offline)
+        done = importer.load_model(conn, path, model)
+        click.echo(f"{path}")
         click.echo(f"model {model}: {done.parameters} parameters, in database {conn.info.dbname}", err=True)
 
 

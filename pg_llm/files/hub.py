@@ -34,6 +34,7 @@ _DEAD = 24 * 3600  # seconds after which a partial file belongs to a download th
 def download(
     name: str,
     *,
+    file: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     offline: bool = False,
@@ -42,6 +43,7 @@ def download(
     """Downloads a model (weights, config.json, tokenizer) from the Hugging Face hub; returns its folder.
 
     name: OWNER/NAME, or gpt2, gpt2-medium, gpt2-large, gpt2-xl for OpenAI's.
+    file: weights of another name, such as a GGUF file, which is returned in place of the folder.
     revision: a branch, a tag or a commit; None: the newest. offline takes the files from the cache alone.
     token: None is the one of HF_TOKEN or `hf auth login`, for huggingface.co alone; True sends it to the host
     of HF_ENDPOINT, if that is set.
@@ -59,7 +61,7 @@ def download(
     with _told(name, revision), contextlib.ExitStack() as stack:
         if not progress:
             stack.enter_context(disable_progress_bars())
-        for weights in _WEIGHTS:
+        for weights in [(file,)] if file else _WEIGHTS:
             # From the second round on, the commit of the first: a branch may move between them.
             folder = Path(
                 snapshot_download(
@@ -75,11 +77,13 @@ def download(
             if _matching(folder, weights):
                 break
         else:
-            known = ", ".join(names[0] for names in _WEIGHTS)
-            raise KitError(f"{repo} has none of the files {known} that pg_llm reads")
+            known = file or ", ".join(names[0] for names in _WEIGHTS)
+            there = "" if offline else ", ".join(sorted(_listed(repo, folder.name, token))[:20])
+            hint = f"; of its files {there}, `file` may name the weights" if there else ""
+            raise KitError(f"{repo} has no {known}{hint}")
         _remove_dead_parts(folder)
         _verify(repo, folder, [*_SMALL, *weights], token, offline)
-    return folder
+    return folder / file if file else folder
 
 
 def find(source: str | Path, *, revision: str | None = None) -> Path:

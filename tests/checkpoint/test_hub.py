@@ -120,8 +120,12 @@ def test_without_the_network(env, hub):
 
 def test_other_files(env, hub):
     """Shards are all downloaded; without safetensors, PyTorch's file is; without weights, nothing is."""
-    files = hub.commits[NEW]
-    del files[WEIGHTS]
+    files = {name: data for name, data in hub.commits[NEW].items() if name != WEIGHTS}
+    hub.branches["main"], hub.commits["e" * 40] = "e" * 40, files | {"tiny.q8.gguf": b"GGUF"}
+    file, _, _ = run(env, "print(pg_llm.download('someone/tiny', file='tiny.q8.gguf'))")
+    assert Path(file).read_bytes() == b"GGUF" and "pytorch_model.bin" not in names(Path(file).parent)
+    error = refused(env, "pg_llm.download('someone/tiny', file='tiny.q4.gguf')")
+    assert "has no tiny.q4.gguf; of its files README.md, config.json, " in error and "tiny.q8.gguf, " in error
     assert "pytorch_model.bin" in names(run(env)[0])
     hub.branches["main"] = "c" * 40
     shards = {f"model-0000{i}-of-00002.safetensors": bytes([i]) * 99 for i in (1, 2)}
@@ -129,7 +133,10 @@ def test_other_files(env, hub):
     assert set(shards) <= names(run(env)[0])
     hub.branches["main"] = "d" * 40
     hub.commits["d" * 40] = {"README.md": b"", "config.json": b"{}"}
-    assert "has none of the files model.safetensors, " in refused(env)
+    error = refused(env)
+    assert (
+        "has no model.safetensors, " in error and "of its files README.md, config.json, `file` may" in error
+    )
 
 
 def test_the_commands(env, hub, server, model, tmp_path):
