@@ -1,5 +1,5 @@
 /*
- * The kinds are those of pg_llm/files/formats.py, which names them to those who import over the connection.
+ * The kinds are those of pg_llm/files/formats.py, and of other_formats.py beside it, which reads them.
  */
 #include "formats/file_kind.h"
 
@@ -13,10 +13,12 @@ static const struct
 	const char *begin;
 	size_t size;
 	const char *name;
-} kinds[] = {{"GGUF", 4, "a GGUF file of llama.cpp"},
+} kinds[] = {{"GGUF", 4, "a GGUF file of llama.cpp, which pg-llm convert reads"},
 	{"\x89HDF\r\n\x1a\n", 8, "an HDF5 file (.h5), as Keras and TensorFlow write it"},
 	{"version https://git-lfs", 23, "a Git LFS pointer instead of the weights: git lfs pull"},
-	{"\x1f\x8b", 2, "a gzip archive: unpack it"}, {"BZh", 3, "a bzip2 archive: unpack it"},
+	{"\xc6\xd7\x34\x01", 4, "weights of llm.c, which pg-llm convert reads"},
+	{"\x1f\x8b", 2, "a gzip archive: pg-llm convert reads one of pg_gpt2, unpack another"},
+	{"BZh", 3, "a bzip2 archive: unpack it"},
 	{"\xfd"
 	 "7zXZ",
 		6, "an xz archive: unpack it"},

@@ -6,13 +6,11 @@ import re
 from pathlib import Path
 
 _BEGIN: list[tuple[bytes, str]] = [
-    (b"GGUF", "a GGUF file of llama.cpp"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (.h5), as Keras and TensorFlow write it"),
     (
         b"version https://git-lfs",
         "a Git LFS pointer, which names the weights and does not hold them: git lfs pull",
     ),
-    (b"\x1f\x8b", "a gzip archive: unpack it"),
     (b"BZh", "a bzip2 archive: unpack it"),
     (b"\xfd7zXZ\0", "an xz archive: unpack it"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive: unpack it"),

@@ -44,7 +44,9 @@ _GGUF_NAMES = [
 
 
 def reader(first: bytes) -> Reader | None:
-    """The reader of a file that begins with these bytes (four at least); None if it is of no format here."""
+    """The reader of a file that begins with these bytes (nine at least); None if it is of no format here."""
+    if first[4:9] == b"\0\0\0\0{":  # safetensors, whose header may have any length
+        return None
     known = {b"GGUF": _read_gguf, (20240326).to_bytes(4, "little"): _read_llmc}
     return _read_pg_gpt2 if first[:2] == b"\x1f\x8b" else known.get(first[:4])
 
@@ -109,10 +111,10 @@ def _read_gguf(file: Path, checkpoint: Checkpoint, stack: contextlib.ExitStack) 
         opened = GGUFReader(file)
         facts = {key: field.contents() for key, field in opened.fields.items() if "tokenizer" not in key}
     except Exception as error:  # of NumPy and of the package, for bytes that make no sense
-        raise CheckpointError(f"{file}: the package gguf cannot read it: {error}") from error
+        raise CheckpointError(f"{file}: a GGUF file that the package gguf cannot read: {error}") from error
     if facts.get("general.architecture") != "gpt2":
         raise CheckpointError(
-            f"{file}: its architecture is {facts.get('general.architecture')}, expected gpt2"
+            f"{file} is a GGUF file of architecture {facts.get('general.architecture')}, expected gpt2"
         )
     for tensor in opened.tensors:
         name = tensor.name

@@ -173,10 +173,10 @@ def test_gguf(conn, tmp_path, model, kind):
 
 def test_other_gguf(tmp_path, monkeypatch):
     path = gguf_file(tmp_path / "llama.gguf", gpt2(DIMS), architecture="llama")
-    with pytest.raises(CheckpointError, match="its architecture is llama, expected gpt2"):
+    with pytest.raises(CheckpointError, match="a GGUF file of architecture llama, expected gpt2"):
         read(path)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="the package gguf cannot read it"):
+    with pytest.raises(CheckpointError, match="a GGUF file that the package gguf cannot read"):
         read(path)
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     with pytest.raises(CheckpointError, match="pip install gguf"):

@@ -199,6 +199,7 @@ KINDS = {
     "HTML": (b"\n<!DOCTYPE html>\n<html lang=en><title>gpt2 at main</title></html>", "an HTML page"),
     "UTF-16": ("the weights".encode("utf-16"), "UTF-16 text"),
     "gzip": (b"\x1f\x8b\x08" + bytes(100), "a gzip archive"),
+    "llm.c": (np.array([20240326, 3] + [0] * 30, "<i4").tobytes(), "llm.c"),
     "npy": (b"\x93NUMPY\1\0" + bytes(100), "a single NumPy array"),
     "JSON": (b'{"metadata": {}, "weight_map": {"wte.weight": "a.safetensors"}}', "JSON text"),
 }
@@ -241,9 +242,9 @@ def test_a_folder_of_tensorflow(conn, folder, model):
 
 
 @WAYS
-@pytest.mark.parametrize("length", [0x7B, 0x280, 0x8B1F])
+@pytest.mark.parametrize("length", [0x7B, 0x280, 0x8B1F, 20240326])
 def test_a_truncated_file_is_none_of_them(conn, folder, model, load, length):
-    """The length of a header may have the first bytes of JSON, a pickle or gzip."""
+    """The length of a header may have the first bytes of JSON, a pickle, gzip or llm.c's weights."""
     path = folder / "m.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + b'{"wte.weight":')
     with pytest.raises((psycopg.Error, CheckpointError), match="not a safetensors file") as error:
