@@ -216,7 +216,7 @@ def test_byte_order_marks(conn, tmp_path, monkeypatch, size):
 
 
 def test_what_is_refused(conn, tmp_path):
-    empty, nul = tmp_path / "empty.txt", tmp_path / "nul.bin"
+    empty, nul = tmp_path / "empty.txt", tmp_path / "nul.txt"
     empty.write_text("")
     nul.write_bytes(b"a\0b")
     cases = [
