@@ -50,8 +50,8 @@ $$;
 COMMENT ON FUNCTION llm_generate_stream(text, int, float8, int, float8, text, int, bigint, text[], float8, float8,
     int) IS
     'llm_generate, with one row per token as soon as it is sampled: text is the whole text so far, token what this '
-    'step added to it: nothing for an end token or part of a character, which appears when it is complete; logprob is '
-    'the token''s log probability under the model, before temperature, penalties and limits';
+    'step added to it: nothing for an end token, or for part of a character or of a stop text; logprob is the '
+    'token''s log probability under the model, before temperature, penalties and limits';
 
 CREATE FUNCTION llm_next_tokens(prompt text, k int DEFAULT 10, model text DEFAULT @extschema@.llm_default_model(),
     OUT rank int, OUT token_id int, OUT token text, OUT probability float8) RETURNS SETOF record

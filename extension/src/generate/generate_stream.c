@@ -11,6 +11,7 @@
 #include "utils/memutils.h"
 
 #include "formats/unicode.h"
+#include "src/base/arguments.h"
 #include "src/generate/generate.h"
 
 typedef struct Stream
