@@ -277,3 +277,20 @@ def test_beams_at_the_edges(m, conn):
     for total, found in wide[:5]:
         each = [log_softmax(logits(conn, "both", ids(found[:n]))[-1])[ids(found)[n]] for n in range(2, 5)]
         assert total == pytest.approx(sum(each), abs=1e-4)
+
+
+def test_temperature_and_end_token_of_beams(conn):
+    """Every sequence of three tokens, with the score that the scaled logits give it."""
+    make(conn, "warm", n_layer=1, vocab=5)
+    query = "SELECT score, text, token_ids FROM llm_beam_search('ab', 200, 3, 'warm', %s, %s)"
+    for temperature, eos, count in ((0.5, None, 125), (3.0, 2, 1 + 4 + 16 + 64)):
+        rows = conn.execute(query, (temperature, eos)).fetchall()
+        assert len({tuple(r[2]) for r in rows}) == len(rows) == count
+        assert [r[0] for r in rows] == sorted((r[0] for r in rows), reverse=True)
+        for total, text, tokens in rows:
+            table = log_softmax(logits(conn, "warm", tokens[:-1]) / temperature)[1:]
+            assert total == pytest.approx(sum(table[i, t] for i, t in enumerate(tokens[2:])), abs=1e-4)
+            assert text == "".join(LETTERS[t] for t in tokens if t != eos)
+    for temperature in (0, 1e-6, 1e8, "nan"):
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="temperature is "):
+            conn.execute(query, (temperature, None))
