@@ -307,7 +307,10 @@ def function(m: Mistake) -> Iterator[str]:
         elif sign == "||" and "tensor" in (left, right):
             yield "tensors are joined by concat(ARRAY[a, b], axis => 0)"
         elif "tensor" in (left, right):
-            yield f"tensors have + - * / @ = <>, not {sign}; tensor_rows(t) gives their elements as rows"
+            yield (
+                "tensors have + - * / @ = <>, and ^ < <= > >= with a number on the right; "
+                "tensor_rows(t) gives their elements as rows"
+            )
         elif instead:
             yield f"this is {instead} in SQL"
     elif called:
@@ -393,6 +396,14 @@ def subscript(m: Mistake) -> Iterator[str]:
         yield "an element of a tensor is tensor_get(t, 0), a part slice(t, …); both count from 0"
 
 
+def whole(m: Mistake) -> Iterator[str]:
+    """42846: GREATEST of a tensor and a number."""
+    chosen = re.match(r"(GREATEST|LEAST) could not convert", m.message)
+    if chosen and "tensor" in m.message:
+        name = {"GREATEST": "maximum", "LEAST": "minimum"}[chosen[1]]
+        yield f"{name}(a, b) chooses element by element; {chosen[1]} chooses a tensor as a whole"
+
+
 def other(m: Mistake) -> Iterator[str]:
     """Errors that psycopg raises itself, without a code."""
     adapt = re.match(r"cannot adapt type '(\w+)'", str(m.error))
@@ -414,6 +425,7 @@ KINDS: Mapping[str, Callable[[Mistake], Iterator[str]]] = {
     "42P02": kept,
     "0A000": unsupported,
     "42804": subscript,
+    "42846": whole,
 }
 
 

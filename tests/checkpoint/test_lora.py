@@ -230,6 +230,46 @@ def test_a_module_that_the_base_lacks(base, folder):
     assert checkpoint_files.nothing_left(base, "tuned")
 
 
+def test_older_files_and_the_bare_model(base, folder):
+    """adapter_model.bin of torch, and an adapter of GPT2Model, whose names have no `transformer.`"""
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = save(adapted({}), folder / "adapter")
+    load(base, path)
+    expected = logits(base, "tuned", TOKENS)
+    file = path / "adapter_model.safetensors"
+    state = {name.replace("transformer.", ""): value for name, value in safetensors.load_file(file).items()}
+    file.unlink()
+    torch.save(state, path / "adapter_model.bin")
+    assert load(base, path, "older") == (4, 2 * (8 * 12 + 36 * 8))
+    assert np.array_equal(logits(base, "older", TOKENS), expected)
+
+
+def test_a_role_that_may_not_change_the_base_gets_copies(base, connect):
+    """Row security keeps its rows from being shared; the adapter trains all the same."""
+    fill(base, "d", np.random.default_rng(5).integers(0, 31, (4, 9)))
+    base.execute("""DROP ROLE IF EXISTS lora_student; CREATE ROLE lora_student;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO lora_student;
+        GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO lora_student;
+        ALTER TABLE llm_param ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY seen ON llm_param FOR SELECT USING (true);
+        CREATE POLICY own ON llm_param USING (model <> 'base')""")
+    try:
+        student = connect()
+        student.execute("SET ROLE lora_student")
+        student.execute("SELECT llm_lora_add('base', 'tuned')")
+        assert base.execute("SELECT count(*) FROM llm_param_share").fetchone() == (0,)
+        before = checkpoint_files.stored(base, "tuned")
+        student.execute("SELECT llm_train('tuned', 1, dataset => 'd', lr_max => 0.1)")
+        after = checkpoint_files.stored(base, "tuned")
+        moved = {name for name in before if not np.array_equal(before[name], after[name])}
+        assert moved == {name for name in before if ".lora_" in name}
+    finally:
+        base.execute("""DROP POLICY seen ON llm_param; DROP POLICY own ON llm_param;
+            ALTER TABLE llm_param DISABLE ROW LEVEL SECURITY;
+            DROP OWNED BY lora_student; DROP ROLE lora_student""")
+
+
 def test_arguments_are_checked(base):
     errors = psycopg.errors
     base.execute("SELECT llm_lora_add('base', 'tuned')")

@@ -96,11 +96,15 @@ def failing(conn):
             "\\dt is a command of psql (pg-llm psql in a terminal); here: SELECT table_name",
         ),
         ("SELECT (1", "a parenthesis is open"),
-        ("SELECT softmax(tensor '[1,2]')", "did you mean pg_llm_softmax"),
-        ("SELECT max(tensor '[1,2]')", "did you mean tensor_max?"),
+        ("SELECT gelu(tensor '[1,2]')", "did you mean pg_llm_gelu"),
         ("SELECT round(tensor '[1.5]', 2)", "tensor_rows(t) gives"),
         ("SELECT tensor '[1]' || tensor '[2]'", "concat(ARRAY[a, b], axis => 0)"),
-        ("SELECT tensor '[1]' > 1", "tensors have + - * / @ = <>, not >"),
+        (
+            "SELECT 2 > tensor '[1]'",
+            "tensors have + - * / @ = <>, and ^ < <= > >= with a number on the right",
+        ),
+        ("SELECT GREATEST(tensor '[1]', 0)", "maximum(a, b) chooses element by element"),
+        ("SELECT LEAST(2, tensor '[1]')", "minimum(a, b) chooses element by element"),
         ("SELECT (tensor '[1]')[1]", "tensor_get(t, 0)"),
     ],
 )

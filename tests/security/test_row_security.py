@@ -61,6 +61,8 @@ USES = [
     "SELECT llm_checkpoint_load('own', 1)",
     "SELECT * FROM llm_replay('secret', 1)",
     "SELECT llm_quantize('secret', 'int8', 'stolen')",
+    "SELECT llm_lora_add('secret', 'stolen')",
+    "SELECT llm_lora_merge('secret', 'stolen')",
     "SELECT _llm_param_shape('secret', 'wte.weight')",
     "SELECT llm_init_model('secret', 3)",
     "SELECT * FROM llm_explain('secret', 'abc')",

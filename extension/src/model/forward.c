@@ -113,7 +113,7 @@ AddInput(Eval *eval, char *given, const Tensor *t)
 	char *name = CheckName(given, "input");
 	const LlmNode *node = &eval->m->model.graph.nodes[NodeOf(eval->m, name)];
 	LlmInput *in = &eval->in[eval->n];
-	int batch = t->ndim == node->ndim - 1 && strcmp(node->shape[0].name, "B") == 0;
+	int batch = t->ndim == node->ndim - 1 && (node->ndim == 2 || strcmp(node->shape[0].name, "B") == 0);
 
 	for (int i = 0; i < eval->n; i++)
 		if (strcmp(eval->in[i].name, name) == 0)
