@@ -21,7 +21,7 @@ from pg_llm import catalog
 from pg_llm.files.checkpoint import Checkpoint, CheckpointError, Tensor, open_checkpoint
 from pg_llm.files.convert import save_safetensors
 from pg_llm.files.importer import Imported, copy_params
-from pg_llm.files.layout import is_buffer, plain_name
+from pg_llm.files.layout import is_buffer, plain_name, transposed
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -88,12 +88,12 @@ def _named(path: Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The tensors under the names of llm_graph, which are PEFT's without prefixes."""
     named: dict[str, Tensor] = {}
     for tensor in checkpoint.tensors:
-        name = plain_name(tensor.name.removeprefix(_PREFIX))
+        name = plain_name(tensor.name)
         if is_buffer(name):
             continue
         if match := _EMBEDDING.fullmatch(name):
             if match["half"] == "A":  # (r,V) there, a table (V,r) here
-                tensor = _transposed(tensor)
+                tensor = transposed(tensor)
         else:
             match = _PRODUCT.fullmatch(name)
         if match:
@@ -104,16 +104,6 @@ def _named(path: Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
             raise CheckpointError(f'{path}: two tensors are "{name}"; expected one adapter')
         named[name] = tensor
     return named
-
-
-def _transposed(tensor: Tensor) -> Tensor:
-    if len(tensor.shape) != 2:
-        return tensor
-
-    def load():
-        return tensor.load().reshape(tensor.shape).T
-
-    return Tensor(tensor.name, tensor.dtype, tensor.shape[::-1], load)
 
 
 def _modules(path: Path, config: dict[str, Any], named: dict[str, Tensor]) -> list[dict[str, Any]]:
