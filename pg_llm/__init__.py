@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.files.lora import load_adapter as load_adapter
     from pg_llm.files.lora import save_adapter as save_adapter
     from pg_llm.files.tokenizer import load_tokenizer as load_tokenizer
+    from pg_llm.files.tokenizer import save_tokenizer as save_tokenizer
     from pg_llm.notebook.fallback_model import practice_model as practice_model
     from pg_llm.notebook.frames import activations as activations
     from pg_llm.notebook.frames import attention as attention
@@ -91,6 +92,7 @@ _WHERE = {
     "register": "files.adapter",
     "register_async": "files.adapter",
     "save_adapter": "files.lora",
+    "save_tokenizer": "files.tokenizer",
     "sql": "notebook.frames",
     "tape": "notebook.frames",
     "tokenizer_view": "widgets.tokens",

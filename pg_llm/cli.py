@@ -329,20 +329,27 @@ def download(dsn, database, notebook, name, file, revision, offline, model):
 @cli.command("ingest-tokenizer")
 @in_a_database
 @click.option("--model", required=True, help="The tokenizer's name in llm_encode(text, model).")
-@click.option("--vocab", required=True, type=click.Path(exists=True, dir_okay=False), help="vocab.json")
-@click.option("--merges", required=True, type=click.Path(exists=True, dir_okay=False), help="merges.txt")
+@click.option("--vocab", type=click.Path(exists=True, dir_okay=False), help="vocab.json, with --merges.")
+@click.option("--merges", type=click.Path(exists=True, dir_okay=False), help="merges.txt, with --vocab.")
 @click.option("--truncate", is_flag=True, help="Replace a tokenizer of that name.")
-def ingest_tokenizer(dsn, database, notebook, model, vocab, merges, truncate):
-    """Load a byte-pair tokenizer (GPT-2's two files) into a database.
+@click.argument("source", required=False, type=click.Path(exists=True))
+def ingest_tokenizer(dsn, database, notebook, model, vocab, merges, truncate, source):
+    """Load a byte-pair tokenizer into a database: SOURCE, a folder or a tokenizer.json, or GPT-2's two files.
+
+    Under a model's name it is that model's tokenizer.
 
     \b
+    Example: pg-llm ingest-tokenizer --model mine ./my-gpt2
     Example: pg-llm ingest-tokenizer --model mine --vocab vocab.json --merges merges.txt
-    Example: pg-llm ingest-tokenizer --notebook 02_text_to_tokens --model mine --vocab v.json --merges m.txt
+    Example: pg-llm ingest-tokenizer --notebook 02_text_to_tokens --model mine tokenizer.json
     """
     from pg_llm.files import tokenizer
 
     if not model:
         raise click.UsageError("--model is empty; it is the tokenizer's name")
+    if bool(source) == bool(vocab) or bool(vocab) != bool(merges):
+        raise click.UsageError("name SOURCE, a folder or a tokenizer.json, or both --vocab and --merges")
+    vocab = source or vocab
     with _connect(dsn, database, notebook) as conn:
         database = conn.info.dbname
         count = tokenizer.load_tokenizer(conn, vocab, merges, model, truncate=truncate)
@@ -360,6 +367,7 @@ def ingest_tokenizer(dsn, database, notebook, model, vocab, merges, truncate):
               help="Rows sent to the server at a time.")  # fmt: skip
 @click.option("--validation", type=float, default=0.0, help="Fraction of rows held out, in NAME-validation.")
 @click.option("--separator", help="A text that separates documents in a file, such as '<|endoftext|>'.")
+@click.option("--special", is_flag=True, help="The text of a special token becomes that token.")
 @click.option("--truncate", is_flag=True, help="First delete the rows of that dataset and its validation.")
 @click.argument("files", nargs=-1)
 def prepare_dataset(
@@ -374,6 +382,7 @@ def prepare_dataset(
     batch_size,
     validation,
     separator,
+    special,
     truncate,
     files,
 ):
@@ -400,6 +409,7 @@ def prepare_dataset(
             batch_size=batch_size,
             validation=validation,
             separator=separator,
+            special=special,
             truncate=truncate,
         )
     held_out = f", {done.validation_rows} of them in {dataset}-validation" if done.validation_rows else ""

@@ -79,7 +79,7 @@ class PGLLMClient:
 
     def generate(
         self,
-        prompt: str,
+        prompt: str | Sequence[int],
         max_tokens: int | None = None,
         *,
         temperature: float | None = 1.0,
@@ -91,6 +91,7 @@ class PGLLMClient:
         repetition_penalty: float | None = 1.0,
         min_p: float | None = 0.0,
         no_repeat_ngram: int | None = 0,
+        special: bool = False,
         model: str | None = None,
     ) -> str:
         """The prompt and its continuation, sampled token by token.
@@ -106,12 +107,14 @@ class PGLLMClient:
         min_p: of the tokens that are left, those with less than this fraction of the most probable one's
             probability are dropped.
         no_repeat_ngram: no sequence of this many tokens occurs twice; 0: any may.
+        special: the text of a special token in the prompt becomes that token. A prompt may be token ids, too.
         """
         with self._cursor() as cursor:
             query, arguments = self._call(
                 "SELECT {}", "llm_generate", model, prompt=prompt, max_tokens=max_tokens,
                 temperature=temperature, topk=topk, topp=topp, eos=eos, seed=seed, stop=_texts(stop),
                 repetition_penalty=repetition_penalty, min_p=min_p, no_repeat_ngram=no_repeat_ngram,
+                special=special,
             )  # fmt: skip
             return cursor.execute(query, arguments).fetchall()[0][0]
 
@@ -130,6 +133,7 @@ class PGLLMClient:
         repetition_penalty: float | None = 1.0,
         min_p: float | None = 0.0,
         no_repeat_ngram: int | None = 0,
+        special: bool = False,
         model: str | None = None,
     ) -> list[Sample]:
         """n continuations of each prompt, computed together, which is faster than one by one.
@@ -141,14 +145,14 @@ class PGLLMClient:
             "SELECT * FROM {} ORDER BY prompt, sample", "llm_generate_batch", model,
             prompts=_texts(prompts), max_tokens=max_tokens, temperature=temperature, topk=topk, topp=topp,
             eos=eos, seed=seed, stop=_texts(stop), repetition_penalty=repetition_penalty, min_p=min_p,
-            no_repeat_ngram=no_repeat_ngram, n=n,
+            no_repeat_ngram=no_repeat_ngram, n=n, special=special,
         )  # fmt: skip
         with self._cursor(class_row(Sample)) as cursor:
             return cursor.execute(query, arguments).fetchall()
 
     def stream(
         self,
-        prompt: str,
+        prompt: str | Sequence[int],
         max_tokens: int | None = None,
         *,
         temperature: float | None = 1.0,
@@ -160,30 +164,35 @@ class PGLLMClient:
         repetition_penalty: float | None = 1.0,
         min_p: float | None = 0.0,
         no_repeat_ngram: int | None = 0,
+        special: bool = False,
         model: str | None = None,
     ) -> Generator[StreamEvent, None, None]:
         """Yields generate's tokens one by one, each as soon as the server has sampled it.
 
         Closing the generator, or leaving the loop over it, cancels the rest. Arguments as for generate.
         """
+        encoded = (
+            "{schema}.llm_encode(%(prompt)s, coalesce(%(model)s, {schema}.llm_default_model()), %(special)s)"
+        )
+        ids = encoded if isinstance(prompt, str) else "%(prompt)s::int[]"
         query, arguments = self._call(
-            "SELECT s.*, CASE step WHEN 1 THEN {schema}.llm_encode(%(prompt)s, "
-            "coalesce(%(model)s, {schema}.llm_default_model())) END AS prompt_ids FROM {} AS s",
+            f"SELECT s.*, CASE step WHEN 1 THEN {ids} END AS prompt_ids FROM {{}} AS s",
             "llm_generate_stream", model,
             prompt=prompt, max_tokens=max_tokens, temperature=temperature, topk=topk, topp=topp, eos=eos,
             seed=seed, stop=_texts(stop), repetition_penalty=repetition_penalty, min_p=min_p,
-            no_repeat_ngram=no_repeat_ngram,
+            no_repeat_ngram=no_repeat_ngram, special=special,
         )  # fmt: skip
         return self._events(query, arguments)
 
     def beam_search(
         self,
-        prompt: str,
+        prompt: str | Sequence[int],
         beam_width: int = 4,
         *,
         max_tokens: int | None = None,
         temperature: float | None = 1.0,
         eos_token: int | None = 50256,
+        special: bool = False,
         model: str | None = None,
     ) -> list[BeamResult]:
         """The most probable continuations that a beam search of this width finds, best first.
@@ -194,17 +203,26 @@ class PGLLMClient:
         query, arguments = self._call(
             "SELECT * FROM {} ORDER BY rank", "llm_beam_search", model,
             prompt=prompt, beam_width=beam_width, max_tokens=max_tokens, temperature=temperature,
-            eos=eos_token,
+            eos=eos_token, special=special,
         )  # fmt: skip
         with self._cursor(class_row(BeamResult)) as cursor:
             return cursor.execute(query, arguments).fetchall()
 
-    def next_tokens(self, prompt: str, k: int | None = 10, *, model: str | None = None) -> frames.Frame:
+    def next_tokens(
+        self,
+        prompt: str | Sequence[int],
+        k: int | None = 10,
+        *,
+        special: bool = False,
+        model: str | None = None,
+    ) -> frames.Frame:
         """The k most probable next tokens, one per row; k None: the whole vocabulary.
 
         Columns rank, token_id, token, probability.
         """
-        query, arguments = self._call("SELECT * FROM {}", "llm_next_tokens", model, prompt=prompt, k=k)
+        query, arguments = self._call(
+            "SELECT * FROM {}", "llm_next_tokens", model, prompt=prompt, k=k, special=special
+        )
         return self._frame(query, arguments)
 
     def graph(self, model: str | None = None) -> frames.Frame:
@@ -273,8 +291,14 @@ class PGLLMClient:
     ) -> tuple[sql.Composed, dict[str, object]]:
         """A query with a function call in place of {}, and its arguments."""
         arguments["model"] = model or self.model
+        ids = not isinstance(arguments.get("prompt", ""), str)
+        if ids:
+            arguments["prompt"] = list(cast("Sequence[int]", arguments["prompt"]))
+            del arguments["special"]  # which is about a text
         named = sql.SQL(", ").join(
-            sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name))
+            sql.SQL("{} => {}::int[]" if ids and name == "prompt" else "{} => {}").format(
+                sql.Identifier(name), sql.Placeholder(name)
+            )
             for name in arguments
             if name != "model" or arguments[name]
         )

@@ -26,11 +26,28 @@ extern LlmBpe *llm_bpe_new(const LlmAllocator *allocator, const char *name, LlmE
 extern void llm_bpe_free(LlmBpe *bpe);
 extern LlmCode llm_bpe_add_token(LlmBpe *bpe, int32_t id, const char *text, size_t text_size,
 	const char *bytes, size_t size, LlmError *err);
+/*
+ * Says of the token added last that llm_bpe_encode finds its bytes in a text as they are, before the text is
+ * cut into pieces: always, or for a special token only where the caller allows it.
+ */
+extern void llm_bpe_mark(LlmBpe *bpe, bool special);
 /* left and right are text forms; they and their concatenation must be tokens. Merges may be added in any
  * order. */
 extern LlmCode llm_bpe_add_merge(LlmBpe *bpe, int32_t rank, const char *left, size_t left_size,
 	const char *right, size_t right_size, LlmError *err);
 extern LlmCode llm_bpe_finish(LlmBpe *bpe, LlmError *err);
+
+/* How tokenizers differ from GPT-2's, apart from their tokens and merges. */
+typedef struct LlmBpeRules
+{
+	const char *pattern; /* by which a text is cut into pieces: one of the names in bpe_scan.c */
+	bool whole;          /* a piece that is a token is encoded as it, whatever merges would make of it */
+	bool nfc;            /* for callers: texts are in Unicode's normal form C before they are encoded */
+} LlmBpeRules;
+
+/* Call before llm_bpe_finish; without a call the rules are GPT-2's. */
+extern LlmCode llm_bpe_set_rules(LlmBpe *bpe, const LlmBpeRules *rules, LlmError *err);
+extern LlmBpeRules llm_bpe_rules(const LlmBpe *bpe);
 
 /* ---- a finished tokenizer as one block of memory, usable at any address that is a multiple of 64 ---- */
 
@@ -58,7 +75,8 @@ extern void llm_bpe_ids_free(LlmBpeIds *ids);
 
 /*
  * Appends the ids of text (UTF-8; invalid bytes are encoded as bytes). If special, the text of a special
- * token such as <|endoftext|> becomes that token. stop may be NULL. A failed call may have appended some ids.
+ * token such as <|endoftext|> becomes that token; that of other marked tokens always does. stop may be NULL.
+ * A failed call may have appended some ids.
  */
 extern LlmCode llm_bpe_encode(LlmBpe *bpe, const char *text, size_t size, bool special, LlmBpeIds *out,
 	const LlmStop *stop, LlmError *err);
@@ -70,9 +88,18 @@ extern LlmCode llm_bpe_encode(LlmBpe *bpe, const char *text, size_t size, bool s
 #define LLM_BPE_SLACK 16
 extern size_t llm_bpe_decode(const LlmBpe *bpe, const int32_t *ids, size_t count, char *out, size_t *done);
 
-/* The end of the piece of text that starts at byte `at` < size; *stop as above, SIZE_MAX if it requested a
- * stop. */
+/* The end of the piece of text that starts at byte `at` < size, by GPT-2's pattern; *stop as above, SIZE_MAX
+ * if it requested a stop. */
 extern size_t llm_bpe_piece_end(const char *text, size_t size, size_t at, const LlmStop *stop);
+/* The same by this tokenizer's pattern. */
+extern size_t llm_bpe_own_piece_end(
+	const LlmBpe *bpe, const char *text, size_t size, size_t at, const LlmStop *stop);
+/*
+ * The start of the first marked token from byte `at` on, and its symbol; size and UINT32_MAX if there is
+ * none.
+ */
+extern LlmCode llm_bpe_find_marked(const LlmBpe *bpe, const char *text, size_t size, bool special, size_t at,
+	size_t *start, uint32_t *symbol, const LlmStop *stop, LlmError *err);
 
 /* ---- inspection ---- */
 
@@ -83,7 +110,7 @@ typedef struct LlmBpeToken
 	size_t text_size;
 	const unsigned char *bytes;
 	size_t size;
-	bool special; /* has the form <|…|> and no merge produces it */
+	bool special; /* marked so, or has the form <|…|> and no merge produces it */
 } LlmBpeToken;
 
 extern const char *llm_bpe_name(const LlmBpe *bpe);

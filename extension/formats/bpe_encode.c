@@ -91,8 +91,15 @@ encode_piece(LlmBpe *bpe, const unsigned char *text, size_t size, size_t at, siz
 {
 	uint32_t stack[STACK_SYMBOLS], *symbols = stack;
 	size_t length = end - at, count;
+	uint32_t whole = bpe->whole != NULL ? llm_bpe_whole_token(bpe, text + at, length) : LLM_BPE_NONE;
 	LlmCode code;
 
+	if (whole != LLM_BPE_NONE)
+	{
+		if ((code = reserve_ids(out, 1, err)) == LLM_OK)
+			out->ids[out->count++] = bpe->tokens[whole].id;
+		return code;
+	}
 	if (length > STACK_SYMBOLS &&
 		(symbols = bpe->allocator->alloc(bpe->allocator->context, length * sizeof(uint32_t))) == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "no memory to merge a piece of %zu bytes", length);
@@ -137,7 +144,7 @@ encode_word(LlmBpe *bpe, const unsigned char *text, size_t size, size_t at, size
 	return LLM_OK;
 }
 
-/* Encodes bytes from..to of text without looking for special tokens: the pattern sees nothing beyond them. */
+/* Encodes bytes from..to of text without looking for marked tokens: the pattern sees nothing beyond them. */
 static LlmCode
 encode_ordinary(LlmBpe *bpe, const unsigned char *text, size_t size, size_t from, size_t to, LlmBpeIds *out,
 	const LlmStop *stop, LlmError *err)
@@ -147,7 +154,8 @@ encode_ordinary(LlmBpe *bpe, const unsigned char *text, size_t size, size_t from
 
 	for (size_t at = from, end; at < to; at = end)
 	{
-		end = llm_bpe_piece_end((const char *) text, to, at, stop);
+		end = bpe->pattern == 0 ? llm_bpe_piece_end((const char *) text, to, at, stop)
+								: llm_bpe_own_piece_end(bpe, (const char *) text, to, at, stop);
 		if (end == SIZE_MAX || (at >= poll && stop != NULL && stop->requested(stop->context)))
 			return llm_fail(err, LLM_CANCELED, "canceled at byte %zu of %zu", at, size);
 		if (at >= poll)
@@ -177,50 +185,46 @@ encode_ordinary(LlmBpe *bpe, const unsigned char *text, size_t size, size_t from
 	return LLM_OK;
 }
 
-/* The longest special token at byte `at` of text; LLM_BPE_NONE if there is none. */
+/* The longest marked token at byte `at` of text; LLM_BPE_NONE if there is none. */
 static uint32_t
-special_at(const LlmBpe *bpe, const unsigned char *text, size_t size, size_t at)
+marked_at(const LlmBpe *bpe, const unsigned char *text, size_t size, size_t at, bool special)
 {
-	const uint32_t *specials = (const uint32_t *) bpe->specials.data;
+	const uint32_t *marked = (const uint32_t *) bpe->marked.data;
 	uint32_t found = LLM_BPE_NONE;
 
-	for (size_t i = 0; i < bpe->specials.size / sizeof(uint32_t); i++)
+	for (size_t i = 0; i < bpe->marked.size / sizeof(uint32_t); i++)
 	{
-		const BpeToken *token = &bpe->tokens[specials[i]];
+		const BpeToken *token = &bpe->tokens[marked[i]];
 
-		if (token->size <= size - at && memcmp(text + at, bpe->bytes.data + token->bytes, token->size) == 0 &&
+		if (token->size <= size - at && (special || !token->special) &&
+			memcmp(text + at, bpe->bytes.data + token->bytes, token->size) == 0 &&
 			(found == LLM_BPE_NONE || token->size > bpe->tokens[found].size))
-			found = specials[i];
+			found = marked[i];
 	}
 	return found;
 }
 
-/* Finds the next special token from byte *at on and sets *at to its start; LLM_BPE_NONE if there is none up
- * to the end. */
-static LlmCode
-find_special(const LlmBpe *bpe, const unsigned char *text, size_t size, size_t *at, uint32_t *symbol,
-	const LlmStop *stop, LlmError *err)
+LlmCode
+llm_bpe_find_marked(const LlmBpe *bpe, const char *chars, size_t size, bool special, size_t at, size_t *start,
+	uint32_t *symbol, const LlmStop *stop, LlmError *err)
 {
+	const unsigned char *text = (const unsigned char *) chars;
 	size_t compared = 0;
 
-	for (; *at < size; ++*at)
+	for (; (at = llm_bpe_next_start(&bpe->starts, text, size, at)) < size; at++)
 	{
-		const unsigned char *open = memchr(text + *at, '<', size - *at);
-
-		if (open == NULL)
-			break;
-		*at = (size_t) (open - text);
-		if ((*symbol = special_at(bpe, text, size, *at)) != LLM_BPE_NONE)
+		*start = at;
+		if ((*symbol = marked_at(bpe, text, size, at, special)) != LLM_BPE_NONE)
 			return LLM_OK;
-		compared += bpe->specials.size / sizeof(uint32_t);
+		compared += bpe->marked.size / sizeof(uint32_t);
 		if (compared < STRIDE)
 			continue;
 		compared = 0;
 		if (stop != NULL && stop->requested(stop->context))
-			return llm_fail(err, LLM_CANCELED, "canceled at byte %zu of %zu", *at, size);
+			return llm_fail(err, LLM_CANCELED, "canceled at byte %zu of %zu", at, size);
 	}
 	*symbol = LLM_BPE_NONE;
-	*at = size;
+	*start = size;
 	return LLM_OK;
 }
 
@@ -232,12 +236,10 @@ llm_bpe_encode(LlmBpe *bpe, const char *chars, size_t size, bool special, LlmBpe
 	uint32_t symbol = LLM_BPE_NONE;
 	LlmCode code;
 
-	special = special && bpe->specials.size > 0;
-	for (size_t from = 0, at = 0; from < size; from = at)
+	for (size_t from = 0, at = size; from < size; from = at)
 	{
-		if (!special)
-			at = size;
-		else if ((code = find_special(bpe, text, size, &at, &symbol, stop, err)) != LLM_OK)
+		if (bpe->marked.size > 0 && (special || bpe->always) &&
+			(code = llm_bpe_find_marked(bpe, chars, size, special, from, &at, &symbol, stop, err)) != LLM_OK)
 			return code;
 		if ((code = encode_ordinary(bpe, text, size, from, at, out, stop, err)) != LLM_OK)
 			return code;

@@ -82,8 +82,9 @@ read_id(LlmJson *json, BpeQuote token, int32_t *id, LlmError *err)
 			token.text, json->number, INT32_MAX);
 	llm_json_fail(json, err, "token \"%s\" has %s where its id should be", token.text,
 		llm_json_token_name(json->token));
-	return llm_hint(err, "A vocabulary file is one object {\"token\": id, ...}; in a tokenizer.json that is "
-						 "the part model.vocab.");
+	return llm_hint(err,
+		"A vocabulary file is one object {\"token\": id, ...}; pg_llm_load_tokenizer loads a "
+		"tokenizer.json.");
 }
 
 /* True if the vocabulary is one of plain characters, see bpe.h. */

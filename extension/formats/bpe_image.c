@@ -15,14 +15,15 @@ typedef enum Section
 	CHARS,
 	TEXT,
 	BYTES,
-	SPECIALS,
+	MARKED,
+	WHOLE,
 	SECTIONS
 } Section;
 
 typedef struct BpeImage
 {
 	char name[sizeof(((LlmBpe *) NULL)->name)];
-	uint64_t token_count, pair_count, pair_bits, char_bits;
+	uint64_t token_count, pair_count, pair_bits, char_bits, whole_bits, pattern, nfc;
 	uint32_t byte_symbol[256];
 	struct
 	{
@@ -38,11 +39,15 @@ image_of(const LlmBpe *bpe)
 		[CHARS] = bpe->chars ? sizeof(BpeChar) << bpe->char_bits : 0,
 		[TEXT] = bpe->text.size,
 		[BYTES] = bpe->bytes.size,
-		[SPECIALS] = bpe->specials.size};
+		[MARKED] = bpe->marked.size,
+		[WHOLE] = bpe->whole ? sizeof(uint32_t) << bpe->whole_bits : 0};
 	BpeImage image = {.token_count = bpe->token_count,
 		.pair_count = bpe->pair_count,
 		.pair_bits = bpe->pair_bits,
-		.char_bits = bpe->char_bits};
+		.char_bits = bpe->char_bits,
+		.whole_bits = bpe->whole_bits,
+		.pattern = (uint64_t) bpe->pattern,
+		.nfc = bpe->nfc};
 	uint64_t at = ALIGN(sizeof(image));
 
 	memcpy(image.name, bpe->name, sizeof(image.name));
@@ -59,7 +64,7 @@ image_of(const LlmBpe *bpe)
 uint64_t
 llm_bpe_image_layout(void)
 {
-	uint64_t facts[] = {1, sizeof(BpeImage), sizeof(BpeToken), sizeof(BpePair), sizeof(BpeChar),
+	uint64_t facts[] = {2, sizeof(BpeImage), sizeof(BpeToken), sizeof(BpePair), sizeof(BpeChar),
 		llm_bpe_pair_place(UINT64_C(1) << 32 | 2, 30), LLM_BPE_SLACK};
 
 	return llm_bpe_hash((const char *) facts, sizeof(facts));
@@ -81,7 +86,8 @@ llm_bpe_image(const LlmBpe *bpe, void *out)
 		[CHARS] = bpe->chars,
 		[TEXT] = bpe->text.data,
 		[BYTES] = bpe->bytes.data,
-		[SPECIALS] = bpe->specials.data};
+		[MARKED] = bpe->marked.data,
+		[WHOLE] = bpe->whole};
 	BpeImage image = image_of(bpe);
 
 	memset(out, 0, llm_bpe_image_size(bpe));
@@ -109,12 +115,17 @@ llm_bpe_of_image(const LlmAllocator *allocator, const void *block, LlmError *err
 	bpe->pair_count = image->pair_count;
 	bpe->pair_bits = (unsigned) image->pair_bits;
 	bpe->char_bits = (unsigned) image->char_bits;
+	bpe->whole_bits = (unsigned) image->whole_bits;
+	bpe->pattern = (int) image->pattern;
+	bpe->nfc = image->nfc != 0;
 	bpe->tokens = (BpeToken *) data[TOKENS];
 	bpe->pairs = (BpePair *) data[PAIRS];
 	bpe->chars = image->sections[CHARS].size > 0 ? (BpeChar *) data[CHARS] : NULL;
 	bpe->text = (BpeArray){data[TEXT], image->sections[TEXT].size, 0};
 	bpe->bytes = (BpeArray){data[BYTES], image->sections[BYTES].size, 0};
-	bpe->specials = (BpeArray){data[SPECIALS], image->sections[SPECIALS].size, 0};
+	bpe->marked = (BpeArray){data[MARKED], image->sections[MARKED].size, 0};
+	bpe->whole = image->sections[WHOLE].size > 0 ? (uint32_t *) data[WHOLE] : NULL;
+	llm_bpe_index_marked(bpe);
 	if (!llm_bpe_new_words(bpe, err))
 	{
 		llm_bpe_free(bpe);

@@ -15,8 +15,8 @@ typedef struct BpeToken
 	int32_t id;
 	uint32_t text, text_size;
 	uint32_t bytes, size;
-	bool merged; /* produced by a merge */
-	bool special;
+	bool merged;          /* produced by a merge */
+	bool marked, special; /* found in texts as it is; if special, only on request */
 } BpeToken;
 
 /* An entry of the hash table of merges. */
@@ -49,6 +49,37 @@ typedef struct BpeWord
 	uint16_t count; /* 0: free */
 } BpeWord;
 
+/* The bytes with which the texts that are looked for begin. */
+typedef struct BpeStarts
+{
+	bool is[256];
+	int count;
+	unsigned char last; /* if it is the only one, memchr finds it */
+} BpeStarts;
+
+static inline void
+llm_bpe_add_start(BpeStarts *starts, unsigned char byte)
+{
+	starts->count += !starts->is[byte];
+	starts->is[byte] = true;
+	starts->last = byte;
+}
+
+/* The next of them from byte at on; size if there is none. */
+static inline size_t
+llm_bpe_next_start(const BpeStarts *starts, const unsigned char *text, size_t size, size_t at)
+{
+	if (starts->count == 1)
+	{
+		const unsigned char *found = memchr(text + at, starts->last, size - at);
+
+		return found != NULL ? (size_t) (found - text) : size;
+	}
+	while (at < size && !starts->is[text[at]])
+		at++;
+	return at;
+}
+
 /* A growing array. */
 typedef struct BpeArray
 {
@@ -73,7 +104,13 @@ struct LlmBpe
 
 	BpeArray token_array; /* owns tokens */
 	BpeArray text, bytes;
-	BpeArray specials; /* symbols of the special tokens */
+	BpeArray marked; /* symbols of the tokens that are found in texts as they are */
+	BpeStarts starts;
+	bool always; /* some of them without a request */
+	int pattern; /* index in bpe_scan.c */
+	bool nfc;
+	uint32_t *whole; /* hash of bytes to symbol, 1 << whole_bits of them; NULL unless LlmBpeRules.whole */
+	unsigned whole_bits;
 	BpeArray scratch;
 
 	bool borrowed; /* everything but the word cache is in a block owned by the caller (bpe_image.c) */
@@ -82,6 +119,18 @@ struct LlmBpe
 	uint32_t *text_table; /* hash of text forms to symbol */
 	unsigned text_bits;
 };
+
+/* Finds a pattern's index by its name (0 is GPT-2's), and its name; false if there is none. */
+extern bool llm_bpe_find_pattern(const char *name, int *pattern);
+extern const char *llm_bpe_pattern_name(int pattern);
+/* The names of all patterns, for messages. */
+#define LLM_BPE_PATTERNS "gpt2, gpt2_digit, gpt2_digits, cl100k, qwen2"
+
+/* The token that is exactly these bytes, in a tokenizer with a table `whole`; LLM_BPE_NONE if there is none.
+ */
+extern uint32_t llm_bpe_whole_token(const LlmBpe *bpe, const unsigned char *bytes, size_t size);
+/* Sets what follows from the marked tokens. */
+extern void llm_bpe_index_marked(LlmBpe *bpe);
 
 /* Allocates an empty word cache; false if there is no memory. */
 extern bool llm_bpe_new_words(LlmBpe *bpe, LlmError *err);

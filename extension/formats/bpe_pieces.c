@@ -76,6 +76,7 @@ llm_bpe_pieces_special(LlmBpePieces *pieces, const char *text, size_t size, LlmE
 	memcpy(pieces->special_bytes.data + special.at, text, size);
 	memcpy(pieces->specials.data + pieces->specials.size, &special, sizeof(special));
 	pieces->special_bytes.size += size;
+	llm_bpe_add_start(&pieces->starts, (unsigned char) text[0]);
 	pieces->specials.size += sizeof(special);
 	return LLM_OK;
 }
@@ -89,16 +90,13 @@ find_special(const LlmBpePieces *pieces, const char *text, size_t size, size_t a
 	size_t count = pieces->specials.size / sizeof(BpeSpecial), compared = 0;
 
 	*length = 0;
-	for (; count > 0 && at < size; at++)
+	for (; count > 0; at++)
 	{
-		const char *open = memchr(text + at, '<', size - at);
-
-		if (open == NULL)
+		if ((at = llm_bpe_next_start(&pieces->starts, (const unsigned char *) text, size, at)) == size)
 			break;
-		at = (size_t) (open - text);
 		for (size_t i = 0; i < count; i++)
 			if (specials[i].size > *length && specials[i].size <= size - at &&
-				memcmp(open, pieces->special_bytes.data + specials[i].at, specials[i].size) == 0)
+				memcmp(text + at, pieces->special_bytes.data + specials[i].at, specials[i].size) == 0)
 				*length = specials[i].size;
 		*start = at;
 		if (*length > 0)

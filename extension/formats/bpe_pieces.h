@@ -21,7 +21,8 @@ struct LlmBpePieces
 	BpeArray pieces;   /* BpePiece */
 	BpeArray specials; /* BpeSpecial */
 	BpeArray special_bytes;
-	uint32_t *table; /* indexes of pieces; LLM_BPE_NONE: free */
+	BpeStarts starts; /* of the special tokens */
+	uint32_t *table;  /* indexes of pieces; LLM_BPE_NONE: free */
 	unsigned bits;
 };
 

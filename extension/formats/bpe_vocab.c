@@ -51,11 +51,12 @@ llm_bpe_free(LlmBpe *bpe)
 		llm_bpe_release(bpe->allocator, &bpe->token_array);
 		llm_bpe_release(bpe->allocator, &bpe->text);
 		llm_bpe_release(bpe->allocator, &bpe->bytes);
-		llm_bpe_release(bpe->allocator, &bpe->specials);
+		llm_bpe_release(bpe->allocator, &bpe->marked);
 		llm_bpe_release(bpe->allocator, &bpe->scratch);
 		llm_bpe_release_table(bpe, bpe->pairs, bpe->pair_bits, sizeof(BpePair));
 		llm_bpe_release_table(bpe, bpe->chars, bpe->char_bits, sizeof(BpeChar));
 		llm_bpe_release_table(bpe, bpe->text_table, bpe->text_bits, sizeof(uint32_t));
+		llm_bpe_release_table(bpe, bpe->whole, bpe->whole_bits, sizeof(uint32_t));
 	}
 	llm_bpe_release_table(bpe, bpe->words, BPE_WORD_BITS + 1, sizeof(BpeWord));
 	bpe->allocator->release(bpe->allocator->context, bpe, sizeof(LlmBpe));
@@ -79,7 +80,7 @@ llm_bpe_add_token(LlmBpe *bpe, int32_t id, const char *text, size_t text_size, c
 	bpe->tokens = (BpeToken *) bpe->token_array.data;
 	token = &bpe->tokens[bpe->token_count++];
 	*token = (BpeToken){id, (uint32_t) bpe->text.size, (uint32_t) text_size, (uint32_t) bpe->bytes.size,
-		(uint32_t) size, false, false};
+		(uint32_t) size, false, false, false};
 	if (text_size > 0)
 		memcpy(bpe->text.data + bpe->text.size, text, text_size);
 	if (size > 0)
@@ -88,6 +89,33 @@ llm_bpe_add_token(LlmBpe *bpe, int32_t id, const char *text, size_t text_size, c
 	bpe->bytes.size += size;
 	bpe->token_array.size += sizeof(BpeToken);
 	return LLM_OK;
+}
+
+void
+llm_bpe_mark(LlmBpe *bpe, bool special)
+{
+	BpeToken *token = &bpe->tokens[bpe->token_count - 1];
+
+	token->marked = token->size > 0;
+	token->special = special;
+}
+
+LlmCode
+llm_bpe_set_rules(LlmBpe *bpe, const LlmBpeRules *rules, LlmError *err)
+{
+	bpe->nfc = rules->nfc;
+	bpe->whole_bits = rules->whole ? 1 : 0; /* llm_bpe_finish makes the table */
+	if (llm_bpe_find_pattern(rules->pattern, &bpe->pattern))
+		return LLM_OK;
+	llm_fail(err, LLM_INVALID, "tokenizer \"%s\" has the pattern \"%s\"", bpe->name,
+		llm_bpe_quote(rules->pattern, strlen(rules->pattern)).text);
+	return llm_hint(err, "Patterns are " LLM_BPE_PATTERNS ".");
+}
+
+LlmBpeRules
+llm_bpe_rules(const LlmBpe *bpe)
+{
+	return (LlmBpeRules){llm_bpe_pattern_name(bpe->pattern), bpe->whole != NULL, bpe->nfc};
 }
 
 static int
@@ -259,12 +287,67 @@ index_characters(LlmBpe *bpe)
 }
 
 static bool
-add_special(LlmBpe *bpe, uint32_t symbol)
+add_marked(LlmBpe *bpe, uint32_t symbol)
 {
-	if (!llm_bpe_reserve(bpe->allocator, &bpe->specials, bpe->specials.size + sizeof(symbol)))
+	if (!llm_bpe_reserve(bpe->allocator, &bpe->marked, bpe->marked.size + sizeof(symbol)))
 		return false;
-	memcpy(bpe->specials.data + bpe->specials.size, &symbol, sizeof(symbol));
-	bpe->specials.size += sizeof(symbol);
+	memcpy(bpe->marked.data + bpe->marked.size, &symbol, sizeof(symbol));
+	bpe->marked.size += sizeof(symbol);
+	return true;
+}
+
+void
+llm_bpe_index_marked(LlmBpe *bpe)
+{
+	const uint32_t *marked = (const uint32_t *) bpe->marked.data;
+
+	for (size_t i = 0; i < bpe->marked.size / sizeof(uint32_t); i++)
+	{
+		const BpeToken *token = &bpe->tokens[marked[i]];
+
+		llm_bpe_add_start(&bpe->starts, (unsigned char) bpe->bytes.data[token->bytes]);
+		bpe->always |= !token->special;
+	}
+}
+
+/* The entry of a token's bytes in the table `whole`, or the free entry where it would be inserted. */
+static uint32_t *
+find_whole(const LlmBpe *bpe, const char *bytes, size_t size)
+{
+	size_t mask = ((size_t) 1 << bpe->whole_bits) - 1;
+
+	for (size_t at = llm_bpe_hash(bytes, size) >> (64 - bpe->whole_bits);; at = (at + 1) & mask)
+	{
+		uint32_t symbol = bpe->whole[at];
+
+		if (symbol == LLM_BPE_NONE ||
+			(bpe->tokens[symbol].size == size &&
+				memcmp(bpe->bytes.data + bpe->tokens[symbol].bytes, bytes, size) == 0))
+			return &bpe->whole[at];
+	}
+}
+
+uint32_t
+llm_bpe_whole_token(const LlmBpe *bpe, const unsigned char *bytes, size_t size)
+{
+	return *find_whole(bpe, (const char *) bytes, size);
+}
+
+/* Marked tokens are left out: they are found, or not to be found, before there are pieces. */
+static bool
+index_whole(LlmBpe *bpe)
+{
+	bpe->whole_bits = llm_bpe_table_bits(bpe->token_count);
+	if ((bpe->whole = llm_bpe_new_table(bpe, bpe->whole_bits, sizeof(uint32_t), 0xff)) == NULL)
+		return false;
+	for (size_t i = 0; i < bpe->token_count; i++)
+	{
+		const BpeToken *token = &bpe->tokens[i];
+		uint32_t *place = find_whole(bpe, bpe->bytes.data + token->bytes, token->size);
+
+		if (!token->special && *place == LLM_BPE_NONE)
+			*place = (uint32_t) i;
+	}
 	return true;
 }
 
@@ -284,16 +367,20 @@ llm_bpe_finish(LlmBpe *bpe, LlmError *err)
 		BpeToken *token = &bpe->tokens[i];
 		const char *bytes = bpe->bytes.data + token->bytes;
 
-		if (token->size == 1)
+		if (!token->marked && !token->merged && token->size > 4 && memcmp(bytes, "<|", 2) == 0 &&
+			memcmp(bytes + token->size - 2, "|>", 2) == 0)
+			token->marked = token->special = true;
+		if (token->size == 1 &&
+			(!token->marked || bpe->byte_symbol[(unsigned char) bytes[0]] == LLM_BPE_NONE))
 			bpe->byte_symbol[(unsigned char) bytes[0]] = (uint32_t) i;
-		token->special = !token->merged && token->size > 4 && memcmp(bytes, "<|", 2) == 0 &&
-						 memcmp(bytes + token->size - 2, "|>", 2) == 0;
-		if (token->special && !add_special(bpe, (uint32_t) i))
+		if (token->marked && !add_marked(bpe, (uint32_t) i))
 			return no_memory(bpe, err);
 	}
+	llm_bpe_index_marked(bpe);
 	for (int i = 0; i < 256; i++)
 		every_byte &= bpe->byte_symbol[i] != LLM_BPE_NONE;
-	if ((!every_byte && !index_characters(bpe)) || (bpe->pairs == NULL && !grow_pairs(bpe)))
+	if ((!every_byte && !index_characters(bpe)) || (bpe->pairs == NULL && !grow_pairs(bpe)) ||
+		(bpe->whole_bits > 0 && !index_whole(bpe)))
 		return no_memory(bpe, err);
 	return llm_bpe_new_words(bpe, err) ? LLM_OK : err->code;
 }

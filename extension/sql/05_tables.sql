@@ -143,12 +143,18 @@ CREATE TABLE llm_bpe_vocab (
     token    text COLLATE "C" NOT NULL,
     bytes    bytea NOT NULL,
     rank     int,
+    added    boolean NOT NULL DEFAULT false,
+    special  boolean NOT NULL DEFAULT false,
     PRIMARY KEY (model, token_id),
     UNIQUE (model, token)
 );
 COMMENT ON TABLE llm_bpe_vocab IS
     'A token: id, GPT-2 text form, the bytes it stands for, and the rank of the merge that makes it (NULL: a single '
     'byte or a special token)';
+COMMENT ON COLUMN llm_bpe_vocab.added IS
+    'Found in a text as it is, before merges: a token that was added to a tokenizer. Its token is its plain text';
+COMMENT ON COLUMN llm_bpe_vocab.special IS
+    'The same, but only where special => true asks for it; so is a token of the form <|…|> that no merge makes';
 
 CREATE TABLE llm_bpe_merges (
     model       text COLLATE "C" NOT NULL,
@@ -160,6 +166,22 @@ CREATE TABLE llm_bpe_merges (
 COMMENT ON TABLE llm_bpe_merges IS
     'A merge: the adjacent pair left_token, right_token becomes one token; the lowest rank is applied first';
 
+CREATE TABLE llm_bpe_config (
+    model         text COLLATE "C" PRIMARY KEY,
+    pattern       text COLLATE "C" NOT NULL DEFAULT 'gpt2'
+        CHECK (pattern IN ('gpt2', 'gpt2_digit', 'gpt2_digits', 'cl100k', 'qwen2')),
+    ignore_merges boolean NOT NULL DEFAULT false,
+    normalizer    text COLLATE "C" CHECK (normalizer = 'NFC')
+);
+COMMENT ON TABLE llm_bpe_config IS
+    'How a tokenizer differs from GPT-2''s apart from its tokens and merges; most have no row here';
+COMMENT ON COLUMN llm_bpe_config.pattern IS
+    'The pattern that cuts text into pieces: GPT-2''s, the same with each digit or run of digits apart, that of GPT-4 '
+    'and Llama 3, or that of Qwen 2';
+COMMENT ON COLUMN llm_bpe_config.ignore_merges IS
+    'A piece that is a token is encoded as that token, whatever merges would make of it';
+COMMENT ON COLUMN llm_bpe_config.normalizer IS 'The Unicode normal form that texts are brought to first; NULL: none';
+
 -- Without these calls, pg_dump would omit all weights.
 SELECT pg_catalog.pg_extension_config_dump('llm_model_config',
     $$WHERE model NOT IN ('gpt2-small', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')$$);
@@ -170,3 +192,4 @@ SELECT pg_catalog.pg_extension_config_dump('llm_param', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_param_share', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_bpe_vocab', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_bpe_merges', '');
+SELECT pg_catalog.pg_extension_config_dump('llm_bpe_config', '');

@@ -42,7 +42,8 @@ DECLARE
     name text;
 BEGIN
     FOREACH item SLICE 1 IN ARRAY ARRAY[['llm_model_config', 'model'], ['llm_graph', 'model'], ['llm_param', 'model'],
-        ['llm_param_share', 'target_model'], ['llm_bpe_vocab', 'model'], ['llm_bpe_merges', 'model']]
+        ['llm_param_share', 'target_model'], ['llm_bpe_vocab', 'model'], ['llm_bpe_merges', 'model'],
+        ['llm_bpe_config', 'model']]
     LOOP
         EXECUTE pg_catalog.format('CREATE TRIGGER llm_begin_change BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.%I '
             'FOR EACH STATEMENT EXECUTE FUNCTION @extschema@._llm_begin_change()', item[1]);
@@ -183,4 +184,4 @@ INSERT INTO llm_op (op, min_inputs, max_inputs, shape_rule, formula, gradient, a
     ($$ones_like$$, 1, 1, $$same$$, $$y = 1$$, $$\text{none: } y \text{ does not depend on } x$$, $${}$$),
     ($$zeros_like$$, 1, 1, $$same$$, $$y = 0$$, $$\text{none: } y \text{ does not depend on } x$$, $${}$$);
 
-GRANT SELECT ON llm_op, llm_model_version TO PUBLIC;
+GRANT SELECT ON llm_op, llm_model_version, llm_bpe_config TO PUBLIC;

@@ -508,9 +508,10 @@ COMMENT ON FUNCTION pg_llm_import_npz(text, text, boolean) IS
 CREATE FUNCTION pg_llm_export_safetensors(path text, model text, OUT tensors int, OUT parameters bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_export_safetensors(text, text) IS
-    'Writes a model to a .safetensors file of the server, or as model.safetensors and config.json into an existing '
-    'folder; a reader never sees an incomplete file';
+    'Writes a model to a .safetensors file of the server, or as model.safetensors, config.json and the files of its '
+    'tokenizer into an existing folder; a reader never sees an incomplete file';
 CREATE FUNCTION pg_llm_export_npz(path text, model text, OUT tensors int, OUT parameters bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_export_npz(text, text) IS
-    'Writes a model to an .npz file of the server that numpy.load reads; a reader never sees an incomplete file';
+    'Writes a model to an .npz file of the server that numpy.load reads, or as model.npz, config.json and the files '
+    'of its tokenizer into an existing folder; a reader never sees an incomplete file';

@@ -3,41 +3,95 @@
 CREATE FUNCTION llm_generate(prompt text, max_tokens int DEFAULT NULL, temperature float8 DEFAULT 1.0,
     topk int DEFAULT 50, topp float8 DEFAULT 0.95, model text DEFAULT @extschema@.llm_default_model(),
     eos int DEFAULT 50256, seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, repetition_penalty float8 DEFAULT 1.0,
-    min_p float8 DEFAULT 0.0, no_repeat_ngram int DEFAULT 0) RETURNS text
+    min_p float8 DEFAULT 0.0, no_repeat_ngram int DEFAULT 0, special boolean DEFAULT false) RETURNS text
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_generate(text, int, float8, int, float8, text, int, bigint, text[], float8, float8, int) IS
+COMMENT ON FUNCTION llm_generate(text, int, float8, int, float8, text, int, bigint, text[], float8, float8,
+    int, boolean) IS
     'The prompt and its continuation by at most max_tokens tokens (64, or what fits the model); temperature 0 is '
     'greedy; eos 50256 stands for the model''s own end token, NULL or -1 for none; seed NULL is random; the text ends '
     'before the first of the stop texts; repetition_penalty above 1 makes tokens that have occurred less likely; '
     'min_p drops tokens with less than this fraction of the most likely one''s probability; no sequence of '
-    'no_repeat_ngram tokens occurs twice. As in transformers, the penalties count the prompt, too';
+    'no_repeat_ngram tokens occurs twice. As in transformers, the penalties count the prompt, too; special: the text '
+    'of a special token in the prompt becomes that token';
 
 CREATE FUNCTION llm_generate_batch(prompts text[], max_tokens int DEFAULT NULL, temperature float8 DEFAULT 1.0,
     topk int DEFAULT 50, topp float8 DEFAULT 0.95, model text DEFAULT @extschema@.llm_default_model(),
     eos int DEFAULT 50256, seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, repetition_penalty float8 DEFAULT 1.0,
-    min_p float8 DEFAULT 0.0, no_repeat_ngram int DEFAULT 0, n int DEFAULT 1, OUT prompt int, OUT sample int,
-    OUT text text, OUT token_ids int[], OUT logprob float8, OUT sample_seed bigint) RETURNS SETOF record
+    min_p float8 DEFAULT 0.0, no_repeat_ngram int DEFAULT 0, n int DEFAULT 1, special boolean DEFAULT false,
+    OUT prompt int, OUT sample int, OUT text text, OUT token_ids int[], OUT logprob float8, OUT sample_seed bigint)
+    RETURNS SETOF record
     LANGUAGE c VOLATILE ROWS 16 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_generate_batch(text[], int, float8, int, float8, text, int, bigint, text[], float8, float8,
-    int, int) IS
+    int, int, boolean) IS
     'n continuations of each prompt, many at a time, which is faster than one by one: each text is that of '
     'llm_generate with sample_seed, bit for bit, which is seed + sample - 1, random if seed is NULL; prompt and sample '
     'count from 1; token_ids are prompt and continuation, logprob is the continuation''s log probability under the '
     'model';
 
 CREATE FUNCTION _llm_generate_rows(prompt text, max_tokens int, temperature float8, topk int, topp float8, model text,
-    eos int, seed bigint, stop text[], repetition_penalty float8, min_p float8, no_repeat_ngram int, OUT step int,
-    OUT token_id int, OUT token text, OUT text text, OUT is_complete boolean, OUT logprob float8)
+    eos int, seed bigint, stop text[], repetition_penalty float8, min_p float8, no_repeat_ngram int, special boolean,
+    OUT step int, OUT token_id int, OUT token text, OUT text text, OUT is_complete boolean, OUT logprob float8)
     RETURNS SETOF record
     LANGUAGE c VOLATILE ROWS 64 AS 'MODULE_PATHNAME', 'llm_generate_rows';
 COMMENT ON FUNCTION _llm_generate_rows(text, int, float8, int, float8, text, int, bigint, text[], float8, float8,
-    int) IS
+    int, boolean) IS
     'The rows that llm_generate_stream returns';
 
 -- A plain SQL function that the planner inlines: a set-returning function in FROM would be materialised
 -- before its first row is sent. Hence no STRICT, no SET, no SECURITY DEFINER here, and the C function in a
 -- select list.
 CREATE FUNCTION llm_generate_stream(prompt text, max_tokens int DEFAULT NULL, temperature float8 DEFAULT 1.0,
+    topk int DEFAULT 50, topp float8 DEFAULT 0.95, model text DEFAULT @extschema@.llm_default_model(),
+    eos int DEFAULT 50256, seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, repetition_penalty float8 DEFAULT 1.0,
+    min_p float8 DEFAULT 0.0, no_repeat_ngram int DEFAULT 0, special boolean DEFAULT false)
+    RETURNS TABLE (step int, token_id int, token text, text text, is_complete boolean, logprob float8)
+    LANGUAGE sql STABLE ROWS 64 AS $$
+    SELECT (r).step, (r).token_id, (r).token, (r).text, (r).is_complete, (r).logprob FROM (
+        SELECT @extschema@._llm_generate_rows(prompt, max_tokens, temperature, topk, topp, model, eos, seed, stop,
+            repetition_penalty, min_p, no_repeat_ngram, special) AS r) AS g
+$$;
+COMMENT ON FUNCTION llm_generate_stream(text, int, float8, int, float8, text, int, bigint, text[], float8, float8,
+    int, boolean) IS
+    'llm_generate, with one row per token as soon as it is sampled: text is the whole text so far, token what this '
+    'step added to it: nothing for an end token, or for part of a character or of a stop text; logprob is the '
+    'token''s log probability under the model, before temperature, penalties and limits';
+
+CREATE FUNCTION llm_next_tokens(prompt text, k int DEFAULT 10, model text DEFAULT @extschema@.llm_default_model(),
+    special boolean DEFAULT false, OUT rank int, OUT token_id int, OUT token text, OUT probability float8)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 10 AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_next_tokens(text, int, text, boolean) IS
+    'The k most likely next tokens with their probabilities; k NULL shows every token';
+
+CREATE FUNCTION llm_beam_search(prompt text, beam_width int DEFAULT 4, max_tokens int DEFAULT NULL,
+    model text DEFAULT @extschema@.llm_default_model(), temperature float8 DEFAULT 1.0, eos int DEFAULT 50256,
+    special boolean DEFAULT false, OUT rank int, OUT score float8, OUT text text, OUT token_ids int[])
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 4 AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION llm_beam_search(text, int, int, text, float8, int, boolean) IS
+    'The best continuations found by keeping beam_width at a time; score is the sum of log probabilities, of the '
+    'logits divided by temperature; token_ids are prompt and continuation, the end token included';
+
+-- Prompts of tokens.
+CREATE FUNCTION llm_generate(prompt int[], max_tokens int DEFAULT NULL, temperature float8 DEFAULT 1.0,
+    topk int DEFAULT 50, topp float8 DEFAULT 0.95, model text DEFAULT @extschema@.llm_default_model(),
+    eos int DEFAULT 50256, seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, repetition_penalty float8 DEFAULT 1.0,
+    min_p float8 DEFAULT 0.0, no_repeat_ngram int DEFAULT 0) RETURNS text
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'llm_generate';
+COMMENT ON FUNCTION llm_generate(int[], int, float8, int, float8, text, int, bigint, text[], float8, float8,
+    int) IS
+    'The same for a prompt of tokens, as llm_encode makes them';
+
+CREATE FUNCTION _llm_generate_rows(prompt int[], max_tokens int, temperature float8, topk int, topp float8, model text,
+    eos int, seed bigint, stop text[], repetition_penalty float8, min_p float8, no_repeat_ngram int,
+    OUT step int, OUT token_id int, OUT token text, OUT text text, OUT is_complete boolean, OUT logprob float8)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE ROWS 64 AS 'MODULE_PATHNAME', 'llm_generate_rows';
+COMMENT ON FUNCTION _llm_generate_rows(int[], int, float8, int, float8, text, int, bigint, text[], float8, float8,
+    int) IS
+    'The rows that llm_generate_stream of tokens returns';
+
+CREATE FUNCTION llm_generate_stream(prompt int[], max_tokens int DEFAULT NULL, temperature float8 DEFAULT 1.0,
     topk int DEFAULT 50, topp float8 DEFAULT 0.95, model text DEFAULT @extschema@.llm_default_model(),
     eos int DEFAULT 50256, seed bigint DEFAULT NULL, stop text[] DEFAULT NULL, repetition_penalty float8 DEFAULT 1.0,
     min_p float8 DEFAULT 0.0, no_repeat_ngram int DEFAULT 0)
@@ -47,25 +101,22 @@ CREATE FUNCTION llm_generate_stream(prompt text, max_tokens int DEFAULT NULL, te
         SELECT @extschema@._llm_generate_rows(prompt, max_tokens, temperature, topk, topp, model, eos, seed, stop,
             repetition_penalty, min_p, no_repeat_ngram) AS r) AS g
 $$;
-COMMENT ON FUNCTION llm_generate_stream(text, int, float8, int, float8, text, int, bigint, text[], float8, float8,
+COMMENT ON FUNCTION llm_generate_stream(int[], int, float8, int, float8, text, int, bigint, text[], float8, float8,
     int) IS
-    'llm_generate, with one row per token as soon as it is sampled: text is the whole text so far, token what this '
-    'step added to it: nothing for an end token, or for part of a character or of a stop text; logprob is the '
-    'token''s log probability under the model, before temperature, penalties and limits';
+    'The same for a prompt of tokens, as llm_encode makes them';
 
-CREATE FUNCTION llm_next_tokens(prompt text, k int DEFAULT 10, model text DEFAULT @extschema@.llm_default_model(),
+CREATE FUNCTION llm_next_tokens(prompt int[], k int DEFAULT 10, model text DEFAULT @extschema@.llm_default_model(),
     OUT rank int, OUT token_id int, OUT token text, OUT probability float8) RETURNS SETOF record
-    LANGUAGE c VOLATILE ROWS 10 AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_next_tokens(text, int, text) IS
-    'The k most likely next tokens with their probabilities; k NULL shows every token';
+    LANGUAGE c VOLATILE ROWS 10 AS 'MODULE_PATHNAME', 'llm_next_tokens';
+COMMENT ON FUNCTION llm_next_tokens(int[], int, text) IS
+    'The same for a prompt of tokens, as llm_encode makes them';
 
-CREATE FUNCTION llm_beam_search(prompt text, beam_width int DEFAULT 4, max_tokens int DEFAULT NULL,
+CREATE FUNCTION llm_beam_search(prompt int[], beam_width int DEFAULT 4, max_tokens int DEFAULT NULL,
     model text DEFAULT @extschema@.llm_default_model(), temperature float8 DEFAULT 1.0, eos int DEFAULT 50256,
     OUT rank int, OUT score float8, OUT text text, OUT token_ids int[]) RETURNS SETOF record
-    LANGUAGE c VOLATILE ROWS 4 AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_beam_search(text, int, int, text, float8, int) IS
-    'The best continuations found by keeping beam_width at a time; score is the sum of log probabilities, of the '
-    'logits divided by temperature; token_ids are prompt and continuation, the end token included';
+    LANGUAGE c VOLATILE ROWS 4 AS 'MODULE_PATHNAME', 'llm_beam_search';
+COMMENT ON FUNCTION llm_beam_search(int[], int, int, text, float8, int) IS
+    'The same for a prompt of tokens, as llm_encode makes them';
 
 CREATE FUNCTION pg_llm_sample(logits tensor, temperature float8 DEFAULT 1.0, topk int DEFAULT 50,
     topp float8 DEFAULT 0.95, seed bigint DEFAULT NULL, min_p float8 DEFAULT 0.0) RETURNS int

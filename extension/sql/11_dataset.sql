@@ -49,11 +49,12 @@ SELECT pg_catalog.pg_extension_config_dump('llm_dataset_id_seq', '');
 
 CREATE FUNCTION llm_dataset_load(dataset text, corpus text, model text DEFAULT @extschema@.llm_default_model(),
     block_size int DEFAULT NULL, overlap int DEFAULT 0, validation float8 DEFAULT 0, truncate boolean DEFAULT false,
-    OUT documents bigint, OUT tokens bigint, OUT rows bigint, OUT validation_rows bigint)
+    special boolean DEFAULT false, OUT documents bigint, OUT tokens bigint, OUT rows bigint, OUT validation_rows bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION llm_dataset_load(text, text, text, int, int, float8, boolean) IS
+COMMENT ON FUNCTION llm_dataset_load(text, text, text, int, int, float8, boolean, boolean) IS
     'Encodes the texts of a query (corpus: ''SELECT body FROM documents'') into rows of llm_dataset: tokens '
     '(block_size; NULL: the model''s n_positions) and targets shifted by one, texts joined, with the end token after '
     'each, the last row padded with target -1. overlap: tokens that a row repeats from the one before, as context '
     'only, so that each token is a target once; validation: '
-    'the fraction of rows, spread evenly, that are stored as dataset-validation; truncate deletes both first';
+    'the fraction of rows, spread evenly, that are stored as dataset-validation; truncate deletes both first; special: '
+    'the text of a special token becomes that token';

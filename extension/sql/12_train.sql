@@ -322,7 +322,7 @@ COMMENT ON FUNCTION llm_dataset_loss(text, text, bigint) IS
 CREATE FUNCTION _llm_dataset_characters(model text, dataset text, max_rows bigint DEFAULT NULL) RETURNS bigint
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH lengths AS (
-        SELECT v.token_id, CASE WHEN v.rank IS NULL AND v.token LIKE '<|%|>' THEN 0 ELSE
+        SELECT v.token_id, CASE WHEN @extschema@._llm_is_special(v) THEN 0 ELSE
             (SELECT count(*) FROM generate_series(0, length(v.bytes) - 1) AS i
                 WHERE get_byte(v.bytes, i) & 192 <> 128) END AS n
         FROM @extschema@.llm_bpe_vocab AS v

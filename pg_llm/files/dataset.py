@@ -13,7 +13,7 @@ import math
 import re
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -58,6 +58,7 @@ def prepare_dataset(
     batch_size: int = 512,
     validation: float = 0.0,
     separator: str | None = None,
+    special: bool = False,
     truncate: bool = False,
     progress: bool = True,
 ) -> Prepared:
@@ -93,7 +94,7 @@ def prepare_dataset(
                 if token_file.is_token_file(source):
                     pieces_of_ids = token_file.read(cursor, tokenizer, source, end, bar)
                 else:
-                    pieces_of_ids = _encode(cursor, tokenizer, source, separator, bar)
+                    pieces_of_ids = _encode(cursor, tokenizer, special, source, separator, bar)
                 for ids, ends in pieces_of_ids:
                     blocks.add(ids)
                     if ends:
@@ -137,20 +138,23 @@ def find_inputs(inputs: Iterable[str | Path]) -> list[str | Path]:
 # -- text, a piece at a time ---------------------------------------------------------------
 
 
-def cut(text: str, limit: int) -> int:
-    """The last position below limit at which the tokenizer's pattern always starts a new piece; 0: none.
+def cut(text: str, limit: int, whole: Collection[str] = ()) -> int:
+    """The last position below limit at which each tokenizer's pattern starts a new piece; 0: none.
 
-    Text cut there has the same tokens as the whole: before a space, a tab or a newline that follows another
-    character, or between an ASCII letter or digit and another ASCII character.
+    Text cut there has the same tokens as the whole: before a space or a tab that follows another character,
+    after the last of newlines, or between an ASCII letter or digit and another ASCII character; and not
+    inside a text of `whole`, the tokens that are found as they are.
 
     >>> cut("one two three", 13)
     7
     """
     for at in range(limit - 1, 0, -1):
         before, after = text[at - 1], text[at]
-        if after in " \t\n\r" and not before.isspace():
-            return at
-        if _WORD.match(before) and after < "\x80" and not _WORD.match(after):
+        if (
+            (after in " \t" and not before.isspace())
+            or (before in "\n\r" and not after.isspace())
+            or (_WORD.match(before) and after < "\x80" and not _WORD.match(after))
+        ) and not any(text.find(w, max(0, at - len(w) + 1), at + len(w) - 1) >= 0 for w in whole):
             return at
     return 0
 
@@ -158,7 +162,9 @@ def cut(text: str, limit: int) -> int:
 _WORD = re.compile("[A-Za-z0-9]")
 
 
-def pieces(texts: Iterable[str], separator: str | None = None) -> Iterator[tuple[str, bool]]:
+def pieces(
+    texts: Iterable[str], separator: str | None = None, whole: Collection[str] = ()
+) -> Iterator[tuple[str, bool]]:
     """Splits text into (piece, True if a document ends with it); pieces are encoded one by one."""
     text, looked = "", 0
     # The end of the buffer may be the start of a separator.
@@ -172,7 +178,7 @@ def pieces(texts: Iterable[str], separator: str | None = None) -> Iterator[tuple
             looked = 0 if whole else looked
         limit = len(text) - hold
         if limit - looked > PIECE:
-            at = cut(text, limit)
+            at = cut(text, limit, whole)
             if at:
                 yield text[:at], False
                 text = text[at:]
@@ -181,12 +187,21 @@ def pieces(texts: Iterable[str], separator: str | None = None) -> Iterator[tuple
     yield text, True
 
 
-def _encode(cursor, tokenizer: str, source, separator: str | None, bar) -> Iterator[tuple[np.ndarray, bool]]:
-    query = catalog.qualified(cursor.connection, "SELECT {0}.llm_encode(%s, %s)")
+def _encode(
+    cursor, tokenizer: str, special: bool, source, separator: str | None, bar
+) -> Iterator[tuple[np.ndarray, bool]]:
+    conn = cursor.connection
+    query = catalog.qualified(conn, "SELECT {0}.llm_encode(%s, %s, %s)")
+    marked = (
+        "SELECT convert_from(v.bytes, 'UTF8') FROM {0}.llm_bpe_vocab AS v "
+        "WHERE v.model = {0}.llm_tokenizer(%s) "
+        "AND CASE WHEN {0}._llm_is_special(v) THEN %s ELSE v.added END"
+    )
+    whole = [text for (text,) in conn.execute(catalog.qualified(conn, marked), [tokenizer, special])]
     empty = True  # nothing of this document has been read yet
-    for piece, ends in pieces(_read(source, bar), separator):
+    for piece, ends in pieces(_read(source, bar), separator, whole):
         if piece:
-            (ids,) = cursor.execute(query, [piece, tokenizer]).fetchone()
+            (ids,) = cursor.execute(query, [piece, tokenizer, special]).fetchone()
             empty = False
             yield ids, ends
         elif ends and not empty:

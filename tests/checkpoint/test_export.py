@@ -204,9 +204,9 @@ def test_export_needs_weights(conn, folder, model):
 def test_export_replaces_only_regular_files(conn, folder, model):
     config = {"config.json": json.dumps(CONFIG)}
     by_path(conn, write_safetensors(folder / "m.safetensors", gpt2(), metadata=config), model)
-    (folder / "folder").mkdir(mode=0o777)
+    (folder / "model.npz").mkdir(mode=0o777)  # the name of the file within a folder
     with pytest.raises(psycopg.Error, match="is a folder"):
-        conn.execute("SELECT pg_llm_export_npz(%s, %s)", [str(folder / "folder"), model])
+        conn.execute("SELECT pg_llm_export_npz(%s, %s)", [str(folder), model])
     with pytest.raises(psycopg.Error, match="not a regular file"):
         conn.execute("SELECT pg_llm_export_npz('/dev/null', %s)", [model])
     with pytest.raises(psycopg.errors.UndefinedFile):

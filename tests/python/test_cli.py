@@ -222,7 +222,7 @@ def test_doctor_knows_who_installed_the_package_sql(monkeypatch, tmp_path):
         (["nosuch"], 2, "No such command"),
         (["convert", "--source", "/nowhere", "--output", "x.npz"], 1, "/nowhere: no such file or folder"),
         (["download", "gpt2", "--database", "x"], 2, "a database needs --model"),
-        (["ingest-tokenizer", "--model", "x"], 2, "Missing option"),
+        (["ingest-tokenizer", "--model", "x"], 2, "name SOURCE, a folder or a tokenizer.json"),
         (["start", "--port", "x"], 2, "not a valid integer"),
         (["start", "--port", "0"], 2, "0 is not in the range 1<=x<=65535"),
         (["start", "--port", "70000"], 2, "not in the range"),

@@ -22,6 +22,7 @@ POLICIES = {
     "llm_param_share": OF_MODEL,
     "llm_bpe_vocab": OF_MODEL,
     "llm_bpe_merges": OF_MODEL,
+    "llm_bpe_config": OF_MODEL,
     "llm_train_run": OF_MODEL,
     "llm_train_log": OF_MODEL,
     "llm_checkpoint": OF_MODEL,

@@ -90,6 +90,7 @@ READERS = {
     "llm_param_share": ["model", "tape", "training"],
     "llm_bpe_vocab": ["tokenizer", "model"],
     "llm_bpe_merges": ["tokenizer"],
+    "llm_bpe_config": ["tokenizer"],
     "llm_run": ["tape"],
     "llm_tape": ["tape"],
     "llm_tensor_rt": ["tape"],

@@ -20,6 +20,7 @@ ROWS = {
     "llm_param_share": "SELECT * FROM llm_param_share ORDER BY 1, 2",
     "llm_bpe_vocab": "SELECT * FROM llm_bpe_vocab ORDER BY 1, 2",
     "llm_bpe_merges": "SELECT * FROM llm_bpe_merges ORDER BY 1, 2",
+    "llm_bpe_config": "SELECT * FROM llm_bpe_config ORDER BY 1",
     "llm_dataset": "SELECT * FROM llm_dataset ORDER BY id",
     "next row": "SELECT last_value FROM llm_dataset_id_seq",
     "next node": "SELECT last_value FROM llm_graph_id_seq",
@@ -109,6 +110,7 @@ def fill(conn):
     conn.execute("UPDATE llm_param SET m = data, step = 7 WHERE name = 'wte.weight'")
     conn.execute("INSERT INTO llm_bpe_vocab VALUES ('mine', 0, 'a', 'a', NULL), ('mine', 1, 'b', 'b', NULL)")
     conn.execute("INSERT INTO llm_bpe_merges VALUES ('mine', 0, 'a', 'b')")
+    conn.execute("INSERT INTO llm_bpe_config VALUES ('mine', 'cl100k')")
     rows = "('d', '{1,2}', '{2,-1}'), ('d', '{3}', '{4}')"
     conn.execute(f"INSERT INTO llm_dataset (dataset, tokens, target) VALUES {rows}")
     conn.execute("CREATE TABLE own (id int, t tensor(2,3), plain tensor)")

@@ -12,7 +12,9 @@ from helpers.tiny_model import logits, make
 from pg_llm.server.server import Server
 
 pytestmark = pytest.mark.slow
-TABLES = "llm_model_config, llm_graph, llm_param, llm_param_share, llm_bpe_vocab, llm_bpe_merges"
+TABLES = (
+    "llm_model_config, llm_graph, llm_param, llm_param_share, llm_bpe_vocab, llm_bpe_merges, llm_bpe_config"
+)
 
 
 @pytest.fixture(scope="module")

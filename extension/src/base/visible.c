@@ -31,9 +31,10 @@ static Kind kinds[] = {
 				" UNION ALL SELECT ctid, 4 FROM %s.llm_param WHERE model = $1 OR (model, name) IN (SELECT"
 				" source_model, source_name FROM %s.llm_param_share WHERE target_model = $1)"),
 			1, {TEXTOID}, .columns = "ll", .one = true}},
-	[VISIBLE_TOKENIZER] = {{"llm_bpe_vocab", "llm_bpe_merges"},
+	[VISIBLE_TOKENIZER] = {{"llm_bpe_vocab", "llm_bpe_merges", "llm_bpe_config"},
 		{PLACES("SELECT ctid, 1 FROM %s.llm_bpe_vocab WHERE model = $1"
-				" UNION ALL SELECT ctid, 2 FROM %s.llm_bpe_merges WHERE model = $1"),
+				" UNION ALL SELECT ctid, 2 FROM %s.llm_bpe_merges WHERE model = $1"
+				" UNION ALL SELECT ctid, 3 FROM %s.llm_bpe_config WHERE model = $1"),
 			1, {TEXTOID}, .columns = "ll", .one = true}}};
 
 static bool

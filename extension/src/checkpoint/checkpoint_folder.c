@@ -58,7 +58,8 @@ static Pending *pending = NULL;
 static void
 RemoveFolder(const char *folder)
 {
-	static const char *const files[] = {"model.safetensors", "model.npz", "config.json"};
+	static const char *const files[] = {
+		"model.safetensors", "model.npz", "config.json", "tokenizer.json", "vocab.json", "merges.txt"};
 	char path[MAXPGPATH];
 
 	for (int i = 0; i < lengthof(files); i++)

@@ -18,6 +18,7 @@
 #include "src/checkpoint/export_file.h"
 #include "src/checkpoint/import_file.h"
 #include "src/checkpoint/tensor_source.h"
+#include "src/checkpoint/tokenizer_files.h"
 #include "src/tensor/digest.h"
 #include "src/tensor/tensor.h"
 
@@ -150,6 +151,7 @@ SaveFile(Save *save, const char *model, bool npz)
 
 	save->produce = npz ? ProduceNpz : ProduceSafetensors;
 	WriteServerFile(psprintf("%s/%s", folder, LLM_CONFIG_NAME), ProduceConfig, &save->source);
+	WriteTokenizer(folder, model);
 	WriteServerFile(path, ProduceHashed, save);
 	return path;
 }

@@ -13,6 +13,7 @@
 #include "src/checkpoint/export_file.h"
 #include "src/checkpoint/import_file.h"
 #include "src/checkpoint/tensor_source.h"
+#include "src/checkpoint/tokenizer_files.h"
 #include "src/tensor/tensor.h"
 
 PG_FUNCTION_INFO_V1(pg_llm_export_safetensors);
@@ -81,7 +82,7 @@ BeginExport(Export *export, MemoryContext context)
 }
 
 static Datum
-ExportModel(FunctionCallInfo fcinfo, void (*produce)(const LlmSink *sink, void *arg), bool folders)
+ExportModel(FunctionCallInfo fcinfo, void (*produce)(const LlmSink *sink, void *arg), const char *name)
 {
 	Export export = {0};
 	MemoryContext outer = CurrentMemoryContext;
@@ -94,10 +95,11 @@ ExportModel(FunctionCallInfo fcinfo, void (*produce)(const LlmSink *sink, void *
 
 	SPI_connect();
 	BeginExport(&export, outer);
-	if (folders && ServerFileKind(path) == 'd')
+	if (ServerFileKind(path) == 'd')
 	{
 		WriteServerFile(psprintf("%s/%s", path, LLM_CONFIG_NAME), ProduceConfig, &export.source);
-		path = psprintf("%s/model.safetensors", path);
+		WriteTokenizer(path, export.model);
+		path = psprintf("%s/%s", path, name);
 	}
 	WriteServerFile(path, produce, &export.source);
 	SPI_finish();
@@ -109,11 +111,11 @@ ExportModel(FunctionCallInfo fcinfo, void (*produce)(const LlmSink *sink, void *
 Datum
 pg_llm_export_safetensors(PG_FUNCTION_ARGS)
 {
-	return ExportModel(fcinfo, ProduceSafetensors, true);
+	return ExportModel(fcinfo, ProduceSafetensors, "model.safetensors");
 }
 
 Datum
 pg_llm_export_npz(PG_FUNCTION_ARGS)
 {
-	return ExportModel(fcinfo, ProduceNpz, false);
+	return ExportModel(fcinfo, ProduceNpz, "model.npz");
 }

@@ -72,11 +72,46 @@ EndToken(const char *model, int V, bool null, int eos)
 	return eos;
 }
 
+Prompt
+PromptArgument(FunctionCallInfo fcinfo, int special)
+{
+	if (get_fn_expr_argtype(fcinfo->flinfo, 0) != INT4ARRAYOID)
+		return (Prompt){.text = TextArgument(fcinfo, 0, "prompt"),
+			.special = !PG_ARGISNULL(special) && PG_GETARG_BOOL(special)};
+	if (PG_ARGISNULL(0))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("prompt must not be NULL")));
+	return (Prompt){.ids = (ArrayType *) DetoastWhole(PG_GETARG_DATUM(0))};
+}
+
+/* The tokens of a prompt that is an array; each has logits, if not text. */
+static int32 *
+PromptIds(const Generation *g, ArrayType *array, Size *count)
+{
+	const int32 *ids = (const int32 *) ARR_DATA_PTR(array);
+	int V = VocabularySize(g->m);
+
+	*count = (Size) ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+	if (ARR_NDIM(array) > 1 || array_contains_nulls(array))
+		ereport(
+			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					   errmsg("a prompt of tokens is a one-dimensional array without NULL"),
+					   errhint("llm_encode makes one of a text; array_remove(ids, NULL) leaves NULL out.")));
+	for (Size i = 0; i < *count; i++)
+		if (ids[i] < 0 || ids[i] >= V)
+			ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("token %zu of the prompt is %d; the tokens of model \"%s\" run from 0 to %d",
+						i + 1, ids[i], g->m->name, V - 1)));
+	return memcpy(palloc(sizeof(int32) * (*count + 1)), ids, sizeof(int32) * *count);
+}
+
 static void
-EncodePrompt(Generation *g, const char *prompt)
+EncodePrompt(Generation *g, const Prompt *prompt)
 {
 	Size count;
-	int32 *ids = TokenizerEncode(g->bpe, prompt, strlen(prompt), false, &count);
+	int32 *ids = prompt->text
+					 ? TokenizerEncode(g->bpe, prompt->text, strlen(prompt->text), prompt->special, &count)
+					 : PromptIds(g, prompt->ids, &count);
 
 	if (count > INT_MAX / 2)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("the prompt is too long")));
@@ -90,7 +125,9 @@ EncodePrompt(Generation *g, const char *prompt)
 	g->ids = ids;
 	initStringInfo(&g->bytes);
 	for (Size i = 0; i < count; i++)
-		TokenizerAppend(g->bpe, ids[i], i + 1, &g->bytes);
+		AppendToken(g->bpe, ids[i], &g->bytes);
+	if (prompt->text && !prompt->special)
+		TokenizerNoticeSpecial(g->bpe, prompt->text, strlen(prompt->text));
 	g->prompt_bytes = g->bytes.len;
 }
 
@@ -133,7 +170,7 @@ GenerationExec(LoadedModel *m, int most)
 }
 
 Generation *
-GenerationOpen(const char *model, const char *prompt, const int *most, int eos)
+GenerationOpen(const char *model, const Prompt *prompt, const int *most, int eos)
 {
 	Generation *g = palloc0(sizeof(Generation));
 	int32 *ids;
@@ -277,7 +314,7 @@ GenerationSeed(Generation *g, uint64 seed)
 }
 
 Generation *
-GenerationFromArguments(FunctionCallInfo fcinfo, const char *prompt)
+GenerationFromArguments(FunctionCallInfo fcinfo, const Prompt *prompt)
 {
 	char *model = NameArgument(fcinfo, 5, "model");
 	int most = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
@@ -307,7 +344,8 @@ PG_FUNCTION_INFO_V1(llm_generate);
 Datum
 llm_generate(PG_FUNCTION_ARGS)
 {
-	Generation *g = GenerationFromArguments(fcinfo, TextArgument(fcinfo, 0, "prompt"));
+	Prompt prompt = PromptArgument(fcinfo, 12);
+	Generation *g = GenerationFromArguments(fcinfo, &prompt);
 
 	g->exec = GenerationExec(g->m, g->most);
 	while (GenerationStep(g))

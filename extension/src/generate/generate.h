@@ -6,6 +6,7 @@
 
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "utils/array.h"
 
 #include "engine/sample.h"
 #include "kernels/random.h"
@@ -22,6 +23,17 @@ typedef struct StopText
 	const char *bytes;
 	Size size;
 } StopText;
+
+/* A prompt: a text, in which special tokens count where asked for, or its tokens. */
+typedef struct Prompt
+{
+	char *text;
+	ArrayType *ids; /* if text is NULL */
+	bool special;
+} Prompt;
+
+/* Argument 0, which is text or int[]; special: the number of that argument, which functions of int[] lack. */
+extern Prompt PromptArgument(FunctionCallInfo fcinfo, int special);
 
 typedef struct Generation
 {
@@ -55,12 +67,12 @@ extern void AppendToken(const LlmBpe *bpe, int32 id, StringInfo bytes);
 extern Datum TokenArray(const Generation *g, const int32 *ids, int count);
 /* Loads model and tokenizer and encodes the prompt; if `most` is NULL, the limit is the default or what fits.
  */
-extern Generation *GenerationOpen(const char *model, const char *prompt, const int *most, int eos);
+extern Generation *GenerationOpen(const char *model, const Prompt *prompt, const int *most, int eos);
 /*
  * The same, with what SQL arguments 1 to 11 say: max_tokens, temperature, topk, topp, model, eos, seed, stop,
  * repetition_penalty, min_p, no_repeat_ngram.
  */
-extern Generation *GenerationFromArguments(FunctionCallInfo fcinfo, const char *prompt);
+extern Generation *GenerationFromArguments(FunctionCallInfo fcinfo, const Prompt *prompt);
 extern void GenerationSeed(Generation *g, uint64 seed);
 /* An executor for sequences of at most `most` tokens. */
 extern LlmExec *GenerationExec(LoadedModel *m, int most);

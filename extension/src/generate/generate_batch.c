@@ -102,12 +102,15 @@ typedef struct Request
 	Datum *prompts;
 	bool *nulls;
 	int count, n; /* prompts, samples of each */
+	bool special;
 } Request;
 
 static Request
 BatchArguments(FunctionCallInfo fcinfo)
 {
-	Request r = {.fcinfo = fcinfo, .n = PG_ARGISNULL(12) ? 1 : PG_GETARG_INT32(12)};
+	Request r = {.fcinfo = fcinfo,
+		.n = PG_ARGISNULL(12) ? 1 : PG_GETARG_INT32(12),
+		.special = !PG_ARGISNULL(13) && PG_GETARG_BOOL(13)};
 
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("prompts must not be NULL")));
@@ -132,7 +135,7 @@ OpenSample(const Request *r, int64 at)
 	Generation *g;
 
 	ReserveMemory(VARSIZE_ANY(prompt));
-	g = GenerationFromArguments(fcinfo, text_to_cstring(prompt));
+	g = GenerationFromArguments(fcinfo, &(Prompt){.text = text_to_cstring(prompt), .special = r->special});
 	if (!PG_ARGISNULL(7))
 		GenerationSeed(g, g->seed + (uint64) (at % r->n));
 	return g;

@@ -11,7 +11,6 @@
 #include "utils/memutils.h"
 
 #include "formats/unicode.h"
-#include "src/base/arguments.h"
 #include "src/generate/generate.h"
 
 typedef struct Stream
@@ -62,6 +61,7 @@ llm_generate_rows(PG_FUNCTION_ARGS)
 {
 	FuncCallContext *call;
 	Stream *stream;
+	Prompt prompt;
 	bool more;
 	MemoryContext caller;
 
@@ -72,8 +72,9 @@ llm_generate_rows(PG_FUNCTION_ARGS)
 		if (get_call_result_type(fcinfo, NULL, &call->tuple_desc) != TYPEFUNC_COMPOSITE)
 			elog(ERROR, "_llm_generate_rows must return a row type");
 		call->tuple_desc = BlessTupleDesc(call->tuple_desc);
+		prompt = PromptArgument(fcinfo, 12);
 		stream = palloc(sizeof(Stream));
-		stream->g = GenerationFromArguments(fcinfo, TextArgument(fcinfo, 0, "prompt"));
+		stream->g = GenerationFromArguments(fcinfo, &prompt);
 		stream->g->exec = GenerationExec(stream->g->m, stream->g->most);
 		stream->shown = Shown(stream->g);
 		call->user_fctx = stream;

@@ -22,10 +22,12 @@ Datum
 llm_next_tokens(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	char *prompt = TextArgument(fcinfo, 0, "prompt"), *model = NameArgument(fcinfo, 2, "model");
+	Prompt prompt = PromptArgument(fcinfo, 3);
+	char *model = NameArgument(fcinfo, 2, "model");
 	int none = 0, V, k;
 	LoadedModel *m = ModelOf(model, CurrentMemoryContext);
-	Generation *g = GenerationOpen(model, prompt, &none, EndToken(model, VocabularySize(m), false, GPT2_EOS));
+	Generation *g =
+		GenerationOpen(model, &prompt, &none, EndToken(model, VocabularySize(m), false, GPT2_EOS));
 	const float *logits;
 	LlmCandidate *best;
 	LlmError err;

@@ -27,7 +27,9 @@ PG_FUNCTION_INFO_V1(llm_decode);
 PG_FUNCTION_INFO_V1(llm_decode_bytes);
 PG_FUNCTION_INFO_V1(llm_token_text);
 PG_FUNCTION_INFO_V1(llm_pretokenize);
+PG_FUNCTION_INFO_V1(llm_pretokenize_model);
 PG_FUNCTION_INFO_V1(llm_bpe_steps);
+PG_FUNCTION_INFO_V1(llm_bpe_text);
 
 Datum
 llm_encode(PG_FUNCTION_ARGS)
@@ -162,10 +164,25 @@ llm_token_text(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(ReadableText(bytes.data, bytes.len));
 }
 
-static Size
-PieceEnd(const char *text, Size size, Size at)
+Datum
+llm_bpe_text(PG_FUNCTION_ARGS)
 {
-	size_t end = llm_bpe_piece_end(text, size, at, &CancelStop);
+	bytea *bytes = DetoastWhole(PG_GETARG_DATUM(0));
+	Size size = VARSIZE_ANY_EXHDR(bytes);
+	char *form;
+
+	ReserveMemory(2 * size);
+	form = palloc_extended(2 * size + 1, MCXT_ALLOC_HUGE);
+	size = llm_bpe_to_text((const unsigned char *) VARDATA_ANY(bytes), size, form);
+	form[size] = '\0';
+	PG_RETURN_TEXT_P(cstring_to_text(pg_any_to_server(form, (int) size, PG_UTF8)));
+}
+
+static Size
+PieceEnd(const LlmBpe *bpe, const char *text, Size size, Size at)
+{
+	size_t end = bpe != NULL ? llm_bpe_own_piece_end(bpe, text, size, at, &CancelStop)
+							 : llm_bpe_piece_end(text, size, at, &CancelStop);
 
 	CHECK_FOR_INTERRUPTS();
 	if (end == SIZE_MAX)
@@ -173,15 +190,21 @@ PieceEnd(const char *text, Size size, Size at)
 	return end;
 }
 
-Datum
-llm_pretokenize(PG_FUNCTION_ARGS)
+/* The pieces as rows; bpe NULL: by GPT-2's pattern. */
+static Datum
+Pieces(FunctionCallInfo fcinfo, const LlmBpe *bpe)
 {
 	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
 	Size size, at = 0, end;
-	char *utf8 = TokenizerUtf8(DetoastWhole(PG_GETARG_DATUM(0)), &size);
+	const char *utf8 = TokenizerUtf8(DetoastWhole(PG_GETARG_DATUM(0)), &size);
+	size_t marked = 0; /* where the next token begins that is found as it is */
+	uint32_t symbol = 0;
 	MemoryContext row =
 		AllocSetContextCreate(CurrentMemoryContext, "llm_pretokenize row", ALLOCSET_SMALL_SIZES);
+	LlmError err;
 
+	if (bpe != NULL)
+		utf8 = TokenizerNormal(bpe, utf8, &size);
 	InitMaterializedSRF(fcinfo, 0);
 	for (int position = 1; at < size; position++, at = end)
 	{
@@ -189,7 +212,15 @@ llm_pretokenize(PG_FUNCTION_ARGS)
 		Datum values[2];
 		bool nulls[2] = {false, false};
 
-		end = PieceEnd(utf8, size, at);
+		if (bpe != NULL && at >= marked)
+			LLM_CHECK(
+				llm_bpe_find_marked(bpe, utf8, size, false, at, &marked, &symbol, &CancelStop, &err), &err);
+		if (bpe == NULL)
+			end = PieceEnd(bpe, utf8, size, at);
+		else if (at == marked)
+			end = at + llm_bpe_token(bpe, symbol).size;
+		else
+			end = PieceEnd(bpe, utf8, marked, at);
 		values[0] = Int32GetDatum(position);
 		values[1] = PointerGetDatum(TokenizerText(utf8 + at, end - at));
 		tuplestore_putvalues(set->setResult, set->setDesc, values, nulls);
@@ -197,6 +228,18 @@ llm_pretokenize(PG_FUNCTION_ARGS)
 		MemoryContextReset(row);
 	}
 	return (Datum) 0;
+}
+
+Datum
+llm_pretokenize(PG_FUNCTION_ARGS)
+{
+	return Pieces(fcinfo, NULL);
+}
+
+Datum
+llm_pretokenize_model(PG_FUNCTION_ARGS)
+{
+	return Pieces(fcinfo, TokenizerOf(text_to_cstring(PG_GETARG_TEXT_PP(1)), CurrentMemoryContext));
 }
 
 /* ---- llm_bpe_steps ---- */
@@ -249,7 +292,7 @@ llm_bpe_steps(PG_FUNCTION_ARGS)
 		ereport(
 			ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 					   errmsg("the word has %zu bytes; steps are shown for at most %d", size, STEPS_MAX)));
-	if (size > 0 && PieceEnd(word, size, 0) < size)
+	if (size > 0 && PieceEnd(bpe, word, size, 0) < size)
 		ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("\"%s\" is more than one piece, and merges never cross pieces",

@@ -23,6 +23,8 @@ extern void TokenizerCheck(const char *name);
 /* Encodes text in the server's encoding; returns the ids, palloc'd. */
 extern int32 *TokenizerEncode(LlmBpe *bpe, const char *text, Size size, bool special, Size *count);
 extern int32 *TokenizerEncodeUtf8(LlmBpe *bpe, const char *utf8, Size size, bool special, Size *count);
+/* A NOTICE if the text, in the server's encoding, contains that of a special token. */
+extern void TokenizerNoticeSpecial(const LlmBpe *bpe, const char *text, Size size);
 /* Appends the bytes of a token; position (from 1) names it in the error for an id that is no token. */
 extern void TokenizerAppend(const LlmBpe *bpe, int32 id, Size position, StringInfo bytes);
 /*
@@ -32,6 +34,9 @@ extern void TokenizerNoToken(const LlmBpe *bpe, int32 id, Size position) __attri
 extern void TokenizerTooLong(void) __attribute__((noreturn));
 /* A text of the server's encoding as UTF-8: its own bytes if they are UTF-8 already. */
 extern char *TokenizerUtf8(text *input, Size *size);
+/* UTF-8 in the Unicode normal form that the tokenizer's texts have: the same bytes if it has none
+ * (tokenizer_nfc.c). */
+extern const char *TokenizerNormal(const LlmBpe *bpe, const char *utf8, Size *size);
 /* True if the bytes are valid UTF-8 as they are. */
 extern bool TokenizerIsText(const char *bytes, Size size);
 /* Bytes as SQL text: invalid UTF-8 and NUL become U+FFFD; characters missing from the server's encoding

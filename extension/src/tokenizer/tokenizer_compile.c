@@ -20,15 +20,22 @@
 
 #define FETCH 4096 /* rows read between two checks for interrupts */
 
-static SpiQuery read_tokens = {.text = "SELECT token_id, token, bytes FROM %s.llm_bpe_vocab WHERE model = $1",
+static SpiQuery read_tokens = {
+	.text = "SELECT token_id, token, bytes, added, special FROM %s.llm_bpe_vocab WHERE model = $1",
 	.nargs = 1,
 	.types = {TEXTOID},
-	.columns = "isy"};
+	.columns = "isybb"};
 static SpiQuery read_merges = {
 	.text = "SELECT rank, left_token, right_token FROM %s.llm_bpe_merges WHERE model = $1",
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "iss"};
+static SpiQuery read_rules = {
+	.text = "SELECT pattern, ignore_merges, normalizer IS NOT NULL FROM %s.llm_bpe_config WHERE model = $1",
+	.nargs = 1,
+	.types = {TEXTOID},
+	.columns = "sbb"};
+
 static Portal
 OpenRows(SpiQuery *query, const char *name)
 {
@@ -58,6 +65,14 @@ RowInt(uint64 row, int n)
 	return DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n, &null));
 }
 
+static bool
+RowBool(uint64 row, int n)
+{
+	bool null;
+
+	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, n, &null));
+}
+
 typedef LlmCode (*AddRow)(LlmBpe *bpe, int32_t number, const char *first, size_t first_size,
 	const char *second, size_t second_size, LlmError *err);
 
@@ -77,8 +92,26 @@ AddRows(LlmBpe *bpe, const char *name, SpiQuery *query, AddRow add)
 			LLM_CHECK(add(bpe, RowInt(i, 1), VARDATA_ANY(first), VARSIZE_ANY_EXHDR(first),
 						  VARDATA_ANY(second), VARSIZE_ANY_EXHDR(second), &err),
 				&err);
+			if (query == &read_tokens && (RowBool(i, 4) || RowBool(i, 5)))
+				llm_bpe_mark(bpe, RowBool(i, 5));
 		}
 		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(rows);
+}
+
+/* Reads how the tokenizer differs from GPT-2's, if it does. */
+static void
+SetRules(LlmBpe *bpe, const char *name)
+{
+	Portal rows = OpenRows(&read_rules, name);
+	LlmError err;
+
+	if (SpiFetch(&read_rules, rows, 1))
+	{
+		LlmBpeRules rules = {ServerToUtf8(SpiField(0, 1)), RowBool(0, 2), RowBool(0, 3)};
+
+		LLM_CHECK(llm_bpe_set_rules(bpe, &rules, &err), &err);
 	}
 	SPI_cursor_close(rows);
 }
@@ -96,6 +129,7 @@ TokenizerCompile(const char *name)
 		AddRows(bpe, name, &read_tokens, llm_bpe_add_token);
 		if (llm_bpe_count(bpe) > 0)
 			AddRows(bpe, name, &read_merges, llm_bpe_add_merge);
+		SetRules(bpe, name);
 		LLM_CHECK(llm_bpe_finish(bpe, &err), &err);
 	}
 	PG_CATCH();

@@ -121,7 +121,7 @@ InsertVocab(FileBytes file, const char *model)
 		texts[i] = PointerGetDatum(TokenizerServerText(token.text, token.text_size));
 		bytes[i] = PointerGetDatum(cstring_to_text_with_len((const char *) token.bytes, (int) token.size));
 	}
-	TokenizerInsertTokens(model, ids, texts, bytes, count);
+	TokenizerInsertTokens(model, ids, texts, bytes, count, 0);
 	return (int64) count;
 }
 

@@ -35,20 +35,31 @@ static SpiQuery delete_tokens = {
 	.text = "DELETE FROM %s.llm_bpe_vocab WHERE model = $1", .nargs = 1, .types = {TEXTOID}};
 static SpiQuery delete_merges = {
 	.text = "DELETE FROM %s.llm_bpe_merges WHERE model = $1", .nargs = 1, .types = {TEXTOID}};
-static SpiQuery insert_tokens = {.text = "INSERT INTO %s.llm_bpe_vocab (model, token_id, token, bytes, rank)"
-										 " SELECT $1, v.token_id, v.token, v.bytes, m.rank"
-										 " FROM unnest($2, $3, $4) AS v(token_id, token, bytes)"
-										 " LEFT JOIN " RESULTS " m ON m.token = v.token ORDER BY v.token_id",
-	.nargs = 4,
-	.types = {TEXTOID, INT4ARRAYOID, TEXTARRAYOID, BYTEAARRAYOID}};
+/* Only if there is one: most tokenizers need no right on the table. */
+static SpiQuery count_configs = {.text = "SELECT count(*) FROM %s.llm_bpe_config WHERE model = $1",
+	.nargs = 1,
+	.types = {TEXTOID},
+	.columns = "l",
+	.one = true};
+static SpiQuery delete_configs = {
+	.text = "DELETE FROM %s.llm_bpe_config WHERE model = $1", .nargs = 1, .types = {TEXTOID}};
+static SpiQuery insert_tokens = {
+	.text = "INSERT INTO %s.llm_bpe_vocab (model, token_id, token, bytes, rank, added, special)"
+			" SELECT $1, v.token_id, v.token, v.bytes, m.rank, v.n > $5,"
+			" v.n > $5 OR (m.rank IS NULL AND v.token LIKE '<|_%|>')"
+			" FROM unnest($2, $3, $4) WITH ORDINALITY AS v(token_id, token, bytes, n)"
+			" LEFT JOIN " RESULTS " m ON m.token = v.token ORDER BY v.token_id",
+	.nargs = 5,
+	.types = {TEXTOID, INT4ARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, INT8OID}};
 static SpiQuery insert_merges = {.text =
 									 "INSERT INTO %s.llm_bpe_merges (model, rank, left_token, right_token)"
 									 " SELECT $1, (m.n - 1)::pg_catalog.int4, m.l, m.r FROM"
 									 " unnest($2, $3) WITH ORDINALITY AS m(l, r, n) ORDER BY m.n",
 	.nargs = 3,
 	.types = {TEXTOID, TEXTARRAYOID, TEXTARRAYOID}};
-/* Sets llm_bpe_vocab.rank, the merge that makes the token. */
-static SpiQuery update_ranks = {.text = "UPDATE %s.llm_bpe_vocab v SET rank = n.rank"
+/* Sets llm_bpe_vocab.rank, the merge that makes the token, which then is no special one by its form. */
+static SpiQuery update_ranks = {.text = "UPDATE %s.llm_bpe_vocab v SET rank = n.rank,"
+										" special = v.special AND (v.added OR n.rank IS NULL)"
 										" FROM (SELECT w.token_id, m.rank FROM %s.llm_bpe_vocab w"
 										" LEFT JOIN " RESULTS " m ON m.token = w.token WHERE w.model = $1) n"
 										" WHERE v.model = $1 AND v.token_id = n.token_id"
@@ -90,6 +101,8 @@ TokenizerMakeRoom(const char *model, bool merges, bool truncate)
 	Datum value = CStringGetTextDatum(model);
 	int64 count;
 
+	if (truncate && !merges && Count(&count_configs, value) > 0)
+		SpiRun(&delete_configs, &value, NULL, false, 0);
 	if (truncate)
 		SpiRun(merges ? &delete_merges : &delete_tokens, &value, NULL, false, 0);
 	else if ((count = Count(merges ? &count_merges : &count_tokens, value)) > 0)
@@ -130,10 +143,11 @@ NoticeOwn(const char *model, Datum value)
 }
 
 void
-TokenizerInsertTokens(const char *model, Datum *ids, Datum *texts, Datum *bytes, Size count)
+TokenizerInsertTokens(const char *model, Datum *ids, Datum *texts, Datum *bytes, Size count, Size specials)
 {
-	Datum values[4] = {CStringGetTextDatum(model), ArrayOf(ids, count, INT4OID, 4, true),
-		ArrayOf(texts, count, TEXTOID, -1, false), ArrayOf(bytes, count, BYTEAOID, -1, false)};
+	Datum values[5] = {CStringGetTextDatum(model), ArrayOf(ids, count, INT4OID, 4, true),
+		ArrayOf(texts, count, TEXTOID, -1, false), ArrayOf(bytes, count, BYTEAOID, -1, false),
+		Int64GetDatum((int64) (count - specials))};
 
 	SpiRun(&insert_tokens, values, NULL, false, 0);
 	NoticeOwn(model, values[0]);

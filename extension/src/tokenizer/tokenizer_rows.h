@@ -20,7 +20,9 @@ extern void TokenizerEndWrite(int level);
 /* Raises an ERROR if the tokenizer has rows already, unless `truncate` is set, which deletes them. */
 extern void TokenizerMakeRoom(const char *model, bool merges, bool truncate);
 extern void TokenizerInsertMerges(const char *model, Datum *left, Datum *right, Size count);
-extern void TokenizerInsertTokens(const char *model, Datum *ids, Datum *texts, Datum *bytes, Size count);
+/* The last `specials` of them are special tokens, as are those of the form <|…|> that no merge makes. */
+extern void TokenizerInsertTokens(
+	const char *model, Datum *ids, Datum *texts, Datum *bytes, Size count, Size specials);
 /* For merges loaded after their tokens; false if there are no tokens yet. */
 extern bool TokenizerUpdateRanks(const char *model);
 /* Compiles the rows just written, which checks that merges and vocabulary are consistent. */

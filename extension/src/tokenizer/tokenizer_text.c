@@ -40,10 +40,12 @@ int32 *
 TokenizerEncodeUtf8(LlmBpe *bpe, const char *utf8, Size size, bool special, Size *count)
 {
 	/* Room for one token per three bytes, which is more than English and most code need. */
-	Size room = 256 + size / 3;
-	LlmBpeIds ids = {NULL, 0, room, false, ContextAllocator()};
+	Size room;
+	LlmBpeIds ids = {.allocator = ContextAllocator()};
 	LlmError err;
 
+	utf8 = TokenizerNormal(bpe, utf8, &size);
+	ids.capacity = room = 256 + size / 3;
 	ReserveMemory(room * sizeof(int32));
 	ids.ids = palloc_extended(room * sizeof(int32), MCXT_ALLOC_HUGE);
 	LLM_CHECK(llm_bpe_encode(bpe, utf8, size, special, &ids, &CancelStop, &err), &err);
@@ -57,6 +59,26 @@ TokenizerEncode(LlmBpe *bpe, const char *text, Size size, bool special, Size *co
 	char *utf8 = ToUtf8(text, size, &size);
 
 	return TokenizerEncodeUtf8(bpe, utf8, size, special, count);
+}
+
+void
+TokenizerNoticeSpecial(const LlmBpe *bpe, const char *text, Size size)
+{
+	const char *utf8 = ToUtf8(text, size, &size);
+	LlmBpeToken token = {0};
+	uint32_t symbol;
+	LlmError err;
+
+	for (size_t at = 0; !token.special; at += token.size)
+	{
+		LLM_CHECK(llm_bpe_find_marked(bpe, utf8, size, true, at, &at, &symbol, &CancelStop, &err), &err);
+		if (at == size)
+			return;
+		token = llm_bpe_token(bpe, symbol);
+	}
+	ereport(NOTICE, (errmsg("the prompt contains \"%s\" as text, not as the special token %d",
+						 text_to_cstring(TokenizerText((const char *) token.bytes, token.size)), token.id),
+						errhint("special => true makes it the token.")));
 }
 
 void

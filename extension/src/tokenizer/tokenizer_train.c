@@ -28,20 +28,17 @@ typedef struct Training
 
 /* ---- arguments ---- */
 
-/* llm_encode finds special tokens by this form, which no merge produces. */
 static void
 CheckSpecial(const Training *t, int i)
 {
 	text *special = DatumGetTextPP(t->specials[i]);
-	const char *bytes = VARDATA_ANY(special);
 	Size size = VARSIZE_ANY_EXHDR(special);
 
-	if (size <= 4 || size > LLM_BPE_LONGEST || memcmp(bytes, "<|", 2) != 0 ||
-		memcmp(bytes + size - 2, "|>", 2) != 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("\"%s\" cannot be a special token", TextDatumGetCString(t->specials[i])),
-						   errhint("A special token looks like <|endoftext|> and has at most %d bytes.",
-							   LLM_BPE_LONGEST)));
+	if (size < 2 || size > LLM_BPE_LONGEST)
+		ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				errmsg("\"%s\" cannot be a special token", TextDatumGetCString(t->specials[i])),
+				errhint("A special token, such as <|endoftext|>, has from 2 to %d bytes.", LLM_BPE_LONGEST)));
 	for (int j = 0; j < i; j++)
 		if (strcmp(TextDatumGetCString(t->specials[j]), TextDatumGetCString(t->specials[i])) == 0)
 			ereport(ERROR,
@@ -165,7 +162,7 @@ WriteTokens(const Training *t, const LlmBpeLearned *learned)
 		texts[i] = TextForm(data, size);
 		bytes[i] = Bytes(data, size);
 	}
-	TokenizerInsertTokens(t->model, ids, texts, bytes, count);
+	TokenizerInsertTokens(t->model, ids, texts, bytes, count, t->special_count);
 	return count;
 }
 

@@ -33,7 +33,7 @@ typedef struct Loading
 	char *dataset, *corpus, *model;
 	int block, overlap;
 	double validation;
-	bool truncate;
+	bool truncate, special;
 	LlmBpe *bpe;
 	int32 end; /* -1: none */
 	/* the stream: ids not yet used up by a block */
@@ -122,6 +122,7 @@ ReadArguments(FunctionCallInfo fcinfo)
 	l.overlap = PG_ARGISNULL(4) ? 0 : PG_GETARG_INT32(4);
 	l.validation = PG_ARGISNULL(5) ? 0 : PG_GETARG_FLOAT8(5);
 	l.truncate = !PG_ARGISNULL(6) && PG_GETARG_BOOL(6);
+	l.special = !PG_ARGISNULL(7) && PG_GETARG_BOOL(7);
 	return l;
 }
 
@@ -225,7 +226,7 @@ LoadTexts(Loading *l, MemoryContext row)
 	while ((document = CorpusNext(corpus, &size)) != NULL)
 	{
 		MemoryContext outer = MemoryContextSwitchTo(row);
-		int32 *ids = TokenizerEncodeUtf8(l->bpe, document, size, false, &count);
+		int32 *ids = TokenizerEncodeUtf8(l->bpe, document, size, l->special, &count);
 
 		AppendIds(l, ids, count);
 		if (l->end >= 0)
@@ -254,7 +255,7 @@ DeleteRows(const Loading *l)
 }
 
 /*
- * (dataset, corpus, model text, block_size, overlap int, validation float8, truncate boolean)
+ * (dataset, corpus, model text, block_size, overlap int, validation float8, truncate, special boolean)
  * -> (documents, tokens, rows, validation_rows)
  */
 Datum

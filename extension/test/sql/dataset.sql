@@ -42,7 +42,7 @@ SELECT llm_bpe_train('SELECT line FROM rhyme', 256, 'new');
 SELECT llm_bpe_train('SELECT line FROM rhyme', -1, 'new', '{}');
 SELECT llm_bpe_train('SELECT line FROM rhyme', NULL, 'new');
 SELECT llm_bpe_train('SELECT line FROM rhyme', 300, '');
-SELECT llm_bpe_train('SELECT line FROM rhyme', 300, 'new', '{end}');
+SELECT llm_bpe_train('SELECT line FROM rhyme', 300, 'new', '{e}');
 SELECT llm_bpe_train('SELECT line FROM rhyme', 300, 'new', '{<|a|>,<|a|>}');
 SELECT llm_bpe_train('SELECT line FROM rhyme', 300, 'new', '{NULL}');
 SELECT llm_bpe_train('SELECT line FROM rhyme', 300, 'rhyme');
