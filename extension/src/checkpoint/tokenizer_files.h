@@ -2,7 +2,8 @@
 #ifndef LLM_SRC_CHECKPOINT_TOKENIZER_FILES_H
 #define LLM_SRC_CHECKPOINT_TOKENIZER_FILES_H
 
-/* Returns how many; 0 if the model has no tokenizer. Call inside SPI_connect, with the right to write files. */
+/* Returns how many; 0 if the model has no tokenizer. Call inside SPI_connect, with the right to write files.
+ */
 extern int WriteTokenizer(const char *folder, const char *model);
 
 #endif

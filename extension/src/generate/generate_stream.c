@@ -20,8 +20,8 @@ typedef struct Stream
 } Stream;
 
 /*
- * The length of the text to show: an incomplete character at the end, or what may begin a stop text, waits for
- * the next token.
+ * The length of the text to show: an incomplete character at the end, or what may begin a stop text, waits
+ * for the next token.
  */
 static int
 Shown(const Generation *g)
