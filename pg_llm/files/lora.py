@@ -88,7 +88,7 @@ def _named(path: Path, checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The tensors under the names of llm_graph, which are PEFT's without prefixes."""
     named: dict[str, Tensor] = {}
     for tensor in checkpoint.tensors:
-        name = plain_name(tensor.name)
+        name = plain_name(tensor.name.removeprefix(_PREFIX))
         if is_buffer(name):
             continue
         if match := _EMBEDDING.fullmatch(name):
