@@ -132,7 +132,8 @@ BEGIN
             'llm_create_model(name, n_layer, n_head, d_model, n_positions, vocab) adds one.';
     ELSIF mode NOT IN ('gelu_tanh', 'gelu_erf', 'relu', 'silu', 'tanh', 'sigmoid', 'quick_gelu') THEN
         RAISE EXCEPTION 'model "%": activation "%" is not known', model, mode USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'options: {"activation": "gelu_tanh"}, "gelu_erf", "relu", "silu", "tanh", "sigmoid" or "quick_gelu".';
+            HINT = 'options: {"activation": "gelu_tanh"}, "gelu_erf", "relu", "silu", "tanh", "sigmoid" or '
+            '"quick_gelu".';
     ELSIF layers > 700 THEN
         RAISE EXCEPTION 'model "%": % layers are more than 700', model, layers USING ERRCODE = 'program_limit_exceeded',
             HINT = 'A graph has at most 20000 nodes and a layer is 28 of them.';

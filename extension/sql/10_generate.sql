@@ -128,7 +128,8 @@ COMMENT ON FUNCTION pg_llm_sample(tensor, float8, int, float8, bigint, float8) I
 CREATE FUNCTION pg_llm_sample(logits bytea, temperature float8 DEFAULT 1.0, topk int DEFAULT 50,
     topp float8 DEFAULT 0.95, seed bigint DEFAULT NULL, min_p float8 DEFAULT 0.0) RETURNS int
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'pg_llm_sample_bytea';
-COMMENT ON FUNCTION pg_llm_sample(bytea, float8, int, float8, bigint, float8) IS 'The same over raw little-endian float32';
+COMMENT ON FUNCTION pg_llm_sample(bytea, float8, int, float8, bigint, float8) IS
+    'The same over raw little-endian float32';
 
 CREATE FUNCTION llm_embed(text text, model text DEFAULT @extschema@.llm_default_model(), layer int DEFAULT -1,
     pooling text DEFAULT 'mean') RETURNS tensor

@@ -43,8 +43,8 @@ BEGIN
     END IF;
     INSERT INTO @extschema@.llm_model_config
         (model, n_layer, n_head, d_model, d_ff, n_positions, vocab, tokenizer, options, recipe)
-        SELECT made, n_layer, n_head, d_model, d_ff, n_positions, vocab, coalesce(@extschema@.llm_tokenizer(model), model),
-            options || jsonb_build_object('weights', format), recipe
+        SELECT made, n_layer, n_head, d_model, d_ff, n_positions, vocab,
+            coalesce(@extschema@.llm_tokenizer(model), model), options || jsonb_build_object('weights', format), recipe
         FROM @extschema@.llm_model_config AS c WHERE c.model = model
         ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN

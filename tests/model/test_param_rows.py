@@ -58,8 +58,7 @@ def test_only_the_rows_that_are_asked_for_are_read(conn):
             (plan,) = conn.execute(f"{buffers} {condition}").fetchone()[0]
             return plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
 
-        assert pages("= 7") < 80
-        assert pages(">= 0") > 1000
+        assert pages("= 7") < pages(">= 0") / 5
 
 
 def test_a_view_records_nothing(pair):
