@@ -213,7 +213,7 @@ llm_beam_search(PG_FUNCTION_ARGS)
 	Prompt prompt = PromptArgument(fcinfo, 6);
 	char *model = NameArgument(fcinfo, 3, "model");
 	int most = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT32(2);
-	LoadedModel *m = ModelOf(model, CurrentMemoryContext);
+	int eos = PG_ARGISNULL(5) ? -1 : PG_GETARG_INT32(5);
 	Beams s = {.temperature = PG_ARGISNULL(4) ? 1 : PG_GETARG_FLOAT8(4),
 		.width = PG_ARGISNULL(1) ? 4 : PG_GETARG_INT32(1),
 		.live = 1};
@@ -229,8 +229,7 @@ llm_beam_search(PG_FUNCTION_ARGS)
 					llm_decimal(s.temperature, given)),
 				errhint(
 					"It scales the scores; beam_width 1 is greedy, as temperature 0 is in llm_generate.")));
-	s.g = GenerationOpen(model, &prompt, PG_ARGISNULL(2) ? NULL : &most,
-		EndToken(model, VocabularySize(m), PG_ARGISNULL(5), PG_ARGISNULL(5) ? -1 : PG_GETARG_INT32(5)));
+	s.g = GenerationOpen(model, &prompt, PG_ARGISNULL(2) ? NULL : &most, &eos);
 	s.g->exec = GenerationExec(s.g->m, s.g->most);
 	ReserveMemory(sizeof(int32) * (Size) s.g->most * s.width * 2);
 	s.beams = palloc0(sizeof(Beam) * s.width);

@@ -54,10 +54,13 @@ OwnEndToken(const char *model, int otherwise)
 	return (int) id;
 }
 
-int
-EndToken(const char *model, int V, bool null, int eos)
+/* Resolves an eos argument to the model's end token. */
+static int
+EndToken(const char *model, int V, const int *argument)
 {
-	if (null || eos == -1)
+	int eos = argument ? *argument : -1;
+
+	if (eos == -1)
 		return -1;
 	if (eos == GPT2_EOS)
 	{
@@ -169,20 +172,37 @@ GenerationExec(LoadedModel *m, int most)
 	return exec;
 }
 
+typedef struct Opening
+{
+	Generation *g;
+	const Prompt *prompt;
+	const int *most, *eos;
+} Opening;
+
+static void
+Prepare(LoadedModel *m, void *argument)
+{
+	const Opening *o = argument;
+	Generation *g = o->g;
+
+	g->m = m;
+	g->eos = EndToken(m->name, VocabularySize(m), o->eos);
+	ExplainMark(EXPLAIN_LOADING);
+	g->bpe = TokenizerOf(m->name, g->context);
+	EncodePrompt(g, o->prompt);
+	g->most = Room(g, o->most);
+	ExplainMark(EXPLAIN_TOKENIZER);
+}
+
 Generation *
-GenerationOpen(const char *model, const Prompt *prompt, const int *most, int eos)
+GenerationOpen(const char *model, const Prompt *prompt, const int *most, const int *eos)
 {
 	Generation *g = palloc0(sizeof(Generation));
 	int32 *ids;
 
 	g->context = CurrentMemoryContext;
-	g->m = ModelOf(model, g->context);
+	ModelChecked(model, Prepare, &(Opening){g, prompt, most, eos}, g->context);
 	ExplainMark(EXPLAIN_LOADING);
-	g->bpe = TokenizerOf(model, g->context);
-	g->eos = eos;
-	EncodePrompt(g, prompt);
-	ExplainMark(EXPLAIN_TOKENIZER);
-	g->most = Room(g, most);
 	ReserveMemory(sizeof(int32) * (Size) g->most);
 	ids = palloc(sizeof(int32) * (Size) Max(g->most, g->prompt));
 	memcpy(ids, g->ids, sizeof(int32) * g->prompt);
@@ -318,9 +338,9 @@ GenerationFromArguments(FunctionCallInfo fcinfo, const Prompt *prompt)
 {
 	char *model = NameArgument(fcinfo, 5, "model");
 	int most = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
+	int eos = PG_ARGISNULL(6) ? -1 : PG_GETARG_INT32(6);
 	LlmSampling how;
-	LoadedModel *m;
-	Generation *g;
+	Generation *g, stop = {0};
 	LlmError err;
 
 	ExplainMark(EXPLAIN_STATEMENT);
@@ -331,12 +351,12 @@ GenerationFromArguments(FunctionCallInfo fcinfo, const Prompt *prompt)
 	how.min_p = PG_ARGISNULL(10) ? 0 : PG_GETARG_FLOAT8(10);
 	how.no_repeat_ngram = PG_ARGISNULL(11) ? 0 : PG_GETARG_INT32(11);
 	LLM_CHECK(llm_sampling_check(&how, &err), &err);
-	m = ModelOf(model, CurrentMemoryContext);
-	g = GenerationOpen(model, prompt, PG_ARGISNULL(1) ? NULL : &most,
-		EndToken(model, VocabularySize(m), PG_ARGISNULL(6), PG_ARGISNULL(6) ? -1 : PG_GETARG_INT32(6)));
+	StopArgument(&stop, fcinfo, 8);
+	g = GenerationOpen(model, prompt, PG_ARGISNULL(1) ? NULL : &most, &eos);
 	g->how = how;
+	g->stop = stop.stop;
+	g->stops = stop.stops;
 	GenerationSeed(g, SeedArgument(fcinfo, 7));
-	StopArgument(g, fcinfo, 8);
 	return g;
 }
 

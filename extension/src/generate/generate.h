@@ -65,9 +65,9 @@ extern bool TextOfToken(const LlmBpe *bpe, int32 id, Datum *text);
 extern void AppendToken(const LlmBpe *bpe, int32 id, StringInfo bytes);
 /* Tokens of a sequence as int[], without the end token that stands for an empty prompt. */
 extern Datum TokenArray(const Generation *g, const int32 *ids, int count);
-/* Loads model and tokenizer and encodes the prompt; if `most` is NULL, the limit is the default or what fits.
- */
-extern Generation *GenerationOpen(const char *model, const Prompt *prompt, const int *most, int eos);
+/* Loads model and tokenizer and encodes the prompt; if `most` is NULL, the limit is the default or what fits;
+ * eos is an argument of that name, NULL for no end token. */
+extern Generation *GenerationOpen(const char *model, const Prompt *prompt, const int *most, const int *eos);
 /*
  * The same, with what SQL arguments 1 to 11 say: max_tokens, temperature, topk, topp, model, eos, seed, stop,
  * repetition_penalty, min_p, no_repeat_ngram.
@@ -76,8 +76,6 @@ extern Generation *GenerationFromArguments(FunctionCallInfo fcinfo, const Prompt
 extern void GenerationSeed(Generation *g, uint64 seed);
 /* An executor for sequences of at most `most` tokens. */
 extern LlmExec *GenerationExec(LoadedModel *m, int most);
-/* Resolves an eos argument to the model's end token. */
-extern int EndToken(const char *model, int V, bool null, int eos);
 /* The logits (V) of the last position of one sequence, in the value of the node "logits" for a batch. */
 extern const float *LastLogits(
 	const Generation *g, const LlmValue *value, int sequences, int sequence, int *V);

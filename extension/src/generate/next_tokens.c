@@ -24,20 +24,18 @@ llm_next_tokens(PG_FUNCTION_ARGS)
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	Prompt prompt = PromptArgument(fcinfo, 3);
 	char *model = NameArgument(fcinfo, 2, "model");
-	int none = 0, V, k;
-	LoadedModel *m = ModelOf(model, CurrentMemoryContext);
-	Generation *g =
-		GenerationOpen(model, &prompt, &none, EndToken(model, VocabularySize(m), false, GPT2_EOS));
+	int none = 0, eos = GPT2_EOS, V, k = PG_ARGISNULL(1) ? INT_MAX : PG_GETARG_INT32(1);
+	Generation *g;
 	const float *logits;
 	LlmCandidate *best;
 	LlmError err;
 
-	g->exec = GenerationExec(g->m, g->most);
-	logits = GenerationLogits(g, &V);
-	k = PG_ARGISNULL(1) ? V : PG_GETARG_INT32(1);
 	if (k < 1)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("k is %d; it must be 1 or more", k),
 						   errhint("NULL shows every token.")));
+	g = GenerationOpen(model, &prompt, &none, &eos);
+	g->exec = GenerationExec(g->m, g->most);
+	logits = GenerationLogits(g, &V);
 	k = Min(k, V);
 	best = palloc(sizeof(LlmCandidate) * k);
 	LLM_CHECK(llm_top(V, logits, k, best, SessionAllocator(), &err), &err);

@@ -22,22 +22,21 @@ PG_FUNCTION_INFO_V1(llm_logits);
 Datum
 llm_logits(PG_FUNCTION_ARGS)
 {
-	LlmInput tokens = ArrayArgument(fcinfo, 0, "tokens"), in[2];
-	LoadedModel *m = ModelOf(NameArgument(fcinfo, 1, "model"), CurrentMemoryContext);
-	int n = ForwardInputs(fcinfo, m, 0, -1, 2, in);
+	LlmInput tokens = ArrayArgument(fcinfo, 0, "tokens");
+	ForwardCall call = {fcinfo, .tokens = 0, .targets = -1, .positions = 2};
+	LoadedModel *m = ForwardModel(&call, 1);
 
-	PG_RETURN_TENSOR(
-		TapeForward(m, OutputOf(m, "logits"), in, n, "logits", PG_GETARG_DATUM(0), tokens.ndim == 1));
+	PG_RETURN_TENSOR(TapeForward(
+		m, OutputOf(m, "logits"), call.in, call.n, "logits", PG_GETARG_DATUM(0), tokens.ndim == 1));
 }
 
 PG_FUNCTION_INFO_V1(llm_loss);
 Datum
 llm_loss(PG_FUNCTION_ARGS)
 {
-	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
-	LlmInput in[3];
-	int n = ForwardInputs(fcinfo, m, 1, 2, 3, in);
-	Tensor *loss = TapeForward(m, OutputOf(m, "loss"), in, n, "loss", PG_GETARG_DATUM(1), false);
+	ForwardCall call = {fcinfo, .tokens = 1, .targets = 2, .positions = 3};
+	LoadedModel *m = ForwardModel(&call, 0);
+	Tensor *loss = TapeForward(m, OutputOf(m, "loss"), call.in, call.n, "loss", PG_GETARG_DATUM(1), false);
 
 	if (TensorNumel(loss) != 1)
 		ereport(ERROR,
@@ -101,7 +100,9 @@ WholeNumbers(const char *name, const Tensor *t)
 
 typedef struct Eval
 {
+	FunctionCallInfo fcinfo;
 	const LoadedModel *m;
+	int node;
 	LlmInput *in;
 	int n;
 } Eval;
@@ -228,17 +229,20 @@ TokensArray(const LlmInput *in, int n)
 	return (Datum) 0;
 }
 
-PG_FUNCTION_INFO_V1(llm_eval);
-Datum
-llm_eval(PG_FUNCTION_ARGS)
+/* The arguments of llm_eval, which eval->fcinfo calls. */
+static void
+EvalArguments(LoadedModel *m, void *argument)
 {
-	Eval eval = {.m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext)};
-	int node = NodeOf(eval.m, NameArgument(fcinfo, 1, "node")), n = 0, n_tensors = 0;
+	Eval *eval = argument;
+	FunctionCallInfo fcinfo = eval->fcinfo;
+	int n = 0, n_tensors = 0;
 	Jsonb *inputs = PG_ARGISNULL(2) ? NULL : (Jsonb *) DetoastWhole(PG_GETARG_DATUM(2));
 	bool object = inputs && JB_ROOT_IS_OBJECT(inputs);
 	Datum *names, *tensors;
 	bool *no_name, *no_tensor;
 
+	eval->m = m;
+	eval->node = NodeOf(m, NameArgument(fcinfo, 1, "node"));
 	if (!PG_ARGISNULL(3))
 		deconstruct_array(PG_GETARG_ARRAYTYPE_P(3), TEXTOID, -1, false, TYPALIGN_INT, &names, &no_name, &n);
 	if (!PG_ARGISNULL(4))
@@ -249,15 +253,24 @@ llm_eval(PG_FUNCTION_ARGS)
 						   errmsg("%d names are given, but %d tensors", n, n_tensors),
 						   errhint("Write ARRAY['h.0'], ARRAY[t].")));
 	/* a parameter needs no inputs */
-	if (!object && (inputs || (n == 0 && eval.m->model.graph.nodes[node].op != LLM_OP_PARAM)))
+	if (!object && (inputs || (n == 0 && m->model.graph.nodes[eval->node].op != LLM_OP_PARAM)))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("inputs must be a JSON object"),
 						   errhint("Write {\"tokens\": [[1, 2, 3]]}.")));
-	eval.in = palloc0(sizeof(LlmInput) * ((object ? JB_ROOT_COUNT(inputs) : 0) + n + 1));
+	eval->in = palloc0(sizeof(LlmInput) * ((object ? JB_ROOT_COUNT(inputs) : 0) + n + 1));
 	if (object)
-		AddJson(&eval, inputs);
+		AddJson(eval, inputs);
 	if (n > 0)
-		AddTensors(&eval, n, names, no_name, tensors, no_tensor);
-	AddPositions(&eval);
-	PG_RETURN_TENSOR(
-		TapeForward(WithInputs(&eval), node, eval.in, eval.n, "eval", TokensArray(eval.in, eval.n), false));
+		AddTensors(eval, n, names, no_name, tensors, no_tensor);
+	AddPositions(eval);
+}
+
+PG_FUNCTION_INFO_V1(llm_eval);
+Datum
+llm_eval(PG_FUNCTION_ARGS)
+{
+	Eval eval = {.fcinfo = fcinfo};
+
+	ModelChecked(NameArgument(fcinfo, 0, "model"), EvalArguments, &eval, CurrentMemoryContext);
+	PG_RETURN_TENSOR(TapeForward(
+		WithInputs(&eval), eval.node, eval.in, eval.n, "eval", TokensArray(eval.in, eval.n), false));
 }

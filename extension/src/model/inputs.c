@@ -143,6 +143,20 @@ ForwardInputs(
 	return n;
 }
 
+static void
+ReadInputs(LoadedModel *m, void *argument)
+{
+	ForwardCall *c = argument;
+
+	c->n = ForwardInputs(c->fcinfo, m, c->tokens, c->targets, c->positions, c->in);
+}
+
+LoadedModel *
+ForwardModel(ForwardCall *call, int model)
+{
+	return ModelChecked(NameArgument(call->fcinfo, model, "model"), ReadInputs, call, CurrentMemoryContext);
+}
+
 int
 VocabularySize(const LoadedModel *m)
 {

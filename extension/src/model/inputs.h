@@ -19,6 +19,16 @@ extern LlmInput ArrayArgument(FunctionCallInfo fcinfo, int n, const char *what);
  */
 extern int ForwardInputs(
 	FunctionCallInfo fcinfo, const LoadedModel *m, int tokens, int targets, int positions, LlmInput *in);
+/* The model of a call and its inputs, which are checked before weights are read; the numbers are arguments'.
+ */
+typedef struct ForwardCall
+{
+	FunctionCallInfo fcinfo;
+	int tokens, targets, positions;
+	LlmInput in[3];
+	int n;
+} ForwardCall;
+extern LoadedModel *ForwardModel(ForwardCall *call, int model);
 /* Index of a node by name; ERROR with a hint if the graph has no such node. */
 extern int NodeOf(const LoadedModel *m, const char *node);
 /* The same for a node the callers rely on ("logits", "loss"), which must be computed. */

@@ -22,15 +22,23 @@ Release(VersionedCopy *copy)
 		llm_weight_free(&m->model, i, SessionAllocator());
 }
 
-/* argument: a bool, true if the model is for training; NULL means false */
+typedef struct Loading
+{
+	bool training;
+	ModelCheck check; /* called before the weights are read; may be NULL */
+	void *argument;
+} Loading;
+
+/* argument: a Loading, whose check is NULL once it was called */
 static void
 Load(VersionedCopy *copy, bool may_share, void *argument)
 {
 	LoadedModel *m = (LoadedModel *) copy;
+	Loading *loading = argument;
 	MemoryContext caller = MemoryContextSwitchTo(copy->context);
 
 	m->name = copy->name;
-	m->model.training = argument && *(bool *) argument;
+	m->model.training = loading->training;
 	m->model.graph = *GraphRead(m->name, true);
 	if (m->model.graph.count == 0)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("there is no model \"%s\" to run", m->name),
@@ -39,6 +47,9 @@ Load(VersionedCopy *copy, bool may_share, void *argument)
 							   m->name)));
 	m->model.weights = palloc0(sizeof(LlmWeight) * m->model.graph.count);
 	MemoryContextSwitchTo(caller);
+	if (loading->check)
+		loading->check(m, loading->argument);
+	loading->check = NULL;
 	if (!may_share || !SharedWeights(&m->model, m->name, copy->version, &copy->shared))
 		ModelLoadWeights(&m->model, m->name, NULL, NULL);
 }
@@ -49,13 +60,22 @@ static const VersionedCache models = {
 LoadedModel *
 ModelOf(const char *name, MemoryContext pin)
 {
-	return (LoadedModel *) VersionedGet(&models, name, NULL, pin);
+	return ModelChecked(name, NULL, NULL, pin);
+}
+
+LoadedModel *
+ModelChecked(const char *name, ModelCheck check, void *argument, MemoryContext pin)
+{
+	Loading loading = {.check = check, .argument = argument};
+	LoadedModel *m = (LoadedModel *) VersionedGet(&models, name, &loading, pin);
+
+	if (loading.check)
+		check(m, argument);
+	return m;
 }
 
 LoadedModel *
 ModelForTraining(const char *name, MemoryContext pin)
 {
-	bool training = true;
-
-	return (LoadedModel *) VersionedLoad(&models, name, &training, pin);
+	return (LoadedModel *) VersionedLoad(&models, name, &(Loading){.training = true}, pin);
 }

@@ -20,6 +20,12 @@ typedef struct LoadedModel
  * deleted. ERROR if there is no such model, or if parameters are missing or have the wrong shape.
  */
 extern LoadedModel *ModelOf(const char *name, MemoryContext pin);
+/*
+ * ModelOf, which calls check(model, argument) before it reads weights that are not in memory: only the graph
+ * is there then, and an ERROR of a wrong argument comes at once.
+ */
+typedef void (*ModelCheck)(LoadedModel *m, void *argument);
+extern LoadedModel *ModelChecked(const char *name, ModelCheck check, void *argument, MemoryContext pin);
 /* A private copy whose weights may be changed; freed with `pin`. */
 extern LoadedModel *ModelForTraining(const char *name, MemoryContext pin);
 

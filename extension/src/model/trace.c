@@ -132,10 +132,9 @@ PG_FUNCTION_INFO_V1(llm_trace);
 Datum
 llm_trace(PG_FUNCTION_ARGS)
 {
-	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
 	bool loss = !PG_ARGISNULL(2);
-	LlmInput in[3];
-	int n = ForwardInputs(fcinfo, m, 1, loss ? 2 : -1, 3, in);
+	ForwardCall call = {fcinfo, .tokens = 1, .targets = loss ? 2 : -1, .positions = 3};
+	LoadedModel *m = ForwardModel(&call, 0);
 	int node = OutputOf(m, loss ? "loss" : "logits");
 	LlmExec *exec;
 	LlmValue value;
@@ -144,7 +143,7 @@ llm_trace(PG_FUNCTION_ARGS)
 
 	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, ContextAllocator(), &exec, &err), &err);
 	llm_exec_trace(exec);
-	LLM_CHECK(llm_exec_run(exec, in, n, &value, &err), &err);
+	LLM_CHECK(llm_exec_run(exec, call.in, call.n, &value, &err), &err);
 	run = TapeNew("trace", m->name, PG_GETARG_DATUM(1));
 	TapeWriteExec(run, m, exec, node);
 	PG_RETURN_INT64(run->run);

@@ -47,6 +47,17 @@ LossOf(const LoadedModel *m, const Batch *b, int64 *tokens)
 	return (double) value.floats[0] * (double) b->scored;
 }
 
+static int64
+MaxRowsArgument(FunctionCallInfo fcinfo, int n, int64 count)
+{
+	int64 rows = PG_ARGISNULL(n) ? count : Min(count, PG_GETARG_INT64(n));
+
+	if (rows < 1)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("max_rows is %lld; it must be 1 or more", (long long) rows)));
+	return rows;
+}
+
 /* llm_dataset_loss(model, dataset, max_rows) → (loss, tokens) */
 PG_FUNCTION_INFO_V1(llm_dataset_loss);
 Datum
@@ -55,16 +66,14 @@ llm_dataset_loss(PG_FUNCTION_ARGS)
 	const char *name = NameArgument(fcinfo, 0, "model");
 	Dataset *d =
 		DatasetOpen(TextArgument(fcinfo, 1, "dataset"), 0); /* before the weights, which take longer */
+	int64 rows = MaxRowsArgument(fcinfo, 2, d->count);
 	LoadedModel *m = ModelOf(name, CurrentMemoryContext);
-	int64 rows = PG_ARGISNULL(2) ? d->count : Min(d->count, PG_GETARG_INT64(2)), tokens = 0;
+	int64 tokens = 0;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
 	int at_once = RowsAtOnce(m);
 	double total = 0;
 
-	if (rows < 1)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("max_rows is %lld; it must be 1 or more", (long long) PG_GETARG_INT64(2))));
 	for (int64 i = 0; i < rows; i += at_once)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -121,16 +130,39 @@ NextWindows(Windows *w, int n)
 	return b;
 }
 
+typedef struct TextLoss
+{
+	FunctionCallInfo fcinfo;
+	Windows windows;
+} TextLoss;
+
+/* Sets size and stride of the windows; by default they overlap by half. */
+static void
+WindowArguments(LoadedModel *m, void *argument)
+{
+	LlmDim P = {1, "P"};
+	FunctionCallInfo fcinfo = ((TextLoss *) argument)->fcinfo;
+	Windows *w = &((TextLoss *) argument)->windows;
+
+	w->size = (int) llm_dim_value(&P, &m->model.graph.sizes);
+	w->stride = PG_ARGISNULL(2) ? Max(1, w->size / 2) : PG_GETARG_INT32(2);
+	if (w->stride < 1 || w->stride > w->size)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("stride is %d, expected 1 to %d, the positions of model \"%s\"", w->stride,
+							   w->size, m->name),
+						   errhint("It is how many tokens further the next window begins.")));
+}
+
 /* llm_text_loss(model, text, stride) → (loss, tokens) */
 PG_FUNCTION_INFO_V1(llm_text_loss);
 Datum
 llm_text_loss(PG_FUNCTION_ARGS)
 {
 	const char *name = NameArgument(fcinfo, 0, "model");
-	LlmDim P = {1, "P"};
 	LoadedModel *m;
 	MemoryContext context, caller = CurrentMemoryContext;
-	Windows w = {.size = 0};
+	TextLoss call = {.fcinfo = fcinfo};
+	Windows *w = &call.windows;
 	int64 tokens = 0;
 	double total = 0;
 	const char *string;
@@ -140,23 +172,16 @@ llm_text_loss(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(1))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("text must not be NULL")));
 	string = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	w.ids = TokenizerEncode(TokenizerOf(name, caller), string, strlen(string), false, &count);
-	w.count = (int64) count;
-	if (w.count < 2)
+	w->ids = TokenizerEncode(TokenizerOf(name, caller), string, strlen(string), false, &count);
+	w->count = (int64) count;
+	if (w->count < 2)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("the text has %lld tokens; 2 or more were expected", (long long) w.count),
+						   errmsg("the text has %lld tokens; 2 or more were expected", (long long) w->count),
 						   errhint("The first token is not predicted.")));
-	m = ModelOf(name, caller);
-	w.size = (int) llm_dim_value(&P, &m->model.graph.sizes);
-	w.stride = PG_ARGISNULL(2) ? Max(1, w.size / 2) : PG_GETARG_INT32(2);
-	if (w.stride < 1 || w.stride > w.size)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("stride is %d, expected 1 to %d, the positions of model \"%s\"", w.stride,
-							   w.size, m->name),
-						   errhint("It is how many tokens further the next window begins.")));
+	m = ModelChecked(name, WindowArguments, &call, caller);
 	context = AllocSetContextCreate(caller, "windows", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
-	while ((b = NextWindows(&w, RowsAtOnce(m)))->B > 0)
+	while ((b = NextWindows(w, RowsAtOnce(m)))->B > 0)
 	{
 		CHECK_FOR_INTERRUPTS();
 		total += LossOf(m, b, &tokens);
