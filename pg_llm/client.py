@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import cast
 
 import psycopg
@@ -293,7 +294,8 @@ class PGLLMClient:
         arguments["model"] = model or self.model
         ids = not isinstance(arguments.get("prompt", ""), str)
         if ids:
-            arguments["prompt"] = list(cast("Sequence[int]", arguments["prompt"]))
+            # not 1.5, which the cast to int[] would round
+            arguments["prompt"] = [index(id) for id in cast("Sequence[int]", arguments["prompt"])]
             del arguments["special"]  # which is about a text
         named = sql.SQL(", ").join(
             sql.SQL("{} => {}::int[]" if ids and name == "prompt" else "{} => {}").format(

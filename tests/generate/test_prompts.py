@@ -96,3 +96,6 @@ def test_the_client(m):
     assert client.beam_search(IDS, 2, max_tokens=3) == client.beam_search(TEXT, 2, max_tokens=3, special=True)
     (sample,) = client.generate_batch(TEXT, special=True, **arguments)
     assert sample.text == client.generate(IDS, **arguments)
+    for call in (client.generate, client.next_tokens, client.beam_search):
+        with pytest.raises(TypeError, match="float"):  # not rounded to another token
+            call([token + 0.4 for token in IDS])
