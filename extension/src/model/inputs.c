@@ -4,6 +4,7 @@
 
 #include "utils/array.h"
 
+#include "src/base/arguments.h"
 #include "src/base/errors.h"
 #include "src/base/memory.h"
 #include "src/tensor/tensor.h"
