@@ -35,6 +35,8 @@ _OTHERS = [
     "trainable_token_indices", "layer_replication", "arrow_config", "kasa_config", "monteclora_config",
     "velora_config",
 ]  # fmt: skip
+# init_lora_weights that leave the base as it is; others (pissa, olora …) change it when PEFT loads.
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal")
 _MERGE = "PEFT's merge_and_unload() makes an ordinary checkpoint of it, which load_model reads"
 
 
@@ -81,6 +83,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{path}: {setting} is {json.dumps(config[setting])}; expected LoRA without it; {_MERGE}"
             )
+    init = config.get("init_lora_weights")
+    if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
+        raise CheckpointError(
+            f"{path}: init_lora_weights is {json.dumps(init)}, which may change the base's weights; "
+            f"expected true, false or one of {', '.join(_PLAIN_INITS)}; {_MERGE}"
+        )
     return config
 
 

@@ -170,6 +170,7 @@ def test_a_change_of_the_scale_is_a_change_of_a_row(base, folder):
 REFUSED = {
     "use_dora": ({"use_dora": True}, "use_dora is true"),
     "lora_bias": ({"lora_bias": True, "fan_in_fan_out": False}, "lora_bias is true"),
+    "pissa": ({"init_lora_weights": "pissa", "target_modules": ["c_attn"]}, 'init_lora_weights is "pissa"'),
 }
 
 
