@@ -124,12 +124,19 @@ def _read_gguf(file: Path, checkpoint: Checkpoint, stack: contextlib.ExitStack) 
         shape = tuple(int(n) for n in tensor.shape)  # the fastest dimension first
 
         def load(tensor=tensor, turned=turned):
-            values = dequantize(tensor.data, tensor.tensor_type)
+            try:
+                values = dequantize(tensor.data, tensor.tensor_type)
+            except NotImplementedError as error:
+                raise CheckpointError(
+                    f'{file}: tensor "{tensor.name}" is {tensor.tensor_type.name}, which the package '
+                    "gguf cannot convert; write the file as F32, F16, BF16 or Q8_0"
+                ) from error
             return values.T if turned else values
 
         checkpoint.tensors.append(Tensor(name, "F32", shape if turned else shape[::-1], load))
     keys = {"n_head": "attention.head_count", "layer_norm_epsilon": "attention.layer_norm_epsilon"}
-    keys |= {"n_positions": "context_length", "n_embd": "embedding_length", "n_layer": "block_count"}
+    keys |= {"n_inner": "feed_forward_length", "n_positions": "context_length"}
+    keys |= {"n_embd": "embedding_length", "n_layer": "block_count"}
     found = {key: facts[f"gpt2.{name}"] for key, name in keys.items() if f"gpt2.{name}" in facts}
     # A float32 in the file: 1e-05 is read as 9.999999747e-06.
     config = {

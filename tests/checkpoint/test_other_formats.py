@@ -56,7 +56,7 @@ def pg_gpt2(weights) -> bytes:
     return out.getvalue()
 
 
-def gguf_file(path, weights, kind="F32", architecture="gpt2", head=False):
+def gguf_file(path, weights, kind="F32", architecture="gpt2", head=False, dims=DIMS):
     """As llama.cpp converts GPT-2: vectors float32, matrices (out,in) of the kind."""
     gguf = pytest.importorskip("gguf")
     names = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm", "lm_head": "output"}
@@ -68,7 +68,7 @@ def gguf_file(path, weights, kind="F32", architecture="gpt2", head=False):
     }
     names |= {"mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
     writer = gguf.GGUFWriter(path, architecture)
-    v, t, c, layers, f = DIMS
+    v, t, c, layers, f = dims
     writer.add_block_count(layers)
     writer.add_context_length(t)
     writer.add_embedding_length(c)
@@ -169,6 +169,28 @@ def test_gguf(conn, tmp_path, model, kind):
         error = 0 if exact else {"F16": 2**-11, "BF16": 2**-8, "Q8_0": 1 / 250}[kind] * abs(array).max()
         assert abs(got[name] - array).max() <= error
         assert exact or abs(got[name] - array).max() > 0
+
+
+def test_gguf_of_another_width(conn, tmp_path, model):
+    dims = (50, 7, 32, 2, 96)
+    pg_llm.load_model(conn, gguf_file(tmp_path / "gpt2.gguf", gpt2(dims), dims=dims), model, progress=False)
+    assert same(stored(conn, model), gpt2(dims)) and config_of(conn, model)[3] == 96
+
+
+def test_gguf_of_a_type_that_the_package_cannot_convert(conn, tmp_path, model):
+    gguf = pytest.importorskip("gguf")
+    path = tmp_path / "gpt2.gguf"
+    writer = gguf.GGUFWriter(path, "gpt2")
+    writer.add_head_count(HEADS)
+    for name, array in gpt2(DIMS).items():
+        stem = {"wte.weight": "token_embd.weight", "wpe.weight": "position_embd.weight"}.get(name, name)
+        writer.add_tensor(stem, array.astype(np.float64).T if array.ndim == 2 and stem == name else array)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    with pytest.raises(CheckpointError, match='gpt2.gguf: tensor ".*" is F64, which .* gguf cannot convert'):
+        pg_llm.load_model(conn, path, model, progress=False)
+    assert not stored(conn, model)
 
 
 def test_other_gguf(tmp_path, monkeypatch):
