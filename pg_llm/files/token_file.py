@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 
 from pg_llm import catalog
 from pg_llm.errors import KitError
+from pg_llm.files.formats import describe
 
 PIECE = 1 << 20
+_TEXT = re.compile(rb"[\t\n\r -~]{32,}")  # as ids, all above 2000
 _HEADER = 256  # int32 values at the beginning of llm.c's files
 # The first two of them, and the type of an id.
 _LLMC = {(20240520, 1): "<u2", (20240801, 7): "<u4"}
@@ -42,6 +45,17 @@ def read(
     (largest,) = cursor.execute(catalog.qualified(cursor.connection, query), {"name": tokenizer}).fetchone()
     path = Path(source)
     ids = stored_ids(path)
+    # uint32 read as uint16 is ids and their upper halves in turn
+    if (
+        path.suffix == ".bin"
+        and ids.itemsize == 2
+        and len(ids) >= 64
+        and ids[1 : 2 * PIECE : 2].max() <= largest >> 16
+    ):
+        raise KitError(
+            f"{path}: every second id is at most {largest >> 16}, as of uint32 or int64 ids read as uint16; "
+            "write the file as uint16, or as .npy, which states its type: numpy.save"
+        )
     whole = ids[:-1] if len(ids) and ids[-1] == end else ids
     for start in range(0, len(whole), PIECE):
         piece = whole[start : start + PIECE]
@@ -63,6 +77,8 @@ def stored_ids(path: Path) -> np.ndarray:
     """
     try:
         if path.suffix == ".npy":
+            if not _start(path).startswith(b"\x93NUMPY"):
+                raise KitError(f"{path} is {describe(path) or 'no array'}; expected a .npy array of ids")
             ids = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
             ids = _bin(path)
@@ -75,6 +91,11 @@ def stored_ids(path: Path) -> np.ndarray:
     return ids
 
 
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(512)
+
+
 def _bin(path: Path) -> np.ndarray:
     size = path.stat().st_size
     header = np.fromfile(path, "<i4", _HEADER)
@@ -83,6 +104,8 @@ def _bin(path: Path) -> np.ndarray:
         raise KitError(f"{path} is a file of llm.c with {_OTHER[magic]}, expected tokens")
     kind = _LLMC.get((magic, version))
     if kind is None:
+        if _TEXT.fullmatch(_start(path)):
+            raise KitError(f"{path} is {describe(path) or 'text'}; expected uint16 ids")
         if size % 2:
             raise KitError(f"{path} has {size} bytes, which are no whole number of uint16 ids")
         return np.memmap(path, "<u2", "r") if size else np.empty(0, np.uint16)

@@ -291,6 +291,13 @@ def test_files_of_ids_that_are_refused(conn, tmp_path):
     refused("has 1028 bytes, expected 1030 for its 3 tokens")
     path.write_bytes(np.array([20240326, 3] + [0] * 254, "<i4").tobytes())
     refused("is a file of llm.c with weights, which load_model reads, expected tokens")
+    for kind in ("<u4", "<i8"):
+        path.write_bytes(np.arange(1, 101).astype(kind).tobytes())
+        refused(
+            "every second id is at most 0, as of uint32 or int64 ids read as uint16; write the file as uint16"
+        )
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    refused("is a Git LFS pointer, .*; expected uint16 ids")
     path = tmp_path / "ids.npy"
     for wrong, match in [(np.zeros((2, 2), int), r"shape \(2, 2\)"), (np.zeros(2), "an array of float64")]:
         np.save(path, wrong)
@@ -299,6 +306,8 @@ def test_files_of_ids_that_are_refused(conn, tmp_path):
     refused("id -1 at position 1")
     np.save(path, np.array([{}]), allow_pickle=True)
     refused("cannot read .*ids.npy")
+    path.write_bytes(b"\x80\x04K\x01.")
+    refused("is a Python pickle, which can contain code and is not opened; expected a .npy array of ids")
 
 
 def test_patterns_are_in_order(tmp_path):
