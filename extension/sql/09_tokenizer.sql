@@ -216,6 +216,8 @@ DECLARE
     merges text := coalesce(given ->> 'merges.txt', given ->> 'vocab.bpe');
     file jsonb;
     config @extschema@.llm_bpe_config;
+    named CONSTANT jsonb := @extschema@._llm_tokenizer_added((given ->> 'added_tokens.json')::jsonb,
+        (given ->> 'special_tokens_map.json')::jsonb, (given ->> 'tokenizer_config.json')::jsonb);
     added jsonb;
 BEGIN
     IF given ? 'tokenizer.json' THEN
@@ -226,13 +228,17 @@ BEGIN
                 coalesce(m ->> 0, '') || ' ' || coalesce(m ->> 1, '') || coalesce(' ' || (m ->> 2), '')
                 ELSE m #>> '{}' END, E'\n' ORDER BY n) INTO merges
             FROM jsonb_array_elements(file #> '{model,merges}') WITH ORDINALITY AS t (m, n);
-        added := file -> 'added_tokens';
+        -- transformers adds those that tokenizer.json does not have
+        SELECT coalesce(file -> 'added_tokens', '[]') || coalesce(jsonb_agg(t ORDER BY t -> 'id'), '[]')
+            INTO added FROM jsonb_array_elements(named) AS t
+            WHERE t ? 'id' AND NOT vocab::jsonb ? (t ->> 'content')
+                AND (file -> 'added_tokens' @> jsonb_build_array(jsonb_build_object('content', t -> 'content')))
+                    IS NOT TRUE;
     ELSIF vocab IS NULL THEN
         RAISE EXCEPTION 'there is no tokenizer.json and no vocab.json' USING ERRCODE = 'undefined_file',
             HINT = 'A tokenizer is a tokenizer.json, or vocab.json and merges.txt (encoder.json and vocab.bpe).';
     ELSE
-        added := @extschema@._llm_tokenizer_added((given ->> 'added_tokens.json')::jsonb,
-            (given ->> 'special_tokens_map.json')::jsonb, (given ->> 'tokenizer_config.json')::jsonb);
+        added := named;
     END IF;
     PERFORM @extschema@.pg_llm_load_bpe(convert_to(vocab, 'UTF8'), convert_to(merges, 'UTF8'), model, truncate);
     IF config.pattern <> 'gpt2' OR config.ignore_merges OR config.normalizer IS NOT NULL THEN

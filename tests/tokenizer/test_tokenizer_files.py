@@ -259,6 +259,29 @@ def test_what_is_refused_says_its_name(conn, tmp_path, change, message):
     assert encode(conn, "abb") == [2, 1]
 
 
+@pytest.mark.slow
+def test_tokens_that_tokenizer_json_lacks(conn, gpt2, tmp_path):
+    """transformers adds them: of added_tokens.json, and of tokenizer_config.json."""
+    transformers = pytest.importorskip("transformers")
+    oracle = made(gpt2)
+    oracle.add_tokens(["<old>"])
+    oracle.save(str(tmp_path / "tokenizer.json"))
+    stated = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "[PAD]",
+        "added_tokens_decoder": {"50258": {"content": "[PAD]", "special": True, **stated}},
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<old>": 50257, "[PAD]": 50258}))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path).backend_tokenizer
+    assert pg_llm.load_tokenizer(conn, tmp_path, model="t") == 50259
+    same(conn, theirs, ["<old>[PAD] a", "[PAD", *texts(8, 50, (*ALPHABET, "<old>", "[PAD]"))])
+    special = "SELECT token FROM llm_bpe_vocab WHERE model = 't' AND special"
+    assert ("[PAD]",) in conn.execute(special).fetchall()
+
+
 def test_other_files(conn, tmp_path):
     with pytest.raises(KitError, match="has no tokenizer.json and no vocab.json or encoder.json"):
         pg_llm.load_tokenizer(conn, tmp_path, model="t")
