@@ -50,7 +50,8 @@ def test_functions_have_the_names_and_arguments_of_the_contract(conn):
             callable_so.append(given[: len(arguments)] == arguments and enough)
         assert sum(callable_so) == 1, name
     for function in ("llm_generate", "llm_generate_stream"):
-        query = "SELECT pg_get_function_arguments(%s::regproc)"
+        query = "SELECT pg_get_function_arguments(oid) FROM pg_proc WHERE proname = %s"
+        query += " AND proargtypes[0] = 'text'::regtype"
         arguments = conn.execute(query, [function]).fetchone()[0].split(", ")
         for argument in (
             "temperature double precision DEFAULT 1.0",
