@@ -142,8 +142,8 @@ def cut(text: str, limit: int, whole: Collection[str] = ()) -> int:
     """The last position below limit at which each tokenizer's pattern starts a new piece; 0: none.
 
     Text cut there has the same tokens as the whole: before a space or a tab that follows another character,
-    after the last of newlines, or between an ASCII letter or digit and another ASCII character; and not
-    inside a text of `whole`, the tokens that are found as they are.
+    after a newline that stands alone, or between an ASCII letter or digit and another ASCII character; and
+    not inside a text of `whole`, the tokens that are found as they are.
 
     >>> cut("one two three", 13)
     7
@@ -152,7 +152,7 @@ def cut(text: str, limit: int, whole: Collection[str] = ()) -> int:
         before, after = text[at - 1], text[at]
         if (
             (after in " \t" and not before.isspace())
-            or (before in "\n\r" and not after.isspace())
+            or (before in "\n\r" and not after.isspace() and not text[at - 2 : at - 1].isspace())
             or (_WORD.match(before) and after < "\x80" and not _WORD.match(after))
         ) and not any(text.find(w, max(0, at - len(w) + 1), at + len(w) - 1) >= 0 for w in whole):
             return at

@@ -250,13 +250,13 @@ def refuse_if_streaming(conn: psycopg.Connection) -> None:
     lock."""
     if threading.current_thread() is not threading.main_thread():
         return
-    if conn.lock.locked() and _half_read(conn):
-        raise KitError(
-            "the rows of a cursor.stream() on this connection are read half; read them to the end, call "
-            "their .close(), or use another connection: pg_llm.connect()"
-        )
     if _streams.get(conn, 0):
         raise KitError(
             "a stream is still open on this connection; read it to its end, call its .close(), "
             "or use another connection: pg_llm.connect()"
+        )
+    if conn.lock.locked() and _half_read(conn):
+        raise KitError(
+            "the rows of a cursor.stream() on this connection are read half; read them to the end, call "
+            "their .close(), or use another connection: pg_llm.connect()"
         )
