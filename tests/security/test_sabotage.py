@@ -298,6 +298,7 @@ def test_each_column(m):
 
 
 VIEWS = (
+    "llm_param_row, llm_param_resolved, llm_lora, "
     "llm_tensor, llm_tape_named, llm_op_cost, llm_activation, llm_gradient, llm_param_gradient, "
     "llm_attention_map"
 )

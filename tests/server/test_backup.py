@@ -423,6 +423,8 @@ def test_a_backup_of_another_build(source, tmp_path):
         conn.execute("CREATE TABLE llm_before (t tensor, n int); ALTER EXTENSION pg_llm ADD TABLE llm_before")
         conn.execute("INSERT INTO llm_before VALUES ('[1]', 2)")
         conn.execute("ALTER TABLE llm_checkpoint_param ALTER COLUMN name TYPE varchar(90)")
+        for view in ("llm_param_row", "llm_param_resolved"):
+            conn.execute(f"ALTER EXTENSION pg_llm DROP VIEW {view}; DROP VIEW {view}")
         conn.execute("ALTER TABLE llm_param ALTER COLUMN step TYPE int")
         conn.execute(
             "UPDATE llm_op SET formula = 'older' WHERE op = 'add'; DELETE FROM llm_op WHERE op = 'sub'"
