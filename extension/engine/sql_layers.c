@@ -30,17 +30,42 @@ llm_layernorm_shape(
 	return LLM_OK;
 }
 
+static LlmCode
+check_sequence(const char *layer, const LlmShape *x, LlmError *err)
+{
+	if (x->ndim == 2 || x->ndim == 3)
+		return LLM_OK;
+	llm_fail(err, LLM_SHAPE, "%s: x has shape %s", layer, llm_shape_text(x->ndim, x->dims).s);
+	return llm_hint(err, "x is (T,C), positions by channels, or (B,T,C), a batch of them.");
+}
+
+/* The four weights of a layer over x; the hint says which shapes they have. */
+static LlmCode
+check_weights(const char *layer, const char *const names[4], const LlmShape *x, const LlmShape weights[4],
+	const LlmShape wanted[4], const char *hint, LlmError *err)
+{
+	for (int i = 0; i < 4; i++)
+	{
+		if (weights[i].ndim == wanted[i].ndim &&
+			memcmp(weights[i].dims, wanted[i].dims, sizeof(int) * wanted[i].ndim) == 0)
+			continue;
+		llm_fail(err, LLM_SHAPE, "%s: %s has shape %s, x %s requires %s", layer, names[i],
+			llm_shape_text(weights[i].ndim, weights[i].dims).s, llm_shape_text(x->ndim, x->dims).s,
+			llm_shape_text(wanted[i].ndim, wanted[i].dims).s);
+		return llm_hint(err, "%s", hint);
+	}
+	return LLM_OK;
+}
+
 LlmCode
 llm_attention_shape(const LlmShape *x, const LlmShape weights[4], int NH, LlmError *err)
 {
 	static const char *const names[4] = {"w_qkv", "b_qkv", "w_o", "b_o"};
 	int C = x->ndim > 0 ? x->dims[x->ndim - 1] : 0;
+	LlmCode code = check_sequence("attention", x, err);
 
-	if (x->ndim < 2 || x->ndim > 3)
-	{
-		llm_fail(err, LLM_SHAPE, "attention: x has shape %s", llm_shape_text(x->ndim, x->dims).s);
-		return llm_hint(err, "x is (T,C), positions by channels, or (B,T,C), a batch of them.");
-	}
+	if (code != LLM_OK)
+		return code;
 	if (NH < 1 || C < 1 || C % NH != 0)
 	{
 		llm_fail(err, LLM_INVALID, "attention: %d heads do not divide the %d channels of x %s", NH, C,
@@ -49,19 +74,9 @@ llm_attention_shape(const LlmShape *x, const LlmShape weights[4], int NH, LlmErr
 	}
 	if (C > INT32_MAX / 3)
 		return llm_fail(err, LLM_LIMIT, "attention: %d channels are too many", C);
-	for (int i = 0; i < 4; i++)
-	{
-		LlmShape wanted[4] = {{2, {C, 3 * C}}, {1, {3 * C}}, {2, {C, C}}, {1, {C}}};
-
-		if (weights[i].ndim == wanted[i].ndim &&
-			memcmp(weights[i].dims, wanted[i].dims, sizeof(int) * wanted[i].ndim) == 0)
-			continue;
-		llm_fail(err, LLM_SHAPE, "attention: %s has shape %s, x %s requires %s", names[i],
-			llm_shape_text(weights[i].ndim, weights[i].dims).s, llm_shape_text(x->ndim, x->dims).s,
-			llm_shape_text(wanted[i].ndim, wanted[i].dims).s);
-		return llm_hint(err, "Weights are (in, out): w_qkv (C,3*C), b_qkv (3*C), w_o (C,C), b_o (C).");
-	}
-	return LLM_OK;
+	return check_weights("attention", names, x, weights,
+		(LlmShape[4]){{2, {C, 3 * C}}, {1, {3 * C}}, {2, {C, C}}, {1, {C}}},
+		"Weights are (in, out): w_qkv (C,3*C), b_qkv (3*C), w_o (C,C), b_o (C).", err);
 }
 
 LlmCode
@@ -69,24 +84,13 @@ llm_mlp_shape(const LlmShape *x, const LlmShape weights[4], LlmError *err)
 {
 	static const char *const names[4] = {"w_fc", "b_fc", "w_proj", "b_proj"};
 	int C = x->ndim > 0 ? x->dims[x->ndim - 1] : 0, F = weights[1].ndim == 1 ? weights[1].dims[0] : 4 * C;
-	LlmShape wanted[4] = {{2, {C, F}}, {1, {F}}, {2, {F, C}}, {1, {C}}};
+	LlmCode code = check_sequence("mlp", x, err);
 
-	if (x->ndim < 2 || x->ndim > 3)
-	{
-		llm_fail(err, LLM_SHAPE, "mlp: x has shape %s", llm_shape_text(x->ndim, x->dims).s);
-		return llm_hint(err, "x is (T,C), positions by channels, or (B,T,C), a batch of them.");
-	}
-	for (int i = 0; i < 4; i++)
-	{
-		if (weights[i].ndim == wanted[i].ndim &&
-			memcmp(weights[i].dims, wanted[i].dims, sizeof(int) * wanted[i].ndim) == 0)
-			continue;
-		llm_fail(err, LLM_SHAPE, "mlp: %s has shape %s, x %s requires %s", names[i],
-			llm_shape_text(weights[i].ndim, weights[i].dims).s, llm_shape_text(x->ndim, x->dims).s,
-			llm_shape_text(wanted[i].ndim, wanted[i].dims).s);
-		return llm_hint(err, "Weights are (in, out): w_fc (C,F), b_fc (F), w_proj (F,C), b_proj (C).");
-	}
-	return LLM_OK;
+	if (code != LLM_OK)
+		return code;
+	return check_weights("mlp", names, x, weights,
+		(LlmShape[4]){{2, {C, F}}, {1, {F}}, {2, {F, C}}, {1, {C}}},
+		"Weights are (in, out): w_fc (C,F), b_fc (F), w_proj (F,C), b_proj (C).", err);
 }
 
 /* Copies an intermediate result to the caller, if all went well so far. */

@@ -188,6 +188,17 @@ pg_llm_cross_entropy_backward_row(PG_FUNCTION_ARGS)
 	return CrossEntropyBackward(PG_GETARG_DATUM(0), &target, 1);
 }
 
+/* The values of these arguments, and a gradient of the shape of each, not initialised. */
+static void
+LayerValues(FunctionCallInfo fcinfo, Tensor *in[5], Tensor *out[5])
+{
+	for (int i = 0; i < 5; i++)
+	{
+		in[i] = PG_GETARG_TENSOR_REST(i, in[i]);
+		out[i] = TensorNew(in[i]->ndim, in[i]->dims);
+	}
+}
+
 /* (dx, dw_qkv, db_qkv, dw_o, db_o) from the gradient of the layer's result */
 Datum
 pg_llm_attention_backward(PG_FUNCTION_ARGS)
@@ -199,21 +210,12 @@ pg_llm_attention_backward(PG_FUNCTION_ARGS)
 	LlmError err = {0};
 	int n_head = PG_GETARG_INT32(6), batch, T, C;
 
-	for (int i = 0; i < 5; i++)
-	{
-		in[i] = PG_GETARG_TENSOR_SHAPE(i);
-		shape[i].ndim = in[i]->ndim;
-		memcpy(shape[i].dims, in[i]->dims, sizeof(int) * in[i]->ndim);
-	}
+	LayerShapes(fcinfo, in, shape);
 	LLM_CHECK(llm_attention_shape(&shape[0], shape + 1, n_head, &err), &err);
 	CheckShape("attention_backward", "grad_output", dy, "x", in[0]->ndim, in[0]->dims);
 	CheckRow(5, in);
 	dy = PG_GETARG_TENSOR_REST(5, dy);
-	for (int i = 0; i < 5; i++)
-	{
-		in[i] = PG_GETARG_TENSOR_REST(i, in[i]);
-		out[i] = TensorNew(in[i]->ndim, in[i]->dims);
-	}
+	LayerValues(fcinfo, in, out);
 	batch = in[0]->ndim == 3 ? in[0]->dims[0] : 1;
 	T = in[0]->dims[in[0]->ndim - 2];
 	C = in[0]->dims[in[0]->ndim - 1];
@@ -237,21 +239,12 @@ pg_llm_mlp_backward(PG_FUNCTION_ARGS)
 	LlmError err = {0};
 	int C, F;
 
-	for (int i = 0; i < 5; i++)
-	{
-		in[i] = PG_GETARG_TENSOR_SHAPE(i);
-		shape[i].ndim = in[i]->ndim;
-		memcpy(shape[i].dims, in[i]->dims, sizeof(int) * in[i]->ndim);
-	}
+	LayerShapes(fcinfo, in, shape);
 	LLM_CHECK(llm_mlp_shape(&shape[0], shape + 1, &err), &err);
 	CheckShape("mlp_backward", "dy", dy, "x", in[0]->ndim, in[0]->dims);
 	CheckRow(5, in);
 	dy = PG_GETARG_TENSOR_REST(5, dy);
-	for (int i = 0; i < 5; i++)
-	{
-		in[i] = PG_GETARG_TENSOR_REST(i, in[i]);
-		out[i] = TensorNew(in[i]->ndim, in[i]->dims);
-	}
+	LayerValues(fcinfo, in, out);
 	C = in[0]->dims[in[0]->ndim - 1];
 	F = in[2]->dims[0];
 	w = (LlmMlpWeights){TENSOR_DATA(in[1]), TENSOR_DATA(in[2]), TENSOR_DATA(in[3]), TENSOR_DATA(in[4])};

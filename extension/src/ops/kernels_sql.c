@@ -164,6 +164,17 @@ pg_llm_cross_entropy_row(PG_FUNCTION_ARGS)
 	return CrossEntropy(PG_GETARG_DATUM(0), &target, 1);
 }
 
+void
+LayerShapes(FunctionCallInfo fcinfo, Tensor *in[5], LlmShape shape[5])
+{
+	for (int i = 0; i < 5; i++)
+	{
+		in[i] = PG_GETARG_TENSOR_SHAPE(i);
+		shape[i].ndim = in[i]->ndim;
+		memcpy(shape[i].dims, in[i]->dims, sizeof(int) * in[i]->ndim);
+	}
+}
+
 Datum
 pg_llm_attention(PG_FUNCTION_ARGS)
 {
@@ -175,12 +186,7 @@ pg_llm_attention(PG_FUNCTION_ARGS)
 	int batch, T, C;
 	Tensor *out;
 
-	for (int i = 0; i < 5; i++)
-	{
-		in[i] = PG_GETARG_TENSOR_SHAPE(i);
-		shape[i].ndim = in[i]->ndim;
-		memcpy(shape[i].dims, in[i]->dims, sizeof(int) * in[i]->ndim);
-	}
+	LayerShapes(fcinfo, in, shape);
 	LLM_CHECK(llm_attention_shape(&shape[0], shape + 1, n_head, &err), &err);
 	for (int i = 0; i < 5; i++)
 		in[i] = PG_GETARG_TENSOR_REST(i, in[i]);

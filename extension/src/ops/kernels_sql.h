@@ -6,6 +6,7 @@
 
 #include "fmgr.h"
 
+#include "engine/sql_layers.h"
 #include "kernels/kernels.h"
 #include "src/tensor/tensor.h"
 
@@ -40,5 +41,7 @@ extern void GradClip(int64 n, const float *x, double clip, float *out);
 extern Tensor *RecordedAttention(Tensor *const in[5], int n_head, bool causal);
 /* The n-th argument, or if NULL a number from random(). */
 extern uint64 SeedArgument(FunctionCallInfo fcinfo, int n);
+/* The headers of the first five arguments, x and a layer's four weights, and their shapes. */
+extern void LayerShapes(FunctionCallInfo fcinfo, Tensor *in[5], LlmShape shape[5]);
 
 #endif
