@@ -147,11 +147,8 @@ BEGIN
         RAISE EXCEPTION 'pooling is "%"; it must be mean, max, first, last or none', left(pooling, 100)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'none returns the vectors of all tokens, (T,C).';
     END IF;
-    SELECT c.n_layer INTO layers FROM @extschema@.llm_model_config AS c WHERE c.model = model;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no model "%"', left(model, 100) USING ERRCODE = 'undefined_object',
-            HINT = 'SELECT model FROM llm_model_config lists the models.';
-    ELSIF layer < -layers - 1 OR layer > layers THEN
+    layers := (@extschema@.llm_get_model_config(model)).n_layer;
+    IF layer < -layers - 1 OR layer > layers THEN
         RAISE EXCEPTION 'layer is %; model "%" has 0, its embedding, to %', layer, model, layers
             USING ERRCODE = 'invalid_parameter_value', HINT = '-1 is the last one, after the final layer norm.';
     ELSIF layer < 0 THEN

@@ -145,10 +145,8 @@ CREATE FUNCTION _llm_check_model(model text) RETURNS void
 BEGIN
     IF model IS NULL THEN
         RAISE EXCEPTION 'model must not be NULL' USING ERRCODE = 'null_value_not_allowed';
-    ELSIF NOT EXISTS (SELECT FROM @extschema@.llm_model_config AS c WHERE c.model = model) THEN
-        RAISE EXCEPTION 'there is no model "%"', left(model, 100) USING ERRCODE = 'undefined_object',
-            HINT = 'SELECT model FROM llm_model_config lists the models.';
     END IF;
+    PERFORM @extschema@.llm_get_model_config(model);
 END $$;
 COMMENT ON FUNCTION _llm_check_model(text) IS 'Raises an error if there is no such model';
 
