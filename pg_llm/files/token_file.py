@@ -38,11 +38,8 @@ def read(
 
     Errors: KitError if the file is damaged, or holds an id that the tokenizer does not have.
     """
-    query = (
-        "SELECT max(token_id) FROM {0}.llm_bpe_vocab WHERE model IN (%(name)s, "
-        "(SELECT c.tokenizer FROM {0}.llm_model_config AS c WHERE c.model = %(name)s))"
-    )
-    (largest,) = cursor.execute(catalog.qualified(cursor.connection, query), {"name": tokenizer}).fetchone()
+    query = "SELECT max(token_id) FROM {0}.llm_bpe_vocab WHERE model = {0}.llm_tokenizer(%s)"
+    (largest,) = cursor.execute(catalog.qualified(cursor.connection, query), [tokenizer]).fetchone()
     path = Path(source)
     ids = stored_ids(path)
     # uint32 read as uint16 is ids and their upper halves in turn
