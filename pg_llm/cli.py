@@ -592,7 +592,7 @@ def course_strip():
 @click.option("--roster", type=click.File(), help="The class: a file with one role a line.")
 @click.option("--by-student", is_flag=True, help="A row for each student, with points and their sum.")
 def course_gradebook(file, only, roster, by_student):
-    """Write a CSV file: a row for each student and exercise, whoever has not tried it included.
+    """Write a CSV file: a row for each student and exercise, also without an attempt.
 
     Columns: student, exercise, title, points, out_of, score (the best), tries, minutes, date. The minutes
     run from the first try to the first right answer; a cell that was run blank starts no clock. The students
