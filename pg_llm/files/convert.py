@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import zipfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -44,18 +46,27 @@ def convert(source: str | Path, output: str | Path, *, revision: str | None = No
     with open_checkpoint(source) as checkpoint:
         tensors = _weights(source, checkpoint)
         tensors, config = _with_biases(tensors, checkpoint.config)
-        part = output.with_name(f"{output.name}.{os.getpid()}.tmp")
-        try:
-            bar = progress_bar((tensor for _, tensor in tensors), output.name)
-            with part.open("xb") as file, bar:
-                writers[output.suffix](file, tensors, config, bar)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(output)
-        except OSError as error:
-            raise CheckpointError(f"{output}: {error.strerror or error}") from error
-        finally:
-            part.unlink(missing_ok=True)
+        bar = progress_bar((tensor for _, tensor in tensors), output.name)
+        with replacing(output) as part, part.open("xb") as file, bar:
+            writers[output.suffix](file, tensors, config, bar)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place at the end, or is deleted after an error.
+
+    Errors: CheckpointError for those of the system.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _weights(source: Path, checkpoint: Checkpoint) -> list[tuple[str, Tensor]]:

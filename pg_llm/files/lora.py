@@ -7,9 +7,7 @@ the prefix; this module reads and writes the two files of an adapter's folder.
 from __future__ import annotations
 
 import json
-import os
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from psycopg.rows import tuple_row
 
 from pg_llm import catalog
 from pg_llm.files.checkpoint import Checkpoint, CheckpointError, Tensor, open_checkpoint
-from pg_llm.files.convert import save_safetensors
+from pg_llm.files.convert import replacing, save_safetensors
 from pg_llm.files.importer import Imported, copy_params
 from pg_llm.files.layout import is_buffer, plain_name, transposed
 
@@ -207,8 +205,10 @@ def save_adapter(
         arrays[peft.removesuffix("bias") + "base_layer.bias" if name in in_lora else peft] = array
     config = _config(loras, bias, saved, base)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / _WEIGHTS[0], partial(save_safetensors, arrays=arrays))
-    _replace(folder / _CONFIG, lambda path: path.write_text(json.dumps(config, indent=2)))
+    with replacing(folder / _WEIGHTS[0]) as part:
+        save_safetensors(part, arrays)
+    with replacing(folder / _CONFIG) as part:
+        part.write_text(json.dumps(config, indent=2))
 
 
 def _own(model: str, own: list[str], every: set[str], modules: set[str]) -> tuple[str, list[str]]:
@@ -258,14 +258,3 @@ def _config(loras: list, bias: str, saved: list[str], base: str | None) -> dict[
 
 def _exceptions(values: dict[str, Any], usual: Any) -> dict[str, Any]:
     return {module: value for module, value in values.items() if value != usual}
-
-
-def _replace(path: Path, write) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        write(part)
-        part.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
