@@ -61,7 +61,12 @@ def test_the_client(odd):
     client = pg_llm.PGLLMClient(odd, "classroom-1")
     for name, method in inspect.getmembers(client, inspect.ismethod):
         if not name.startswith("_"):
-            result = method("It was") if "prompt" in inspect.signature(method).parameters else method()
+            given = [
+                value
+                for parameter, value in (("prompt", "It was"), ("prompts", ["It was"]))
+                if parameter in inspect.signature(method).parameters
+            ]
+            result = method(*given)
             assert len(list(result)) or name == "train_log", name
 
 

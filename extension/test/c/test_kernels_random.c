@@ -149,7 +149,7 @@ dropout(void)
 		CHECK(got[i] == 0);
 	CHECK_OK(llm_dropout(&stream, 0.5f, true, 0, x, got, &err), err);
 	CHECK_FAILS(llm_dropout(&stream, 1.5f, true, n, x, got, &err), LLM_INVALID, "1.5", err);
-	CHECK_FAILS(llm_dropout(&stream, NAN, true, n, x, got, &err), LLM_INVALID, "nan", err);
+	CHECK_FAILS(llm_dropout(&stream, NAN, true, n, x, got, &err), LLM_INVALID, "NaN", err);
 	free(x);
 	free(want);
 	free(got);
