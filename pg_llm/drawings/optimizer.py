@@ -1,0 +1,79 @@
+"""Drawings of AdamW: what a running mean remembers, and one step of a row of llm_param."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pg_llm.drawings.svg import BLUE, GREY, ORANGE, Drawing
+
+
+def memory(beta: float = 0.9, steps: Sequence[int] = (1, 3, 10, 30)) -> Drawing:
+    """How much each past gradient counts in the running mean m after some steps, and what that adds up to."""
+    sums = {t: 1 - beta**t for t in steps}
+    told = "; ".join(f"after {t} step{'s' * (t > 1)} {s:.2f}" for t, s in sums.items())
+    panel, top, base, tall = 178, 62, 190, 110
+    drawing = Drawing(
+        panel * len(steps) + 40, 250,
+        f"The shares of the past gradients in a running mean with beta {beta:g}, newest on the right, as bars. "
+        f"The newest has {1 - beta:.2g}, each older one {beta:g} times the next. They add up to: {told}. "
+        "The rest is the 0 at which the mean started.",
+        f"What m remembers, with β = {beta:g}",
+    )  # fmt: skip
+    for k, (t, total) in enumerate(sums.items()):
+        left, width = 30 + k * panel, panel - 34
+        shares = [(1 - beta) * beta ** (t - 1 - i) for i in range(t)]
+        step = width / max(steps)
+        for i, share in enumerate(reversed(shares)):
+            height = tall * share / (1 - beta)
+            x = left + width - (i + 0.5) * step
+            drawing.line((x, base), (x, base - height), colour=BLUE, width=max(step - 0.8, 1))
+        drawing.line((left, base), (left + width, base), colour=GREY)
+        drawing.text(left + width / 2, top - 16, f"after {t} step{'s' * (t > 1)}", bold=True)
+        drawing.text(left + width, base + 18, "newest", size=11, anchor="end", colour="#555")
+        drawing.box(left, base + 28, width, 12, fill="#ffffff", line=GREY)
+        drawing.box(left, base + 28, width * total, 12, fill=ORANGE, line=ORANGE)
+        drawing.text(left + width / 2, base + 55, f"sum of the shares {total:.3f}", size=12)
+    return drawing
+
+
+def step(row: Mapping[str, float], lr: float, decay: float, name: str = "") -> Drawing:
+    """One weight's way through AdamW: the columns before, what the step does, the columns after.
+
+    row: data, grad, m, v, step before the step, and new_data, new_m, new_v after it, one number each.
+    """
+    t = int(row["step"]) + 1
+    before = {key: row[key] for key in ("data", "grad", "m", "v")}
+    after = {"data": row["new_data"], "m": row["new_m"], "v": row["new_v"]}
+    m_hat, v_hat = row["new_m"] / (1 - 0.9**t), row["new_v"] / (1 - 0.999**t)
+    drawing = Drawing(
+        880, 330,
+        f"AdamW's step {t} for one number of {name or 'a weight'}. Before: "
+        + ", ".join(f"{key} {value:.4g}" for key, value in before.items())
+        + f". The new m is 0.9 m + 0.1 grad, the new v 0.999 v + 0.001 grad squared. Corrected, they are {m_hat:.4g} "
+        f"and {v_hat:.4g}; their quotient m by root of v is {m_hat / v_hat**0.5:.3g}. The weight is first multiplied by "
+        f"1 - lr times decay, then moved by minus lr times the quotient, and becomes {row['new_data']:.4g}.",
+        "One number, one step of AdamW" + f" ({name})" * bool(name),
+    )  # fmt: skip
+    left, middle, far, right = 20, 230, 480, 725
+    y = {"data": 60, "grad": 130, "m": 200, "v": 270}
+    boxes = {k: drawing.box(left, y[k], 130, 36, f"{k}  {v:.4g}", mono=True) for k, v in before.items()}
+    drawing.text(left + 65, 48, "before", size=12, colour="#555")
+    new_m = drawing.box(middle, y["m"] - 20, 190, 36, "0.9 m + 0.1 grad", fill="#ffffff")
+    new_v = drawing.box(middle, y["v"] - 5, 190, 36, "0.999 v + 0.001 grad²", fill="#ffffff")
+    shrunk = drawing.box(middle, y["data"], 190, 36, f"× (1 − {lr:g} · {decay:g})", fill="#ffffff")
+    quotient = drawing.box(
+        far, 150, 190, 52, f"m / (1 − 0.9^{t})\ndivided by √(v / (1 − 0.999^{t}))", fill="#fdf1e9", line=ORANGE, size=11
+    )  # fmt: skip
+    moved = drawing.box(far, y["data"], 190, 36, f"− {lr:g} × {m_hat / v_hat**0.5:.3g}", fill="#fdf1e9", line=ORANGE)
+    ends = {"data": y["data"], "m": y["m"] + 22, "v": y["v"]}
+    done = {k: drawing.box(right, ends[k], 135, 36, f"{k}  {v:.4g}", mono=True) for k, v in after.items()}
+    drawing.text(right + 67, 48, "after", size=12, colour="#555")
+    for start, end in ((boxes["data"], shrunk), (shrunk, moved), (moved, done["data"]), (boxes["m"], new_m),
+                       (boxes["grad"], new_m), (boxes["v"], new_v), (boxes["grad"], new_v)):  # fmt: skip
+        drawing.arrow(start.right, end.left)
+    drawing.arrow(new_m.right, quotient.left, colour=ORANGE)
+    drawing.arrow(new_v.right, quotient.left, colour=ORANGE)
+    drawing.arrow(quotient.top, moved.bottom, colour=ORANGE)
+    drawing.arrow(new_m.right, done["m"].left)
+    drawing.arrow(new_v.right, done["v"].left)
+    return drawing
