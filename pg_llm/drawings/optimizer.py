@@ -14,7 +14,7 @@ def memory(beta: float = 0.9, steps: Sequence[int] = (1, 3, 10, 30)) -> Drawing:
     panel, top, base, tall = 178, 62, 190, 110
     drawing = Drawing(
         panel * len(steps) + 40, 250,
-        f"The shares of the past gradients in a running mean with beta {beta:g}, newest on the right, as bars. "
+        f"The shares of past gradients in a running mean with beta {beta:g}, newest on the right, as bars. "
         f"The newest has {1 - beta:.2g}, each older one {beta:g} times the next. They add up to: {told}. "
         "The rest is the 0 at which the mean started.",
         f"What m remembers, with β = {beta:g}",
@@ -45,13 +45,14 @@ def step(row: Mapping[str, float], lr: float, decay: float, name: str = "") -> D
     before = {key: row[key] for key in ("data", "grad", "m", "v")}
     after = {"data": row["new_data"], "m": row["new_m"], "v": row["new_v"]}
     m_hat, v_hat = row["new_m"] / (1 - 0.9**t), row["new_v"] / (1 - 0.999**t)
+    pace = m_hat / v_hat**0.5
     drawing = Drawing(
         880, 330,
         f"AdamW's step {t} for one number of {name or 'a weight'}. Before: "
         + ", ".join(f"{key} {value:.4g}" for key, value in before.items())
-        + f". The new m is 0.9 m + 0.1 grad, the new v 0.999 v + 0.001 grad squared. Corrected, they are {m_hat:.4g} "
-        f"and {v_hat:.4g}; their quotient m by root of v is {m_hat / v_hat**0.5:.3g}. The weight is first multiplied by "
-        f"1 - lr times decay, then moved by minus lr times the quotient, and becomes {row['new_data']:.4g}.",
+        + f". The new m is 0.9 m + 0.1 grad, the new v 0.999 v + 0.001 grad squared. Corrected, they are "
+        f"{m_hat:.4g} and {v_hat:.4g}; m divided by the root of v is {pace:.3g}. The weight is multiplied "
+        f"by 1 - lr times decay, then moved by minus lr times {pace:.3g}, and becomes {row['new_data']:.4g}.",
         "One number, one step of AdamW" + f" ({name})" * bool(name),
     )  # fmt: skip
     left, middle, far, right = 20, 230, 480, 725
@@ -61,10 +62,10 @@ def step(row: Mapping[str, float], lr: float, decay: float, name: str = "") -> D
     new_m = drawing.box(middle, y["m"] - 20, 190, 36, "0.9 m + 0.1 grad", fill="#ffffff")
     new_v = drawing.box(middle, y["v"] - 5, 190, 36, "0.999 v + 0.001 grad²", fill="#ffffff")
     shrunk = drawing.box(middle, y["data"], 190, 36, f"× (1 − {lr:g} · {decay:g})", fill="#ffffff")
-    quotient = drawing.box(
-        far, 150, 190, 52, f"m / (1 − 0.9^{t})\ndivided by √(v / (1 − 0.999^{t}))", fill="#fdf1e9", line=ORANGE, size=11
-    )  # fmt: skip
-    moved = drawing.box(far, y["data"], 190, 36, f"− {lr:g} × {m_hat / v_hat**0.5:.3g}", fill="#fdf1e9", line=ORANGE)
+    move = {"fill": "#fdf1e9", "line": ORANGE}
+    formula = f"m / (1 − 0.9^{t})\ndivided by √(v / (1 − 0.999^{t}))"
+    quotient = drawing.box(far, 150, 190, 52, formula, size=11, **move)
+    moved = drawing.box(far, y["data"], 190, 36, f"− {lr:g} × {pace:.3g}", **move)
     ends = {"data": y["data"], "m": y["m"] + 22, "v": y["v"]}
     done = {k: drawing.box(right, ends[k], 135, 36, f"{k}  {v:.4g}", mono=True) for k, v in after.items()}
     drawing.text(right + 67, 48, "after", size=12, colour="#555")
