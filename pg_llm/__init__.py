@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.server.database import connect as connect
     from pg_llm.widgets.architecture import architecture as architecture
     from pg_llm.widgets.attention import attention_explorer as attention_explorer
+    from pg_llm.widgets.monitor import training_monitor as training_monitor
     from pg_llm.widgets.prompt import prompt_box as prompt_box
     from pg_llm.widgets.tokens import tokenizer_view as tokenizer_view
 
@@ -99,6 +100,7 @@ _WHERE = {
     "tape": "notebook.frames",
     "tokenizer_view": "widgets.tokens",
     "train_log": "notebook.frames",
+    "training_monitor": "widgets.monitor",
 }
 
 __all__ = sorted([*_WHERE, "load_ipython_extension"])
@@ -118,6 +120,8 @@ def load_ipython_extension(ipython) -> None:
     """%load_ext pg_llm: starts or finds the server and gives its connection to %%sql."""
     from pg_llm.course import magic
     from pg_llm.notebook.magic import load_ipython_extension as load
+    from pg_llm.widgets import magic as widgets
 
     load(ipython)
     magic.register(ipython)
+    widgets.register()

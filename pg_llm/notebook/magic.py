@@ -7,6 +7,7 @@ for other connections only.
 
 from __future__ import annotations
 
+import ast
 import collections
 import csv
 import inspect
@@ -52,6 +53,7 @@ HELP = """\
 %sql SELECT 1              one line of SQL; rows = %sql SELECT 1 works too
 pg_llm.sql("SELECT …")     a DataFrame with tensors as numpy arrays
 %pg_llm status             the database, its server and its models
+%pg_llm train MODEL 400 every=50 prompt="It was"   trains in the background, with the training monitor
 %%check 04.2               the cell is the answer to an exercise; says whether it is right
 %pg_llm progress           the exercises that you have tried, of all notebooks
 %pg_llm reset              a clean database; keeps models named my_*
@@ -60,6 +62,8 @@ pg_llm.sql("SELECT …")     a DataFrame with tensors as numpy arrays
 %pg_llm help               this text"""
 
 _RESULT = re.compile(r"\s*([\w.]+)\s*<<")
+# name=value or a word; a value may be quoted, or a dict
+_ARGUMENT = re.compile(r"""(?:(\w+)=)?("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\{[^}]*\}|\S+)""")
 
 
 class Result(list):
@@ -221,23 +225,37 @@ class KitMagics(Magics):
 
     @line_magic
     def pg_llm(self, line=""):
-        """%pg_llm status | progress | reset [--force] | update [--force] | adopt DATABASE [--force] | help"""
-        word, *arguments = line.split() or ["help"]
+        """%pg_llm status | train MODEL STEPS [name=value …] | progress | reset [--force] | update [--force] |
+        adopt DATABASE [--force] | help"""
+        (_, word), *arguments = _ARGUMENT.findall(line) or [("", "help")]
         word = word.lower()
         if word in COMMANDS:
-            force = {"force": True} if "--force" in arguments else {}
-            rest = [each for each in arguments if each != "--force"]
+            named = {name: self._value(text) for name, text in arguments if name}
+            words = [text for name, text in arguments if not name]
+            force: dict[str, Any] = {"force": True} if "--force" in words else {}
+            rest = [each for each in words if each != "--force"]
             takes = inspect.signature(COMMANDS[word])
             for option in (each for each in rest if each.startswith("-")):
                 known = "only --force" if "force" in takes.parameters else "no option"
                 raise UsageError(f"%pg_llm {word}: takes {known}, not {option}")
             try:
-                takes.bind(*rest, **force)
+                takes.bind(*rest, **named, **force)
             except TypeError as error:
                 raise UsageError(f"%pg_llm {word}: {error}") from None
-            return COMMANDS[word](*rest, **force)
+            return COMMANDS[word](*rest, **named, **force)
         meant = hints.meant(hints.similar(word, COMMANDS, 0.6))
         raise UsageError(f"%pg_llm knows {', '.join(COMMANDS)}, not {word}{meant and '; ' + meant}")
+
+    def _value(self, text: str) -> Any:
+        """The value of name=text: a literal of Python, a variable as :name, or else the text itself."""
+        if text.startswith(":") and text[1:].isidentifier():
+            if text[1:] not in self.shell.user_ns:
+                raise UsageError(f"there is no Python variable {text[1:]}")
+            return self.shell.user_ns[text[1:]]
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
 
 
 def reset(*, force: bool = False) -> None:
@@ -292,7 +310,7 @@ def status():
     return Frame({"item": list(facts), "value": list(facts.values())})
 
 
-# What %pg_llm does; pg_llm.course adds progress.
+# What %pg_llm does; pg_llm.course adds progress, pg_llm.widgets train.
 COMMANDS: dict[str, Callable[..., object]] = {
     "status": status,
     "reset": reset,

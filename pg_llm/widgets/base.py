@@ -82,13 +82,13 @@ def between_cells(work: Callable[[], object]) -> None:
     if threading.current_thread() is threading.main_thread():
         work()
         return
-    kernel = _kernel()
-    if kernel is None:
+    running = kernel()
+    if running is None:
         raise KitError("a widget is used in the main thread only")
-    kernel.io_loop.add_callback(work)
+    running.io_loop.add_callback(work)
 
 
-def _kernel():
+def kernel():
     """The Jupyter kernel of this process, or None."""
     try:
         from IPython import get_ipython
@@ -97,11 +97,49 @@ def _kernel():
     return getattr(get_ipython(), "kernel", None)
 
 
-class Widget(anywidget.AnyWidget):
-    """A widget that shows what `look` reads from the database, and anew after each change of a control."""
+def in_words(error: BaseException) -> str:
+    """An error as a widget shows it."""
+    from pg_llm.notebook.magic import describe
+
+    text = str(error) if isinstance(error, PgLlmError) else describe(error)
+    return text.replace("run this cell again", "try again")
+
+
+class Shown(anywidget.AnyWidget):
+    """A widget with a static picture, which a saved notebook keeps and a terminal shows in words."""
 
     view = traitlets.Dict().tag(sync=True)  # what the script draws; n counts the answers
     error = traitlets.Unicode("").tag(sync=True)
+
+    # -- what each widget defines ----
+
+    def draw(self) -> str:
+        """The static picture of what is shown now, as SVG."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """What is shown now in words: the alternative text of the picture."""
+        raise NotImplementedError
+
+    # -- in a notebook, saved or not, and in a terminal ----
+
+    def picture(self) -> Drawn:
+        """What is shown now as a static picture with its description: a result of a cell, or save(file)."""
+        return Drawn(self.draw(), self.describe())
+
+    def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:  # type: ignore[override]
+        text = self.describe()
+        data: dict[str, Any] = {"text/plain": text, "text/html": figure(self.draw(), text)}
+        if kernel() is not None:
+            data[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        return data, {}
+
+    def __repr__(self) -> str:
+        return self.describe()
+
+
+class Widget(Shown):
+    """A widget that shows what `look` reads from the database, and anew after each change of a control."""
 
     controls: tuple[str, ...] = ()  # traits whose change asks the database again
 
@@ -119,14 +157,6 @@ class Widget(anywidget.AnyWidget):
         """What the script shows, from the database: runs in a transaction that is rolled back."""
         raise NotImplementedError
 
-    def draw(self) -> str:
-        """The static picture of what is shown now, as SVG."""
-        raise NotImplementedError
-
-    def describe(self) -> str:
-        """What is shown now in words: the alternative text of the picture."""
-        raise NotImplementedError
-
     # -- events ----
 
     def _answer(self) -> None:
@@ -142,10 +172,7 @@ class Widget(anywidget.AnyWidget):
             self._answer()
             self.error = ""
         except (psycopg.Error, PgLlmError) as error:
-            from pg_llm.notebook.magic import describe
-
-            text = str(error) if isinstance(error, PgLlmError) else describe(error)
-            self.error = text.replace("run this cell again", "try again")
+            self.error = in_words(error)
             self._answers += 1
             self.view = {**self.view, "n": self._answers}
 
@@ -165,19 +192,3 @@ class Widget(anywidget.AnyWidget):
 
     def told(self, content: dict) -> None:
         """A message of the script, in the main thread."""
-
-    # -- in a notebook, saved or not, and in a terminal ----
-
-    def picture(self) -> Drawn:
-        """What is shown now as a static picture with its description: a result of a cell, or save(file)."""
-        return Drawn(self.draw(), self.describe())
-
-    def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:  # type: ignore[override]
-        text = self.describe()
-        data: dict[str, Any] = {"text/plain": text, "text/html": figure(self.draw(), text)}
-        if _kernel() is not None:
-            data[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
-        return data, {}
-
-    def __repr__(self) -> str:
-        return self.describe()
