@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.server.database import connect as connect
     from pg_llm.widgets.architecture import architecture as architecture
     from pg_llm.widgets.attention import attention_explorer as attention_explorer
+    from pg_llm.widgets.embeddings import embedding_map as embedding_map
     from pg_llm.widgets.monitor import training_monitor as training_monitor
     from pg_llm.widgets.prompt import prompt_box as prompt_box
     from pg_llm.widgets.tokens import tokenizer_view as tokenizer_view
@@ -69,6 +70,7 @@ _WHERE = {
     "check": "course.check",
     "connect": "server.database",
     "download": "files.hub",
+    "embedding_map": "widgets.embeddings",
     "explain": "plots.roofline",
     "gradients": "notebook.frames",
     "load_adapter": "files.lora",

@@ -95,7 +95,7 @@ class Sampling:
 
     every: int
     prompt: str | None = None
-    tokens: int = 40
+    tokens: int | None = None
     draws: int = 1
     seed: int = 1
     temperature: float = 1.0
@@ -314,6 +314,8 @@ class Training:
         except (psycopg.Error, PgLlmError) as error:
             self.error = self.error or _words(error)
         state = outcome[0] if outcome else "failed"
+        if not outcome and not self.error:
+            self.error = "the training ended by an error of the monitor itself: see the kernel's own output"
         self.state = "failed" if self.error else state
         self._ended.set()
         _running.discard(self)
@@ -435,8 +437,8 @@ class Training:
 
     def _read(self, conn: psycopg.Connection) -> None:
         """New rows of llm_train_log."""
-        rows = self._rows(conn, LOG, after=self._after, run=self._history)
-        self._history = None
+        history, self._history = self._history, None
+        rows = self._rows(conn, LOG, after=self._after, run=history)
         known = {row.id for row in self.log}
         fresh = [Step(*row) for row in rows if row[0] not in known]
         if fresh:
@@ -456,8 +458,13 @@ class Training:
 
     def _in_transaction(self) -> bool:
         """True if the learner's connection has an open transaction."""
-        conn = session.current().conn if self._conn is None else self._conn
-        return conn.info.transaction_status in (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
+        with contextlib.suppress(psycopg.Error, PgLlmError):
+            conn = session.current().conn if self._conn is None else self._conn
+            return conn.info.transaction_status in (
+                pq.TransactionStatus.INTRANS,
+                pq.TransactionStatus.INERROR,
+            )
+        return False
 
 
 def _words(error: BaseException) -> str:

@@ -359,7 +359,7 @@ def training_monitor(
     dataset: str | None = None,
     every: int = 50,
     prompt: str | None = None,
-    tokens: int = 40,
+    tokens: int | None = None,
     draws: int = 1,
     sample_seed: int = 1,
     temperature: float = 1.0,
@@ -375,14 +375,15 @@ def training_monitor(
     start, which is saved as a checkpoint, or to another checkpoint of the model. learning_rate is the peak;
     another one holds from the next commit on: what is left of the steps is then a run of its own.
     steps: of the run, as for llm_train_loop; wait() until they are done gives the weights of one such call.
-    every: steps between two samples. Each is `draws` texts of `tokens` tokens after prompt (None: the end
-    token, with which texts begin), with the seeds sample_seed, sample_seed + 1 …; validation names a dataset
-    whose loss is then measured, too. references: name to loss, lines in the plot.
+    every: steps between two samples. Each is `draws` texts of `tokens` tokens (None: as many as fit, up
+    to 64) after prompt (None: the end token, after which texts begin), with the seeds sample_seed,
+    sample_seed + 1 …; validation names a dataset whose loss is then measured, too.
+    references: name to loss, lines in the plot.
     options: those of llm_train_loop, such as lr_max, batch_size, warmup, seed.
     conn: None is the notebook's; the training's own connection leads to the same database.
     Errors: KitError, psycopg.Error. Example: training_monitor("names", 400, dataset="names").start()
     """
-    for name, value in {"steps": steps, "every": every, "tokens": tokens, "draws": draws}.items():
+    for name, value in {"steps": steps, "every": every, "tokens": tokens or 1, "draws": draws}.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise KitError(f"{name} is {value!r}; it must be a whole number from 1 up")
     if unknown := sorted({*options} - OPTIONS):

@@ -70,6 +70,35 @@ def story_words(db: Database) -> frozenset[str]:
     return _known[CLOSED]
 
 
+# beginnings of stories after each of which only words of one kind can follow
+STARTS = {
+    "time of year": ["It was"],
+    "adjective": ["It was spring. There was a", "It was spring. There was an"],
+    "thing": ["It was spring. There was a paper"],
+    "first name": ["It was spring. There was a paper key"],
+    "surname": ["It was spring. There was a paper key Ruth"],
+    "place": ["It was spring. There was a paper key Ruth Gray took to the"],
+    "scenery": ["It was spring and the"],
+    "weather": ["It was spring and the sea was"],
+    "song word": [
+        "It was spring. There was a paper key Ruth Gray took to the tent and a red flute Tom Burns took to "
+        "the shed. Tom Burns sang:"
+    ],
+}
+
+
+def kinds(db: Database) -> dict[str, str]:
+    """Word of the stories, space included, to its kind; the others have none."""
+    rows = db.rows(
+        "SELECT DISTINCT ON (n.token) n.token, s.kind FROM unnest(%(k)s::text[], %(s)s::text[]) "
+        "WITH ORDINALITY AS s (kind, start, place), {0}.llm_story_next(s.start) AS n "
+        "ORDER BY n.token, s.place",
+        k=[kind for kind, starts in STARTS.items() for _ in starts],
+        s=[start for starts in STARTS.values() for start in starts],
+    )
+    return dict(rows)
+
+
 def prompts(db: Database, tokenizer: str) -> list[dict]:
     """Prompts to choose from: beginnings of held-out stories, one for each kind of next token."""
     if tokenizer != CLOSED:

@@ -28,6 +28,7 @@ SCRATCH = [
     "explorer = pg_llm.attention_explorer()\nexplorer",
     'view = pg_llm.tokenizer_view("unbelievable tokenizers")\nview',
     "drawing = pg_llm.architecture()\ndrawing",
+    "points = pg_llm.embedding_map()\npoints",
     # what the controls have changed in Python, as a table
     'pg_llm.sql("CREATE TABLE seen AS SELECT %(p)s::text AS prompt, %(t)s::float AS temperature, '
     '%(o)s::text AS off, %(m)s::int AS merges, %(u)s::text AS unfolded", p=box.prompt, t=box.temperature, '
@@ -83,7 +84,7 @@ def scratch(lab, chrome):
     browser.write(folder / "scratch.ipynb", SCRATCH)
     page = Page(chrome.new_page(viewport={"width": 1400, "height": 1500}), address, "scratch.ipynb")
     page.first_cell()
-    page.run_cells(5)
+    page.run_cells(6)
     yield page
     page.page.close()
 
@@ -277,10 +278,48 @@ def test_blocks_unfold_by_keyboard(scratch):
     scratch.theme("light")
 
 
+def test_a_point_is_found_and_left_by_keyboard(scratch, conn):
+    before = facts(conn)
+    view = scratch.widget("embeddings")
+    scratch.shot("embeddings-light", view)
+    near, heading = view.locator(".pgl-near li"), view.locator(".pgl-heading")
+    assert near.count() == 8 and "by cosine" in heading.inner_text()
+    search = view.locator(".pgl-search")
+    search.focus()
+    scratch.page.keyboard.type("garden")
+    press(scratch, "Enter")
+    until(lambda: "garden" in heading.inner_text())
+    row = conn.execute(view.locator(".pgl-sql").text_content().replace("%", "%%")).fetchone()
+    assert near.first.inner_text().split()[-1] == f"{row[1]:.2f}"
+    scratch.page.keyboard.type("xyz")
+    press(scratch, "Enter")
+    assert "no point" in view.locator("[role=status]").inner_text()
+    # Arrows go from point to point; the focus stays on the map.
+    point = view.locator(".pgl-point[tabindex='0']")
+    assert "garden" in point.get_attribute("aria-label")
+    point.focus()
+    press(scratch, "ArrowDown")
+    until(lambda: "garden" not in heading.inner_text())
+    assert "pgl-point" in focused(scratch)
+    there = heading.inner_text()
+    press(scratch, "ArrowRight")
+    until(lambda: heading.inner_text() != there)
+    # A neighbour is chosen by Enter.
+    first = near.first.locator("button")
+    word = first.inner_text()
+    first.focus()
+    press(scratch, "Enter")
+    until(lambda: word.strip("␣") in heading.inner_text())
+    scratch.theme("dark")
+    scratch.shot("embeddings-dark", view)
+    scratch.theme("light")
+    assert facts(conn) == before and not view.locator(".pgl-error").is_visible()
+
+
 def test_python_knows_what_the_controls_say(scratch, conn):
     """A cell stores the widgets' state in a table, which another session reads."""
     scratch.page.locator(".jp-Notebook > .jp-WindowedPanel-outer .jp-Cell, .jp-Notebook .jp-Cell").nth(
-        5
+        6
     ).locator(".jp-InputPrompt").click()
     scratch.run_cells(1)
     prompt, temperature, off, merges, unfolded = conn.execute("SELECT * FROM seen").fetchone()
@@ -295,7 +334,7 @@ def test_uncommitted_changes_are_seen_and_errors_shown(scratch, conn):
     until(lambda: box.locator(".pgl-out").count() == 0)
     told = box.locator(".pgl-bars").inner_text()
     cells = scratch.page.locator(".jp-Notebook .jp-Cell")
-    cells.nth(6).locator(".jp-InputPrompt").click()
+    cells.nth(7).locator(".jp-InputPrompt").click()
     scratch.run_cells(2)  # BEGIN, all embeddings are zero
     box.locator(".pgl-range").first.focus()
     press(scratch, "ArrowLeft")
@@ -304,7 +343,7 @@ def test_uncommitted_changes_are_seen_and_errors_shown(scratch, conn):
         lambda: len({*box.locator(".pgl-number").all_inner_texts()}) == 1,
         what="all tokens are equally probable",
     )
-    cells.nth(8).locator(".jp-InputPrompt").click()
+    cells.nth(9).locator(".jp-InputPrompt").click()
     scratch.run_cells(1)  # an error: the transaction has failed
     box.locator(".pgl-range").first.focus()
     press(scratch, "ArrowLeft")
@@ -312,7 +351,7 @@ def test_uncommitted_changes_are_seen_and_errors_shown(scratch, conn):
     assert "ROLLBACK" in box.locator(".pgl-error").inner_text()
     box.scroll_into_view_if_needed()
     scratch.shot("error-light", box)
-    cells.nth(9).locator(".jp-InputPrompt").click()
+    cells.nth(10).locator(".jp-InputPrompt").click()
     scratch.run_cells(1)
     box.locator(".pgl-error button").focus()
     press(scratch, "Enter")
@@ -321,7 +360,7 @@ def test_uncommitted_changes_are_seen_and_errors_shown(scratch, conn):
 
 
 def test_an_event_waits_for_the_cell_that_is_running(scratch):
-    scratch.page.locator(".jp-Notebook .jp-Cell").nth(10).locator(".jp-InputPrompt").click()
+    scratch.page.locator(".jp-Notebook .jp-Cell").nth(11).locator(".jp-InputPrompt").click()
     press(scratch, "Shift+Enter")
     box = scratch.widget("prompt")
     told = box.locator(".pgl-bars").inner_text()
@@ -343,8 +382,8 @@ def test_a_saved_notebook_shows_the_pictures_again(scratch, lab, open_page):
     (lab[1] / "opened again.ipynb").write_text(json.dumps(content))
     page = open_page("opened again.ipynb")
     pictures = page.page.locator(f".{saving.MARK} img")
-    until(lambda: pictures.count() == 4, timeout=30)
-    for i in range(4):
+    until(lambda: pictures.count() == 5, timeout=30)
+    for i in range(5):
         assert len(pictures.nth(i).get_attribute("alt")) > 60
         assert pictures.nth(i).evaluate("img => img.complete && img.naturalWidth > 100")
     assert page.page.get_by_text("Error displaying widget").count() == 0
@@ -355,12 +394,106 @@ def test_a_saved_notebook_shows_the_pictures_again(scratch, lab, open_page):
     assert scratch.errors() == [] and page.errors() == []
 
 
+MONITORED = [
+    "%load_ext pg_llm\nimport pg_llm",
+    "%sql SELECT llm_create_model('small', 1, 2, 32, 192, 786, tokenizer => 'classroom'), "
+    "llm_init_model('small', 2), llm_story_dataset('stories', 1, 60, 'classroom')",
+    "lines = {'uniform': 6.667, 'floor': 0.741}",
+    "monitor = pg_llm.training_monitor('small', 60, dataset='stories', batch_size=2, lr_max=0.005, warmup=5, "
+    "every=10, prompt='It was', tokens=8, commit_every=2, references=lines)\nmonitor",
+    "import time\ntime.sleep(8)",
+]
+
+
+def test_a_training_is_started_stopped_resumed_and_rolled_back_by_keyboard(lab, chrome):
+    """What the buttons do is read back from the database: steps, runs, and the hash of the weights."""
+    browser.write(lab[1] / "monitored.ipynb", MONITORED)
+    page = Page(chrome.new_page(viewport={"width": 1400, "height": 1500}), lab[0], "monitored.ipynb")
+    page.first_cell()
+    page.run_cells(4)
+    with pg_llm.connect(databases.database_for("monitored.ipynb")) as conn:
+
+        def value(query: str):
+            return conn.execute(query).fetchone()[0]
+
+        sha = "SELECT llm_model_sha256('small')"
+        steps = "SELECT coalesce(max(step), 0) FROM llm_param WHERE model = 'small'"
+        before = value(sha)
+        box = page.widget("monitor")
+        told = box.locator(".pgl-progress")
+        assert told.inner_text().startswith("Ready") and value(steps) == 0
+        page.shot("monitor-ready-light", box)
+        # Tab leads through the controls in their order.
+        box.locator(".pgl-button").first.focus()
+        order = [focused(page)]
+        for _ in range(4):
+            press(page, "Tab")
+            order.append(focused(page))
+        assert [name.split()[0] for name in order] == ["pgl-button"] * 3 + ["pgl-select", "pgl-range"]
+        # Start, also while a cell is running.
+        page.page.locator(".jp-Notebook .jp-Cell").nth(4).locator(".jp-InputPrompt").click()
+        press(page, "Shift+Enter")
+        start, stop, back = (box.locator(".pgl-button").nth(i) for i in range(3))
+        start.focus()
+        press(page, "Enter")
+        until(lambda: told.inner_text().startswith("Training") and value(steps) > 3)
+        assert start.get_attribute("aria-disabled") == "true" and "pgl-first" in focused(page)
+        stop.focus()
+        press(page, "Space")
+        until(lambda: told.inner_text().startswith("Stopped"))
+        at = value(steps)
+        assert 3 < at < 60 and f"step {at} of 60" in told.inner_text()
+        assert value("SELECT max(step) FROM llm_train_log WHERE model = 'small'") == at
+        page.shot("monitor-stopped-light", box)
+        page.idle()
+        # Resume: one run, with the samples of an uninterrupted one.
+        start.focus()
+        assert start.inner_text() == "Resume"
+        press(page, "Enter")
+        until(lambda: told.inner_text().startswith("Done"), timeout=40)
+        assert value(steps) == 60 and value("SELECT max(run) - min(run) FROM llm_train_log WHERE id > "
+            f"(SELECT max(id) FROM llm_train_log WHERE step = {at})") == 0  # fmt: skip
+        samples = box.locator(".pgl-samples li:not(.pgl-undone) .pgl-number:first-child").all_inner_texts()
+        assert samples == [f"step {n}" for n in range(0, 61, 10)]
+        page.theme("dark")
+        page.shot("monitor-done-dark", box)
+        page.theme("light")
+        page.shot("monitor-done-light", box)
+        trained = value(sha)
+        # Another learning rate is another run.
+        box.locator(".pgl-range").focus()
+        press(page, *["ArrowLeft"] * 4)
+        until(lambda: box.locator(".pgl-slider output").inner_text() == "0.0032")
+        # Rolled back, the weights are those before the start, to the bit; and start leads there again.
+        back.focus()
+        press(page, "Enter")
+        until(lambda: told.inner_text().startswith("Ready"))
+        assert value(sha) == before != trained and value(steps) == 0
+        until(lambda: box.locator(".pgl-undone").count() > 5)
+        page.shot("monitor-back-light", box)
+        start.focus()
+        press(page, "Enter")
+        until(lambda: told.inner_text().startswith("Done"), timeout=40)
+        assert value("SELECT lr_max FROM llm_train_run ORDER BY run DESC LIMIT 1") == pytest.approx(0.0032)
+        assert value(sha) not in (before, trained)
+        # An error of the server appears in the widget.
+        conn.execute("DELETE FROM llm_model_config WHERE model = 'small'")
+        press(page, "Enter")
+        until(lambda: box.locator(".pgl-error").is_visible())
+        assert "small" in box.locator(".pgl-error").inner_text() and told.inner_text().startswith("Failed")
+        page.shot("monitor-error-light", box)
+    assert page.errors() == []
+    page.page.close()
+
+
 # kind of widget -> the function that makes it, its first control, and a key that moves that
 CONTROLS = {
     "prompt": ("prompt_box", ".pgl-range", "ArrowRight"),
     "attention": ("attention_explorer", ".pgl-head", "Enter"),
     "tokenizer": ("tokenizer_view", ".pgl-range", "ArrowLeft"),
     "architecture": ("architecture", ".pgl-node[tabindex='0']", "ArrowDown"),
+    "monitor": ("training_monitor", ".pgl-samples", "ArrowDown"),
+    "embeddings": ("embedding_map", ".pgl-point[tabindex='0']", "ArrowDown"),
 }
 
 

@@ -16,7 +16,7 @@ import pg_llm
 from pg_llm.errors import KitError
 from pg_llm.notebook import saving
 from pg_llm.server import database as databases
-from pg_llm.widgets import tokens
+from pg_llm.widgets import embeddings, tokens
 from pg_llm.widgets.sampling import sampled
 
 STORY = "It was spring. There was a paper key Ruth Gray took to the tent. Ruth"
@@ -145,6 +145,7 @@ def every(conn) -> list:
         pg_llm.attention_explorer(STORY, conn=conn),
         pg_llm.tokenizer_view(conn=conn),
         pg_llm.architecture(conn=conn),
+        pg_llm.embedding_map(conn=conn),
     ]
 
 
@@ -157,6 +158,8 @@ def move(widget) -> None:
         widget.switch(3, 2)
     elif name == "TokenizerView":
         widget.text = "other words"
+    elif name == "EmbeddingMap":
+        widget.choose("garden")
     else:
         widget.unfold = ["h.1"]
 
@@ -351,6 +354,93 @@ def test_a_model_without_weights_is_drawn_from_its_dimensions(conn):
         conn.execute("SELECT llm_init_model('bare', 1)")
         total = conn.execute("SELECT sum(numel(data)) FROM llm_param WHERE model = 'bare'").fetchone()[0]
     assert bare["total"] == total and bare["blocks"][-1] == "h.11"
+
+
+# -- the embedding map ----
+
+
+def test_the_neighbours_are_those_of_a_query_over_all_rows(conn):
+    seen = pg_llm.embedding_map(chosen="Tom", conn=conn)
+    near = [(each["key"], pytest.approx(each["cosine"], rel=1e-5)) for each in seen.view["near"]]
+    rows = conn.execute(
+        "SELECT r.token_id::text, (tensor_sum(r.data * t.data) / (norm(r.data) * norm(t.data)))::real AS c "
+        "FROM llm_param_row AS r JOIN llm_param_row AS t USING (model, name) WHERE model = 'classroom' "
+        "AND name = 'wte.weight' AND t.token_id = (llm_encode(' Tom', 'classroom'))[1] "
+        "AND r.token_id <> t.token_id ORDER BY c DESC LIMIT 8"
+    ).fetchall()
+    assert rows == near
+    assert conn.execute(seen.view["sql"].replace("%", "%%")).fetchall() == rows  # what the reader sees runs
+    kinds = {p["key"]: p["kind"] for p in seen.view["points"]}
+    assert {kinds[key] for key, _ in rows} == {"first name"}
+    assert "Nearest to “␣Tom”" in seen.describe() and seen.draw().count('stroke-width="2"') >= 1
+
+
+def test_every_word_of_the_stories_has_a_kind_or_is_other(conn):
+    points = pg_llm.embedding_map(conn=conn).view["points"]
+    by_kind: dict[str, set[str]] = {}
+    for point in points:
+        by_kind.setdefault(point["kind"], set()).add(point["label"])
+    assert {"␣Ruth", "␣Tom"} <= by_kind["first name"] and "␣Gray" in by_kind["surname"]
+    assert "␣tent" in by_kind["place"] and "␣iron" in by_kind["adjective"] and "␣key" in by_kind["thing"]
+    assert "␣spring" in by_kind["time of year"] and "␣took" in by_kind["other"]
+    assert len(by_kind) == 10 and len(points) > 200
+
+
+def test_the_plane_is_that_of_the_principal_components():
+    angles = np.linspace(0, 2 * np.pi, 7)[:-1]
+    flat = np.stack([3 * np.cos(angles), np.sin(angles), 0 * angles, 5 + 0 * angles], axis=1)
+    points, share = embeddings.principal(flat)
+    assert share == pytest.approx(1)
+    assert (
+        np.abs(points[:, 0]) == pytest.approx(np.abs(flat[:, 0]))
+        and points[:, 0].max() >= -points[:, 0].min()
+    )
+    again, _ = embeddings.principal(flat[:, [3, 1, 0, 2]])  # the same points, however they are turned
+    assert again == pytest.approx(points)
+    line, share = embeddings.principal(np.array([[1.0], [2.0], [4.0]]))
+    assert share == 1 and (line[:, 1] == 0).all()
+
+
+def test_a_map_of_another_matrix_of_chosen_words_and_of_a_query(conn):
+    positions = pg_llm.embedding_map(parameter="wpe.weight", conn=conn).view
+    assert [p["label"] for p in positions["points"][:3]] == ["0", "1", "2"] and len(
+        positions["points"]
+    ) == 128
+    some = pg_llm.embedding_map(words=["Ruth", "Tom", " tent"], conn=conn)
+    assert [p["label"] for p in some.view["points"]] == ["␣Tom", "␣tent", "␣Ruth"] or len(
+        some.view["points"]
+    ) == 3
+    big = pg_llm.embedding_map("classroom", words=["red", "blue", "green"], chosen="Blue", conn=conn)
+    assert "Nearest to “␣blue”" in big.describe()
+    with conn.transaction(force_rollback=True):
+        conn.execute("CREATE TABLE mine AS SELECT i, tensor '[1,0]' * cos(i) + tensor '[0,1]' * sin(i) AS v "
+                     "FROM generate_series(1, 6) AS i")  # fmt: skip
+        mine = pg_llm.embedding_map(query="SELECT i, v, i % 2 FROM mine ORDER BY i;", chosen="6", conn=conn)
+        assert [each["label"] for each in mine.view["near"][:2]] == ["5", "1"]
+        assert mine.view["near"][0]["cosine"] == pytest.approx(np.cos(1), abs=1e-6)
+        assert {p["kind"] for p in mine.view["points"]} == {"0", "1"} and "% 2 FROM mine" in mine.view["sql"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"parameter": "nope"}, "has no matrix 'nope'"),
+        ({"model": "nobody"}, "no such model"),
+        ({"words": ["zebra", "Tom"]}, "no single token"),
+        ({"query": "SELECT 1"}, "expected label, vector"),
+        ({"query": "SELECT 1, 2"}, "must be a vector"),
+        ({"query": "SELECT i, tensor '[1]' FROM generate_series(1, 700) AS i"}, "LIMIT 600"),
+        ({"query": "SELECT 1, tensor '[1]'"}, "three vectors"),
+        (
+            {"query": "SELECT i, zeros(ARRAY[i]) FROM generate_series(1, 3) AS i"},
+            "different lengths: 1, 2, 3",
+        ),
+        ({"chosen": "nothing"}, "no point"),
+    ],
+)
+def test_a_map_that_cannot_be_is_an_error_that_says_why(conn, options, message):
+    with pytest.raises(KitError, match=re.escape(message)):
+        pg_llm.embedding_map(conn=conn, **options)
 
 
 # -- pictures, saved notebooks, kernels ----

@@ -100,7 +100,7 @@ def test_cells_go_on_while_it_trains_and_it_stops_and_resumes_to_the_same_bits(c
     seen = monitor(conn, 60, commit_every=2).start()
     until(lambda: value(conn, "SELECT count(*) FROM llm_train_log WHERE model = 'b'") > 3)
     assert seen.stop().state == "stopped" and 0 < seen.step < 60
-    assert value(conn, SESSIONS) == 0
+    until(lambda: value(conn, SESSIONS) == 0)
     assert value(conn, "SELECT max(step) FROM llm_train_log WHERE model = 'b'") == seen.step
     assert seen.resume().wait().step == 60 and sha(conn, "a") == sha(conn, "b")
     assert value(conn, "SELECT count(*) FROM llm_train_run WHERE model = 'b'") == 1
@@ -132,7 +132,8 @@ def test_rolling_back_stops_first_and_waits_for_no_lock_for_ever(conn, monkeypat
     before = sha(conn, "b")
     seen = monitor(conn, 500, commit_every=1).start()
     until(lambda: seen.step > 2)
-    assert seen.roll_back() == 0 and sha(conn, "b") == before and value(conn, SESSIONS) == 0
+    assert seen.roll_back() == 0 and sha(conn, "b") == before
+    until(lambda: value(conn, SESSIONS) == 0)
     monkeypatch.setattr("pg_llm.notebook.training.SETTINGS", "SET lock_timeout = '100ms'")
     conn.execute("BEGIN; UPDATE llm_param SET step = 7 WHERE model = 'b'")
     seen._message(seen, {"kind": "back", "checkpoint": seen.training.own}, [])
@@ -216,8 +217,8 @@ def test_an_uncommitted_model_is_named(conn):
 
 
 def test_a_lost_connection_and_a_cancel_from_elsewhere_are_named_and_resumed(conn):
-    conn.execute(CALL, ["a", 60])
-    seen = monitor(conn, 60, commit_every=1).start()
+    conn.execute(CALL, ["a", 150])
+    seen = monitor(conn, 150, commit_every=1, every=1000).start()
     until(lambda: seen.step > 2)
     pids = "FROM pg_stat_activity WHERE application_name = 'pg_llm training monitor' AND query LIKE 'CALL%'"
     conn.execute(f"SELECT pg_terminate_backend(pid) {pids}")
@@ -229,7 +230,7 @@ def test_a_lost_connection_and_a_cancel_from_elsewhere_are_named_and_resumed(con
     conn.execute(f"SELECT pg_cancel_backend(pid) {pids}")
     until(lambda: not seen.training.running)
     assert seen.state == "stopped" and seen.view["notes"] == ["another session cancelled the training"]
-    assert seen.resume().wait().step == 60 and sha(conn, "a") == sha(conn, "b")
+    assert seen.resume().wait().step == 150 and sha(conn, "a") == sha(conn, "b")
 
 
 def test_a_model_moved_by_others_begins_a_new_run(conn):
@@ -332,7 +333,7 @@ def test_a_program_prints_lines_and_its_end_ends_the_training(conn, database):
     ], seen
     ending = "m.start()\nimport time\nwhile m.step < 12: time.sleep(0.05)"
     subprocess.run([*run, setup + call.format(10**6) + ending], check=True, timeout=60)
-    assert value(conn, SESSIONS) == 0
+    until(lambda: value(conn, SESSIONS) == 0, seconds=2)
     # killed, it has no time to stop the training: the server notices
     killed = subprocess.Popen(
         [*run, setup + call.format(10**6) + "m.start().wait()"], stdout=subprocess.DEVNULL
@@ -373,10 +374,9 @@ def test_the_magic_starts_it_and_cells_go_on(server):
             ("train b many", "whole number"),
             ("train b 4 lr=1", "option 'lr'"),
             ("train b 4 references=:nothing", "no Python variable nothing"),
-            ("train b 4 --force", "only|no option"),
         ]:
             wrong = kernel.run(f"%pg_llm {line}")
-            assert re.search(word, wrong.message + wrong.traceback), (line, wrong.message)
+            assert re.search(word, wrong.printed + wrong.traceback), line
         assert kernel.run("%pg_llm reset").ok
         gone = kernel.run("m.wait()\nm.start().wait()")
         assert "no model" in gone.message and not gone.ok
