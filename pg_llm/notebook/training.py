@@ -181,11 +181,9 @@ class Training:
 
     def _start_of_samples(self, conn: psycopg.Connection) -> tuple[str | list[int] | None, str]:
         """The prompt as llm_generate takes it, and the part of its text that is not shown."""
-        if self.sampling.prompt is not None:
+        self._end_token = end = self._value(conn, "SELECT {0}.llm_end_token(%(model)s)")
+        if end is None or self.sampling.prompt is not None:
             return self.sampling.prompt, ""
-        end = self._value(conn, "SELECT {0}.llm_end_token(%(model)s)")
-        if end is None:
-            return None, ""
         return [end], self._value(conn, "SELECT {0}.llm_decode(%(ids)s::int[], %(model)s)", ids=[end])
 
     def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
@@ -422,10 +420,11 @@ class Training:
             text = self._value(
                 conn,
                 "SELECT {0}.llm_generate(%(prompt)s, %(tokens)s, %(temperature)s, model => %(model)s, "
-                "seed => %(seed)s)",
+                "eos => %(end)s, seed => %(seed)s)",
                 prompt=self.prompt,
                 tokens=chosen.tokens,
                 temperature=chosen.temperature,
+                end=self._end_token,
                 seed=chosen.seed + k,
             )
             texts.append(text.removeprefix(self._prefix))

@@ -377,7 +377,7 @@ def training_monitor(
     steps: of the run, as for llm_train_loop; wait() until they are done gives the weights of one such call.
     every: steps between two samples. Each is `draws` texts of `tokens` tokens (None: as many as fit, up
     to 64) after prompt (None: the end token, after which texts begin), with the seeds sample_seed,
-    sample_seed + 1 …; validation names a dataset whose loss is then measured, too.
+    sample_seed + 1 …, up to the next end token; validation names a dataset whose loss is then measured, too.
     references: name to loss, lines in the plot.
     options: those of llm_train_loop, such as lr_max, batch_size, warmup, seed.
     conn: None is the notebook's; the training's own connection leads to the same database.
