@@ -27,7 +27,7 @@ function render({ model, el }) {
 		max: logarithm(rate) + 1,
 		step: 0.05,
 		value: logarithm(model.get("learning_rate")),
-		format: (v) => (Math.abs(v - logarithm(model.get("learning_rate"))) < 1e-9 ? String(model.get("learning_rate")) : String(rounded(v))),
+		format: (v) => (Math.abs(v - logarithm(model.get("learning_rate"))) < 1e-4 ? String(model.get("learning_rate")) : String(rounded(v))),
 		change: turned,
 	});
 	const facts = make("div", { class: "pgl-progress" });
