@@ -53,7 +53,7 @@ HELP = """\
 %sql SELECT 1              one line of SQL; rows = %sql SELECT 1 works too
 pg_llm.sql("SELECT …")     a DataFrame with tensors as numpy arrays
 %pg_llm status             the database, its server and its models
-%pg_llm train MODEL 400 every=50 prompt="It was"   trains in the background, with the training monitor
+%pg_llm train MODEL 400    400 steps in the background, with a monitor; options: every=50 prompt="It was"
 %%check 04.2               the cell is the answer to an exercise; says whether it is right
 %pg_llm progress           the exercises that you have tried, of all notebooks
 %pg_llm reset              a clean database; keeps models named my_*
