@@ -18,7 +18,7 @@ function render({ model, el }) {
 	const sql = statement();
 	box.body.append(
 		make("div", { class: "pgl-row" }, search, options, missing, make("span", { class: "pgl-muted", text: "Keys on the map: arrows go to the next point in their direction." })),
-		make("div", { class: "pgl-explorer" }, map, make("div", {}, heading, near)),
+		make("div", { class: "pgl-mapped" }, map, make("div", {}, heading, near)),
 		sql.node,
 	);
 	let inMap = false; // the focus is in the map, which the next answer draws anew

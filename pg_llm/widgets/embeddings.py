@@ -271,19 +271,19 @@ class EmbeddingMap(Widget):
         p.height = max(p.height, top + HEIGHT)
 
     def _labelled(self, across: np.ndarray, down: np.ndarray, first: set[str]) -> set[int]:
-        """The points whose labels are written: the chosen one, its neighbours, others that do not collide."""
-        order = sorted(range(len(self._points)), key=lambda k: (self._points[k]["key"] not in first, k))
-        taken = [(a - 4, a + 4, b) for a, b in zip(across, down, strict=True)]  # the points themselves
-        found = set()
+        """The points whose labels are written: the chosen one, its neighbours, others that hide no point."""
+        chosen = self._chosen()["key"]
+        keys = [point["key"] for point in self._points]
+        order = sorted(range(len(keys)), key=lambda k: (keys[k] != chosen, keys[k] not in first, k))
+        points = [(a - 4, a + 4, b) for a, b in zip(across, down, strict=True)]
+        labels: dict[int, tuple[float, float, float]] = {}
         for k in order:
             left, y = across[k] + 5, down[k]
             right = left + len(self._points[k]["label"]) * LETTER * SIZE
-            hit = any(a < right and left < b and abs(y - c) < 11 for a, b, c in taken)
-            if right > WIDTH or (hit and self._points[k]["key"] not in first):
-                continue
-            taken.append((left, right, y))
-            found.add(k)
-        return found
+            taken = [*labels.values(), *([] if keys[k] in first else points)]
+            if right < WIDTH and not any(a < right and left < b and abs(y - c) < 11 for a, b, c in taken):
+                labels[k] = (left, right, y)
+        return {*labels}
 
     def _mark(self, kind: str) -> tuple[str, str]:
         place = self._kinds.index(kind) if kind in self._kinds else 0
