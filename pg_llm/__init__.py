@@ -53,6 +53,7 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.widgets.embeddings import embedding_map as embedding_map
     from pg_llm.widgets.monitor import training_monitor as training_monitor
     from pg_llm.widgets.prompt import prompt_box as prompt_box
+    from pg_llm.widgets.tape import tape_stepper as tape_stepper
     from pg_llm.widgets.tokens import tokenizer_view as tokenizer_view
 
 __version__ = "0.1.0"
@@ -100,6 +101,7 @@ _WHERE = {
     "save_tokenizer": "files.tokenizer",
     "sql": "notebook.frames",
     "tape": "notebook.frames",
+    "tape_stepper": "widgets.tape",
     "tokenizer_view": "widgets.tokens",
     "train_log": "notebook.frames",
     "training_monitor": "widgets.monitor",

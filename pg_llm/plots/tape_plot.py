@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -21,15 +22,24 @@ Node = str | tuple[str, str, int]  # an operation or input by name; a bend: a li
 
 
 def plot_tape(
-    frame: pd.DataFrame, title: str = "", notes: dict | None = None, ax: Axes | None = None
+    frame: pd.DataFrame,
+    title: str = "",
+    notes: dict | None = None,
+    ax: Axes | None = None,
+    *,
+    names: Mapping[str, str] | None = None,
 ) -> Axes:
     """Draws the computation graph: operations in blue, what they only read in grey, results below inputs.
 
     An arrow is one use of a value: what reads a value twice has two arrows from it.
     frame: columns op, name, inputs, shape of pg_llm.tape() or llm_tape_named; choose the rows of one block.
-    notes: a line to add to the box of a name. Errors: ValueError for no rows, or too many to read.
+    notes: a line to add to the box of a name; names: what to write in place of a name, such as "constant 2".
+    Errors: ValueError for no rows, or too many to read.
     """
     graph = Layered(frame)
+    for name in {*(names or {})} & {*graph.label}:
+        op, _, shape = graph.label[name]
+        graph.label[name] = (op, (names or {})[str(name)], shape)
     if not graph.depth:
         raise ValueError("plot_tape: the frame has no rows; is the run's number right?")
     if max(graph.depth.values()) >= ROWS:

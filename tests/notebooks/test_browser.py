@@ -44,6 +44,12 @@ SCRATCH = [
     "%sql SELECT no_such_column FROM llm_param",
     "%sql ROLLBACK",
     "import time\ntime.sleep(4)",
+    'pg_llm.sql("SET pg_llm.autograd = on")\n'
+    "pg_llm.sql(\"SELECT * FROM llm_backward((SELECT m * m FROM (SELECT tanh(llm_var('0.5', 'w') "
+    "* llm_var('2', 'x')) - '1' AS m) AS n))\")\n"
+    'pg_llm.sql("SET pg_llm.autograd = off")\n'
+    "stepper = pg_llm.tape_stepper()\nstepper",
+    'pg_llm.sql("CREATE TABLE stepped AS SELECT %(s)s::int AS step", s=stepper.step)',
 ]
 
 
@@ -378,6 +384,47 @@ def test_an_event_waits_for_the_cell_that_is_running(scratch):
     assert box.locator(".pgl-bars").inner_text() != told
 
 
+def test_a_tape_is_stepped_through_by_keyboard(scratch, conn):
+    cells = scratch.page.locator(".jp-Notebook .jp-Cell")
+    cells.nth(12).locator(".jp-InputPrompt").click()
+    scratch.run_cells(1)
+    before = facts(conn)
+    stepper = scratch.widget("tape")
+    values = stepper.locator("td.pgl-tape-value")
+    gradients = stepper.locator("td.pgl-tape-gradient")
+    line = stepper.locator(".pgl-tape-line")
+    assert values.all_inner_texts() == [""] * 4
+    stepper.locator(".pgl-range").focus()
+    press(scratch, "ArrowRight", "ArrowRight")
+    until(lambda: "Forward, row 2" in line.inner_text())
+    assert values.all_inner_texts()[2:] == ["", ""] and values.nth(1).inner_text() == "0.7616"
+    # The graph takes the keys, too, and shows the same on its nodes.
+    stepper.locator(".pgl-tape-graph").focus()
+    press(scratch, "ArrowRight", "ArrowRight", "ArrowRight", "ArrowRight")
+    until(lambda: "Backward, row 4" in line.inner_text())
+    shown = gradients.all_inner_texts()
+    assert shown[3] == "1" and shown[:2] == ["", ""] and shown[2].startswith("−0.47")
+    node = stepper.locator(".pgl-tape-node.pgl-touched .pgl-tape-gradient")
+    assert node.all_text_contents() == [shown[2]]
+    assert stepper.locator(".pgl-tape-use.pgl-now").count() == 2  # both arrows of m * m
+    scratch.shot("tape-light", stepper)
+    press(scratch, "End")
+    until(lambda: "Backward, row 1" in line.inner_text())
+    assert "" not in gradients.all_inner_texts()
+    scratch.theme("dark")
+    scratch.shot("tape-dark", stepper)
+    scratch.theme("light")
+    press(scratch, "Home")
+    until(lambda: values.all_inner_texts() == [""] * 4)
+    stepper.locator("button[aria-label='One step on']").focus()
+    press(scratch, "Enter", "Enter", "Enter")
+    until(lambda: "Forward, row 3" in line.inner_text())
+    cells.nth(13).locator(".jp-InputPrompt").click()
+    scratch.run_cells(1)  # Python knows the step, and another session reads it
+    assert conn.execute("SELECT step FROM stepped").fetchone() == (3,)
+    assert facts(conn) == before and not stepper.locator(".pgl-error").is_visible()
+
+
 def test_a_saved_notebook_shows_the_pictures_again(scratch, lab, open_page):
     scratch.save()
     path = lab[1] / "scratch.ipynb"
@@ -388,8 +435,8 @@ def test_a_saved_notebook_shows_the_pictures_again(scratch, lab, open_page):
     (lab[1] / "opened again.ipynb").write_text(json.dumps(content))
     page = open_page("opened again.ipynb")
     pictures = page.page.locator(f".{saving.MARK} img")
-    until(lambda: pictures.count() == 5, timeout=30)
-    for i in range(5):
+    until(lambda: pictures.count() == 6, timeout=30)
+    for i in range(6):
         assert len(pictures.nth(i).get_attribute("alt")) > 60
         assert pictures.nth(i).evaluate("img => img.complete && img.naturalWidth > 100")
     assert page.page.get_by_text("Error displaying widget").count() == 0
@@ -500,6 +547,7 @@ CONTROLS = {
     "architecture": ("architecture", ".pgl-node[tabindex='0']", "ArrowDown"),
     "monitor": ("training_monitor", ".pgl-samples", "ArrowDown"),
     "embeddings": ("embedding_map", ".pgl-point[tabindex='0']", "ArrowDown"),
+    "tape": ("tape_stepper", ".pgl-range", "ArrowRight"),
 }
 
 

@@ -110,6 +110,9 @@ def ends_of(arrow) -> tuple:
 
 def test_the_tape_has_an_arrow_for_every_use_of_a_value(block):
     rows = [("sub", "miss", ["y", "constant 2"], []), ("mul", "loss", ["miss", "miss"], [])]
+    names = {"constant 2": "the input x", "no such box": "?"}
+    named = pg_llm.plot_tape(pd.DataFrame(rows, columns=COLUMNS), names=names)
+    assert {"the input x"} <= {text.get_text() for text in named.texts}
     ax = pg_llm.plot_tape(pd.DataFrame(rows, columns=COLUMNS), "miss * miss", {"constant 2": "x"})
     assert len(arrows(ax)) == 4
     ends = [tuple(ends_of(p)[1].round(6)) for p in arrows(ax)]

@@ -28,6 +28,8 @@ def classroom(server):
     name = "test_widgets_classroom"
     databases.drop_database(name)
     databases.create_database(name)
+    with pg_llm.connect(name) as connection:
+        recorded(connection, NEURON)
     yield name
     databases.drop_database(name)
 
@@ -139,6 +141,17 @@ def test_the_prompts_to_try_are_known_words_and_beginnings_of_stories(conn):
 # -- transactions and errors ----
 
 
+NEURON = "miss * miss FROM (SELECT tanh(llm_var('0.5', 'w') * llm_var('2', 'x')) - '1' AS miss) AS neuron"
+
+
+def recorded(conn, expression: str) -> int:
+    """The run of an expression and its backward pass."""
+    conn.execute("SET pg_llm.autograd = on")
+    conn.execute(f"SELECT * FROM llm_backward((SELECT {expression}))")
+    conn.execute("SET pg_llm.autograd = off")
+    return conn.execute("SELECT max(run) FROM llm_run").fetchone()[0]
+
+
 def every(conn) -> list:
     return [
         pg_llm.prompt_box(STORY, conn=conn),
@@ -146,6 +159,7 @@ def every(conn) -> list:
         pg_llm.tokenizer_view(conn=conn),
         pg_llm.architecture(conn=conn),
         pg_llm.embedding_map(conn=conn),
+        pg_llm.tape_stepper(conn.execute("SELECT min(run) FROM llm_run").fetchone()[0], conn=conn),
     ]
 
 
@@ -160,6 +174,9 @@ def move(widget) -> None:
         widget.text = "other words"
     elif name == "EmbeddingMap":
         widget.choose("garden")
+    elif name == "TapeStepper":
+        widget.step = 3
+        widget.refresh()
     else:
         widget.unfold = ["h.1"]
 
@@ -441,6 +458,64 @@ def test_a_map_of_another_matrix_of_chosen_words_and_of_a_query(conn):
 def test_a_map_that_cannot_be_is_an_error_that_says_why(conn, options, message):
     with pytest.raises(KitError, match=re.escape(message)):
         pg_llm.embedding_map(conn=conn, **options)
+
+
+# -- the tape stepper ----
+
+
+def gradients(conn, run: int) -> dict[str, float]:
+    rows = conn.execute(
+        "SELECT id, grad::float8 FROM llm_tensor_rt WHERE run = %s AND grad IS NOT NULL", (run,)
+    ).fetchall()
+    return {str(key): value for key, value in rows}
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        NEURON,
+        "e / (e + 1) FROM (SELECT exp((llm_var('0.5', 'w') * '2') - llm_var('1', 'b')) AS e) AS z",
+        "sin(log(x) / sqrt(y)) + cos(-relu(x)) FROM (SELECT llm_var('3', 'x') x, llm_var('2', 'y') y) AS v",
+    ],
+)
+def test_the_contributions_add_up_to_the_gradients_of_the_database(conn, expression):
+    run = recorded(conn, expression)
+    steps = pg_llm.tape_stepper(run, conn=conn).view["steps"]
+    assert all("of 2" not in text for step in steps for text in step["gradients"].values())
+    came = {key: float(text.replace("−", "-")) for key, text in steps[-1]["gradients"].items()}
+    wanted = gradients(conn, run)
+    assert came == pytest.approx(wanted, rel=1e-3) and len(came) > 4
+
+
+def test_it_goes_forward_and_then_backward(conn):
+    stepper = pg_llm.tape_stepper(recorded(conn, NEURON), conn=conn)
+    rows, steps = stepper.view["rows"], stepper.view["steps"]
+    phases = [step["phase"] for step in steps]
+    assert phases == ["start", *["forward"] * 4, "seed", *["backward"] * 4] and len(rows) == 4
+    assert [s["row"] for s in steps[1:5]] == [row["id"] for row in rows]
+    assert [s["row"] for s in steps[6:]] == [row["id"] for row in reversed(rows)]
+    # The square reads miss twice: after its row, both contributions are there.
+    miss = rows[3]["reads"]
+    assert miss[0] == miss[1] and steps[6]["text"].count(f"{miss[0]} gets") == 2
+    stepper.step = 1
+    assert "row 1" in stepper.describe() and "gradient" not in stepper.describe()
+
+
+def test_a_run_without_a_backward_pass_only_goes_forward(conn):
+    conn.execute("SET pg_llm.autograd = on")
+    conn.execute("SELECT mean(llm_var('[1,2]', 'v') * '[3,4]')")
+    conn.execute("SET pg_llm.autograd = off")
+    stepper = pg_llm.tape_stepper(conn=conn)
+    assert [step["phase"] for step in stepper.view["steps"]] == ["start", "forward", "forward"]
+    assert "norm" in stepper.describe()
+
+
+def test_a_tape_that_is_too_long_or_not_there_is_refused(conn):
+    run = conn.execute("SELECT llm_trace('classroom', llm_encode('It was May', 'classroom'))").fetchone()[0]
+    with pytest.raises(KitError, match="up to 45 rows"):
+        pg_llm.tape_stepper(run, conn=conn)
+    with pytest.raises(KitError, match="llm_run"):
+        pg_llm.tape_stepper(987654, conn=conn)
 
 
 # -- pictures, saved notebooks, kernels ----
