@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pg_llm.drawings.svg import BLUE, GREY, INK, ORANGE, Box, Drawing
+from pg_llm.drawings.svg import BLUE, GREY, INK, ORANGE, PAPER, Box, Drawing
 from pg_llm.plots.tape_plot import Layered
 
 WIDE, HIGH, COLUMN, ROW = 82.0, 40.0, 146.0, 76.0  # a node, and the distances between nodes, in pixels
@@ -81,13 +81,16 @@ def graph(nodes: pd.DataFrame, edges: pd.DataFrame, title: str = "") -> Drawing:
     height = max(y for _, y in boxes.values()) + HIGH + (34 if "gradient" in nodes else 18)
     drawing = Drawing(width, height, _told(about, ops, edges, title), title)
     slopes = _slopes(edges)
+    labels = []
     for path in paths:
         a, b = path[0], path[-1]
         count = uses[a, b]
         for k in range(count):
             aside = 13.0 * (2 * k - (count - 1)) if count > 1 else 0.0
-            text = _r(slopes[a, b][k]) if slopes else ""
-            _use(drawing, [places[node] for node in path], aside, text)
+            at = _use(drawing, [places[node] for node in path], aside)
+            labels += [(*at, _r(slopes[a, b][k]))] if slopes else []
+    for x, y, text in labels:
+        _label(drawing, x, y, text, BLUE)
     for name, (x, y) in boxes.items():
         row, made = about.get(name, {}), name in ops
         box = drawing.box(x, y, WIDE, HIGH, "", fill=SOFT if made else LEAF, line=BLUE if made else GREY)
@@ -127,20 +130,30 @@ def _slopes(edges: pd.DataFrame) -> dict[tuple[str, str], list[float]]:
     return found
 
 
-def _use(drawing: Drawing, corners: list[tuple[float, float]], aside: float, text: str) -> None:
-    """An arrow from the first node to the last, past the bends between; aside: pixels off the way."""
+def _use(drawing: Drawing, corners: list[tuple[float, float]], aside: float) -> tuple[float, float]:
+    """An arrow from the first node to the last, past the bends between; returns where its label belongs.
+
+    aside: pixels off the straight way, for one of several arrows between two nodes.
+    """
     middles = [(x + WIDE / 2, y + HIGH / 2) for x, y in corners]
-    off = aside / 3
-    start = (corners[0][0] + WIDE, middles[0][1] + off)
-    end = (corners[-1][0] - 1, middles[-1][1] + off)
-    stops = [start, *middles[1:-1], end]
-    for a, b in zip(stops[:-2], stops[1:-1], strict=False):
-        drawing.line(a, b, colour=GREY)
-    drawing.arrow(stops[-2], end, colour=GREY, bend=-aside if len(stops) == 2 else 0)
-    if text:
-        a, b = stops[0], stops[1]
-        x, y = (a[0] + b[0]) / 2, (a[1] + b[1]) / 2 + aside
-        drawing.text(x, y + (4 if aside > 0 else -5) + (10 if aside > 0 else 0), text, size=11.5, colour=BLUE)
+    start = (corners[0][0] + WIDE, middles[0][1] + aside / 3)
+    end = (corners[-1][0] - 1, middles[-1][1] + aside / 3)
+    x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
+    length = math.dist(start, end)
+    across = (end[1] - start[1]) / length, (start[0] - end[0]) / length
+    bend = -aside
+    if len(middles) > 2:
+        bx, by = np.mean(middles[1:-1], axis=0)
+        bend = 1.15 * ((bx - x) * across[0] + (by - y) * across[1])
+    drawing.arrow(start, end, colour=GREY, bend=bend)
+    return x + bend * across[0], y + bend * across[1]
+
+
+def _label(drawing: Drawing, x: float, y: float, text: str, colour: str = INK) -> None:
+    """A number in the middle of a line, on a piece of paper of its own."""
+    wide = 6.6 * len(text) + 3
+    drawing.box(x - wide / 2, y - 8, wide, 16, fill=PAPER, line=PAPER)
+    drawing.text(x, y + 4, text, size=11.5, colour=colour)
 
 
 def _told(about: dict, ops: dict[str, str], edges: pd.DataFrame, title: str) -> str:
@@ -265,17 +278,18 @@ def network(weights: pd.DataFrame, title: str = "") -> Drawing:
     def centre(layer: int, k: int) -> tuple[float, float]:
         return 60 + 195.0 * layer, 38 + (tall - 70) * (k + 0.5) / sizes[layer]
 
+    labels = []
     for layer, weight in ((0, w1), (1, w2)):
         for i, j in np.ndindex(*weight.shape):
             value = float(weight[i, j])
             (x0, y0), (x1, y1) = centre(layer, i), centre(layer + 1, j)
             colour = BLUE if value >= 0 else ORANGE
             drawing.line((x0 + 18, y0), (x1 - 18, y1), colour=colour, width=0.6 + 6 * abs(value) / limit)
-            part = 0.84 if layer == 0 else 0.2  # beside the neuron in the middle, where lines are apart
-            x, y = x0 + 18 + (x1 - x0 - 36) * part, y0 + (y1 - y0) * part
-            drawing.text(
-                x, y + (-7 if (layer, i) != (0, 1) else 15), f"{value:.2f}".replace("-", "−"), size=11
-            )
+            part = 0.4 if layer else 0.58 + 0.24 * (i % 2)
+            at = x0 + 18 + (x1 - x0 - 36) * part, y0 + (y1 - y0) * part
+            labels.append((*at, f"{value:.2f}".replace("-", "−")))
+    for x, y, text in labels:
+        _label(drawing, x, y, text)
     for layer, names in enumerate((["x₁", "x₂", *["x"] * 9], ["tanh"] * 99, ["y"] * 9)):
         for k in range(sizes[layer]):
             x, y = centre(layer, k)
