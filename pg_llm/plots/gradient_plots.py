@@ -62,6 +62,34 @@ def plot_gradients(
     return ax
 
 
+def plot_scales(frame: pd.DataFrame, title: str = "") -> Axes:
+    """What reaches each block, forward and backward, for several scales of the first weights, on log axes.
+
+    frame: columns scale, block (0 is the stream before the first), stream, gradient. Returns the left Axes.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, sides = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    panels = [("stream", "forward: standard deviation of the stream"),
+              ("gradient", "backward, from right to left: norm of the gradient")]  # fmt: skip
+    for ax, (column, label) in zip(sides, panels, strict=True):
+        for k, (scale, rows) in enumerate(frame.groupby("scale")):
+            color, dashes, marker = STYLES[k % len(STYLES)]
+            ax.plot(rows["block"], rows[column], color=color, ls=dashes, marker=marker, ms=5,
+                    label=f"weights × {scale:g}")  # fmt: skip
+        ax.set_yscale("log")
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.set_xticks(sorted(frame["block"].unique()))
+        ax.set_xlabel("after this many blocks")
+        ax.set_title(label, loc="left", fontsize=10)
+        ax.grid(axis="y", color=GREY, lw=0.4, alpha=0.5)
+        ax.spines[["top", "right"]].set_visible(False)
+    sides[1].legend(frameon=False, fontsize=9)
+    figure.suptitle(title, x=0.01, ha="left")
+    return sides[0]
+
+
 def plot_paths(
     frame: pd.DataFrame, height, title: str = "", minimum: tuple | None = None, ax: Axes | None = None
 ) -> Axes:
