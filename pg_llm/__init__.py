@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.files.names import load_names as load_names
     from pg_llm.files.tokenizer import load_tokenizer as load_tokenizer
     from pg_llm.files.tokenizer import save_tokenizer as save_tokenizer
+    from pg_llm.notebook.broken_models import broken_models as broken_models
+    from pg_llm.notebook.broken_models import retrain as retrain
     from pg_llm.notebook.fallback_model import practice_model as practice_model
     from pg_llm.notebook.frames import activations as activations
     from pg_llm.notebook.frames import attention as attention
@@ -68,6 +70,7 @@ _WHERE = {
     "architecture": "widgets.architecture",
     "attention": "notebook.frames",
     "attention_explorer": "widgets.attention",
+    "broken_models": "notebook.broken_models",
     "check": "course.check",
     "connect": "server.database",
     "download": "files.hub",
@@ -97,6 +100,7 @@ _WHERE = {
     "prompt_box": "widgets.prompt",
     "register": "files.adapter",
     "register_async": "files.adapter",
+    "retrain": "notebook.broken_models",
     "save_adapter": "files.lora",
     "save_tokenizer": "files.tokenizer",
     "sql": "notebook.frames",
