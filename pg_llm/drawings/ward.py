@@ -57,7 +57,8 @@ def triangles(maps: dict[str, Sequence], tokens: Sequence[str], limit: float = 1
         )  # fmt: skip
     d = Drawing(
         span * len(maps) + 16, n * cell + 104,
-        f"Attention over the letters {' '.join(tokens)}, queries down and keys across. {'; '.join(largest.values())}.",
+        f"Attention over the letters {' '.join(tokens)}, queries down and keys across. "
+        f"{'; '.join(largest.values())}.",
         "Who attends to whom",
     )  # fmt: skip
     for k, (title, rows) in enumerate(maps.items()):

@@ -18,7 +18,7 @@ from pg_llm.files.names import load_names
 from pg_llm.notebook import session
 
 LAYERS, HEADS, WIDTH, POSITIONS = 4, 4, 32, 16
-BATCH, RATE = 16, 0.006
+BATCH, RATE, DROPOUT = 16, 0.006, 0.05
 CHARTED = (0, 1, 2, 5, 10, 20, 50, 100, 150, 200, 250, 300)  # steps; a training ends at the last
 NAMES = "SELECT lower(name) FROM name WHERE list IN ('female', 'male') ORDER BY md5(name), list"
 
@@ -89,9 +89,9 @@ def broken_models(seed: int = 14, conn: psycopg.Connection | None = None) -> lis
 def retrain(model: str, rate: float = RATE, conn: psycopg.Connection | None = None) -> float:
     """Trains a model of the ward of broken_models() anew, as it stands now; returns its validation loss.
 
-    From the initial weights that all of them had, for 300 steps at a constant learning rate. Its rows in
-    llm_train_log, `visit` and `chart` are replaced. Two models with the same architecture, data and rate
-    have the same bits afterwards. Errors: KitError, psycopg.Error. Example: retrain("patient_a")
+    From the initial weights that all of them had, for 300 steps; the learning rate falls during the last 50.
+    Its rows in llm_train_log, `visit` and `chart` are replaced. Two models with the same architecture, data
+    and rate have the same bits afterwards. Errors: KitError, psycopg.Error. Example: retrain("patient_a")
     """
     with session.connection(conn) as chosen, chosen.transaction():
         chosen.execute("SET LOCAL client_min_messages = warning")
@@ -129,7 +129,7 @@ def _admit(conn: psycopg.Connection, model: str, illness: Illness) -> None:
 
 
 def _train(conn: psycopg.Connection, model: str, rate: float, weights: str = "") -> float:
-    """Initial weights (changed by the update `weights`) and a training with its chart; the validation loss."""
+    """Initial weights, changed by the update `weights`, a training and its chart; the validation loss."""
     for table in ("{0}.llm_train_log", "{0}.llm_train_run", "visit", "chart"):
         _run(conn, f"DELETE FROM {table} WHERE model = %s", model)
     _run(conn, "SELECT {0}.llm_init_model(%s, 1)", model)
@@ -139,10 +139,10 @@ def _train(conn: psycopg.Connection, model: str, rate: float, weights: str = "")
     for first, last in pairwise(CHARTED):
         _run(
             conn, "SELECT {0}.llm_train(%s, %s, batch_size => %s, lr_max => %s, min_lr => %s, warmup => 0, "
-            "wd => 0, dropout_p => 0, seed => %s, notice_every => 0)",
-            model, last - first, BATCH, rate, rate, first,
+            "wd => 0, dropout_p => %s, seed => %s, notice_every => 0)",
+            model, last - first, BATCH, rate, rate / 20 if last == CHARTED[-1] else rate, DROPOUT, first,
         )  # fmt: skip
-        _chart(conn, model, rate)
+        _chart(conn, model)
     _visit(conn, model, CHARTED[-1])
     return catalog.value(
         conn,
@@ -151,14 +151,20 @@ def _train(conn: psycopg.Connection, model: str, rate: float, weights: str = "")
     )
 
 
-def _chart(conn: psycopg.Connection, model: str, rate: float) -> None:
+def _chart(conn: psycopg.Connection, model: str) -> None:
     """The newest step of each parameter, from AdamW's moments, and the parameter before it."""
     _run(
-        conn, "INSERT INTO chart SELECT model, step, name, {0}.norm(data + moved)::real, {0}.norm(moved)::real "
-        "FROM {0}.llm_param, LATERAL (SELECT (m / (1 - 0.9 ^ step)) / ({0}.sqrt(v / (1 - 0.999 ^ step)) + 1e-8) "
-        "* %s::float8 AS moved) AS adam WHERE model = %s AND step > 0",
-        rate, model,
-    )  # fmt: skip
+        conn,
+        """INSERT INTO chart
+           SELECT model, step, name, {0}.norm(data + moved)::real, {0}.norm(moved)::real
+           FROM {0}.llm_param JOIN (SELECT model, step, lr FROM {0}.llm_train_log) AS log USING (model, step),
+                LATERAL (
+                    SELECT m / (1 - 0.9 ^ step) / ({0}.sqrt(v / (1 - 0.999 ^ step)) + 1e-8)
+                           * lr AS moved
+                ) AS adam
+           WHERE model = %s""",
+        model,
+    )
 
 
 def _visit(conn: psycopg.Connection, model: str, step: int) -> None:

@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import ScalarFormatter
 
 from pg_llm.plots.plots import GREY, _axes
 
@@ -35,8 +34,8 @@ def plot_models(frame: pd.DataFrame, x: str, y: str, title: str = "", *, control
         else:
             i = models.index(model)
             colour = SERIES[i % len(SERIES)]
-            ax.plot(rows[x], rows[y], color=colour, marker=MARKERS[i % len(MARKERS)], markersize=4, linewidth=1.4,
-                    markevery=max(1, len(rows) // 12), zorder=3)  # fmt: skip
+            ax.plot(rows[x], rows[y], color=colour, marker=MARKERS[i % len(MARKERS)], markersize=4,
+                    linewidth=1.4, markevery=max(1, len(rows) // 12), zorder=3)  # fmt: skip
         ends.append([float(rows[y].iloc[-1]), str(model), colour])
     for label, value in (references or {}).items():
         ax.axhline(value, color=GREY, linestyle="--", linewidth=1, zorder=1)
@@ -44,7 +43,7 @@ def plot_models(frame: pd.DataFrame, x: str, y: str, title: str = "", *, control
                     fontsize=8, color="#555", va="bottom")  # fmt: skip
     if logx:
         ax.set_xscale("log")
-        ax.xaxis.set_major_formatter(ScalarFormatter())
+        ax.xaxis.set_major_formatter("{x:g}")
     if logy:
         ax.set_yscale("log")
     ax.set(xlabel=xlabel or x, ylabel=ylabel or y)
@@ -67,8 +66,8 @@ def _name_ends(ax: Axes, ends: list) -> None:
                 heights[i] -= gap / 2
                 heights[i + 1] += gap / 2
     for at, (real, _, name, colour) in zip(heights, places, strict=True):
-        ax.annotate(name, (1, real), (1.03, at), xycoords="axes fraction", textcoords="axes fraction", color=colour,
-                    fontsize=9, va="center", annotation_clip=False,
+        ax.annotate(name, (1, real), (1.03, at), xycoords="axes fraction", textcoords="axes fraction",
+                    color=colour, fontsize=9, va="center", annotation_clip=False,
                     arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6})  # fmt: skip
 
 
@@ -79,8 +78,8 @@ def plot_activations(frame: pd.DataFrame, title: str = "", *, limit: float = 12,
     bin. mark: a vertical line, None for none.
     """
     models = list(dict.fromkeys(frame["model"]))
-    figure, axes = plt.subplots(1, len(models), figsize=(4.2 * len(models), 3), sharex=True, layout="constrained",
-                                squeeze=False)  # fmt: skip
+    figure, axes = plt.subplots(1, len(models), figsize=(4.2 * len(models), 3), sharex=True,
+                                layout="constrained", squeeze=False)  # fmt: skip
     edges = np.linspace(-limit, limit, 49)
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.85, frame["layer"].nunique()))
     for ax, model in zip(axes[0], models, strict=True):
