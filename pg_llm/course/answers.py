@@ -207,9 +207,19 @@ def _of_probe(error: psycopg.Error) -> str:
 
 
 def is_query(statement: str) -> bool:
-    """True for a statement that begins as a query does."""
-    words = (t for t in sqltext.tokens(statement) if t.kind not in ("space", "comment"))
-    return next((t.text.lower() for t in words), "") in ("with", "select", "values", "table", "(")
+    """True for a statement that begins as a query does; WITH … UPDATE is none."""
+    depth, first = 0, ""
+    for token in sqltext.tokens(statement):
+        word = token.text.lower()
+        if token.kind in ("space", "comment"):
+            continue
+        first = first or word
+        depth += (word == "(") - (word == ")")
+        if first != "with":
+            break
+        if depth == 0 and word in ("select", "insert", "update", "delete", "merge"):
+            return word == "select"
+    return first in ("with", "select", "values", "table", "(")
 
 
 def rows_of(conn: psycopg.Connection, query: str, variables: Mapping) -> dict:

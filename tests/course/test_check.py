@@ -213,6 +213,21 @@ def test_a_look_at_what_was_defined_changes_nothing(learner):
     assert verdict(VIEW, VIEW["solution"] + void).is_right
 
 
+@pytest.mark.parametrize(
+    ("statement", "query"),
+    [
+        ("WITH a AS (SELECT 1) SELECT * FROM a", True),
+        ("-- new\n(SELECT 1) UNION SELECT 2", True),
+        ("WITH a AS (SELECT 1 AS x), b AS (TABLE a) UPDATE t SET x = (SELECT 2) FROM b RETURNING t.x", False),
+        ("with a as (select 1) insert into t select * from a", False),
+        ("UPDATE t SET x = 1", False),
+        ("", False),
+    ],
+)
+def test_what_a_query_is(statement, query):
+    assert answers.is_query(statement) is query
+
+
 def test_a_kept_answer_may_have_columns_of_equal_names(learner):
     task = {**MEANS, "solution": "SELECT 'a', 'b'", "probe": "SELECT count(*) FROM answer", "wrong": []}
     assert verdict(task, "SELECT '100 %', '' AS \"50 %\", 'b'").is_right
