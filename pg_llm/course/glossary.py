@@ -69,7 +69,8 @@ def paragraphs(path: Path) -> list[str]:
     """A notebook's own prose, a string for each paragraph or point of a list, without headings and tables."""
     cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == "markdown"]
     texts = [c.source for c in cells if not c.id.startswith(GENERATED) and not QUIZ.match(c.source)]
-    parts = [part for text in texts for part in re.split(r"\n\s*\n|\n(?=[-*#] |\d+\. )", text)]
+    texts = [re.sub(r"</?(?:details|summary)>", "", text) for text in texts]
+    parts = [part.strip() for text in texts for part in re.split(r"\n\s*\n|\n(?=[-*#] |\d+\. )", text)]
     return [
         re.sub(r"^(?:[-*]|\d+\.) ", "", " ".join(p.split()))
         for p in parts
