@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.files.importer import load_model as load_model
     from pg_llm.files.lora import load_adapter as load_adapter
     from pg_llm.files.lora import save_adapter as save_adapter
-    from pg_llm.files.names import load_names as load_names
+    from pg_llm.notebook.names import load_names as load_names
     from pg_llm.files.tokenizer import load_tokenizer as load_tokenizer
     from pg_llm.files.tokenizer import save_tokenizer as save_tokenizer
     from pg_llm.notebook.broken_models import broken_models as broken_models
@@ -79,7 +79,7 @@ _WHERE = {
     "gradients": "notebook.frames",
     "load_adapter": "files.lora",
     "load_model": "files.importer",
-    "load_names": "files.names",
+    "load_names": "notebook.names",
     "load_tokenizer": "files.tokenizer",
     "params": "notebook.frames",
     "plot_attention": "plots.plots",

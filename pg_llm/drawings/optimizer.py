@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from pg_llm.drawings.svg import BLUE, GREY, ORANGE, Drawing
 
+MOVE = "#fdf1e9"  # what moves the weight
+
 
 def memory(beta: float = 0.9, steps: Sequence[int] = (1, 3, 10, 30)) -> Drawing:
     """How much each past gradient counts in the running mean m after some steps, and what that adds up to."""
@@ -62,10 +64,9 @@ def step(row: Mapping[str, float], lr: float, decay: float, name: str = "") -> D
     new_m = drawing.box(middle, y["m"] - 20, 190, 36, "0.9 m + 0.1 grad", fill="#ffffff")
     new_v = drawing.box(middle, y["v"] - 5, 190, 36, "0.999 v + 0.001 grad²", fill="#ffffff")
     shrunk = drawing.box(middle, y["data"], 190, 36, f"× (1 − {lr:g} · {decay:g})", fill="#ffffff")
-    move = {"fill": "#fdf1e9", "line": ORANGE}
     formula = f"m / (1 − 0.9^{t})\ndivided by √(v / (1 − 0.999^{t}))"
-    quotient = drawing.box(far, 150, 190, 52, formula, size=11, **move)
-    moved = drawing.box(far, y["data"], 190, 36, f"− {lr:g} × {pace:.3g}", **move)
+    quotient = drawing.box(far, 150, 190, 52, formula, size=11, fill=MOVE, line=ORANGE)
+    moved = drawing.box(far, y["data"], 190, 36, f"− {lr:g} × {pace:.3g}", fill=MOVE, line=ORANGE)
     ends = {"data": y["data"], "m": y["m"] + 22, "v": y["v"]}
     done = {k: drawing.box(right, ends[k], 135, 36, f"{k}  {v:.4g}", mono=True) for k, v in after.items()}
     drawing.text(right + 67, 48, "after", size=12, colour="#555")
