@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.files.importer import load_model as load_model
     from pg_llm.files.lora import load_adapter as load_adapter
     from pg_llm.files.lora import save_adapter as save_adapter
-    from pg_llm.notebook.names import load_names as load_names
     from pg_llm.files.tokenizer import load_tokenizer as load_tokenizer
     from pg_llm.files.tokenizer import save_tokenizer as save_tokenizer
     from pg_llm.notebook.broken_models import broken_models as broken_models
@@ -36,6 +35,7 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.notebook.frames import sql as sql
     from pg_llm.notebook.frames import tape as tape
     from pg_llm.notebook.frames import train_log as train_log
+    from pg_llm.notebook.names import load_names as load_names
     from pg_llm.plots.gradient_plots import plot_decision as plot_decision
     from pg_llm.plots.gradient_plots import plot_gradients as plot_gradients
     from pg_llm.plots.gradient_plots import plot_paths as plot_paths
