@@ -17,22 +17,21 @@ MARKERS = "os^Dv*"
 
 
 def plot_models(frame: pd.DataFrame, x: str, y: str, title: str = "", *, control: str = "control",
-                logx: bool = False, logy: bool = False, references: Mapping[str, float] | None = None,
+                logx: bool = False, logy: bool = False, references: Mapping[str, float] | None = None, ylim: tuple[float, float] | None = None,
                 xlabel: str = "", ylabel: str = "", ax: Axes | None = None) -> Axes:  # fmt: skip
     """A line of y over x for each model of the frame, named at its end; the control is black and broad.
 
-    references: horizontal lines, {label: y}. logx, logy: powers of ten. Example:
+    references: horizontal lines, {label: y}. logx, logy: powers of ten. ylim: of the y axis. Example:
     plot_models(pg_llm.sql("SELECT model, step, loss FROM llm_train_log"), "step", "loss")
     """
     ax = _axes(ax, 8, 4.2)
     ends = []
-    models = sorted(set(frame["model"]) - {control})
     for model, rows in frame.sort_values(x).groupby("model"):
         if model == control:
             ax.plot(rows[x], rows[y], color="black", linewidth=3.2, zorder=2)
             colour = "black"
         else:
-            i = models.index(model)
+            i = (ord(str(model)[-1]) - ord("a")) % len(SERIES)  # the same colour for patient_b in every figure
             colour = SERIES[i % len(SERIES)]
             ax.plot(rows[x], rows[y], color=colour, marker=MARKERS[i % len(MARKERS)], markersize=4,
                     linewidth=1.4, markevery=max(1, len(rows) // 12), zorder=3)  # fmt: skip
@@ -46,6 +45,8 @@ def plot_models(frame: pd.DataFrame, x: str, y: str, title: str = "", *, control
         ax.xaxis.set_major_formatter("{x:g}")
     if logy:
         ax.set_yscale("log")
+    if ylim:
+        ax.set_ylim(*ylim)
     ax.set(xlabel=xlabel or x, ylabel=ylabel or y)
     ax.set_title(title, loc="left")
     _name_ends(ax, ends)
