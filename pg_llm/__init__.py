@@ -53,6 +53,7 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.widgets.architecture import architecture as architecture
     from pg_llm.widgets.attention import attention_explorer as attention_explorer
     from pg_llm.widgets.embeddings import embedding_map as embedding_map
+    from pg_llm.widgets.lens import logit_lens as logit_lens
     from pg_llm.widgets.monitor import training_monitor as training_monitor
     from pg_llm.widgets.prompt import prompt_box as prompt_box
     from pg_llm.widgets.tape import tape_stepper as tape_stepper
@@ -81,6 +82,7 @@ _WHERE = {
     "load_model": "files.importer",
     "load_names": "notebook.names",
     "load_tokenizer": "files.tokenizer",
+    "logit_lens": "widgets.lens",
     "params": "notebook.frames",
     "plot_attention": "plots.plots",
     "plot_bigrams": "plots.plots",

@@ -38,9 +38,9 @@ class Database:
     def __init__(self, conn: psycopg.Connection):
         self.conn, self._schema = conn, catalog.schema(conn)
 
-    def rows(self, query: str, **params) -> list[tuple[Any, ...]]:
-        """All rows of a query."""
-        with self.conn.cursor(row_factory=tuple_row) as cursor:
+    def rows(self, query: str, *, binary: bool = False, **params) -> list[tuple[Any, ...]]:
+        """All rows of a query; binary: large tensors with all of their values."""
+        with self.conn.cursor(row_factory=tuple_row, binary=binary) as cursor:
             cursor.execute(sql.SQL(query).format(self._schema), params or None)  # type: ignore[arg-type]
             return cursor.fetchall() if cursor.description else []
 

@@ -87,7 +87,8 @@ class EmbeddingMap(Widget):
 
     def _of_query(self, db: Database) -> list[tuple[str, str, str, np.ndarray]]:
         """Key, label, kind and vector of each row of the learner's query: label, vector and perhaps kind."""
-        cursor = db.conn.execute(self.query)  # type: ignore[arg-type]
+        cursor = db.conn.cursor(binary=True)  # large vectors, too, with all of their values
+        cursor.execute(self.query)  # type: ignore[arg-type]
         names = [column.name for column in cursor.description or ()]
         if not 2 <= len(names) <= 3:
             raise KitError(
@@ -116,7 +117,7 @@ class EmbeddingMap(Widget):
         if chosen:
             query += " AND token_id = ANY (%(ids)s)"
         rows = db.rows(query + " ORDER BY token_id LIMIT %(n)s",
-                       m=self.model, p=self.parameter, ids=[*chosen], n=MOST)  # fmt: skip
+                       binary=True, m=self.model, p=self.parameter, ids=[*chosen], n=MOST)  # fmt: skip
         if not rows:
             known = db.rows("SELECT DISTINCT name FROM {0}.llm_param_row WHERE model = %(m)s", m=self.model)
             names = ", ".join(sorted(name for (name,) in known)) or "none, for there is no such model"

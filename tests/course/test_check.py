@@ -429,3 +429,19 @@ def test_cells_of_an_exercise():
     assert "### Exercise 90.1 · means" in text and "%%check 90.1\nSELECT g," in text
     assert MEANS["solution"] in text
     assert MEANS["solution"] not in "\n".join(source for _, _, source in cells.parts(task, solutions=False))
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_query"),
+    [
+        ("SELECT 1", True),
+        ("(SELECT 1)", True),
+        ("WITH a AS (SELECT 1) SELECT * FROM a", True),
+        ("WITH a AS (INSERT INTO t VALUES (1) RETURNING 1) TABLE a", True),
+        ("WITH a AS (SELECT 1) INSERT INTO t SELECT * FROM a", False),
+        ("DELETE FROM t", False),
+        ("", False),
+    ],
+)
+def test_the_word_after_with_decides_what_a_statement_is(statement, is_query):
+    assert answers.is_query(statement) == is_query

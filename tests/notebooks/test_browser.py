@@ -548,6 +548,7 @@ CONTROLS = {
     "monitor": ("training_monitor", ".pgl-samples", "ArrowDown"),
     "embeddings": ("embedding_map", ".pgl-point[tabindex='0']", "ArrowDown"),
     "tape": ("tape_stepper", ".pgl-range", "ArrowRight"),
+    "lens": ("logit_lens", ".pgl-lenscell[tabindex='0']", "ArrowLeft"),
 }
 
 
@@ -576,3 +577,47 @@ def test_a_notebook_of_the_course_runs_by_keyboard(name, lab, open_page):
                 page.shot(f"{re.sub('[.]ipynb$', '', name)}-{kind}-{index}-{theme}", widget)
     assert page.page.get_by_text("Error displaying widget").count() == 0
     assert page.errors() == []
+
+
+def test_the_logit_lens_by_keyboard(lab, open_page):
+    cells = ["%load_ext pg_llm\nimport pg_llm", "lens = pg_llm.logit_lens()\nlens"]
+    seen = "CREATE TABLE seen AS SELECT :n AS node, :p::int AS position"
+    seen = f"pg_llm.sql({seen!r}, n=lens.node, p=lens.position)"
+    browser.write(lab[1] / "lens.ipynb", [*cells, seen])
+    page = open_page("lens.ipynb")
+    page.first_cell()
+    page.run_cells(2)
+    lens = page.widget("lens")
+    with pg_llm.connect(databases.database_for("lens.ipynb")) as connection:
+        before = facts(connection)
+        page.shot("lens-light", lens)
+        grid = lens.locator(".pgl-lenscell")
+        T = lens.locator(".pgl-lenstoken").count()
+        assert grid.count() == 5 * T
+        heading = lens.locator(".pgl-heading")
+        assert heading.inner_text() == f"After h.3, at ␣Ruth (position {T - 1})"
+        first = lens.locator(".pgl-bar").first
+        assert first.get_attribute("data-token") == " Gray"
+        # The focus goes through layers and tokens; the bars follow.
+        lens.locator(".pgl-lenscell[tabindex='0']").focus()
+        press(page, "ArrowDown", "ArrowDown", "ArrowDown", "ArrowDown")
+        until(lambda: heading.inner_text().startswith("After embd"))
+        assert first.get_attribute("data-token") == " Ruth"
+        press(page, "Home", "ArrowRight", "ArrowUp")
+        until(lambda: heading.inner_text() == "After h.0, at ␣was (position 1)")
+        assert "h.0" in focused(page) and "h.0" in lens.locator(".pgl-sql").text_content()
+        page.page.locator(".jp-Notebook .jp-Cell").nth(2).locator(".jp-InputPrompt").click()
+        page.run_cells(1)
+        until(lambda: connection.execute("SELECT to_regclass('seen') IS NOT NULL").fetchone() == (True,))
+        assert connection.execute("SELECT node, position FROM seen").fetchone() == ("h.0", 1)
+        # Another text is another grid.
+        lens.locator(".pgl-line-input").focus()
+        press(page, "Control+a")
+        page.page.keyboard.type("It was bad")
+        press(page, "Enter")
+        until(lambda: lens.locator(".pgl-notes").inner_text().count("bad") > 0)
+        page.theme("dark")
+        page.shot("lens-dark", lens)
+        page.theme("light")
+        assert facts(connection) == before
+    assert not lens.locator(".pgl-error").is_visible() and page.errors() == []

@@ -157,6 +157,7 @@ def every(conn) -> list:
         pg_llm.prompt_box(STORY, conn=conn),
         pg_llm.attention_explorer(STORY, conn=conn),
         pg_llm.tokenizer_view(conn=conn),
+        pg_llm.logit_lens(STORY, conn=conn),
         pg_llm.architecture(conn=conn),
         pg_llm.embedding_map(conn=conn),
         pg_llm.tape_stepper(conn.execute("SELECT min(run) FROM llm_run").fetchone()[0], conn=conn),
@@ -170,7 +171,7 @@ def move(widget) -> None:
         widget.temperature = 0.3
     elif name == "AttentionExplorer":
         widget.switch(3, 2)
-    elif name == "TokenizerView":
+    elif name in ("TokenizerView", "LogitLens"):
         widget.text = "other words"
     elif name == "EmbeddingMap":
         widget.choose("garden")
@@ -581,3 +582,45 @@ def test_in_a_kernel_the_output_is_both_and_a_lost_connection_is_made_again(serv
         assert "stream" in streaming.printed and streaming.printed.endswith("''\n")
     finally:
         kernel.close()
+
+
+# -- the logit lens ----
+
+
+def test_the_lens_reads_what_the_model_says(conn):
+    conn.execute("SET pg_llm.display_limit = 10")  # as in a notebook, where large tensors are shown in short
+    lens = pg_llm.logit_lens(STORY, conn=conn)
+    assert lens.view["nodes"] == ["embd", "h.0", "h.1", "h.2", "h.3"]
+    last = lens.view["cells"]["h.3"]
+    expected = conn.execute("SELECT token_id, probability FROM llm_next_tokens(%s, 5, 'classroom')", [STORY])
+    for (token_id, probability), best in zip(expected.fetchall(), last[-1], strict=True):
+        assert best["id"] == token_id and best["probability"] == pytest.approx(probability, abs=2e-6)
+    # Each node is read as if it were the last one.
+    ids = conn.execute("SELECT llm_encode(%s, 'classroom')", [STORY]).fetchone()[0]
+    (row,) = conn.execute(
+        "SELECT tensor_max(softmax(llm_eval('classroom', 'logits', '{}', ARRAY['h.3'], ARRAY[llm_eval("
+        "'classroom', 'h.1', jsonb_build_object('tokens', ARRAY[%s::int[]]))])), 2)::real[]", [ids],
+    ).fetchone()  # fmt: skip
+    shown = [cell[0]["probability"] for cell in lens.view["cells"]["h.1"]]
+    assert shown == pytest.approx(row[0], abs=2e-6)
+
+
+def test_the_map_reads_vectors_that_a_notebook_shows_in_short(conn):
+    conn.execute("SET pg_llm.display_limit = 10")
+    assert len(pg_llm.embedding_map("classroom", conn=conn).view["points"]) > 200
+    query = (
+        "SELECT name, slice(reshape(data, ARRAY[-1]), 0, 128) FROM llm_param WHERE name LIKE 'h.%.ln_1.bias'"
+    )
+    assert len(pg_llm.embedding_map(query=query, conn=conn).view["points"]) >= 4
+
+
+def test_the_lens_says_in_words_which_cell_is_chosen(conn):
+    lens = pg_llm.logit_lens(STORY, node="embd", position=1, conn=conn)
+    assert "position 1: after embd" in lens.describe() and "The best after embd:" in lens.describe()
+    lens.node, lens.position = "no such node", 999
+    assert "The best after h.3:" in lens.describe()
+    assert "<svg" in lens.draw()
+    with pytest.raises(KitError, match="shorten"):
+        pg_llm.logit_lens("It was spring. " * 20, conn=conn)
+    with pytest.raises(KitError, match="at least one token"):
+        pg_llm.logit_lens("", conn=conn)
