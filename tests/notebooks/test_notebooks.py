@@ -21,7 +21,8 @@ TABLE = """import json
 from pg_llm.course import answers
 from pg_llm.notebook import session
 with session.connection() as conn:
-    print(json.dumps(answers.rows_of(conn, "TABLE {}", {{}})))"""
+    rows = "SELECT * FROM {} AS t ORDER BY t LIMIT " + str(answers.LARGEST)
+    print(json.dumps(answers.rows_of(conn, rows, {{}})))"""
 CANARY = REPO / "tests" / "notebooks" / "canary.ipynb"
 
 
