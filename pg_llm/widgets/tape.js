@@ -24,10 +24,10 @@ function render({ model, el }) {
 		make(
 			"div",
 			{ class: "pgl-row" },
-			button("⏮", "To the beginning", () => 0),
+			button("|◀", "To the beginning", () => 0),
 			button("◀", "One step back", (k) => k - 1),
 			button("▶", "One step on", (k) => k + 1),
-			button("⏭", "To the end", () => view.steps.length - 1),
+			button("▶|", "To the end", () => view.steps.length - 1),
 			place.node,
 			make("span", { class: "pgl-muted", text: "Keys: arrows, Home, End." }),
 		),
