@@ -17,7 +17,8 @@ MARKERS = "os^Dv*"
 
 
 def plot_models(frame: pd.DataFrame, x: str, y: str, title: str = "", *, control: str = "control",
-                logx: bool = False, logy: bool = False, references: Mapping[str, float] | None = None, ylim: tuple[float, float] | None = None,
+                logx: bool = False, logy: bool = False, references: Mapping[str, float] | None = None,
+                ylim: tuple[float, float] | None = None,
                 xlabel: str = "", ylabel: str = "", ax: Axes | None = None) -> Axes:  # fmt: skip
     """A line of y over x for each model of the frame, named at its end; the control is black and broad.
 
@@ -31,8 +32,8 @@ def plot_models(frame: pd.DataFrame, x: str, y: str, title: str = "", *, control
             ax.plot(rows[x], rows[y], color="black", linewidth=3.2, zorder=2)
             colour = "black"
         else:
-            i = (ord(str(model)[-1]) - ord("a")) % len(SERIES)  # the same colour for patient_b in every figure
-            colour = SERIES[i % len(SERIES)]
+            i = (ord(str(model)[-1]) - ord("a")) % len(SERIES)  # its colour in every figure
+            colour = SERIES[i]
             ax.plot(rows[x], rows[y], color=colour, marker=MARKERS[i % len(MARKERS)], markersize=4,
                     linewidth=1.4, markevery=max(1, len(rows) // 12), zorder=3)  # fmt: skip
         ends.append([float(rows[y].iloc[-1]), str(model), colour])

@@ -21,6 +21,7 @@ def closed():
 def test_names_at_the_ends_of_lines_do_not_overlap():
     rows = [(m, x, x * 0.001 * k) for k, m in enumerate(["control", "a", "b", "c"]) for x in (1, 2, 3)]
     ax = plot_models(pd.DataFrame(rows, columns=["model", "x", "y"]), "x", "y", references={"one": 1.0})
+    ax.figure.canvas.draw()
     names = {t.get_text(): Text.get_window_extent(t) for t in ax.texts}  # without the line to the end
     assert {"control", "a", "b", "c", "one"} == set(names)
     boxes = [names[name] for name in ("control", "a", "b", "c")]
