@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import psycopg
 
 from pg_llm import catalog
-from pg_llm.files.names import load_names
 from pg_llm.notebook import session
+from pg_llm.notebook.names import load_names
 
 LAYERS, HEADS, WIDTH, POSITIONS = 4, 4, 32, 16
 BATCH, RATE, DROPOUT = 16, 0.006, 0.05
