@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pg_llm.drawings.svg import BLUE, GREY, INK, ORANGE, Drawing
+from pg_llm.drawings.svg import BLUE, GREY, INK, ORANGE, Box, Drawing
 
 DIM = "#4a5560"
 STEPS = {  # the MLP's half of a block: what each does, its weight, the exercise about its way back
@@ -36,7 +36,7 @@ def half_block(shapes: Mapping[str, Sequence[int]], norms: Mapping[str, float], 
         f"Half of block {block}: forward in black, backward in orange",
     )  # fmt: skip
     top, base, wide, step = 128, 290, 128, 192
-    boxes = []
+    boxes: list[Box] = []
     for k, (name, (does, weight, exercise)) in enumerate(STEPS.items()):
         x = 92 + k * step
         label = f"{name.split('.')[-1]}\n{does}\n{at(name)}"

@@ -115,7 +115,7 @@ def grid(values: Mapping[str, Sequence[float]], tokens: Sequence[str], title: st
     values: {node: one number from 0 to 1 for each token}; label: what they are.
     """
     cell, high, left, top = 26, 26, 92, 46
-    rows = list(reversed(values))
+    rows = [*values][::-1]
     best = max(((v, node, t) for node in values for t, v in enumerate(values[node])), default=(0, "", 0))
     large = [f"{node} at position {t} (“{tokens[t]}”) {v:.2f}" for node in values
              for t, v in enumerate(values[node]) if v >= 0.05]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -87,6 +88,7 @@ def crash(commits: pd.DataFrame, reported: int, planned: int) -> Drawing:
     def x(step: float) -> float:
         return 40 + 600 * (step - first) / (planned - first)
 
+    row: Any
     for row in commits.itertuples():
         begin = x(row.from_step - 1)
         label = f"{row.from_step} to {row.to_step}"
@@ -126,8 +128,9 @@ def branches(runs: pd.DataFrame) -> Drawing:
     def x(step: float) -> float:
         return 96 + 400 * step / end
 
-    lines = {row.model: 66 + height * n for n, row in enumerate(runs.itertuples())}
-    for row in runs.itertuples():
+    rows: list[Any] = list(runs.itertuples())
+    lines = {row.model: 66 + height * n for n, row in enumerate(rows)}
+    for row in rows:
         y, trunk = lines[row.model], not isinstance(row.parent, str)
         colour = BLUE if trunk else ORANGE
         begin = x(row.from_step)

@@ -57,10 +57,10 @@ def plot_tape(
     ax.axis("off")
     ax.set_title(title, loc="left")
     boxes = {}
-    for name in graph.depth:
-        if name in graph.label:
-            note = (notes or {}).get(name, "")
-            boxes[name] = _box(ax, x[name], graph.depth[name], *graph.label[name], note, name in graph.made)
+    for node in graph.depth:
+        if node in graph.label:
+            note = (notes or {}).get(node, "")
+            boxes[node] = _box(ax, x[node], graph.depth[node], *graph.label[node], note, node in graph.made)
     _arrows(ax, graph, x, boxes)
     return ax
 
