@@ -249,9 +249,10 @@ class KitMagics(Magics):
     def _value(self, text: str) -> Any:
         """The value of name=text: a literal of Python, a variable as :name, or else the text itself."""
         if text.startswith(":") and text[1:].isidentifier():
-            if text[1:] not in self.shell.user_ns:
+            known: dict[str, Any] = self.shell.user_ns  # type: ignore[union-attr]
+            if text[1:] not in known:
                 raise UsageError(f"there is no Python variable {text[1:]}")
-            return self.shell.user_ns[text[1:]]
+            return known[text[1:]]
         try:
             return ast.literal_eval(text)
         except (ValueError, SyntaxError):

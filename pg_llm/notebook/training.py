@@ -119,7 +119,8 @@ class Training:
     ):
         self._conn, self.model, self.steps, self.sampling, self._told = conn, model, steps, sampling, told
         self.options = {key: value for key, value in options.items() if value is not None}
-        self.state, self.error, self.notes = "ready", "", []
+        self.state, self.error = "ready", ""
+        self.notes: list[str] = []
         self.log: list[Step] = []
         self.samples: list[Sample] = []
         self.checkpoints: list[Checkpoint] = []
@@ -449,7 +450,7 @@ class Training:
             conn,
             "SELECT id, step, coalesce(note, '') FROM {0}.llm_checkpoint WHERE model = %(model)s ORDER BY id",
         )
-        self.checkpoints = [Checkpoint(*row, own=row[0] == self.own) for row in rows]
+        self.checkpoints = [Checkpoint(id, step, note, id == self.own) for id, step, note in rows]
 
     def _explained(self, error: BaseException) -> str:
         hint = "your transaction is open: what it changed is not visible to the training before %sql COMMIT"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -71,7 +72,7 @@ class EmbeddingMap(Widget):
         if self.chosen not in keys:  # a name, where there are names
             self.set_trait("chosen", next((key for key, _, kind, _ in rows if kind == "first name"), keys[0]))
         xy, self._share = principal(unit(np.array([row[3] for row in rows], np.float64)))
-        self._points = [
+        self._points: list[dict[str, Any]] = [
             {"key": key, "label": label, "kind": kind, "x": float(x), "y": float(y)}
             for (key, label, kind, _), (x, y) in zip(rows, xy, strict=True)
         ]
