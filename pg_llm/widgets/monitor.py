@@ -271,7 +271,7 @@ class Plot:
         for (x, y), gone in zip(curves, undone, strict=True):
             self._curve(x, y, gone)
         for step, loss, gone in held:
-            place = self._at(step, loss)
+            across, down = self._at(step, loss)
             colour = "line" if gone else "orange"
             self.p.add(
                 f'<circle cx="{n(place[0])}" cy="{n(place[1])}" r="4" fill="{self.p.colour(colour)}"/>'
