@@ -273,9 +273,7 @@ class Plot:
         for step, loss, gone in held:
             across, down = self._at(step, loss)
             colour = "line" if gone else "orange"
-            self.p.add(
-                f'<circle cx="{n(place[0])}" cy="{n(place[1])}" r="4" fill="{self.p.colour(colour)}"/>'
-            )
+            self.p.add(f'<circle cx="{n(across)}" cy="{n(down)}" r="4" fill="{self.p.colour(colour)}"/>')
         wide = max([round(np.median(np.diff(x))) for x, _ in curves if len(x) > 1], default=1)
         names = [f"mean of {wide} steps" if wide > 1 else "each step"] * bool(log)
         names += ["● validation"] * bool(held) + ["dashed grey: rolled back"] * any(undone)
