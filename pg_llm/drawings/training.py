@@ -169,7 +169,7 @@ def commits(every: int, cancelled: int, steps: int) -> Drawing:
             (at(min(start + every, steps)), 140), (at(min(start + every, steps)), 182), colour=BLUE, width=2
         )
     d.text(at(kept) - 8, 165, f"the same call goes on at {kept + 1}", size=12, colour=BLUE, anchor="end")
-    for step, end in ((every * 1.6, 126), (kept + every * 2.4, 184)):
+    for step, end in ((every * 1.2, 126), (kept + every * 2.4, 184)):
         seen = int(step // every * every)
         d.arrow((at(step), 228), (at(seen), end), colour=GREY, dashed=True)
         d.text(at(step), 246, f"sees {seen} steps", size=12)
