@@ -20,6 +20,7 @@ from pg_llm.errors import KitError
 from pg_llm.notebook import session, sqltext
 
 WAITING = "Exercise {} waits for your answer: fill in the cell and run it again."
+NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
 COPIED = "this is the kit's own version, which stands in until yours is right. Write one yourself."
 
 
@@ -220,6 +221,7 @@ def define(exercise: Exercise, answer: str | None, known: Mapping[str, Any]) -> 
             answers.execute(conn, f"CREATE TABLE {name} AS {last}", known)
             if answer is not None:
                 _name_columns(exercise, name, conn, known)
+                _type_columns(exercise, name, conn, known)
 
 
 def _name_columns(exercise: Exercise, table: str, conn: psycopg.Connection, known: Mapping[str, Any]) -> None:
@@ -234,6 +236,28 @@ def _name_columns(exercise: Exercise, table: str, conn: psycopg.Connection, know
         raise KitError(f"the cells below need the columns {', '.join(wanted)}, and yours have other names")
     old, new = sql.Identifier(others[0]), sql.Identifier(missing[0])
     conn.execute(sql.SQL("ALTER TABLE {} RENAME {} TO {}").format(sql.Identifier(exercise.defines), old, new))
+
+
+def _type_columns(exercise: Exercise, table: str, conn: psycopg.Connection, known: Mapping[str, Any]) -> None:
+    """Gives truth values and numbers that came as text, or as 0 and 1, the types that later cells use."""
+    kit = answers.statements(exercise.fallback)[-1]
+    wanted = _types(conn, answers.execute(conn, f"SELECT * FROM ({kit}) AS kit LIMIT 0", known))
+    found = _types(conn, conn.execute(f"SELECT * FROM {table} LIMIT 0".encode()))
+    for column, kind in wanted.items():
+        if kind == "boolean" != found[column] or kind in NUMBERS and found[column] == "text":
+            conn.execute(
+                sql.SQL("ALTER TABLE {0} ALTER {1} TYPE {2} USING replace({1}::text, ',', '')::{2}").format(
+                    sql.Identifier(exercise.defines), sql.Identifier(column), sql.SQL(kind)
+                )
+            )
+
+
+def _types(conn: psycopg.Connection, cursor: psycopg.Cursor) -> dict[str, str]:
+    """The SQL types of a result's columns, by name."""
+    return {
+        column.name: conn.execute("SELECT format_type(%s, NULL)", [column.type_code]).fetchall()[0][0]
+        for column in cursor.description or []
+    }
 
 
 def _columns(cursor: psycopg.Cursor) -> list[str]:

@@ -43,7 +43,9 @@ DECLARE
     g numeric;
     allowed numeric;
 BEGIN
-    IF expected IS NULL OR got IS NULL OR kind <> jsonb_typeof(got) THEN
+    IF kind = 'boolean' AND got IN ('0', '1') THEN  -- a truth value as a number
+        RETURN expected = to_jsonb(got = '1');
+    ELSIF expected IS NULL OR got IS NULL OR kind <> jsonb_typeof(got) THEN
         RETURN false;
     ELSIF kind = 'array' THEN
         RETURN jsonb_array_length(expected) = jsonb_array_length(got) AND NOT EXISTS (
@@ -76,7 +78,7 @@ BEGIN
     RETURN abs(e - g) <= allowed;
 END $$;
 COMMENT ON FUNCTION llm_course.same_value IS
-    'True if two JSON values agree: numbers within the tolerance or sensibly rounded, text without outer spaces';
+    'True if two JSON values agree: numbers within the tolerance or sensibly rounded, text without outer spaces, 1 and 0 as truth values';
 
 CREATE OR REPLACE FUNCTION llm_course.projected(rows jsonb, columns int[]) RETURNS TABLE (n bigint, line jsonb)
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$

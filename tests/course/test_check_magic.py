@@ -14,9 +14,11 @@ def kernel(server):
     """A kernel on a server that has the keys of the exercises of this file."""
     with pytest.MonkeyPatch.context() as patch:
         twice = "CREATE OR REPLACE FUNCTION twice(int) RETURNS int LANGUAGE sql"
+        big = "SELECT g, avg(x) AS mean, avg(x) > 2 AS big FROM p GROUP BY g"
         tasks = [
             made(),
             made(id="90.3", defines="mean", fallback="SELECT g, avg(x) AS mean FROM p GROUP BY g"),
+            made(id="90.5", defines="big", solution=big, wrong=[], fallback=big),
             made(id="90.4", cell="-- your line here", solution=f"{twice} AS 'SELECT 2 * $1'",
                  probe="SELECT twice(3), twice(:n)", wrong=[], fallback=f"{twice} AS 'SELECT $1 + $1'",
                  variant=[{"variables": {"n": 4}}, {"variables": {"n": 5}}]),
@@ -85,6 +87,14 @@ def test_a_table_is_the_learners_or_the_fallbacks(kernel):
     seen = kernel.run("%%check 90.3\nSELECT g AS a, avg(x) AS b FROM p GROUP BY g")
     assert "Right" in seen.printed and "need the columns g, mean" in seen.printed
     assert kernel.run("%sql SELECT mean FROM mean").result.split()[-1].startswith("2.5")
+
+
+def test_truth_values_and_numbers_are_so_for_later_cells(kernel):
+    seen = kernel.run(
+        "%%check 90.5\nSELECT g, avg(x)::text AS mean, (avg(x) > 2)::int AS big FROM p GROUP BY g"
+    )
+    assert "Right" in seen.printed and "kit's own" not in seen.printed
+    assert kernel.run("%sql SELECT mean + 1 FROM big WHERE big").result.split()[-1].startswith("3.5")
 
 
 def test_a_definition_stays_when_it_is_right(kernel):
