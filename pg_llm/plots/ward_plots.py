@@ -70,7 +70,8 @@ def _name_ends(ax: Axes, ends: list) -> None:
     for at, (real, _, name, colour) in zip(heights, places, strict=True):
         ax.annotate(name, (1, real), (1.03, at), xycoords="axes fraction", textcoords="axes fraction",
                     color=colour, fontsize=9, va="center", annotation_clip=False,
-                    arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6})  # fmt: skip
+                    arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6,
+                                "relpos": (0, 0.5)})  # fmt: skip
 
 
 def plot_activations(frame: pd.DataFrame, title: str = "", *, limit: float = 12, mark: float | None = -3):
