@@ -46,7 +46,7 @@ def circuit(
     d.box(xs[1] - 44, 222, 88, 30, f"head {early}", fill=SOFT)
     d.text((xs[0] + xs[1]) / 2 - 16, 286, f"weight {w1:.2f}", size=12, colour=BLUE)
     d.box(xs[1] - 74, 180, 148, 24, f"after{first}", fill=SOFT, size=12, mono=True)
-    d.text(xs[1] + 82, 197, "← the note", size=12, colour=BLUE, anchor="start")
+    d.text(xs[1] - 82, 197, "the note →", size=12, colour=BLUE, anchor="end")
     # The second head looks for the note.
     d.box(xs[2] - 46, 122, 92, 30, f"head {late}", fill=SAND, line=ORANGE)
     d.text(xs[2] + 54, 134, "query: who", size=12, colour=ORANGE, anchor="start")
