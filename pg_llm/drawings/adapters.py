@@ -38,8 +38,8 @@ def factors(module: str, k: int, n: int, rank: int) -> Drawing:
     drawing.text(x + thin / 2, top - 9, f"A: {k} × {rank}", size=12, colour=BLUE)
     b = drawing.box(x + thin + 34, top, wide, thin, fill=ORANGE, line=ORANGE)
     drawing.text(b.x + wide / 2, top - 9, f"B: {rank} × {n}", size=12, colour=ORANGE)
-    drawing.text(x + thin + 17, top + thin / 2 + 5, "·", size=20)
-    drawing.box(b.x, top + thin + 10, wide, high - thin - 10, f"the product\n{k} × {n}\nrank {rank}",
+    drawing.text(x + thin + 17, top + high / 2 + 6, "·", size=20)
+    drawing.box(b.x, top + thin + 10, wide, high - thin - 10, f"the product: {k} × {n}\nrank {rank}",
                 fill="#ffffff", line="#b8c0c8", dashed=True)  # fmt: skip
     base = top + high + 30
     drawing.text(w.x + wide / 2, base, f"{whole:,} numbers", size=13)
