@@ -28,7 +28,7 @@ PATHS = {
     "SQL people": (ORANGE, ("00", "01", "02", "03", "04", "05", "06", "07", "08")),
     "interpretability": (GREEN, ("04", "05", "10", "16")),
 }
-TO_COME = ("17", "18", "19")
+TO_COME = ("18", "19")
 
 
 def course_map() -> Drawing:
