@@ -148,7 +148,7 @@ def price(frame: pd.DataFrame) -> Drawing:
     bits, *models = frame.columns
     if not 1 <= len(models) <= 3:
         raise ValueError(f"price: {len(models)} columns after bits; one to three models can be drawn")
-    low, high = 0.001, 1000.0
+    low, high = 0.001, 10000.0
     said = "; ".join(
         f"{row[bits]:.0f} bits: " + ", ".join(f"{name} {100 * row[name]:+.2f} %" for name in models)
         for _, row in frame.iterrows()
@@ -161,7 +161,7 @@ def price(frame: pd.DataFrame) -> Drawing:
         share = math.log10(min(high, max(low, value)) / low) / math.log10(high / low)
         return bottom - (bottom - top) * share
 
-    for power in range(-3, 4):
+    for power in range(-3, 5):
         y = height(10.0**power)
         d.line((left, y), (right, y), colour="#e2e4e6", width=1)
         d.text(left - 8, y + 4, f"{10.0**power:g} %", size=11, anchor="end")
