@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 import pytest
-from helpers.notebooks import named, nbval
+from helpers.notebooks import NOTEBOOKS, named, nbval
 from helpers.pg_install import PgServer, installed, pg_config_of
 
 import pg_llm
@@ -12,9 +12,10 @@ import pg_llm
 pytestmark = pytest.mark.slow
 
 
-# Each notebook runs on one other version and one other instruction set; tests/model/test_same_bits.py
-# compares every kernel on all of them.
+# Each notebook runs on one other version, and those that hardly train on one other instruction set;
+# tests/model/test_same_bits.py compares every kernel on all of them, and test_replay trains on all.
 VERSIONS, LEVELS = (15, 16), ("scalar", "avx2")
+WITHOUT_TRAINING = [path for path in NOTEBOOKS if not "10" <= path.name[:2] <= "16"]
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,7 @@ def test_another_postgres_gives_the_saved_outputs(elsewhere, path, tmp_path, mon
 @pytest.fixture
 def level(server, path):
     """The instruction set of every session of the test, with one thread."""
-    # Plain C needs ten minutes for the training of notebook 12; test_replay trains on every level.
-    isa = "avx2" if path.name.startswith("12_") else LEVELS[int(path.name[:2]) % 2]
+    isa = LEVELS[int(path.name[:2]) % 2]
     with psycopg.connect(**server.start().conninfo(), autocommit=True) as conn:
         conn.execute("LOAD 'pg_llm'")
         try:
@@ -60,7 +60,7 @@ def level(server, path):
         conn.execute("ALTER ROLE CURRENT_USER RESET ALL")
 
 
-@named
+@pytest.mark.parametrize("path", WITHOUT_TRAINING, ids=lambda path: path.stem)
 def test_another_instruction_set_gives_the_saved_outputs(level, path, tmp_path):
     with pg_llm.connect() as conn:
         assert conn.execute("SHOW pg_llm.isa").fetchone() == (level,)
