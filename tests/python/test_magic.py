@@ -386,7 +386,7 @@ def test_the_kit_magic_helps_and_refuses_what_it_does_not_know(kernel):
     facts = kernel.run("seen = %pg_llm status\ndict(zip(seen.item, seen.value))").result
     assert "'server': 'PostgreSQL 18" in facts
     seen = kernel.run("%pg_llm fly")
-    assert not seen.ok and "status, reset, update, adopt, help, progress, not fly" in seen.printed
+    assert not seen.ok and "status, reset, update, adopt, help, progress, train, not fly" in seen.printed
 
 
 def test_a_notebook_keeps_its_database_and_reset_empties_it(server):

@@ -176,7 +176,7 @@ def test_a_new_monitor_continues_what_an_earlier_one_began(conn):
 
 
 def test_two_monitors_of_one_model_get_the_lock_message(conn):
-    first = monitor(conn, 400).start()
+    first = monitor(conn, 4000, every=4000).start()  # no sample before the end, when the model is free
     until(lambda: first.step > 0)
     second = monitor(conn)
     with pytest.raises(KitError, match="is being trained by process"):
