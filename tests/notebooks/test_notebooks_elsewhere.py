@@ -13,8 +13,8 @@ pytestmark = pytest.mark.slow
 
 
 # Of the notebooks that train, the shorter ones run on one other version, the others nowhere else: tests/model
-# compares every kernel on all instruction sets, and test_replay trains on all. The rest runs on one other version
-# and on one other instruction set.
+# compares every kernel on all instruction sets, and test_replay trains on all. The rest runs on one other
+# version and on one other instruction set.
 VERSIONS, LEVELS = (15, 16), ("scalar", "avx2")
 WITHOUT_TRAINING = [path for path in NOTEBOOKS if not "10" <= path.name[:2] <= "16"]
 SHORT = [path for path in NOTEBOOKS if path.name[:2] not in ("12", "14", "15", "16")]
