@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pg_llm.drawings.svg import BLUE, GREY, INK, ORANGE, Box, Drawing
 
 DIM = "#4a5560"
-STEPS = {  # the MLP's half of a block: what each does, its weight, the exercise about its way back
+STEPS = {  # the MLP's half of a block: what each does, its weight, the exercise about its backward pass
     "ln_2": ("layer norm", "ln_2.weight", "10.4"),
     "mlp.c_fc": ("x @ w + b", "mlp.c_fc.weight", "10.2"),
     "mlp.act": ("gelu", "", "10.3"),

@@ -268,7 +268,7 @@ class Training:
         return sum(row.tokens for row in rows) / seconds if seconds else None
 
     def statements(self) -> str:
-        """What the training sends, for a reader: llm_train_loop, and the way back."""
+        """The statements for a reader: the call of llm_train_loop, and what rolls it back."""
         model = _literal(self.model)
         named = [f"{key} => {_literal(value)}" for key, value in self._call.items() if key != "n_steps"]
         arguments = ", ".join([model, str(self._call["n_steps"]), *named])

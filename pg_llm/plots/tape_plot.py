@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -127,6 +127,20 @@ class Layered:
                 self._spread(layers[layer], x, near)
         return x
 
+    def arrows(self, x: dict[Node, float]) -> Iterator[tuple[list[Node], float, float]]:
+        """Each use of a value: its path, and how many gaps its start and its end stand aside of the middle.
+
+        x: places(). The arrows to one node are in the order of where they come from.
+        """
+        into: dict[Node, list[tuple[list[Node], float]]] = {}
+        for path in self.paths:
+            uses = self.uses[path[0], path[-1]]
+            into.setdefault(path[-1], []).extend((path, k - (uses - 1) / 2) for k in range(uses))
+        for arrows in into.values():
+            arrows.sort(key=lambda arrow: (x[arrow[0][-2]], arrow[1]))
+            for k, (path, start) in enumerate(arrows):
+                yield path, start, k - (len(arrows) - 1) / 2
+
     def _width(self, node: Node) -> float:
         return 1.0 if node in self.label else 0.35
 
@@ -169,16 +183,11 @@ def _arrows(ax: Axes, graph: Layered, x: dict[Node, float], boxes: dict) -> None
     """An arrow for every use of a value, from box to box; those that end at one box keep apart."""
     ax.figure.canvas.draw()  # fixes where the boxes' edges are
     edges = {n: box.get_window_extent().transformed(ax.transData.inverted()) for n, box in boxes.items()}
-    into: dict[Node, list[tuple[list[Node], float]]] = {}
-    for path in graph.paths:
-        uses = graph.uses[path[0], path[-1]]
-        into.setdefault(path[-1], []).extend((path, APART * (k - (uses - 1) / 2)) for k in range(uses))
-    for node, arrows in into.items():
-        arrows.sort(key=lambda arrow: (x[arrow[0][-2]], arrow[1]))
-        for k, (path, aside) in enumerate(arrows):
-            end = (x[node] + APART * (k - (len(arrows) - 1) / 2), min(edges[node].y0, edges[node].y1))
-            start = (x[path[0]] + aside, max(edges[path[0]].y0, edges[path[0]].y1))
-            _arrow(ax, [start, *((x[n] + aside, float(graph.depth[n])) for n in path[1:-1]), end])
+    for path, first, last in graph.arrows(x):
+        above, below, aside = path[0], path[-1], APART * first
+        end = (x[below] + APART * last, min(edges[below].y0, edges[below].y1))
+        start = (x[above] + aside, max(edges[above].y0, edges[above].y1))
+        _arrow(ax, [start, *((x[n] + aside, float(graph.depth[n])) for n in path[1:-1]), end])
 
 
 def _arrow(ax: Axes, points: list[tuple[float, float]]) -> None:

@@ -13,7 +13,7 @@ import traitlets
 
 from pg_llm.errors import KitError
 from pg_llm.widgets import words
-from pg_llm.widgets.base import CSS, Database, Widget, script
+from pg_llm.widgets.base import CSS, Database, Widget, script, undone
 from pg_llm.widgets.picture import LETTER, Picture, n, shown
 
 NEAREST = 8
@@ -377,8 +377,6 @@ def embedding_map(
     Example: embedding_map(query="SELECT token, data FROM my_embedding")
     """
     if model is None and query is None:
-        from pg_llm.widgets.base import undone
-
         with undone(conn) as db:
             model = db.value("SELECT {0}.llm_default_model()")
     view = EmbeddingMap(conn, model or "", parameter, query, words)

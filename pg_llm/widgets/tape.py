@@ -192,17 +192,12 @@ class TapeStepper(Widget):
         at = {
             node: (left + COLUMN * (x - least), top + ROW * graph.depth[node]) for node, x in across.items()
         }
-        into: dict[Any, list[tuple[list, float]]] = {}
-        for path in graph.paths:
-            uses = graph.uses[path[0], path[-1]]
-            into.setdefault(path[-1], []).extend((path, APART * (k - (uses - 1) / 2)) for k in range(uses))
-        for node, arrows in into.items():
-            arrows.sort(key=lambda arrow: (across[arrow[0][-2]], arrow[1]))
-            for k, (path, aside) in enumerate(arrows):
-                end = at[node][0] + WIDE / 2 + APART * (k - (len(arrows) - 1) / 2)
-                middle = [(at[m][0] + WIDE / 2 + aside, at[m][1] + HIGH / 2) for m in path[1:-1]]
-                start = (at[path[0]][0] + WIDE / 2 + aside, at[path[0]][1] + HIGH)
-                self._arrow(p, [start, *middle, (end, at[node][1] - 2)], str(node), step, live)
+        for path, first, last in graph.arrows(across):
+            above, below, aside = at[path[0]], at[path[-1]], APART * first
+            middle = [(at[m][0] + WIDE / 2 + aside, at[m][1] + HIGH / 2) for m in path[1:-1]]
+            start = (above[0] + WIDE / 2 + aside, above[1] + HIGH)
+            end = (below[0] + WIDE / 2 + APART * last, below[1] - 2)
+            self._arrow(p, [start, *middle, end], str(path[-1]), step, live)
         made = {str(row.id) for row in self._rows}
         boxes = {node: xy for node, xy in at.items() if isinstance(node, str)}
         for node, (x, y) in boxes.items():
