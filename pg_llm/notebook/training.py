@@ -23,6 +23,7 @@ from pg_llm.errors import KitError, PgLlmError
 from pg_llm.notebook import session
 from pg_llm.server.connect import open_database
 
+OVER = ("stopped", "done", "failed")
 LOOK = 0.4  # seconds between two readings of the log
 NOTE = "before the training monitor"
 SETTINGS = """
@@ -197,10 +198,11 @@ class Training:
     def start(self) -> None:
         """Trains on, in the background. Errors: KitError if it is running."""
         with self._turn:
-            if self.running:
+            if self.running and self.state not in OVER:
                 raise KitError(f"model {self.model!r} is being trained by this monitor already")
             if self.state in ("ready", "done") or self.end is None:
                 self._anew()
+            self._ended.wait()  # the thread before may be telling its end
             self._halt.clear()
             self.state, self.error, self.notes = "running", "", []
             self._ended.clear()
@@ -210,11 +212,13 @@ class Training:
 
     def stop(self) -> None:
         """Asks the training to stop; steps that are not committed yet are lost."""
-        if self.running:
+        with self._turn:
+            if not self.running or self.state in OVER:
+                return
             self.state = "stopping"
-            self._halt.set()
-            self._wake.set()
-            self._told()
+        self._halt.set()
+        self._wake.set()
+        self._told()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until nothing is running; False if that took longer than timeout seconds."""
@@ -315,10 +319,13 @@ class Training:
         state = outcome[0] if outcome else "failed"
         if not outcome and not self.error:
             self.error = "the training ended by an error of the monitor itself: see the kernel's own output"
-        self.state = "failed" if self.error else state
-        self._ended.set()
+        with self._turn:
+            self.state = "failed" if self.error else state
         _running.discard(self)
-        self._told()
+        try:
+            self._told()  # first: whoever waited for the end sees it
+        finally:
+            self._ended.set()
 
     def _halt_and_join(self, conn: psycopg.Connection, worker: threading.Thread) -> None:
         while worker.is_alive():

@@ -14,7 +14,7 @@ import psycopg
 import traitlets
 
 from pg_llm.errors import KitError, PgLlmError
-from pg_llm.notebook.training import OPTIONS, Sample, Sampling, Step, Training
+from pg_llm.notebook.training import OPTIONS, OVER, Sample, Sampling, Step, Training
 from pg_llm.widgets.base import CSS, Shown, in_words, kernel, script
 from pg_llm.widgets.picture import Picture, n
 
@@ -185,7 +185,7 @@ class TrainingMonitor(Shown):
 
     def _settled(self) -> bool:
         """False while training runs, when a picture would show another moment each time."""
-        return self.training.state in ("stopped", "done", "failed")
+        return self.training.state in OVER
 
     def _progress(self) -> str:
         kept = self.training.kept

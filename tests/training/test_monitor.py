@@ -307,6 +307,17 @@ def test_the_view_has_what_the_script_draws(conn):
     assert "rolled back" in seen.view["svg"]
 
 
+def test_whoever_waits_sees_the_end_also_where_drawing_is_slow(conn, monkeypatch):
+    told = monitors.TrainingMonitor._told
+    monkeypatch.setattr(monitors.TrainingMonitor, "_told", lambda self: (time.sleep(0.3), told(self)))
+    seen = monitor(conn, 2).wait()
+    assert (seen.view["state"], seen.view["step"]) == ("done", 2)
+    seen.start()
+    until(lambda: seen.state == "done")
+    seen.training.stop()  # nothing is left to be stopped
+    assert seen.start().wait().view["state"] == "done" and seen.step == 6
+
+
 def test_long_curves_are_means(conn):
     rows = [monitors.Step(i, 1, i, 0.1, float(i), 1, 0.0) for i in range(1, 1001)]
     x, y = monitors.curve(rows)
