@@ -121,6 +121,10 @@ typedef enum LlmFuses
 	OP(ATTENTION, "attention", 1, 1, "n_head causal window scale head_mask dropout", LLM_NO_IDS, \
 		LLM_READS_INPUTS, LLM_EARLIER_ROWS, 0, 0, LLM_FUSES_NOT, 0, \
 		attention, attention, attention, attention, attention) \
+	OP(ROPE, "rope", 2, 2, "n_head theta dims interleaved factor low_freq_factor high_freq_factor " \
+		"original_max_position_embeddings", 1, \
+		LLM_READS_NEITHER, LLM_OWN_ROW, 3, 0, LLM_FUSES_NOT, 0, \
+		rope, rope, rope, rope, counted) \
 	OP(DROPOUT, "dropout", 1, 1, "p seed", LLM_NO_IDS, \
 		LLM_READS_NEITHER, LLM_OWN_ROW, 0, 0, LLM_FUSES_PASSING, 0, \
 		dropout, dropout, dropout, dropout, counted) \

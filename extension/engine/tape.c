@@ -99,6 +99,8 @@ check_ids(const LlmNode *node, const LlmValue *values, LlmError *err)
 				   *other = &values[node->inputs[loss ? 0 : 1]];
 	int size = other->dims[loss ? other->ndim - 1 : 0];
 
+	if (node->op == LLM_OP_ROPE) /* positions are no indices */
+		return LLM_OK;
 	for (size_t i = 0; i < ids->numel; i++)
 	{
 		if (i % LLM_POLL_ELEMENTS == 0 && llm_poll(err) != LLM_OK)

@@ -142,6 +142,17 @@ INSERT INTO llm_op (op, min_inputs, max_inputs, shape_rule, formula, gradient, a
         "window": "how many keys a position sees; null: all", "scale": "of the scores; 1/sqrt(HS)",
         "head_mask": "one number per head that multiplies its output; 0 ablates",
         "dropout": "probability, in training"}$$),
+    ($$rope$$, 2, 2, $$(…,T,n_head*HS), positions (T) or (…,T) -> same$$,
+        '\begin{pmatrix} y_a \\ y_b \end{pmatrix} = '
+        '\begin{pmatrix} \cos t\omega_i & -\sin t\omega_i \\ \sin t\omega_i & \cos t\omega_i \end{pmatrix} '
+        '\begin{pmatrix} x_a \\ x_b \end{pmatrix},\ \omega_i = \theta^{-2i/\text{dims}}',
+        $$\bar x = \bar y \text{ turned by } -t\omega_i$$, $${"n_head": "heads side by side; 1 where absent",
+        "theta": "base of the frequencies, 10000", "dims": "channels of each head that are turned; null: all",
+        "interleaved": "true: pairs are (0,1), (2,3), … (GPT-J); false: (i, i + dims/2) (Llama, GPT-NeoX)",
+        "factor": "divides the frequencies; with the three numbers below, only the low ones (Llama 3)",
+        "low_freq_factor": "wavelengths above the original context / this are divided by factor",
+        "high_freq_factor": "wavelengths below the original context / this are kept",
+        "original_max_position_embeddings": "the original context, in positions"}$$),
     ($$dropout$$, 1, 1, $$same$$,
         $$y = x \odot m / (1 - p),\ m \sim \text{Bernoulli}(1-p) \text{ in training; else } y = x$$,
         $$\bar x = \bar y \odot m / (1 - p)$$, $${"p": "probability; the training call's dropout_p where absent",

@@ -48,7 +48,7 @@ typedef struct Reading
 	int *row;              /* by number: the row of the operation that produced it, or -1 */
 	int *shown;            /* by number: the row that produced it as an additional result, or -1 */
 	int *node;             /* by number: its node, or -1 if it is not needed */
-	bool *integers;        /* by number: read as ids or targets */
+	bool *integers;        /* by number: read as whole numbers */
 } Reading;
 
 static int
@@ -119,7 +119,7 @@ MarkNeeded(Reading *r)
 		HeapTuple row;
 		int64 id = r->pass->run * TAPE_RUN_SIZE + number, *inputs;
 		int n;
-		char *op;
+		LlmOp op;
 
 		if (r->node[number] < 0)
 			continue;
@@ -131,7 +131,7 @@ MarkNeeded(Reading *r)
 			continue;
 		}
 		row = SPI_tuptable->vals[r->row[number]];
-		op = SPI_getvalue(row, desc, 2);
+		op = llm_op_find(SPI_getvalue(row, desc, 2));
 		inputs = IdArray(SPI_getbinval(row, desc, 3, &null), &n);
 		for (int i = 0; inputs && i < n; i++)
 		{
@@ -140,8 +140,7 @@ MarkNeeded(Reading *r)
 			if (input < 0 || input >= number)
 				TapeBroken(id, "reads a tensor that was not made before it");
 			r->node[input] = 0;
-			r->integers[input] |=
-				(strcmp(op, "embedding") == 0 && i == 0) || (strcmp(op, "cross_entropy") == 0 && i == 1);
+			r->integers[input] |= op != LLM_OP_COUNT && llm_op_facts[op].ids == i;
 		}
 		CHECK_FOR_INTERRUPTS();
 	}

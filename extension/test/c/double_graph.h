@@ -7,6 +7,7 @@
 
 #include <math.h>
 
+#include "double_rope.h"
 #include "double_view.h"
 #include "engine/parallel.h"
 
@@ -251,6 +252,9 @@ dbl_node(const LlmGraph *g, const LlmNode *node, const DblValue *values)
 			break;
 		case LLM_OP_ATTENTION:
 			dbl_attention(node, in[0], &out);
+			break;
+		case LLM_OP_ROPE:
+			dbl_rope(node, in[0], in[1], &out);
 			break;
 		case LLM_OP_CROSS_ENTROPY:
 			out.x[0] = dbl_cross_entropy(in[0], in[1]);

@@ -94,6 +94,14 @@ write_attrs(Bytes *b, char *out, LlmOp op)
 				PICK(b, "[0,0,1] stops=[null,null,3]", "[0] stops=[1]", "[] stops=[]",
 					"[0,0,-2] stops=[null,null,null]", "[0,-1] stops=[null,null]", "[0,1] stops=[null,3]",
 					"[-1] stops=[null]", "[0,0,0,1] stops=[null,null,null,2]"));
+		case LLM_OP_ROPE:
+			return sprintf(out, "n_head=%s %s %s %s %s", PICK(b, "1", "3", "2", "6", "0", "1.5"),
+				PICK(b, "", "interleaved=true", "interleaved=null"),
+				PICK(b, "", "dims=2", "dims=4", "dims=6", "dims=3", "dims=1e9", "dims=null"),
+				PICK(b, "", "theta=1e6", "theta=1", "theta=0", "theta=1e30", "theta=1e-30"),
+				PICK(b, "", "factor=4", "factor=0", "low_freq_factor=1",
+					"factor=8 low_freq_factor=1 high_freq_factor=4 original_max_position_embeddings=8",
+					"factor=8 low_freq_factor=4 high_freq_factor=4 original_max_position_embeddings=8"));
 		case LLM_OP_ATTENTION:
 			return sprintf(out, "n_head=%s %s %s %s %s",
 				PICK(b, "2", "1", "3", "6", "0", "4096", "1e9", "nan"),

@@ -5,6 +5,7 @@
 #ifndef REFERENCE_GRAPH_H
 #define REFERENCE_GRAPH_H
 
+#include "reference_rope.h"
 #include "reference_view.h"
 
 /* The element of v that was broadcast to the element at `place` of a result of out's shape. */
@@ -189,6 +190,8 @@ ref_node(const LlmNode *node, const RefValue *values, const LlmSizes *sizes)
 			return ref_broadcast((LlmBinary) (LLM_ADD + (node->op - LLM_OP_ADD)), in[0], in[1]);
 		case LLM_OP_ATTENTION:
 			return ref_attend(node, in[0]);
+		case LLM_OP_ROPE:
+			return ref_rope(node, in[0], in[1]);
 		case LLM_OP_CROSS_ENTROPY:
 			return ref_loss(in[0], in[1]);
 		default:

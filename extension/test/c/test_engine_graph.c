@@ -122,6 +122,11 @@ shape_rules(void)
 	shape_is("q input - shape=[B,T,36]\ny attention q n_head=1 window=null head_mask=null scale=null\n",
 		"(B,T,12)");
 	shape_is("q input - shape=[B,T,F]\ny attention q n_head=2\n", "(B,T,8)"); /* F is 24 */
+	shape_is("i input - shape=[T] dtype=int\ny rope x,i\n", "(B,T,C)");
+	shape_is("i input - shape=[B,T] dtype=int\ny rope x,i n_head=3 dims=2 interleaved=true theta=500000 "
+			 "factor=8 low_freq_factor=1 high_freq_factor=4 original_max_position_embeddings=8192\n",
+		"(B,T,C)");
+	shape_is("i input - shape=[C] dtype=int\ny rope w,i n_head=12\n", "(C,F)");
 	shape_is("y cross_entropy x,ids\n", "()");
 	shape_is("y cross_entropy v,s\ns input - shape=[] dtype=int\n", "()"); /* rows in any order */
 	shape_is("q input - shape=[T,3*C]\ny attention q n_head=3\n", "(T,C)");
@@ -256,12 +261,26 @@ refusals(void)
 		"q input - shape=[B,T,3*X]\ny attention q n_head=1\n", LLM_SHAPE, "(B,T,3*X);size of X is not known");
 	refused("y attention v n_head=1\n", LLM_SHAPE, "(C);(B,T,3*C)");
 
+	refused("y rope x,x\n", LLM_SHAPE, "(B,T,C) and x (B,T,C);positions must be whole numbers");
+	refused("i input - shape=[B] dtype=int\ny rope x,i\n", LLM_SHAPE, "(B,T,C) and i (B);(…,T,channels)");
+	refused("i input - shape=[] dtype=int\ny rope x,i\n", LLM_SHAPE, "(B,T,C) and i ();(…,T,channels)");
+	refused("i input - shape=[C] dtype=int\ny rope i,i\n", LLM_SHAPE, "rope cannot read whole numbers");
+	refused("i input - shape=[T] dtype=int\ny rope x,i n_head=5\n", LLM_SHAPE,
+		"12 channels do not divide into 5 heads");
+	refused(
+		"i input - shape=[T] dtype=int\ny rope x,i n_head=4\n", LLM_SHAPE, "3 channels do not make pairs");
+	refused("i input - shape=[T] dtype=int\ny rope x,i n_head=3 dims=6\n", LLM_SHAPE,
+		"6 channels cannot be turned in a head of 4;n_head heads lie side by side");
+	refused("i input - shape=[T] dtype=int\nz input - shape=[B,T,X]\ny rope z,i\n", LLM_SHAPE,
+		"size of X is not known");
+
 	refused("y param - shape=[X]\n", LLM_SHAPE, "\"y\";size of X is not known;C, V, P, F");
 	refused("y param - shape=[2000000000*C]\n", LLM_LIMIT, "too large");
 	refused("y param - shape=[1e10]\n", LLM_INVALID, "whole numbers");
 }
 
 /* Attributes: unknown names, wrong kinds, numbers out of range. */
+#define ROPE "i input - shape=[T] dtype=int\ny rope x,i "
 static void
 hostile_attributes(void)
 {
@@ -278,7 +297,10 @@ hostile_attributes(void)
 		"y reshape x shape=%s\n", "y reshape x shape=[B,%s]\n", "y transpose x axes=%s\n",
 		"y transpose x axes=[0,1,%s]\n", "y slice x starts=%s stops=[1]\n",
 		"y slice x starts=[%s] stops=[1]\n", "y slice x starts=[0] stops=[%s]\n", "y concat x,x axis=%s\n",
-		"y dropout x p=0.5 seed=%s\n", "y input - shape=[%s]\n", "y input - shape=[B,%s,3]\n"};
+		"y dropout x p=0.5 seed=%s\n", ROPE "n_head=%s\n", ROPE "theta=%s\n", ROPE "dims=%s\n",
+		ROPE "interleaved=%s\n", ROPE "factor=%s\n",
+		ROPE "factor=2 low_freq_factor=%s high_freq_factor=9 original_max_position_embeddings=9\n",
+		"y input - shape=[%s]\n", "y input - shape=[B,%s,3]\n"};
 
 	for (size_t i = 0; i < sizeof(uses) / sizeof(*uses); i++)
 		for (size_t j = 0; j < sizeof(values) / sizeof(*values); j++)
@@ -312,6 +334,16 @@ hostile_attributes(void)
 	refused("y attention x n_head=2 causal=yes\n", LLM_INVALID, "causal;true or false");
 	refused("y attention x n_head=2 window=1.5\n", LLM_INVALID, "window");
 	refused("y attention x n_head=2 window=0\n", LLM_INVALID, "window");
+	refused(ROPE "n_head=1.5\n", LLM_INVALID, "attribute n_head of rope");
+	refused(ROPE "dims=2.5\n", LLM_INVALID, "attribute dims of rope;whole number");
+	refused(ROPE "dims=0\n", LLM_INVALID, "attribute dims of rope;even number");
+	refused(ROPE "theta=0\n", LLM_INVALID, "attribute theta of rope must be a positive number");
+	refused(ROPE "factor=-1\n", LLM_INVALID, "attribute factor of rope must be a positive number");
+	refused(ROPE "high_freq_factor=4\n", LLM_INVALID, "attribute factor of rope is missing;four numbers");
+	refused(ROPE "factor=2 low_freq_factor=1 original_max_position_embeddings=64\n", LLM_INVALID,
+		"attribute high_freq_factor of rope is missing");
+	refused(ROPE "factor=2 low_freq_factor=4 high_freq_factor=4 original_max_position_embeddings=64\n",
+		LLM_INVALID, "attribute high_freq_factor of rope must be larger than low_freq_factor");
 	refused("y matmul x,w transpose=true\n", LLM_INVALID, "no attribute \"transpose\";transpose_b");
 	refused("y neg x p=1\n", LLM_INVALID, "It takes: none");
 	refused("y gelu x approximate=fast\n", LLM_INVALID, "approximate;tanh");

@@ -93,6 +93,14 @@ layer_rules(void)
 	rule("x param - shape=[7,12]\ny attention x n_head=2\n");
 	rule("x param - shape=[0,12]\ny attention x n_head=2\n");
 	rule("x param - shape=[131,6]\ny attention x n_head=2\n");
+	each("n_head=3;n_head=3 interleaved=true;n_head=1;n_head=3 dims=4;n_head=3 dims=2 interleaved=true;"
+		 "n_head=3 theta=100 factor=4;n_head=1 theta=500 factor=8 low_freq_factor=1 high_freq_factor=4 "
+		 "original_max_position_embeddings=20",
+		"x param - shape=[2,5,18]\ni input - shape=[5] dtype=int\ny rope x,i %\n");
+	each("5;2,5", "p param - shape=[2,5,6]\nx mul p,p\ni input - shape=[%] dtype=int\ny rope x,i\n");
+	rule("x param - shape=[7,4]\ni input - shape=[7] dtype=int\ny rope x,i\n");
+	rule("x param - shape=[0,4]\ni input - shape=[0] dtype=int\ny rope x,i\n");
+	rule("x param - shape=[3,0]\ni input - shape=[3] dtype=int\ny rope x,i n_head=2\n");
 	each("0.3;0;1", "x param - shape=[5,7]\ny dropout x p=% seed='12345678901234567890\n");
 	rule("x param - shape=[4]\ny dropout x p=0.5\n"); /* dropout is applied in training only */
 	rule("x param - shape=[4,7]\nt input - shape=[4] dtype=int\ny cross_entropy x,t\n");

@@ -8,6 +8,7 @@
 #include "engine/sql_layers.h"
 #include "engine/parallel.h"
 #include "engine/ops/direct.h"
+#include "engine/rotary.h"
 #include "engine/sample.h"
 #include "kernels/random.h"
 
@@ -78,6 +79,23 @@ hash_rmsnorm(uint64_t *hash, int unused)
 {
 	CHECK_OK(llm_rmsnorm(N / 250, 250, x, y, 1e-5f, out, &err), err);
 	hash_floats(hash, N, out);
+}
+
+static void
+hash_rope(uint64_t *hash, int interleaved)
+{
+	static const int32_t positions[] = {0, 1, 77, 8191, 131071, -3};
+	LlmRotary r = {.NH = 3,
+		.HS = 22,
+		.dims = 14,
+		.interleaved = interleaved,
+		.theta = 500000,
+		.scaling = {32, 1, 4, interleaved ? 0 : 8192}};
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
+
+	CHECK_OK(llm_rotary(&r, 100, positions, 6, interleaved, y, out, &memory, &err), err);
+	hash_floats(hash, 100 * 66, out);
 }
 
 static void
@@ -170,6 +188,8 @@ static const struct
 	{"cross_entropy", hash_cross_entropy, 0, 0x93d424a25917ff3f},
 	{"layernorm", hash_layernorm, 0, 0x4a1bf7ce1ddad13a},
 	{"rmsnorm", hash_rmsnorm, 0, 0x24c7ca459b720da5},
+	{"rope", hash_rope, 0, 0x2ac91b606b1715bc},
+	{"rope_back", hash_rope, 1, 0xd5cafa4405fe5265},
 	{"log_softmax", hash_log_softmax, 0, 0xcccf367e695847b3},
 	{"matmul", hash_matmul, 0, 0xecfb06ce9aa951b5},
 	{"attention", hash_attention, 0, 0x9d12b0907419e37b},
