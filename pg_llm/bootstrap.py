@@ -43,7 +43,7 @@ def main(arguments):
     if command == "lab":
         say(f"starting PostgreSQL and JupyterLab; the command pg-llm is {venv('pg-llm')}")
         run_instead([venv("pg-llm"), "lab"] + rest)
-    run_instead([venv("python"), "-m", "pytest", "-n", "2", "--dist", "loadfile"] + rest)
+    run_instead([venv("python"), "-m", "pytest", "-n", "2", "--dist", "loadfile", "--durations", "40"] + rest)
 
 
 # -- Debian packages ----------------------------------------------------------------------------------------
