@@ -76,11 +76,11 @@ COMMENT ON FUNCTION pg_llm_transpose_backward(tensor) IS 'Swaps the last two axe
 CREATE FUNCTION pg_llm_adamw_step(weight tensor, grad tensor, m tensor, v tensor, lr double precision,
     beta1 double precision, beta2 double precision, eps double precision, weight_decay double precision, step integer,
     OUT weight tensor, OUT m tensor, OUT v tensor)
-    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_adamw_step(tensor, tensor, tensor, tensor, double precision, double precision,
     double precision, double precision, double precision, integer) IS
     'Weight and moments after one AdamW step (Loshchilov and Hutter, 2019), four tensors of one shape; step counts '
-    'from 1';
+    'from 1. NULL is an error, because an UPDATE with it would lose the weights';
 CREATE FUNCTION pg_llm_grad_clip(grad tensor, clip double precision) RETURNS tensor
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_grad_clip(tensor, double precision) IS
@@ -127,7 +127,7 @@ COMMENT ON FUNCTION pg_llm_dropout_backward(bytea, bytea, bytea, real, boolean) 
     'outside training';
 CREATE FUNCTION pg_llm_adamw_step(weight bytea, grad bytea, m bytea, v bytea, lr real, beta1 real, beta2 real,
     eps real, weight_decay real, step integer, OUT weight bytea, OUT m bytea, OUT v bytea)
-    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_adamw_step';
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'bytea_adamw_step';
 COMMENT ON FUNCTION pg_llm_adamw_step(bytea, bytea, bytea, bytea, real, real, real, real, real, integer) IS
     'Weight and moments after one AdamW step (Loshchilov and Hutter, 2019); step counts from 1';
 CREATE FUNCTION pg_llm_grad_clip(grad bytea, clip real) RETURNS bytea

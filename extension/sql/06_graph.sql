@@ -12,7 +12,9 @@ COMMENT ON FUNCTION _llm_begin_change() IS 'Trigger: a command starts or ends on
 CREATE FUNCTION llm_tokenizer(model text DEFAULT @extschema@.llm_default_model()) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT CASE WHEN EXISTS (SELECT FROM @extschema@.llm_bpe_vocab AS v WHERE v.model = llm_tokenizer.model)
+    -- By min, which is one look at the index: EXISTS is planned as a scan of all vocabularies.
+    SELECT CASE
+        WHEN (SELECT min(v.token_id) FROM @extschema@.llm_bpe_vocab AS v WHERE v.model = llm_tokenizer.model) >= 0
         THEN llm_tokenizer.model
         ELSE (SELECT c.tokenizer FROM @extschema@.llm_model_config AS c WHERE c.model = llm_tokenizer.model) END;
 END;

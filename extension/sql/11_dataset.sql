@@ -10,15 +10,13 @@ COMMENT ON FUNCTION llm_bpe_train(text, int, text, text[], boolean) IS
 
 CREATE FUNCTION llm_end_token(model text DEFAULT @extschema@.llm_default_model()) RETURNS int
     LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT v.token_id
-    FROM @extschema@.llm_bpe_vocab AS v
-    LEFT JOIN @extschema@.llm_model_config AS c ON c.model = llm_end_token.model
-    WHERE v.model = @extschema@.llm_tokenizer(llm_end_token.model)
-        AND (v.token_id = (c.options ->> 'eos_token_id')::int OR v.token = '<|endoftext|>')
-    ORDER BY v.token_id = (c.options ->> 'eos_token_id')::int DESC NULLS LAST
-    LIMIT 1;
-END;
+-- Two lookups, because one condition with OR would read the whole vocabulary.
+RETURN coalesce(
+    (SELECT v.token_id FROM @extschema@.llm_bpe_vocab AS v
+        JOIN @extschema@.llm_model_config AS c ON v.token_id = (c.options ->> 'eos_token_id')::int
+        WHERE c.model = llm_end_token.model AND v.model = @extschema@.llm_tokenizer(llm_end_token.model)),
+    (SELECT v.token_id FROM @extschema@.llm_bpe_vocab AS v
+        WHERE v.model = @extschema@.llm_tokenizer(llm_end_token.model) AND v.token = '<|endoftext|>'));
 COMMENT ON FUNCTION llm_end_token(text) IS
     'The token that ends a text: the model''s option eos_token_id, else its tokenizer''s <|endoftext|>; NULL where '
     'there is neither';

@@ -221,11 +221,25 @@ CREATE FUNCTION llm_lora_merge(model text, target text DEFAULT NULL) RETURNS tex
 DECLARE
     made text := coalesce(target, model || '-merged');
     missing text;
+    other record;
 BEGIN
     PERFORM @extschema@._llm_check_model(model);
     IF NOT EXISTS (SELECT FROM @extschema@.llm_lora AS l WHERE l.model = model) THEN
         RAISE EXCEPTION 'model "%" has no LoRA to merge', left(model, 100) USING ERRCODE = 'undefined_object',
             HINT = 'SELECT model, module FROM llm_lora lists the modules that have; llm_lora_add(model) makes some.';
+    END IF;
+    -- Merged, the frozen weight and the node without LoRA are gone, so nothing else may read them.
+    SELECT l.module, o.name INTO other FROM @extschema@.llm_lora AS l
+        JOIN @extschema@.llm_graph AS s ON s.model = model AND s.name = l.node
+        JOIN @extschema@.llm_graph AS x ON x.model = model AND x.name = s.inputs[1]
+        JOIN @extschema@.llm_graph AS o ON o.model = model AND ((x.name = ANY (o.inputs) AND o.name <> s.name)
+            OR (l.weight = ANY (o.inputs) AND o.name <> CASE x.op WHEN 'add' THEN x.inputs[1] ELSE x.name END)
+            OR (x.op = 'add' AND x.inputs[1] = ANY (o.inputs) AND o.name <> x.name))
+        WHERE l.model = model ORDER BY o.id LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'module "%" cannot be merged: node "%" reads its weights without LoRA',
+            other.module, other.name USING ERRCODE = 'feature_not_supported',
+            HINT = 'Let that node read the sum with LoRA, or a copy of the weights under another name.';
     END IF;
     INSERT INTO @extschema@.llm_model_config
         (model, n_layer, n_head, d_model, d_ff, n_positions, vocab, tokenizer, options, recipe)
@@ -241,7 +255,8 @@ BEGIN
         SELECT made, coalesce(l.node, g.name), g.op, g.inputs,
             g.attrs - CASE g.op WHEN 'param' THEN 'trainable' ELSE '' END
         FROM @extschema@.llm_graph AS g
-        LEFT JOIN @extschema@.llm_lora AS l ON l.model = g.model AND g.name = l.node || '.base'
+        LEFT JOIN (@extschema@.llm_lora AS l JOIN @extschema@.llm_graph AS s ON s.model = l.model AND s.name = l.node)
+            ON l.model = g.model AND g.name = s.inputs[1]
         WHERE g.model = model AND NOT EXISTS (SELECT FROM @extschema@.llm_lora AS x
             WHERE x.model = g.model AND (g.name = x.node OR g.name ~ '\.lora(_[AB](\.weight)?|_scale|_drop)?$'
                 AND g.name ^@ (x.module || '.lora')))

@@ -55,6 +55,29 @@ def contents(conn, model):
     return rows, checkpoint_files.stored(conn, model)
 
 
+def test_rows_with_names_of_ones_own_merge(base):
+    """The node that reads the sum is found by its inputs, whatever the nodes' names are."""
+    base.execute("SELECT llm_lora_add('base', 'tuned', targets => '{h.0.mlp.c_fc}')")
+    base.execute(
+        "UPDATE llm_param SET data = randn(shape(data), 3) WHERE model = 'tuned' AND name LIKE '%lora_B%'"
+    )
+    expected = logits(base, "tuned", TOKENS)
+    base.execute("""BEGIN; SET CONSTRAINTS ALL DEFERRED;
+        UPDATE llm_graph SET name = 'with lora' WHERE model = 'tuned' AND name = 'h.0.mlp.c_fc';
+        UPDATE llm_graph SET name = 'h.0.mlp.c_fc' WHERE model = 'tuned' AND name = 'h.0.mlp.c_fc.base';
+        UPDATE llm_graph SET inputs = array_replace(array_replace(array_replace(inputs, 'h.0.mlp.c_fc', '?'),
+            'h.0.mlp.c_fc.base', 'h.0.mlp.c_fc'), '?', 'with lora') WHERE model = 'tuned'; COMMIT""")
+    assert base.execute("SELECT node FROM llm_lora WHERE model = 'tuned'").fetchone() == ("with lora",)
+    np.testing.assert_array_equal(logits(base, "tuned", TOKENS), expected)
+    base.execute("SELECT llm_lora_merge('tuned', 'merged')")
+    np.testing.assert_allclose(logits(base, "merged", TOKENS), expected, **close)
+    base.execute("""INSERT INTO llm_graph (model, name, op, inputs)
+        SELECT 'tuned', 'unused', 'neg', ARRAY['h.0.mlp.c_fc']""")
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match='node "unused" reads its weights without'):
+        base.execute("SELECT llm_lora_merge('tuned', 'other')")
+    assert checkpoint_files.nothing_left(base, "other")
+
+
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_it_computes_what_peft_computes(base, folder, settings):
     """Loaded, merged, saved and loaded again, here and by PEFT."""

@@ -355,6 +355,10 @@ WRONG = {
     f"SELECT pg_llm_adamw_step({T2}, {T2}, {T2}, {T2}, 'NaN', 0.9, 0.9, 0, 0, 1)": "lr",
     f"SELECT pg_llm_adamw_step({T2}, {T2}, {T2}, {T2}, 0.1, 0.9, 1, 0, 0, 1)": "beta2",
     f"SELECT pg_llm_adamw_step({T2}, {T2}, {T2}, {T2}, 0.1, 0.9, 0.9, 0, 0, 0)": "step is 0",
+    f"SELECT pg_llm_adamw_step({T2}, NULL, {T2}, {T2}, 0.1, 0.9, 0.9, 0, 0, 1)": "grad is NULL",
+    f"SELECT pg_llm_adamw_step({T2}, {T2}, {T2}, NULL, 0.1, 0.9, 0.9, 0, 0, 1)": "v is NULL",
+    f"SELECT pg_llm_adamw_step({T2}, {T2}, {T2}, {T2}, 0.1, 0.9, 0.9, 0, NULL, 1)": "weight_decay is NULL",
+    "SELECT pg_llm_adamw_step(''::bytea, NULL, '', '', 0.1, 0.9, 0.9, 0, 0, 1)": "grad is NULL",
     f"SELECT pg_llm_grad_clip({T2}, 0)": "clip",
     f"SELECT pg_llm_grad_clip({T2}, 'NaN')": "clip",
 }

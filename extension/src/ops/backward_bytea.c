@@ -257,17 +257,35 @@ AdamWArguments(const double number[5], int step)
 	return llm_adamw_scalars(number[0], number[1], number[2], number[3], number[4], step, 1);
 }
 
+void
+AdamWNotNull(FunctionCallInfo fcinfo)
+{
+	static const char *const names[] = {
+		"weight", "grad", "m", "v", "lr", "beta1", "beta2", "eps", "weight_decay", "step"};
+	static const char *const hints[lengthof(names)] = {
+		NULL, "A parameter without a gradient is not updated: add WHERE grad IS NOT NULL.",
+		"m and v are zeros before the first step.", "m and v are zeros before the first step."};
+
+	for (int i = 0; i < (int) lengthof(names); i++)
+		if (PG_ARGISNULL(i))
+			ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("adamw_step: %s is NULL", names[i]),
+					hints[i] ? errhint("%s", hints[i]) : 0));
+}
+
 /* (weight, m, v) after one step of AdamW; step counts from 1 */
 Datum
 bytea_adamw_step(PG_FUNCTION_ARGS)
 {
-	int64 n = ByteaCount(fcinfo, 0, "weight");
+	int64 n;
 	double number[5];
 	LlmAdamW h;
 	LlmError err;
 	float *to[3];
 	bytea *out[3];
 
+	AdamWNotNull(fcinfo);
+	n = ByteaCount(fcinfo, 0, "weight");
 	ByteaCheck(fcinfo, 1, "grad", 1, n);
 	ByteaCheck(fcinfo, 2, "m", 1, n);
 	ByteaCheck(fcinfo, 3, "v", 1, n);

@@ -326,6 +326,7 @@ pg_llm_adamw_step(PG_FUNCTION_ARGS)
 	LlmAdamW h;
 	LlmError err = {0};
 
+	AdamWNotNull(fcinfo);
 	for (int i = 0; i < 4; i++)
 	{
 		in[i] = PG_GETARG_TENSOR_SHAPE(i);

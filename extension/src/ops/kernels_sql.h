@@ -29,6 +29,8 @@ extern void CheckRow(int n, Tensor *const *like);
 extern Datum TensorRow(FunctionCallInfo fcinfo, Tensor **tensors, int n);
 /* t with axis and the last one swapped; t itself if they are the same. */
 extern Tensor *SwapWithLast(Tensor *t, int axis);
+/* ERROR if an argument of AdamW is NULL: an UPDATE with a NULL result would lose the weights. */
+extern void AdamWNotNull(FunctionCallInfo fcinfo);
 /* lr, beta1, beta2, eps and weight_decay of a step counted from 1, checked. */
 extern LlmAdamW AdamWArguments(const double number[5], int step);
 extern void CheckClip(double clip);
