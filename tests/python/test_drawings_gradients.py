@@ -17,7 +17,7 @@ SHAPES = {
 }  # fmt: skip
 
 
-def test_half_a_block_shows_shapes_and_lengths_of_gradients():
+def test_half_a_block_shows_shapes_and_norms_of_gradients():
     norms = {name: 0.01 * k for k, name in enumerate(["h.1", "h.1.attn.residual", *SHAPES], 1)}
     drawing = gradients.half_block(SHAPES, norms, "h.1")
     svg = drawing.svg()

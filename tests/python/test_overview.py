@@ -33,6 +33,29 @@ def test_the_readme_states_the_minutes_of_each_notebook(number):
     assert minutes == sum(part.minutes for part in plan(number)), row
 
 
+def test_the_paths_of_the_readme_keep_their_hours():
+    """Rounded to hours; a path with its hours "a day" or "a week" has a comma between these."""
+    section = README.read_text().partition("## Paths")[2].partition("| hours |")[2]
+    for row in re.findall(r"^\| (.+) \| (.+) \| (\d.*) \|$", section, re.MULTILINE):
+        take = re.sub(r"(\d\d) to (\d\d)", lambda m: span(*map(int, m.groups())), row[1])
+        reading = "without the exercises" in take
+        groups = take.split(",") if " a " in row[2] else [take]
+        hours = [sum(minutes(n, reading) for n in re.findall(r"\d\d", group)) / 60 for group in groups]
+        stated = list(map(int, re.findall(r"\d+", row[2])))
+        written = [round(h) for h in hours if h]  # 18 and 19 are still to come
+        assert [min(written), max(written)] == [stated[0], stated[-1]], (row, hours)
+
+
+def span(first: int, last: int) -> str:
+    return " ".join(f"{n:02}" for n in range(first, last + 1))
+
+
+def minutes(number: str, reading: bool) -> int:
+    """Those of a notebook that is there."""
+    parts = plan(number) if number in notebooks() else []
+    return sum(part.reading if reading else part.minutes for part in parts)
+
+
 @pytest.fixture(scope="module")
 def template(server):
     with pg_llm.connect(fresh=True) as connection:
