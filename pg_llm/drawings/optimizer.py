@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from pg_llm.drawings.svg import BLUE, GREY, ORANGE, Drawing
 
@@ -79,3 +83,64 @@ def step(row: Mapping[str, float], lr: float, decay: float, name: str = "") -> D
     drawing.arrow(new_m.right, done["m"].left)
     drawing.arrow(new_v.right, done["v"].left)
     return drawing
+
+
+def whole_step(grads: Mapping[str, np.ndarray], loss: float, lr: float, decay: float, clip: float) -> Drawing:
+    """A whole training step: forward, backward, clipping, schedule, decay, Adam; with a model's figures.
+
+    grads: the gradient of each parameter. clip: the most that all of them together may measure.
+    """
+    length = math.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in grads.values()))
+    factor = min(1.0, clip / length) if length else 1.0
+    matrices = sum(np.ndim(g) >= 2 for g in grads.values())
+    vectors = len(grads) - matrices
+    d = Drawing(
+        900, 396,
+        f"A whole training step. 1, the forward pass ends in the loss, {loss:.4g}. 2, the backward pass "
+        f"gives {len(grads)} gradients, {length:.3g} long together. 3, clipping multiplies all of them by "
+        f"{factor:.3g}, so that they are at most {clip:g} long. 4, the schedule gives the learning rate of "
+        f"this step, {lr:g}. 5, the {matrices} matrices are multiplied by 1 - {lr:g} times {decay:g}; the "
+        f"{vectors} vectors do not decay. 6, Adam renews m and v, moves every weight, and counts the step.",
+        "One training step of the whole model",
+    )  # fmt: skip
+    first, second, third, last = 20, 250, 500, 740
+    forward = d.box(first, 58, 170, 56, f"1 forward pass\nloss {loss:.4g}")
+    backward = d.box(second, 58, 190, 56, f"2 backward pass\n{len(grads)} gradients")
+    clipped = d.box(third, 58, 180, 56, f"3 clip\n× min(1, {clip:g} / {length:.3g}) = {factor:.3g}", size=12,
+                    fill=MOVE, line=ORANGE)  # fmt: skip
+    plan = d.box(second, 156, 190, 62, fill="#ffffff")
+    d.text(second + 54, 182, "4 schedule", size=13)
+    d.text(second + 54, 202, f"lr {lr:g}", size=12, mono=True)
+    _curve(d, second + 106, 208, 74, 40)
+    rows = {
+        "matrices": d.box(first, 262, 150, 34, f"{matrices} matrices"),
+        "vectors": d.box(first, 308, 150, 34, f"{vectors} vectors"),
+        "means": d.box(first, 354, 150, 34, "m, v", mono=True),
+    }
+    shrunk = d.box(second, 262, 190, 34, f"5 decay: × (1 − {lr:g} · {decay:g})", fill="#ffffff")
+    adam = d.box(third, 256, 160, 134, "6 Adam\n\nm and v, corrected:\n− lr · m / √v", size=12, fill=MOVE,
+                 line=ORANGE)  # fmt: skip
+    done = {label: d.box(last, y, 135, 34, label, mono=True)
+            for label, y in (("data", 262), ("m, v", 308), ("step + 1", 354))}  # fmt: skip
+    for start, end in ((forward, backward), (backward, clipped), (rows["matrices"], shrunk)):
+        d.arrow(start.right, end.left)
+    d.arrow(clipped.bottom, (clipped.bottom[0], adam.top[1]), colour=ORANGE)
+    d.text(clipped.bottom[0] + 8, 188, "grad", size=12, anchor="start", mono=True)
+    d.arrow(plan.right, (third + 40, adam.top[1]))
+    d.arrow(plan.bottom, shrunk.top)
+    for start in (shrunk.right, rows["vectors"].right, rows["means"].right):
+        d.arrow(start, (third, start[1]))
+    for box in done.values():
+        d.arrow((third + 160, box.left[1]), box.left)
+    d.text(first + 75, 250, "llm_param before", size=12, colour="#555", mono=True)
+    d.text(last + 67, 250, "after", size=12, colour="#555")
+    return d
+
+
+def _curve(drawing: Drawing, x: float, base: float, width: float, height: float) -> None:
+    """The shape of a schedule: a ramp, then half a cosine."""
+    shares = [k / 4 for k in range(5)] + [(1 + math.cos(math.pi * k / 16)) / 2 for k in range(1, 17)]
+    points = [(x + width * k / 20, base - height * share) for k, share in enumerate(shares)]
+    drawing.line((x, base), (x + width, base), colour=GREY)
+    for start, end in itertools.pairwise(points):
+        drawing.line(start, end, colour=BLUE, width=2)

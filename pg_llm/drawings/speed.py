@@ -1,4 +1,4 @@
-"""Drawings about speed: the ladder of kernels, the traffic of a product, rounding, fewer bits."""
+"""Drawings about speed: the ladder of kernels, the traffic of a product, batches, rounding, fewer bits."""
 
 from __future__ import annotations
 
@@ -88,6 +88,31 @@ def traffic(k: int, n: int, tokens: int) -> Drawing:
     return d
 
 
+def batch(frame: pd.DataFrame) -> Drawing:
+    """What a step of decoding reads, by the number of texts that share it, and how many tokens that allows.
+
+    frame: columns sequences, weights and caches (bytes that a step reads), at_most (tokens per second).
+    """
+    rows = [(int(r.sequences), float(r.caches) / float(r.caches + r.weights), float(r.at_most))
+            for r in frame.itertuples()]  # fmt: skip
+    said = "; ".join(f"{n} texts: {100 * s:.0f} % for caches, {rate:.1f} tokens per second at most"
+                     for n, s, rate in rows)  # fmt: skip
+    d = Drawing(760, 74 + 38 * len(rows), f"What a step of decoding reads. {said}.",
+                title="One reading of the weights for all texts, one cache for each")  # fmt: skip
+    left, width = 100, 470
+    d.text(left - 14, 52, "texts", size=12, anchor="end", colour="#4a5560")
+    d.text(left, 52, "share of the bytes of a step", size=12, anchor="start", colour="#4a5560")
+    d.text(left + width + 20, 52, "tokens per second", size=12, anchor="start", colour="#4a5560")
+    for k, (n, share, rate) in enumerate(rows):
+        y, weights = 64 + 38 * k, width * (1 - share)
+        d.text(left - 14, y + 18, f"{n:,}", anchor="end", bold=True)
+        d.box(left, y, weights, 26, "weights" if share < 0.8 else "", fill=SOFT_BLUE)
+        label = f"caches {100 * share:.0f} %" if share > 0.2 else f"{100 * share:.0f} %"
+        d.box(left + weights, y, width * share, 26, label, fill=SOFT_ORANGE, line=ORANGE, size=12)
+        d.text(left + width + 20, y + 18, f"{rate:.1f}", anchor="start", bold=True, size=15)
+    return d
+
+
 def rounding(weights: Sequence[float], levels: Sequence[int], name: str = "a row") -> Drawing:
     """Weights of a row as dots on a line, and the values that remain with so many levels on each side.
 
@@ -171,7 +196,7 @@ def price(frame: pd.DataFrame) -> Drawing:
         middle = left + (g + 0.5) * step
         d.text(middle, bottom + 20, f"{row[bits]:.0f} bits", size=12)
         for m, name in enumerate(models):
-            x = middle + (m - (len(models) - 1) / 2) * 40
+            x = middle + (m - (len(models) - 1) / 2) * 48
             value = 100 * float(row[name])
             y = height(value)
             d.box(x - 5, y - 5, 10, 10, fill=colours[m], line=colours[m])

@@ -70,14 +70,14 @@ def plot_roofline(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) 
     for phase, color in COLORS.items():
         points = rows[rows["phase"] == phase]
         if len(points):
-            ax.scatter(points["intensity"], points["gflops"], s=15 + 700 * points["part"], color=color,
+            ax.scatter(points["intensity"], points["gflops"], s=_area(points["part"]), color=color,
                        alpha=0.55, lw=0, label=phase, zorder=3)  # fmt: skip
     ax.set_xlim(low, high)
     ax.set_ylim(min(rows["gflops"].min(), low * bandwidth) / 1.5, max(rows["gflops"].max(), peak) * 2)
-    _name(ax, rows[rows["part"] >= NAMED])
+    _name(ax, rows)
     style: dict[str, Any] = {"textcoords": "offset points", "color": "#444", "fontsize": 9}
     ax.annotate(f"peak {peak:.0f} GFLOP/s", (high, peak), (0, 4), ha="right", **style)
-    ax.annotate(f"memory {bandwidth:.0f} GB/s", (low, low * bandwidth), (14, 0), **style)
+    ax.annotate(f"memory {bandwidth:.0f} GB/s", (low, low * bandwidth), (26, 4), **style)
     ax.set_xlabel("operations for each byte moved")
     ax.set_ylabel("GFLOP/s")
     ax.legend(frameon=False, fontsize=9, loc="lower right", markerscale=0.5)
@@ -85,18 +85,29 @@ def plot_roofline(frame: pd.DataFrame, title: str = "", ax: Axes | None = None) 
     return ax
 
 
+def _area(part: pd.Series) -> pd.Series:
+    """The area of a point, in square points, for a share of the phase's time."""
+    return 15 + 700 * part
+
+
 def _name(ax, rows: pd.DataFrame) -> None:
-    """Writes names to the right of their points, moved down where they would overlap."""
-    names = rows["node"].where(rows["node"].notna(), rows["op"]).astype(str).str.replace("h.*.", "")
+    """Writes names beside their points: left of those of a decode step, right of those of prefill.
+
+    Points of one phase that lie together share a label, which lists them from top to bottom.
+    """
+    names = rows["node"].where(rows["node"].notna(), rows["op"]).astype(str)
+    names = names.str.replace(r"^h\.\*\.|\.matmul$", "", regex=True)
     places = ax.transData.transform(rows[["intensity", "gflops"]].to_numpy(float)) * 72 / ax.figure.dpi
-    taken: list[tuple[float, float]] = []
-    for name, (x, y), row in sorted(
-        zip(names, places, rows.itertuples(), strict=True), key=lambda item: -item[1][1]
-    ):
-        at = y
-        while any(abs(x - other) < 90 and abs(at - line) < 9 for other, line in taken):
-            at -= 3
-        taken.append((x, at))
-        ax.annotate(
-            name, (row.intensity, row.gflops), (9, at - y - 3), textcoords="offset points", fontsize=8
-        )
+    named = rows.assign(name=names, x=places[:, 0], y=places[:, 1], radius=_area(rows["part"]) ** 0.5 / 2)
+    named = named[named["part"] >= NAMED].sort_values("y", ascending=False)
+    for phase, side in (("decode", -1), ("prefill", 1)):
+        points = named[named["phase"] == phase]
+        apart = (points["y"].diff().abs() > 16) | (points["x"].diff().abs() > 40)
+        for _, near in points.groupby(apart.cumsum()):
+            edge = (side * near["x"] + near["radius"]).max() + 2
+            first = near.iloc[0]
+            ax.annotate(
+                "\n".join(near["name"]), (first["intensity"], first["gflops"]),
+                (side * edge - first["x"], near["y"].mean() - first["y"]), textcoords="offset points",
+                fontsize=8, ha="left" if side > 0 else "right", va="center",
+            )  # fmt: skip
