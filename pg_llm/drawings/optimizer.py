@@ -128,8 +128,8 @@ def whole_step(grads: Mapping[str, np.ndarray], loss: float, lr: float, decay: f
     d.text(clipped.bottom[0] + 8, 188, "grad", size=12, anchor="start", mono=True)
     d.arrow(plan.right, (third + 40, adam.top[1]))
     d.arrow(plan.bottom, shrunk.top)
-    for start in (shrunk.right, rows["vectors"].right, rows["means"].right):
-        d.arrow(start, (third, start[1]))
+    for box in (shrunk, rows["vectors"], rows["means"]):
+        d.arrow(box.right, (third, box.right[1]))
     for box in done.values():
         d.arrow((third + 160, box.left[1]), box.left)
     d.text(first + 75, 250, "llm_param before", size=12, colour="#555", mono=True)
