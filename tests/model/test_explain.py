@@ -104,7 +104,7 @@ def test_plot_has_a_point_for_each_op_below_the_roof(frame):
     peak, bandwidth = roof(frame)
     assert np.allclose(line[1], [peak / bandwidth, peak]) and np.allclose(line[0][1] / line[0][0], bandwidth)
     named = [t.get_text() for t in ax.texts]
-    assert any("matmul" in name for name in named) and any(name.startswith("peak") for name in named)
+    assert any("c_fc" in name for name in named) and any(name.startswith("peak") for name in named)
     plt.gcf().canvas.draw()
 
 
