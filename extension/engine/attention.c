@@ -3,16 +3,16 @@
  * fewer new positions: a query's scores, softmax and weighted sum run over absolute key positions, so both
  * give the same bits. Keys that a query does not attend to enter no sum.
  */
-#include <string.h>
+#include <math.h>
 
-#include "engine/parallel.h"
 #include "engine/pool.h"
 #include "engine/rows.h"
+#include "engine/scores.h"
 
 /* Positions appended between two polls of the stop function: whole panels. */
 #define FEW (16 * LLM_PANEL)
 /*
- * Queries of a block whose scores are computed together: a multiple of the register tiles' heights (14, 6);
+ * Rows of a block whose scores are computed together: a multiple of the register tiles' heights (14, 6);
  * the scores stay in the second-level cache.
  */
 #define BLOCK_QUERIES 42
@@ -23,10 +23,15 @@ typedef struct Forward
 {
 	const LlmAttention *a;
 	const LlmKvCache *cache;
-	const float *qkv;
+	const LlmQkv *in;
 	int past, keys, width; /* width: floats of one row of scores, whole panels */
-	int queries, chunks;   /* queries of a task, whole blocks of BLOCK_QUERIES; tasks of a head */
-	float *scratch;        /* queries * width per worker */
+	/*
+	 * With one query a task handles the heads that share keys, so that those are read once; otherwise it
+	 * handles queries of one head. rows: of a task, whole blocks of BLOCK_QUERIES.
+	 */
+	bool grouped;
+	int rows, chunks; /* chunks: tasks of a group, or of a head */
+	float *scratch;   /* rows * width per worker */
 	float *out, *scores, *probs;
 } Forward;
 
@@ -133,65 +138,82 @@ static void
 append_task(void *context, int head, int worker)
 {
 	const Forward *f = context;
-	int HS = f->a->HS, C = f->a->NH * HS, T = f->a->T;
-	const float *q = f->qkv + (size_t) (head / f->a->NH) * T * 3 * C + (size_t) (head % f->a->NH) * HS;
+	const LlmQkv *in = f->in;
+	int HS = f->a->HS, S = f->a->S;
+	size_t row = (size_t) (head / f->a->KV) * S, column = (size_t) (head % f->a->KV) * HS;
+	const float *keys = in->k + row * in->k_row + column, *values = in->v + row * in->v_row + column;
 	float *k = keys_of(f->cache, head), *v = values_of(f->cache, head) + (size_t) f->past * LLM_PANEL;
 
-	for (int t = 0, n; t < T && !llm_pool_stopping(worker); t += n)
+	for (int t = 0, n; t < S && !llm_pool_stopping(worker); t += n)
 	{
 		int at = f->past + t, room = LLM_PANEL - at % LLM_PANEL;
 
-		n = T - t < room ? T - t : room;
+		n = S - t < room ? S - t : room;
 		append_keys(
-			n, HS, q + (size_t) t * 3 * C + C, 3 * C, at, k + (size_t) (at / LLM_PANEL) * HS * LLM_PANEL);
+			n, HS, keys + t * in->k_row, in->k_row, at, k + (size_t) (at / LLM_PANEL) * HS * LLM_PANEL);
 	}
 	for (int i = 0; i < HS; i += LLM_PANEL, v += (size_t) f->cache->capacity * LLM_PANEL)
-		for (int t = 0; t < T && !llm_pool_stopping(worker); t += FEW)
-			llm_kernels->pack_panel(T - t < FEW ? T - t : FEW, HS - i < LLM_PANEL ? HS - i : LLM_PANEL,
-				q + (size_t) t * 3 * C + 2 * C + i, 3 * C, v + (size_t) t * LLM_PANEL);
+		for (int t = 0; t < S && !llm_pool_stopping(worker); t += FEW)
+			llm_kernels->pack_panel(S - t < FEW ? S - t : FEW, HS - i < LLM_PANEL ? HS - i : LLM_PANEL,
+				values + t * in->v_row + i, in->v_row, v + (size_t) t * LLM_PANEL);
 }
 
-/* Keys that the query at an absolute position attends to: [first, last). */
-static int
-first_key(const LlmAttention *a, int position)
+/* Rows that share keys: queries of one head, or the heads of a group at one position. */
+typedef struct QueryBlock
 {
-	return a->window && position + 1 > a->window ? position + 1 - a->window : 0;
+	int m, b, h, query; /* rows; sequence, head and query of the first one */
+	int position;       /* of the first query */
+	int head;           /* of keys and values, in the cache */
+	const float *q;     /* (m,HS), rows ldq apart */
+	size_t ldq;
+	float *p;   /* (m,width): scores, then probabilities */
+	float *out; /* (m,HS), rows ldo apart */
+	size_t ldo;
+} QueryBlock;
+
+static int
+position_of(const Forward *f, const QueryBlock *s, int row)
+{
+	return f->grouped ? s->position : s->position + row;
 }
 
 static int
-last_key(const Forward *f, int position)
+head_of(const Forward *f, const QueryBlock *s, int row)
 {
-	return f->a->causal ? position + 1 : f->keys;
+	return f->grouped ? s->h + row : s->h;
 }
 
-/* s (m,width) = q (m,HS) @ k^T for all panels up to `keys` */
+/* The keys that a row attends to: [first, last). */
+static int
+first_key(const Forward *f, const QueryBlock *s, int row)
+{
+	return llm_first_key(f->a, position_of(f, s, row));
+}
+
+static int
+last_key(const Forward *f, const QueryBlock *s, int row)
+{
+	return llm_last_key(f->a, position_of(f, s, row), f->keys);
+}
+
+/* p (m,width) = q (m,HS) @ k^T for all panels up to the last row's last key */
 static void
-score_rows(const Forward *f, int head, int m, const float *q, int keys, float *s, int worker)
+score_rows(const Forward *f, const QueryBlock *s, int worker)
 {
-	int HS = f->a->HS, ldq = 3 * f->a->NH * HS;
+	int HS = f->a->HS, used = panels(last_key(f, s, s->m - 1));
 	float rows[BLOCK_QUERIES * LLM_BLOCK];
 
 	for (int k = 0; k < HS; k += LLM_BLOCK)
 	{
 		int kc = HS - k < LLM_BLOCK ? HS - k : LLM_BLOCK;
 
-		llm_kernels->pack_rows(m, kc, q + k, ldq, rows);
-		for (int p = 0; p < panels(keys) && !llm_pool_stopping(worker); p++)
-			llm_kernels->matmul_block(m, kc, rows,
-				keys_of(f->cache, head) + ((size_t) p * HS + k) * LLM_PANEL, s + (size_t) p * LLM_PANEL,
+		llm_kernels->pack_rows(s->m, kc, s->q + k, s->ldq, rows);
+		for (int p = 0; p < used && !llm_pool_stopping(worker); p++)
+			llm_kernels->matmul_block(s->m, kc, rows,
+				keys_of(f->cache, s->head) + ((size_t) p * HS + k) * LLM_PANEL, s->p + (size_t) p * LLM_PANEL,
 				f->width, LLM_PANEL, k == 0);
 	}
 }
-
-/* A block of m queries of a head, and their weighted sums. */
-typedef struct QueryBlock
-{
-	int m, position; /* of the first query */
-	const float *p;  /* (m,width): probabilities */
-	const float *v;  /* panels of values */
-	float *out;      /* (m,HS), rows ldo apart */
-	size_t ldo;
-} QueryBlock;
 
 /* Which keys of a block the rows from `row` on attend to. */
 typedef enum Mask
@@ -205,12 +227,13 @@ static void
 weigh_block(const Forward *f, const QueryBlock *s, int row, int m, int k, int kc, Mask mask, bool first)
 {
 	int HS = f->a->HS;
+	const float *v = values_of(f->cache, s->head);
 	float rows[BLOCK_QUERIES * LLM_BLOCK];
 
 	llm_kernels->pack_rows(m, kc, s->p + (size_t) row * f->width + k, f->width, rows);
 	for (int i = 0; i < HS; i += LLM_PANEL)
 	{
-		const float *panel = s->v + ((size_t) (i / LLM_PANEL) * f->cache->capacity + k) * LLM_PANEL;
+		const float *panel = v + ((size_t) (i / LLM_PANEL) * f->cache->capacity + k) * LLM_PANEL;
 		float *out = s->out + row * s->ldo + i;
 		int n = HS - i < LLM_PANEL ? HS - i : LLM_PANEL;
 
@@ -239,20 +262,17 @@ weigh_masked(const Forward *f, const QueryBlock *s, int k)
 	return row;
 }
 
-/* Each row over the keys of its own window. */
+/* m rows that attend to the same keys: those of the first of them. */
 static void
-weigh_windows(const Forward *f, const QueryBlock *s, int worker)
+weigh_alike(const Forward *f, const QueryBlock *s, int row, int m, int worker)
 {
-	for (int row = 0; row < s->m; row++)
-	{
-		int first = first_key(f->a, s->position + row), last = last_key(f, s->position + row);
+	int first = first_key(f, s, row), last = last_key(f, s, row);
 
-		for (int k = first, end; k < last && !llm_pool_stopping(worker); k = end)
-		{
-			end = (k / LLM_BLOCK + 1) * LLM_BLOCK;
-			end = end < last ? end : last;
-			weigh_block(f, s, row, 1, k, end - k, MASK_NONE, k == first);
-		}
+	for (int k = first, end; k < last && !llm_pool_stopping(worker); k = end)
+	{
+		end = (k / LLM_BLOCK + 1) * LLM_BLOCK;
+		end = end < last ? end : last;
+		weigh_block(f, s, row, m, k, end - k, MASK_NONE, k == first);
 	}
 }
 
@@ -260,21 +280,22 @@ weigh_windows(const Forward *f, const QueryBlock *s, int worker)
 static void
 weigh_rows(const Forward *f, const QueryBlock *s, int worker)
 {
-	int keys = last_key(f, s->position + s->m - 1);
+	int keys = last_key(f, s, s->m - 1);
 
-	if (f->a->window)
-	{
-		weigh_windows(f, s, worker);
-		return;
-	}
-	for (int k = 0; k < keys && !llm_pool_stopping(worker); k += LLM_BLOCK)
-	{
-		int row = f->a->causal ? weigh_masked(f, s, k) : 0;
+	if (f->grouped || (!f->a->causal && f->a->window == 0))
+		weigh_alike(f, s, 0, s->m, worker);
+	else if (f->a->window)
+		for (int row = 0; row < s->m; row++)
+			weigh_alike(f, s, row, 1, worker);
+	else
+		for (int k = 0; k < keys && !llm_pool_stopping(worker); k += LLM_BLOCK)
+		{
+			int row = weigh_masked(f, s, k);
 
-		if (row < s->m)
-			weigh_block(
-				f, s, row, s->m - row, k, keys - k < LLM_BLOCK ? keys - k : LLM_BLOCK, MASK_NONE, k == 0);
-	}
+			if (row < s->m)
+				weigh_block(
+					f, s, row, s->m - row, k, keys - k < LLM_BLOCK ? keys - k : LLM_BLOCK, MASK_NONE, k == 0);
+		}
 }
 
 /*
@@ -288,96 +309,171 @@ show_row(float *to, const float *from, int first, int last, int keys, float unse
 		to[k] = k < first || k >= last ? unseen : from[k] * scale;
 }
 
-/* m queries of a head from `query` on; s: scratch for their scores */
+/* A row's scores become probabilities. */
 static void
-attend_block(const Forward *f, int head, int query, int m, float *s, int worker)
+normalize_row(const Forward *f, const QueryBlock *s, int row, int worker)
 {
 	const LlmAttention *a = f->a;
-	int skipped = a->T - a->queries, position = f->past + skipped + query, C = a->NH * a->HS;
-	int b = head / a->NH, h = head % a->NH, keys = last_key(f, position + m - 1);
-	const float *q = f->qkv + ((size_t) b * a->T + skipped + query) * 3 * C + (size_t) h * a->HS;
-	float *out = f->out + ((size_t) b * a->queries + query) * C + (size_t) h * a->HS;
+	int first = first_key(f, s, row), last = last_key(f, s, row), position = position_of(f, s, row);
+	int h = head_of(f, s, row);
+	uint64_t head = (uint64_t) s->b * a->NH + h; /* of all sequences */
+	size_t shown = (head * a->queries + s->query + (f->grouped ? 0 : row)) * f->keys;
+	float *x = s->p + (size_t) row * f->width, scale = a->scale;
 
-	score_rows(f, head, m, q, keys, s, worker);
-	for (int row = 0; row < m && !llm_pool_stopping(worker); row++)
+	if (llm_scores_adjusted(a))
 	{
-		int first = first_key(a, position + row), last = last_key(f, position + row);
-		float *x = s + (size_t) row * f->width;
-		size_t shown = (((size_t) head * a->queries) + query + row) * f->keys;
-
-		if (f->scores)
-			show_row(f->scores + shown, x, first, last, f->keys, -__builtin_inff(), a->scale);
-		llm_row_softmax(worker, last - first, first, a->scale, x + first, x + first);
-		if (f->probs)
-			show_row(f->probs + shown, x, first, last, f->keys, 0, 1);
-		if (a->dropout > 0)
-			llm_drop(&a->stream, a->dropout, ((uint64_t) head * f->keys + position + row) * f->keys + first,
-				last - first, x + first, x + first);
+		llm_adjust_scores(a, s->b, h, position, first, last, x);
+		scale = 1;
 	}
-	weigh_rows(f, &(QueryBlock){m, position, s, values_of(f->cache, head), out, C}, worker);
-	if (a->head_mask)
-		for (int row = 0; row < m; row++)
-			llm_kernels->binary(
-				LLM_MUL, a->HS, out + (size_t) row * C, 1, a->head_mask + h, 0, out + (size_t) row * C);
+	if (f->scores)
+		show_row(f->scores + shown, x, first, last, f->keys, -__builtin_inff(), scale);
+	llm_row_softmax(worker, last - first, first, scale, x + first, x + first);
+	if (f->probs)
+		show_row(f->probs + shown, x, first, last, f->keys, 0, 1);
+	if (a->dropout > 0)
+		llm_drop(&a->stream, a->dropout, (head * (f->past + a->T) + position) * f->keys + first, last - first,
+			x + first, x + first);
+}
+
+static void
+attend_block(const Forward *f, const QueryBlock *s, int worker)
+{
+	score_rows(f, s, worker);
+	for (int row = 0; row < s->m && !llm_pool_stopping(worker); row++)
+		normalize_row(f, s, row, worker);
+	weigh_rows(f, s, worker);
+	for (int row = 0; f->a->head_mask && row < s->m; row++)
+		llm_kernels->binary(LLM_MUL, f->a->HS, s->out + row * s->ldo, 1, f->a->head_mask + head_of(f, s, row),
+			0, s->out + row * s->ldo);
+}
+
+/* The rows from `first` on of a group's heads, or of a head's queries. */
+static QueryBlock
+block_of(const Forward *f, int task, int first, int m)
+{
+	const LlmAttention *a = f->a;
+	int share = a->NH / a->KV, tasks = f->grouped ? a->KV : a->NH, skipped = a->T - a->queries;
+	QueryBlock s = {.m = m, .b = task / tasks, .h = task % tasks, .query = first};
+	size_t column, C = (size_t) a->NH * a->HS;
+
+	if (f->grouped)
+	{
+		s.h = s.h * share + first;
+		s.query = 0;
+	}
+	column = (size_t) s.h * a->HS;
+	s.position = f->past + skipped + s.query;
+	s.head = s.b * a->KV + s.h / share;
+	s.q = f->in->q + ((size_t) s.b * a->T + skipped + s.query) * f->in->q_row + column;
+	s.ldq = f->grouped ? a->HS : f->in->q_row;
+	s.out = f->out + ((size_t) s.b * a->queries + s.query) * C + column;
+	s.ldo = f->grouped ? a->HS : C;
+	return s;
+}
+
+static int
+rows_of(const Forward *f)
+{
+	return f->grouped ? f->a->NH / f->a->KV : f->a->queries;
 }
 
 static void
 attend_task(void *context, int task, int worker)
 {
 	const Forward *f = context;
-	int head = task / f->chunks, first = task % f->chunks * f->queries;
-	int end = first + f->queries < f->a->queries ? first + f->queries : f->a->queries;
-	float *s = f->scratch + (size_t) worker * f->queries * f->width;
+	int first = task % f->chunks * f->rows;
+	int end = first + f->rows < rows_of(f) ? first + f->rows : rows_of(f);
+	float *scratch = f->scratch + (size_t) worker * f->rows * f->width;
 
-	for (int query = first; query < end && !llm_pool_stopping(worker); query += BLOCK_QUERIES)
-		attend_block(f, head, query, end - query < BLOCK_QUERIES ? end - query : BLOCK_QUERIES,
-			s + (size_t) (query - first) * f->width, worker);
+	for (int row = first; row < end && !llm_pool_stopping(worker); row += BLOCK_QUERIES)
+	{
+		QueryBlock s =
+			block_of(f, task / f->chunks, row, end - row < BLOCK_QUERIES ? end - row : BLOCK_QUERIES);
+
+		s.p = scratch + (size_t) (row - first) * f->width;
+		attend_block(f, &s, worker);
+	}
 }
 
-/* Queries per task: whole blocks of BLOCK_QUERIES, limited by the chunk and by the number of queries. */
+/* Rows per task: whole blocks of BLOCK_QUERIES, limited by the chunk and by the number of rows. */
 static int
-queries_of_task(const LlmAttention *a)
+rows_of_task(const Forward *f)
 {
 	int blocks = llm_attention_chunk / BLOCK_QUERIES,
-		needed = (a->queries + BLOCK_QUERIES - 1) / BLOCK_QUERIES;
+		needed = (rows_of(f) + BLOCK_QUERIES - 1) / BLOCK_QUERIES;
 
 	return (blocks < needed ? blocks : needed) * BLOCK_QUERIES;
 }
 
-LlmCode
-llm_attention(const LlmAttention *a, const float *qkv, LlmKvCache *cache, float *out, float *scores,
-	float *probs, const LlmAllocator *memory, LlmError *err)
+static LlmCode
+attend(Forward *f, const LlmAllocator *memory, LlmError *err)
 {
-	Forward f = {.a = a,
-		.cache = cache,
-		.qkv = qkv,
-		.past = cache->length,
-		.out = out,
-		.scores = scores,
-		.probs = probs};
+	const LlmAttention *a = f->a;
 	int64_t tasks;
 	size_t bytes;
 	LlmCode code;
 
-	if (a->B == 0 || a->NH == 0 || a->T == 0 || a->HS == 0)
-		return LLM_OK;
-	f.keys = f.past + a->T;
-	f.width = panels(f.keys) * LLM_PANEL;
-	f.queries = queries_of_task(a);
-	f.chunks = (a->queries + f.queries - 1) / f.queries;
-	tasks = (int64_t) a->B * a->NH * f.chunks;
+	f->width = panels(f->keys) * LLM_PANEL;
+	f->grouped = a->queries == 1 && a->KV < a->NH;
+	f->rows = rows_of_task(f);
+	f->chunks = (rows_of(f) + f->rows - 1) / f->rows;
+	tasks = (int64_t) a->B * (f->grouped ? a->KV : a->NH) * f->chunks;
 	if (tasks > INT32_MAX)
 		return llm_fail(
 			err, LLM_LIMIT, "attention: %d sequences of %d heads are too many at once", a->B, a->NH);
-	bytes = (size_t) llm_pool_threads() * f.queries * f.width * sizeof(float);
-	f.scratch = memory->alloc(memory->context, bytes);
-	if (f.scratch == NULL)
-		return llm_fail(err, LLM_NO_MEMORY, "attention: no memory for the scores of %d positions", f.keys);
-	code = llm_parallel(a->B * a->NH, append_task, &f, err);
+	bytes = (size_t) llm_pool_threads() * f->rows * f->width * sizeof(float);
+	f->scratch = memory->alloc(memory->context, bytes);
+	if (f->scratch == NULL)
+		return llm_fail(err, LLM_NO_MEMORY, "attention: no memory for the scores of %d positions", f->keys);
+	code = llm_parallel(a->B * a->KV, append_task, f, err);
 	if (code == LLM_OK)
-		code = llm_parallel((int) tasks, attend_task, &f, err);
+		code = llm_parallel((int) tasks, attend_task, f, err);
+	memory->release(memory->context, f->scratch, bytes);
+	return code;
+}
+
+LlmCode
+llm_attention(const LlmAttention *a, const LlmQkv *in, LlmKvCache *cache, float *out, float *scores,
+	float *probs, const LlmAllocator *memory, LlmError *err)
+{
+	Forward f = {.a = a,
+		.cache = cache,
+		.in = in,
+		.past = cache->length,
+		.keys = cache->length + a->S,
+		.out = out,
+		.scores = scores,
+		.probs = probs};
+	LlmCode code;
+
+	if (a->B == 0 || a->NH == 0 || a->T == 0 || a->HS == 0)
+		return LLM_OK;
+	if (f.keys == 0) /* a sum over no keys */
+		return llm_fill((size_t) a->B * a->queries * a->NH * a->HS, 0, out, err);
+	code = attend(&f, memory, err);
 	if (code == LLM_OK)
 		cache->length = f.keys;
-	memory->release(memory->context, f.scratch, bytes);
 	return code;
+}
+
+LlmAttention
+llm_self_attention(int B, int T, int NH, int HS, bool causal)
+{
+	return (LlmAttention){.B = B,
+		.T = T,
+		.S = T,
+		.NH = NH,
+		.KV = NH,
+		.HS = HS,
+		.causal = causal,
+		.queries = T,
+		.scale = HS ? (float) (1 / sqrt(HS)) : 1};
+}
+
+LlmQkv
+llm_qkv_of(const LlmAttention *a, const float *qkv)
+{
+	size_t C = (size_t) a->NH * a->HS;
+
+	return (LlmQkv){qkv, qkv + C, qkv + 2 * C, 3 * C, 3 * C, 3 * C};
 }

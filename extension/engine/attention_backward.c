@@ -1,13 +1,15 @@
 /*
- * Gradients of attention, head by head: probabilities are recomputed for a chunk of queries at a time, then,
- * in blocks of 128 queries whatever the chunk size, dV += P^T dY, dS = P (dY V^T - rowsum), dQ = dS K scale,
- * dK += dS^T Q scale. Parallel over heads only, so the order of additions over queries is fixed.
+ * Gradients of attention, head by head of keys and values: probabilities are recomputed for a chunk of
+ * queries at a time, then, in blocks of 128 queries whatever the chunk size, dV += P^T dY, dS = P (dY V^T -
+ * rowsum), dQ = dS K scale, dK += dS^T Q scale. Heads of queries that share keys follow one another. Parallel
+ * over heads of keys only, so the order of additions is fixed.
  */
 #include <string.h>
 
 #include "engine/gradients.h"
 #include "engine/pool.h"
 #include "engine/rows.h"
+#include "engine/scores.h"
 
 /* Rows between two polls of the stop function: a multiple of every register tile's height (14, 6, 4, 1). */
 #define FEW 2016
@@ -15,24 +17,25 @@
 typedef struct Backward
 {
 	const LlmAttention *a;
-	const float *qkv, *dy;
-	float *dqkv;
-	int width; /* floats of one row of scores: whole panels of T */
+	const LlmQkv *in;
+	const float *dy;
+	const LlmQkvGradient *to;
+	int width; /* floats of one row of scores: whole panels of S */
 	int chunk; /* rows of scores held at once: whole blocks */
 	size_t scratch_floats;
 	float *scratch;
 } Backward;
 
-/* One head's working memory. */
+/* The working memory of one head of keys. */
 typedef struct Head
 {
 	int worker;     /* index of the thread */
-	float *kt, *vt; /* panels of K^T and V^T: [T/32][HS][32] */
-	float *k;       /* panels of K: [HS/32][T][32] */
+	float *kt, *vt; /* panels of K^T and V^T: [S/32][HS][32] */
+	float *k;       /* panels of K: [HS/32][S][32] */
 	float *q, *dy;  /* panels of a block of queries and of its gradient: [HS/32][128][32] */
 	float *p, *ds;  /* (chunk,width) */
-	float *dk, *dv; /* (T,HS) */
-	float *rows;    /* packed rows of a product: T rows of one block */
+	float *dk, *dv; /* (S,HS) */
+	float *rows;    /* packed rows of a product: S rows of one block */
 } Head;
 
 /* The next piece of the scratch memory; with base NULL it is only counted. */
@@ -46,20 +49,20 @@ take(float *base, size_t *at, size_t floats)
 }
 
 static size_t
-lay_out(Head *h, int T, int HS, int width, int chunk, float *base)
+lay_out(Head *h, int S, int HS, int width, int chunk, float *base)
 {
 	size_t at = 0;
 
-	h->kt = take(base, &at, llm_packed_floats(HS, T));
-	h->vt = take(base, &at, llm_packed_floats(HS, T));
-	h->k = take(base, &at, llm_packed_floats(T, HS));
+	h->kt = take(base, &at, llm_packed_floats(HS, S));
+	h->vt = take(base, &at, llm_packed_floats(HS, S));
+	h->k = take(base, &at, llm_packed_floats(S, HS));
 	h->q = take(base, &at, llm_packed_floats(LLM_BLOCK, HS));
 	h->dy = take(base, &at, llm_packed_floats(LLM_BLOCK, HS));
 	h->p = take(base, &at, (size_t) chunk * width);
 	h->ds = take(base, &at, (size_t) chunk * width);
-	h->dk = take(base, &at, (size_t) T * HS);
-	h->dv = take(base, &at, (size_t) T * HS);
-	h->rows = take(base, &at, (size_t) (T > LLM_BLOCK ? T : LLM_BLOCK) * LLM_BLOCK);
+	h->dk = take(base, &at, (size_t) S * HS);
+	h->dv = take(base, &at, (size_t) S * HS);
+	h->rows = take(base, &at, (size_t) (S > LLM_BLOCK ? S : LLM_BLOCK) * LLM_BLOCK);
 	return at;
 }
 
@@ -104,73 +107,89 @@ product(int m, int n, int k, const float *a, size_t lda, bool columns, const flo
 /* A block of at most 128 queries of a head. */
 typedef struct Block
 {
+	int b, head;         /* sequence, head of queries */
 	int m, query, keys;  /* number of queries, the first of them, the keys that the last one attends to */
-	const float *q, *dy; /* rows 3*C and C apart */
-	float *dq, *p, *ds;  /* rows 3*C and width apart */
+	const float *q, *dy; /* rows q_row and NH*HS apart */
+	float *dq, *p, *ds;  /* rows q_row and width apart */
 } Block;
 
 static Block
-block_of(const Backward *w, const Head *h, int task, int query, int first)
+block_of(const Backward *w, const Head *h, int b, int head, int query, int first)
 {
 	const LlmAttention *a = w->a;
-	int C = a->NH * a->HS, b = task / a->NH, head = task % a->NH;
 	size_t row = (size_t) b * a->T + query, at = (size_t) head * a->HS;
-	Block k = {.m = a->T - query < LLM_BLOCK ? a->T - query : LLM_BLOCK, .query = query};
+	Block k = {
+		.b = b, .head = head, .m = a->T - query < LLM_BLOCK ? a->T - query : LLM_BLOCK, .query = query};
 
-	k.keys = a->causal ? query + k.m : a->T;
-	k.q = w->qkv + row * 3 * C + at;
-	k.dy = w->dy + row * C + at;
-	k.dq = w->dqkv + row * 3 * C + at;
+	k.keys = llm_last_key(a, query + k.m - 1, a->S);
+	k.q = w->in->q + row * w->in->q_row + at;
+	k.dy = w->dy + row * a->NH * a->HS + at;
+	k.dq = w->to->q + row * w->in->q_row + at;
 	k.p = h->p + (size_t) (query - first) * w->width;
 	k.ds = h->ds + (size_t) (query - first) * w->width;
 	return k;
 }
 
-/* Computes p and ds of a block over the keys that it attends to; masked keys get 0. */
+/* Row i of a block: its scores become p, dY V^T becomes ds; keys that it does not attend to get 0. */
 static void
-probabilities(const Backward *w, const Head *h, int task, const Block *k)
+probabilities_row(const Backward *w, const Head *h, const Block *k, int i, bool adjusted)
 {
 	const LlmAttention *a = w->a;
-	int C = a->NH * a->HS;
+	int at = k->query + i, first = llm_first_key(a, at), last = llm_last_key(a, at, a->S);
+	uint64_t row = (((uint64_t) k->b * a->NH + k->head) * a->T + at) * a->S; /* of the stream's elements */
+	float *p = k->p + (size_t) i * w->width, *ds = k->ds + (size_t) i * w->width;
+	float scale = adjusted ? 1 : a->scale;
 
-	product(k->m, k->keys, a->HS, k->q, 3 * C, false, h->kt, k->p, w->width, false, h);
-	product(k->m, k->keys, a->HS, k->dy, C, false, h->vt, k->ds, w->width, false, h);
-	for (int i = 0; i < k->m && !llm_pool_stopping(h->worker); i++)
+	if (adjusted)
+		llm_adjust_scores(a, k->b, k->head, at, first, last, p);
+	llm_row_softmax(h->worker, last - first, first, scale, p + first, p + first);
+	if (a->dropout > 0)
+		llm_drop(&a->stream, a->dropout, row + first, last - first, ds + first, ds + first);
+	llm_row_softmax_backward(h->worker, last - first, first, scale, p + first, ds + first, ds + first);
+	if (a->dropout > 0)
+		llm_drop(&a->stream, a->dropout, row + first, last - first, p + first, p + first);
+	memset(p, 0, first * sizeof(float));
+	memset(ds, 0, first * sizeof(float));
+	memset(p + last, 0, (k->keys - last) * sizeof(float));
+	memset(ds + last, 0, (k->keys - last) * sizeof(float));
+	if (a->head_mask)
 	{
-		int at = k->query + i, last = a->causal ? at + 1 : a->T;
-		int first = a->window && at + 1 > a->window ? at + 1 - a->window : 0;
-		uint64_t row = ((uint64_t) task * a->T + at) * a->T; /* of the stream's elements */
-		float *p = k->p + (size_t) i * w->width, *ds = k->ds + (size_t) i * w->width;
-
-		llm_row_softmax(h->worker, last - first, first, a->scale, p + first, p + first);
-		if (a->dropout > 0)
-			llm_drop(&a->stream, a->dropout, row + first, last - first, ds + first, ds + first);
-		llm_row_softmax_backward(h->worker, last - first, first, a->scale, p + first, ds + first, ds + first);
-		if (a->dropout > 0)
-			llm_drop(&a->stream, a->dropout, row + first, last - first, p + first, p + first);
-		memset(p, 0, first * sizeof(float));
-		memset(ds, 0, first * sizeof(float));
-		memset(p + last, 0, (k->keys - last) * sizeof(float));
-		memset(ds + last, 0, (k->keys - last) * sizeof(float));
-		if (a->head_mask)
-		{
-			llm_kernels->binary(LLM_MUL, k->keys, p, 1, &a->head_mask[task % a->NH], 0, p);
-			llm_kernels->binary(LLM_MUL, k->keys, ds, 1, &a->head_mask[task % a->NH], 0, ds);
-		}
+		llm_kernels->binary(LLM_MUL, k->keys, p, 1, &a->head_mask[k->head], 0, p);
+		llm_kernels->binary(LLM_MUL, k->keys, ds, 1, &a->head_mask[k->head], 0, ds);
 	}
+	if (w->to->scores)
+	{
+		memcpy(w->to->scores + row, ds, k->keys * sizeof(float));
+		memset(w->to->scores + row + k->keys, 0, (a->S - k->keys) * sizeof(float));
+	}
+	if (adjusted) /* from the adjusted scores to q k^T */
+		llm_kernels->binary(LLM_MUL, k->keys, ds, 1, &a->scale, 0, ds);
+}
+
+/* Computes p and ds of a block over the keys that it attends to. */
+static void
+probabilities(const Backward *w, const Head *h, const Block *k)
+{
+	const LlmAttention *a = w->a;
+	bool adjusted = llm_scores_adjusted(a);
+
+	product(k->m, k->keys, a->HS, k->q, w->in->q_row, false, h->kt, k->p, w->width, false, h);
+	product(k->m, k->keys, a->HS, k->dy, (size_t) a->NH * a->HS, false, h->vt, k->ds, w->width, false, h);
+	for (int i = 0; i < k->m && !llm_pool_stopping(h->worker); i++)
+		probabilities_row(w, h, k, i, adjusted);
 }
 
 /* Adds the block's contributions to dv and dk, and writes its dq. */
 static void
 products(const Backward *w, const Head *h, const Block *k)
 {
-	int T = w->a->T, HS = w->a->HS, C = w->a->NH * HS;
+	int S = w->a->S, HS = w->a->HS;
 
-	pack_all(k->m, HS, k->q, 3 * C, false, h->q, h->worker);
-	pack_all(k->m, HS, k->dy, C, false, h->dy, h->worker);
+	pack_all(k->m, HS, k->q, w->in->q_row, false, h->q, h->worker);
+	pack_all(k->m, HS, k->dy, (size_t) w->a->NH * HS, false, h->dy, h->worker);
 	product(k->keys, HS, k->m, k->p, w->width, true, h->dy, h->dv, HS, true, h);
 	product(k->keys, HS, k->m, k->ds, w->width, true, h->q, h->dk, HS, true, h);
-	/* K's panels are T rows long, of which this product reads the first `keys` */
+	/* K's panels are S rows long, of which this product reads the first `keys` */
 	for (int k0 = 0; k0 < k->keys && !llm_pool_stopping(h->worker); k0 += LLM_BLOCK)
 	{
 		int kc = k->keys - k0 < LLM_BLOCK ? k->keys - k0 : LLM_BLOCK;
@@ -178,9 +197,42 @@ products(const Backward *w, const Head *h, const Block *k)
 		llm_kernels->pack_rows(k->m, kc, k->ds + k0, w->width, h->rows);
 		for (int j = 0; j < HS; j += LLM_PANEL)
 			llm_kernels->matmul_block(k->m, kc, h->rows,
-				h->k + ((size_t) (j / LLM_PANEL) * T + k0) * LLM_PANEL, k->dq + j, 3 * C,
+				h->k + ((size_t) (j / LLM_PANEL) * S + k0) * LLM_PANEL, k->dq + j, w->in->q_row,
 				HS - j < LLM_PANEL ? HS - j : LLM_PANEL, k0 == 0);
 	}
+}
+
+/* The contributions of one head of queries, a chunk of them at a time. */
+static void
+add_head(const Backward *w, const Head *h, int b, int head)
+{
+	int T = w->a->T;
+
+	for (int first = 0; first < T; first += w->chunk)
+	{
+		int end = T - first < w->chunk ? T : first + w->chunk;
+
+		for (int query = first; query < end && !llm_pool_stopping(h->worker); query += LLM_BLOCK)
+		{
+			Block block = block_of(w, h, b, head, query, first);
+
+			probabilities(w, h, &block);
+		}
+		for (int query = first; query < end && !llm_pool_stopping(h->worker); query += LLM_BLOCK)
+		{
+			Block block = block_of(w, h, b, head, query, first);
+
+			products(w, h, &block);
+		}
+	}
+}
+
+/* to (S,HS), rows `ldo` apart */
+static void
+write_head(const Head *h, int S, int HS, const float *from, float *to, size_t ldo)
+{
+	for (int t = 0; t < S && !(t % FEW == 0 && llm_pool_stopping(h->worker)); t++)
+		memcpy(to + t * ldo, from + (size_t) t * HS, HS * sizeof(float));
 }
 
 static void
@@ -188,63 +240,64 @@ head_task(void *context, int task, int worker)
 {
 	const Backward *w = context;
 	const LlmAttention *a = w->a;
-	int T = a->T, HS = a->HS, C = a->NH * HS;
-	size_t at = (size_t) (task / a->NH) * T * 3 * C + (size_t) (task % a->NH) * HS;
-	const float *k = w->qkv + at + C, *v = k + C;
-	float *dk = w->dqkv + at + C;
+	int S = a->S, HS = a->HS, b = task / a->KV, share = a->NH / a->KV;
+	size_t row = (size_t) b * S, column = (size_t) (task % a->KV) * HS;
+	const float *k = w->in->k + row * w->in->k_row + column, *v = w->in->v + row * w->in->v_row + column;
 	Head h;
 
-	lay_out(&h, T, HS, w->width, w->chunk, w->scratch + worker * w->scratch_floats);
+	lay_out(&h, S, HS, w->width, w->chunk, w->scratch + worker * w->scratch_floats);
 	h.worker = worker;
-	pack_all(HS, T, k, 3 * C, true, h.kt, worker);
-	pack_all(HS, T, v, 3 * C, true, h.vt, worker);
-	pack_all(T, HS, k, 3 * C, false, h.k, worker);
-	llm_row_zero(worker, (size_t) T * HS, h.dk);
-	llm_row_zero(worker, (size_t) T * HS, h.dv);
-	for (int first = 0; first < T; first += w->chunk)
-	{
-		int end = T - first < w->chunk ? T : first + w->chunk;
+	pack_all(HS, S, k, w->in->k_row, true, h.kt, worker);
+	pack_all(HS, S, v, w->in->v_row, true, h.vt, worker);
+	pack_all(S, HS, k, w->in->k_row, false, h.k, worker);
+	llm_row_zero(worker, (size_t) S * HS, h.dk);
+	llm_row_zero(worker, (size_t) S * HS, h.dv);
+	for (int i = 0; i < share; i++)
+		add_head(w, &h, b, task % a->KV * share + i);
+	write_head(&h, S, HS, h.dk, w->to->k + row * w->in->k_row + column, w->in->k_row);
+	write_head(&h, S, HS, h.dv, w->to->v + row * w->in->v_row + column, w->in->v_row);
+}
 
-		for (int query = first; query < end && !llm_pool_stopping(worker); query += LLM_BLOCK)
-		{
-			Block block = block_of(w, &h, task, query, first);
+LlmQkvGradient
+llm_dqkv_of(const LlmAttention *a, float *dqkv)
+{
+	size_t C = (size_t) a->NH * a->HS;
 
-			probabilities(w, &h, task, &block);
-		}
-		for (int query = first; query < end && !llm_pool_stopping(worker); query += LLM_BLOCK)
-		{
-			Block block = block_of(w, &h, task, query, first);
+	return (LlmQkvGradient){dqkv, dqkv + C, dqkv + 2 * C, NULL};
+}
 
-			products(w, &h, &block);
-		}
-	}
-	for (int t = 0; t < T && !(t % FEW == 0 && llm_pool_stopping(worker)); t++, dk += 3 * C)
-	{
-		memcpy(dk, h.dk + (size_t) t * HS, HS * sizeof(float));
-		memcpy(dk + C, h.dv + (size_t) t * HS, HS * sizeof(float));
-	}
+/* Without queries or without keys, every gradient that has elements is zero. */
+static LlmCode
+no_gradients(const LlmAttention *a, const LlmQkvGradient *to, LlmError *err)
+{
+	size_t queries = (size_t) a->B * a->T * a->NH * a->HS, keys = (size_t) a->B * a->S * a->KV * a->HS;
+	LlmCode code = llm_fill(queries, 0, to->q, err);
+
+	if (code == LLM_OK)
+		code = llm_fill(keys, 0, to->k, err);
+	return code == LLM_OK ? llm_fill(keys, 0, to->v, err) : code;
 }
 
 LlmCode
-llm_attention_backward(const LlmAttention *a, const float *qkv, const float *dy, float *dqkv,
+llm_attention_backward(const LlmAttention *a, const LlmQkv *in, const float *dy, const LlmQkvGradient *to,
 	const LlmAllocator *memory, LlmError *err)
 {
-	Backward w = {.a = a, .qkv = qkv, .dy = dy, .dqkv = dqkv};
+	Backward w = {.a = a, .in = in, .dy = dy, .to = to};
 	Head h;
 	size_t bytes;
 	LlmCode code;
 
-	if (a->B == 0 || a->T == 0 || a->NH == 0 || a->HS == 0)
-		return LLM_OK;
-	w.width = (a->T + LLM_PANEL - 1) / LLM_PANEL * LLM_PANEL;
+	if (a->B == 0 || a->T == 0 || a->S == 0 || a->NH == 0 || a->HS == 0)
+		return no_gradients(a, to, err);
+	w.width = (a->S + LLM_PANEL - 1) / LLM_PANEL * LLM_PANEL;
 	w.chunk =
 		a->T < llm_attention_chunk ? (a->T + LLM_BLOCK - 1) / LLM_BLOCK * LLM_BLOCK : llm_attention_chunk;
-	w.scratch_floats = lay_out(&h, a->T, a->HS, w.width, w.chunk, NULL);
+	w.scratch_floats = lay_out(&h, a->S, a->HS, w.width, w.chunk, NULL);
 	bytes = w.scratch_floats * llm_pool_threads() * sizeof(float);
 	w.scratch = memory->alloc(memory->context, bytes);
 	if (w.scratch == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "attention: no memory for the gradients of %d positions", a->T);
-	code = llm_parallel(a->B * a->NH, head_task, &w, err);
+	code = llm_parallel(a->B * a->KV, head_task, &w, err);
 	memory->release(memory->context, w.scratch, bytes);
 	return code;
 }

@@ -50,13 +50,21 @@ extern LlmCode llm_embedding_backward(
 extern LlmCode llm_embedding_backward_panels(
 	size_t rows, int C, const int32_t *ids, const float *dy, float *panels, LlmError *err);
 
+/* Where the gradients of attention's inputs go: rows as far apart as those of the inputs. */
+typedef struct LlmQkvGradient
+{
+	float *q, *k, *v;
+	float *scores; /* (B,NH,T,S) or NULL: the gradient with respect to the biased scores */
+} LlmQkvGradient;
+
+/* Side by side: dqkv (B,T,3*NH*HS). */
+extern LlmQkvGradient llm_dqkv_of(const LlmAttention *a, float *dqkv);
 /*
- * dqkv (B,T,3*C) from dy (B,T,C) and the forward pass's qkv. Probabilities are recomputed for a chunk of
- * queries at a time, so that no more rows per head than that are in memory. head_mask as in the forward
- * pass.
+ * The gradients from dy (B,T,NH*HS) and the forward pass's inputs; T is all of the sequence. Probabilities
+ * are recomputed for a chunk of queries at a time, so that no more rows per head than that are in memory.
  */
-extern LlmCode llm_attention_backward(const LlmAttention *a, const float *qkv, const float *dy, float *dqkv,
-	const LlmAllocator *memory, LlmError *err);
+extern LlmCode llm_attention_backward(const LlmAttention *a, const LlmQkv *in, const float *dy,
+	const LlmQkvGradient *to, const LlmAllocator *memory, LlmError *err);
 
 /* One AdamW step of n elements. */
 extern LlmCode llm_adamw(

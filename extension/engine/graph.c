@@ -2,6 +2,7 @@
  * Sorts a model's rows into execution order: resolves names, refuses cycles, infers the shapes one node
  * after another.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "engine/ops/op.h"
@@ -136,15 +137,29 @@ put_in_order(LlmGraph *graph, LlmError *err)
 	return LLM_OK;
 }
 
+static LlmCode
+refuse_arity(const LlmNode *node, const LlmOpFacts *facts, LlmError *err)
+{
+	char takes[40];
+
+	if (facts->most == LLM_ANY_NUMBER)
+		snprintf(takes, sizeof(takes), "at least %d", facts->least);
+	else if (facts->most > facts->least)
+		snprintf(takes, sizeof(takes), "%d to %d", facts->least, facts->most);
+	else
+		snprintf(takes, sizeof(takes), "%d", facts->least);
+	return llm_fail(err, LLM_INVALID, "node \"%s\": %s takes %s input%s, not %d", node->name, facts->name,
+		takes, facts->least == 1 && (facts->most == 1 || facts->most == LLM_ANY_NUMBER) ? "" : "s",
+		node->n_inputs);
+}
+
 LlmCode
 llm_infer(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
 	const LlmOpFacts *facts = &llm_op_facts[node->op];
 
 	if (node->n_inputs < facts->least || node->n_inputs > facts->most)
-		return llm_fail(err, LLM_INVALID, "node \"%s\": %s takes %s%d input%s, not %d", node->name,
-			facts->name, facts->most == LLM_ANY_NUMBER ? "at least " : "", facts->least,
-			facts->least == 1 ? "" : "s", node->n_inputs);
+		return refuse_arity(node, facts, err);
 	if (llm_attrs_check(node, facts->attributes, err) != LLM_OK)
 		return err->code;
 	for (int i = 0; i < node->n_inputs; i++)

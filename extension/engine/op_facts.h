@@ -118,7 +118,8 @@ typedef enum LlmFuses
 	OP(RMSNORM, "rmsnorm", 2, 2, "eps", LLM_NO_IDS, \
 		LLM_READS_INPUTS, LLM_OWN_ROW, 5, 0, LLM_FUSES_NOT, 0, \
 		rmsnorm, last_axis, rmsnorm, rmsnorm, counted) \
-	OP(ATTENTION, "attention", 1, 1, "n_head causal window scale head_mask dropout", LLM_NO_IDS, \
+	OP(ATTENTION, "attention", 1, 4, \
+		"n_head n_kv_head causal window scale slopes pattern stride summary head_mask dropout", LLM_NO_IDS, \
 		LLM_READS_INPUTS, LLM_EARLIER_ROWS, 0, 0, LLM_FUSES_NOT, 0, \
 		attention, attention, attention, attention, attention) \
 	OP(ROPE, "rope", 2, 2, "n_head theta dims interleaved factor low_freq_factor high_freq_factor " \

@@ -87,11 +87,11 @@ extern LlmCode llm_count_targets(size_t rows, const int32_t *targets, size_t *co
 /* Keys and values of one attention node, packed as matmul reads them. */
 typedef struct LlmKvCache
 {
-	int B, NH, HS;
-	int capacity; /* positions allocated */
-	int length;   /* positions filled */
-	float *k;     /* [B][NH][ceil(capacity/LLM_PANEL)][HS][LLM_PANEL]: panels of transposed keys */
-	float *v;     /* [B][NH][ceil(HS/LLM_PANEL)][capacity][LLM_PANEL] */
+	int B, NH, HS; /* NH: heads of keys and values */
+	int capacity;  /* positions allocated */
+	int length;    /* positions filled */
+	float *k;      /* [B][NH][ceil(capacity/LLM_PANEL)][HS][LLM_PANEL]: panels of transposed keys */
+	float *v;      /* [B][NH][ceil(HS/LLM_PANEL)][capacity][LLM_PANEL] */
 	size_t k_bytes, v_bytes;
 } LlmKvCache;
 
@@ -110,9 +110,28 @@ extern LlmCode llm_kv_copy_row(
  */
 extern int llm_attention_chunk;
 
+/* Keys that a query attends to besides the causal mask and the window (Child et al., 2019). */
+typedef enum LlmPattern
+{
+	LLM_PATTERN_ALL,
+	LLM_PATTERN_STRIDED, /* the last `stride` keys, and every stride-th before them */
+	LLM_PATTERN_FIXED /* the keys of its own block of `stride`, and the last `summary` keys of each block */
+} LlmPattern;
+
+/*
+ * Terms added to the scores of a query at a position: element (b,h,position,key) of x, whose strides are 0
+ * along axes of size 1, where the positions count from the sequence's start; x is NULL if there are none.
+ */
+typedef struct LlmScoreBias
+{
+	const float *x;
+	size_t batch, head, query;
+} LlmScoreBias;
+
 typedef struct LlmAttention
 {
 	int B, T, NH, HS; /* T new positions after cache->length earlier ones; capacity must allow for them */
+	int S, KV; /* new positions of keys and values, and their heads: each serves NH/KV heads of queries */
 	bool causal;
 	int window;             /* keys a query attends to, itself included; 0 = all */
 	float scale;            /* of the scores; 1/sqrt(HS) */
@@ -120,14 +139,30 @@ typedef struct LlmAttention
 	int queries;            /* only this many last positions get an output; T = all */
 	float dropout;          /* of the probabilities, in training: element (head, query, key) of the stream */
 	LlmStream stream;
+	LlmScoreBias bias;
+	const float
+		*slopes; /* (NH) or NULL: -slope * distance is added to the scores (ALiBi; Press et al., 2022) */
+	LlmPattern pattern;
+	int stride, summary;
 } LlmAttention;
 
+/* Queries (B,T,NH*HS), keys and values (B,S,KV*HS); their rows are so many floats apart. */
+typedef struct LlmQkv
+{
+	const float *q, *k, *v;
+	size_t q_row, k_row, v_row;
+} LlmQkv;
+
+/* T new positions of NH heads that attend to themselves and earlier ones; other fields are zero. */
+extern LlmAttention llm_self_attention(int B, int T, int NH, int HS, bool causal);
+/* Side by side: qkv (B,T,3*NH*HS). */
+extern LlmQkv llm_qkv_of(const LlmAttention *a, const float *qkv);
 /*
- * out (B,queries,NH*HS) = softmax(scale q k^T) v, head by head; qkv (B,T,3*NH*HS) holds queries, keys,
- * values. Appends the new keys and values to the cache. scores and probs (B,NH,queries,keys) are written if
- * not NULL. (Vaswani et al., 2017)
+ * out (B,queries,NH*HS) = softmax(scale q k^T) v, head by head. Appends the new keys and values to the cache.
+ * scores and probs (B,NH,queries,keys) are written if not NULL. (Vaswani et al., 2017; grouped heads: Ainslie
+ * et al., 2023)
  */
-extern LlmCode llm_attention(const LlmAttention *a, const float *qkv, LlmKvCache *cache, float *out,
+extern LlmCode llm_attention(const LlmAttention *a, const LlmQkv *in, LlmKvCache *cache, float *out,
 	float *scores, float *probs, const LlmAllocator *memory, LlmError *err);
 
 #endif

@@ -7,7 +7,7 @@
 #include "kernels/random.h"
 
 /* The most inputs that an operation with a fixed number of them has. */
-#define LLM_MAX_INPUTS 3
+#define LLM_MAX_INPUTS 4
 
 /* Memory of a value; returned to the free list once nothing refers to it. */
 typedef struct Buffer

@@ -3,7 +3,6 @@
  */
 #include "engine/sql_layers.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "engine/broadcast.h"
@@ -106,18 +105,18 @@ attend(int B, int T, int C, int NH, bool causal, const float *x, const LlmAttent
 	const LlmAttentionTrace *trace, float *qkv, LlmKvCache *cache, float *out, const LlmAllocator *memory,
 	LlmError *err)
 {
-	LlmAttention a = {.B = B, .T = T, .NH = NH, .HS = C / NH, .causal = causal, .queries = T};
+	LlmAttention a = llm_self_attention(B, T, NH, C / NH, causal);
+	LlmQkv in = llm_qkv_of(&a, qkv);
 	size_t rows = (size_t) B * T;
 	LlmCode code;
 
-	a.scale = (float) (1 / sqrt(a.HS));
 	code = llm_matmul((int) rows, 3 * C, C, x, w->w_qkv, false, qkv, memory, err);
 	code = show(code, trace->qkv_matmul, qkv, rows * 3 * C, err);
 	if (code == LLM_OK)
 		code = llm_binary(LLM_ADD, rows, 3 * C, qkv, true, true, w->b_qkv, false, true, qkv, err);
 	code = show(code, trace->qkv, qkv, rows * 3 * C, err);
 	if (code == LLM_OK)
-		code = llm_attention(&a, qkv, cache, out, trace->scores, trace->probs, memory, err);
+		code = llm_attention(&a, &in, cache, out, trace->scores, trace->probs, memory, err);
 	code = show(code, trace->heads, out, rows * C, err);
 	/* moves the heads' results, so that the projection can be written to out; qkv is no longer needed */
 	if (code == LLM_OK)

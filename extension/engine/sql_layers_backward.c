@@ -1,8 +1,6 @@
 /*
  * The gradients of sql_layers.h, composed from those of their operations.
  */
-#include <math.h>
-
 #include "engine/gradients.h"
 #include "engine/sql_layers.h"
 
@@ -13,12 +11,14 @@ backward(const LlmAttention *a, const float *x, const LlmAttentionWeights *w, co
 	const LlmAllocator *memory, LlmError *err)
 {
 	int C = a->NH * a->HS, rows = a->B * a->T;
+	LlmQkv in = llm_qkv_of(a, qkv);
+	LlmQkvGradient din = llm_dqkv_of(a, dqkv);
 	LlmCode code = llm_matmul(rows, 3 * C, C, x, w->w_qkv, false, qkv, memory, err);
 
 	if (code == LLM_OK)
 		code = llm_binary(LLM_ADD, rows, 3 * C, qkv, true, true, w->b_qkv, false, true, qkv, err);
 	if (code == LLM_OK)
-		code = llm_attention(a, qkv, cache, heads, NULL, NULL, memory, err);
+		code = llm_attention(a, &in, cache, heads, NULL, NULL, memory, err);
 	if (code == LLM_OK)
 		code = llm_sum_rows_into(rows, C, dy, to->db_o, err);
 	if (code == LLM_OK)
@@ -26,7 +26,7 @@ backward(const LlmAttention *a, const float *x, const LlmAttentionWeights *w, co
 	if (code == LLM_OK)
 		code = llm_matmul_dx(rows, C, C, dy, w->w_o, false, dheads, memory, err);
 	if (code == LLM_OK)
-		code = llm_attention_backward(a, qkv, dheads, dqkv, memory, err);
+		code = llm_attention_backward(a, &in, dheads, &din, memory, err);
 	if (code == LLM_OK)
 		code = llm_sum_rows_into(rows, 3 * C, dqkv, to->db_qkv, err);
 	if (code == LLM_OK)
@@ -41,7 +41,7 @@ llm_attention_layer_backward(int B, int T, int C, int NH, bool causal, const flo
 	const LlmAttentionWeights *weights, const float *dy, const LlmAttentionGradients *to,
 	const LlmAllocator *memory, LlmError *err)
 {
-	LlmAttention a = {.B = B, .T = T, .NH = NH, .HS = C / NH, .causal = causal, .queries = T};
+	LlmAttention a = llm_self_attention(B, T, NH, C / NH, causal);
 	size_t n = (size_t) B * T * C, bytes = 8 * n * sizeof(float);
 	LlmKvCache cache;
 	LlmCode code = llm_fill((size_t) C * 3 * C, 0, to->dw_qkv, err);
@@ -55,7 +55,6 @@ llm_attention_layer_backward(int B, int T, int C, int NH, bool causal, const flo
 		code = llm_fill(C, 0, to->db_o, err);
 	if (n == 0 || code != LLM_OK)
 		return code;
-	a.scale = (float) (1 / sqrt(a.HS));
 	scratch = memory->alloc(memory->context, bytes);
 	if (scratch == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "attention: no memory for the gradients of %d positions", T);

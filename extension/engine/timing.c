@@ -32,15 +32,16 @@ cached_attention(const LlmExec *exec, int node, LlmTiming *out)
 	const LlmNode *n = &exec->model->graph.nodes[node];
 	const Slot *slot = &exec->slots[node];
 	const LlmKvCache *cache = slot->cache;
-	int64_t queries, keys = cache->length, heads = (int64_t) cache->B * cache->NH, pairs;
+	int64_t heads = (int64_t) cache->B * (int64_t) llm_attr_number(n, "n_head", 1), queries, pairs;
+	int64_t keys = cache->length, stored = keys * cache->B * cache->NH * cache->HS; /* elements of keys */
 
 	if (heads * cache->HS == 0)
 		return;
 	queries = (int64_t) slot->value.numel / (heads * cache->HS);
 	pairs = heads * llm_attention_pairs(n, queries, keys);
 	out->flops = pairs * (4 * cache->HS + 4); /* q k^T and p v, and the softmax between them */
-	out->bytes = (int64_t) sizeof(float) *
-				 ((int64_t) elements_read(exec, node, 0) + 2 * keys * heads * cache->HS + slot->value.numel);
+	out->bytes =
+		(int64_t) sizeof(float) * ((int64_t) elements_read(exec, node, 0) + 2 * stored + slot->value.numel);
 }
 
 void

@@ -136,12 +136,18 @@ INSERT INTO llm_op (op, min_inputs, max_inputs, shape_rule, formula, gradient, a
         '\bar x = \tfrac{1}{r}\bigl(\bar n - n \odot \operatorname{mean}(\bar n \odot n)\bigr),\ '
         '\bar n = \bar y \odot w,\ n = x / r',
         $${"eps": "added to the mean square, 1e-5"}$$),
-    ($$attention$$, 1, 1, $$(B,T,3*C) -> (B,T,C), or (T,3*C) -> (T,C)$$,
+    ($$attention$$, 1, 4,
+        '(B,T,3*C) -> (B,T,C); or (B,T,n_head*HS), (B,S,n_kv_head*HS), (B,S,n_kv_head*HS) -> (B,T,n_head*HS), and a '
+        'bias (…,T,S), or a table of more positions; all without B too',
         $$y_h = \operatorname{softmax}\Bigl(\frac{Q_h K_h^\top}{\sqrt{HS}} + \text{mask}\Bigr) V_h$$,
         '\bar V = P^\top \bar y,\ \bar S = P \odot (\bar P - \textstyle\sum P \odot \bar P),'
         '\ \bar Q = \bar S K / \sqrt{HS},\ \bar K = \bar S^\top Q / \sqrt{HS}', $${"n_head": "number of heads",
+        "n_kv_head": "heads of keys and values, each for n_head / n_kv_head heads of queries; null: n_head",
         "causal": "true: a position sees itself and earlier ones",
         "window": "how many keys a position sees; null: all", "scale": "of the scores; 1/sqrt(HS)",
+        "slopes": "one number per head: its product with the distance is subtracted from the scores (ALiBi)",
+        "pattern": "strided: the last stride keys, and every stride-th; fixed: blocks of stride keys, and their ends",
+        "stride": "of the pattern", "summary": "how many keys end a block of the pattern fixed; 1",
         "head_mask": "one number per head that multiplies its output; 0 ablates",
         "dropout": "probability, in training"}$$),
     ($$rope$$, 2, 2, $$(…,T,n_head*HS), positions (T) or (…,T) -> same$$,

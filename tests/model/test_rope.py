@@ -51,8 +51,9 @@ def turned(conn, x, positions=POSITIONS):
     return conn.cursor(binary=True).execute(query, [json.dumps({"at": positions}), x]).fetchone()[0]
 
 
-def rows(seed, n=len(POSITIONS)):
-    return np.asarray(np.random.default_rng(seed).standard_normal((2, n, HEADS * SIZE)), np.float32)
+def rows(seed):
+    shape = 2, len(POSITIONS), HEADS * SIZE
+    return np.asarray(np.random.default_rng(seed).standard_normal(shape), np.float32)
 
 
 def neox(torch, x, parameters):

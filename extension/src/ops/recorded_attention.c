@@ -5,8 +5,6 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
 #include "fmgr.h"
 
 #include "engine/parallel.h"
@@ -32,12 +30,12 @@ static void
 RunHeads(const LlmAttention *a, const Tensor *qkv, Tensor *heads, float *scores, float *probs)
 {
 	LlmAllocator *memory = ContextAllocator();
+	LlmQkv in = llm_qkv_of(a, TENSOR_DATA(qkv));
 	LlmKvCache cache;
 	LlmError err = {0};
 
 	LLM_CHECK(llm_kv_create(&cache, a->B, a->NH, a->HS, a->T, memory, &err), &err);
-	LLM_CHECK(
-		llm_attention(a, TENSOR_DATA(qkv), &cache, TENSOR_DATA(heads), scores, probs, memory, &err), &err);
+	LLM_CHECK(llm_attention(a, &in, &cache, TENSOR_DATA(heads), scores, probs, memory, &err), &err);
 	llm_kv_free(&cache, memory);
 }
 
@@ -46,15 +44,13 @@ static Tensor *
 Heads(Tensor *qkv, int ndim, const int *dims, int NH, bool causal)
 {
 	int T = dims[ndim - 2], HS = dims[ndim - 1] / NH;
-	LlmAttention a = {.B = ndim == 3 ? dims[0] : 1, .T = T, .NH = NH, .HS = HS, .causal = causal};
+	LlmAttention a = llm_self_attention(ndim == 3 ? dims[0] : 1, T, NH, HS, causal);
 	int shown[4] = {a.B, NH, T, T};
 	Tensor *heads = TensorNew(ndim, dims), *scores = TensorNewZero(4, shown),
 		   *probs = TensorNewZero(4, shown);
 	LlmAttr attrs[2] = {TapeAttr("n_head", NH), TapeAttrBool("causal", causal)};
 	LlmTraced traced = {.value = {.ndim = ndim, .numel = TensorNumel(heads), .floats = TENSOR_DATA(heads)}};
 
-	a.scale = (float) (1 / sqrt(HS));
-	a.queries = T;
 	TapeStart();
 	if (traced.value.numel > 0)
 		RunHeads(&a, qkv, heads, TENSOR_DATA(scores), TENSOR_DATA(probs));

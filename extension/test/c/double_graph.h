@@ -7,6 +7,7 @@
 
 #include <math.h>
 
+#include "double_attention.h"
 #include "double_rope.h"
 #include "double_view.h"
 #include "engine/parallel.h"
@@ -143,37 +144,6 @@ dbl_constant(const LlmAttr *value, double *to)
 	return to;
 }
 
-static inline void
-dbl_attention(const LlmNode *node, const DblValue *x, DblValue *out)
-{
-	const LlmAttr *mask = llm_attr(node, "head_mask");
-	int T = x->dims[x->ndim - 2], C = x->dims[x->ndim - 1] / 3, NH = (int) llm_attr_number(node, "n_head", 1);
-	int HS = C / NH, window = (int) llm_attr_number(node, "window", 0);
-	bool causal = llm_attr_number(node, "causal", 1) != 0;
-
-	for (size_t e = 0; e < out->numel; e++)
-	{
-		int t = e / C % T, head = e % C / HS;
-		const double *text = x->x + e / C / T * T * 3 * C, *q = text + t * 3 * C + head * HS;
-		double all = 0;
-
-		for (int u = 0; u < (causal ? t + 1 : T); u++)
-		{
-			const double *k = text + u * 3 * C + C + head * HS, *v = text + u * 3 * C + 2 * C;
-			double s = 0;
-
-			if (window && u <= t - window)
-				continue;
-			for (int i = 0; i < HS; i++)
-				s += q[i] * k[i];
-			s = exp(s * (float) llm_attr_number(node, "scale", 1 / sqrt(HS)));
-			all += s;
-			out->x[e] += s * v[e % C];
-		}
-		out->x[e] *= (mask ? mask->items[head].number : 1) / all;
-	}
-}
-
 static inline double
 dbl_cross_entropy(const DblValue *logits, const DblValue *targets)
 {
@@ -213,9 +183,9 @@ static inline DblValue
 dbl_node(const LlmGraph *g, const LlmNode *node, const DblValue *values)
 {
 	DblValue out = dbl_new(g, node);
-	const DblValue *in[3] = {0};
+	const DblValue *in[4] = {0};
 
-	for (int i = 0; i < node->n_inputs && i < 3; i++)
+	for (int i = 0; i < node->n_inputs && i < 4; i++)
 		in[i] = &values[node->inputs[i]];
 	switch (node->op)
 	{
@@ -251,7 +221,7 @@ dbl_node(const LlmGraph *g, const LlmNode *node, const DblValue *values)
 			dbl_layernorm(node, in, &out);
 			break;
 		case LLM_OP_ATTENTION:
-			dbl_attention(node, in[0], &out);
+			dbl_attention(node, in, &out);
 			break;
 		case LLM_OP_ROPE:
 			dbl_rope(node, in[0], in[1], &out);

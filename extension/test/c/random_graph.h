@@ -103,10 +103,15 @@ write_attrs(Bytes *b, char *out, LlmOp op)
 					"factor=8 low_freq_factor=1 high_freq_factor=4 original_max_position_embeddings=8",
 					"factor=8 low_freq_factor=4 high_freq_factor=4 original_max_position_embeddings=8"));
 		case LLM_OP_ATTENTION:
-			return sprintf(out, "n_head=%s %s %s %s %s",
+			return sprintf(out, "n_head=%s %s %s %s %s %s %s %s",
 				PICK(b, "2", "1", "3", "6", "0", "4096", "1e9", "nan"),
 				PICK(b, "", "causal=false", "causal=true", "causal=null"),
-				PICK(b, "", "window=1", "window=3", "window=40", "window=2147483647", "window=0"),
+				PICK(b, "", "window=1", "window=3", "window=20", "window=2147483647", "window=0"),
+				PICK(b, "", "n_kv_head=1", "n_kv_head=2", "n_kv_head=3", "n_kv_head=null", "n_kv_head=0.5"),
+				PICK(b, "", "", "slopes=[0.5,0.25]", "slopes=[1]", "slopes=[0.5,-1,2]", "slopes=[nan]"),
+				PICK(b, "", "", "pattern=strided stride=4", "pattern=fixed stride=3",
+					"pattern=fixed stride=4 summary=2", "pattern=strided", "pattern=other stride=2",
+					"pattern=fixed stride=2 summary=3"),
 				PICK(b, "", "scale=-2", "scale=0", "scale=1e30", "scale=null", "scale=nan"),
 				PICK(b, "", "head_mask=[1,0]", "head_mask=[0.5]", "head_mask=[1,1,-1]", "head_mask=null",
 					"head_mask=[]"));
@@ -124,6 +129,8 @@ static const char *const preludes[] = {"",
 	"n0 input - shape=[B,T,C]\nn1 param - shape=[C,3*C]\nn2 matmul n0,n1\nn3 attention n2 n_head=2\nn4 input "
 	"- shape=[B,T] "
 	"dtype=int\n",
+	"n0 input - shape=[B,T,C]\nn1 param - shape=[C,6]\nn2 matmul n0,n1\nn3 attention n0,n2,n2 n_head=2\nn4 "
+	"param - shape=[140,140]\n",
 	"n0 input - shape=[B,T,3*C]\nn1 input - shape=[T,C]\nn2 input - shape=[B,T] dtype=int\nn3 param - "
 	"shape=[C]\nn4 param "
 	"- shape=[V,C]\n"};
@@ -148,7 +155,7 @@ fits(const char *text)
 static inline void
 write_graph(Bytes *b, char *text)
 {
-	unsigned prelude = pick(b, 4), first = prelude ? 5 : 0, n = first + 1 + pick(b, 9),
+	unsigned prelude = pick(b, 5), first = prelude ? 5 : 0, n = first + 1 + pick(b, 9),
 			 stubborn = pick(b, 16);
 	char *end = text + sprintf(text, "%s", preludes[prelude]);
 
@@ -161,7 +168,7 @@ write_graph(Bytes *b, char *text)
 
 		least = llm_op_facts[op].least;
 		most = llm_op_facts[op].most;
-		least += most == INT32_MAX ? (int) pick(b, 5) : 0;
+		least += most == INT32_MAX ? (int) pick(b, 5) : most > least ? (int) pick(b, most - least + 1) : 0;
 		for (int tries = 0; tries == 0 || (tries < 12 && b->at < b->end && stubborn && !fits(text)); tries++)
 		{
 			out = end + sprintf(end, "n%u %s ", i, llm_op_name(op));

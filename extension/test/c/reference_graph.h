@@ -5,6 +5,7 @@
 #ifndef REFERENCE_GRAPH_H
 #define REFERENCE_GRAPH_H
 
+#include "reference_attention.h"
 #include "reference_rope.h"
 #include "reference_view.h"
 
@@ -83,26 +84,6 @@ ref_product(const RefValue *a, const RefValue *b, bool transposed)
 }
 
 static inline RefValue
-ref_attend(const LlmNode *node, const RefValue *x)
-{
-	const LlmAttr *mask = llm_attr(node, "head_mask");
-	int B = x->ndim == 3 ? x->dims[0] : 1, T = x->dims[x->ndim - 2], C = x->dims[x->ndim - 1] / 3;
-	int NH = (int) llm_attr_number(node, "n_head", 0);
-	float *head_mask = mask && mask->count ? malloc(NH * sizeof(float)) : NULL;
-	RefValue out = ref_value(x->ndim, x->ndim == 3 ? (int[]){B, T, C} : (int[]){T, C});
-
-	for (int h = 0; head_mask && h < NH; h++)
-		head_mask[h] = (float) mask->items[h].number;
-	for (int b = 0; b < B && C > 0; b++)
-		ref_attention(T, NH, C / NH, llm_attr_number(node, "causal", 1) != 0,
-			(int) llm_attr_number(node, "window", 0),
-			(float) llm_attr_number(node, "scale", 1 / sqrt(C / NH)), head_mask,
-			x->floats + (size_t) b * T * 3 * C, out.floats + (size_t) b * T * C, NULL);
-	free(head_mask);
-	return out;
-}
-
-static inline RefValue
 ref_loss(const RefValue *logits, const RefValue *targets)
 {
 	int V = logits->dims[logits->ndim - 1];
@@ -155,13 +136,13 @@ ref_constant(const LlmNode *node)
 static inline RefValue
 ref_node(const LlmNode *node, const RefValue *values, const LlmSizes *sizes)
 {
-	const RefValue *in[3] = {0};
+	const RefValue *in[4] = {0};
 	const LlmAttr *how = llm_attr(node, "approximate");
 	LlmUnary f = LLM_NEG;
 	RefValue out;
 	int dims[LLM_MAX_DIMS], n;
 
-	for (int j = 0; j < node->n_inputs && j < 3; j++)
+	for (int j = 0; j < node->n_inputs && j < 4; j++)
 		in[j] = &values[node->inputs[j]];
 	if (node->op >= LLM_OP_SUM)
 		return ref_view(node, values, sizes);
@@ -189,7 +170,7 @@ ref_node(const LlmNode *node, const RefValue *values, const LlmSizes *sizes)
 		case LLM_OP_DIV:
 			return ref_broadcast((LlmBinary) (LLM_ADD + (node->op - LLM_OP_ADD)), in[0], in[1]);
 		case LLM_OP_ATTENTION:
-			return ref_attend(node, in[0]);
+			return ref_attend(node, in);
 		case LLM_OP_ROPE:
 			return ref_rope(node, in[0], in[1]);
 		case LLM_OP_CROSS_ENTROPY:

@@ -25,16 +25,18 @@ run(const LlmAttention *a, const float *qkv, const float *dy)
 	Run r = {.out = odd_output(n), .dqkv = odd_output(3 * n)};
 	TestMemory counted;
 	LlmAllocator memory = test_allocator(&counted);
+	LlmQkv in = llm_qkv_of(a, qkv);
+	LlmQkvGradient to = llm_dqkv_of(a, r.dqkv);
 	LlmKvCache cache;
 	LlmError err;
 
 	CHECK_OK(llm_kv_create(&cache, SEQUENCES, HEADS, SIZE, a->T, &memory, &err), err);
 	counted.peak = counted.held;
-	CHECK_OK(llm_attention(a, qkv, &cache, r.out, NULL, NULL, &memory, &err), err);
+	CHECK_OK(llm_attention(a, &in, &cache, r.out, NULL, NULL, &memory, &err), err);
 	r.peak_out = counted.peak - counted.held;
 	llm_kv_free(&cache, &memory);
 	counted.peak = 0;
-	CHECK_OK(llm_attention_backward(a, qkv, dy, r.dqkv, &memory, &err), err);
+	CHECK_OK(llm_attention_backward(a, &in, dy, &to, &memory, &err), err);
 	r.peak_dqkv = counted.peak;
 	CHECK(counted.held == 0);
 	return r;
@@ -49,7 +51,8 @@ every_chunk(LlmAttention a, bool infinite)
 	Run first = {.out = NULL};
 
 	a.B = SEQUENCES;
-	a.NH = HEADS;
+	a.S = a.T;
+	a.NH = a.KV = HEADS;
 	a.HS = SIZE;
 	a.queries = a.T;
 	a.scale = 0.3f;
@@ -88,8 +91,7 @@ every_chunk(LlmAttention a, bool infinite)
 static void
 takes_a_chunk(void)
 {
-	LlmAttention a = {
-		.B = SEQUENCES, .T = 1024, .NH = HEADS, .HS = SIZE, .causal = true, .queries = 1024, .scale = 0.3f};
+	LlmAttention a = llm_self_attention(SEQUENCES, 1024, HEADS, SIZE, true);
 	uint64_t state = 4;
 	size_t n = (size_t) SEQUENCES * a.T * WIDTH, scores = 1024 * sizeof(float),
 		   keys = 64 * 1024 * sizeof(float);

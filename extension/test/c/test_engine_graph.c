@@ -5,6 +5,8 @@
 
 #include <math.h>
 
+#define APART "q input - shape=[B,T,F]\nk input - shape=[B,T,8]\nu neg k\n"
+#define ROPE "i input - shape=[T] dtype=int\ny rope x,i "
 #define INPUTS                                                                                               \
 	"ids input - shape=[B,T] dtype=int\nx input - shape=[B,T,C]\nv param - shape=[C]\nw param - "            \
 	"shape=[C,F]\n"
@@ -130,6 +132,18 @@ shape_rules(void)
 	shape_is("y cross_entropy x,ids\n", "()");
 	shape_is("y cross_entropy v,s\ns input - shape=[] dtype=int\n", "()"); /* rows in any order */
 	shape_is("q input - shape=[T,3*C]\ny attention q n_head=3\n", "(T,C)");
+	shape_is(APART "y attention q,k,u n_head=6 n_kv_head=2\n", "(B,T,F)");
+	shape_is(APART "y attention q,q,q n_head=6\n", "(B,T,F)");
+	shape_is(APART
+		"b param - shape=[P,P]\ny attention q,k,u,b n_head=6 n_kv_head=2 window=30 slopes=[1,1,1,1,1,1] "
+		"pattern=fixed stride=8 summary=2\n",
+		"(B,T,F)");
+	shape_is(APART "b input - shape=[B,1,1,T]\ny attention q,k,u,b n_head=6 n_kv_head=2 causal=false\n",
+		"(B,T,F)");
+	shape_is(APART "b input - shape=[6,T,T]\ny attention q,k,u,b n_head=6 n_kv_head=2\n", "(B,T,F)");
+	shape_is("m input - shape=[B,S,4]\ny attention x,m,m n_head=3 n_kv_head=1 causal=false\n", "(B,T,C)");
+	shape_is(
+		"q input - shape=[T,F]\nk input - shape=[T,8]\ny attention q,k,k n_head=6 n_kv_head=2\n", "(T,F)");
 	shape_is("y softmax x axis=0\n", "(B,T,C)");
 	shape_is("y dropout x p=1 seed='18446744073709551615\n", "(B,T,C)");
 }
@@ -260,6 +274,23 @@ refusals(void)
 	refused(
 		"q input - shape=[B,T,3*X]\ny attention q n_head=1\n", LLM_SHAPE, "(B,T,3*X);size of X is not known");
 	refused("y attention v n_head=1\n", LLM_SHAPE, "(C);(B,T,3*C)");
+	refused(APART "y attention q,k n_head=6\n", LLM_INVALID,
+		"1 input (qkv), 3 (q, k, v) or 4 (and a bias), not 2");
+	refused(APART "y attention q,k,u,q,q n_head=6\n", LLM_INVALID, "attention takes 1 to 4 inputs, not 5");
+	refused(APART "y attention q,k,u n_head=6\n", LLM_SHAPE,
+		"(B,T,F) and k (B,T,8);6 heads of queries and 6 of keys must have the same size");
+	refused(APART "y attention q,k,q n_head=6 n_kv_head=2\n", LLM_SHAPE,
+		"keys and values must have the same shape");
+	refused(APART "y attention q,w,w n_head=6 n_kv_head=2\n", LLM_SHAPE,
+		"(B,T,n_head*HS) and (B,S,n_kv_head*HS)");
+	refused("m input - shape=[B,S,4]\ny attention x,m,m n_head=3 n_kv_head=1\n", LLM_SHAPE,
+		"queries and keys have different positions;causal false");
+	refused("m input - shape=[B,S,4]\ny attention x,m,m n_head=3 n_kv_head=1 causal=false window=3\n",
+		LLM_SHAPE, "queries and keys have different positions;no window");
+	refused(APART "b input - shape=[5,T,T]\ny attention q,k,u,b n_head=6 n_kv_head=2\n", LLM_SHAPE,
+		"(B,T,F) and b (5,T,T);the bias must be (T,S)");
+	refused(APART "b input - shape=[T]\ny attention q,k,u,b n_head=6 n_kv_head=2\n", LLM_SHAPE,
+		"and b (T);the bias must be (T,S)");
 
 	refused("y rope x,x\n", LLM_SHAPE, "(B,T,C) and x (B,T,C);positions must be whole numbers");
 	refused("i input - shape=[B] dtype=int\ny rope x,i\n", LLM_SHAPE, "(B,T,C) and i (B);(…,T,channels)");
@@ -280,7 +311,6 @@ refusals(void)
 }
 
 /* Attributes: unknown names, wrong kinds, numbers out of range. */
-#define ROPE "i input - shape=[T] dtype=int\ny rope x,i "
 static void
 hostile_attributes(void)
 {
@@ -293,9 +323,12 @@ hostile_attributes(void)
 		"y layernorm x,v,v eps=%s\n", "y attention x n_head=%s\n", "y attention x n_head=2 causal=%s\n",
 		"y attention x n_head=2 window=%s\n", "y attention x n_head=2 scale=%s\n",
 		"y attention x n_head=2 head_mask=%s\n", "y attention x n_head=2 head_mask=[1,%s]\n",
-		"y attention x n_head=2 dropout=%s\n", "y sum x axis=%s\n", "y softmax x axis=%s\n",
-		"y reshape x shape=%s\n", "y reshape x shape=[B,%s]\n", "y transpose x axes=%s\n",
-		"y transpose x axes=[0,1,%s]\n", "y slice x starts=%s stops=[1]\n",
+		"y attention x n_head=2 dropout=%s\n", "y attention x n_head=2 slopes=[1,%s]\n",
+		"y attention x,x,x n_head=2 n_kv_head=%s\n", "y attention x n_head=2 pattern=%s stride=2\n",
+		"y attention x n_head=2 pattern=fixed stride=%s\n",
+		"y attention x n_head=2 pattern=fixed stride=9 summary=%s\n", "y sum x axis=%s\n",
+		"y softmax x axis=%s\n", "y reshape x shape=%s\n", "y reshape x shape=[B,%s]\n",
+		"y transpose x axes=%s\n", "y transpose x axes=[0,1,%s]\n", "y slice x starts=%s stops=[1]\n",
 		"y slice x starts=[%s] stops=[1]\n", "y slice x starts=[0] stops=[%s]\n", "y concat x,x axis=%s\n",
 		"y dropout x p=0.5 seed=%s\n", ROPE "n_head=%s\n", ROPE "theta=%s\n", ROPE "dims=%s\n",
 		ROPE "interleaved=%s\n", ROPE "factor=%s\n",
@@ -328,12 +361,27 @@ hostile_attributes(void)
 	refused("y attention x n_head=4097\n", LLM_INVALID, "attribute n_head");
 	refused("y attention x n_head=two\n", LLM_INVALID, "attribute n_head");
 	refused(
-		"y attention x n_head=2 heads=2\n", LLM_INVALID, "no attribute \"heads\";It takes: n_head causal");
+		"y attention x n_head=2 heads=2\n", LLM_INVALID, "no attribute \"heads\";It takes: n_head n_kv_head causal");
 	refused("y attention x n_head=2 head_mask=[1,2,3]\n", LLM_INVALID, "one number per head");
 	refused("y attention x n_head=2 head_mask=[1,true]\n", LLM_INVALID, "one number per head");
 	refused("y attention x n_head=2 causal=yes\n", LLM_INVALID, "causal;true or false");
 	refused("y attention x n_head=2 window=1.5\n", LLM_INVALID, "window");
 	refused("y attention x n_head=2 window=0\n", LLM_INVALID, "window");
+	refused("y attention x n_head=2 window=31\n", LLM_INVALID,
+		"a window of 31 keys is larger than the context of 30 positions;Without a window");
+	refused("y attention x n_head=2 n_kv_head=1\n", LLM_INVALID, "n_kv_head;unless q, k and v are separate");
+	refused(
+		APART "y attention q,k,u n_head=6 n_kv_head=4\n", LLM_INVALID, "n_kv_head;a divisor of n_head, 6");
+	refused(
+		APART "y attention q,k,u n_head=6 n_kv_head=1.5\n", LLM_INVALID, "n_kv_head;a divisor of n_head, 6");
+	refused(
+		APART "y attention q,k,u n_head=6 n_kv_head=12\n", LLM_INVALID, "n_kv_head;a divisor of n_head, 6");
+	refused("y attention x n_head=2 slopes=[1]\n", LLM_INVALID, "slopes;one number per head");
+	refused("y attention x n_head=2 pattern=strided\n", LLM_INVALID, "pattern and stride;belong together");
+	refused("y attention x n_head=2 stride=4\n", LLM_INVALID, "pattern and stride;belong together");
+	refused("y attention x n_head=2 pattern=dense stride=4\n", LLM_INVALID, "pattern;strided");
+	refused("y attention x n_head=2 pattern=fixed stride=2.5\n", LLM_INVALID, "stride;whole number");
+	refused("y attention x n_head=2 pattern=fixed stride=2 summary=3\n", LLM_INVALID, "summary;up to stride");
 	refused(ROPE "n_head=1.5\n", LLM_INVALID, "attribute n_head of rope");
 	refused(ROPE "dims=2.5\n", LLM_INVALID, "attribute dims of rope;whole number");
 	refused(ROPE "dims=0\n", LLM_INVALID, "attribute dims of rope;even number");

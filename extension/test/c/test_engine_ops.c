@@ -133,10 +133,15 @@ attention(int B, int T, int NH, int HS, bool causal, int window, int queries)
 	float *qkv = odd_random(&state, B * T * 3 * C), *want = odd_floats(B * T * C),
 		  *probs = odd_floats(B * seen);
 	float mask[8] = {1, 0, 2, -1, 0.5f, 1, 1, 3}, scale = 0.7f;
-	LlmAttention a = {B, T, NH, HS, causal, window, scale, mask, queries};
+	LlmAttention a = llm_self_attention(B, T, NH, HS, causal);
+	LlmQkv in = llm_qkv_of(&a, qkv);
 	TestMemory counted;
 	LlmAllocator memory = test_allocator(&counted);
 
+	a.window = window;
+	a.scale = scale;
+	a.head_mask = mask;
+	a.queries = queries;
 	for (int b = 0; b < B; b++)
 		ref_attention(
 			T, NH, HS, causal, window, scale, mask, qkv + b * T * 3 * C, want + b * T * C, probs + b * seen);
@@ -147,7 +152,7 @@ attention(int B, int T, int NH, int HS, bool causal, int window, int queries)
 		LlmKvCache cache;
 
 		CHECK_OK(llm_kv_create(&cache, B, NH, HS, T + 3, &memory, &err), err);
-		CHECK_OK(llm_attention(&a, qkv, &cache, out, s, p, &memory, &err), err);
+		CHECK_OK(llm_attention(&a, &in, &cache, out, s, p, &memory, &err), err);
 		CHECK(cache.length == T);
 		for (int i = 0; i < B * NH * queries; i++)
 		{
@@ -189,7 +194,8 @@ huge_sizes(void)
 {
 	TestMemory counted;
 	LlmAllocator memory = test_allocator(&counted);
-	LlmAttention a = {INT32_MAX, 1, 2, 1, true, 0, 1, NULL, 1};
+	LlmAttention a = llm_self_attention(INT32_MAX, 1, 2, 1, true);
+	LlmQkv in = {NULL, NULL, NULL, 0, 0, 0};
 	LlmKvCache cache;
 	float x = 0;
 
@@ -198,7 +204,7 @@ huge_sizes(void)
 	counted.fail_after = 0;
 	CHECK(llm_kv_create(&cache, 1, 1, INT32_MAX, 1, &memory, &err) == LLM_NO_MEMORY);
 	cache = (LlmKvCache){.B = INT32_MAX, .NH = 2, .HS = 1, .capacity = 1};
-	CHECK(llm_attention(&a, &x, &cache, &x, NULL, NULL, &memory, &err) == LLM_LIMIT);
+	CHECK(llm_attention(&a, &in, &cache, &x, NULL, NULL, &memory, &err) == LLM_LIMIT);
 	CHECK(llm_matmul(4, 5, 6, &x, &x, false, &x, &memory, &err) == LLM_NO_MEMORY &&
 		  strstr(err.message, "matmul"));
 	CHECK_OK(llm_matmul_packed(INT32_MAX, 0, INT32_MAX, &x, 0, NULL, &x, &memory, &err), err);

@@ -68,6 +68,35 @@ matmul_rules(void)
 	rule("a param - shape=[4,4]\ny matmul a,a\n");
 }
 
+/* Queries, keys and values apart: fewer heads of keys, another sequence, biases of every shape. */
+static void
+grouped_attention(void)
+{
+#define APART "q param - shape=[2,5,18]\nk param - shape=[2,5,6]\nv param - shape=[2,5,6]\n"
+	each(";causal=false;window=2;window=3 causal=false;scale=-0.3;head_mask=[1,0,-0.5];slopes=[0.5,0.25,-1];"
+		 "slopes=[0.5,0,1] causal=false;pattern=strided stride=2;pattern=fixed stride=2;"
+		 "pattern=fixed stride=3 summary=2 causal=false;pattern=strided stride=3 causal=false window=4",
+		APART "y attention q,k,v n_head=3 n_kv_head=1 %\n");
+	each("5,5;3,5,5;1,5,5;2,3,5,5;1,3,5,5;2,1,5,5;2,1,1,5;1,5;9,7;3,8,8;2,1,6,6;1,7",
+		APART "b param - shape=[%]\ny attention q,k,v,b n_head=3 n_kv_head=1 head_mask=[1,-2,0.5]\n");
+	each("5,5;2,1,1,5;9,7",
+		APART "b param - shape=[%]\ny attention q,k,v,b n_head=3 n_kv_head=1 causal=false "
+			  "slopes=[0.5,0.25,1]\n");
+	rule("q param - shape=[4,12]\nk input - shape=[4,6]\nv param - shape=[4,6]\ny attention q,k,v n_head=4 "
+		 "n_kv_head=2\n");
+	rule("q input - shape=[4,12]\nk param - shape=[4,6]\nb param - shape=[4,4]\ny attention q,k,k,b n_head=4 "
+		 "n_kv_head=2\n");
+	rule("x param - shape=[2,6,4]\ny attention x,x,x n_head=2\n");
+	each("0;1;3;131", "q param - shape=[2,5,6]\nk param - shape=[2,%,6]\nv param - shape=[2,%,6]\n"
+					  "y attention q,k,v n_head=2 causal=false\n");
+	rule("q param - shape=[2,5,6]\nk param - shape=[2,4,3]\nb param - shape=[2,5,4]\n"
+		 "y attention q,k,k,b n_head=2 n_kv_head=1 causal=false\n");
+	each("window=17", "q param - shape=[131,6]\nk param - shape=[131,3]\nv param - shape=[131,3]\n"
+					  "y attention q,k,v n_head=2 n_kv_head=1 %\n");
+	rule("q param - shape=[0,6]\nk param - shape=[0,3]\nb param - shape=[0,0]\ny attention q,k,k,b n_head=2 "
+		 "n_kv_head=1\n");
+}
+
 static void
 layer_rules(void)
 {
@@ -91,6 +120,7 @@ layer_rules(void)
 		 "n_head=3 head_mask=[1,0,-0.5];n_head=2 scale=-0.3",
 		"x param - shape=[2,5,18]\ny attention x %\n");
 	rule("x param - shape=[7,12]\ny attention x n_head=2\n");
+	grouped_attention();
 	rule("x param - shape=[0,12]\ny attention x n_head=2\n");
 	rule("x param - shape=[131,6]\ny attention x n_head=2\n");
 	each("n_head=3;n_head=3 interleaved=true;n_head=1;n_head=3 dims=4;n_head=3 dims=2 interleaved=true;"

@@ -123,11 +123,13 @@ hash_attention(uint64_t *hash, int unused)
 {
 	TestMemory counted;
 	LlmAllocator memory = test_allocator(&counted);
-	LlmAttention a = {.B = 1, .T = 140, .NH = 2, .HS = 20, .causal = true, .scale = 0.5f, .queries = 140};
+	LlmAttention a = llm_self_attention(1, 140, 2, 20, true);
+	LlmQkv in = llm_qkv_of(&a, y);
 	LlmKvCache cache;
 
+	a.scale = 0.5f;
 	CHECK_OK(llm_kv_create(&cache, 1, 2, 20, 140, &memory, &err), err);
-	CHECK_OK(llm_attention(&a, y, &cache, out, NULL, NULL, &memory, &err), err);
+	CHECK_OK(llm_attention(&a, &in, &cache, out, NULL, NULL, &memory, &err), err);
 	llm_kv_free(&cache, &memory);
 	hash_floats(hash, 140 * 40, out);
 }

@@ -183,7 +183,8 @@ huge_work(bool show)
 	int M = 3000, N = 3000, K = 20000, T = 6000, HS = 128;
 	float *a = calloc((size_t) M * K, 4), *b = calloc(llm_packed_floats(K, N), 4),
 		  *out = malloc(4 * (size_t) M * N);
-	LlmAttention attention = {.B = 1, .T = T, .NH = 1, .HS = HS, .causal = false, .scale = 1, .queries = T};
+	LlmAttention attention = llm_self_attention(1, T, 1, HS, false);
+	LlmQkv in = llm_qkv_of(&attention, a);
 	TestMemory counted;
 	LlmAllocator memory = test_allocator(&counted);
 	LlmKvCache cache;
@@ -204,7 +205,7 @@ huge_work(bool show)
 						   shapes[i][0], shapes[i][1], shapes[i][2], a, K, b, out, &memory, &err) == LLM_OK)
 					;
 			else
-				while (llm_attention(&attention, a, &cache, out, NULL, NULL, &memory, &err) == LLM_OK)
+				while (llm_attention(&attention, &in, &cache, out, NULL, NULL, &memory, &err) == LLM_OK)
 					cache.length = 0;
 			CHECK(err.code == LLM_CANCELED && cache.length == 0);
 			if (show)
