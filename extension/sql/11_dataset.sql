@@ -8,9 +8,9 @@ COMMENT ON FUNCTION llm_bpe_train(text, int, text, text[], boolean) IS
     'repeatedly the most frequent pair (the lowest ids among equals), then the special tokens; returns the number of '
     'tokens. truncate replaces a tokenizer of that name';
 
+-- Two lookups, because one condition with OR would read the whole vocabulary.
 CREATE FUNCTION llm_end_token(model text DEFAULT @extschema@.llm_default_model()) RETURNS int
     LANGUAGE sql STABLE PARALLEL SAFE
--- Two lookups, because one condition with OR would read the whole vocabulary.
 RETURN coalesce(
     (SELECT v.token_id FROM @extschema@.llm_bpe_vocab AS v
         JOIN @extschema@.llm_model_config AS c ON v.token_id = (c.options ->> 'eos_token_id')::int

@@ -262,15 +262,15 @@ AdamWNotNull(FunctionCallInfo fcinfo)
 {
 	static const char *const names[] = {
 		"weight", "grad", "m", "v", "lr", "beta1", "beta2", "eps", "weight_decay", "step"};
-	static const char *const hints[lengthof(names)] = {
-		NULL, "A parameter without a gradient is not updated: add WHERE grad IS NOT NULL.",
+	static const char *const hints[lengthof(names)] = {NULL,
+		"A parameter without a gradient is not updated: add WHERE grad IS NOT NULL.",
 		"m and v are zeros before the first step.", "m and v are zeros before the first step."};
 
 	for (int i = 0; i < (int) lengthof(names); i++)
 		if (PG_ARGISNULL(i))
-			ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("adamw_step: %s is NULL", names[i]),
-					hints[i] ? errhint("%s", hints[i]) : 0));
+			ereport(
+				ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("adamw_step: %s is NULL", names[i]),
+						   hints[i] ? errhint("%s", hints[i]) : 0));
 }
 
 /* (weight, m, v) after one step of AdamW; step counts from 1 */
