@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # what editors and type checkers read in place of __getattr__
     from pg_llm.plots.gradient_plots import plot_decision as plot_decision
     from pg_llm.plots.gradient_plots import plot_gradients as plot_gradients
     from pg_llm.plots.gradient_plots import plot_paths as plot_paths
+    from pg_llm.plots.images import plot_images as plot_images
     from pg_llm.plots.plots import plot_attention as plot_attention
     from pg_llm.plots.plots import plot_bigrams as plot_bigrams
     from pg_llm.plots.plots import plot_loss as plot_loss
@@ -88,6 +89,7 @@ _WHERE = {
     "plot_bigrams": "plots.plots",
     "plot_decision": "plots.gradient_plots",
     "plot_gradients": "plots.gradient_plots",
+    "plot_images": "plots.images",
     "plot_loss": "plots.plots",
     "plot_losses": "plots.plots",
     "plot_next_tokens": "plots.plots",

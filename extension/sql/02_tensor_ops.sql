@@ -354,3 +354,13 @@ CREATE AGGREGATE stack(tensor) (
     SFUNC = tensor_stack_step, STYPE = internal, FINALFUNC = tensor_stack_final, SSPACE = 1000000);
 COMMENT ON AGGREGATE stack(tensor) IS
     'Tensors of one shape as rows of a new first axis: n times (2,3) give (n,2,3); NULLs are left out';
+
+-- ---- pictures ----
+
+CREATE FUNCTION tensor_png(image tensor, low real DEFAULT -1, high real DEFAULT 1, clip boolean DEFAULT false,
+    columns int DEFAULT 8, zoom int DEFAULT 1) RETURNS bytea
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION tensor_png(tensor, real, real, boolean, int, int) IS
+    'A PNG file of an image, (H,W) or (H,W,1) in grey, (H,W,3) in colour, or of several, (N,H,W,1) or (N,H,W,3), '
+    'with this many side by side: low is drawn black and high white, values out of range are an error, or with clip '
+    'drawn as the nearer end; each value is a square of zoom pixels';

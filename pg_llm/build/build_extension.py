@@ -104,7 +104,7 @@ def mirror(source: Path, work: Path) -> None:
             shutil.copy2(path, copy)
     for path in work.glob("pg_llm--*.sql"):
         path.unlink()  # perhaps of another version; make writes them in a moment
-    folders = "common kernels engine formats stories src sql test".split()
+    folders = "common kernels engine formats stories butterflies src sql test".split()
     for path in work.rglob("*"):
         relative = path.relative_to(work)
         if path.suffix in (".c", ".h", ".sql") and relative not in wanted and len(relative.parts) > 1:

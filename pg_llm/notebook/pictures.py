@@ -84,7 +84,7 @@ def describe(figure) -> str:
 
 def _describe_axes(ax) -> str:
     title = ax.get_title("left") or ax.get_title()
-    drawn = [_heat_map(ax, image) for image in ax.images]
+    drawn = [_image(ax, image) for image in ax.images if image.get_label()]
     drawn += [_bars(ax, bars) for bars in ax.containers if hasattr(bars, "orientation")]
     # Lines across the whole plot have their value in a label next to them.
     drawn += [
@@ -102,6 +102,12 @@ def _describe_axes(ax) -> str:
 
 def _labels(ax):
     return (("across", ax.get_xlabel()), ("up", ax.get_ylabel())) if ax.axison else ()
+
+
+def _image(ax, image) -> str:
+    """The label that the image was given (matplotlib's own begin with _), else its values."""
+    label = image.get_label()
+    return _heat_map(ax, image) if label.startswith("_") else label
 
 
 def _heat_map(ax, image) -> str:

@@ -75,6 +75,7 @@ def test_every_plot_returns_its_axes(block):
     drawn = [
         pg_llm.plot_tape(block),
         pg_llm.plot_tensor(np.eye(3)),
+        pg_llm.plot_images(np.eye(3)),
         pg_llm.plot_points(points),
         pg_llm.plot_next_tokens(pd.DataFrame({"token": ["a"], "probability": [0.5]})),
         pg_llm.plot_bigrams(pd.DataFrame({"before": ["a"], "after": ["b"], "n": [1]})),

@@ -12,13 +12,14 @@ CORE = {
     "kernels": {"common"},
     "formats": {"common"},
     "stories": {"common", "kernels"},
+    "butterflies": {"common", "kernels"},
     "engine": {"common", "kernels", "engine/ops"},
     "engine/ops": {"common", "kernels", "engine"},  # what runs operations sees their table of rules
 }
 # Folders of src, from bottom to top: each may include CORE and those before it; module.c includes all.
 SRC = (
     "base", "tensor", "tape", "model", "ops", "tokenizer",
-    "checkpoint", "training", "generate", "insight", "stories",
+    "checkpoint", "training", "generate", "insight", "stories", "butterflies",
 )  # fmt: skip
 
 
