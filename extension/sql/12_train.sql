@@ -126,7 +126,7 @@ COMMENT ON FUNCTION _llm_train_dataset(text, text) IS
     'The dataset that a training call reads, which must have rows: the one named, else that of the model''s name, else '
     'default';
 
-CREATE FUNCTION _llm_train_begin(plan llm_train_run, step bigint, resume boolean, OUT run bigint,
+CREATE FUNCTION _llm_train_begin(plan llm_train_run, step bigint, resume boolean, quiet boolean, OUT run bigint,
     OUT first_step bigint)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -143,9 +143,11 @@ BEGIN
     IF resume AND last.run IS NOT NULL AND step > last.first_step AND step < last.first_step + last.n_steps
         AND to_jsonb(last) - mine = to_jsonb(plan) - mine THEN
         SELECT max(log.step) INTO logged FROM @extschema@.llm_train_log AS log WHERE log.run = last.run;
-        RAISE NOTICE 'continuing run % of model "%" after step % of %', last.run, plan.model, step - last.first_step,
-            concat(plan.n_steps, CASE WHEN last.first_step > 0 THEN ' (the model''s step ' || step || ')' END,
-            CASE WHEN logged <> step THEN ', as another run: it was at step ' || logged || ' of the model' END);
+        IF NOT quiet THEN
+            RAISE NOTICE 'continuing run % of model "%" after step % of %', last.run, plan.model, step - last.first_step,
+                concat(plan.n_steps, CASE WHEN last.first_step > 0 THEN ' (the model''s step ' || step || ')' END,
+                CASE WHEN logged <> step THEN ', as another run: it was at step ' || logged || ' of the model' END);
+        END IF;
         IF last.dataset_rows <> plan.dataset_rows THEN
             RAISE WARNING 'dataset "%" had % rows when the run began and has % now', plan.dataset, last.dataset_rows,
                 plan.dataset_rows USING HINT = 'The order of rows differs from that of an uninterrupted run.';
@@ -168,9 +170,10 @@ BEGIN
         plan.accumulation, plan.seed, plan.positions)
         RETURNING r.run, r.first_step INTO run, first_step;
 END $$;
-COMMENT ON FUNCTION _llm_train_begin(llm_train_run, bigint, boolean) IS
+COMMENT ON FUNCTION _llm_train_begin(llm_train_run, bigint, boolean, boolean) IS
     'The run that a training call at this step of the model belongs to: with resume, the model''s newest run if its '
-    'arguments are the same and it is not complete; else a new row of llm_train_run';
+    'arguments are the same and it is not complete; else a new row of llm_train_run. quiet: does not say that it '
+    'continues';
 
 CREATE FUNCTION _llm_train_steps(plan llm_train_run, batch_id bigint, grad_workers int, notice_every bigint,
     wait boolean) RETURNS real

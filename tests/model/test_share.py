@@ -231,9 +231,11 @@ def test_one_trainer_of_a_shared_source(models, connect):
     other = connect()
     with other.transaction():
         train(other, "b", 1)
-        for model in ("a", "b", "c"):
-            with pytest.raises(psycopg.errors.LockNotAvailable, match="being trained by process"):
-                train(models, model, 1)
+        for name, who in (("", "process"), ("12 100%s", r"12 100%s \(process")):
+            other.execute("SELECT set_config('application_name', %s, false)", [name])
+            for model in ("a", "b", "c"):
+                with pytest.raises(psycopg.errors.LockNotAvailable, match=rf"being trained by {who} \d+ of"):
+                    train(models, model, 1)
         with pytest.raises(psycopg.errors.LockNotAvailable, match='"c" shares parameters of model "a"'):
             models.execute("CALL llm_train_loop('c', 1)")
         train(models, "tied", 1)

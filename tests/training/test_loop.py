@@ -139,7 +139,7 @@ def test_complete_runs_are_not_resumed(small):
     small.execute("DROP TRIGGER stop ON llm_train_log")
     notices = []
     small.add_notice_handler(lambda n: notices.append(n.message_primary))
-    small.execute(CALL, (10, 5))
+    small.execute(CALL.replace("notice_every => 0", "notice_every => 100"), (10, 5))
     assert any("after step 5 of 10" in n for n in notices)
     small.execute(CALL, (10, 5))
     assert small.execute(runs).fetchone()[0] == ["(0,10)", "(10,10)"]
@@ -153,6 +153,14 @@ def test_complete_runs_are_not_resumed(small):
     small.execute(CALL.replace("seed => 4", "seed => 5"), (1, 1))  # other arguments: another run
     small.execute(CALL[:-1] + ", resume => false)", (1, 1))
     assert small.execute(runs).fetchone()[0][3:] == ["(25,1)", "(26,1)"]
+
+
+def test_notice_every_0_is_silent_when_a_run_continues(small):
+    notices = []
+    small.add_notice_handler(lambda n: notices.append(n.message_primary))
+    small.execute(CALL[:-1] + ", until_step => 3)", (10, 5))
+    small.execute(CALL, (10, 5))
+    assert steps(small) == 10 and not any("step" in n for n in notices)
 
 
 def test_until_a_step_and_on_to_the_same_bits(small):
@@ -192,7 +200,7 @@ def test_taken_back_to_an_earlier_step(small):
     small.execute("DROP TABLE kept")
     notices = []
     small.add_notice_handler(lambda n: notices.append(n.message_primary))
-    small.execute(CALL, (20, 5))
+    small.execute(CALL.replace("notice_every => 0", "notice_every => 100"), (20, 5))
     assert notices[1].endswith("after step 5 of 20, as another run: it was at step 10 of the model")
     assert bits(small) == expected
     log = (

@@ -179,7 +179,7 @@ def test_two_monitors_of_one_model_get_the_lock_message(conn):
     first = monitor(conn, 4000, every=4000).start()  # no sample before the end, when the model is free
     until(lambda: first.step > 0)
     second = monitor(conn)
-    with pytest.raises(KitError, match="is being trained by process"):
+    with pytest.raises(KitError, match="is being trained by pg_llm training monitor .process"):
         second.wait()
     assert second.state == "failed" and "is being trained" in second.error and "wait => true" in second.error
     with pytest.raises(KitError, match="already"):

@@ -34,8 +34,12 @@ static SpiQuery models_to_lock = {
 	.types = {TEXTOID},
 	.columns = "s"};
 static SpiQuery holder_of_lock = {
-	.text = "SELECT 'process ' || a.pid || ' of ' || a.usename FROM pg_catalog.pg_locks AS l"
-			" JOIN pg_catalog.pg_stat_activity AS a USING (pid) WHERE l.locktype = 'userlock' AND l.granted"
+	/* application_name is a notebook's or another program's; NULL where this role may not see it. */
+	.text = "SELECT coalesce(nullif(a.application_name, '') || ' (' || s.session || ')', s.session)"
+			" FROM pg_catalog.pg_locks AS l"
+			" JOIN pg_catalog.pg_stat_activity AS a USING (pid)"
+			" CROSS JOIN LATERAL (SELECT 'process ' || a.pid || ' of ' || a.usename) AS s (session)"
+			" WHERE l.locktype = 'userlock' AND l.granted"
 			" AND l.classid::bigint = $1 AND l.objid::bigint = $2 AND l.objsubid::int & 65535 = $3"
 			" AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
 			" LIMIT 1",

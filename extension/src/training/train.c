@@ -61,7 +61,7 @@ llm_train_steps(PG_FUNCTION_ARGS)
 		plan.data = DatasetOpen(r->dataset, r->seed);
 	else
 		plan.ids[0] = PG_GETARG_INT64(1);
-	RecipeBegin(r, PG_GETARG_DATUM(0), tr->step, false);
+	RecipeBegin(r, PG_GETARG_DATUM(0), tr->step, false, plan.notice_every == 0);
 	plan.last = tr->step + r->n_steps;
 	step = TrainingSteps(tr, &plan);
 	TrainingWrite(tr);

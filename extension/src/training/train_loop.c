@@ -134,7 +134,7 @@ Begin(Loop *loop)
 	Recipe *r = loop->r;
 
 	loop->plan.data = DatasetOpen(r->dataset, r->seed);
-	RecipeBegin(r, loop->row, loop->tr->step, loop->resume);
+	RecipeBegin(r, loop->row, loop->tr->step, loop->resume, loop->plan.notice_every == 0);
 	loop->plan.last = Min(r->first_step + r->n_steps, loop->until_step);
 	MemoryContextSwitchTo(caller);
 }

@@ -18,8 +18,8 @@ static SpiQuery read_run = {.text = "SELECT r FROM %s.llm_train_run AS r WHERE r
 	.nargs = 1,
 	.types = {INT8OID},
 	.columns = "r"};
-static SpiQuery begin_run = {.text = "SELECT run, first_step FROM %s._llm_train_begin($1, $2, $3)",
-	.nargs = 3,
+static SpiQuery begin_run = {.text = "SELECT run, first_step FROM %s._llm_train_begin($1, $2, $3, $4)",
+	.nargs = 4,
 	.columns = "ll",
 	.one = true};
 
@@ -164,14 +164,14 @@ RecipeOfRun(int64 run)
 }
 
 void
-RecipeBegin(Recipe *r, Datum row, int64 step, bool resume)
+RecipeBegin(Recipe *r, Datum row, int64 step, bool resume, bool quiet)
 {
-	Datum values[3] = {row, Int64GetDatum(step), BoolGetDatum(resume)};
+	Datum values[4] = {row, Int64GetDatum(step), BoolGetDatum(resume), BoolGetDatum(quiet)};
 	bool null;
 
 	begin_run.types[0] = get_rel_type_id(get_relname_relid("llm_train_run", ExtensionNamespace()));
 	begin_run.types[1] = INT8OID;
-	begin_run.types[2] = BOOLOID;
+	begin_run.types[2] = begin_run.types[3] = BOOLOID;
 	SPI_connect();
 	SpiRun(&begin_run, values, NULL, false, 1);
 	r->run = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));

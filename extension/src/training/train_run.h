@@ -24,7 +24,8 @@ typedef struct Recipe
 extern Recipe *RecipeOfRow(Datum row);
 /* The row of a run that has begun; ERROR if there is none. */
 extern Recipe *RecipeOfRun(int64 run);
-/* Begins or resumes the run of this training: sets r->run and r->first_step. */
-extern void RecipeBegin(Recipe *r, Datum row, int64 step, bool resume);
+/* Begins or resumes the run of this training: sets r->run and r->first_step. quiet: no NOTICE that it
+ * resumes. */
+extern void RecipeBegin(Recipe *r, Datum row, int64 step, bool resume, bool quiet);
 
 #endif
