@@ -203,7 +203,7 @@ class Progress:
             self.packages += 1
             self.megabytes += float(loaded[1]) / (1000 if loaded[2] == "k" else 1)
             self.show("downloading", f": {self.packages} packages, {self.megabytes:.0f} MB")
-        elif re.match(r"\s*(Building|Preparing) .*(wheel|editable|metadata)", line):
+        elif re.match(r"\s*Building (wheel|editable) for pg[-_]llm", line):
             self.show("compiling the extension")
         elif line.startswith("Installing collected packages"):
             self.show("installing what was downloaded")

