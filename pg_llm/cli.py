@@ -487,7 +487,10 @@ def update(names, force):
     from pg_llm.server import notebooks as notebooks_of
 
     _end_like_interrupted()
-    for name in [notebooks_of.existing(name) for name in names] or updates.outdated():
+    found = [notebooks_of.existing(name) for name in names] or updates.outdated()
+    if not found:
+        click.echo("all databases of the kit are of this build")
+    for name in found:
         if not updates.update(name, force, click.echo):
             click.echo(f"database {name} is of this build already")
 

@@ -6,6 +6,7 @@
 #include "fmgr.h"
 #include "utils/guc.h"
 
+#include "src/base/build.h"
 #include "src/base/copy.h"
 #include "src/base/memory.h"
 #include "src/base/settings.h"
@@ -22,6 +23,7 @@ _PG_init(void)
 {
 	MemoryInit(); /* may raise an error and so refuse to load */
 	MemoryOnPressure(VersionedEvict);
+	BuildInit();
 	SettingsInit();
 	TapeInit();
 	CheckpointSettings();

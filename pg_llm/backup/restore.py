@@ -285,11 +285,7 @@ class _Filling:
             more = f" and {len(todo.left) - 5} more" * (len(todo.left) > 5)
             self.say(f"left as this build of the extension has it: {', '.join(todo.left[:5])}{more}")
         note = template.parse_note(self.manifest["comment"])
-        query = "SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'"
-        now = {
-            "version": catalog.value(self.conn, query),
-            template.build_key(): template.current_build(),
-        }
+        now = {**template.made_by(self.conn), **template.build_facts(self.conn)}
         elsewhere = {"pid", *template.OF_NOTEBOOK}
         return {k: v for k, v in {**note, **now}.items() if k not in elsewhere} if note else {}
 

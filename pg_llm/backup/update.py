@@ -22,7 +22,11 @@ def outdated() -> list[str]:
     query = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1"
     with maintenance() as conn:
         notes = {name: template.read_note(conn, name) for (name,) in conn.execute(query).fetchall()}
-    return [n for n, note in notes.items() if note and "pid" not in note and not template.is_current(note)]
+        return [
+            name
+            for name, note in notes.items()
+            if note and "pid" not in note and not template.is_current(conn, note)
+        ]
 
 
 def update(database: str, force: bool = False, say: Callable = print) -> bool:
@@ -35,7 +39,7 @@ def update(database: str, force: bool = False, say: Callable = print) -> bool:
         note = template.read_note(conn, database)
         if not note:
             raise KitError(f"pg_llm made no database {database}; 'pg-llm databases' lists them")
-        if template.is_current(note):
+        if template.is_current(conn, note):
             return False
         if not force:
             databases.require_alone(conn, database, "pg-llm update --force")

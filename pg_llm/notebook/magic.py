@@ -377,7 +377,7 @@ def _database_of(notebook: str | None) -> session.Session:
     if claim.known:
         print(f"The database of this notebook, {name}, is as you left it; %pg_llm reset gives a clean one.")
         print("Python's variables are not: Run > Run All Above Selected Cell, in Jupyter, sets them again.")
-        if databases.build_of(name) not in (None, databases.current_build()):
+        if not databases.is_current(name):
             print(
                 "An older build of pg_llm made it: %pg_llm update brings it up to date and keeps its tables."
             )

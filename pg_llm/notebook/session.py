@@ -99,7 +99,7 @@ class Session:
         if self.conn.info.transaction_status != pq.TransactionStatus.IDLE:
             raise KitError(OPEN)
         with maintenance() as conn:
-            if template.is_current(template.read_note(conn, self.database)):
+            if template.is_current(conn, template.read_note(conn, self.database)):
                 return False
             if not force:
                 me = self.conn.info.backend_pid

@@ -215,6 +215,13 @@ def build_of(database: str) -> str | None:
         return template.read_note(conn, database).get(template.build_key())
 
 
+def is_current(database: str) -> bool:
+    """False for a database that the kit created by another build."""
+    with maintenance() as conn:
+        note = template.read_note(conn, database)
+        return template.build_key() not in note or template.is_current(conn, note)
+
+
 def _settings(conn: psycopg.Connection, database: str) -> None:
     """The settings of a database, which are not copied with its template."""
     change = sql.SQL("ALTER DATABASE {} SET").format(sql.Identifier(database))

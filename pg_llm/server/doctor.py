@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from pg_llm import __version__, catalog
 from pg_llm.errors import KitError
-from pg_llm.server import binaries, database, settings
+from pg_llm.server import binaries, database, settings, template
 from pg_llm.server.connect import maintenance, open_database, parameters
 from pg_llm.server.server import Running, Server
 from pg_llm.server.template import TEMPLATE
@@ -189,14 +189,14 @@ def _template():
 
 def _databases():
     """Databases."""
-    build = database.current_build()
     with maintenance() as conn:
         names = [row[0] for row in conn.execute("SELECT datname FROM pg_database ORDER BY 1").fetchall()]
-    notes = {name: database.build_of(name) for name in names if name != TEMPLATE}
-    old = [name for name, made_by in notes.items() if made_by and made_by != build]
+        notes = {name: template.read_note(conn, name) for name in names if name != TEMPLATE}
+        ours = {name: note for name, note in notes.items() if template.build_key() in note}
+        old = [name for name, note in ours.items() if not template.is_current(conn, note)]
     if old:
         raise _Attention(f"made by another build: {', '.join(old)}; `pg-llm update` brings them to this one")
-    yield f"{sum(1 for made_by in notes.values() if made_by)} of the kit's, all of this build"
+    yield f"{len(ours)} of the kit's, all of this build"
 
 
 def _upgrade_problems(server: Server, live: Running) -> list[str]:

@@ -32,9 +32,22 @@ def build_key() -> str:
     return "version" if dsn() else "build"
 
 
+def build_facts(conn: psycopg.Connection) -> dict:
+    """What a note says of the build, if what it is on is of this one.
+
+    On other servers two builds of one version differ by `installed`, which only a superuser can know.
+    """
+    found = {build_key(): current_build()}
+    if dsn():
+        with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+            conn.execute("LOAD 'pg_llm'")
+            found["installed"] = catalog.value(conn, "SHOW pg_llm.build")
+    return found
+
+
 def ensure(conn: psycopg.Connection) -> dict:
     """Builds the template unless this build's exists; returns its note."""
-    made_of = {build_key(): current_build(), "classroom": classroom.digest()}
+    made_of = {**build_facts(conn), "classroom": classroom.digest()}
     note = _trusted_note(conn)
     if made_of.items() <= note.items():
         return note
@@ -54,6 +67,13 @@ def _trusted_note(conn: psycopg.Connection) -> dict:
     """The template's note; empty if a role that is no superuser made it, because copies execute its code."""
     stranger = rights.stranger(conn, TEMPLATE)
     return {} if stranger else read_note(conn, TEMPLATE)
+
+
+def made_by(conn: psycopg.Connection) -> dict:
+    """What a note says of the extension in the database of conn: its version, and the build of its SQL."""
+    query = "SELECT extversion, {0}._llm_build() FROM pg_extension WHERE extname = 'pg_llm'"
+    version, installed = catalog.row(conn, catalog.qualified(conn, query))
+    return {"version": version, "installed": installed}
 
 
 @contextlib.contextmanager
@@ -77,8 +97,7 @@ def _build(conn: psycopg.Connection, note: dict) -> dict:
         prepare(inside)
         rights.secure(inside)
         inside.execute("VACUUM (FREEZE, ANALYZE)")
-        query = "SELECT extversion FROM pg_extension WHERE extname = 'pg_llm'"
-        note = {"version": catalog.value(inside, query), **note}
+        note = {**made_by(inside), **note}
     if exists(conn, TEMPLATE):
         old = sql.Identifier(TEMPLATE)
         conn.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(old))
@@ -144,16 +163,16 @@ def parse_note(comment: str | None) -> dict:
     return note if isinstance(note, dict) else {}
 
 
-def is_current(note: dict) -> bool:
+def is_current(conn: psycopg.Connection, note: dict) -> bool:
     """True if what a note is on is of this build; of what a student made only the version is known."""
     if build_key() in note:
-        return note[build_key()] == current_build()
+        return build_facts(conn).items() <= note.items()
     return note.get("version") == __version__
 
 
 def stamp(conn: psycopg.Connection, database: str) -> None:
     """Notes that a database is of this version and build: ALTER EXTENSION has brought it there."""
-    now = {"version": __version__, build_key(): current_build()}
+    now = {"version": __version__, **build_facts(conn)}
     write_note(conn, database, {**read_note(conn, database), **now})
 
 

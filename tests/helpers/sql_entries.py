@@ -58,7 +58,7 @@ CASTS = """
 SETTINGS = """
     SELECT name, CASE vartype WHEN 'enum' THEN array_to_string(enumvals, ', ') ELSE vartype END, boot_val,
         unit, context, concat_ws(' ', short_desc, extra_desc)
-    FROM pg_settings WHERE name LIKE 'pg\\_llm.%' ORDER BY name"""
+    FROM pg_settings WHERE name LIKE 'pg\\_llm.%' AND context <> 'internal' ORDER BY name"""
 WHO = {"user": "", "superuser": "; superusers", "sighup": "; `ALTER SYSTEM`", "postmaster": "; server start"}
 
 

@@ -451,9 +451,10 @@ def test_a_backup_of_another_build(source, tmp_path):
         op = "SELECT formula <> 'older', mine FROM llm_op WHERE op IN ('add', 'sub') ORDER BY op"
         assert conn.execute(op).fetchall() == [(True, "first"), (True, None)]
         assert conn.execute("SELECT count(*) FROM llm_param WHERE note = 'seen'").fetchone() == (2,)
+        made_by = template.made_by(conn)
     with maintenance() as conn:
         note = template.read_note(conn, "backup_older")
-    assert note == {"version": pg_llm.__version__, "build": databases.current_build()}
+    assert note == {**made_by, "build": databases.current_build()}
 
 
 @pytest.fixture(scope="module")

@@ -303,3 +303,34 @@ def test_a_servers_database_of_another_build_is_one_sentence(server, bare, monke
     with pytest.raises(KitError, match=message) as caught:
         pg_llm.connect()
     assert "\n" not in str(caught.value)
+
+
+def test_two_builds_of_one_version_on_another_server(server, monkeypatch):
+    """`make install` of another build: databases and template are made anew by it, and keep models."""
+    monkeypatch.setenv("PG_LLM_DSN", psycopg.conninfo.make_conninfo(**server.start().conninfo("postgres")))
+    with databases.connect("update_builds") as conn:
+        tiny_model.make(conn, "mine")
+    other = {"installed": f"{pg_llm.__version__}-older"}
+    with databases.maintenance() as conn:
+        for name in ("update_builds", template.TEMPLATE):
+            template.write_note(conn, name, {**template.read_note(conn, name), **other})
+    change = f"CREATE OR REPLACE FUNCTION _llm_build() RETURNS text RETURN '{other['installed']}'"
+    try:
+        with databases.open_database("update_builds") as conn:
+            conn.execute(change.encode())
+        with pytest.raises(KitError, match="pg-llm update 'update_builds'") as caught:
+            pg_llm.connect("update_builds")
+        assert "\n" not in str(caught.value) and "update_builds" in updates.outdated()
+        assert updates.update("update_builds", say=lambda text: None)
+        with pg_llm.connect("update_builds") as conn:
+            assert conn.execute("SELECT count(*) > 5 FROM llm_param WHERE model = 'mine'").fetchone() == (
+                True,
+            )
+            installed = catalog.value(conn, "SHOW pg_llm.build")
+            assert catalog.value(conn, "SELECT _llm_build()") == installed != other["installed"]
+        assert "update_builds" not in updates.outdated() and not updates.update("update_builds")
+        pg_llm.connect(fresh=True).close()  # from a template that was made anew
+        with databases.maintenance() as conn:
+            assert template.read_note(conn, template.TEMPLATE)["installed"] == installed
+    finally:
+        databases.drop_database("update_builds")

@@ -4,9 +4,12 @@
  */
 #include "postgres.h"
 
+#include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 
 #include "src/base/build.h"
 
@@ -19,8 +22,10 @@ Hint(const char *theirs)
 		return "Install both from one source (make -C extension install), then open a new session: "
 			   "a session keeps the library that it has loaded.";
 	if (strncmp(theirs, LLM_VERSION, length) == 0 && theirs[length] == '-')
-		return "The versions are the same: pg-llm backup, then pg-llm restore, "
-			   "makes the database anew with the SQL that is installed.";
+		return psprintf(
+			"The versions are the same: as a superuser, \"PG_LLM_DSN=... pg-llm update '%s'\" makes the "
+			"database anew with the SQL that is installed, and keeps its tables and models.",
+			get_database_name(MyDatabaseId));
 	return "ALTER EXTENSION pg_llm UPDATE brings the database to the installed version; "
 		   "then open a new session, because a session keeps the library that it has loaded.";
 }
@@ -42,6 +47,16 @@ CheckVersion(const char *version)
 	/* A script of an older version may call functions of its own. */
 	if (!creating_extension && strcmp(version, LLM_VERSION) != 0)
 		Refuse("version", LLM_VERSION, version);
+}
+
+void
+BuildInit(void)
+{
+	static char *build;
+
+	DefineCustomStringVariable("pg_llm.build",
+		"The build of the library, which that of a database's SQL must be.", NULL, &build, LLM_BUILD,
+		PGC_INTERNAL, GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE, NULL, NULL, NULL);
 }
 
 /* _llm_check_build(build text) */

@@ -5,4 +5,7 @@
 /* Raises an error if the version of the extension in this database is not the library's. */
 extern void CheckVersion(const char *version);
 
+/* Defines the setting pg_llm.build. */
+extern void BuildInit(void);
+
 #endif
