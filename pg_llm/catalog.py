@@ -9,7 +9,7 @@ from psycopg import sql
 from psycopg.abc import Params
 from psycopg.rows import tuple_row
 
-from pg_llm.errors import NoExtensionError
+from pg_llm.errors import KitError, NoExtensionError
 
 Query = str | bytes | sql.SQL | sql.Composed
 
@@ -46,6 +46,15 @@ def namespace(conn: psycopg.Connection) -> tuple[int, str]:
 def schema(conn: psycopg.Connection) -> sql.Identifier:
     """The name of that schema, for qualifying names: search_path and pg_temp then cannot interfere."""
     return sql.Identifier(namespace(conn)[1])
+
+
+def require_characters(conn: psycopg.Connection | psycopg.AsyncConnection) -> None:
+    """Raises KitError for a connection in SQL_ASCII, on which psycopg reads each text as bytes."""
+    if conn.info.encoding == "ascii":
+        raise KitError(
+            "this connection has the encoding SQL_ASCII, in which a text is bytes without characters; "
+            "first SET client_encoding = 'UTF8', or the encoding that the texts are in"
+        )
 
 
 def qualified(conn: psycopg.Connection, query: str) -> sql.Composed:

@@ -22,6 +22,12 @@ from pg_llm.notebook import hints, parameters, sqltext
 
 LARGEST = 5000  # rows of an answer that are compared
 LIMIT = 30_000  # milliseconds that a statement of an answer may run
+DISK = 512 << 10  # kilobytes of temporary files that it may write
+PROBE_FAILED = "tried by the check, it failed: "  # course.sql knows it, too
+TOO_MUCH = (
+    "Either a recursion or loop does not end, or its work grows from step to step: count the rows after each "
+    "of the first steps"
+)
 TRANSACTIONS = re.compile(r"\s*(begin|start|commit|end|rollback|abort|savepoint|release)\b", re.IGNORECASE)
 COPY = re.compile(r"\s*\\?copy\b", re.IGNORECASE)
 THOUSANDS = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d+)?")
@@ -77,7 +83,7 @@ def _tried(exercise: Exercise, answer: str, conn: psycopg.Connection, variables:
         if "statement timeout" not in str(error):
             return {"error": _described(error)}
         text = f"stopped after {limit}, the limit of a statement (statement_timeout)"
-        return {"error": f"{text}. Does its recursion or loop end?", "endless": True}
+        return {"error": f"{text}. {TOO_MUCH}", "endless": True}
     except psycopg.Error as error:
         if conn.closed:
             raise
@@ -117,17 +123,18 @@ def _quiet(conn: psycopg.Connection) -> None:
 def limited(conn: psycopg.Connection, local: bool = True) -> str:
     """Limits the time of each statement of the transaction, or session; returns the limit, such as 30s.
 
-    A lower statement_timeout of the session's own stays.
+    Its temporary files are limited, too, where the role may do that. Lower limits of the session's own stay.
     """
-    query = (
-        "SELECT set_config(name, least(nullif(setting::int, 0), %s)::text, %s) "
-        "FROM pg_settings WHERE name = 'statement_timeout'"
+    query = "SELECT set_config(name, least(nullif(setting::bigint, %s), %s)::text, %s) FROM pg_settings "
+    conn.execute(
+        query + "WHERE name = 'temp_file_limit' AND has_parameter_privilege(name, 'SET')", [-1, DISK, local]
     )
-    return conn.execute(query, [LIMIT, local]).fetchall()[0][0]
+    return conn.execute(query + "WHERE name = 'statement_timeout'", [0, LIMIT, local]).fetchall()[0][0]
 
 
 def execute(conn: psycopg.Connection, statement: str, variables: Mapping) -> psycopg.Cursor:
     """Executes a statement with :names as parameters."""
+    statement = sqltext.any_of(statement, parameters.lists(variables))
     with hints.about(statement, variables, conn):
         return conn.execute(*_bound(statement, variables))
 
@@ -176,7 +183,7 @@ def sql_table(exercise: Exercise, answer: str, conn: psycopg.Connection, variabl
     except psycopg.Error as error:
         if conn.closed:
             raise
-        raise Unfit(f"tried by the check, it failed: {_of_probe(error)}") from None
+        raise Unfit(PROBE_FAILED + _of_probe(error)) from None
 
 
 def _keep(conn: psycopg.Connection, query: str, variables: Mapping) -> None:
@@ -224,7 +231,7 @@ def is_query(statement: str) -> bool:
 
 def rows_of(conn: psycopg.Connection, query: str, variables: Mapping) -> dict:
     """A query's rows as a comparable table. Errors: Unfit."""
-    cursor = conn.cursor()
+    cursor, query = conn.cursor(), sqltext.any_of(query, parameters.lists(variables))
     try:
         # Row by row, so that a query without end does not fill the memory.
         stream = cast("Generator[tuple, None, None]", cursor.stream(*_bound(query, variables)))

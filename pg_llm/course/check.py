@@ -199,7 +199,7 @@ def mistakes(exercise: Exercise, variant: Variant, conn: psycopg.Connection, kno
 
 def raised(result: dict) -> str | None:
     """The code of the data exception that a result is: a division by zero, a number out of range."""
-    found = re.match(r"ERROR (22[0-9A-Z]{3}):", result["error"])
+    found = re.match(f"(?:{answers.PROBE_FAILED})?ERROR (22[0-9A-Z]{{3}}):", result["error"])
     return found[1] if found else None
 
 

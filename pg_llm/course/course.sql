@@ -311,7 +311,8 @@ BEGIN
             WHERE CASE WHEN result ? 'rows' THEN w.value ? 'table'
                     AND (llm_course.compare(w.value -> 'table', result, options) ->> 'right')::boolean
                 -- The same data exception: a division by zero, a number out of range.
-                ELSE w.value ->> 'error' = substring(result ->> 'error' FROM '^ERROR (22[0-9A-Z]{3}):') END
+                ELSE w.value ->> 'error' = substring(result ->> 'error' FROM
+                    '^(?:tried by the check, it failed: )?ERROR (22[0-9A-Z]{3}):') END
             ORDER BY w.n LIMIT 1;
         END IF;
         IF v = 0 THEN own := score; ELSE hidden := hidden + score / (variants - 1); END IF;

@@ -17,6 +17,7 @@ from psycopg import adapt, pq, sql
 from psycopg.rows import tuple_row
 from psycopg.types import TypeInfo
 
+from pg_llm import catalog
 from pg_llm.errors import NoExtensionError
 
 MAX_DIMS = 8
@@ -41,6 +42,7 @@ def register(conn: psycopg.Connection) -> None:
     if not isinstance(conn, psycopg.Connection):
         hint = "; for async connections there is register_async" * isinstance(conn, psycopg.AsyncConnection)
         raise TypeError(f"register takes a psycopg 3 Connection, not {type(conn).__name__}{hint}")
+    catalog.require_characters(conn)
     with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
         found = cursor.execute(_TYPE).fetchone()
     _register(conn, found)
@@ -53,6 +55,7 @@ async def register_async(conn: psycopg.AsyncConnection) -> None:
     """
     if not isinstance(conn, psycopg.AsyncConnection):
         raise TypeError(f"register_async takes a psycopg 3 AsyncConnection, not {type(conn).__name__}")
+    catalog.require_characters(conn)
     async with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
         found = await (await cursor.execute(_TYPE)).fetchone()
     _register(conn, found)

@@ -63,7 +63,8 @@ def sql(
     Tensors become read-only float32 arrays, int[] lists, numeric float64; what Python has no type for
     (points, infinite dates, months) is the server's text, and COPY … TO STDOUT is a column of lines.
     Keyword arguments, or the items of params, are parameters: :name in the query, or %(name)s as in psycopg,
-    where a percent sign is then %%. A dict is sent as JSON, a Series or set as an array, NA as NULL.
+    where a percent sign is then %%. A dict is sent as JSON, a tuple, Series or set as an array, NA as NULL;
+    IN :name with a list is = ANY(:name).
     Unlike a cell's, its result has all rows; one that memory cannot hold is an error.
     conn: None is the notebook's connection. Errors: psycopg.Error, KitError.
 
@@ -80,7 +81,8 @@ def sql(
         if not statements:
             raise KitError("there is no statement in this query")
         values = parameters.sent(known)
-        for each in statements:
+        for written in statements:
+            each = sqltext.any_of(written, parameters.lists(known))
             bound = sqltext.bind(each, known, psycopgs=True)[0]
             with hints.about(each, known, chosen, is_cell=False):
                 rows = statement.run(chosen, bound, values or None, binary=True)

@@ -196,6 +196,8 @@ def syntax(m: Mistake) -> Iterator[str]:
         yield f"%%sql {named[1] or named[3] or 'name'} << is how the result goes to a Python variable"
     elif first == "\\":
         yield backslash(m.written.text[m.tokens[0].start :])
+    elif m.text() == "%" and m.text(1) == "(" and m.text(-1).lower() == "in":
+        yield from refused(m, m.text(2))
     elif m.text() == "%" and m.text(1) == "(":
         yield f"a Python variable is :{m.text(2)}, not %({m.text(2)})s"
     elif first == "%" or m.text() in ("%", "%%"):
@@ -404,6 +406,48 @@ def whole(m: Mistake) -> Iterator[str]:
         yield f"{name}(a, b) chooses element by element; {chosen[1]} chooses a tensor as a whole"
 
 
+def referenced(m: Mistake) -> Iterator[str]:
+    """23503: deleting a model whose parameters are also another's, as those of a LoRA's base are."""
+    base = re.match(r"Key \(model\)=\((.*)\) is still referenced", m.error.diag.message_detail or "")
+    if base is None or m.error.diag.table_name != "llm_param_share":
+        return
+    share = f"llm_param_share WHERE source_model = {_literal(base[1])}"
+    users = [name for (name,) in m.rows(f"SELECT DISTINCT target_model FROM {share} ORDER BY 1")]
+    yield (
+        f"{', '.join(users) or 'another model'} uses its parameters, as LoRA does those of its base: delete "
+        f"that first, or give it copies: SELECT llm_unshare_param(target_model, target_name) FROM {share}"
+    )
+
+
+def spilled(m: Mistake) -> Iterator[str]:
+    """53400: temporary files of more than temp_file_limit."""
+    if "temp_file_limit" in m.message:
+        yield (
+            "a sort, a GROUP BY or a join wrote rows to disk, and a row has all elements of its tensors: "
+            "sort, group and join by names or ids, and read the tensors of the rows that are left; is a join "
+            "condition missing? A superuser may allow more: SET temp_file_limit = '8GB'"
+        )
+
+
+def undecodable(m: Mistake) -> Iterator[str]:
+    """22021: bytes that are no characters; a database in SQL_ASCII keeps any."""
+    if m.rows("SELECT WHERE current_setting('server_encoding') = 'SQL_ASCII'"):
+        yield (
+            "texts of this database are bytes of any encoding (SQL_ASCII); SET client_encoding = 'LATIN1', "
+            "or to the encoding that these are in, shows them"
+        )
+
+
+def deadlock(m: Mistake) -> Iterator[str]:
+    """40P01: the sessions that waited for each other, by the names of their notebooks."""
+    found = re.findall(r"Process (\d+) waits", m.error.diag.message_detail or "")
+    query = (
+        "SELECT format('process %s is %s', pid, application_name) FROM pg_stat_activity "
+        f"WHERE application_name <> '' AND pid <> pg_backend_pid() AND pid IN ({', '.join(found) or 'NULL'})"
+    )
+    yield "; ".join(name for (name,) in m.rows(query))
+
+
 def other(m: Mistake) -> Iterator[str]:
     """Errors that psycopg raises itself, without a code."""
     adapt = re.match(r"cannot adapt type '(\w+)'", str(m.error))
@@ -426,6 +470,10 @@ KINDS: Mapping[str, Callable[[Mistake], Iterator[str]]] = {
     "0A000": unsupported,
     "42804": subscript,
     "42846": whole,
+    "22021": undecodable,
+    "23503": referenced,
+    "53400": spilled,
+    "40P01": deadlock,
 }
 
 

@@ -1,8 +1,8 @@
 """%load_ext pg_llm: %%sql cells and Python on one connection, and %pg_llm.
 
-A cell is sent as written; only a `:name` that is a Python variable is a parameter. ipython-sql and jupysql
-rewrite `{…}`, `:name` and `$word` inside SQL, and print errors without raising them: elsewhere.py calls them
-for other connections only.
+A cell is sent as written; only a `:name` that is a Python variable is a parameter, and IN :name with a list
+is = ANY(:name). ipython-sql and jupysql rewrite `{…}`, `:name` and `$word` inside SQL, and print errors
+without raising them: elsewhere.py calls them for other connections only.
 """
 
 from __future__ import annotations
@@ -204,7 +204,8 @@ class SqlMagic(Magics, Configurable):
         variables = {**self.shell.user_ns, **local_ns}
         result, arrays = None, arrays or self.autopandas
         with session.connection() as conn:
-            for each in sqltext.split(text):
+            for written in sqltext.split(text):
+                each = sqltext.any_of(written, parameters.lists(variables))
                 query, used = sqltext.bind(each, variables)
                 params = parameters.sent({name: variables[name] for name in used}) or None
                 with hints.about(each, variables, conn):

@@ -1,6 +1,7 @@
 """Values of Python as parameters of SQL: what psycopg cannot send, as what it obviously stands for.
 
-A dict is JSON; a Series, a set or a range is an array; a torch tensor is a tensor; NA and NaT are NULL.
+A dict is JSON; a tuple, a Series, a set or a range is an array; a torch tensor is a tensor; NA and NaT are
+NULL.
 """
 
 from __future__ import annotations
@@ -11,12 +12,36 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+from psycopg.adapt import AdaptersMap
 from psycopg.types.json import Jsonb
+from psycopg.types.numeric import Int4, Int4BinaryDumper, Int4Dumper, IntBinaryDumper, IntDumper
 
 from pg_llm.errors import KitError
 
 _NUMBERS = (int, float, np.integer, np.floating)
 _SENT = frozenset({type(None), bool, int, float, str, bytes})  # by psycopg, as they are
+
+
+class _Integer(IntDumper):
+    _int2_dumper = Int4Dumper(Int4)
+
+
+class _BinaryInteger(IntBinaryDumper):
+    _int2_dumper = Int4BinaryDumper(Int4)
+
+
+def register(adapters: AdaptersMap) -> None:
+    """Makes a small number an integer, as it is when written in SQL.
+
+    psycopg sends 200 as smallint, and :n * :n is then out of range.
+    """
+    adapters.register_dumper(int, _Integer)
+    adapters.register_dumper(int, _BinaryInteger)
+
+
+def lists(known: Mapping[str, Any]) -> set[str]:
+    """The names of the variables that are lists of values."""
+    return {n for n, value in known.items() if isinstance(value, (list, tuple, set, frozenset, range))}
 
 
 def sent(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,6 +83,10 @@ def _sent(value: Any) -> Any:
         return _list([None if missing and not has_nan else each for each, missing in pairs])
     if isinstance(value, (set, frozenset, range)):
         return _list(list(value))
+    if kind is tuple:
+        found = _list(list(value))
+        # Of several types it is a row, for a composite type.
+        return found if len({*map(type, found)} - {type(None)}) < 2 else value
     if kind is list:
         return _list(value)
     if isinstance(value, (np.datetime64, np.timedelta64)):

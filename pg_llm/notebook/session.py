@@ -18,7 +18,7 @@ from psycopg import pq
 
 from pg_llm import catalog
 from pg_llm.errors import KitError
-from pg_llm.notebook import values
+from pg_llm.notebook import parameters, values
 from pg_llm.server import database as databases
 from pg_llm.server import notebooks, template
 from pg_llm.server.connect import maintenance
@@ -55,6 +55,7 @@ class Session:
         # What a new connection lacks.
         self.gone = LOST if before in (None, self._oid) else REMADE
         values.register(self.conn.adapters)
+        parameters.register(self.conn.adapters)
         self.conn.add_notice_handler(show_notice)
         self.conn.add_notify_handler(show_notification)
         self.conn.execute(f"SET pg_llm.display_limit = {DISPLAY_LIMIT}")
@@ -165,6 +166,7 @@ def connection(conn: psycopg.Connection | None = None) -> Iterator[psycopg.Conne
         session = current()
         conn = session.conn
     else:
+        catalog.require_characters(conn)
         _settle(conn)
     refuse_if_streaming(conn)
     try:

@@ -6,7 +6,7 @@ Text in quotes, in comments or between dollar signs is never changed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 _TOKEN = re.compile(
@@ -113,6 +113,25 @@ def names(sql: str) -> Iterator[tuple[str, Token]]:
         before = token
 
 
+def any_of(sql: str, lists: Collection[str]) -> str:
+    """sql with = ANY(:name) for IN :name, and <> ALL(:name) for NOT IN :name, where name is one of lists.
+
+    IN takes a list of expressions, never an array; psycopg 2 and SQLAlchemy expand a tuple there.
+    """
+    pieces, at = [], 0
+    read = [token for token in tokens(sql) if token.kind not in ("space", "comment")]
+    for i, token in enumerate(read):
+        parameter = _PARAMETER.match(sql, read[i + 1].start) if i + 1 < len(read) else None
+        if token.text.lower() != "in" or not parameter or (parameter[1] or parameter[2]) not in lists:
+            continue
+        negated = i > 0 and read[i - 1].text.lower() == "not"
+        start = read[i - 1].start if negated else token.start
+        pieces += [sql[at:start], "<> ALL(" if negated else "= ANY(", parameter[0], ")"]
+        at = parameter.end()
+    return "".join([*pieces, sql[at:]])
+
+
+_PARAMETER = re.compile(r":(\w+)|%\((\w+)\)s")
 PSYCOPGS = re.compile(r"%\((\w+)\)[sbt]|%%")  # what psycopg replaces in a query with named parameters
 
 

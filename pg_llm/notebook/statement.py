@@ -22,7 +22,7 @@ from psycopg.rows import tuple_row
 
 from pg_llm import catalog
 from pg_llm.errors import KitError
-from pg_llm.notebook import sqltext, values
+from pg_llm.notebook import parameters, sqltext, values
 from pg_llm.server import settings
 
 BYTES_KEPT = 256 << 20  # of the values of a result that is limited
@@ -79,6 +79,7 @@ def run(
         raise KitError(NO_INPUT)
     with _encodable(), conn.cursor(row_factory=tuple_row) as cursor:
         values.register(cursor.adapters)
+        parameters.register(cursor.adapters)
         if copy == "to":
             return _copied(cursor, query, params, keep)
         names, types = _described(cursor, query, params)

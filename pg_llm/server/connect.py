@@ -95,7 +95,12 @@ def _patient(conninfo: str) -> psycopg.Connection:
     end, waited = time.monotonic() + RECOVERY_SECONDS, False
     while True:
         try:
-            return psycopg.connect(conninfo, autocommit=True)
+            conn = psycopg.connect(conninfo, autocommit=True)
+            if conn.info.encoding != "ascii":
+                return conn
+            # A database in SQL_ASCII: psycopg would read bytes. Now the server names what is no UTF-8.
+            conn.close()
+            return psycopg.connect(make_conninfo(conninfo, client_encoding="UTF8"), autocommit=True)
         except psycopg.OperationalError:
             # psycopg does not say which SQLSTATE refused a connection; libpq's ping does, for this one.
             rejected = pq.PGconn.ping(conninfo.encode()) == pq.Ping.REJECT

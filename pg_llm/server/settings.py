@@ -27,8 +27,9 @@ def render(found: binaries.Programs, data: Path, socket_dir: Path, port: int, li
         "password_encryption": "scram-sha-256",
         "max_connections": 200,
         "shared_buffers": f"{max(16, min(256, memory // 16))}MB",
-        "max_wal_size": f"{_log_size(data)}MB",
+        "max_wal_size": f"{_share_of_disk(data)}MB",
         "wal_recycle": "off",  # else the log of a training run stays, for the next one, up to that size
+        "temp_file_limit": f"{_share_of_disk(data)}MB",  # of a session: a GROUP BY over tensors writes them
         "autovacuum_naptime": "15s",  # a training loop produces ten megabytes of dead rows per second
         "dynamic_shared_memory_type": dynamic_shared_memory(),
         "fsync": "on",
@@ -96,11 +97,12 @@ def memory_left() -> int:
     return min(psutil.virtual_memory().available, memory_bytes() - psutil.Process().memory_info().rss)
 
 
-def _log_size(data: Path) -> int:
-    """The maximum size of the write-ahead log in megabytes: training writes hundreds of them per minute.
+def _share_of_disk(data: Path) -> int:
+    """The most megabytes of the write-ahead log, of which training writes hundreds per minute, and of the
+    temporary files of a session.
 
-    On a small disk, a tenth of the free space (the log itself not counted), since a log that fills the disk
-    stops the server; rounded in steps, so that small changes do not alter the file.
+    On a small disk, a tenth of the free space (the log itself not counted), since a full disk stops the
+    server; rounded in steps, so that small changes do not alter the file.
     """
     log = sum(path.stat().st_size for path in (data / "pg_wal").glob("*") if path.is_file())
     room = (shutil.disk_usage(data).free + log) // MEGABYTE // 10

@@ -206,6 +206,14 @@ def test_what_the_probe_finds_is_told_as_such(learner):
     assert found.message == 'tried by the check, it failed: ERROR 42P01: relation "v" does not exist'
 
 
+def test_a_mistake_at_which_the_probe_fails_is_told(learner):
+    half = "CREATE TEMP VIEW v AS SELECT {} / (max(x) - max(x)) AS x FROM p"
+    task = {**VIEW, "wrong": [{"answer": half.format(2), "message": "what is divided by?"}]}
+    assert verdict(task, half.format(3)).message == "what is divided by?"
+    overflow = "CREATE TEMP VIEW v AS SELECT exp(1000 * max(x)) AS x FROM p"
+    assert "it failed: ERROR 22003" in verdict(task, overflow).message
+
+
 def test_a_look_at_what_was_defined_changes_nothing(learner):
     look = "; WITH gone AS (DELETE FROM p RETURNING 1) SELECT count(*), count(*) FROM gone"
     assert verdict(VIEW, VIEW["solution"] + look).is_right
@@ -364,6 +372,31 @@ def test_a_function_without_end_is_stopped_when_the_check_tries_it(learner, monk
     task = {**MEANS, "solution": function.format("RETURN 1;"), "probe": "SELECT f()", "wrong": []}
     assert verdict(task, task["solution"]).is_right
     assert "stopped after 300ms" in verdict(task, function.format("LOOP END LOOP;")).message
+
+
+def test_temporary_files_are_limited(learner, monkeypatch):
+    monkeypatch.setattr(answers, "DISK", 1000)
+    large = "SELECT i, count(*) FROM generate_series(1, 400000) AS i GROUP BY i ORDER BY 1 LIMIT 3"
+    with learner.transaction():
+        learner.execute("SET LOCAL work_mem = '64kB'")
+        message = verdict(MEANS, large).message
+    assert 'ERROR 53400: temporary file size exceeds "temp_file_limit" (1000kB)' in message
+    assert "HINT: a sort, a GROUP BY or a join wrote rows to disk" in message
+    before = learner.execute("SHOW temp_file_limit").fetchone()
+    learner.execute("SET temp_file_limit = 500")
+    try:
+        with learner.transaction():
+            answers.limited(learner)
+            assert learner.execute("SHOW temp_file_limit").fetchone() == ("500kB",)
+    finally:
+        learner.execute("RESET temp_file_limit")
+    assert learner.execute("SHOW temp_file_limit").fetchone() == before != ("-1",)
+
+
+def test_a_role_that_may_not_limit_files_is_limited_in_time(learner):
+    with learner.transaction(force_rollback=True):
+        learner.execute("CREATE ROLE pupil; SET LOCAL ROLE pupil")
+        assert answers.limited(learner) == "30s"
 
 
 def test_a_lower_limit_of_the_learners_own_stays(learner):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import threading
+import time
+
 import numpy as np
 import pandas as pd
 import psycopg
 import pytest
+from helpers import tiny_model
 from helpers.jupyter_kernel import Kernel
 
 import pg_llm
@@ -165,6 +170,42 @@ def test_names_are_parameters_of_sql_too(conn):
     with pytest.raises(psycopg.errors.UndefinedColumn) as caught:
         pg_llm.sql("SELECT count", conn=conn, count=1)
     assert "an argument is a parameter, with a colon: :count" in magic.describe(caught.value)
+
+
+def test_the_base_of_lora_is_not_deleted(conn, failing):
+    tiny_model.make(conn, "my_base", n_layer=1)
+    conn.execute("SELECT llm_lora_add('my_base', 'my_lora')")
+    delete = "DELETE FROM llm_model_config WHERE model = 'my_base'"
+    shown = failing(delete)
+    assert "HINT: my_lora uses its parameters, as LoRA does those of its base: delete that first" in shown
+    conn.execute(re.search(r"SELECT llm_unshare_param.*", shown)[0].encode())
+    conn.execute(delete.encode())
+
+
+def test_sessions_of_a_deadlock_have_names(conn, connect):
+    other = connect()
+    other.execute("SET application_name = 'Gradients'; SET deadlock_timeout = '10min'")
+    conn.execute(
+        "CREATE TABLE locked AS SELECT i FROM generate_series(1, 2) AS i; SET deadlock_timeout = '10ms'"
+    )
+    update = "UPDATE locked SET i = i WHERE i = {}"
+    conn.execute("BEGIN")
+    other.execute("BEGIN")
+    conn.execute(update.format(1))
+    other.execute(update.format(2))
+    waits = threading.Thread(target=other.execute, args=[update.format(1)])
+    waits.start()
+    try:
+        while conn.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() == (0,):
+            time.sleep(0.01)
+        with pytest.raises(psycopg.errors.DeadlockDetected) as caught, hints.about("", {}, conn):
+            conn.execute(update.format(2))
+        conn.execute("ROLLBACK")
+        assert f"HINT: process {other.info.backend_pid} is Gradients" in magic.describe(caught.value)
+    finally:
+        waits.join()
+        other.close()
+        conn.execute("DROP TABLE locked")
 
 
 def test_lists_of_json_print_as_json():

@@ -14,7 +14,7 @@ from psycopg import sql
 import pg_llm
 from pg_llm.course import answers
 from pg_llm.errors import KitError
-from pg_llm.notebook import parameters, statement
+from pg_llm.notebook import magic, parameters, session, sqltext, statement
 
 DAY = dt.datetime(2024, 1, 1)
 SENT = {  # what is sent: type in SQL, value that comes back
@@ -42,13 +42,14 @@ SENT = {  # what is sent: type in SQL, value that comes back
         (np.array(["a", "b"]), ["a", "b"]),
         (pd.Categorical(["a", "b", "a"]), ["a", "b", "a"]),
         ({"a"}, ["a"]),
+        (("a", None), ["a", None]),
     ],
     "timestamp[]": [(pd.Series([DAY, pd.NaT]), [DAY, None])],
     "timestamp": [(np.datetime64("2024-01-01"), DAY), (pd.Timestamp(DAY), DAY), (np.datetime64("NaT"), None)],
     "interval": [(np.timedelta64(90, "m"), dt.timedelta(hours=1.5)), (pd.NaT, None), (pd.NA, None)],
     "float8": [(np.longdouble(1.5), 1.5), (np.float32(0.5), 0.5)],
     "text": [(Path("/a b"), "/a b"), (np.str_("x"), "x")],
-    "int[]": [(np.arange(2), [0, 1]), ([], [])],
+    "int[]": [(np.arange(2), [0, 1]), ([], []), ((), []), ((1, 2), [1, 2])],
 }
 
 
@@ -60,6 +61,46 @@ def test_what_stands_for_a_value_of_sql_is_sent_as_that(conn, kind):
         row = answers.execute(conn, f"SELECT :v::{kind}", {"v": value}).fetchone()
         assert row[0] == expected, value
     assert pg_llm.sql("SELECT :v::float8[] AS v", conn=conn, v=pd.Series([np.nan])).v[0] != [None]
+
+
+def test_a_small_number_is_an_integer(conn):
+    """psycopg sends a smallint, whose square is out of range."""
+    query = "SELECT :n * :n AS square, sum(x * x)::int, pg_typeof(:many) FROM unnest(:many) AS x"
+    many = [200, None, 300]
+    found = pg_llm.sql(query, conn=conn, n=200, many=many)
+    assert found.to_numpy().tolist() == [[40000, 130000, "integer[]"]]
+    opened = session.start(None, fresh=True)
+    try:
+        for run in (answers.execute, lambda conn, text, known: conn.execute(*answers._bound(text, known))):
+            row = run(opened.conn, query, {"n": 200, "many": many}).fetchone()
+            assert row == (40000, 130000, "integer[]")
+    finally:
+        opened.conn.close()
+    assert pg_llm.sql("SELECT pg_typeof(:n)", conn=conn, n=2**40).iat[0, 0] == "bigint"
+
+
+@pytest.mark.parametrize("form", [":many", "%(many)s"])
+@pytest.mark.parametrize("kind", [tuple, list, set, frozenset])
+def test_in_takes_a_list(conn, form, kind):
+    """As psycopg 2 and SQLAlchemy expand a tuple there; IN itself takes no array."""
+    query = f"SELECT x FROM unnest(ARRAY[1, 2, NULL, 3]) AS x WHERE x IN {form} OR x NOT  IN {form}"
+    assert pg_llm.sql(query, conn=conn, many=kind([1, 3])).x.tolist() == [1, 2, 3]
+    assert len(pg_llm.sql(f"SELECT 1 WHERE 'a' IN {form}", conn=conn, many=kind(["a", "b"]))) == 1
+    assert len(pg_llm.sql(f"SELECT 1 WHERE 1 NOT IN {form}", conn=conn, many=kind([]))) == 1
+    with pytest.raises(psycopg.errors.SyntaxError) as caught:
+        pg_llm.sql(f"SELECT 1 WHERE 1 IN {form}", conn=conn, many=1)
+    assert "= ANY(:many) in place of IN :many" in magic.describe(caught.value)
+
+
+def test_in_where_no_list_follows_is_left_alone():
+    for text in ("'x IN :a'", "x IN (:a)", "x IN :b", "x IN", "position(x IN :b)", "-- IN :a", "x = :a"):
+        assert sqltext.any_of(text, {"a"}) == text
+
+
+def test_a_tuple_of_several_types_is_a_row(conn):
+    conn.execute("CREATE TYPE pg_temp.pair AS (number int, name text)")
+    assert pg_llm.sql("SELECT (:v::pg_temp.pair).name", conn=conn, v=(1, "a")).iat[0, 0] == "a"
+    assert pg_llm.sql("SELECT :v AS v", conn=conn, v=((1, 2), (3, 4))).v[0] == [[1, 2], [3, 4]]
 
 
 def test_tensors_of_torch(conn):

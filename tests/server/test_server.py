@@ -374,6 +374,15 @@ def test_paths_outside_ascii_in_an_ascii_locale(folder, extension):
         assert done.returncode == 0, done.stderr
 
 
+def test_temporary_files_are_limited(server):
+    """A GROUP BY over tensors writes them all; without a limit it fills the disk."""
+    with psycopg.connect(**server.start().conninfo(), autocommit=True) as conn:
+        kilobytes = int(
+            conn.execute("SELECT setting FROM pg_settings WHERE name = 'temp_file_limit'").fetchone()[0]
+        )
+    assert 128 << 10 <= kilobytes <= 2048 << 10
+
+
 def test_the_log_is_small_again_after_a_checkpoint(server):
     """What a training run wrote is not kept for the next one."""
     with psycopg.connect(**server.start().conninfo(), autocommit=True) as conn:
@@ -394,4 +403,4 @@ def test_the_log_of_a_small_disk(tmp_path, monkeypatch, free, log, size):
         file.truncate(int(log * 2**30))
     usage = shutil.disk_usage(tmp_path)._replace(free=int(free * 2**30))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    assert settings._log_size(tmp_path) == size
+    assert settings._share_of_disk(tmp_path) == size
