@@ -23,11 +23,11 @@ _SENT = frozenset({type(None), bool, int, float, str, bytes})  # by psycopg, as 
 
 
 class _Integer(IntDumper):
-    _int2_dumper = Int4Dumper(Int4)
+    _int2_dumper = Int4Dumper(Int4)  # type: ignore[assignment]
 
 
 class _BinaryInteger(IntBinaryDumper):
-    _int2_dumper = Int4BinaryDumper(Int4)
+    _int2_dumper = Int4BinaryDumper(Int4)  # type: ignore[assignment]
 
 
 def register(adapters: AdaptersMap) -> None:
