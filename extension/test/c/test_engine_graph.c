@@ -360,8 +360,8 @@ hostile_attributes(void)
 	refused("y attention x n_head=2.5\n", LLM_INVALID, "attribute n_head");
 	refused("y attention x n_head=4097\n", LLM_INVALID, "attribute n_head");
 	refused("y attention x n_head=two\n", LLM_INVALID, "attribute n_head");
-	refused(
-		"y attention x n_head=2 heads=2\n", LLM_INVALID, "no attribute \"heads\";It takes: n_head n_kv_head causal");
+	refused("y attention x n_head=2 heads=2\n", LLM_INVALID,
+		"no attribute \"heads\";It takes: n_head n_kv_head causal");
 	refused("y attention x n_head=2 head_mask=[1,2,3]\n", LLM_INVALID, "one number per head");
 	refused("y attention x n_head=2 head_mask=[1,true]\n", LLM_INVALID, "one number per head");
 	refused("y attention x n_head=2 causal=yes\n", LLM_INVALID, "causal;true or false");
