@@ -45,6 +45,10 @@ static const struct
 	{"axes", LLM_ATTR_LIST, 0, 0, "a list with each axis once, such as [0, 2, 1, 3]"},
 	{"starts", LLM_ATTR_LIST, 0, 0, "a list of positions along the first axes, such as [0, 2]"},
 	{"stops", LLM_ATTR_LIST, 0, 0, "a list of positions along the first axes, null for the end"},
+	{"steps", LLM_ATTR_LIST, 0, 0, "a list of whole numbers from 1 up, one for each start"},
+	{"stride", LLM_ATTR_NUMBER, 1, INT32_MAX, "a whole number from 1 up"},
+	{"groups", LLM_ATTR_NUMBER, 1, INT32_MAX, "a whole number from 1 up"},
+	{"factor", LLM_ATTR_NUMBER, 1, INT32_MAX, "a whole number from 1 up"},
 	{"seed", LLM_ATTR_TEXT, 0, 0, "the text of a whole number from 0 to 18446744073709551615"},
 };
 
@@ -69,6 +73,18 @@ bool
 llm_is_trainable(const LlmNode *node)
 {
 	return node->op == LLM_OP_PARAM && llm_attr_number(node, "trainable", 1) != 0;
+}
+
+bool
+llm_attr_whole(const LlmNode *node, const char *key, int otherwise, int *out)
+{
+	const LlmAttr *attr = llm_attr(node, key);
+	double number = attr ? attr->number : otherwise;
+
+	if ((attr && attr->kind != LLM_ATTR_NUMBER) || !(fabs(number) <= INT32_MAX) || number != floor(number))
+		return false;
+	*out = (int) number;
+	return true;
 }
 
 int
@@ -126,7 +142,7 @@ check_kind(const LlmNode *node, const LlmAttr *attr, LlmError *err)
 			fits = fits && attr->number >= attrs[i].least && attr->number <= attrs[i].most;
 		return fits ? LLM_OK : llm_attr_refuse(node, attr->key, attrs[i].expected, err);
 	}
-	return LLM_OK; /* the value of a constant: its shape rule checks it */
+	return LLM_OK; /* the value of a constant, or padding: its shape rule checks it */
 }
 
 LlmCode

@@ -87,6 +87,8 @@ extern int llm_graph_find(const LlmGraph *graph, const char *name);
 /* NULL if the attribute is absent or null: both mean the default. */
 extern const LlmAttr *llm_attr(const LlmNode *node, const char *key);
 extern double llm_attr_number(const LlmNode *node, const char *key, double otherwise);
+/* *out = an attribute that must be a whole number, `otherwise` if it is absent; false if it is none. */
+extern bool llm_attr_whole(const LlmNode *node, const char *key, int otherwise, int *out);
 /* True for a parameter, unless its attribute `trainable` says that it is frozen. */
 extern bool llm_is_trainable(const LlmNode *node);
 /*

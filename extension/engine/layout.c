@@ -8,6 +8,7 @@
 
 #include "engine/broadcast.h"
 #include "engine/parallel.h"
+#include "engine/partition.h"
 #include "engine/pool.h"
 
 #define TILE 32
@@ -185,11 +186,15 @@ llm_permute(int ndim, const int *dims, const int *order, const float *x, float *
 }
 
 LlmCode
-llm_slice_shape(int ndim, const int *dims, int n, int *starts, int *stops, int *out, LlmError *err)
+llm_slice_shape(
+	int ndim, const int *dims, int n, int *starts, int *stops, const int *steps, int *out, LlmError *err)
 {
 	if (n > ndim)
 		return llm_fail(err, LLM_SHAPE, "slice: shape %s has %d axes, but %d ranges are given",
 			llm_shape_text(ndim, dims).s, ndim, n);
+	for (int i = 0; i < n && steps; i++)
+		if (steps[i] < 1)
+			return llm_fail(err, LLM_INVALID, "slice: a step must be at least 1, not %d", steps[i]);
 	for (int i = 0; i < ndim; i++)
 	{
 		int start = i < n ? starts[i] : 0, stop = i < n ? stops[i] : dims[i];
@@ -206,7 +211,7 @@ llm_slice_shape(int ndim, const int *dims, int n, int *starts, int *stops, int *
 				"the end.",
 				dims[i]);
 		}
-		out[i] = stop - start;
+		out[i] = llm_ceil_div(stop - start, i < n && steps ? steps[i] : 1);
 		if (i < n)
 		{
 			starts[i] = start;
@@ -217,8 +222,8 @@ llm_slice_shape(int ndim, const int *dims, int n, int *starts, int *stops, int *
 }
 
 LlmCode
-llm_slice(int ndim, const int *dims, int n, const int *starts, const int *stops, const float *x, float *out,
-	LlmError *err)
+llm_slice(int ndim, const int *dims, int n, const int *starts, const int *stops, const int *steps,
+	const float *x, float *out, LlmError *err)
 {
 	Copy c = {.x = x, .out = out};
 	int64_t strides[LLM_MAX_DIMS];
@@ -226,12 +231,13 @@ llm_slice(int ndim, const int *dims, int n, const int *starts, const int *stops,
 	strides_of(ndim, dims, strides);
 	for (int i = 0; i < ndim; i++)
 	{
-		int64_t length = i < n ? stops[i] - starts[i] : dims[i];
+		int step = i < n && steps ? steps[i] : 1;
+		int64_t length = i < n ? llm_ceil_div(stops[i] - starts[i], step) : dims[i];
 
 		if (length == 0)
 			return LLM_OK;
 		c.x += i < n ? starts[i] * strides[i] : 0;
-		add_axis(&c, length, strides[i]);
+		add_axis(&c, length, step * strides[i]);
 	}
 	return run_copy(&c, err);
 }

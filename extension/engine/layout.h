@@ -17,13 +17,14 @@ extern LlmCode llm_permute(
 	int ndim, const int *dims, const int *order, const float *x, float *out, LlmError *err);
 
 /*
- * Elements from starts up to, not including, stops along the first n axes, all along the others. Negative
- * positions count from the end and are replaced by the positions they mean.
+ * Every step-th element from starts up to, not including, stops along the first n axes, all along the others;
+ * steps NULL: every element. Negative positions count from the end and are replaced by the positions they
+ * mean.
  */
 extern LlmCode llm_slice_shape(
-	int ndim, const int *dims, int n, int *starts, int *stops, int *out, LlmError *err);
+	int ndim, const int *dims, int n, int *starts, int *stops, const int *steps, int *out, LlmError *err);
 extern LlmCode llm_slice(int ndim, const int *dims, int n, const int *starts, const int *stops,
-	const float *x, float *out, LlmError *err);
+	const int *steps, const float *x, float *out, LlmError *err);
 
 /* Checks that the k-th tensor, part, fits the previous ones along all axes but axis, and adds its length. */
 extern LlmCode llm_concat_shape(

@@ -156,7 +156,7 @@ typedef enum LlmFuses
 	OP(TRANSPOSE, "transpose", 1, 1, "axes", LLM_NO_IDS, \
 		LLM_READS_BOTH, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
 		transpose, transpose, transpose, transpose, counted) \
-	OP(SLICE, "slice", 1, 1, "starts stops", LLM_NO_IDS, \
+	OP(SLICE, "slice", 1, 1, "starts stops steps", LLM_NO_IDS, \
 		LLM_READS_BOTH, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
 		slice, slice, slice, slice, counted) \
 	OP(CONCAT, "concat", 1, LLM_ANY_NUMBER, "axis", LLM_NO_IDS, \
@@ -173,7 +173,19 @@ typedef enum LlmFuses
 		same, aligned, ones_like, none, counted) \
 	OP(ZEROS_LIKE, "zeros_like", 1, 1, "", LLM_NO_IDS, \
 		LLM_NO_GRADIENT, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
-		same, aligned, zeros_like, none, counted)
+		same, aligned, zeros_like, none, counted) \
+	OP(CONV2D, "conv2d", 2, 3, "stride padding groups", LLM_NO_IDS, \
+		LLM_READS_INPUTS, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		conv2d, never, conv2d, conv2d, conv2d) \
+	OP(GROUPNORM, "groupnorm", 3, 3, "groups eps", LLM_NO_IDS, \
+		LLM_READS_INPUTS, LLM_OWN_ROW, 8, 0, LLM_FUSES_NOT, 0, \
+		groupnorm, never, groupnorm, groupnorm, counted) \
+	OP(UPSAMPLE, "upsample", 1, 1, "factor", LLM_NO_IDS, \
+		LLM_READS_NEITHER, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		upsample, never, upsample, upsample, counted) \
+	OP(AVGPOOL, "avgpool", 1, 1, "factor", LLM_NO_IDS, \
+		LLM_READS_NEITHER, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, 0, \
+		avgpool, never, avgpool, avgpool, counted)
 /* clang-format on */
 
 typedef enum LlmOp

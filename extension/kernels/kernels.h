@@ -127,6 +127,10 @@ typedef struct LlmKernels
 	void (*pack_panel)(int k, int n, const float *b, size_t ldb, float *panel);
 	/* the same from the transposed matrix: bt (n,k), rows ldb apart. */
 	void (*pack_panel_transposed)(int k, int n, const float *bt, size_t ldb, float *panel);
+	/* panel (k,LLM_PANEL) from elements x[rows[i] + columns[j]], n ascending columns; missing ones are zero.
+	 */
+	void (*pack_gathered)(
+		int k, int n, const float *x, const size_t *rows, const size_t *columns, float *panel);
 
 	/* out[i] = f(x[i]); out may be x */
 	void (*unary)(LlmUnary f, size_t n, const float *x, float *out);

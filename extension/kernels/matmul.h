@@ -101,6 +101,19 @@ tile_rows(
 }
 
 /*
+ * Stores the first n lanes; the others too if `room`, because what follows is written later: AMD's processors
+ * before Zen 4 take many times as long for a masked store.
+ */
+INLINE void
+store_first(float *to, vf x, int n, bool room)
+{
+	if (room)
+		v_store(to, x);
+	else
+		v_store_n(to, x, n);
+}
+
+/*
  * out [kc][rows] = a (rows,kc) transposed, rows <= LLM_MR, by square groups of vectors; written column after
  * column. Prefetches the next tile: its rows are too far apart for the hardware prefetcher.
  */
@@ -127,7 +140,8 @@ pack_tile(int rows, int kc, const float *a, size_t lda, float *out)
 #pragma GCC unroll 16
 			for (int j = 0; j < LLM_W; j++)
 				if (j < n)
-					v_store_n(out + (size_t) (k + j) * rows + i0, x[j], m);
+					store_first(out + (size_t) (k + j) * rows + i0, x[j], m,
+						(kc - 1 - k - j) * rows >= LLM_W && rows <= LLM_W);
 		}
 	}
 }
@@ -154,7 +168,8 @@ pack_columns(int m, int kc, const float *a, size_t lda, float *out)
 			{
 				int n = LLM_MR - j < LLM_W ? LLM_MR - j : LLM_W;
 
-				v_store_n(out + (size_t) i * kc + k * LLM_MR + j, v_load_n(a + i + j, n), n);
+				store_first(out + (size_t) i * kc + k * LLM_MR + j, v_load_n(a + i + j, n), n,
+					(kc - 1 - k) * LLM_MR >= LLM_W);
 			}
 		for (int j = i; j < m; j += LLM_W)
 		{
@@ -342,6 +357,26 @@ pack_panel_transposed(int k, int n, const float *bt, size_t ldb, float *panel)
 					v_store(panel + (size_t) (i0 + i) * LLM_PANEL + j0, x[i]);
 		}
 	}
+}
+
+/*
+ * panel (k,LLM_PANEL) = x[rows[i] + columns[j]]; columns ascend, and the missing ones (n < LLM_PANEL) are
+ * zero. Columns that are side by side in memory are copied as a vector.
+ */
+static void
+pack_gathered(int k, int n, const float *x, const size_t *rows, const size_t *columns, float *panel)
+{
+	bool adjacent[LLM_PANEL / LLM_W];
+
+	for (int j = 0; j < LLM_PANEL; j += LLM_W)
+		adjacent[j / LLM_W] = j + LLM_W <= n && columns[j + LLM_W - 1] - columns[j] == LLM_W - 1;
+	for (int i = 0; i < k; i++, panel += LLM_PANEL)
+		for (int j0 = 0; j0 < LLM_PANEL; j0 += LLM_W)
+			if (adjacent[j0 / LLM_W])
+				v_store(panel + j0, v_load(x + rows[i] + columns[j0]));
+			else
+				for (int j = j0; j < j0 + LLM_W; j++)
+					panel[j] = j < n ? x[rows[i] + columns[j]] : 0;
 }
 
 #endif

@@ -16,6 +16,7 @@ const LlmKernels LLM_TABLE = {
 	.matvec_block = matvec_block,
 	.pack_panel = pack_panel,
 	.pack_panel_transposed = pack_panel_transposed,
+	.pack_gathered = pack_gathered,
 	.unary = unary,
 	.binary = binary,
 	.steps = steps,

@@ -184,6 +184,10 @@ CREATE FUNCTION slice(t tensor, starts integer[], stops integer[]) RETURNS tenso
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tensor_slice_axes';
 COMMENT ON FUNCTION slice(tensor, integer[], integer[]) IS
     'The part from starts up to, not including, stops, one of each for the first axes; the others stay whole';
+CREATE FUNCTION slice(t tensor, starts integer[], stops integer[], steps integer[]) RETURNS tensor
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tensor_slice_axes';
+COMMENT ON FUNCTION slice(tensor, integer[], integer[], integer[]) IS
+    'The same part, of which every steps-th element is kept along each of the first axes';
 CREATE FUNCTION concat(tensors tensor[], axis integer DEFAULT 0) RETURNS tensor
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tensor_concat';
 COMMENT ON FUNCTION concat(tensor[], integer) IS

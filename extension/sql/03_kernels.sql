@@ -43,6 +43,34 @@ CREATE FUNCTION pg_llm_layernorm(x tensor, gamma tensor, beta tensor, eps real D
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_layernorm_support AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_layernorm(tensor, tensor, tensor, real) IS
     '(x - mean) / sqrt(var + eps) * gamma + beta over the last axis: x (...,C), gamma and beta (C) (Ba et al., 2016)';
+CREATE FUNCTION tensor_conv2d_support(internal) RETURNS internal
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION tensor_conv2d_support(internal) IS
+    'Planner support, declared shapes checked before rows are read: convolution';
+CREATE FUNCTION tensor_groupnorm_support(internal) RETURNS internal
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION tensor_groupnorm_support(internal) IS
+    'Planner support, declared shapes checked before rows are read: normalisation of groups of channels';
+CREATE FUNCTION pg_llm_conv2d(x tensor, weight tensor, bias tensor DEFAULT NULL, stride integer DEFAULT 1,
+    padding integer DEFAULT 0, groups integer DEFAULT 1) RETURNS tensor
+    LANGUAGE c VOLATILE PARALLEL UNSAFE COST 1000 SUPPORT tensor_conv2d_support AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_conv2d(tensor, tensor, tensor, integer, integer, integer) IS
+    'Convolution of images: x (B,C,H,W), weight (OC,C/groups,KH,KW), bias (OC) or NULL; padding zeros on each side; '
+    '(B,OC,OH,OW) with OH = (H + 2 padding - KH) / stride + 1';
+CREATE FUNCTION pg_llm_groupnorm(x tensor, gamma tensor, beta tensor, groups integer, eps real DEFAULT 1e-5)
+    RETURNS tensor
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SUPPORT tensor_groupnorm_support AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_groupnorm(tensor, tensor, tensor, integer, real) IS
+    '(x - mean) / sqrt(var + eps) * gamma + beta, mean and variance over each group of channels: x (B,C,...), gamma '
+    'and beta (C) (Wu and He, 2018)';
+CREATE FUNCTION pg_llm_upsample(x tensor, factor integer DEFAULT 2) RETURNS tensor
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_upsample(tensor, integer) IS
+    'Every pixel of (...,H,W) repeated factor times in both directions: (...,factor*H,factor*W)';
+CREATE FUNCTION pg_llm_avgpool(x tensor, factor integer DEFAULT 2) RETURNS tensor
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_avgpool(tensor, integer) IS
+    'Means of windows of factor x factor pixels of (...,H,W): (...,H/factor,W/factor)';
 CREATE FUNCTION pg_llm_cross_entropy(logits tensor, targets integer[]) RETURNS tensor
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_cross_entropy(tensor, integer[]) IS

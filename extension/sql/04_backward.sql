@@ -41,6 +41,16 @@ CREATE FUNCTION pg_llm_layernorm_backward(x tensor, dy tensor, gamma tensor, eps
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_layernorm_backward(tensor, tensor, tensor, real) IS
     'Gradients of layernorm from dy (...,C): dx of the shape of x, dgamma and dbeta (C)';
+CREATE FUNCTION pg_llm_conv2d_backward(x tensor, dy tensor, weight tensor, stride integer DEFAULT 1,
+    padding integer DEFAULT 0, groups integer DEFAULT 1, OUT dx tensor, OUT dweight tensor, OUT dbias tensor)
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_conv2d_backward(tensor, tensor, tensor, integer, integer, integer) IS
+    'Gradients of conv2d from dy (B,OC,OH,OW): dx and dweight of the shapes of x and weight, dbias (OC)';
+CREATE FUNCTION pg_llm_groupnorm_backward(x tensor, dy tensor, gamma tensor, groups integer, eps real DEFAULT 1e-5,
+    OUT dx tensor, OUT dgamma tensor, OUT dbeta tensor)
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION pg_llm_groupnorm_backward(tensor, tensor, tensor, integer, real) IS
+    'Gradients of groupnorm from dy (B,C,...): dx of the shape of x, dgamma and dbeta (C)';
 CREATE FUNCTION pg_llm_cross_entropy_backward(logits tensor, targets integer[]) RETURNS tensor
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_cross_entropy_backward(tensor, integer[]) IS

@@ -193,7 +193,7 @@ INSERT INTO llm_op (op, min_inputs, max_inputs, shape_rule, formula, gradient, a
     ($$slice$$, 1, 1, $$starts up to, not including, stops along the first axes$$, $$y_i = x_{\text{start} + i}$$,
         $$\bar x_{\text{start} + i} = \bar y_i,\quad 0 \text{ elsewhere}$$,
         $${"starts": "list of positions, negative ones from the end",
-        "stops": "list of positions, null for the end"}$$),
+        "stops": "list of positions, null for the end", "steps": "list of whole numbers from 1 up; absent: all 1"}$$),
     ($$concat$$, 1, NULL, $$equal but for the joined axis, which grows$$, $$y = [x_1 \mid x_2 \mid \dots]$$,
         $$\bar x_k = \text{its part of } \bar y$$,
         $${"axis": "counted from 0, which it is where absent, or from -1, the last"}$$),
@@ -201,6 +201,27 @@ INSERT INTO llm_op (op, min_inputs, max_inputs, shape_rule, formula, gradient, a
     ($$total$$, 1, NULL, $$k inputs of one shape -> same$$, $$y = ((x_1 + x_2) + x_3) + \dots$$,
         $$\bar x_k = \bar y$$, $${}$$),
     ($$ones_like$$, 1, 1, $$same$$, $$y = 1$$, $$\text{none: } y \text{ does not depend on } x$$, $${}$$),
-    ($$zeros_like$$, 1, 1, $$same$$, $$y = 0$$, $$\text{none: } y \text{ does not depend on } x$$, $${}$$);
+    ($$zeros_like$$, 1, 1, $$same$$, $$y = 0$$, $$\text{none: } y \text{ does not depend on } x$$, $${}$$),
+    ($$conv2d$$, 2, 3, $$(B,C,H,W), (OC,C/groups,KH,KW), (OC) -> (B,OC,OH,OW)$$,
+        $$y_{o,i,j} = b_o + \textstyle\sum_{c,u,v} w_{o,c,u,v}\, x_{c,\,si+u-p,\,sj+v-p}$$,
+        $$\bar w_{o,c,u,v} = \textstyle\sum_{i,j} \bar y_{o,i,j}\, x_{c,\,si+u-p,\,sj+v-p},\quad
+        \bar x_{c,k,l} = \textstyle\sum \bar y_{o,i,j}\, w_{o,c,u,v} \text{ over all } si+u-p=k,\ sj+v-p=l,\quad
+        \bar b_o = \textstyle\sum_{i,j} \bar y_{o,i,j}$$,
+        $${"stride": "s, 1 where absent",
+        "padding": "p zeros on each side, or a list: above, below, left, right; 0 where absent",
+        "groups": "parts into which channels and output channels are divided, 1 where absent"}$$),
+    ($$groupnorm$$, 3, 3, $$(B,C,…), (C), (C) -> (B,C,…)$$,
+        $$y = n \odot \gamma + \beta,\quad n = (x - \mu) / \sqrt{\sigma^2 + \epsilon}
+        \text{, mean and variance over a group of channels}$$,
+        $$\bar x = (d - \operatorname{mean} d - n \operatorname{mean}(d \odot n)) / \sqrt{\sigma^2 + \epsilon},\
+        d = \bar y \odot \gamma;\quad
+        \bar\gamma = \textstyle\sum \bar y \odot n,\quad \bar\beta = \textstyle\sum \bar y$$,
+        $${"groups": "1 where absent", "eps": "1e-5 where absent"}$$),
+    ($$upsample$$, 1, 1, $$(…,H,W) -> (…,F*H,F*W)$$, $$y_{i,j} = x_{\lfloor i/F \rfloor,\,\lfloor j/F \rfloor}$$,
+        $$\bar x_{i,j} = \textstyle\sum_{u,v<F} \bar y_{Fi+u,\,Fj+v}$$, $${"factor": "F, 2 where absent"}$$),
+    ($$avgpool$$, 1, 1, $$(…,H,W) -> (…,H/F,W/F)$$, $$y_{i,j} = F^{-2} \textstyle\sum_{u,v<F} x_{Fi+u,\,Fj+v}$$,
+        $$\bar x_{i,j} = F^{-2}\, \bar y_{\lfloor i/F \rfloor,\,\lfloor j/F \rfloor},\quad
+        0 \text{ outside of every window}$$,
+        $${"factor": "F, 2 where absent"}$$);
 
 GRANT SELECT ON llm_op, llm_model_version, llm_bpe_config TO PUBLIC;

@@ -61,6 +61,15 @@ KERNELS = {
     "log_softmax of oddities": f"pg_llm_log_softmax({X})",
     "rmsnorm": "pg_llm_rmsnorm(randn(ARRAY[13, 770], 1), randn(ARRAY[770], 2))",
     "rmsnorm of oddities": f"pg_llm_rmsnorm({X}, randn(ARRAY[11], 2), 1e-3)",
+    "conv2d": "pg_llm_conv2d(randn(ARRAY[2, 18, 15, 21], 1), randn(ARRAY[39, 18, 3, 3], 2), "
+    "randn(ARRAY[39], 3), 1, 1)",
+    "conv2d in groups, with a stride": "pg_llm_conv2d(randn(ARRAY[3, 8, 9, 7], 1), "
+    "randn(ARRAY[6, 4, 2, 3], 2), NULL, 2, 1, 2)",
+    "conv2d of oddities": f"pg_llm_conv2d(reshape({X}, ARRAY[1, 1, -1, 11]), randn(ARRAY[3, 1, 3, 3], 2))",
+    "groupnorm": "pg_llm_groupnorm(randn(ARRAY[2, 12, 29, 31], 1), randn(ARRAY[12], 2), "
+    "randn(ARRAY[12], 3), 3)",
+    "upsample": "pg_llm_upsample(randn(ARRAY[2, 3, 7, 9], 1), 3)",
+    "avgpool": "pg_llm_avgpool(randn(ARRAY[2, 3, 17, 19], 1), 3)",
     "softmax": "pg_llm_softmax(randn(ARRAY[37, 5000], 1))",
     "softmax axis 0": "pg_llm_softmax(randn(ARRAY[37, 50], 1), 0)",
     "softmax of oddities": f"pg_llm_softmax({X})",
@@ -109,6 +118,9 @@ GRADIENTS = {
     f" - relu({var('r', '300, 1', 4)}))",
     "rows": f"tensor_sum(pg_llm_log_softmax(pg_llm_rmsnorm({var('x', '300, 77', 1)}, {var('g', '77', 2)}))"
     f" * {const('300, 77', 3)})",
+    "images": f"mean(pg_llm_avgpool(pg_llm_upsample(pg_llm_groupnorm(pg_llm_conv2d("
+    f"{var('x', '3, 6, 13, 9', 1)}, {var('w', '8, 3, 3, 3', 2)}, {var('b', '8', 3)}, 2, 1, 2),"
+    f" {var('g', '8', 4)}, {var('h', '8', 5)}, 4)), 3) * {const('3, 8, 4, 3', 6)})",
     "waves": f"mean(pg_llm_silu(sin({var('a', '37, 129', 1)} * 9.0)) * pg_llm_sigmoid({var('b', '129', 2)})"
     f" * cos({var('a', '37, 129', 1)}))",
     "reductions": f"mean(var({var('x', '70, 130', 1)}, 0) * tensor_max({var('y', '70, 130', 2)}, 0)"

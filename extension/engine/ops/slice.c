@@ -1,10 +1,12 @@
 /*
- * Elements from starts up to, not including, stops along the first axes; elements outside get no gradient.
+ * Elements from starts up to, not including, stops along the first axes, or every step-th of them; the others
+ * get no gradient.
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "engine/ops/op.h"
+#include "engine/image.h"
 #include "engine/layout.h"
 
 /*
@@ -24,16 +26,34 @@ slice_length(int64_t size, int start, int stop)
 	return from < 0 || to > size || to < from ? -1 : to - from;
 }
 
+/* The attribute steps, or ones; false unless there are n, each at least 1. */
+static bool
+steps_of(const LlmNode *node, int n, int *steps)
+{
+	bool given = llm_attr(node, "steps") != NULL;
+
+	for (int i = 0; i < n; i++)
+		steps[i] = 1;
+	if (given && llm_attr_integers(node, "steps", steps) != n)
+		return false;
+	for (int i = 0; i < n; i++)
+		if (steps[i] < 1 || steps[i] == LLM_TO_END)
+			return false;
+	return true;
+}
+
 LlmCode
 llm_infer_slice(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
 	const LlmNode *x = llm_input_of(graph, node, 0);
-	int starts[LLM_MAX_DIMS], stops[LLM_MAX_DIMS];
+	int starts[LLM_MAX_DIMS], stops[LLM_MAX_DIMS], steps[LLM_MAX_DIMS];
 	int n = llm_attr_integers(node, "starts", starts), m = llm_attr_integers(node, "stops", stops);
 
 	if (n < 0 || m != n || n > x->ndim)
 		return llm_infer_refuse(node, x, NULL,
 			"the attributes starts and stops must list one position for each of the first axes", err);
+	if (!steps_of(node, n, steps))
+		return llm_attr_refuse(node, "steps", "a list of whole numbers from 1 up, one for each start", err);
 	llm_infer_copy_shape(node, x);
 	for (int i = 0; i < n; i++)
 	{
@@ -42,10 +62,11 @@ llm_infer_slice(const LlmGraph *graph, LlmNode *node, LlmError *err)
 
 		if (starts[i] == LLM_TO_END)
 			return llm_attr_refuse(node, "starts", "a list of whole numbers", err);
-		if (starts[i] == 0 && stops[i] == LLM_TO_END)
+		if (starts[i] == 0 && stops[i] == LLM_TO_END &&
+			(steps[i] == 1 || llm_dim_divide(graph, &x->shape[i], steps[i], &node->shape[i])))
 			continue; /* the whole axis, whatever its size */
 		length = slice_length(llm_dim_value(&x->shape[i], &graph->sizes), starts[i], stops[i]);
-		node->shape[i] = (LlmDim){.times = length};
+		node->shape[i] = (LlmDim){.times = length < 0 ? length : (length + steps[i] - 1) / steps[i]};
 		if (length >= 0)
 			continue;
 		if (length == -2)
@@ -71,9 +92,9 @@ llm_rows_slice(const LlmExec *exec, const LlmNode *node, int t)
 	return from == -1 || (from >= 0 && t == from);
 }
 
-/* Starts and stops along the first *n axes, counted from 0. */
+/* Starts and stops along the first *n axes, counted from 0, and steps. */
 static LlmCode
-ranges_of(const LlmNode *node, const LlmValue *x, int *n, int *starts, int *stops, LlmError *err)
+ranges_of(const LlmNode *node, const LlmValue *x, int *n, int *starts, int *stops, int *steps, LlmError *err)
 {
 	int dims[LLM_MAX_DIMS];
 
@@ -82,20 +103,21 @@ ranges_of(const LlmNode *node, const LlmValue *x, int *n, int *starts, int *stop
 	for (int i = 0; i < *n; i++)
 		if (stops[i] == LLM_TO_END)
 			stops[i] = x->dims[i];
-	return llm_slice_shape(x->ndim, x->dims, *n, starts, stops, dims, err);
+	steps_of(node, *n, steps);
+	return llm_slice_shape(x->ndim, x->dims, *n, starts, stops, steps, dims, err);
 }
 
 LlmCode
 llm_forward_slice(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 {
-	int n, starts[LLM_MAX_DIMS], stops[LLM_MAX_DIMS];
+	int n, starts[LLM_MAX_DIMS], stops[LLM_MAX_DIMS], steps[LLM_MAX_DIMS];
 	LlmCode code = llm_run_result(exec, index, err);
 
 	if (code == LLM_OK)
-		code = ranges_of(&exec->model->graph.nodes[index], x, &n, starts, stops, err);
-	return code == LLM_OK
-			   ? llm_slice(x->ndim, x->dims, n, starts, stops, x->floats, llm_result_of(exec, index), err)
-			   : code;
+		code = ranges_of(&exec->model->graph.nodes[index], x, &n, starts, stops, steps, err);
+	return code == LLM_OK ? llm_slice(x->ndim, x->dims, n, starts, stops, steps, x->floats,
+								llm_result_of(exec, index), err)
+						  : code;
 }
 
 /* Rows shorter than this are copied in groups of this many between two polls of the stop function. */
@@ -106,11 +128,14 @@ static LlmCode
 slice_dx(Back *b, float *dx, LlmError *err)
 {
 	const LlmValue *x = &b->in[0];
-	int n, starts[LLM_MAX_DIMS] = {0}, stops[LLM_MAX_DIMS];
-	LlmCode code = ranges_of(b->node, x, &n, starts, stops, err);
-	int last = x->ndim - 1;
+	int n, starts[LLM_MAX_DIMS] = {0}, stops[LLM_MAX_DIMS], steps[LLM_MAX_DIMS];
+	LlmCode code = ranges_of(b->node, x, &n, starts, stops, steps, err);
+	int last = x->ndim - 1, step;
 	size_t length = x->ndim ? b->out->dims[last] : 1;
 
+	for (int i = code == LLM_OK ? n : x->ndim; i < x->ndim; i++)
+		steps[i] = 1;
+	step = last < 0 || code != LLM_OK ? 1 : steps[last];
 	if (code == LLM_OK)
 		code = llm_fill(x->numel, 0, dx, err);
 	for (size_t at = 0; code == LLM_OK && length > 0 && at < b->out->numel; at += length)
@@ -120,11 +145,13 @@ slice_dx(Back *b, float *dx, LlmError *err)
 
 		for (int i = last - 1; i >= 0; i--)
 		{
-			to += (row % b->out->dims[i] + starts[i]) * stride;
+			to += (row % b->out->dims[i] * steps[i] + starts[i]) * stride;
 			stride *= x->dims[i];
 			row /= b->out->dims[i];
 		}
-		if (few)
+		if (step > 1)
+			code = llm_copy_rows(length, 1, b->dy + at, 1, dx + to, step, err);
+		else if (few)
 			memcpy(dx + to, b->dy + at, length * sizeof(float));
 		else
 			code = llm_copy(length, b->dy + at, dx + to, err);

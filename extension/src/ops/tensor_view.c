@@ -106,24 +106,26 @@ tensor_transpose(PG_FUNCTION_ARGS)
  * rest of the tensor need not be read.
  */
 static void
-RecordSlice(Tensor *out, const Tensor *whole, int n, const int *starts, const int *stops)
+RecordSlice(Tensor *out, const Tensor *whole, int n, const int *starts, const int *stops, const int *steps)
 {
 	uint32 number = TapeKnown(whole);
-	LlmAttr attrs[2];
+	LlmAttr attrs[3];
 
 	if (number == 0)
 		return;
 	attrs[0] = TapeAttrInts("starts", n, starts);
 	attrs[1] = TapeAttrInts("stops", n, stops);
-	TapeRecordNumbers(out, "slice", 1, &number, whole, TensorNumel(out), 2, attrs);
+	if (steps)
+		attrs[2] = TapeAttrInts("steps", n, steps);
+	TapeRecordNumbers(out, "slice", 1, &number, whole, TensorNumel(out), steps ? 3 : 2, attrs);
 }
 
 /*
- * The elements between starts and stops. Of a stored value only the rows of the first axis between them are
- * read.
+ * The elements between starts and stops, or every steps-th of them. Of a stored value only the rows of the
+ * first axis between them are read.
  */
 static Tensor *
-Slice(Datum datum, int n, int *starts, int *stops)
+Slice(Datum datum, int n, int *starts, int *stops, const int *steps)
 {
 	Tensor *header = DatumGetTensorHeader(datum);
 	LlmError err = {0};
@@ -135,7 +137,7 @@ Slice(Datum datum, int n, int *starts, int *stops)
 
 	if (pg_llm_autograd)
 		TapeStart();
-	LLM_CHECK(llm_slice_shape(header->ndim, header->dims, n, starts, stops, dims, &err), &err);
+	LLM_CHECK(llm_slice_shape(header->ndim, header->dims, n, starts, stops, steps, dims, &err), &err);
 	memcpy(from, starts, sizeof(int) * n);
 	memcpy(to, stops, sizeof(int) * n);
 	out = TensorNew(header->ndim, dims);
@@ -144,15 +146,16 @@ Slice(Datum datum, int n, int *starts, int *stops)
 	{
 		for (int i = 1; i < header->ndim; i++)
 			row *= header->dims[i];
-		x = DatumGetTensorElements(datum, header, starts[0] * row, dims[0] * row);
-		rows_dims[0] = stops[0] = dims[0];
+		rows_dims[0] = stops[0] - starts[0];
+		x = DatumGetTensorElements(datum, header, starts[0] * row, rows_dims[0] * row);
+		stops[0] = rows_dims[0];
 		starts[0] = 0;
 	}
 	else
 		x = DatumGetTensorElements(datum, header, 0, TensorNumel(header));
-	LLM_CHECK(llm_slice(header->ndim, rows_dims, n, starts, stops, x, TENSOR_DATA(out), &err), &err);
+	LLM_CHECK(llm_slice(header->ndim, rows_dims, n, starts, stops, steps, x, TENSOR_DATA(out), &err), &err);
 	if (pg_llm_autograd)
-		RecordSlice(out, header, n, from, to);
+		RecordSlice(out, header, n, from, to, steps);
 	return out;
 }
 
@@ -168,20 +171,26 @@ tensor_slice(PG_FUNCTION_ARGS)
 	header = DatumGetTensorHeader(PG_GETARG_DATUM(0));
 	start = PG_GETARG_INT32(1);
 	stop = !PG_ARGISNULL(2) ? PG_GETARG_INT32(2) : header->ndim > 0 ? header->dims[0] : 0;
-	PG_RETURN_TENSOR(Slice(PG_GETARG_DATUM(0), 1, &start, &stop));
+	PG_RETURN_TENSOR(Slice(PG_GETARG_DATUM(0), 1, &start, &stop, NULL));
 }
 
+/* slice(t, starts, stops [, steps]) */
 Datum
 tensor_slice_axes(PG_FUNCTION_ARGS)
 {
-	int starts[LLM_MAX_DIMS], stops[LLM_MAX_DIMS];
+	int starts[LLM_MAX_DIMS], stops[LLM_MAX_DIMS], steps[LLM_MAX_DIMS];
+	bool stepping = PG_NARGS() > 3;
 	int n = IntsFromArray(PG_GETARG_DATUM(1), "a list of starts", starts);
 	int m = IntsFromArray(PG_GETARG_DATUM(2), "a list of stops", stops);
+	int k = stepping ? IntsFromArray(PG_GETARG_DATUM(3), "a list of steps", steps) : n;
 
 	if (n != m)
 		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR), errmsg("slice: %d starts but %d stops", n, m),
 						   errhint("Give one start and one stop for each of the first axes.")));
-	PG_RETURN_TENSOR(Slice(PG_GETARG_DATUM(0), n, starts, stops));
+	if (n != k)
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR), errmsg("slice: %d starts but %d steps", n, k),
+						   errhint("Give one step for each start; a step of 1 leaves out nothing.")));
+	PG_RETURN_TENSOR(Slice(PG_GETARG_DATUM(0), n, starts, stops, stepping ? steps : NULL));
 }
 
 /* Row i of the first axis, which goes. Never recorded: llm_param_row shows stored values. */

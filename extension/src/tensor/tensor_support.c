@@ -15,6 +15,7 @@
 #include "utils/lsyscache.h"
 
 #include "engine/broadcast.h"
+#include "engine/convolution.h"
 #include "engine/layout.h"
 #include "engine/ops/direct.h"
 #include "engine/sql_layers.h"
@@ -28,6 +29,8 @@ PG_FUNCTION_INFO_V1(tensor_transpose_support);
 PG_FUNCTION_INFO_V1(tensor_layernorm_support);
 PG_FUNCTION_INFO_V1(tensor_rmsnorm_support);
 PG_FUNCTION_INFO_V1(tensor_attention_support);
+PG_FUNCTION_INFO_V1(tensor_conv2d_support);
+PG_FUNCTION_INFO_V1(tensor_groupnorm_support);
 
 /* Shape of the n-th argument, if it is known before execution. A number next to a tensor is a scalar. */
 static bool
@@ -238,5 +241,55 @@ tensor_attention_support(PG_FUNCTION_ARGS)
 		ArgumentShape(call, 2, &weights[1]) && ArgumentShape(call, 3, &weights[2]) &&
 		ArgumentShape(call, 4, &weights[3]))
 		LLM_CHECK(llm_attention_shape(&x, weights, DatumGetInt32(((Const *) heads)->constvalue), &err), &err);
+	PG_RETURN_POINTER(WithShape(call, NULL, &x));
+}
+
+/* Is the n-th argument an integer that is known when the query is planned? */
+static bool
+ConstantInt(const FuncExpr *call, int n, int *value)
+{
+	Node *arg = list_nth(call->args, n);
+
+	if (!IsA(arg, Const) || ((Const *) arg)->constisnull)
+		return false;
+	*value = DatumGetInt32(((Const *) arg)->constvalue);
+	return true;
+}
+
+Datum
+tensor_conv2d_support(PG_FUNCTION_ARGS)
+{
+	FuncExpr *call = SimplifiedCall(fcinfo);
+	LlmError err = {0};
+	LlmShape x, weight, out = {.ndim = 4};
+	LlmConvHow how;
+	LlmConv c;
+	int padding;
+
+	if (call == NULL || !ArgumentShape(call, 0, &x) || !ArgumentShape(call, 1, &weight) ||
+		!ConstantInt(call, 3, &how.stride) || !ConstantInt(call, 4, &padding) ||
+		!ConstantInt(call, 5, &how.groups) || how.stride < 1 || padding < 0 || padding > LLM_MAX_PADDING)
+		PG_RETURN_POINTER(NULL);
+	for (int i = 0; i < 4; i++)
+		how.pad[i] = padding;
+	LLM_CHECK(llm_conv_shape(x.ndim, x.dims, weight.ndim, weight.dims, 0, NULL, &how, &c, &err), &err);
+	memcpy(out.dims, (int[]){c.B, c.OC, c.OH, c.OW}, 4 * sizeof(int));
+	PG_RETURN_POINTER(WithShape(call, NULL, &out));
+}
+
+Datum
+tensor_groupnorm_support(PG_FUNCTION_ARGS)
+{
+	FuncExpr *call = SimplifiedCall(fcinfo);
+	LlmError err = {0};
+	LlmShape x, gamma, beta;
+	int groups;
+
+	if (call == NULL || !ArgumentShape(call, 0, &x))
+		PG_RETURN_POINTER(NULL);
+	if (ArgumentShape(call, 1, &gamma) && ArgumentShape(call, 2, &beta) && ConstantInt(call, 3, &groups))
+		LLM_CHECK(
+			llm_groupnorm_shape(x.ndim, x.dims, gamma.ndim, gamma.dims, beta.ndim, beta.dims, groups, &err),
+			&err);
 	PG_RETURN_POINTER(WithShape(call, NULL, &x));
 }

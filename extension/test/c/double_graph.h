@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "double_attention.h"
+#include "double_image.h"
 #include "double_rope.h"
 #include "double_view.h"
 #include "engine/parallel.h"
@@ -231,6 +232,16 @@ dbl_node(const LlmGraph *g, const LlmNode *node, const DblValue *values)
 			break;
 		case LLM_OP_DROPOUT:
 			dbl_dropout(node, in[0], &out);
+			break;
+		case LLM_OP_CONV2D:
+			dbl_conv2d(node, in, &out);
+			break;
+		case LLM_OP_GROUPNORM:
+			dbl_groupnorm(node, in, &out);
+			break;
+		case LLM_OP_UPSAMPLE:
+		case LLM_OP_AVGPOOL:
+			dbl_scaled(node, in[0], node->op == LLM_OP_AVGPOOL, &out);
 			break;
 		default:
 			if (node->op >= LLM_OP_NEG && node->op <= LLM_OP_COS)

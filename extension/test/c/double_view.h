@@ -112,12 +112,13 @@ dbl_reduce_run(LlmOp op, const DblValue *x, int axis, const DblValue *out, size_
 static inline double
 dbl_sliced(const LlmNode *node, const DblValue *x, const DblValue *out, size_t place)
 {
-	const LlmAttr *starts = llm_attr(node, "starts");
+	const LlmAttr *starts = llm_attr(node, "starts"), *steps = llm_attr(node, "steps");
 	int at[LLM_MAX_DIMS];
 
 	dbl_index(out, place, at);
 	for (int i = 0; i < starts->count; i++)
-		at[i] += (int) starts->items[i].number + (starts->items[i].number < 0 ? x->dims[i] : 0);
+		at[i] = at[i] * (steps ? (int) steps->items[i].number : 1) + (int) starts->items[i].number +
+				(starts->items[i].number < 0 ? x->dims[i] : 0);
 	return x->x[dbl_place(x, at)];
 }
 

@@ -93,7 +93,9 @@ write_attrs(Bytes *b, char *out, LlmOp op)
 			return sprintf(out, "starts=%s",
 				PICK(b, "[0,0,1] stops=[null,null,3]", "[0] stops=[1]", "[] stops=[]",
 					"[0,0,-2] stops=[null,null,null]", "[0,-1] stops=[null,null]", "[0,1] stops=[null,3]",
-					"[-1] stops=[null]", "[0,0,0,1] stops=[null,null,null,2]"));
+					"[-1] stops=[null]", "[0,0,0,1] stops=[null,null,null,2]",
+					"[0,0,1] stops=[null,null,null] steps=[1,1,2]", "[0] stops=[null] steps=[3]",
+					"[0,0] stops=[null,null] steps=[1,2]", "[0] stops=[1] steps=[0]"));
 		case LLM_OP_ROPE:
 			return sprintf(out, "n_head=%s %s %s %s %s", PICK(b, "1", "3", "2", "6", "0", "1.5"),
 				PICK(b, "", "interleaved=true", "interleaved=null"),
@@ -102,6 +104,17 @@ write_attrs(Bytes *b, char *out, LlmOp op)
 				PICK(b, "", "factor=4", "factor=0", "low_freq_factor=1",
 					"factor=8 low_freq_factor=1 high_freq_factor=4 original_max_position_embeddings=8",
 					"factor=8 low_freq_factor=4 high_freq_factor=4 original_max_position_embeddings=8"));
+		case LLM_OP_CONV2D:
+			return sprintf(out, "%s %s %s", PICK(b, "", "stride=2", "stride=3", "stride=0", "stride=1e9"),
+				PICK(b, "padding=1", "", "padding=[0,1,2,0]", "padding=3", "padding=[1]", "padding=-1"),
+				PICK(b, "", "groups=3", "groups=2", "groups=6", "groups=nan"));
+		case LLM_OP_GROUPNORM:
+			return sprintf(out, "%s %s", PICK(b, "", "groups=2", "groups=6", "groups=5", "groups=0.5"),
+				PICK(b, "", "eps=0", "eps=1e-3", "eps=nan"));
+		case LLM_OP_UPSAMPLE:
+		case LLM_OP_AVGPOOL:
+			return sprintf(
+				out, "%s", PICK(b, "", "factor=2", "factor=3", "factor=1", "factor=0", "factor=2e9"));
 		case LLM_OP_ATTENTION:
 			return sprintf(out, "n_head=%s %s %s %s %s %s %s %s",
 				PICK(b, "2", "1", "3", "6", "0", "4096", "1e9", "nan"),
@@ -133,7 +146,9 @@ static const char *const preludes[] = {"",
 	"param - shape=[140,140]\n",
 	"n0 input - shape=[B,T,3*C]\nn1 input - shape=[T,C]\nn2 input - shape=[B,T] dtype=int\nn3 param - "
 	"shape=[C]\nn4 param "
-	"- shape=[V,C]\n"};
+	"- shape=[V,C]\n",
+	"n0 input - shape=[B,C,4*X,X]\nn1 param - shape=[F,2,3,1]\nn2 param - shape=[C]\nn3 input - "
+	"shape=[T,C,5,7]\nn4 param - shape=[V,C,2,3]\n"};
 
 static inline bool
 fits(const char *text)

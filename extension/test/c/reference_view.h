@@ -5,48 +5,7 @@
 #ifndef REFERENCE_VIEW_H
 #define REFERENCE_VIEW_H
 
-#include "engine/execute.h"
-#include "reference.h"
-
-typedef struct RefValue
-{
-	int ndim, dims[LLM_MAX_DIMS];
-	size_t numel;
-	float *floats;
-	const int32_t *integers;
-} RefValue;
-
-static inline RefValue
-ref_value(int ndim, const int *dims)
-{
-	RefValue v = {.ndim = ndim, .numel = 1};
-
-	for (int i = 0; i < ndim; i++)
-		v.numel *= v.dims[i] = dims[i];
-	v.floats = malloc(v.numel * sizeof(float) + 1);
-	return v;
-}
-
-/* The index of the element at `place`, and the inverse. */
-static inline void
-ref_index(const RefValue *v, size_t place, int *index)
-{
-	for (int i = v->ndim - 1; i >= 0; i--)
-	{
-		index[i] = place % v->dims[i];
-		place /= v->dims[i];
-	}
-}
-
-static inline size_t
-ref_place(const RefValue *v, const int *index)
-{
-	size_t place = 0;
-
-	for (int i = 0; i < v->ndim; i++)
-		place = place * v->dims[i] + index[i];
-	return place;
-}
+#include "reference_image.h"
 
 static inline int
 ref_axis(const LlmNode *node, int ndim, int otherwise)
@@ -180,12 +139,15 @@ static inline RefValue
 ref_slice(const LlmNode *node, const RefValue *x)
 {
 	const LlmAttr *starts = llm_attr(node, "starts"), *stops = llm_attr(node, "stops");
-	int dims[LLM_MAX_DIMS], first[LLM_MAX_DIMS] = {0};
+	const LlmAttr *steps = llm_attr(node, "steps");
+	int dims[LLM_MAX_DIMS], first[LLM_MAX_DIMS] = {0}, step[LLM_MAX_DIMS];
 	RefValue out;
 
 	for (int i = 0; i < x->ndim; i++)
 	{
 		int stop = x->dims[i];
+
+		step[i] = steps && i < steps->count ? (int) steps->items[i].number : 1;
 
 		if (i < starts->count)
 		{
@@ -193,7 +155,7 @@ ref_slice(const LlmNode *node, const RefValue *x)
 			if (stops->items[i].kind != LLM_ATTR_NULL)
 				stop = (int) stops->items[i].number + (stops->items[i].number < 0 ? x->dims[i] : 0);
 		}
-		dims[i] = stop - first[i];
+		dims[i] = (stop - first[i] + step[i] - 1) / step[i];
 		CHECK(first[i] >= 0 && dims[i] >= 0 && stop <= x->dims[i]);
 	}
 	out = ref_value(x->ndim, dims);
@@ -203,7 +165,7 @@ ref_slice(const LlmNode *node, const RefValue *x)
 
 		ref_index(&out, e, at);
 		for (int i = 0; i < x->ndim; i++)
-			at[i] += first[i];
+			at[i] = at[i] * step[i] + first[i];
 		out.floats[e] = x->floats[ref_place(x, at)];
 	}
 	return out;
@@ -263,6 +225,14 @@ ref_view(const LlmNode *node, const RefValue *values, const LlmSizes *sizes)
 		case LLM_OP_STACK:
 		case LLM_OP_TOTAL:
 			return ref_join(node, values);
+		case LLM_OP_CONV2D:
+			return ref_conv2d(
+				node, x, &values[node->inputs[1]], node->n_inputs > 2 ? &values[node->inputs[2]] : NULL);
+		case LLM_OP_GROUPNORM:
+			return ref_groupnorm(node, x, &values[node->inputs[1]], &values[node->inputs[2]]);
+		case LLM_OP_UPSAMPLE:
+		case LLM_OP_AVGPOOL:
+			return ref_scaled(node, x, node->op == LLM_OP_AVGPOOL);
 		case LLM_OP_ONES_LIKE:
 		case LLM_OP_ZEROS_LIKE:
 			out = ref_value(x->ndim, x->dims);

@@ -145,6 +145,19 @@ shape_rules(void)
 	shape_is(
 		"q input - shape=[T,F]\nk input - shape=[T,8]\ny attention q,k,k n_head=6 n_kv_head=2\n", "(T,F)");
 	shape_is("y softmax x axis=0\n", "(B,T,C)");
+	shape_is(
+		"i input - shape=[B,C,4*S,S]\nk param - shape=[7,C,3,3]\ny conv2d i,k padding=1\n", "(B,7,4*S,S)");
+	shape_is("i input - shape=[B,C,4*S,2*S]\nk param - shape=[7,C,3,3]\nb param - shape=[7]\ny conv2d i,k,b "
+			 "padding=1 stride=2\n",
+		"(B,7,2*S,S)");
+	shape_is("i input - shape=[B,C,9,8]\nk param - shape=[6,4,2,3]\ny conv2d i,k groups=3 stride=3 "
+			 "padding=[0,1,2,0]\n",
+		"(B,6,3,3)");
+	shape_is("i input - shape=[B,C,S,S]\ny groupnorm i,v,v groups=4 eps=0\n", "(B,C,S,S)");
+	shape_is("i input - shape=[B,C,S,7]\ny upsample i factor=3\n", "(B,C,3*S,21)");
+	shape_is("i input - shape=[B,C,6*S,7]\ny avgpool i factor=3\n", "(B,C,2*S,2)");
+	shape_is("y slice x starts=[0,0,1] stops=[null,null,null] steps=[1,1,2]\n", "(B,T,6)"); /* C is 12 */
+	shape_is("i input - shape=[B,2*T]\ny slice i starts=[0,0] stops=[null,null] steps=[1,2]\n", "(B,T)");
 	shape_is("y dropout x p=1 seed='18446744073709551615\n", "(B,T,C)");
 }
 
@@ -206,6 +219,38 @@ view_rules(void)
 	refused("y slice x starts=[0]\n", LLM_SHAPE, "starts and stops");
 	refused("y slice x starts=[0,0,0,0] stops=[1,1,1,1]\n", LLM_SHAPE, "starts and stops");
 	refused("y slice x starts=[null] stops=[1]\n", LLM_INVALID, "starts");
+	refused(
+		"y slice x starts=[0,0] stops=[null,null] steps=[1,2]\n", LLM_SHAPE, "from 0 along axis 1;size of T");
+	refused("y slice x starts=[0,0] stops=[1,null] steps=[1]\n", LLM_INVALID,
+		"attribute steps;one for each start");
+	refused("y slice x starts=[0] stops=[1] steps=[0]\n", LLM_INVALID, "attribute steps");
+	refused("y slice x starts=[0] stops=[1] steps=[null]\n", LLM_INVALID, "attribute steps");
+	refused("y conv2d x,w\n", LLM_SHAPE, "(B,T,C) and w (C,F);the image must be (B,C,H,W)");
+	refused("i input - shape=[B,C,S,S]\nk param - shape=[7,5,3,3]\ny conv2d i,k\n", LLM_SHAPE,
+		"the channels differ;C/groups");
+	refused("i input - shape=[B,C,S,S]\nk param - shape=[7,C,3,3]\ny conv2d i,k groups=5\n", LLM_SHAPE,
+		"groups do not divide");
+	refused("i input - shape=[B,C,S,S]\nk param - shape=[7,C,3,3]\ny conv2d i,k\n", LLM_SHAPE, "must fit");
+	refused("i input - shape=[B,C,2,5]\nk param - shape=[7,C,3,3]\ny conv2d i,k\n", LLM_SHAPE, "must fit");
+	refused(
+		"i input - shape=[B,C,5,5]\nk input - shape=[7,C,S,3]\ny conv2d i,k\n", LLM_SHAPE, "must be known");
+	refused(
+		"i input - shape=[B,C,5,5]\nk param - shape=[7,C,0,3]\ny conv2d i,k\n", LLM_SHAPE, "must be known");
+	refused("i input - shape=[B,C,5,5]\nk param - shape=[7,C,3,3]\ny conv2d i,k,v\n", LLM_SHAPE,
+		"each output channel");
+	refused("y conv2d x,w stride=1.5\n", LLM_INVALID, "attribute stride;whole number");
+	refused("y conv2d x,w stride=0\n", LLM_INVALID, "attribute stride;from 1 up");
+	refused("y conv2d x,w padding=[1,2]\n", LLM_INVALID, "attribute padding;above, below, left and right");
+	refused("y conv2d x,w padding=-1\n", LLM_INVALID, "attribute padding");
+	refused("y conv2d x,w padding=true\n", LLM_INVALID, "attribute padding");
+	refused("y groupnorm v,v,v\n", LLM_SHAPE, "(C);(B,C,...)");
+	refused("i input - shape=[B,C,S]\ny groupnorm i,v,v groups=5\n", LLM_SHAPE, "groups do not divide");
+	refused("y groupnorm w,v,v\n", LLM_SHAPE, "(C,F) and v (C);one element for each channel");
+	refused("y upsample v\n", LLM_SHAPE, "(C);a height and a width");
+	refused("y upsample w factor=2147483647\n", LLM_SHAPE, "too large");
+	refused("y upsample w factor=1.5\n", LLM_INVALID, "attribute factor");
+	refused("y avgpool x\n", LLM_SHAPE, "at least the factor");
+	refused("y avgpool w factor=13\n", LLM_SHAPE, "at least the factor");
 	refused("y concat -\n", LLM_INVALID, "concat takes at least 1 input, not 0");
 	refused("y concat x,w\n", LLM_SHAPE, "(B,T,C) and w (C,F);joined axis");
 	refused("u input - shape=[B,5,C]\ny concat x,u axis=1\n", LLM_SHAPE, "(B,T,C) and u (B,5,C)");

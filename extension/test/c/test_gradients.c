@@ -181,6 +181,46 @@ view_rules(void)
 	each("ones_like;zeros_like", "x param - shape=[2,3]\ny % x\n");
 }
 
+static void
+image_rules(void)
+{
+	static const char weights[] =
+		"x param - shape=[2,3,5,4]\nw param - shape=[4,3,3,2]\nb param - shape=[4]\n";
+	static const char how[] = ";padding=1;stride=2;stride=2 padding=1;stride=3 padding=2;padding=[0,1,2,0];"
+							  "stride=2 padding=[0,1,0,1];stride=5 padding=4";
+	char text[400];
+
+	snprintf(text, sizeof(text), "%sy conv2d x,w,b %%\n", weights);
+	each(how, text);
+	each("x,w;x,w padding=2", "x input - shape=[2,3,3,3]\nw param - shape=[5,3,3,3]\ny conv2d %\n");
+	each("1;2;4",
+		"x param - shape=[2,4,5,3]\nw input - shape=[8,1,2,2]\nv param - shape=[8,2,2,2]\nu param - "
+		"shape=[8,4,2,2]\na conv2d x,w groups=4\nb conv2d x,v groups=2 stride=2 padding=1\nc conv2d x,u\n"
+		"d add a,c\ne slice d starts=[0,0,0,0] stops=[2,%,3,2]\nf slice b starts=[0,0,0,0] "
+		"stops=[2,%,3,2]\ny mul e,f\n");
+	rule("x param - shape=[2,130,3,3]\nw param - shape=[2,130,2,3]\ny conv2d x,w padding=1\n");
+	rule("x param - shape=[3,1,9,9]\nw param - shape=[35,1,3,3]\ny conv2d x,w padding=1\n"); /* 243 pixels */
+	rule("x param - shape=[1,1,1,1]\nw param - shape=[1,1,1,1]\ny conv2d x,w\n");
+	rule("x param - shape=[0,3,4,4]\nw param - shape=[2,3,3,3]\nb param - shape=[2]\ny conv2d x,w,b\n");
+	rule("x param - shape=[2,0,4,4]\nw param - shape=[2,0,3,3]\nb param - shape=[2]\ny conv2d x,w,b\n");
+	rule("x param - shape=[2,3,4,4]\nw param - shape=[0,3,3,3]\nb param - shape=[0]\ny conv2d x,w,b\n");
+	rule("x param - shape=[2,3,0,4]\nw param - shape=[2,3,1,1]\ny conv2d x,w padding=1 stride=2\n");
+	each("1;2;3;6 eps=0.1",
+		"x param - shape=[2,6,3,5]\ng param - shape=[6]\nb param - shape=[6]\ny groupnorm x,g,b "
+		"groups=%\n");
+	each("3,12;2,12,1;0,12,3;2,12,0;1,12,5,1,2;1,12,30,40",
+		"x param - shape=[%]\ng param - shape=[12]\nb param - shape=[12]\ny groupnorm x,g,b groups=3\n");
+	rule("x param - shape=[2,4,3]\ng input - shape=[4]\nb input - shape=[4]\ny groupnorm x,g,b groups=2\n");
+	rule("x input - shape=[2,4,3]\ng param - shape=[4]\nb param - shape=[4]\ny groupnorm x,g,b groups=2\n");
+	rule("x param - shape=[2,0,3]\ng param - shape=[0]\nb param - shape=[0]\ny groupnorm x,g,b groups=3\n");
+	each("upsample;avgpool", "x param - shape=[2,3,7,5]\ny % x\n");
+	each("upsample;avgpool", "x param - shape=[3,4]\ny % x factor=3\n");
+	each("upsample;avgpool", "x param - shape=[0,2,2]\ny % x\n");
+	each(
+		"[0,1] stops=[null,null] steps=[2,2];[0,0,1] stops=[4,3,5] steps=[1,2,3];[-3] stops=[null] steps=[5]",
+		"x param - shape=[4,3,5]\ny slice x starts=%\n");
+}
+
 /* Expressions that a learner might write: each reads a value several times. */
 static void
 expressions(void)
@@ -280,6 +320,7 @@ main(void)
 	matmul_rules();
 	layer_rules();
 	view_rules();
+	image_rules();
 	expressions();
 	ties();
 	memory_runs_out();

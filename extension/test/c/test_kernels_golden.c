@@ -6,6 +6,7 @@
 #include "levels.h"
 
 #include "engine/sql_layers.h"
+#include "engine/convolution.h"
 #include "engine/parallel.h"
 #include "engine/ops/direct.h"
 #include "engine/rotary.h"
@@ -96,6 +97,41 @@ hash_rope(uint64_t *hash, int interleaved)
 
 	CHECK_OK(llm_rotary(&r, 100, positions, 6, interleaved, y, out, &memory, &err), err);
 	hash_floats(hash, 100 * 66, out);
+}
+
+static void
+hash_conv2d(uint64_t *hash, int unused)
+{
+	LlmConvHow how = {.stride = 2, .groups = 1, .pad = {1, 1, 0, 2}};
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
+	LlmConv c;
+
+	CHECK_OK(llm_conv_shape(4, (int[]){2, 15, 9, 11}, 4, (int[]){7, 15, 3, 3}, 1, (int[]){7}, &how, &c, &err),
+		err);
+	CHECK_OK(llm_conv(&c, y, y + 3000, y + 4000, out, &memory, &err), err);
+	hash_floats(hash, 2 * 7 * c.OH * c.OW, out);
+	CHECK_OK(llm_conv_dx(&c, y + 3000, y, out, &memory, &err), err);
+	hash_floats(hash, 2 * 15 * 9 * 11, out);
+	memset(out, 0, 7 * 15 * 9 * sizeof(float));
+	CHECK_OK(llm_conv_dw(&c, y, y + 3000, out, &memory, &err), err);
+	hash_floats(hash, 7 * 15 * 9, out);
+}
+
+static void
+hash_groupnorm(uint64_t *hash, int unused)
+{
+	int dims[3] = {2, 6, 410};
+	float sums[12] = {0};
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
+
+	CHECK_OK(llm_groupnorm(3, dims, 2, y, y + 5, y + 50, 1e-5f, out, &err), err);
+	hash_floats(hash, 2 * 6 * 410, out);
+	CHECK_OK(
+		llm_groupnorm_backward(3, dims, 2, y, y + 5, 1e-5f, y + 7, out, sums, sums + 6, &memory, &err), err);
+	hash_floats(hash, 2 * 6 * 410, out);
+	hash_floats(hash, 12, sums);
 }
 
 static void
@@ -193,6 +229,8 @@ static const struct
 	{"rope", hash_rope, 0, 0x2ac91b606b1715bc},
 	{"rope_back", hash_rope, 1, 0xd5cafa4405fe5265},
 	{"log_softmax", hash_log_softmax, 0, 0xcccf367e695847b3},
+	{"conv2d", hash_conv2d, 0, 0x8e03ed6d2488e88e},
+	{"groupnorm", hash_groupnorm, 0, 0x6f5bdfd8a709e1af},
 	{"matmul", hash_matmul, 0, 0xecfb06ce9aa951b5},
 	{"attention", hash_attention, 0, 0x9d12b0907419e37b},
 	{"random", hash_random, 0, 0xea010a6ac3fd3773},

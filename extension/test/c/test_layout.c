@@ -78,9 +78,9 @@ slice_case(uint64_t *state, int ndim, const int *dims)
 		if (starts[i] < dims[i] && test_random(state) % 4 == 0)
 			starts[i] -= dims[i];
 	}
-	CHECK_OK(llm_slice_shape(ndim, dims, n, starts, stops, out_dims, &err), err);
+	CHECK_OK(llm_slice_shape(ndim, dims, n, starts, stops, NULL, out_dims, &err), err);
 	out = malloc(product(ndim, out_dims) * sizeof(float) + 1);
-	CHECK_OK(llm_slice(ndim, dims, n, starts, stops, x, out, &err), err);
+	CHECK_OK(llm_slice(ndim, dims, n, starts, stops, NULL, x, out, &err), err);
 	for (int64_t i = 0; i < product(ndim, out_dims); i++)
 	{
 		int64_t rest = i, at = 0, stride = 1;
@@ -164,7 +164,7 @@ errors(void)
 		llm_permute_shape(2, (int[]){3, 4}, 2, (int[]){0, -2}, order, out, &err), LLM_SHAPE, "twice", err);
 	CHECK_FAILS(
 		llm_permute_shape(2, (int[]){3, 4}, 1, (int[]){0}, order, out, &err), LLM_SHAPE, "1 are listed", err);
-	CHECK_FAILS(llm_slice_shape(1, (int[]){4}, 1, starts, stops, out, &err), LLM_SHAPE, "-5 to 2", err);
+	CHECK_FAILS(llm_slice_shape(1, (int[]){4}, 1, starts, stops, NULL, out, &err), LLM_SHAPE, "-5 to 2", err);
 	CHECK_FAILS(llm_reduce(LLM_REDUCE_MAX, 1, 0, 1, NULL, &x, &memory, &err), LLM_SHAPE, "no elements", err);
 }
 
