@@ -31,6 +31,12 @@ MAX_DIMS = 8
 MAX_NPY_HEADER = 65536
 CONFIG = "config.json"
 
+# A folder's weights, the first that is there; the last three are diffusers'.
+_NAMES = (
+    *("model.safetensors", "model.npz", "pytorch_model.bin", "ckpt.pt"),
+    *(f"diffusion_pytorch_model{kind}" for kind in (".safetensors", ".fp16.safetensors", ".bin")),
+)
+
 # safetensors' names of types that convert to float32; bfloat16 is read as the upper half of a float32.
 _TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 _FLOATS: dict[str, np.dtype] = {name: np.dtype(stored) for name, stored in _TYPES.items()}
@@ -169,7 +175,7 @@ def _files(path: Path) -> list[Path]:
         raise CheckpointError(f"{path}: no such file or folder")
     if not path.is_dir():
         return [path]
-    for name in ("model.safetensors", "model.npz", "pytorch_model.bin", "ckpt.pt"):
+    for name in _NAMES:
         if (path / name).is_file():
             return [path / name]
         if (path / f"{name}.index.json").is_file():

@@ -44,13 +44,18 @@ def load_model(
     Of HuggingFace, nanoGPT, minGPT, build-nanogpt, LLMs-from-scratch, llm.c (.bin), llama.cpp (GGUF, with the
     package gguf) or pg_gpt2 (.npz). PyTorch's files need torch; nothing in them is executed. ignore_surplus:
     tensors that the model does not have are left out, with a notice.
+    A folder of diffusers with a UNet2DModel becomes a denoising model (pg_llm.files.unet).
     All or nothing: one transaction, or a savepoint inside the caller's. Needs no rights but those on the
     llm_ tables. Errors: CheckpointError for the file, psycopg.Error (naming every tensor that is missing,
     surplus or of another shape) from the server.
     Example: load_model(pg_llm.connect(), "gpt2", "gpt2-small")
     """
+    from pg_llm.files.unet_import import load_unet, unet_folder
+
+    if folder := unet_folder(Path(folder_or_file).expanduser()):
+        return load_unet(conn, folder, model, ignore_surplus, progress)
     with open_checkpoint(folder_or_file) as checkpoint:
-        _check_sizes(checkpoint)
+        check_sizes(checkpoint)
         with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
             schema = catalog.schema(conn)
             rows = _begin(cursor, schema, checkpoint, model, ignore_surplus)
@@ -62,7 +67,8 @@ def load_model(
     return Imported(len(chosen), sum(tensor.size for _, tensor in chosen))
 
 
-def _check_sizes(checkpoint: Checkpoint) -> None:
+def check_sizes(checkpoint: Checkpoint) -> None:
+    """Errors: CheckpointError for a tensor that is larger than a row."""
     for tensor in checkpoint.tensors:
         if tensor.size * 4 > _MAX_TENSOR_BYTES:
             raise CheckpointError(
