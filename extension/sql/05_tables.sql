@@ -11,14 +11,16 @@ CREATE TABLE llm_model_config (
     tokenizer   text COLLATE "C",
     options     jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(options) = 'object'),
     recipe      jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(recipe) = 'object'),
-    CHECK (d_model % greatest(n_head, 1) = 0)
+    CHECK (options ? 'head_dim' OR d_model % greatest(n_head, 1) = 0)
 );
 COMMENT ON TABLE llm_model_config IS 'A model: its dimensions, architecture options, tokenizer and training defaults';
 COMMENT ON COLUMN llm_model_config.d_ff IS 'Width of the MLP''s hidden layer; left out: 4 * d_model';
 COMMENT ON COLUMN llm_model_config.tokenizer IS
     'Whose llm_bpe_vocab rows the model uses if there are none under its own name';
 COMMENT ON COLUMN llm_model_config.options IS
-    'Architecture options: activation (gelu_tanh, gelu_erf, relu, silu, tanh, sigmoid, quick_gelu), '
+    'Architecture options: architecture (gpt2, or another of llm_architecture), activation (gelu_tanh, gelu_erf, '
+    'relu, silu, tanh, sigmoid, quick_gelu), attention_layers (a list of "global" and "local", repeated over the '
+    'layers), window_size (how many keys a position of a local layer sees), head_dim (d_model / n_head if absent), '
     'layer_norm_epsilon, tied_head, eos_token_id, scale_attn_weights, scale_attn_by_inverse_layer_idx; bias or '
     'qkv_bias false: all biases, or those of queries, keys and values, are zero and stay so';
 COMMENT ON COLUMN llm_model_config.recipe IS 'Training defaults of this model, by the argument names of llm_train';

@@ -1,151 +1,152 @@
--- Models: GPT-2's architecture as rows, random weights, logits and loss.
+-- Models: their architectures as rows, random weights, logits and loss.
 
--- B batch, T time, C channels, F = 4*C unless d_ff is set, V vocabulary, P positions.
--- %: this layer; ^: the residual stream that it reads. shape: for a layer with parameters, its weight's.
-CREATE FUNCTION _llm_gpt2_graph(config llm_model_config)
+-- The rows for a row of llm_model_config: the nodes of its architecture, with its sizes and options.
+CREATE FUNCTION _llm_model_graph(config llm_model_config)
     RETURNS TABLE (name text, op text, inputs text[], attrs jsonb)
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH node (part, n, name, kind, inputs, shape) AS (VALUES
-        (0,  1, 'tokens',          'input',         '{}',                           '{B,T}'),
-        (0,  2, 'positions',       'input',         '{}',                           '{T}'),
-        (0,  3, 'wte.weight',      'param',         '{}',                           '{V,C}'),
-        (0,  4, 'wpe.weight',      'param',         '{}',                           '{P,C}'),
-        (0,  5, 'wte',             'embedding',     '{tokens,wte.weight}',          NULL),      -- (B,T,C)
-        (0,  6, 'wpe',             'embedding',     '{positions,wpe.weight}',       NULL),      -- (T,C)
-        (0,  7, 'embd',            'add',           '{wte,wpe}',                    NULL),      -- (B,T,C)
-        (0,  8, 'drop',            'dropout',       '{embd}',                       NULL),
-        -- each layer: x = x + attn(ln_1(x))
-        (1,  1, '%.ln_1',          'layernorm',     '{^}',                          '{C}'),     -- (B,T,C)
-        (1,  2, '%.attn.c_attn',   'linear',        '{%.ln_1}',                     '{C,3*C}'), -- (B,T,3*C)
-        (1,  3, '%.attn.heads',    'attention',     '{%.attn.c_attn}',              NULL),      -- (B,T,C)
-        (1,  4, '%.attn.c_proj',   'linear',        '{%.attn.heads}',               '{C,C}'),
-        (1,  5, '%.attn.drop',     'dropout',       '{%.attn.c_proj}',              NULL),
-        (1,  6, '%.attn.residual', 'add',           '{^,%.attn.drop}',              NULL),
-        -- x = x + mlp(ln_2(x))
-        (1,  7, '%.ln_2',          'layernorm',     '{%.attn.residual}',            '{C}'),
-        (1,  8, '%.mlp.c_fc',      'linear',        '{%.ln_2}',                     '{C,F}'),   -- (B,T,F)
-        (1,  9, '%.mlp.act',       'activation',    '{%.mlp.c_fc}',                 NULL),
-        (1, 10, '%.mlp.c_proj',    'linear',        '{%.mlp.act}',                  '{F,C}'),   -- (B,T,C)
-        (1, 11, '%.mlp.drop',      'dropout',       '{%.mlp.c_proj}',               NULL),
-        (1, 12, '%',               'add',           '{%.attn.residual,%.mlp.drop}', NULL),
-        -- the head
-        (2,  1, 'ln_f',            'layernorm',     '{^}',                          '{C}'),
-        (2,  2, 'lm_head.weight',  'param',         '{}',                           '{V,C}'),   -- unless tied
-        (2,  3, 'logits',          'matmul',        '{ln_f,lm_head.weight}',        NULL),      -- (B,T,V)
-        (2,  4, 'targets',         'input',         '{}',                           '{B,T}'),
-        (2,  5, 'loss',            'cross_entropy', '{logits,targets}',             NULL)       -- ()
-    ),
-    piece (kind, k, suffix, op, inputs) AS (VALUES -- the rows for a layer with parameters, or an activation
-        -- input: what the node reads; self: its name
-        ('layernorm', 1, '.weight', 'param',     '{}'),
-        ('layernorm', 2, '.bias',   'param',     '{}'),
-        ('layernorm', 3, '',        'layernorm', '{input,self.weight,self.bias}'),
-        ('linear',    1, '.weight', 'param',     '{}'),
-        ('linear',    2, '.bias',   'param',     '{}'),
-        ('linear',    3, '.matmul', 'matmul',    '{input,self.weight}'),
-        ('linear',    4, '',        'add',       '{self.matmul,self.bias}'),
-        ('gelu_tanh', 1, '',        'gelu',      '{input}'),
-        ('gelu_erf',  1, '',        'gelu',      '{input}'),
-        ('relu',      1, '',        'relu',      '{input}'),
-        ('silu',      1, '',        'silu',      '{input}'),
-        ('tanh',      1, '',        'tanh',      '{input}'),
-        ('sigmoid',   1, '',        'sigmoid',   '{input}'),
-        -- x sigmoid(1.702 x), an approximation of gelu (Hendrycks and Gimpel, 2016)
-        ('quick_gelu', 1, '.slope',   'constant', '{}'),
-        ('quick_gelu', 2, '.scaled',  'mul',      '{input,self.slope}'),
-        ('quick_gelu', 3, '.sigmoid', 'sigmoid',  '{self.scaled}'),
-        ('quick_gelu', 4, '',         'mul',      '{input,self.sigmoid}')
-    ),
-    config AS (
-        SELECT c.n_layer, c.n_head, coalesce((c.options ->> 'tied_head')::boolean, true) AS tied,
-            coalesce((c.options ->> 'layer_norm_epsilon')::float8, 1e-5) AS eps,
-            coalesce(c.options ->> 'activation', 'gelu_tanh') AS activation,
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH config AS (
+        SELECT c.n_layer, c.n_head, a.family, a.layer AS layer_name, a.stream, a.embedding, a.head, o.options,
+            (o.options ->> 'tied_head')::boolean AS tied, (o.options ->> 'layer_norm_epsilon')::float8 AS eps,
+            o.options ->> 'activation' AS activation, o.options -> 'attention_layers' AS kinds,
             -- HuggingFace's names; the inverse index makes the scores of later layers smaller
-            coalesce((c.options ->> 'scale_attn_weights')::boolean, true) AS scaled,
-            coalesce((c.options ->> 'scale_attn_by_inverse_layer_idx')::boolean, false) AS by_layer,
-            CASE WHEN c.options ->> 'bias' = 'false' THEN '%.bias'
-                WHEN c.options ->> 'qkv_bias' = 'false' THEN '%.c_attn.bias' END AS unbiased,
-            sqrt((c.d_model / c.n_head)::float8) AS root, -- of the head size
-            CASE WHEN c.d_ff = 4 * c.d_model THEN '4*C' ELSE 'F' END AS ff,
+            coalesce((o.options ->> 'scale_attn_weights')::boolean, true) AS scaled,
+            coalesce((o.options ->> 'scale_attn_by_inverse_layer_idx')::boolean, false) AS by_layer,
+            CASE WHEN o.options ->> 'bias' = 'false' THEN '%.bias'
+                WHEN o.options ->> 'qkv_bias' = 'false' THEN '%.c_attn.bias' END AS unbiased,
+            sqrt(size.head::float8) AS root,
+            -- what the placeholders in shapes stand for, but for the dimensions that the engine knows by name
+            jsonb_build_object('F', CASE WHEN c.d_ff = 4 * c.d_model THEN '4*C' ELSE 'F' END, 'NH', c.n_head,
+                'KH', size.kv, 'HS', size.head, '3*HS', 3 * size.head, 'P+2', c.n_positions + 2,
+                'Q', CASE size.head * c.n_head WHEN c.d_model THEN '"C"' ELSE to_jsonb(size.head * c.n_head) END,
+                '3*Q', CASE size.head * c.n_head WHEN c.d_model THEN '"3*C"'
+                    ELSE to_jsonb(3 * size.head * c.n_head) END,
+                'K', CASE size.head * size.kv WHEN c.d_model THEN '"C"' ELSE to_jsonb(size.head * size.kv) END)
+                AS sizes,
+            size.head AS head_size, size.kv AS n_kv_head,
             -- 2 n_layer terms are added to the residual stream: they are initialised smaller (Radford et al.,
             -- 2019)
             0.02 / sqrt(2 * greatest(c.n_layer, 1)::float8) AS small
-        FROM (SELECT (_llm_gpt2_graph.config).*) AS c WHERE c.model IS NOT NULL
+        FROM (SELECT (_llm_model_graph.config).*) AS c
+        JOIN @extschema@.llm_architecture AS a ON a.architecture = coalesce(c.options ->> 'architecture', 'gpt2')
+        CROSS JOIN LATERAL (SELECT a.defaults || jsonb_strip_nulls(c.options)) AS o (options)
+        CROSS JOIN LATERAL (SELECT coalesce((o.options ->> 'head_dim')::int, c.d_model / c.n_head),
+            coalesce((o.options ->> 'n_kv_head')::int, c.n_head)) AS size (head, kv)
+        WHERE c.model IS NOT NULL
+    ),
+    node AS (
+        SELECT node.part, node.n, node.name, node.inputs, node.shape,
+            CASE WHEN node.kind = 'activation' THEN activation
+                WHEN node.kind = 'projection' AND EXISTS (SELECT FROM unnest(node.bias) AS b (switch)
+                    WHERE switch = 'always' OR (options ->> switch)::boolean) THEN 'biased projection'
+                ELSE node.kind END AS kind
+        FROM config JOIN @extschema@._llm_architecture_nodes() AS node ON node.of && ARRAY['*', family]
+        WHERE node.needs IS NULL
+            OR coalesce((options ->> ltrim(node.needs, '!'))::boolean, false) <> (node.needs LIKE '!%')
     ),
     graph AS (
         SELECT part, layer, n, k, node.kind, coalesce(piece.op, node.kind) AS op,
-            replace(node.name || coalesce(suffix, ''), '%', 'h.' || layer) AS name,
+            replace(node.name || coalesce(suffix, ''), '%', here) AS name,
             replace(replace(
-                coalesce(replace(replace(piece.inputs, 'self', node.name), 'input', btrim(node.inputs, '{}')),
-                    node.inputs), '%', 'h.' || layer),
-                '^', CASE layer WHEN 0 THEN 'drop' ELSE 'h.' || layer - 1 END)::text[] AS inputs,
-            array_replace(shape::text[], 'F', ff) AS shape
+                coalesce(replace(replace(piece.inputs, '$self', node.name), '$input', btrim(node.inputs, '{}')),
+                    node.inputs), '%', here),
+                '^', CASE layer WHEN 0 THEN stream ELSE replace(layer_name, '%', (layer - 1)::text) END)::text[]
+                AS inputs,
+            (SELECT jsonb_agg(coalesce(sizes -> d.dim, to_jsonb(d.dim)) ORDER BY d.i)
+             FROM unnest(shape::text[]) WITH ORDINALITY AS d (dim, i)) AS shape
         FROM config CROSS JOIN node
-        LEFT JOIN piece ON piece.kind = CASE node.kind WHEN 'activation' THEN activation ELSE node.kind END
+        LEFT JOIN @extschema@._llm_node_pieces() AS piece ON piece.kind = node.kind
         JOIN LATERAL generate_series(0, n_layer) AS layer
             ON CASE part WHEN 0 THEN layer = 0 WHEN 1 THEN layer < n_layer ELSE layer = n_layer END
+        CROSS JOIN LATERAL (SELECT replace(layer_name, '%', layer::text)) AS this (here)
     )
-    SELECT g.name, g.op,
-        CASE WHEN tied THEN array_replace(g.inputs, 'lm_head.weight', 'wte.weight') ELSE g.inputs END,
+    SELECT g.name, g.op, CASE WHEN tied THEN array_replace(g.inputs, head, embedding) ELSE g.inputs END,
         CASE g.op
             WHEN 'input' THEN jsonb_build_object('shape', shape, 'dtype', 'int')
             WHEN 'param' THEN CASE WHEN g.name LIKE '%.bias'
-                THEN jsonb_build_object('shape', shape[cardinality(shape):], 'init', 'zeros')
+                THEN jsonb_build_object('shape',
+                        jsonb_build_array(shape -> CASE kind WHEN 'biased projection' THEN 0 ELSE -1 END),
+                        'init', 'zeros')
                     || CASE WHEN g.name LIKE unbiased THEN '{"trainable": false}' ELSE '{}' END::jsonb
-                WHEN kind = 'layernorm' THEN jsonb_build_object('shape', shape, 'init', 'ones')
+                WHEN kind IN ('layernorm', 'rmsnorm') THEN jsonb_build_object('shape', shape, 'init', 'ones')
                 ELSE jsonb_build_object('shape', shape, 'init', 'normal',
-                    'std', CASE WHEN g.name LIKE '%.c_proj.weight' THEN small ELSE 0.02 END) END
+                    'std', CASE WHEN g.name
+                        ~ '\.(c_proj|out_proj|o_proj|down_proj|dense|dense_4h_to_h|fc_out|fc2)\.weight$'
+                        THEN small ELSE 0.02 END) END
             WHEN 'layernorm' THEN jsonb_build_object('eps', eps)
+            WHEN 'rmsnorm' THEN jsonb_build_object('eps', eps)
+            WHEN 'reshape' THEN jsonb_build_object('shape', shape)
+            WHEN 'slice' THEN CASE kind WHEN 'slice' THEN '{"starts": [2], "stops": [null]}'
+                ELSE (SELECT jsonb_build_object('starts', jsonb_build_array(0, 0, 0, part * head_size),
+                        'stops', jsonb_build_array(NULL, NULL, NULL, (part + 1) * head_size))
+                    FROM (SELECT CASE WHEN g.name LIKE '%.query\_heads' THEN 0 WHEN g.name LIKE '%.key\_heads' THEN 1
+                        ELSE 2 END) AS third (part)) END::jsonb
+            WHEN 'rope' THEN jsonb_build_object('theta', options -> 'rope_theta', 'n_head',
+                    CASE WHEN g.name LIKE '%.k\_rope' THEN n_kv_head ELSE n_head END)
+                || CASE WHEN (options ->> 'rotary_dim')::int < head_size
+                    THEN jsonb_build_object('dims', options -> 'rotary_dim') ELSE '{}' END
+                || CASE WHEN (options ->> 'interleaved')::boolean THEN '{"interleaved": true}' ELSE '{}' END::jsonb
+                || coalesce(options -> 'rope_scaling', '{}')
             WHEN 'attention' THEN jsonb_build_object('n_head', n_head)
+                || CASE WHEN n_kv_head < n_head THEN jsonb_build_object('n_kv_head', n_kv_head) ELSE '{}' END
                 || CASE WHEN scaled AND NOT by_layer THEN '{}' ELSE jsonb_build_object('scale',
                     CASE WHEN scaled THEN 1 / root ELSE 1 END / CASE WHEN by_layer THEN layer + 1 ELSE 1 END) END
+                || CASE WHEN kinds ->> (layer % greatest(jsonb_array_length(kinds), 1)) = 'local'
+                    THEN jsonb_build_object('window', options -> 'window_size') ELSE '{}' END
             WHEN 'gelu' THEN CASE activation WHEN 'gelu_erf' THEN '{"approximate": "none"}' ELSE '{}' END::jsonb
             WHEN 'constant' THEN '{"value": 1.702}'
-            ELSE CASE g.name WHEN 'logits' THEN '{"transpose_b": true}' ELSE '{}' END::jsonb END
+            WHEN 'matmul' THEN CASE kind WHEN 'linear' THEN '{}' ELSE '{"transpose_b": true}' END::jsonb
+            ELSE '{}'::jsonb END
     FROM config CROSS JOIN graph AS g
-    WHERE NOT (tied AND g.name = 'lm_head.weight')
     ORDER BY part, layer, n, k
 $$;
-COMMENT ON FUNCTION _llm_gpt2_graph(llm_model_config) IS 'GPT-2''s graph rows for a row of llm_model_config';
+COMMENT ON FUNCTION _llm_model_graph(llm_model_config) IS
+    'The graph rows of a row of llm_model_config, for its architecture, sizes and options';
+
+CREATE FUNCTION llm_model_graph(model text) RETURNS TABLE (name text, op text, inputs text[], attrs jsonb)
+    LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+    SELECT g.* FROM @extschema@._llm_model_graph(
+        (SELECT c FROM @extschema@.llm_model_config AS c WHERE c.model = llm_model_graph.model)) AS g
+$$;
+COMMENT ON FUNCTION llm_model_graph(text) IS
+    'The architecture of a model''s config as graph rows: those that llm_create_model writes';
 
 CREATE FUNCTION llm_gpt2_graph(model text) RETURNS TABLE (name text, op text, inputs text[], attrs jsonb)
     LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
-    SELECT g.* FROM @extschema@._llm_gpt2_graph(
-        (SELECT c FROM @extschema@.llm_model_config AS c WHERE c.model = llm_gpt2_graph.model)) AS g
+    SELECT g.* FROM @extschema@.llm_model_config AS c, @extschema@._llm_model_graph(
+        jsonb_populate_record(c, jsonb_build_object('options', c.options || '{"architecture": "gpt2"}'))) AS g
+    WHERE c.model = llm_gpt2_graph.model
 $$;
 COMMENT ON FUNCTION llm_gpt2_graph(text) IS
     'GPT-2''s architecture as graph rows, for the dimensions and options of a model''s config';
 
-CREATE FUNCTION _llm_write_gpt2_graph(model text) RETURNS int
+CREATE FUNCTION _llm_write_graph(model text) RETURNS int
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
     n int;
-    mode text;
-    layers int;
+    config @extschema@.llm_model_config;
 BEGIN
-    SELECT config.options ->> 'activation', config.n_layer INTO mode, layers
-        FROM @extschema@.llm_model_config AS config WHERE config.model = model;
+    SELECT c.* INTO config FROM @extschema@.llm_model_config AS c WHERE c.model = model;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no model "%"', left(model, 100) USING ERRCODE = 'undefined_object',
             HINT = 'SELECT model FROM llm_model_config lists the models; '
             'llm_create_model(name, n_layer, n_head, d_model, n_positions, vocab) adds one.';
-    ELSIF mode NOT IN ('gelu_tanh', 'gelu_erf', 'relu', 'silu', 'tanh', 'sigmoid', 'quick_gelu') THEN
-        RAISE EXCEPTION 'model "%": activation "%" is not known', model, mode USING ERRCODE = 'invalid_parameter_value',
-            HINT = 'options: {"activation": "gelu_tanh"}, "gelu_erf", "relu", "silu", "tanh", "sigmoid" or '
-            '"quick_gelu".';
-    ELSIF layers > 700 THEN
-        RAISE EXCEPTION 'model "%": % layers are more than 700', model, layers USING ERRCODE = 'program_limit_exceeded',
+    ELSIF EXISTS (SELECT FROM @extschema@.llm_graph AS old WHERE old.model = model) THEN
+        RETURN 0;
+    END IF;
+    PERFORM @extschema@._llm_check_options(config);
+    IF config.n_layer > 700 THEN
+        RAISE EXCEPTION 'model "%": % layers are more than 700', model, config.n_layer
+            USING ERRCODE = 'program_limit_exceeded',
             HINT = 'A graph has at most 20000 nodes and a layer is 28 of them.';
     END IF;
     INSERT INTO @extschema@.llm_graph (model, name, op, inputs, attrs)
-        SELECT model, g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_gpt2_graph(model) AS g
-        WHERE NOT EXISTS (SELECT FROM @extschema@.llm_graph AS old WHERE old.model = model);
+        SELECT model, g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_model_graph(model) AS g;
     GET DIAGNOSTICS n = ROW_COUNT;
     RETURN n;
 END $$;
-COMMENT ON FUNCTION _llm_write_gpt2_graph(text) IS
-    'Writes GPT-2''s rows into llm_graph for a model that has none; returns how many';
+COMMENT ON FUNCTION _llm_write_graph(text) IS
+    'Writes the rows of a model''s architecture into llm_graph if it has none; returns how many';
 
 CREATE FUNCTION llm_get_model_config(model text) RETURNS llm_model_config
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -197,7 +198,7 @@ BEGIN
             n_layer, n_head, d_model, n_positions, vocab, coalesce(d_ff::text, 'NULL')
             USING ERRCODE = 'invalid_parameter_value',
             HINT = 'n_layer may be 0; d_ff NULL is 4 * d_model.';
-    ELSIF d_model % n_head <> 0 THEN
+    ELSIF d_model % n_head <> 0 AND NOT coalesce(options ? 'head_dim', false) THEN
         RAISE EXCEPTION 'd_model % does not divide into % heads', d_model, n_head
             USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Each head has d_model / n_head channels; choose a d_model that is a multiple of n_head.';
@@ -219,10 +220,11 @@ BEGIN
             coalesce(old.tokenizer, 'its own') USING ERRCODE = 'duplicate_object',
             HINT = 'UPDATE llm_model_config changes them; graph rows that exist stay as they are.';
     END IF;
-    PERFORM @extschema@._llm_write_gpt2_graph(model);
+    PERFORM @extschema@._llm_write_graph(model);
 END $$;
 COMMENT ON FUNCTION llm_create_model(text, int, int, int, int, int, int, text, jsonb) IS
-    'Adds a model of GPT-2''s architecture: its config row, if new, and its graph rows; no weights yet';
+    'Adds a model: its config row, if new, and the graph rows of its architecture, GPT-2 unless options names another '
+    'of llm_architecture; no weights yet';
 
 CREATE FUNCTION _llm_init_tensor(name text, shape int[], init text, std float8, seed bigint) RETURNS tensor
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'llm_init_tensor';
@@ -239,7 +241,7 @@ BEGIN
     IF model IS NULL OR seed IS NULL THEN
         RAISE EXCEPTION 'model and seed must not be NULL' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    PERFORM @extschema@._llm_write_gpt2_graph(model);
+    PERFORM @extschema@._llm_write_graph(model);
     DELETE FROM @extschema@.llm_param AS p WHERE p.model = model;
     INSERT INTO @extschema@.llm_param (model, name, data)
         SELECT model, s.name, @extschema@._llm_init_tensor(s.name, s.shape, s.init, s.std, seed)
@@ -250,8 +252,8 @@ BEGIN
     RETURN n;
 END $$;
 COMMENT ON FUNCTION llm_init_model(text, bigint) IS
-    'Gives a model random weights, the same for the same seed; writes GPT-2''s graph if the model has none; returns '
-    'the number of parameters';
+    'Gives a model random weights, the same for the same seed; writes its graph if it has none; returns the number of '
+    'parameters';
 
 CREATE FUNCTION llm_logits(tokens int[], model text DEFAULT @extschema@.llm_default_model(),
     positions int[] DEFAULT NULL) RETURNS tensor

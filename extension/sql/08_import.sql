@@ -2,107 +2,15 @@
 -- path (C) and over the connection (Python): both pass their list of tensors to _llm_import_begin and write
 -- the rows it returns.
 
-CREATE FUNCTION _llm_import_config(config jsonb) RETURNS jsonb
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    result jsonb := '{}';
-    options jsonb := '{}';
-    activations CONSTANT jsonb := '{"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
-        "gelu_fast": "gelu_tanh", "gelu_python_tanh": "gelu_tanh", "gelu_accurate": "gelu_tanh",
-        "gelu_tanh": "gelu_tanh", "gelu": "gelu_erf", "gelu_python": "gelu_erf", "gelu_erf": "gelu_erf",
-        "relu": "relu", "silu": "silu", "swish": "silu", "tanh": "tanh", "sigmoid": "sigmoid",
-        "quick_gelu": "quick_gelu"}';
-    dimension record;
-    flag text;
-    smallest int;
-    epsilon jsonb := config -> 'layer_norm_epsilon';
-    eos jsonb := config -> 'eos_token_id';
-BEGIN
-    IF config IS NULL THEN
-        RETURN '{"options": {}}';
-    ELSIF jsonb_typeof(config) <> 'object' THEN
-        RAISE EXCEPTION 'config.json holds %, expected an object', jsonb_typeof(config)
-            USING ERRCODE = 'invalid_parameter_value';
-    ELSIF coalesce(config ->> 'model_type', 'gpt2') <> 'gpt2' THEN
-        RAISE EXCEPTION 'config.json describes a model of type "%", expected "gpt2"', config ->> 'model_type'
-            USING ERRCODE = 'feature_not_supported',
-                  HINT = 'Other architectures can be written as llm_graph rows; their weights go into llm_param '
-                      'by name.';
-    ELSIF coalesce(config ->> 'add_cross_attention', 'false') <> 'false' THEN
-        RAISE EXCEPTION 'config.json requires attention that GPT-2''s graph does not have'
-            USING ERRCODE = 'feature_not_supported', DETAIL = 'add_cross_attention must be false.';
-    END IF;
-
-    -- A null means "not stated", as HuggingFace writes n_inner.
-    FOR dimension IN
-        SELECT ours, theirs, value
-        FROM (VALUES ('n_layer', 'n_layer', 1), ('n_head', 'n_head', 1), ('d_model', 'n_embd', 1),
-                     ('d_ff', 'n_inner', 1), ('n_positions', 'n_ctx', 1), ('n_positions', 'n_positions', 2),
-                     ('vocab', 'vocab_size', 1)) AS known (ours, theirs, rank),
-             LATERAL (SELECT config -> theirs) AS stated (value)
-        WHERE jsonb_typeof(value) <> 'null'
-        ORDER BY rank
-    LOOP
-        smallest := CASE dimension.ours WHEN 'n_layer' THEN 0 ELSE 1 END;
-        IF jsonb_typeof(dimension.value) <> 'number'
-            OR (dimension.value)::numeric NOT BETWEEN smallest AND 2147483647
-            OR (dimension.value)::numeric <> trunc((dimension.value)::numeric) THEN
-            RAISE EXCEPTION 'config.json: % is %, expected a whole number from % to 2147483647',
-                dimension.theirs, dimension.value, smallest
-                USING ERRCODE = 'invalid_parameter_value';
-        END IF;
-        result := result || jsonb_build_object(dimension.ours, (dimension.value)::int);
-    END LOOP;
-
-    IF jsonb_typeof(config -> 'activation_function') <> 'null' THEN
-        IF NOT activations ? (config ->> 'activation_function') THEN
-            RAISE EXCEPTION 'config.json: activation_function is "%"', config ->> 'activation_function'
-                USING ERRCODE = 'feature_not_supported',
-                      HINT = 'Supported are gelu_new (tanh), gelu (erf), relu, silu, tanh, sigmoid and quick_gelu.';
-        END IF;
-        options := options || jsonb_build_object('activation', activations -> (config ->> 'activation_function'));
-    END IF;
-    IF jsonb_typeof(epsilon) <> 'null' THEN
-        IF jsonb_typeof(epsilon) <> 'number' OR epsilon::numeric NOT BETWEEN 0 AND 1 THEN
-            RAISE EXCEPTION 'config.json: layer_norm_epsilon is %, expected a number from 0 to 1', epsilon
-                USING ERRCODE = 'invalid_parameter_value';
-        END IF;
-        options := options || jsonb_build_object('layer_norm_epsilon', epsilon);
-    END IF;
-    IF jsonb_typeof(config -> 'tie_word_embeddings') = 'boolean' THEN
-        options := options || jsonb_build_object('tied_head', config -> 'tie_word_embeddings');
-    END IF;
-    FOREACH flag IN ARRAY ARRAY['scale_attn_weights', 'scale_attn_by_inverse_layer_idx', 'bias', 'qkv_bias'] LOOP
-        IF jsonb_typeof(config -> flag) = 'boolean' THEN
-            options := options || jsonb_build_object(flag, config -> flag);
-        ELSIF jsonb_typeof(config -> flag) <> 'null' THEN
-            RAISE EXCEPTION 'config.json: % is %, expected true or false', flag, config -> flag
-                USING ERRCODE = 'invalid_parameter_value';
-        END IF;
-    END LOOP;
-    IF jsonb_typeof(eos) = 'array' THEN -- with several end tokens, training used the first
-        eos := eos -> 0;
-    END IF;
-    IF jsonb_typeof(eos) = 'number' THEN
-        options := options || jsonb_build_object('eos_token_id', eos);
-    END IF;
-    IF jsonb_typeof(config -> 'tokenizer') = 'string' THEN -- written by pg_llm's own export
-        result := result || jsonb_build_object('tokenizer', config -> 'tokenizer');
-    END IF;
-    RETURN result || jsonb_build_object('options', options);
-END
-$$;
-COMMENT ON FUNCTION _llm_import_config(jsonb) IS
-    'HuggingFace''s config.json of a GPT-2 as columns and options of llm_model_config; refuses what the graph '
-    'cannot express';
-
 -- Prefixes come from wrappers: transformer. (HuggingFace), _orig_mod. (torch.compile), module. (data parallel).
-CREATE FUNCTION _llm_import_tensors(tensors jsonb)
+CREATE FUNCTION _llm_import_tensors(tensors jsonb, architecture text DEFAULT 'gpt2')
     RETURNS TABLE ("position" int, name text, dtype text, shape bigint[], stored_name text, is_transposed boolean)
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     WITH stored AS (
         SELECT ordinality::int AS "position", tensor ->> 'name' AS stored_name, tensor ->> 'dtype' AS dtype,
-            regexp_replace(tensor ->> 'name', '^(\w+\.)*?(?=(wte|wpe|ln_f|lm_head|h\.[0-9]+)\.)', '') AS name,
+            regexp_replace(tensor ->> 'name', CASE architecture WHEN 'gpt2'
+                THEN '^(\w+\.)*?(?=(wte|wpe|ln_f|lm_head|h\.[0-9]+)\.)'
+                ELSE '^((_orig_mod|module|model|transformer|gpt_neox|decoder)\.)*' END, '') AS name,
             ARRAY(SELECT dim::bigint
                   FROM jsonb_array_elements_text(tensor -> 'shape') WITH ORDINALITY AS d (dim, i) ORDER BY i) AS shape
         FROM jsonb_array_elements(tensors) WITH ORDINALITY AS t (tensor, ordinality)
@@ -111,23 +19,40 @@ CREATE FUNCTION _llm_import_tensors(tensors jsonb)
         SELECT coalesce(bool_or(name = 'wte.weight'), false) AS has_wte,
             coalesce(bool_or(name = 'lm_head.weight'), false) AS has_head,
             -- as a Linear layer of PyTorch stores it, (3*C,C)
-            coalesce(bool_or(shape[1] = 3 * shape[2] AND name ~ '^h\.[0-9]+\.attn\.c_attn\.weight$'), false) AS linear
+            coalesce(bool_or(architecture = 'gpt2' AND shape[1] = 3 * shape[2]
+                AND name ~ '^h\.[0-9]+\.attn\.c_attn\.weight$'), false) AS linear
         FROM stored
     ), named AS (
         SELECT stored.*, linear AND cardinality(shape) = 2 AND name ~ '^h\.[0-9]+\.' AS is_transposed,
             -- DialoGPT's name of the head; and a tied pair of which the head alone was kept
-            CASE WHEN name = 'lm_head.decoder.weight' AND NOT has_head THEN 'lm_head.weight' ELSE name END AS new_name,
+            CASE WHEN name = 'lm_head.decoder.weight' AND NOT has_head THEN 'lm_head.weight'
+                -- transformers 5's name of it in memory
+                WHEN name = 'lm_head.weight' AND architecture = 'gpt_neox' THEN 'embed_out.weight'
+                ELSE name END AS new_name,
             has_wte
         FROM stored CROSS JOIN file
     )
-    SELECT "position", CASE WHEN new_name = 'lm_head.weight' AND NOT has_wte THEN 'wte.weight' ELSE new_name END,
+    SELECT "position",
+        CASE WHEN new_name = 'lm_head.weight' AND NOT has_wte AND architecture = 'gpt2' THEN 'wte.weight'
+            ELSE new_name END,
         dtype, CASE WHEN is_transposed THEN ARRAY[shape[2], shape[1]] ELSE shape END, stored_name, is_transposed
     FROM named
-    WHERE name !~ '^h\.[0-9]+\.attn\.(bias|masked_bias)$'
+    WHERE name !~ '^(h|layers)\.[0-9]+\.(attn|attention|attn\.attention)\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$'
 $$;
-COMMENT ON FUNCTION _llm_import_tensors(jsonb) IS
-    'A file''s tensors under GPT-2''s names and with its shapes, (in,out): without prefixes, the causal masks that old '
-    'checkpoints carry, and the optimizer''s moments in pg_llm''s own; is_transposed: the file has (out,in)';
+COMMENT ON FUNCTION _llm_import_tensors(jsonb, text) IS
+    'A file''s tensors under the names of an architecture, of GPT-2 with its shapes, (in,out): without prefixes, the '
+    'masks and tables that old checkpoints carry, and the optimizer''s moments in pg_llm''s own; is_transposed: '
+    'the file has (out,in)';
+
+-- Which tensors are the head and the embedding: they are compared bit for bit before the import begins.
+CREATE FUNCTION _llm_import_head(tensors jsonb, config jsonb) RETURNS TABLE (head int, embedding int)
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT max("position") FILTER (WHERE t.name = a.head), max("position") FILTER (WHERE t.name = a.embedding)
+    FROM @extschema@.llm_architecture AS a, @extschema@._llm_import_tensors(tensors, a.architecture) AS t
+    WHERE a.architecture = coalesce(config ->> 'model_type', 'gpt2')
+$$;
+COMMENT ON FUNCTION _llm_import_head(jsonb, jsonb) IS
+    'The positions of a file''s head and embedding among its tensors; NULL where it has none';
 
 CREATE FUNCTION _llm_import_list(items text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -167,14 +92,16 @@ CREATE FUNCTION _llm_graph_config(model text) RETURNS llm_model_config
     LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT jsonb_populate_record(c, jsonb_build_object(
         'n_head', coalesce(g.n_head, c.n_head), 'options', c.options || jsonb_strip_nulls(g.options)))
-    FROM @extschema@.llm_model_config AS c, LATERAL (
+    FROM @extschema@.llm_model_config AS c
+    JOIN @extschema@.llm_architecture AS a ON a.architecture = coalesce(c.options ->> 'architecture', 'gpt2')
+    CROSS JOIN LATERAL (
         SELECT max((attrs ->> 'n_head')::numeric) FILTER (WHERE op = 'attention') AS n_head,
             jsonb_build_object(
-                'tied_head', CASE WHEN count(*) > 0 THEN NOT bool_or(name = 'lm_head.weight' AND op = 'param') END,
-                'layer_norm_epsilon', max((attrs ->> 'eps')::float8) FILTER (WHERE name = 'ln_f'),
+                'tied_head', CASE WHEN count(*) > 0 THEN NOT bool_or(name = a.head AND op = 'param') END,
+                'layer_norm_epsilon', max((attrs ->> 'eps')::float8) FILTER (WHERE name = a.norm),
                 'activation', max(CASE WHEN op <> 'gelu' THEN op WHEN attrs ->> 'approximate' = 'none' THEN 'gelu_erf'
                         ELSE 'gelu_tanh' END)
-                    FILTER (WHERE name = 'h.0.mlp.act' AND op IN ('gelu', 'relu', 'silu', 'tanh', 'sigmoid'))
+                    FILTER (WHERE name = a.act AND op IN ('gelu', 'relu', 'silu', 'tanh', 'sigmoid'))
             ) AS options
         FROM @extschema@.llm_graph AS node WHERE node.model = c.model) AS g
     WHERE c.model = _llm_graph_config.model
@@ -188,15 +115,16 @@ CREATE FUNCTION _llm_import_compare(model text, config jsonb, separate_head bool
 DECLARE
     the_model CONSTANT text := model;
     file jsonb := @extschema@._llm_import_config(config);
-    defaults CONSTANT jsonb := '{"layer_norm_epsilon": 1e-5, "activation": "gelu_tanh", "scale_attn_weights": true,
-        "scale_attn_by_inverse_layer_idx": false, "bias": true, "qkv_bias": true}';
     registered jsonb;
     edited jsonb;
     differences text[];
 BEGIN
-    SELECT to_jsonb(c) - 'options' || defaults || c.options, to_jsonb(g) - 'options' || defaults || g.options
+    SELECT to_jsonb(c) - 'options' || a.defaults || '{"architecture": "gpt2"}' || c.options,
+        to_jsonb(g) - 'options' || a.defaults || '{"architecture": "gpt2"}' || g.options
     INTO STRICT registered, edited
-    FROM @extschema@.llm_model_config AS c, @extschema@._llm_graph_config(the_model) AS g
+    FROM @extschema@.llm_model_config AS c
+    JOIN @extschema@.llm_architecture AS a ON a.architecture = coalesce(c.options ->> 'architecture', 'gpt2')
+    CROSS JOIN @extschema@._llm_graph_config(the_model) AS g
     WHERE c.model = the_model;
     -- Weights for either are welcome: an edit of the graph is kept, and an export of it can be imported again.
     SELECT array_agg(format('%s: registered %s, file %s', key, registered ->> key, value #>> '{}') ORDER BY key)
@@ -265,7 +193,8 @@ BEGIN
     PERFORM @extschema@.llm_create_model(model, (file ->> 'n_layer')::int, n_head, d_model::int,
         (file ->> 'n_positions')::int, (file ->> 'vocab')::int, coalesce((file ->> 'd_ff')::int, (d_model * 4)::int),
         -- nanoGPT pads GPT-2's vocabulary to 50304
-        coalesce(file ->> 'tokenizer', CASE WHEN (file ->> 'vocab')::int IN (50257, 50304) THEN 'gpt2' END),
+        coalesce(file ->> 'tokenizer', CASE WHEN (file ->> 'vocab')::int IN (50257, 50304)
+            AND coalesce(options ->> 'architecture', 'gpt2') IN ('gpt2', 'gpt_neo') THEN 'gpt2' END),
         options);
 END
 $$;
@@ -274,7 +203,7 @@ COMMENT ON FUNCTION _llm_import_register(text, jsonb, jsonb, boolean) IS
 
 CREATE FUNCTION _llm_import_is_zero(model text, parameter text) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT parameter LIKE '%.bias' AND (c.options ->> 'bias' = 'false'
+    SELECT parameter LIKE '%.bias' AND c.options ->> 'architecture' IS NULL AND (c.options ->> 'bias' = 'false'
         OR (c.options ->> 'qkv_bias' = 'false' AND parameter LIKE '%.attn.c_attn.bias')) IS TRUE
     FROM @extschema@.llm_model_config AS c WHERE c.model = _llm_import_is_zero.model
 $$;
@@ -282,7 +211,8 @@ COMMENT ON FUNCTION _llm_import_is_zero(text, text) IS
     'Whether a parameter is a bias that the model does not have: a file may leave it out, and it is zero then';
 
 -- Raises an error unless the file's tensors are the model's parameters, by name, shape and type.
-CREATE FUNCTION _llm_import_check(model text, tensors jsonb, ignore_head boolean, ignore_surplus boolean)
+CREATE FUNCTION _llm_import_check(model text, architecture llm_architecture, tensors jsonb, ignore_head boolean,
+    ignore_surplus boolean)
     RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -306,8 +236,8 @@ BEGIN
           FROM @extschema@.llm_param_shapes(the_model) AS p) AS expected
     FULL JOIN (SELECT f.*, translate(f.shape::text, '{}', '()') AS got,
                       f.dtype IN ('F32', 'F16', 'BF16', 'F64') AS floats
-               FROM @extschema@._llm_import_tensors(tensors) AS f
-               WHERE f.name <> 'lm_head.weight' OR NOT ignore_head) AS t ON t.name = expected.name;
+               FROM @extschema@._llm_import_tensors(tensors, architecture.architecture) AS f
+               WHERE f.name <> architecture.head OR NOT ignore_head) AS t ON t.name = expected.name;
     IF ignore_surplus AND surplus IS NOT NULL THEN
         RAISE NOTICE 'left out of the import: %', @extschema@._llm_import_list(surplus);
         surplus := NULL;
@@ -327,8 +257,27 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION _llm_import_check(text, jsonb, boolean, boolean) IS
+COMMENT ON FUNCTION _llm_import_check(text, llm_architecture, jsonb, boolean, boolean) IS
     'Names every tensor of a file that is missing, surplus or of another shape than the model''s graph requires';
+
+CREATE FUNCTION _llm_import_architecture(model text, config jsonb) RETURNS llm_architecture
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    name text := config ->> 'model_type';
+    known @extschema@.llm_architecture;
+BEGIN
+    IF name IS NULL THEN
+        SELECT c.options ->> 'architecture' INTO name FROM @extschema@.llm_model_config AS c WHERE c.model = model;
+    END IF;
+    name := coalesce(name, 'gpt2');
+    PERFORM @extschema@._llm_check_architecture(name, 'config.json: model_type');
+    SELECT a.* INTO known FROM @extschema@.llm_architecture AS a WHERE a.architecture = name;
+    RETURN known;
+END
+$$;
+COMMENT ON FUNCTION _llm_import_architecture(text, jsonb) IS
+    'The architecture of a file: that of its config.json, else that of the registered model, else GPT-2';
 
 CREATE FUNCTION _llm_import_begin(model text, tensors jsonb, config jsonb, head_is_wte boolean,
     ignore_surplus boolean DEFAULT false)
@@ -337,15 +286,17 @@ CREATE FUNCTION _llm_import_begin(model text, tensors jsonb, config jsonb, head_
 #variable_conflict use_variable
 DECLARE
     the_model CONSTANT text := model;
+    known CONSTANT @extschema@.llm_architecture := @extschema@._llm_import_architecture(the_model, config);
     has_head CONSTANT boolean := EXISTS (
-        SELECT FROM @extschema@._llm_import_tensors(tensors) AS t WHERE t.name = 'lm_head.weight');
+        SELECT FROM @extschema@._llm_import_tensors(tensors, known.architecture) AS t WHERE t.name = known.head);
+    untied CONSTANT boolean := coalesce(config ->> 'tie_word_embeddings', known.defaults ->> 'tied_head') = 'false';
     -- A head equal to wte counts as separate only if the config says so: training may then make them differ.
-    separate_head boolean := has_head
-        AND (NOT head_is_wte OR coalesce(config ->> 'tie_word_embeddings' = 'false', false));
+    separate_head CONSTANT boolean := CASE WHEN has_head THEN untied OR NOT head_is_wte ELSE untied END;
     twice text[];
     shared text;
 BEGIN
-    IF coalesce(jsonb_typeof(config), 'object') = 'object' AND NOT coalesce(config, '{}') ? 'bias'
+    IF known.architecture = 'gpt2' AND coalesce(jsonb_typeof(config), 'object') = 'object' 
+        AND NOT coalesce(config, '{}') ? 'bias'
         AND (SELECT bool_or(t.name = 'ln_f.weight') AND NOT bool_or(t.name ~ '^(h\.[0-9]+|ln_f)\..*bias$')
              FROM @extschema@._llm_import_tensors(tensors) AS t) THEN
         config := coalesce(config, '{}') || '{"bias": false}';
@@ -355,7 +306,8 @@ BEGIN
             HINT = 'For example: SELECT pg_llm_import_safetensors(''/data/gpt2'', ''gpt2-small'');';
     END IF;
     SELECT array_agg(t.stored_name ORDER BY t."position") INTO twice
-    FROM @extschema@._llm_import_tensors(tensors) AS t GROUP BY t.name HAVING count(*) > 1 ORDER BY t.name LIMIT 1;
+    FROM @extschema@._llm_import_tensors(tensors, known.architecture) AS t
+    GROUP BY t.name HAVING count(*) > 1 ORDER BY t.name LIMIT 1;
     IF twice[1] = twice[2] THEN
         RAISE EXCEPTION 'two tensors have the name "%"', twice[1] USING ERRCODE = 'invalid_parameter_value',
             HINT = 'Each tensor must be in one file, once; of shards, one may be a copy of another.';
@@ -376,15 +328,13 @@ BEGIN
         END IF;
     ELSE
         IF separate_head AND NOT head_is_wte AND config ->> 'tie_word_embeddings' = 'true' THEN
-            RAISE WARNING 'config.json ties the head, but lm_head.weight differs from wte.weight: '
-                'imported as a head of its own';
+            RAISE WARNING 'config.json ties the head, but % differs from %: imported as a head of its own',
+                known.head, known.embedding;
         END IF;
-        PERFORM @extschema@._llm_import_register(
-            the_model, tensors, config,
-            separate_head OR (NOT has_head AND coalesce(config ->> 'tie_word_embeddings' = 'false', false)));
+        PERFORM @extschema@._llm_import_register(the_model, tensors, config, separate_head);
     END IF;
-    PERFORM @extschema@._llm_import_check(the_model, tensors, head_is_wte AND NOT EXISTS (
-        SELECT FROM @extschema@.llm_param_shapes(the_model) AS p WHERE p.name = 'lm_head.weight'), ignore_surplus);
+    PERFORM @extschema@._llm_import_check(the_model, known, tensors, head_is_wte AND NOT EXISTS (
+        SELECT FROM @extschema@.llm_param_shapes(the_model) AS p WHERE p.name = known.head), ignore_surplus);
 
     SELECT string_agg(s.target_name, ', ' ORDER BY s.target_name) INTO shared
     FROM @extschema@.llm_param_share AS s WHERE s.target_model = the_model;
@@ -399,11 +349,12 @@ BEGIN
         SELECT the_model, p.name, @extschema@.zeros(p.shape)
         FROM @extschema@.llm_param_shapes(the_model) AS p
         WHERE @extschema@._llm_import_is_zero(the_model, p.name)
-            AND p.name NOT IN (SELECT t.name FROM @extschema@._llm_import_tensors(tensors) AS t);
+            AND p.name NOT IN (
+                SELECT t.name FROM @extschema@._llm_import_tensors(tensors, known.architecture) AS t);
     RETURN QUERY
         SELECT p.name::text, t."position", p.shape, t.is_transposed
         FROM @extschema@.llm_param_shapes(the_model) AS p
-        JOIN @extschema@._llm_import_tensors(tensors) AS t ON t.name = p.name
+        JOIN @extschema@._llm_import_tensors(tensors, known.architecture) AS t ON t.name = p.name
         JOIN @extschema@.llm_graph AS g ON g.model = the_model AND g.name = p.name
         ORDER BY g.id;
 END
@@ -411,23 +362,32 @@ $$;
 COMMENT ON FUNCTION _llm_import_begin(text, jsonb, jsonb, boolean, boolean) IS
     'Begins an import: registers the model or checks that the file fits it, empties its parameters, and returns '
     'which tensor of the file (position from 1) becomes which parameter, in graph order, and whether it has to be '
-    'transposed. tensors: [{"name", "dtype", "shape"}]; head_is_wte: lm_head.weight equals wte.weight bit for bit';
+    'transposed. tensors: [{"name", "dtype", "shape"}]; head_is_wte: the head equals the embedding '
+    '(_llm_import_head) bit for bit';
 
 CREATE FUNCTION llm_export_config(model text) RETURNS jsonb
     LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT jsonb_build_object(
-        'model_type', 'gpt2', 'architectures', jsonb_build_array('GPT2LMHeadModel'),
-        'n_layer', c.n_layer, 'n_head', c.n_head, 'n_embd', c.d_model, 'n_inner', c.d_ff,
-        'n_positions', c.n_positions, 'n_ctx', c.n_positions, 'vocab_size', c.vocab,
-        'activation_function', CASE coalesce(c.options ->> 'activation', 'gelu_tanh')
-            WHEN 'gelu_tanh' THEN 'gelu_new' WHEN 'gelu_erf' THEN 'gelu' ELSE c.options ->> 'activation' END,
-        'layer_norm_epsilon', coalesce(c.options -> 'layer_norm_epsilon', '1e-5'),
-        'tie_word_embeddings', coalesce(c.options -> 'tied_head', 'true'),
-        'bos_token_id', c.options -> 'eos_token_id', 'eos_token_id', c.options -> 'eos_token_id',
-        'torch_dtype', 'float32', 'tokenizer', @extschema@.llm_tokenizer(c.model))
-        || (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(c.options)
-            WHERE key IN ('scale_attn_weights', 'scale_attn_by_inverse_layer_idx', 'bias', 'qkv_bias'))
-    FROM @extschema@._llm_graph_config(model) AS c WHERE c.model IS NOT NULL
+    WITH model AS (
+        SELECT c, c.*, a.architecture, a.class, a.keys, a.defaults || jsonb_strip_nulls(c.options) AS stated
+        FROM @extschema@._llm_graph_config(model) AS c
+        JOIN @extschema@.llm_architecture AS a ON a.architecture = coalesce(c.options ->> 'architecture', 'gpt2')
+        WHERE c.model IS NOT NULL
+    )
+    SELECT (SELECT jsonb_object_agg(names.theirs, CASE names.ours
+                WHEN 'activation' THEN CASE value #>> '{}' WHEN 'gelu_tanh' THEN '"gelu_new"'::jsonb
+                    WHEN 'gelu_erf' THEN '"gelu"' ELSE value END
+                ELSE value END)
+            FROM jsonb_each_text(m.keys) AS names (ours, theirs)
+            CROSS JOIN LATERAL (SELECT coalesce(to_jsonb(m) -> names.ours, m.stated -> names.ours)) AS v (value)
+            -- of what only pg_llm reads, what was asked for
+            WHERE value IS NOT NULL AND (m.options ? names.ours
+                OR names.ours NOT IN ('scale_attn_weights', 'scale_attn_by_inverse_layer_idx', 'bias', 'qkv_bias')))
+        || @extschema@._llm_export_spelling(m.c, m.architecture, m.stated)
+        || jsonb_build_object('model_type', m.architecture, 'architectures', jsonb_build_array(m.class),
+            'bos_token_id', coalesce(m.options -> 'bos_token_id', m.options -> 'eos_token_id'),
+            'eos_token_id', m.options -> 'eos_token_id',
+            'torch_dtype', 'float32', 'tokenizer', @extschema@.llm_tokenizer(m.model))
+    FROM model AS m
 $$;
 COMMENT ON FUNCTION llm_export_config(text) IS
     'A model''s row as HuggingFace''s config.json; NULL where there is no such model';
@@ -476,17 +436,23 @@ CREATE FUNCTION _llm_export_begin(model text)
 DECLARE
     the_model CONSTANT text := model;
     the_config CONSTANT text := jsonb_pretty(@extschema@.llm_export_config(the_model));
+    known @extschema@.llm_architecture;
 BEGIN
     PERFORM @extschema@._llm_export_check(the_model);
+    SELECT a.* INTO known FROM @extschema@.llm_architecture AS a
+    WHERE a.architecture = (the_config::jsonb) ->> 'model_type';
     IF EXISTS (SELECT g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_graph AS g WHERE g.model = the_model
-               EXCEPT SELECT t.* FROM @extschema@._llm_gpt2_graph(@extschema@._llm_graph_config(the_model)) AS t)
-        OR EXISTS (SELECT t.* FROM @extschema@._llm_gpt2_graph(@extschema@._llm_graph_config(the_model)) AS t
+               EXCEPT SELECT t.* FROM @extschema@._llm_model_graph(@extschema@._llm_graph_config(the_model)) AS t)
+        OR EXISTS (SELECT t.* FROM @extschema@._llm_model_graph(@extschema@._llm_graph_config(the_model)) AS t
                    EXCEPT SELECT g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_graph AS g
                           WHERE g.model = the_model) THEN
-        RAISE WARNING 'the graph of model "%" is no longer GPT-2''s, and the file''s config.json cannot express it',
-            the_model USING HINT = 'The weights are written; keep the rows of llm_graph as well.';
+        RAISE WARNING 'the graph of model "%" is no longer %, and the file''s config.json cannot express it',
+            the_model, CASE known.architecture WHEN 'gpt2' THEN 'GPT-2''s' ELSE 'that of ' || known.architecture END
+            USING HINT = 'The weights are written; keep the rows of llm_graph as well.';
     END IF;
-    RETURN QUERY SELECT r.name, r.owner_model, r.owner_name, r.shape, the_config
+    RETURN QUERY SELECT CASE WHEN split_part(r.name, '.', 1) = split_part(known.head, '.', 1) THEN r.name
+                     ELSE known.prefix || r.name END, r.owner_model,
+                     r.owner_name, r.shape, the_config
                  FROM @extschema@._llm_export_rows(the_model) AS r;
 END
 $$;
@@ -497,13 +463,13 @@ CREATE FUNCTION pg_llm_import_safetensors(path text, model text, ignore_surplus 
     OUT tensors int, OUT parameters bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_import_safetensors(text, text, boolean) IS
-    'Imports a GPT-2 from a .safetensors file of the server, or from a folder with model.safetensors (or its shards '
+    'Imports a model from a .safetensors file of the server, or from a folder with model.safetensors (or its shards '
     'and index) and config.json. ignore_surplus: tensors that the model does not have are left out, with a notice';
 CREATE FUNCTION pg_llm_import_npz(path text, model text, ignore_surplus boolean DEFAULT false,
     OUT tensors int, OUT parameters bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION pg_llm_import_npz(text, text, boolean) IS
-    'Imports a GPT-2 from an .npz file of the server, or from a folder with model.npz and config.json. '
+    'Imports a model from an .npz file of the server, or from a folder with model.npz and config.json. '
     'ignore_surplus: tensors that the model does not have are left out, with a notice';
 CREATE FUNCTION pg_llm_export_safetensors(path text, model text, OUT tensors int, OUT parameters bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';

@@ -160,7 +160,10 @@ BEGIN
             HINT = 'A vector is computed from at least one token.';
     END IF;
     x := @extschema@.llm_eval(model,
-        CASE number WHEN layers THEN 'ln_f' WHEN 0 THEN 'drop' ELSE 'h.' || number - 1 END,
+        (SELECT CASE number WHEN layers THEN a.norm WHEN 0 THEN a.stream
+                ELSE replace(a.layer, '%', (number - 1)::text) END
+            FROM @extschema@.llm_architecture AS a WHERE a.architecture = coalesce(
+                (@extschema@.llm_get_model_config(model)).options ->> 'architecture', 'gpt2')),
         jsonb_build_object('tokens', tokens));
     x := @extschema@.reshape(x, (@extschema@.shape(x))[2:]);
     RETURN CASE pooling WHEN 'none' THEN x

@@ -92,12 +92,21 @@ class Checkpoint:
         return json.loads(self.config or "{}").get(key)
 
     def head_is_wte(self) -> bool:
-        """True if lm_head.weight and wte.weight both exist and are equal bit for bit: the head is tied."""
-        head, wte = self.find("lm_head.weight"), self.find("wte.weight")
-        if not head or not wte or head.shape != wte.shape or not {head.dtype, wte.dtype} <= set(_FLOATS):
-            return False
-        pairs = zip(head.pieces(), wte.pieces(), strict=True)
-        return all(np.array_equal(a.view("<u4"), b.view("<u4")) for a, b in pairs)
+        """True if a GPT-2's lm_head.weight and wte.weight both exist and are equal: the head is tied."""
+        return same_values(self.find("lm_head.weight"), self.find("wte.weight"))
+
+    @property
+    def is_gpt2(self) -> bool:
+        """True unless config.json states another model_type."""
+        return self.stated("model_type") in (None, "gpt2")
+
+
+def same_values(a: Tensor | None, b: Tensor | None) -> bool:
+    """True if both tensors exist and are equal bit for bit, as float32."""
+    if not a or not b or a.shape != b.shape or not {a.dtype, b.dtype} <= set(_FLOATS):
+        return False
+    pairs = zip(a.pieces(), b.pieces(), strict=True)
+    return all(np.array_equal(x.view("<u4"), y.view("<u4")) for x, y in pairs)
 
 
 def progress_bar(tensors: Iterable[Tensor], label: str, show: bool = True):
@@ -128,7 +137,7 @@ def open_checkpoint(source: str | Path, *, as_gpt2: bool = True) -> Iterator[Che
                 with _told_of(beside):
                     checkpoint.config = beside.read_text("utf-8-sig")
         _check(path, checkpoint)
-        if as_gpt2:
+        if as_gpt2 and checkpoint.is_gpt2:
             to_gpt2(checkpoint)
         yield checkpoint
 

@@ -34,7 +34,7 @@ def convert(source: str | Path, output: str | Path, *, revision: str | None = No
 
     Names, layout and biases are GPT-2's: prefixes such as `transformer.` are gone, weights are (in,out), a
     model without biases has zeros. Causal masks and a head that equals wte are left out, and config.json is
-    stored in the file. output appears complete or not at all.
+    stored in the file. Other architectures keep all three. output appears complete or not at all.
     revision: of a model of the hub, a branch, tag or commit.
     Errors: KitError. Example: convert("openai-community/gpt2", "gpt2.npz")
     """
@@ -45,7 +45,9 @@ def convert(source: str | Path, output: str | Path, *, revision: str | None = No
     source = find(source, revision=revision)
     with open_checkpoint(source) as checkpoint:
         tensors = _weights(source, checkpoint)
-        tensors, config = _with_biases(tensors, checkpoint.config)
+        config = checkpoint.config
+        if checkpoint.is_gpt2:
+            tensors, config = _with_biases(tensors, config)
         bar = progress_bar((tensor for _, tensor in tensors), output.name)
         with replacing(output) as part, part.open("xb") as file, bar:
             writers[output.suffix](file, tensors, config, bar)

@@ -16,7 +16,14 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pg_llm import catalog
-from pg_llm.files.checkpoint import Checkpoint, CheckpointError, Tensor, open_checkpoint, progress_bar
+from pg_llm.files.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Tensor,
+    open_checkpoint,
+    progress_bar,
+    same_values,
+)
 from pg_llm.files.layout import transposed
 
 # A field of the wire protocol is at most 1 GB.
@@ -39,9 +46,11 @@ def load_model(
     ignore_surplus: bool = False,
     progress: bool = True,
 ) -> Imported:
-    """Imports a GPT-2 checkpoint (safetensors, npz, PyTorch .pt or .bin) as `model`, replacing its weights.
+    """Imports a checkpoint (safetensors, npz, PyTorch .pt or .bin) as `model`, replacing its weights.
 
-    Of HuggingFace, nanoGPT, minGPT, build-nanogpt, LLMs-from-scratch, llm.c (.bin), llama.cpp (GGUF, with the
+    GPT-2, or with a config.json beside it an architecture of the view llm_architecture: GPT-Neo
+    (TinyStories), Llama, Mistral, Qwen 2 and 3, GPT-NeoX (Pythia), GPT-J, OPT. Of GPT-2, files of
+    HuggingFace, nanoGPT, minGPT, build-nanogpt, LLMs-from-scratch, llm.c (.bin), llama.cpp (GGUF, with the
     package gguf) or pg_gpt2 (.npz). PyTorch's files need torch; nothing in them is executed. ignore_surplus:
     tensors that the model does not have are left out, with a notice.
     A folder of diffusers with a UNet2DModel becomes a denoising model (pg_llm.files.unet).
@@ -78,13 +87,21 @@ def check_sizes(checkpoint: Checkpoint) -> None:
 
 def _begin(cursor, schema, checkpoint: Checkpoint, model: str, ignore_surplus: bool) -> list:
     """Rows of a parameter, the position of its tensor from 1 on, and whether it has to be transposed."""
-    tensors = [{"name": t.name, "dtype": t.dtype, "shape": t.shape} for t in checkpoint.tensors]
+    tensors = json.dumps([{"name": t.name, "dtype": t.dtype, "shape": t.shape} for t in checkpoint.tensors])
     query = sql.SQL(
         "SELECT name, position, is_transposed "
         "FROM {}._llm_import_begin(%s::text, %s::text::jsonb, %s::text::jsonb, %s, %s)"
     )
-    arguments = [model, json.dumps(tensors), checkpoint.config, checkpoint.head_is_wte(), ignore_surplus]
+    tied = _head_is_embedding(cursor, schema, checkpoint, tensors)
+    arguments = [model, tensors, checkpoint.config, tied, ignore_surplus]
     return cursor.execute(query.format(schema), arguments).fetchall()
+
+
+def _head_is_embedding(cursor, schema, checkpoint: Checkpoint, tensors: str) -> bool:
+    query = sql.SQL("SELECT head, embedding FROM {}._llm_import_head(%s::text::jsonb, %s::text::jsonb)")
+    positions = cursor.execute(query.format(schema), [tensors, checkpoint.config]).fetchone()
+    head, embedding = (position and checkpoint.tensors[position - 1] for position in positions)
+    return same_values(head, embedding)
 
 
 def copy_params(cursor, schema, model: str, chosen: list[tuple[str, Tensor]], progress: bool) -> None:

@@ -138,7 +138,7 @@ def calls():
         yield "SELECT _llm_init_tensor(%s, ARRAY[2], 'normal', 1, 1)", [name]
         yield "SELECT _llm_init_tensor('x', ARRAY[2], %s, 1, 1)", [name]
         yield "SELECT llm_init_model(%s, 1)", [name]
-        yield "SELECT _llm_write_gpt2_graph(%s)", [name]
+        yield "SELECT _llm_write_graph(%s)", [name]
         yield "SELECT set_config('pg_llm.default_model', %s, true), llm_generate('ab', 2)", [name[:1000]]
     for n in NUMBERS:
         yield f"SELECT llm_generate('ab', ({n})::int, model => 'm')", None

@@ -160,7 +160,7 @@ FUNCTIONS = [
     "unnest(text[])", "numel(tensor)", "sum(bigint)", "llm_default_model()",
     "jsonb_build_object(text, int)", "sqrt(double precision)",
     "format(text, int)", "generate_series(int, int)", "nextval(regclass)", "string_to_array(text, text)",
-    "llm_param_shapes(text)", "_llm_write_gpt2_graph(text)", "llm_gpt2_graph(text)",
+    "llm_param_shapes(text)", "_llm_write_graph(text)", "llm_gpt2_graph(text)",
     "_llm_generate_rows(text, int, double precision, int, double precision, text, int, bigint, text[],"
     " double precision, double precision, int)",
     "_llm_init_tensor(text, int[], text, double precision, bigint)",
@@ -217,7 +217,7 @@ def test_namesakes_have_no_effect(evil, path):
 
 
 def test_what_public_may_do(conn):
-    """PUBLIC reads three tables and switches its own session's recording; nothing else."""
+    """PUBLIC reads three tables and a view, and switches its own session's recording; nothing else."""
     rows = conn.execute(
         """SELECT c.relname, a.privilege_type FROM pg_class c
         JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
@@ -226,7 +226,7 @@ def test_what_public_may_do(conn):
     ).fetchall()
     switch = [("llm_autograd_mode", right) for right in ("DELETE", "INSERT", "SELECT", "UPDATE")]
     read = [(name, "SELECT") for name in ("llm_bpe_config", "llm_model_version", "llm_op")]
-    assert rows == [*switch, *read]
+    assert rows == [("llm_architecture", "SELECT"), *switch, *read]
     definer = conn.execute(
         """SELECT p.proname FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass
         AND d.objid = p.oid AND d.deptype = 'e' JOIN pg_extension e ON e.oid = d.refobjid

@@ -209,37 +209,38 @@ CheckpointRead(const CheckpointTensor *tensor, bool transpose, float *out)
 	ServerFileClose(tensor->server_file);
 }
 
-/* The tensor that is this parameter; NULL if there is none. */
-static const CheckpointTensor *
-FindTensor(const Checkpoint *checkpoint, Datum tensors, const char *parameter)
+/* The tensors that are the head and the embedding; NULL where there is none. */
+static void
+FindHead(const Checkpoint *checkpoint, const CheckpointTensor **head, const CheckpointTensor **wte)
 {
-	static SpiQuery find = {"SELECT position FROM %s._llm_import_tensors($1::jsonb) WHERE name = $2", 2,
-		{TEXTOID, TEXTOID}, .columns = "i"};
-	Datum args[2] = {tensors, CStringGetTextDatum(parameter)};
-	const CheckpointTensor *found = NULL;
-	bool isnull;
+	static SpiQuery find = {"SELECT head, embedding FROM %s._llm_import_head($1::jsonb, $2::jsonb)", 2,
+		{TEXTOID, TEXTOID}, .columns = "i?i?", .one = true};
+	Datum args[2] = {CStringGetTextDatum(CheckpointTensorsJson(checkpoint)),
+		checkpoint->config ? CStringGetTextDatum(checkpoint->config) : (Datum) 0};
+	const CheckpointTensor **found[2] = {head, wte};
 
-	SpiRun(&find, args, NULL, false, 0);
-	if (SPI_processed > 0)
-		found = &checkpoint->tensors[DatumGetInt32(SPI_getbinval(
-										 SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)) -
-									 1];
+	SpiRun(&find, args, checkpoint->config ? "  " : " n", false, 0);
+	for (int i = 0; i < 2; i++)
+	{
+		bool isnull;
+		Datum position = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &isnull);
+
+		*found[i] = isnull ? NULL : &checkpoint->tensors[DatumGetInt32(position) - 1];
+	}
 	SPI_freetuptable(SPI_tuptable);
-	return found;
 }
 
 bool
 CheckpointHeadIsWte(const Checkpoint *checkpoint)
 {
-	Datum tensors = CStringGetTextDatum(CheckpointTensorsJson(checkpoint));
-	const CheckpointTensor *head = FindTensor(checkpoint, tensors, "lm_head.weight"),
-						   *wte = FindTensor(checkpoint, tensors, "wte.weight");
+	const CheckpointTensor *head, *wte;
 	const LlmTensorEntry *a, *b;
 	int dims[2];
 	Tensor *values;
 	LlmError err;
 	bool equal;
 
+	FindHead(checkpoint, &head, &wte);
 	if (head == NULL || wte == NULL)
 		return false;
 	a = head->entry;

@@ -40,7 +40,7 @@ typedef struct Checkpoint
 extern void CheckpointOpen(Checkpoint *checkpoint, const char *path, const CheckpointFormat *format);
 /* Reads a tensor's values, row-major; of a matrix, if so wanted, those of the transposed one. */
 extern void CheckpointRead(const CheckpointTensor *tensor, bool transpose, float *out);
-/* True if lm_head.weight and wte.weight exist and are equal, bit for bit. Call inside SPI. */
+/* True if the head and the embedding both exist and are equal, bit for bit. Call inside SPI. */
 extern bool CheckpointHeadIsWte(const Checkpoint *checkpoint);
 /* [{"name": …, "dtype": …, "shape": […]}, …] */
 extern char *CheckpointTensorsJson(const Checkpoint *checkpoint);

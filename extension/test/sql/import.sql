@@ -12,7 +12,7 @@ SELECT _llm_import_config('{"model_type": "gpt2", "vocab_size": 11, "n_ctx": 7, 
 SELECT _llm_import_config(NULL);
 SELECT _llm_import_config('[]');
 SELECT _llm_import_config('{"n_head": 2.5}');
-SELECT _llm_import_config('{"model_type": "llama"}');
+SELECT _llm_import_config('{"model_type": "mamba"}');
 SELECT _llm_import_config('{"activation_function": "mish"}');
 
 -- Names of tensors, and the ones that are ignored.
