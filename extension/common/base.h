@@ -1,7 +1,7 @@
 /*
  * Shared by every server-less layer (kernels/, engine/, formats/, stories/, butterflies/): how an error is
- * reported to the caller and how memory is requested. Neither this file nor any file of those layers depends on PostgreSQL:
- * the same sources are built into the sanitized C tests and the fuzzers.
+ * reported to the caller and how memory is requested. Neither this file nor any file of those layers depends
+ * on PostgreSQL: the same sources are built into the sanitized C tests and the fuzzers.
  */
 #ifndef LLM_BASE_H
 #define LLM_BASE_H
