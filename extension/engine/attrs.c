@@ -1,6 +1,7 @@
 /*
  * Attributes of nodes: a wrong kind or a misspelt name is an error, so that none is silently ignored.
  */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -42,6 +43,14 @@ static const struct
 	{"p", LLM_ATTR_NUMBER, 0, 1, "a probability from 0 to 1"},
 	{"axis", LLM_ATTR_NUMBER, -LLM_MAX_DIMS, LLM_MAX_DIMS - 1,
 		"an axis, counted from 0 or, the last, from -1"},
+	{"min", LLM_ATTR_NUMBER, -FLT_MAX, FLT_MAX, "a number, or null for no bound"},
+	{"max", LLM_ATTR_NUMBER, -FLT_MAX, FLT_MAX, "a number, or null for no bound"},
+	{"k", LLM_ATTR_NUMBER, 1, INT32_MAX, "a whole number from 1 up"},
+	{"output", LLM_ATTR_TEXT, 0, 0, "\"values\", \"indices\" or \"mask\""},
+	{"mean", LLM_ATTR_NUMBER, -FLT_MAX, FLT_MAX, "a number"},
+	{"low", LLM_ATTR_NUMBER, -FLT_MAX, FLT_MAX, "a number"},
+	{"high", LLM_ATTR_NUMBER, -FLT_MAX, FLT_MAX, "a number"},
+	{"exponent", LLM_ATTR_NUMBER, -1e30, 1e30, "a number"},
 	{"axes", LLM_ATTR_LIST, 0, 0, "a list with each axis once, such as [0, 2, 1, 3]"},
 	{"starts", LLM_ATTR_LIST, 0, 0, "a list of positions along the first axes, such as [0, 2]"},
 	{"stops", LLM_ATTR_LIST, 0, 0, "a list of positions along the first axes, null for the end"},
@@ -142,7 +151,7 @@ check_kind(const LlmNode *node, const LlmAttr *attr, LlmError *err)
 			fits = fits && attr->number >= attrs[i].least && attr->number <= attrs[i].most;
 		return fits ? LLM_OK : llm_attr_refuse(node, attr->key, attrs[i].expected, err);
 	}
-	return LLM_OK; /* the value of a constant, or padding: its shape rule checks it */
+	return LLM_OK; /* the value of a constant, padding, a size: the shape rule checks it */
 }
 
 LlmCode

@@ -7,18 +7,25 @@
 #include "engine/parallel.h"
 #include "engine/pool.h"
 
+/* One of the values that are broadcast. */
+typedef struct Operand
+{
+	int64_t strides[LLM_MAX_DIMS]; /* along each axis of the common shape; 0: repeated */
+	int step;                      /* along the innermost axis: 0 or 1 */
+	const float *data;
+} Operand;
+
 typedef struct Work
 {
+	int count; /* operands: two of a binary operation, three of a selection */
+	Operand in[3];
 	LlmBinary op;
 	int ndim; /* axes left after merging, without the innermost */
 	int64_t dims[LLM_MAX_DIMS];
-	int64_t a_strides[LLM_MAX_DIMS], b_strides[LLM_MAX_DIMS]; /* 0: repeated */
-	int64_t inner;                                            /* length of the innermost axis */
-	int a_step, b_step;                                       /* along it: 0 or 1 */
-	int64_t rows;                                             /* number of rows */
+	int64_t inner;         /* length of the innermost axis */
+	int64_t rows;          /* number of rows */
 	int64_t pieces, piece; /* a row is split into `pieces` of this length */
 	int64_t rows_per_task;
-	const float *a, *b;
 	float *out;
 } Work;
 
@@ -37,12 +44,22 @@ strides_of(int ndim, int own_ndim, const int *own, int64_t *strides)
 	}
 }
 
+/* True if every operand traverses axis i and merged axis n as if they were one. */
+static bool
+continues(const Work *w, int n, int i, int length)
+{
+	for (int k = 0; k < w->count; k++)
+		if (w->in[k].strides[n] != w->in[k].strides[i] * length)
+			return false;
+	return true;
+}
+
 /*
- * Drops axes of length 1 and merges neighbours that both operands traverse alike: most shapes end with one
- * or two axes.
+ * Drops axes of length 1 and merges neighbours that all operands traverse alike: most shapes end with one or
+ * two axes.
  */
 static void
-merge_axes(Work *w, int ndim, const int *dims, const int64_t *a, const int64_t *b)
+merge_axes(Work *w, int ndim, const int *dims)
 {
 	int n = 0;
 
@@ -50,30 +67,31 @@ merge_axes(Work *w, int ndim, const int *dims, const int64_t *a, const int64_t *
 	{
 		if (dims[i] == 1)
 			continue;
-		if (n > 0 && w->a_strides[n - 1] == a[i] * dims[i] && w->b_strides[n - 1] == b[i] * dims[i])
+		if (n > 0 && continues(w, n - 1, i, dims[i]))
 		{
 			n--;
 			w->dims[n] *= dims[i];
 		}
 		else
 			w->dims[n] = dims[i];
-		w->a_strides[n] = a[i];
-		w->b_strides[n] = b[i];
+		for (int k = 0; k < w->count; k++)
+			w->in[k].strides[n] = w->in[k].strides[i];
 		n++;
 	}
 	w->ndim = n > 0 ? n - 1 : 0;
 	w->inner = n > 0 ? w->dims[n - 1] : 1;
-	w->a_step = n > 0 && w->a_strides[n - 1] != 0;
-	w->b_step = n > 0 && w->b_strides[n - 1] != 0;
+	for (int k = 0; k < w->count; k++)
+		w->in[k].step = n > 0 && w->in[k].strides[n - 1] != 0;
 	w->rows = 1;
 	for (int i = 0; i < w->ndim; i++)
 		w->rows *= w->dims[i];
 }
 
 static void
-binary_task(void *context, int task, int worker)
+row_task(void *context, int task, int worker)
 {
 	const Work *w = context;
+	const Operand *x = &w->in[0], *y = &w->in[1], *z = &w->in[2];
 	int64_t from = task / w->pieces * w->rows_per_task, to = from + w->rows_per_task;
 	int64_t at = task % w->pieces * w->piece;
 	int64_t n = w->inner - at < w->piece ? w->inner - at : w->piece;
@@ -81,40 +99,77 @@ binary_task(void *context, int task, int worker)
 	(void) worker;
 	for (int64_t row = from; row < to && row < w->rows; row++)
 	{
-		int64_t index = row, a = at * w->a_step, b = at * w->b_step;
+		int64_t index = row, place[3];
+		float *out = w->out + row * w->inner + at;
 
+		for (int k = 0; k < w->count; k++)
+			place[k] = at * w->in[k].step;
 		for (int i = w->ndim - 1; i >= 0; i--)
 		{
-			a += index % w->dims[i] * w->a_strides[i];
-			b += index % w->dims[i] * w->b_strides[i];
+			for (int k = 0; k < w->count; k++)
+				place[k] += index % w->dims[i] * w->in[k].strides[i];
 			index /= w->dims[i];
 		}
-		llm_kernels->binary(w->op, n, w->a + a, w->a_step, w->b + b, w->b_step, w->out + row * w->inner + at);
+		if (w->count == 2)
+			llm_kernels->binary(w->op, n, x->data + place[0], x->step, y->data + place[1], y->step, out);
+		else
+			llm_kernels->select(n, x->data + place[0], x->step, y->data + place[1], y->step,
+				z->data + place[2], z->step, out);
 	}
+}
+
+/* All rows of the common shape. */
+static LlmCode
+each_row(Work *w, const LlmOperand *in, int ndim, const int *dims, LlmError *err)
+{
+	for (int i = 0; i < ndim; i++)
+		if (dims[i] == 0)
+			return LLM_OK;
+	for (int k = 0; k < w->count; k++)
+	{
+		w->in[k].data = in[k].data;
+		strides_of(ndim, in[k].ndim, in[k].dims, w->in[k].strides);
+	}
+	merge_axes(w, ndim, dims);
+	w->piece = w->inner < LLM_TASK ? w->inner : LLM_TASK;
+	w->pieces = (w->inner + w->piece - 1) / w->piece;
+	w->rows_per_task = w->inner < LLM_TASK ? LLM_TASK / w->inner : 1;
+	return llm_parallel(
+		(int) ((w->rows + w->rows_per_task - 1) / w->rows_per_task * w->pieces), row_task, w, err);
 }
 
 LlmCode
 llm_broadcast_binary(LlmBinary op, int a_ndim, const int *a_dims, const float *a, int b_ndim,
 	const int *b_dims, const float *b, float *out, LlmError *err)
 {
-	Work w = {.op = op, .a = a, .b = b, .out = out};
-	int64_t a_strides[LLM_MAX_DIMS], b_strides[LLM_MAX_DIMS];
+	const LlmOperand in[2] = {{a_ndim, a_dims, a}, {b_ndim, b_dims, b}};
+	Work w = {.count = 2, .op = op, .out = out};
 	int dims[LLM_MAX_DIMS], ndim;
 	LlmCode code = llm_broadcast_shape("broadcast", "and", a_ndim, a_dims, b_ndim, b_dims, &ndim, dims, err);
 
-	for (int i = 0; i < ndim && code == LLM_OK; i++)
-		if (dims[i] == 0)
-			return LLM_OK;
+	return code == LLM_OK ? each_row(&w, in, ndim, dims, err) : code;
+}
+
+LlmCode
+llm_select_shape(const LlmOperand in[3], int *ndim, int *dims, LlmError *err)
+{
+	int both[LLM_MAX_DIMS], n;
+	LlmCode code =
+		llm_broadcast_shape("where", "and", in[1].ndim, in[1].dims, in[2].ndim, in[2].dims, &n, both, err);
+
 	if (code != LLM_OK)
 		return code;
-	strides_of(ndim, a_ndim, a_dims, a_strides);
-	strides_of(ndim, b_ndim, b_dims, b_strides);
-	merge_axes(&w, ndim, dims, a_strides, b_strides);
-	w.piece = w.inner < LLM_TASK ? w.inner : LLM_TASK;
-	w.pieces = (w.inner + w.piece - 1) / w.piece;
-	w.rows_per_task = w.inner < LLM_TASK ? LLM_TASK / w.inner : 1;
-	return llm_parallel(
-		(int) ((w.rows + w.rows_per_task - 1) / w.rows_per_task * w.pieces), binary_task, &w, err);
+	return llm_broadcast_shape("where", "and", in[0].ndim, in[0].dims, n, both, ndim, dims, err);
+}
+
+LlmCode
+llm_broadcast_select(const LlmOperand in[3], float *out, LlmError *err)
+{
+	Work w = {.count = 3, .out = out};
+	int dims[LLM_MAX_DIMS], ndim;
+	LlmCode code = llm_select_shape(in, &ndim, dims, err);
+
+	return code == LLM_OK ? each_row(&w, in, ndim, dims, err) : code;
 }
 
 LlmCode

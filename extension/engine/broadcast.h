@@ -34,6 +34,18 @@ extern LlmCode llm_axis(const char *op, int ndim, const int *dims, int axis, int
 /* out = a op b, broadcast; out has the shape from llm_broadcast_shape. */
 extern LlmCode llm_broadcast_binary(LlmBinary op, int a_ndim, const int *a_dims, const float *a, int b_ndim,
 	const int *b_dims, const float *b, float *out, LlmError *err);
+/* A value of a selection. */
+typedef struct LlmOperand
+{
+	int ndim;
+	const int *dims;
+	const float *data;
+} LlmOperand;
+
+/* dims = the shape of in[0] ? in[1] : in[2], broadcast. */
+extern LlmCode llm_select_shape(const LlmOperand in[3], int *ndim, int *dims, LlmError *err);
+/* out = in[1] where in[0] is not 0, else in[2]; out has that shape. */
+extern LlmCode llm_broadcast_select(const LlmOperand in[3], float *out, LlmError *err);
 /* out = a @ b, shapes as llm_matmul_shape accepts them. */
 extern LlmCode llm_broadcast_matmul(int a_ndim, const int *a_dims, const float *a, int b_ndim,
 	const int *b_dims, const float *b, float *out, const LlmAllocator *memory, LlmError *err);

@@ -51,6 +51,29 @@ bind_input(LlmExec *exec, int index, const LlmInput *inputs, int n_inputs, LlmEr
 	return LLM_OK;
 }
 
+/* Inputs that the target does not read give sizes to names that nothing else does: those of random values. */
+static void
+size_unknown_names(LlmExec *exec, const LlmInput *inputs, int n_inputs)
+{
+	const LlmGraph *graph = &exec->model->graph;
+
+	for (int i = 0; i < n_inputs; i++)
+	{
+		int index = llm_graph_find(graph, inputs[i].name);
+		const LlmNode *node = &graph->nodes[index < 0 ? 0 : index];
+
+		if (index < 0 || exec->slots[index].rows != ROWS_NONE || node->ndim != inputs[i].ndim)
+			continue;
+		for (int d = 0; d < node->ndim; d++)
+		{
+			const LlmDim *dim = &node->shape[d];
+
+			if (llm_dim_value(dim, &exec->sizes) < 0 && dim->times > 0 && inputs[i].dims[d] % dim->times == 0)
+				llm_sizes_set(&exec->sizes, dim->name, inputs[i].dims[d] / dim->times);
+		}
+	}
+}
+
 /* Rows of an input or a parameter are not computed, so all of them are present. */
 static LlmCode
 bind_leaves(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmError *err)
@@ -227,6 +250,8 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 	llm_exec_drop_scratch(exec);
 	code = bind_leaves(exec, inputs, n_inputs, err);
 	length = llm_dim_value(&T, &exec->sizes);
+	if (code == LLM_OK)
+		size_unknown_names(exec, inputs, n_inputs);
 	if (code == LLM_OK && exec->last_only && length == 0)
 		code = llm_fail(err, LLM_SHAPE, "a sequence of no tokens has no last one");
 	if (code == LLM_OK)

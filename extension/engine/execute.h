@@ -64,7 +64,13 @@ extern LlmCode llm_exec_reorder(LlmExec *exec, const int *rows, int B, LlmError 
 extern void llm_exec_release(LlmExec *exec);
 extern void llm_exec_close(LlmExec *exec);
 
-/* Dropout in training: masks depend on (seed, step, micro_batch, node, element) alone. p 0 drops nothing. */
+/* The seed of random nodes outside of training; set by the extension. */
+extern int llm_random_seed;
+
+/*
+ * Dropout and random nodes in training: they depend on (seed, step, micro_batch, node, element) alone. p 0
+ * drops nothing.
+ */
 typedef struct LlmDropout
 {
 	float p; /* of nodes without a p of their own */

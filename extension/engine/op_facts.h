@@ -132,6 +132,54 @@ typedef enum LlmFuses
 	OP(CROSS_ENTROPY, "cross_entropy", 2, 2, "", 1, \
 		LLM_READS_BOTH, LLM_OWN_ROW, 0, 4, LLM_FUSES_NOT, 0, \
 		cross_entropy, never, cross_entropy, cross_entropy, counted) \
+	OP(GREATER, "greater", 2, 2, "", LLM_NO_IDS, \
+		LLM_NO_GRADIENT, LLM_OWN_ROW, 1, 0, LLM_FUSES_BINARY, LLM_GREATER, \
+		binary, aligned, binary, none, counted) \
+	OP(WHERE, "where", 3, 3, "", LLM_NO_IDS, \
+		LLM_READS_INPUTS, LLM_OWN_ROW, 1, 0, LLM_FUSES_NOT, 0, \
+		where, aligned, where, where, counted) \
+	OP(STOP_GRADIENT, "stop_gradient", 1, 1, "", LLM_NO_IDS, \
+		LLM_NO_GRADIENT, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		same, aligned, passing, none, counted) \
+	OP(CLAMP, "clamp", 1, 1, "min max", LLM_NO_IDS, \
+		LLM_READS_INPUTS, LLM_OWN_ROW, 2, 0, LLM_FUSES_NOT, 0, \
+		clamp, aligned, clamp, clamp, counted) \
+	OP(ABS, "abs", 1, 1, "", LLM_NO_IDS, \
+		LLM_READS_BOTH, LLM_OWN_ROW, 1, 0, LLM_FUSES_UNARY, LLM_ABS, \
+		same, aligned, unary, unary, counted) \
+	OP(POW, "pow", 1, 1, "exponent", LLM_NO_IDS, \
+		LLM_READS_INPUTS, LLM_OWN_ROW, 3, 0, LLM_FUSES_NOT, 0, \
+		pow, aligned, pow, pow, counted) \
+	OP(CUMSUM, "cumsum", 1, 1, "axis", LLM_NO_IDS, \
+		LLM_READS_NEITHER, LLM_OWN_ROW, 1, 0, LLM_FUSES_NOT, 0, \
+		along_axis, along_axis, cumsum, cumsum, counted) \
+	OP(TOPK, "topk", 1, 1, "k output", LLM_NO_IDS, \
+		LLM_READS_INPUTS, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, 0, \
+		topk, topk, topk, topk, counted) \
+	OP(ONE_HOT, "one_hot", 1, 1, "size", 0, \
+		LLM_NO_GRADIENT, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		one_hot, one_hot, one_hot, none, counted) \
+	OP(GATHER_ROWS, "gather_rows", 2, 2, "", 1, \
+		LLM_READS_INPUTS, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		gather_rows, gather_rows, gather_rows, gather_rows, gather_rows) \
+	OP(SCATTER_ROWS, "scatter_rows", 2, 2, "size", 1, \
+		LLM_READS_INPUTS, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, 0, \
+		scatter_rows, scatter_rows, scatter_rows, scatter_rows, counted) \
+	OP(EXPERT_MATMUL, "expert_matmul", 3, 3, "", 1, \
+		LLM_READS_INPUTS, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		expert_matmul, expert_matmul, expert_matmul, expert_matmul, matmul) \
+	OP(MSE, "mse", 2, 2, "", LLM_NO_IDS, \
+		LLM_READS_INPUTS, LLM_OWN_ROW, 0, 3, LLM_FUSES_NOT, 0, \
+		mse, never, mse, mse, counted) \
+	OP(NORMAL, "normal", 0, 0, "shape mean std seed", LLM_NO_IDS, \
+		LLM_NO_GRADIENT, LLM_OWN_ROW, 10, 0, LLM_FUSES_NOT, 0, \
+		normal, random, normal, none, counted) \
+	OP(UNIFORM, "uniform", 0, 0, "shape low high seed", LLM_NO_IDS, \
+		LLM_NO_GRADIENT, LLM_OWN_ROW, 2, 0, LLM_FUSES_NOT, 0, \
+		uniform, random, uniform, none, counted) \
+	OP(RANDINT, "randint", 0, 0, "shape low high seed", LLM_NO_IDS, \
+		LLM_NO_GRADIENT, LLM_OWN_ROW, 2, 0, LLM_FUSES_NOT, 0, \
+		randint, random, randint, none, counted) \
 	OP(SUM, "sum", 1, 1, "axis", LLM_NO_IDS, \
 		LLM_READS_BOTH, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, LLM_REDUCE_SUM, \
 		reduce, reduce, reduce, reduce, counted) \

@@ -83,6 +83,7 @@ llm_exec_open(const LlmModel *model, int target, bool last_only, int capacity, c
 		.capacity = capacity,
 		.continues = true,
 		.last_only = last_only,
+		.dropout = {.seed = (uint64_t) llm_random_seed},
 		.sizes = graph->sizes};
 	x->slots = memory->alloc(memory->context, graph->count * sizeof(Slot));
 	if (x->slots == NULL)

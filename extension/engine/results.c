@@ -65,8 +65,11 @@ make_result(LlmExec *exec, int index, bool allocate, LlmError *err)
 		if (size < 0 || size > INT32_MAX ||
 			__builtin_mul_overflow(value->numel, (size_t) size, &value->numel) ||
 			value->numel > SIZE_MAX / 16)
-			return llm_fail(err, LLM_SHAPE, "node \"%s\": the size of dimension %d is not known or too large",
+		{
+			llm_fail(err, LLM_SHAPE, "node \"%s\": the size of dimension %d is not known or too large",
 				node->name, i + 1);
+			return llm_hint(err, "The size of a name is that of the given inputs in whose shape it is.");
+		}
 		value->dims[i] = (int) size;
 	}
 	if (!allocate)

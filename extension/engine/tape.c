@@ -12,7 +12,7 @@
 void
 llm_exec_trace(LlmExec *exec)
 {
-	llm_exec_train(exec, &(LlmDropout){.p = 0}, NULL);
+	llm_exec_train(exec, &(LlmDropout){.seed = exec->dropout.seed}, NULL);
 	exec->training = false;
 	exec->tracing = exec->timing = true;
 }
@@ -90,7 +90,8 @@ check_reshape(LlmNode *node, const LlmValue *values, const LlmValue *value, LlmE
 	return LLM_OK;
 }
 
-/* Ids and targets are indices into memory: each must exist. */
+/* Ids and targets are indices into memory: each must exist. Other ids than these are checked when they are
+ * used. */
 static LlmCode
 check_ids(const LlmNode *node, const LlmValue *values, LlmError *err)
 {
@@ -99,8 +100,9 @@ check_ids(const LlmNode *node, const LlmValue *values, LlmError *err)
 				   *other = &values[node->inputs[loss ? 0 : 1]];
 	int size = other->dims[loss ? other->ndim - 1 : 0];
 
-	if (node->op == LLM_OP_ROPE) /* positions are no indices */
+	if (loss && ids->ndim == other->ndim) /* distributions */
 		return LLM_OK;
+
 	for (size_t i = 0; i < ids->numel; i++)
 	{
 		if (i % LLM_POLL_ELEMENTS == 0 && llm_poll(err) != LLM_OK)
@@ -144,7 +146,7 @@ check_tape(const LlmGraph *graph, const LlmValue *values, LlmNode *nodes, LlmErr
 			code = llm_infer(&own, node, err);
 		if (code == LLM_OK)
 			code = check_value(node, value, err);
-		if (code == LLM_OK && llm_op_facts[node->op].ids != LLM_NO_IDS)
+		if (code == LLM_OK && (node->op == LLM_OP_EMBEDDING || node->op == LLM_OP_CROSS_ENTROPY))
 			code = check_ids(node, values, err);
 		if (code != LLM_OK)
 			return code;

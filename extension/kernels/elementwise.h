@@ -139,6 +139,9 @@ binary_rows(LlmBinary op, size_t m, size_t n, const float *x, int xs, size_t ldx
 		case LLM_MAX:
 			PAIRS(v_select(v_isnan(a), a, v_select(v_isnan(b), b, v_max(a, b))));
 			break;
+		case LLM_GREATER:
+			PAIRS(v_select(v_lt(b, a), v_set(1.0f), v_set(0.0f)));
+			break;
 	}
 }
 

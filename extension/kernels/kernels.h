@@ -62,7 +62,8 @@ typedef enum LlmBinary
 	LLM_SUB,
 	LLM_MUL,
 	LLM_DIV,
-	LLM_MAX
+	LLM_MAX,
+	LLM_GREATER /* 1 where x > y, else 0 */
 } LlmBinary;
 
 typedef enum LlmStepKind
@@ -136,6 +137,14 @@ typedef struct LlmKernels
 	void (*unary)(LlmUnary f, size_t n, const float *x, float *out);
 	/* out[i] = a[i * as] op b[i * bs], strides as, bs 0 (one value for all) or 1; out may be a or b */
 	void (*binary)(LlmBinary op, size_t n, const float *a, int as, const float *b, int bs, float *out);
+
+	/* out[i] = c[i * cs] is not 0 ? a[i * as] : b[i * bs]; strides as in binary; out may be any of them */
+	void (*select)(
+		size_t n, const float *c, int cs, const float *a, int as, const float *b, int bs, float *out);
+	/* out[i] = x[i], but not less than low and not more than high; NaN is kept; out may be x */
+	void (*clamp)(size_t n, float low, float high, const float *x, float *out);
+	/* dx = dy where low <= x <= high, else 0; dx may be dy */
+	void (*clamp_backward)(size_t n, float low, float high, const float *x, const float *dy, float *dx);
 
 	/*
 	 * Applies the steps to a block of m rows and n columns that begins at `row` and `column` of the product,

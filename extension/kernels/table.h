@@ -5,6 +5,7 @@
 #include "kernels/peak.h"
 #include "kernels/quantized.h"
 #include "kernels/rows.h"
+#include "kernels/select.h"
 
 const LlmKernels LLM_TABLE = {
 	.name = LLM_NAME,
@@ -19,6 +20,9 @@ const LlmKernels LLM_TABLE = {
 	.pack_gathered = pack_gathered,
 	.unary = unary,
 	.binary = binary,
+	.select = select_elements,
+	.clamp = clamp,
+	.clamp_backward = clamp_backward,
 	.steps = steps,
 	.sum = sum,
 	.sum_squares = sum_squares,

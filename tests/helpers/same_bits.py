@@ -70,6 +70,23 @@ KERNELS = {
     "randn(ARRAY[12], 3), 3)",
     "upsample": "pg_llm_upsample(randn(ARRAY[2, 3, 7, 9], 1), 3)",
     "avgpool": "pg_llm_avgpool(randn(ARRAY[2, 3, 17, 19], 1), 3)",
+    "greater": f"greater({X}, slice({X}, ARRAY[3, 0], ARRAY[4, 11]))",
+    "where": f"tensor_where({X}, slice({X}, ARRAY[3, 0], ARRAY[4, 11]), {X})",
+    "clamp": f"clamp({X}, -0.5, 7)",
+    "cumsum": "cumsum(randn(ARRAY[37, 5000], 1))",
+    "cumsum axis 0": f"cumsum({X}, 0)",
+    "topk": f"topk({X}, 7)",
+    "topk indices": "topk(randn(ARRAY[37, 5000], 1), 300, 'indices')",
+    "gather_rows": "gather_rows(randn(ARRAY[50, 33], 1), topk(randn(ARRAY[9, 50], 2), 7, 'indices'))",
+    "scatter_rows": "scatter_rows(randn(ARRAY[300, 33], 1), topk(randn(ARRAY[300, 5], 2), 1, 'indices')"
+    " @ '[1]', 5)",
+    "expert_matmul": "expert_matmul(randn(ARRAY[45, 300], 1), topk(randn(ARRAY[45, 5], 2), 2, 'indices'),"
+    " randn(ARRAY[5, 300, 70], 3))",
+    "mse": "mse(randn(ARRAY[100000], 1), randn(ARRAY[100000], 2))",
+    "soft_cross_entropy": "soft_cross_entropy(randn(ARRAY[3, 5000], 1), "
+    "pg_llm_softmax(randn(ARRAY[3, 5000], 2)))",
+    "uniform": "uniform(ARRAY[40000], 1, -2, 3)",
+    "randint": "randint(ARRAY[40000], 1, 0, 1000)",
     "softmax": "pg_llm_softmax(randn(ARRAY[37, 5000], 1))",
     "softmax axis 0": "pg_llm_softmax(randn(ARRAY[37, 50], 1), 0)",
     "softmax of oddities": f"pg_llm_softmax({X})",
@@ -123,6 +140,12 @@ GRADIENTS = {
     f" {var('g', '8', 4)}, {var('h', '8', 5)}, 4)), 3) * {const('3, 8, 4, 3', 6)})",
     "waves": f"mean(pg_llm_silu(sin({var('a', '37, 129', 1)} * 9.0)) * pg_llm_sigmoid({var('b', '129', 2)})"
     f" * cos({var('a', '37, 129', 1)}))",
+    "choices": f"tensor_sum(cumsum(tensor_where({const('37, 1', 1)}, clamp({var('a', '37, 129', 2)}, -1, 1),"
+    f" {var('b', '129', 3)}), 0) * {const('37, 129', 4)})",
+    "experts": f"tensor_sum(expert_matmul({var('x', '45, 300', 1)}, topk({const('45, 5', 2)}, 2, 'indices'),"
+    f" {var('w', '5, 300, 70', 3)}) * reshape(topk({var('g', '45, 5', 2)}, 2), ARRAY[45, 2, 1]))",
+    "soft labels": f"soft_cross_entropy({var('x', '37, 5000', 1)}, pg_llm_softmax({var('y', '37, 5000', 2)}))"
+    f" + mse({var('a', '37, 129', 3)}, {const('37, 129', 4)})",
     "reductions": f"mean(var({var('x', '70, 130', 1)}, 0) * tensor_max({var('y', '70, 130', 2)}, 0)"
     f" + norm({var('x', '70, 130', 1)}, 0))",
     "views": f"tensor_sum(concat(ARRAY[slice({var('x', '9, 40', 1)}, ARRAY[2, 3], ARRAY[-1, 30]),"

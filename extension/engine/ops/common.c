@@ -11,7 +11,7 @@ llm_infer_same(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	return LLM_OK;
 }
 
-/* The operation normalises over one axis of its input. */
+/* The operation treats the elements along one axis of its input together. */
 LlmCode
 llm_infer_along_axis(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
@@ -19,7 +19,7 @@ llm_infer_along_axis(const LlmGraph *graph, LlmNode *node, LlmError *err)
 	int axis;
 
 	if (x->ndim == 0)
-		return llm_infer_refuse(node, x, NULL, "a scalar has no axis to normalise over", err);
+		return llm_infer_refuse(node, x, NULL, "a scalar has no axis", err);
 	if (llm_infer_axis(node, x, x->ndim, -1, &axis, err) != LLM_OK)
 		return err->code;
 	return llm_infer_same(graph, node, err);
@@ -76,7 +76,7 @@ llm_rows_last_axis(const LlmExec *exec, const LlmNode *node, int t)
  * back.
  */
 static LlmCode
-forward_turned(LlmExec *exec, const LlmValue *x, int axis, LlmAlong f, float *out, LlmError *err)
+apply_turned(LlmExec *exec, const LlmValue *x, int axis, LlmAlong f, float *out, LlmError *err)
 {
 	int n = x->dims[axis];
 	Buffer *turned = llm_buffer_take(exec, x->numel, err);
@@ -97,16 +97,44 @@ forward_turned(LlmExec *exec, const LlmValue *x, int axis, LlmAlong f, float *ou
 }
 
 LlmCode
+llm_apply_along(LlmExec *exec, const LlmNode *node, const LlmValue *x, LlmAlong f, float *out, LlmError *err)
+{
+	int axis = llm_axis_of(node, x->ndim, -1), n = x->dims[axis];
+
+	if (n == 0)
+		return LLM_OK;
+	if (axis != x->ndim - 1)
+		return apply_turned(exec, x, axis, f, out, err);
+	return f(x->numel / n, n, x->floats, out, err);
+}
+
+LlmCode
 llm_forward_along(LlmExec *exec, int index, const LlmValue *x, LlmAlong f, LlmError *err)
 {
-	int axis = llm_axis_of(&exec->model->graph.nodes[index], x->ndim, -1), n = x->dims[axis];
 	LlmCode code = llm_run_result_over(exec, index, 0, x, err);
 
-	if (code != LLM_OK || n == 0)
+	if (code != LLM_OK)
 		return code;
-	if (axis != x->ndim - 1)
-		return forward_turned(exec, x, axis, f, llm_result_of(exec, index), err);
-	return f(x->numel / n, n, x->floats, llm_result_of(exec, index), err);
+	return llm_apply_along(exec, &exec->model->graph.nodes[index], x, f, llm_result_of(exec, index), err);
+}
+
+/* The value is that of the first input, in the same memory if that belongs to the run. */
+LlmCode
+llm_forward_passing(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
+{
+	const Slot *from = &exec->slots[exec->model->graph.nodes[index].inputs[0]];
+	Slot *slot = &exec->slots[index];
+	LlmCode code;
+
+	if (from->buffer && x->floats == from->buffer->data && x->numel == from->value.numel)
+	{
+		slot->value = *x;
+		slot->buffer = from->buffer;
+		slot->buffer->refs++;
+		return LLM_OK;
+	}
+	code = llm_run_result(exec, index, err);
+	return code == LLM_OK ? llm_copy(x->numel, x->floats, llm_result_of(exec, index), err) : code;
 }
 
 static LlmCode

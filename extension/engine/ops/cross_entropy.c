@@ -1,12 +1,13 @@
 /*
  * The mean over rows of -log softmax(logits)[target]; a negative target leaves its row out.
  *
- * The loss of a node. Logits are often the largest value of a run: one element for each position and each
- * token of the vocabulary. If only the loss reads them, they are computed in chunks of rows: the losses of a
- * chunk and, in training, its gradients, which are propagated at once to the logits' inputs, so that nothing
- * is computed twice. A chunk is a whole number of the row blocks over which a weight's gradient is summed,
- * so that no bit depends on it.
+ * The loss of a node: targets are ids, or distributions (soft_cross_entropy.c). Logits are often the largest
+ * value of a run: one element for each position and each token of the vocabulary. If only the loss reads
+ * them, they are computed in chunks of rows: the losses of a chunk and, in training, its gradients, which are
+ * propagated at once to the logits' inputs, so that nothing is computed twice. A chunk is a whole number of
+ * the row blocks over which a weight's gradient is summed, so that no bit depends on it.
  */
+#include "engine/ops/direct.h"
 #include "engine/ops/op.h"
 #include "engine/gradients.h"
 #include "engine/partition.h"
@@ -23,15 +24,26 @@ LlmCode
 llm_infer_cross_entropy(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
 	const LlmNode *logits = llm_input_of(graph, node, 0), *targets = llm_input_of(graph, node, 1);
-	bool fits = targets->integers && logits->ndim == targets->ndim + 1;
+	bool fits = logits->ndim > 0 && logits->ndim == targets->ndim + targets->integers;
 
 	for (int i = 0; fits && i < targets->ndim; i++)
 		fits = llm_dim_same(graph, &logits->shape[i], &targets->shape[i]);
 	if (!fits)
-		return llm_infer_refuse(
-			node, logits, targets, "targets must be whole numbers of the logits' shape without V", err);
+	{
+		llm_infer_refuse(node, logits, targets,
+			"targets must be whole numbers of the logits' shape without V, or probabilities of their shape",
+			err);
+		return llm_hint(err, "Whole numbers are an input node of dtype int.");
+	}
 	node->ndim = 0;
 	return LLM_OK;
+}
+
+/* True if the targets are distributions over the vocabulary, and not ids. */
+static bool
+is_soft(const LlmValue *logits, const LlmValue *targets)
+{
+	return logits->ndim == targets->ndim;
 }
 
 /* ---- which logits are computed in chunks ---- */
@@ -49,6 +61,8 @@ in_chunks(const LlmExec *exec, int loss)
 	const LlmNode *node = &graph->nodes[logits];
 	const LlmWeight *w;
 
+	if (!graph->nodes[graph->nodes[loss].inputs[1]].integers)
+		return false;
 	if (node->op != LLM_OP_MATMUL || exec->slots[logits].readers != 1 || exec->tracing || exec->timing)
 		return false;
 	weight = node->inputs[1];
@@ -194,6 +208,25 @@ check_targets(const LlmNode *node, const LlmValue *targets, int V, LlmError *err
 	return LLM_OK;
 }
 
+static LlmCode
+forward_soft(LlmExec *exec, int index, const LlmValue *in, LlmError *err)
+{
+	int V = in[0].dims[in[0].ndim - 1];
+	size_t rows = V ? in[0].numel / V : 0;
+	LlmCode code = llm_run_result(exec, index, err);
+	Buffer *losses;
+
+	if (code != LLM_OK)
+		return code;
+	losses = llm_buffer_take(exec, rows, err);
+	if (losses == NULL)
+		return err->code;
+	code = llm_soft_cross_entropy(
+		rows, V, in[0].floats, in[1].floats, losses->data, llm_result_of(exec, index), err);
+	llm_buffer_drop(exec, losses);
+	return code;
+}
+
 LlmCode
 llm_forward_cross_entropy(LlmExec *exec, int index, const LlmValue *in, LlmError *err)
 {
@@ -201,9 +234,12 @@ llm_forward_cross_entropy(LlmExec *exec, int index, const LlmValue *in, LlmError
 	const Slot *logits = &exec->slots[node->inputs[0]];
 	const LlmValue *targets = &exec->slots[node->inputs[1]].value;
 	int V = logits->value.dims[logits->value.ndim - 1];
-	LlmCode code = llm_run_result(exec, index, err);
+	LlmCode code;
 	Buffer *losses;
 
+	if (is_soft(&logits->value, targets))
+		return forward_soft(exec, index, in, err);
+	code = llm_run_result(exec, index, err);
 	if (code == LLM_OK)
 		code = check_targets(node, targets, V, err);
 	if (code != LLM_OK)
@@ -232,9 +268,41 @@ cross_entropy_dx(Back *b, float *dx, LlmError *err)
 		b->in[1].integers, b->dy[0], dx, err);
 }
 
+/* Of distributions: the gradient with respect to the logits, or to the targets. */
+static LlmCode
+write_soft(Back *b, float *dx, float *dp, LlmError *err)
+{
+	int V = b->in[0].dims[b->in[0].ndim - 1];
+
+	return llm_soft_cross_entropy_backward(
+		V ? b->in[0].numel / V : 0, V, b->in[0].floats, b->in[1].floats, b->dy[0], dx, dp, err);
+}
+
+static LlmCode
+soft_dx(Back *b, float *dx, LlmError *err)
+{
+	return write_soft(b, dx, NULL, err);
+}
+
+static LlmCode
+soft_dp(Back *b, float *dp, LlmError *err)
+{
+	return write_soft(b, NULL, dp, err);
+}
+
+static LlmCode
+backward_soft(Back *b, LlmError *err)
+{
+	LlmCode code = llm_back_write(b, 0, soft_dx, err);
+
+	return code == LLM_OK ? llm_back_write(b, 1, soft_dp, err) : code;
+}
+
 LlmCode
 llm_backward_cross_entropy(Back *b, LlmError *err)
 {
+	if (is_soft(&b->in[0], &b->in[1]))
+		return backward_soft(b, err);
 	if (b->exec->slots[b->node->inputs[0]].in_chunks) /* computed with the loss */
 		return LLM_OK;
 	return llm_back_write(b, 0, cross_entropy_dx, err);

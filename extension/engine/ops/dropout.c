@@ -8,14 +8,20 @@
 #include "engine/ops/op.h"
 #include "engine/sql_layers.h"
 
+bool
+llm_is_seed(const LlmAttr *attr)
+{
+	return attr->text && strspn(attr->text, "0123456789") == strlen(attr->text) &&
+		   strlen(attr->text) - 1 < 20;
+}
+
 LlmCode
 llm_infer_dropout(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
 	const LlmAttr *seed = llm_attr(node, "seed");
 	double p = llm_attr_number(node, "p", 0);
 
-	if (seed && (seed->text == NULL || strspn(seed->text, "0123456789") != strlen(seed->text) ||
-					strlen(seed->text) - 1 >= 20))
+	if (seed && !llm_is_seed(seed))
 		return llm_attr_refuse(node, "seed", "the text of a whole number from 0 up", err);
 	if (!(p >= 0 && (p < 1 || seed)))
 		return llm_attr_refuse(node, "p", "a probability from 0 up to, not including, 1", err);
@@ -50,28 +56,16 @@ llm_dropout_of(const LlmExec *exec, int index, const char *key, LlmStream *strea
 LlmCode
 llm_forward_dropout(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 {
-	const Slot *from = &exec->slots[exec->model->graph.nodes[index].inputs[0]];
-	Slot *slot = &exec->slots[index];
 	LlmStream stream;
 	float p = llm_dropout_of(exec, index, "p", &stream);
 	LlmCode code;
 
-	if (p > 0)
-	{
-		code = llm_run_result(exec, index, err);
-		return code == LLM_OK
-				   ? llm_dropout(&stream, p, true, x->numel, x->floats, llm_result_of(exec, index), err)
-				   : code;
-	}
-	if (from->buffer && x->floats == from->buffer->data && x->numel == from->value.numel)
-	{
-		slot->value = *x;
-		slot->buffer = from->buffer;
-		slot->buffer->refs++;
-		return LLM_OK;
-	}
+	if (p == 0)
+		return llm_forward_passing(exec, index, x, err);
 	code = llm_run_result(exec, index, err);
-	return code == LLM_OK ? llm_copy(x->numel, x->floats, llm_result_of(exec, index), err) : code;
+	return code == LLM_OK
+			   ? llm_dropout(&stream, p, true, x->numel, x->floats, llm_result_of(exec, index), err)
+			   : code;
 }
 
 static LlmCode

@@ -7,8 +7,8 @@
 
 #include "engine/ops/op.h"
 
-static LlmCode
-declared(const LlmGraph *graph, LlmNode *node, LlmError *err)
+LlmCode
+llm_infer_declared(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
 	const LlmAttr *shape = llm_attr(node, "shape"), *dtype = llm_attr(node, "dtype");
 
@@ -44,14 +44,14 @@ declared(const LlmGraph *graph, LlmNode *node, LlmError *err)
 LlmCode
 llm_infer_input(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
-	return declared(graph, node, err);
+	return llm_infer_declared(graph, node, err);
 }
 
 LlmCode
 llm_infer_param(const LlmGraph *graph, LlmNode *node, LlmError *err)
 {
 	const LlmAttr *init = llm_attr(node, "init");
-	LlmCode code = declared(graph, node, err);
+	LlmCode code = llm_infer_declared(graph, node, err);
 
 	for (int i = 0; code == LLM_OK && i < node->ndim; i++)
 	{

@@ -50,7 +50,10 @@ extern int llm_t_axis_of(const LlmExec *exec, const LlmNode *node, int i);
 typedef LlmCode (*LlmAlong)(size_t rows, size_t n, const float *x, float *out, LlmError *err);
 typedef LlmCode (*LlmAlongBack)(
 	size_t rows, size_t n, const float *y, const float *dy, float *dx, LlmError *err);
-/* Forward and gradient of a node along its attribute axis, by default the last. */
+/* Applies f to x along the node's attribute axis, by default the last; out may be x. */
+extern LlmCode llm_apply_along(
+	LlmExec *exec, const LlmNode *node, const LlmValue *x, LlmAlong f, float *out, LlmError *err);
+/* Forward and gradient of a node along that axis. */
 extern LlmCode llm_forward_along(LlmExec *exec, int index, const LlmValue *x, LlmAlong f, LlmError *err);
 extern LlmCode llm_back_along(Back *b, LlmAlongBack f, float *dx, LlmError *err);
 
@@ -59,6 +62,18 @@ extern LlmCode llm_back_along(Back *b, LlmAlongBack f, float *dx, LlmError *err)
  * random stream.
  */
 extern float llm_dropout_of(const LlmExec *exec, int index, const char *key, LlmStream *stream);
+/*
+ * The ids of an input as integers from 0 to size - 1, in a buffer to be dropped; NULL if one of them is not
+ * such a number: err says which.
+ */
+extern int32_t *llm_ids_of(
+	LlmExec *exec, const LlmNode *node, const LlmValue *ids, int size, Buffer **buffer, LlmError *err);
+/* Fills node->shape from the attribute shape, and node->integers from dtype. */
+extern LlmCode llm_infer_declared(const LlmGraph *graph, LlmNode *node, LlmError *err);
+/* True if an attribute is the text of a whole number, as seeds are, which float64 cannot hold. */
+extern bool llm_is_seed(const LlmAttr *attr);
+/* The attribute size of a shape rule: a number or the name of a dimension. */
+extern LlmCode llm_infer_size(LlmNode *node, LlmDim *size, LlmError *err);
 /* The kernel function of an elementwise node with one input. */
 extern LlmUnary llm_unary_of(const LlmNode *node);
 

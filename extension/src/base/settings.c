@@ -9,6 +9,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 
+#include "engine/execute.h"
 #include "engine/parallel.h"
 #include "engine/pool.h"
 #include "kernels/kernels.h"
@@ -94,6 +95,9 @@ SettingsInit(void)
 	DefineCustomStringVariable("pg_llm.default_model", "The model that functions use when none is named.",
 		"Set it for a database: ALTER DATABASE name SET pg_llm.default_model = 'my_model'.",
 		&pg_llm_default_model, "gpt2-small", PGC_USERSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_llm.seed", "Seed of random nodes of a graph outside of training.",
+		"The same seed gives the same values; training uses the seed of its own call.", &llm_random_seed, 0,
+		0, INT_MAX, PGC_USERSET, 0, NULL, NULL, NULL);
 	DefineCustomBoolVariable("pg_llm.share_weights", "Uses one copy of a model in memory for all sessions.",
 		"Off: this session keeps copies of its own. The result does not depend on it.", &pg_llm_share_weights,
 		true, PGC_USERSET, 0, NULL, NULL, NULL);

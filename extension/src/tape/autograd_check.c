@@ -29,7 +29,7 @@ CheckIntegers(const Backward *p, const LlmNode *node)
 		ids = &p->values[node->inputs[0]];
 		size = p->values[node->inputs[1]].dims[0];
 	}
-	else if (node->op == LLM_OP_CROSS_ENTROPY)
+	else if (node->op == LLM_OP_CROSS_ENTROPY && p->values[node->inputs[1]].integers)
 	{
 		const LlmValue *logits = &p->values[node->inputs[0]];
 

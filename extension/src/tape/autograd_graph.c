@@ -48,7 +48,6 @@ typedef struct Reading
 	int *row;              /* by number: the row of the operation that produced it, or -1 */
 	int *shown;            /* by number: the row that produced it as an additional result, or -1 */
 	int *node;             /* by number: its node, or -1 if it is not needed */
-	bool *integers;        /* by number: read as whole numbers */
 } Reading;
 
 static int
@@ -119,7 +118,6 @@ MarkNeeded(Reading *r)
 		HeapTuple row;
 		int64 id = r->pass->run * TAPE_RUN_SIZE + number, *inputs;
 		int n;
-		LlmOp op;
 
 		if (r->node[number] < 0)
 			continue;
@@ -131,7 +129,6 @@ MarkNeeded(Reading *r)
 			continue;
 		}
 		row = SPI_tuptable->vals[r->row[number]];
-		op = llm_op_find(SPI_getvalue(row, desc, 2));
 		inputs = IdArray(SPI_getbinval(row, desc, 3, &null), &n);
 		for (int i = 0; inputs && i < n; i++)
 		{
@@ -140,7 +137,6 @@ MarkNeeded(Reading *r)
 			if (input < 0 || input >= number)
 				TapeBroken(id, "reads a tensor that was not made before it");
 			r->node[input] = 0;
-			r->integers[input] |= op != LLM_OP_COUNT && llm_op_facts[op].ids == i;
 		}
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -215,12 +211,11 @@ ReadOps(Reading *r)
 	int count;
 
 	SpiRun(&read_ops, values, NULL, false, 0);
-	ReserveMemory((3 * sizeof(int) + sizeof(bool)) * ((Size) r->numbers + 1)); /* as do the rows */
+	ReserveMemory(3 * sizeof(int) * ((Size) r->numbers + 1)); /* as do the rows */
 	spi = MemoryContextSwitchTo(r->context);
 	r->row = palloc(sizeof(int) * (r->numbers + 1));
 	r->shown = palloc(sizeof(int) * (r->numbers + 1));
 	r->node = palloc(sizeof(int) * (r->numbers + 1));
-	r->integers = palloc0(sizeof(bool) * (r->numbers + 1));
 	memset(r->row, -1, sizeof(int) * (r->numbers + 1));
 	memset(r->shown, -1, sizeof(int) * (r->numbers + 1));
 	memset(r->node, -1, sizeof(int) * (r->numbers + 1));
@@ -239,39 +234,20 @@ ReadOps(Reading *r)
 /* ---- values ---- */
 
 static void
-MakeValue(Reading *r, int node, int number, const Tensor *t)
+MakeValue(LlmValue *v, const Tensor *t)
 {
-	LlmValue *v = &r->pass->values[node];
-
 	v->ndim = t->ndim;
 	memcpy(v->dims, t->dims, sizeof(int) * t->ndim);
 	v->numel = TensorNumel(t);
 	v->floats = TENSOR_DATA(t);
-	if (r->integers[number])
-	{
-		int32_t *integers;
-
-		ReserveMemory(sizeof(int32_t) * v->numel);
-		integers = palloc(sizeof(int32_t) * Max(1, v->numel));
-		for (size_t i = 0; i < v->numel; i++)
-		{
-			float x = v->floats[i];
-
-			LLM_POLL(i);
-			integers[i] = x >= -16777216.0f && x <= 16777216.0f ? (int32_t) x : INT_MAX;
-		}
-		v->integers = integers;
-	}
 }
 
 static void
-MakeLeaf(Reading *r, LlmNode *node, int number, const Tensor *t, bool requires_grad)
+MakeLeaf(LlmNode *node, const Tensor *t, bool requires_grad)
 {
-	node->op = requires_grad && !r->integers[number] ? LLM_OP_PARAM : LLM_OP_INPUT;
+	node->op = requires_grad ? LLM_OP_PARAM : LLM_OP_INPUT;
 	node->attrs = palloc0(sizeof(LlmAttr) * 2);
 	node->attrs[node->n_attrs++] = DimensionList(t);
-	if (r->integers[number])
-		node->attrs[node->n_attrs++] = (LlmAttr){.key = "dtype", .kind = LLM_ATTR_TEXT, .text = "int"};
 }
 
 static char *
@@ -290,6 +266,25 @@ CopyTensor(Datum datum)
 	Tensor *t = DatumGetTensor(datum);
 
 	return (Pointer) t == DatumGetPointer(datum) ? TensorCopy(t) : t;
+}
+
+/* A model's dimension names stood for numbers, those of the value t, when it was executed. */
+static void
+ResolveNames(LlmNode *node, const Tensor *t)
+{
+	LlmAttr attr;
+
+	if (node->op == LLM_OP_RESHAPE)
+		attr = DimensionList(t);
+	else if (node->op == LLM_OP_ONE_HOT && t->ndim > 0)
+		attr = TapeAttr("size", t->dims[t->ndim - 1]);
+	else if (node->op == LLM_OP_SCATTER_ROWS && t->ndim > 0)
+		attr = TapeAttr("size", t->dims[0]);
+	else
+		return;
+	node->attrs = palloc(sizeof(LlmAttr));
+	node->attrs[0] = attr;
+	node->n_attrs = 1;
 }
 
 static void
@@ -319,18 +314,13 @@ TakeTensor(Reading *r, HeapTuple row, TupleDesc desc)
 	if (null)
 		TapeBroken(id, "has a tensor without data");
 	t = CopyTensor(data);
-	MakeValue(r, node, number, t);
-	if (p->graph.nodes[node].op == LLM_OP_RESHAPE && r->row[number] >= 0)
-	{
-		/* a model's dimension names stood for numbers when it was executed */
-		p->graph.nodes[node].attrs = palloc(sizeof(LlmAttr));
-		p->graph.nodes[node].attrs[0] = DimensionList(t);
-		p->graph.nodes[node].n_attrs = 1;
-	}
+	MakeValue(&p->values[node], t);
+	if (r->row[number] >= 0)
+		ResolveNames(&p->graph.nodes[node], t);
 	if (r->row[number] < 0 && p->names[node] == NULL && DatumGetBool(SPI_getbinval(row, desc, 4, &null)))
 		TapeBroken(id, "is missing: no operation made this tensor, and it is no leaf");
 	if (r->row[number] < 0)
-		MakeLeaf(r, &p->graph.nodes[node], number, t, DatumGetBool(SPI_getbinval(row, desc, 4, &null)));
+		MakeLeaf(&p->graph.nodes[node], t, DatumGetBool(SPI_getbinval(row, desc, 4, &null)));
 	data = SPI_getbinval(row, desc, 7, &null);
 	if (!null)
 		p->waiting[node] = CopyTensor(data);
@@ -355,6 +345,78 @@ ReadTensors(Reading *r)
 	SPI_cursor_close(portal);
 }
 
+/* ---- ids and targets ---- */
+
+/* The node that is input i of another. */
+static int
+InputOf(const Reading *r, const LlmNode *node, int i)
+{
+	return r->node[NumberOf(r, pg_strtoint64(node->input_names[i]))];
+}
+
+/* The value as whole numbers, too; what is none becomes an id that does not exist. */
+static void
+MakeIntegers(LlmNode *node, LlmValue *v)
+{
+	int32_t *integers;
+
+	if (v->integers || v->floats == NULL)
+		return;
+	ReserveMemory(sizeof(int32_t) * v->numel);
+	integers = palloc(sizeof(int32_t) * Max(1, v->numel));
+	for (size_t i = 0; i < v->numel; i++)
+	{
+		float x = v->floats[i];
+
+		LLM_POLL(i);
+		integers[i] = x >= -16777216.0f && x <= 16777216.0f ? (int32_t) x : INT_MAX;
+	}
+	v->integers = integers;
+	if (node->op != LLM_OP_PARAM && node->op != LLM_OP_INPUT)
+		return;
+	node->op = LLM_OP_INPUT;
+	node->attrs[node->n_attrs++] = (LlmAttr){.key = "dtype", .kind = LLM_ATTR_TEXT, .text = "int"};
+}
+
+/* The node whose value an operation reads as integers, or -1; an op whose ids may be floats checks them
+ * itself. */
+static int
+IntegersOf(const Reading *r, const LlmNode *node)
+{
+	const Backward *p = r->pass;
+	int i = llm_op_facts[node->op].ids;
+
+	if (i == LLM_NO_IDS || i >= node->n_inputs)
+		return -1;
+	switch (node->op)
+	{
+		case LLM_OP_EMBEDDING:
+		case LLM_OP_ROPE:
+			return InputOf(r, node, i);
+		case LLM_OP_CROSS_ENTROPY: /* distributions have as many dimensions as the logits */
+			return p->values[InputOf(r, node, 1)].ndim < p->values[InputOf(r, node, 0)].ndim
+					   ? InputOf(r, node, i)
+					   : -1;
+		default:
+			return -1;
+	}
+}
+
+/* The tape stores every value as floats. */
+static void
+ReadIntegers(Reading *r)
+{
+	Backward *p = r->pass;
+
+	for (int i = 0; i < p->graph.count; i++)
+	{
+		int ids = IntegersOf(r, &p->graph.nodes[i]);
+
+		if (ids >= 0)
+			MakeIntegers(&p->graph.nodes[ids], &p->values[ids]);
+	}
+}
+
 Backward *
 BackwardRead(int64 run, int64 target)
 {
@@ -368,6 +430,7 @@ BackwardRead(int64 run, int64 target)
 	ReadOps(&r);
 	ReadTensors(&r);
 	SPI_finish();
+	ReadIntegers(&r);
 	BackwardCheck(r.pass);
 	loss = &r.pass->values[r.pass->graph.count - 1];
 	if (!r.pass->wanted[r.pass->graph.count - 1])

@@ -10,7 +10,8 @@
 #include "double_attention.h"
 #include "double_image.h"
 #include "double_rope.h"
-#include "double_view.h"
+#include "double_rows.h"
+#include "double_select.h"
 #include "engine/parallel.h"
 
 static inline double
@@ -149,18 +150,23 @@ static inline double
 dbl_cross_entropy(const DblValue *logits, const DblValue *targets)
 {
 	int V = logits->dims[logits->ndim - 1], count = 0;
+	bool soft = logits->ndim == targets->ndim;
+	size_t rows = V ? logits->numel / V : 0;
 	double loss = 0;
 
-	for (size_t r = 0; r < targets->numel; r++)
+	for (size_t r = 0; r < rows; r++)
 	{
 		double all = 0;
 
-		if (targets->ids[r] < 0)
+		if (!soft && targets->ids[r] < 0)
 			continue;
+		count++;
 		for (int v = 0; v < V; v++)
 			all += exp(logits->x[r * V + v]);
-		loss += log(all) - logits->x[r * V + targets->ids[r]];
-		count++;
+		for (int v = 0; soft && v < V; v++)
+			loss += targets->x[r * V + v] * (log(all) - logits->x[r * V + v]);
+		if (!soft)
+			loss += log(all) - logits->x[r * V + targets->ids[r]];
 	}
 	return count ? loss / count : 0;
 }
@@ -188,6 +194,8 @@ dbl_node(const LlmGraph *g, const LlmNode *node, const DblValue *values)
 
 	for (int i = 0; i < node->n_inputs && i < 4; i++)
 		in[i] = &values[node->inputs[i]];
+	if (dbl_select(node, in, &out) || dbl_by_ids(node, in, &out))
+		return out;
 	switch (node->op)
 	{
 		case LLM_OP_ADD:
@@ -229,6 +237,10 @@ dbl_node(const LlmGraph *g, const LlmNode *node, const DblValue *values)
 			break;
 		case LLM_OP_CROSS_ENTROPY:
 			out.x[0] = dbl_cross_entropy(in[0], in[1]);
+			break;
+		case LLM_OP_MSE:
+			for (size_t e = 0; e < in[0]->numel; e++)
+				out.x[0] += pow(in[0]->x[e] - in[1]->x[e], 2) / in[0]->numel;
 			break;
 		case LLM_OP_DROPOUT:
 			dbl_dropout(node, in[0], &out);

@@ -16,13 +16,14 @@ typedef struct DblValue
 	size_t numel;
 	double *x;
 	const int32_t *ids;
+	bool integers; /* an input of integers, the ids */
 } DblValue;
 
 /* Zeros of a node's shape. */
 static inline DblValue
 dbl_new(const LlmGraph *g, const LlmNode *node)
 {
-	DblValue v = {.ndim = node->ndim, .numel = 1};
+	DblValue v = {.ndim = node->ndim, .numel = 1, .integers = node->integers};
 
 	for (int i = 0; i < node->ndim; i++)
 		v.numel *= v.dims[i] = (int) llm_dim_value(&node->shape[i], &g->sizes);

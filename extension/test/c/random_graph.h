@@ -79,8 +79,33 @@ write_attrs(Bytes *b, char *out, LlmOp op)
 		case LLM_OP_SOFTMAX:
 		case LLM_OP_LOG_SOFTMAX:
 		case LLM_OP_CONCAT:
+		case LLM_OP_CUMSUM:
 			return sprintf(
 				out, "%s", PICK(b, "", "axis=-1", "axis=0", "axis=1", "axis=-2", "axis=2", "axis=nan"));
+		case LLM_OP_CLAMP:
+			return sprintf(out, "%s",
+				PICK(b, "", "min=-0.5", "max=0.5", "min=0 max=0.25", "min=null max=null", "min=1 max=0",
+					"min=nan"));
+		case LLM_OP_NORMAL:
+			at = write_dims(b, out, dims, pick(b, 8) ? 10 : 20);
+			return at + sprintf(out + at, "%s",
+							PICK(b, "", " std=0.5", " mean=2", " seed='7", " seed=7", " std=-1"));
+		case LLM_OP_UNIFORM:
+		case LLM_OP_RANDINT:
+			at = write_dims(b, out, dims, pick(b, 8) ? 10 : 20);
+			return at +
+				   sprintf(out + at, "%s",
+					   PICK(b, "", " high=6", " low=-3 high=2", " high=6 seed='7", " low=2", " high=0.5"));
+		case LLM_OP_TOPK:
+			return sprintf(out, "k=%s %s", PICK(b, "1", "2", "3", "6", "9", "0", "1.5", "null"),
+				PICK(b, "", "output=values", "output=indices", "output=mask", "output=null", "output=x"));
+		case LLM_OP_ONE_HOT:
+		case LLM_OP_SCATTER_ROWS:
+			return sprintf(
+				out, "size=%s", PICK(b, "6", "V", "C", "T", "9", "0", "B", "null", "2147483647", "X"));
+		case LLM_OP_POW:
+			return sprintf(out, "exponent=%s",
+				PICK(b, "2", "3", "0.5", "-1", "0", "1", "1.5", "-64", "65", "null", "nan"));
 		case LLM_OP_RESHAPE:
 			return sprintf(out, "%s",
 				PICK(b, "shape=[B,T,-1]", "shape=[B,T,2,-1]", "shape=[-1]", "shape=[T,-1]", "shape=[B,-1,T]",

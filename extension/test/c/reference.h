@@ -208,6 +208,8 @@ ref_binary(LlmBinary op, float a, float b)
 			return a * b;
 		case LLM_DIV:
 			return a / b;
+		case LLM_GREATER:
+			return a > b;
 		default:
 			return a != a || b != b ? NAN : a > b ? a : b;
 	}

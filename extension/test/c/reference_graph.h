@@ -7,25 +7,8 @@
 
 #include "reference_attention.h"
 #include "reference_rope.h"
-#include "reference_view.h"
-
-/* The element of v that was broadcast to the element at `place` of a result of out's shape. */
-static inline float
-ref_element(const RefValue *v, const RefValue *out, size_t place)
-{
-	size_t at = 0, stride = 1;
-
-	for (int i = 0; i < v->ndim; i++)
-	{
-		int length = v->dims[v->ndim - 1 - i];
-
-		if (length != 1)
-			at += place % out->dims[out->ndim - 1 - i] * stride;
-		place /= out->dims[out->ndim - 1 - i];
-		stride *= length;
-	}
-	return v->floats[at];
-}
+#include "reference_rows.h"
+#include "reference_select.h"
 
 static inline RefValue
 ref_broadcast(LlmBinary op, const RefValue *x, const RefValue *y)
@@ -83,6 +66,52 @@ ref_product(const RefValue *a, const RefValue *b, bool transposed)
 	return out;
 }
 
+/* The sum of x y by the rule of sums: sixteen chains, folded after each chunk. */
+static inline double
+ref_products_of(size_t n, const float *x, const float *y)
+{
+	RefSum s = {0};
+
+	for (size_t i = 0; i < n; i++)
+	{
+		s.lane[i % LLM_LANES] = fmaf(x[i], y[i], s.lane[i % LLM_LANES]);
+		if ((i + 1) % LLM_CHUNK == 0 || i + 1 == n)
+			ref_fold(&s);
+	}
+	return s.total;
+}
+
+/* Cross-entropy with a distribution for each row. */
+static inline float
+ref_soft_loss(int V, size_t rows, const float *x, const float *p)
+{
+	float *losses = calloc(rows + 1, sizeof(float)), *logs = malloc(V * sizeof(float) + 1), mean = 0;
+
+	for (size_t i = 0; i < rows; i++)
+	{
+		ref_log_softmax(V, x + i * V, logs);
+		losses[i] = -(float) ref_products_of(V, p + i * V, logs);
+	}
+	if (rows)
+		mean = (float) (ref_sum(rows, 0, losses, 1, 0) / rows);
+	free(losses);
+	free(logs);
+	return mean;
+}
+
+static inline RefValue
+ref_mse(const RefValue *x, const RefValue *y)
+{
+	float *difference = malloc(x->numel * sizeof(float) + 1);
+	RefValue out = ref_value(0, NULL);
+
+	for (size_t i = 0; i < x->numel; i++)
+		difference[i] = x->floats[i] - y->floats[i];
+	out.floats[0] = (float) (ref_sum(x->numel, 0, difference, 2, 0) / x->numel);
+	free(difference);
+	return out;
+}
+
 static inline RefValue
 ref_loss(const RefValue *logits, const RefValue *targets)
 {
@@ -91,6 +120,12 @@ ref_loss(const RefValue *logits, const RefValue *targets)
 	RefValue out = ref_value(0, NULL);
 	size_t count = 0;
 
+	if (logits->ndim == targets->ndim)
+	{
+		free(losses);
+		out.floats[0] = ref_soft_loss(V, V ? logits->numel / V : 0, logits->floats, targets->floats);
+		return out;
+	}
 	for (size_t i = 0; i < targets->numel; i++)
 		if (targets->integers[i] >= 0 && targets->integers[i] < V)
 		{
@@ -144,6 +179,8 @@ ref_node(const LlmNode *node, const RefValue *values, const LlmSizes *sizes)
 
 	for (int j = 0; j < node->n_inputs && j < 4; j++)
 		in[j] = &values[node->inputs[j]];
+	if (ref_select(node, in, &out) || ref_rows(node, in, sizes, &out))
+		return out;
 	if (node->op >= LLM_OP_SUM)
 		return ref_view(node, values, sizes);
 	if (node->op == LLM_OP_SOFTMAX || node->op == LLM_OP_LOG_SOFTMAX)
@@ -175,6 +212,8 @@ ref_node(const LlmNode *node, const RefValue *values, const LlmSizes *sizes)
 			return ref_rope(node, in[0], in[1]);
 		case LLM_OP_CROSS_ENTROPY:
 			return ref_loss(in[0], in[1]);
+		case LLM_OP_MSE:
+			return ref_mse(in[0], in[1]);
 		default:
 			break;
 	}
@@ -234,6 +273,20 @@ ref_needed(const LlmGraph *g, int target)
 	return needed;
 }
 
+/* Sizes of the names in the shapes of all inputs given: random values need them before the inputs' turn. */
+static inline void
+ref_sizes(const LlmGraph *g, const LlmInput *inputs, int n_inputs, LlmSizes *sizes)
+{
+	for (int k = 0; k < n_inputs; k++)
+	{
+		const LlmNode *node = &g->nodes[llm_graph_find(g, inputs[k].name)];
+
+		for (int j = 0; j < node->ndim; j++)
+			if (llm_dim_value(&node->shape[j], sizes) < 0 && node->shape[j].times > 0)
+				llm_sizes_set(sizes, node->shape[j].name, inputs[k].dims[j] / (int) node->shape[j].times);
+	}
+}
+
 /* Values of all nodes that target needs (the others have floats NULL); free them with ref_free. */
 static inline RefValue *
 ref_graph(const LlmGraph *g, int target, float *const *weights, const LlmInput *inputs, int n_inputs)
@@ -242,6 +295,7 @@ ref_graph(const LlmGraph *g, int target, float *const *weights, const LlmInput *
 	RefValue *values = calloc(g->count + 1, sizeof(RefValue));
 	bool *needed = ref_needed(g, target);
 
+	ref_sizes(g, inputs, n_inputs, sizes);
 	for (int i = 0; i < g->count; i++)
 	{
 		int index = g->order[i];
@@ -263,10 +317,6 @@ ref_graph(const LlmGraph *g, int target, float *const *weights, const LlmInput *
 				if (strcmp(inputs[k].name, node->name) != 0)
 					continue;
 				values[index] = ref_value(inputs[k].ndim, inputs[k].dims);
-				for (int j = 0; j < node->ndim; j++)
-					if (llm_dim_value(&node->shape[j], sizes) < 0)
-						llm_sizes_set(
-							sizes, node->shape[j].name, inputs[k].dims[j] / (int) node->shape[j].times);
 				if (inputs[k].floats)
 					memcpy(values[index].floats, inputs[k].floats, values[index].numel * sizeof(float));
 				values[index].integers = inputs[k].integers;

@@ -173,7 +173,22 @@ main(void)
 			"w param - shape=[C]\nn rmsnorm x,w\ng silu n\ns sigmoid x\nk constant - "
 			"value=[1,2,3,4,-5,0.5]\na mul s,k\nb sin a\nc cos a\nd add b,c\ne mul d,g\nl log_softmax e\n",
 			"y"},
+		{INPUTS "w param - shape=[C]\ng greater x,w\nc where g,x,w\ns cumsum c\nl clamp s min=-1 max=0.5\n"
+				"a abs l\np pow a exponent=1.5\nf stop_gradient p\n",
+			"y"},
+		{INPUTS
+			"g param - shape=[C,3]\nu param - shape=[3,C,8]\nd param - shape=[3,8,C]\nv param - shape=[3,8]\n"
+			"s matmul x,g\nt topk s k=2\ni topk s k=2 output=indices\nw softmax t\nh expert_matmul x,i,u\n"
+			"b gather_rows v,i\nf add h,b\na gelu f\no expert_matmul a,i,d\nw1 reshape w shape=[B,T,2,1]\n"
+			"m mul o,w1\nz sum m axis=2\nr topk s k=1 output=mask\nn sum r axis=2\nn1 reshape n "
+			"shape=[B,T,1]\nq mul z,n1\n",
+			"y"},
+		{INPUTS "r normal - shape=[C] std=0.1\nu uniform - shape=[1]\ns mul x,u\na add s,r\n", "y"},
 		/* over positions: each run starts over */
+		{INPUTS "r normal - shape=[T,C]\na add x,r\n", "n"},
+		{INPUTS "t transpose x\nk topk t k=1\n", "n"},
+		{INPUTS "c constant - value=[0,1]\nt transpose x axes=[1,0,2]\ng gather_rows t,c\n", "n"},
+		{INPUTS "s cumsum x axis=1\n", "n"},
 		{INPUTS "l log_softmax x axis=1\n", "n"},
 		{INPUTS "t transpose x\nl log_softmax t\n", "n"},
 		{INPUTS "t transpose x\nm mean y axis=1\nn rmsnorm t,m\n", "n"},

@@ -137,6 +137,12 @@ layer_rules(void)
 	rule("x param - shape=[2,3,5]\nt input - shape=[2,3] dtype=int\ny cross_entropy x,t\n");
 	rule("x param - shape=[5]\ni input - shape=[] dtype=int\ny cross_entropy x,i\n");
 	rule("x param - shape=[0,5]\ni input - shape=[0] dtype=int\ny cross_entropy x,i\n");
+	each("4,7;2,3,5;5;0,5;3,300", "x param - shape=[%]\np param - shape=[%]\ny cross_entropy x,p\n");
+	rule("x param - shape=[4,7]\np input - shape=[4,7]\nz neg x\ny cross_entropy z,p\n");
+	rule("x param - shape=[4,7]\ns softmax x\ny cross_entropy x,s\n");
+	each("4,7;;5000;70,300", "x param - shape=[%]\nz param - shape=[%]\ny mse x,z\n");
+	rule("x param - shape=[4,7]\nk input - shape=[4,7]\nz neg x\ny mse k,z\n");
+	rule("x param - shape=[4]\ny mse x,x\n");
 	rule("i input - shape=[2,4] dtype=int\nw param - shape=[3,5]\ny embedding i,w\n");
 	rule("i input - shape=[] dtype=int\nw param - shape=[3,70]\ny embedding i,w\n");
 	rule("i input - shape=[0] dtype=int\nw param - shape=[3,5]\ny embedding i,w\n");
@@ -219,6 +225,104 @@ image_rules(void)
 	each(
 		"[0,1] stops=[null,null] steps=[2,2];[0,0,1] stops=[4,3,5] steps=[1,2,3];[-3] stops=[null] steps=[5]",
 		"x param - shape=[4,3,5]\ny slice x starts=%\n");
+}
+
+static void
+select_rules(void)
+{
+	static const char *const shapes[][3] = {{"2,3,4", "2,3,4", "2,3,4"}, {"3,1", "2,3,4", "4"},
+		{"", "5", "3,5"}, {"5", "", ""}, {"0,3", "3", "1"}, {"300,7", "7", "1,7"}, {"2,1,4", "3,1", ""}};
+
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
+		for (int leaf = 0; leaf < 3; leaf++)
+		{
+			char text[300];
+
+			snprintf(text, sizeof(text),
+				"c param - shape=[%s]\nk constant - value=0.1\ng greater c,k\na %s - shape=[%s]\nb %s - "
+				"shape=[%s]\ny where g,a,b\n",
+				shapes[i][0], leaf == 1 ? "input" : "param", shapes[i][1], leaf == 2 ? "input" : "param",
+				shapes[i][2]);
+			rule(text);
+		}
+	rule("a param - shape=[4,5]\ny where a,a,a\n");
+	rule("a param - shape=[4,5]\nb param - shape=[5]\ny greater a,b\n");
+	each("3,5;;0,4;70000", "x param - shape=[%]\ny clamp x min=-0.4 max=0.3\n");
+	each("min=0.1;max=-0.2;;min=null max=0;min=0.25 max=0.25", "x param - shape=[7]\ny clamp x %\n");
+	each("3,5;;0,4", "x param - shape=[%]\ny abs x\n");
+	each("0;1;2;3;7;64;-1;-2;0.5;1.5;2.5;-0.3;0.1", "p param - shape=[3,5]\ny pow p exponent=%\n");
+	each("0;1;2;3;5", "x param - shape=[5000]\ny pow x exponent=%\n");
+	each("2;0.5", "x param - shape=[0]\ny pow x exponent=%\n");
+	each("7;3,5;1;0,3;3,0;2,300", "x param - shape=[%]\ny cumsum x\n");
+	each("0;1;2;-2", "x param - shape=[3,4,5]\nz neg x\ny cumsum z axis=%\n");
+	/* the gradient of x flows through the factor that is not stopped */
+	rule("x param - shape=[3,4]\ne exp x\nk constant - value=0\nz mul e,k\ns stop_gradient z\ny add s,x\n");
+}
+
+static void
+row_rules(void)
+{
+	each("1;2;5", "x param - shape=[4,5]\nz neg x\ny topk z k=%\n");
+	each("values;indices;mask", "x param - shape=[2,3,7]\ny topk x k=3 output=%\n");
+	rule("x param - shape=[20]\ny topk x k=20\n");
+	rule("x param - shape=[0,3]\ny topk x k=2\n");
+	rule("i input - shape=[2,3] dtype=int\nx param - shape=[3]\nh one_hot i size=3\ny mul h,x\n");
+	rule("i input - shape=[] dtype=int\nx param - shape=[4]\nh one_hot i size=4\ny mul h,x\n");
+	rule("i input - shape=[2,4] dtype=int\nx param - shape=[3,5]\nz neg x\ny gather_rows z,i\n");
+	rule("i input - shape=[7] dtype=int\nx param - shape=[3]\ny gather_rows x,i\n");
+	rule("i input - shape=[] dtype=int\nx param - shape=[3,2,70]\ny gather_rows x,i\n");
+	rule("i input - shape=[0] dtype=int\nx param - shape=[3,5]\ny gather_rows x,i\n");
+	rule("i input - shape=[200] dtype=int\nx param - shape=[3,5]\ny gather_rows x,i\n");
+	rule("i constant - value=[2,0,2]\nx param - shape=[3,5]\ny gather_rows x,i\n");
+	rule("i input - shape=[5] dtype=int\nx param - shape=[5,3]\nz neg x\ny scatter_rows z,i size=4\n");
+	rule("i input - shape=[2,4] dtype=int\nx param - shape=[2,4]\ny scatter_rows x,i size=3\n");
+	rule("i input - shape=[] dtype=int\nx param - shape=[2,7]\ny scatter_rows x,i size=5\n");
+	rule("i input - shape=[0] dtype=int\nx param - shape=[0,3]\ny scatter_rows x,i size=2\n");
+	each("normal;uniform", "n % - shape=[5,4] seed='7\nx param - shape=[4]\ny mul n,x\n");
+	rule("x param - shape=[3,4]\nt randint - shape=[2,7] high=3\ny gather_rows x,t\n");
+	rule("x param - shape=[5,4]\nt topk x k=2 output=indices\nv topk x k=2\ny scatter_rows v,t size=4\n");
+}
+
+/* A row for all experts, and a row for each; several rows of one expert, none of another. */
+static void
+expert_rules(void)
+{
+	static const char *const shapes[][3] = {{"2,3,4", "2,3,2", "3,4,5"}, {"2,3,2,4", "2,3,2", "3,4,5"},
+		{"4", "2", "3,4,70"}, {"6,130", "6,1", "4,130,3"}, {"150,3", "150,2", "3,3,2"},
+		{"0,4", "0,2", "3,4,5"}, {"3,4", "3,2", "3,4,0"}, {"3,0", "3,2", "3,0,4"}, {"5,1,4", "5,1", "3,4,1"}};
+
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
+		for (int leaf = 0; leaf < 3; leaf++)
+		{
+			char text[300];
+
+			snprintf(text, sizeof(text),
+				"x %s - shape=[%s]\ni input - shape=[%s] dtype=int\nw %s - shape=[%s]\n"
+				"y expert_matmul x,i,w\n",
+				leaf == 1 ? "input" : "param", shapes[i][0], shapes[i][1], leaf == 2 ? "input" : "param",
+				shapes[i][2]);
+			rule(text);
+		}
+	/* a mixture of experts whose gate learns through the weights of the chosen alone */
+	rule("x param - shape=[5,4]\ng param - shape=[4,3]\nu param - shape=[3,4,6]\nd param - shape=[3,6,4]\n"
+		 "s matmul x,g\nt topk s k=2\ni topk s k=2 output=indices\np softmax t\nh expert_matmul x,i,u\n"
+		 "a silu h\no expert_matmul a,i,d\np1 reshape p shape=[5,2,1]\nm mul o,p1\ny sum m axis=1\n");
+}
+
+/* No gradient flows through stop_gradient. */
+static void
+stopped(void)
+{
+	Case c;
+	float **grads;
+
+	open_case(&c, "x param - shape=[3]\ns stop_gradient x\ny mul s,x\n");
+	grads = engine_gradients(&c, NULL);
+	for (int i = 0; i < 3; i++)
+		CHECK(grads[0][i] == c.plain[0][i] * c.inputs[3][i]);
+	odd_free(grads[0]);
+	free(grads);
+	close_case(&c);
 }
 
 /* Expressions that a learner might write: each reads a value several times. */
@@ -321,6 +425,10 @@ main(void)
 	layer_rules();
 	view_rules();
 	image_rules();
+	select_rules();
+	row_rules();
+	expert_rules();
+	stopped();
 	expressions();
 	ties();
 	memory_runs_out();

@@ -68,7 +68,7 @@ binary_case(uint64_t *state, size_t n)
 {
 	float *x = mixed(state, n + 1), *y = mixed(state, n + 1), *want = odd_floats(n);
 
-	for (int op = LLM_ADD; op <= LLM_MAX; op++)
+	for (int op = LLM_ADD; op <= LLM_GREATER; op++)
 		for (int steps = 0; steps < 4; steps++)
 		{
 			int xs = steps & 1, ys = steps >> 1;
@@ -92,6 +92,53 @@ binary_case(uint64_t *state, size_t n)
 		}
 	odd_free(x);
 	odd_free(y);
+	odd_free(want);
+}
+
+/* Selections, with every combination of strides, and bounds; in place, too. */
+static void
+select_case(uint64_t *state, size_t n)
+{
+	float *x = mixed(state, n + 1), *y = mixed(state, n + 1), *c = odd_random(state, n + 1);
+	float *want = odd_floats(n);
+
+	for (size_t i = 0; i < n; i++)
+		c[i] = i % 7 == 3 ? NAN : i % 3 == 0 ? (i % 2 ? -0.0f : 0) : c[i];
+	EACH_ISA(isa)
+	for (int steps = 0; steps < 8; steps++)
+	{
+		int cs = steps & 1, xs = steps >> 1 & 1, ys = steps >> 2;
+		float *got = odd_output(n), *over = odd_output(n);
+
+		for (size_t i = 0; i < n; i++)
+			want[i] = c[i * cs] != 0 ? x[i * xs] : y[i * ys];
+		llm_kernels->select(n, c, cs, x, xs, y, ys, got);
+		check_bits("select", n, want, got);
+		memcpy(over, x, n * sizeof(float));
+		llm_kernels->select(n, c, cs, xs ? over : x, xs, y, ys, over);
+		if (xs)
+			check_bits("select in place", n, want, over);
+		else
+			odd_free(over);
+	}
+	EACH_ISA(isa)
+	{
+		float *got = odd_output(n), *dx = odd_output(n), *slope = odd_floats(n);
+
+		for (size_t i = 0; i < n; i++)
+		{
+			want[i] = x[i] < -0.5f ? -0.5f : x[i] > 0.25f ? 0.25f : x[i];
+			slope[i] = x[i] >= -0.5f && x[i] <= 0.25f ? y[i] : 0;
+		}
+		llm_kernels->clamp(n, -0.5f, 0.25f, x, got);
+		check_bits("clamp", n, want, got);
+		llm_kernels->clamp_backward(n, -0.5f, 0.25f, x, y, dx);
+		check_bits("clamp_backward", n, slope, dx);
+		odd_free(slope);
+	}
+	odd_free(x);
+	odd_free(y);
+	odd_free(c);
 	odd_free(want);
 }
 
@@ -335,6 +382,7 @@ main(void)
 	{
 		unary_case(&state, sizes[i]);
 		binary_case(&state, sizes[i]);
+		select_case(&state, sizes[i]);
 		row_cases(&state, sizes[i]);
 	}
 	for (size_t i = 0; i < COUNT(long_sizes); i++)

@@ -5,6 +5,7 @@
  */
 #include "levels.h"
 
+#include "engine/broadcast.h"
 #include "engine/sql_layers.h"
 #include "engine/convolution.h"
 #include "engine/parallel.h"
@@ -142,6 +143,30 @@ hash_log_softmax(uint64_t *hash, int unused)
 }
 
 static void
+hash_clamp(uint64_t *hash, int unused)
+{
+	CHECK_OK(llm_clamp(N, -0.5f, 0.25f, x, out, &err), err);
+	hash_floats(hash, N, out);
+}
+
+static void
+hash_where(uint64_t *hash, int unused)
+{
+	const int dims[] = {N / 40, 40};
+	const LlmOperand in[3] = {{2, dims, x}, {1, dims + 1, y}, {2, dims, y}};
+
+	CHECK_OK(llm_broadcast_select(in, out, &err), err);
+	hash_floats(hash, N, out);
+}
+
+static void
+hash_cumsum(uint64_t *hash, int unused)
+{
+	CHECK_OK(llm_cumsum(4, N / 4, y, out, &err), err);
+	hash_floats(hash, N, out);
+}
+
+static void
 hash_matmul(uint64_t *hash, int unused)
 {
 	TestMemory counted;
@@ -231,6 +256,11 @@ static const struct
 	{"log_softmax", hash_log_softmax, 0, 0xcccf367e695847b3},
 	{"conv2d", hash_conv2d, 0, 0x8e03ed6d2488e88e},
 	{"groupnorm", hash_groupnorm, 0, 0x6f5bdfd8a709e1af},
+	{"greater", hash_binary, LLM_GREATER, 0x955519ca10f20da5},
+	{"abs", hash_unary, LLM_ABS, 0x50ced69827060ab9},
+	{"clamp", hash_clamp, 0, 0x118fbcf530b0ec1e},
+	{"where", hash_where, 0, 0x5ebc42ebdf045825},
+	{"cumsum", hash_cumsum, 0, 0x79bd5bfce2260b20},
 	{"matmul", hash_matmul, 0, 0xecfb06ce9aa951b5},
 	{"attention", hash_attention, 0, 0x9d12b0907419e37b},
 	{"random", hash_random, 0, 0xea010a6ac3fd3773},

@@ -1,5 +1,5 @@
 /*
- * softmax and log_softmax over tensors, along an axis, and their gradients.
+ * softmax, log_softmax and cumsum over tensors, along an axis, and the gradients of the first two.
  */
 #include "postgres.h"
 
@@ -18,6 +18,7 @@ PG_FUNCTION_INFO_V1(pg_llm_softmax);
 PG_FUNCTION_INFO_V1(pg_llm_softmax_backward);
 PG_FUNCTION_INFO_V1(pg_llm_log_softmax);
 PG_FUNCTION_INFO_V1(pg_llm_log_softmax_backward);
+PG_FUNCTION_INFO_V1(tensor_cumsum);
 
 /* Of rows of n elements. */
 typedef LlmCode (*Forward)(size_t rows, size_t n, const float *x, float *out, LlmError *err);
@@ -105,4 +106,10 @@ Datum
 pg_llm_log_softmax_backward(PG_FUNCTION_ARGS)
 {
 	return BackAlongAxis(fcinfo, "log_softmax", "log_softmax_backward", llm_log_softmax_backward);
+}
+
+Datum
+tensor_cumsum(PG_FUNCTION_ARGS)
+{
+	return AlongAxis(fcinfo, "cumsum", llm_cumsum);
 }
