@@ -259,12 +259,14 @@ select_rules(void)
 	rule("x param - shape=[3,4]\ne exp x\nk constant - value=0\nz mul e,k\ns stop_gradient z\ny add s,x\n");
 }
 
+/* The elements of a row that topk orders lie more than a difference's step apart. */
 static void
 row_rules(void)
 {
-	each("1;2;5", "x param - shape=[4,5]\nz neg x\ny topk z k=%\n");
-	each("values;indices;mask", "x param - shape=[2,3,7]\ny topk x k=3 output=%\n");
-	rule("x param - shape=[20]\ny topk x k=20\n");
+	each("1;2;5", "x param - shape=[4,5]\nk constant - value=[0,3,-3,9,6]\nz sub k,x\ny topk z k=%\n");
+	each("values;indices;mask",
+		"x param - shape=[2,3,7]\nk constant - value=[9,-3,0,3,-6,6,12]\nz add x,k\ny topk z k=3 output=%\n");
+	rule("x param - shape=[9]\nk constant - value=[9,-3,0,3,-6,6,12,-9,15]\nz add x,k\ny topk z k=9\n");
 	rule("x param - shape=[0,3]\ny topk x k=2\n");
 	rule("i input - shape=[2,3] dtype=int\nx param - shape=[3]\nh one_hot i size=3\ny mul h,x\n");
 	rule("i input - shape=[] dtype=int\nx param - shape=[4]\nh one_hot i size=4\ny mul h,x\n");
@@ -280,7 +282,8 @@ row_rules(void)
 	rule("i input - shape=[0] dtype=int\nx param - shape=[0,3]\ny scatter_rows x,i size=2\n");
 	each("normal;uniform", "n % - shape=[5,4] seed='7\nx param - shape=[4]\ny mul n,x\n");
 	rule("x param - shape=[3,4]\nt randint - shape=[2,7] high=3\ny gather_rows x,t\n");
-	rule("x param - shape=[5,4]\nt topk x k=2 output=indices\nv topk x k=2\ny scatter_rows v,t size=4\n");
+	rule("x param - shape=[5,4]\nk constant - value=[0,6,-3,3]\nz add x,k\nt topk z k=2 output=indices\n"
+		 "v topk z k=2\ny scatter_rows v,t size=4\n");
 }
 
 /* A row for all experts, and a row for each; several rows of one expert, none of another. */
