@@ -93,8 +93,8 @@ def batch(frame: pd.DataFrame) -> Drawing:
 
     frame: columns sequences, weights and caches (bytes that a step reads), at_most (tokens per second).
     """
-    rows = [(int(r.sequences), float(r.caches) / float(r.caches + r.weights), float(r.at_most))
-            for r in frame.itertuples()]  # fmt: skip
+    columns = [frame[name].tolist() for name in ("sequences", "weights", "caches", "at_most")]
+    rows = [(n, caches / (caches + weights), rate) for n, weights, caches, rate in zip(*columns, strict=True)]
     said = "; ".join(f"{n} texts: {100 * s:.0f} % for caches, {rate:.1f} tokens per second at most"
                      for n, s, rate in rows)  # fmt: skip
     d = Drawing(760, 74 + 38 * len(rows), f"What a step of decoding reads. {said}.",

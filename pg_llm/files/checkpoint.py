@@ -201,7 +201,7 @@ def _shards(folder: Path, index: Path) -> list[Path]:
         names = list(dict.fromkeys(json.loads(index.read_bytes())["weight_map"].values()))
         if not names or any(not name or "/" in name for name in names):
             raise ValueError("its values must be names of files beside it")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f'{index}: no "weight_map" with file names ({error})') from error
     return [folder / name for name in names]
 

@@ -36,7 +36,7 @@ def unet_folder(path: Path) -> Path | None:
     for folder in (path, path / "unet"):
         try:
             config = json.loads((folder / CONFIG).read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(config, dict) and str(config.get("_class_name", "")).startswith("UNet"):
             return folder
@@ -53,8 +53,10 @@ def noise_options(folder: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is no JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file} holds {str(config)[:40]}, expected an object")
     for key, supported in _ONLY.items():
         if config.get(key, supported[0]) not in supported:
             known = " or ".join(str(value) for value in supported)

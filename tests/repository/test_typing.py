@@ -15,7 +15,7 @@ pytest.importorskip("mypy", reason="mypy is not installed")
 
 def mypy(*arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", *arguments], cwd=REPO, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "mypy", *arguments], cwd=REPO, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
