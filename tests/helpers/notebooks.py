@@ -54,7 +54,7 @@ def twice(notebook: NotebookNode, folder: Path) -> tuple[NotebookNode, list[str]
     cells, names = [], []
 
     def add(cell: NotebookNode, name: str, *tags: str) -> None:
-        cell.metadata["tags"] = [*cell.metadata.get("tags", []), *tags]
+        cell.metadata["tags"] = sorted({*cell.metadata.get("tags", []), *tags})
         cells.append(cell)
         names.append(name)
 
