@@ -144,7 +144,8 @@ BEGIN
         AND to_jsonb(last) - mine = to_jsonb(plan) - mine THEN
         SELECT max(log.step) INTO logged FROM @extschema@.llm_train_log AS log WHERE log.run = last.run;
         IF NOT quiet THEN
-            RAISE NOTICE 'continuing run % of model "%" after step % of %', last.run, plan.model, step - last.first_step,
+            RAISE NOTICE 'continuing run % of model "%" after step % of %', last.run, plan.model,
+                step - last.first_step,
                 concat(plan.n_steps, CASE WHEN last.first_step > 0 THEN ' (the model''s step ' || step || ')' END,
                 CASE WHEN logged <> step THEN ', as another run: it was at step ' || logged || ' of the model' END);
         END IF;

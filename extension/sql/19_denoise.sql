@@ -107,7 +107,8 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Choose a number of steps from 1 to that.';
     ELSIF sampler IS NULL OR sampler NOT IN ('ddpm', 'ddim') THEN
         RAISE EXCEPTION 'the sampler "%" is not known', coalesce(left(sampler, 100), 'NULL')
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'ddpm adds noise at each step; ddim adds eta times as much, none by default.';
+            USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'ddpm adds noise at each step; ddim adds eta times as much, none by default.';
     ELSIF (eta BETWEEN 0 AND 1) IS NOT TRUE THEN
         RAISE EXCEPTION 'eta is %; it must be from 0 to 1', eta USING ERRCODE = 'invalid_parameter_value';
     ELSIF how.prediction NOT IN ('epsilon', 'v_prediction') THEN
@@ -163,7 +164,8 @@ COMMENT ON FUNCTION llm_noise(bigint, int, int[]) IS
 
 CREATE FUNCTION _llm_denoise_next(x tensor, output tensor, noise tensor, image_x float8, image_output float8,
     noise_x float8, noise_output float8, clip float8, next_image float8, next_x float8, next_noise float8,
-    random float8) RETURNS tensor LANGUAGE sql VOLATILE PARALLEL UNSAFE
+    random float8) RETURNS tensor
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE
 BEGIN ATOMIC
     WITH guessed AS MATERIALIZED (
         SELECT (x * image_x) + (output * image_output) AS image, (x * noise_x) + (output * noise_output) AS noise
@@ -192,7 +194,8 @@ BEGIN ATOMIC
         SELECT p.step, p.t, _llm_denoise_next(process.x,
             llm_eval(model, 'output', '{}', ARRAY['sample', 'timestep'],
                 ARRAY[process.x, ones(ARRAY[n]) * p.t::float8]),
-            CASE WHEN p.random <> 0 THEN llm_noise(coalesce(seed, 0), p.step, p.shape) END, p.image_x, p.image_output, p.noise_x,
+            CASE WHEN p.random <> 0 THEN llm_noise(coalesce(seed, 0), p.step, p.shape) END,
+            p.image_x, p.image_output, p.noise_x,
             p.noise_output, p.clip, p.next_image, p.next_x, p.next_noise, p.random)
         FROM process JOIN plan AS p ON p.step = process.step + 1
     )
