@@ -48,8 +48,8 @@ void
 llm_mask(LlmOrder order, size_t n, const float *x, float number, float *out)
 {
 	for (size_t i = 0; i < n; i++)
-		out[i] = order == LLM_LESS         ? x[i] < number
-				 : order == LLM_LESS_EQUAL ? x[i] <= number
-				 : order == LLM_GREATER    ? x[i] > number
-										   : x[i] >= number;
+		out[i] = order == LLM_IS_LESS         ? x[i] < number
+				 : order == LLM_IS_LESS_EQUAL ? x[i] <= number
+				 : order == LLM_IS_GREATER    ? x[i] > number
+											  : x[i] >= number;
 }

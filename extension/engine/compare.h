@@ -22,10 +22,10 @@ extern bool llm_close(size_t n, const float *a, const float *b, double rtol, dou
 /* out[i] = 1 where x[i] compares so with the number, else 0; IEEE 754: NaN compares with nothing, -0 is 0. */
 typedef enum LlmOrder
 {
-	LLM_LESS,
-	LLM_LESS_EQUAL,
-	LLM_GREATER,
-	LLM_GREATER_EQUAL
+	LLM_IS_LESS,
+	LLM_IS_LESS_EQUAL,
+	LLM_IS_GREATER,
+	LLM_IS_GREATER_EQUAL
 } LlmOrder;
 extern void llm_mask(LlmOrder order, size_t n, const float *x, float number, float *out);
 

@@ -198,23 +198,23 @@ Mask(FunctionCallInfo fcinfo, LlmOrder order)
 Datum
 tensor_lt_number(PG_FUNCTION_ARGS)
 {
-	return Mask(fcinfo, LLM_LESS);
+	return Mask(fcinfo, LLM_IS_LESS);
 }
 
 Datum
 tensor_le_number(PG_FUNCTION_ARGS)
 {
-	return Mask(fcinfo, LLM_LESS_EQUAL);
+	return Mask(fcinfo, LLM_IS_LESS_EQUAL);
 }
 
 Datum
 tensor_gt_number(PG_FUNCTION_ARGS)
 {
-	return Mask(fcinfo, LLM_GREATER);
+	return Mask(fcinfo, LLM_IS_GREATER);
 }
 
 Datum
 tensor_ge_number(PG_FUNCTION_ARGS)
 {
-	return Mask(fcinfo, LLM_GREATER_EQUAL);
+	return Mask(fcinfo, LLM_IS_GREATER_EQUAL);
 }
