@@ -57,8 +57,12 @@ llama3_frequency(const LlmRotaryScaling *s, float f)
 	return (1 - smooth) * f / factor + smooth * f;
 }
 
-void
-llm_rotary_frequencies(const LlmRotary *r, float *frequencies)
+/*
+ * The frequency of each of the dims/2 pairs. Each step is rounded to float32 as transformers does, because
+ * models were trained with these very angles.
+ */
+static void
+frequencies_of(const LlmRotary *r, float *frequencies)
 {
 	double log_theta = natural_log((float) r->theta);
 
@@ -178,7 +182,7 @@ llm_rotary(const LlmRotary *r, size_t rows, const int32_t *positions, size_t n_p
 	w.frequencies = memory->alloc(memory->context, bytes);
 	if (w.frequencies == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "rope: no memory for the angles of %d channels", r->dims);
-	llm_rotary_frequencies(r, w.frequencies);
+	frequencies_of(r, w.frequencies);
 	code = llm_each_row(rows, (size_t) r->NH * r->HS, turn_task, &w, err);
 	memory->release(memory->context, w.frequencies, bytes);
 	return code;

@@ -25,12 +25,6 @@ typedef struct LlmRotary
 } LlmRotary;
 
 /*
- * The frequency of each of the dims/2 pairs. Each step is rounded to float32 as transformers does, because
- * models were trained with these very angles.
- */
-extern void llm_rotary_frequencies(const LlmRotary *r, float *frequencies);
-
-/*
  * out (rows,NH*HS) = x, turned; row i is at position positions[i % n_positions]. backwards: by the negative
  * angles, which is the gradient. out may be x.
  */

@@ -98,11 +98,6 @@ extern LlmCode llm_experts_of(const LlmOperand in[3], LlmExperts *e, LlmError *e
 /* out (pairs,N): each pair's row of x times the matrix of its expert; ids (pairs) were checked. */
 extern LlmCode llm_expert_matmul(const LlmExperts *e, const float *x, const int32_t *ids, const float *w,
 	float *out, const LlmAllocator *memory, LlmError *err);
-/* From dy (pairs,N): dx of x's shape, written; dw (E,K,N), added to. */
-extern LlmCode llm_expert_matmul_dx(const LlmExperts *e, const int32_t *ids, const float *w, const float *dy,
-	float *dx, const LlmAllocator *memory, LlmError *err);
-extern LlmCode llm_expert_matmul_dw(const LlmExperts *e, const float *x, const int32_t *ids, const float *dy,
-	float *dw, const LlmAllocator *memory, LlmError *err);
 
 /*
  * mean = the mean over rows of -sum(p log softmax(x)), x and p (rows,n); losses (rows) gets each row's own.

@@ -177,8 +177,9 @@ row_task(void *context, size_t row, int worker)
 		llm_kernels->binary(LLM_ADD, K, dx, 1, sums->s->out + sums->s->places[pair + j] * K, 1, dx);
 }
 
-LlmCode
-llm_expert_matmul_dx(const LlmExperts *e, const int32_t *ids, const float *w, const float *dy, float *dx,
+/* dx, of x's shape, from dy (pairs,N). */
+static LlmCode
+expert_dx(const LlmExperts *e, const int32_t *ids, const float *w, const float *dy, float *dx,
 	const LlmAllocator *memory, LlmError *err)
 {
 	Sorted s;
@@ -194,8 +195,9 @@ llm_expert_matmul_dx(const LlmExperts *e, const int32_t *ids, const float *w, co
 	return close_sorted(&s, code, memory);
 }
 
-LlmCode
-llm_expert_matmul_dw(const LlmExperts *e, const float *x, const int32_t *ids, const float *dy, float *dw,
+/* Adds to dw (E,K,N). */
+static LlmCode
+expert_dw(const LlmExperts *e, const float *x, const int32_t *ids, const float *dy, float *dw,
 	const LlmAllocator *memory, LlmError *err)
 {
 	size_t K = e->K, N = e->N;
@@ -321,7 +323,7 @@ back_x(Back *b, const LlmExperts *e, const int32_t *ids, LlmError *err)
 	dx = llm_back_open(b, 0, true, &buffer, err);
 	if (dx == NULL)
 		return err->code;
-	code = e->pairs ? llm_expert_matmul_dx(e, ids, b->in[2].floats, b->dy, dx, b->exec->memory, err)
+	code = e->pairs ? expert_dx(e, ids, b->in[2].floats, b->dy, dx, b->exec->memory, err)
 					: llm_fill(b->in[0].numel, 0, dx, err);
 	return llm_back_close(b, 0, buffer, code, err);
 }
@@ -338,7 +340,7 @@ back_w(Back *b, const LlmExperts *e, const int32_t *ids, LlmError *err)
 	dw = llm_back_open(b, 2, false, &buffer, err);
 	if (dw == NULL)
 		return err->code;
-	code = llm_expert_matmul_dw(e, b->in[0].floats, ids, b->dy, dw, b->exec->memory, err);
+	code = expert_dw(e, b->in[0].floats, ids, b->dy, dw, b->exec->memory, err);
 	return llm_back_close(b, 2, buffer, code, err);
 }
 
