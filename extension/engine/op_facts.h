@@ -230,10 +230,10 @@ typedef enum LlmFuses
 		groupnorm, never, groupnorm, groupnorm, counted) \
 	OP(UPSAMPLE, "upsample", 1, 1, "factor", LLM_NO_IDS, \
 		LLM_READS_NEITHER, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
-		upsample, never, upsample, upsample, counted) \
+		upsample, never, rescale, rescale, counted) \
 	OP(AVGPOOL, "avgpool", 1, 1, "factor", LLM_NO_IDS, \
 		LLM_READS_NEITHER, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, 0, \
-		avgpool, never, avgpool, avgpool, counted)
+		avgpool, never, rescale, rescale, counted)
 /* clang-format on */
 
 typedef enum LlmOp
