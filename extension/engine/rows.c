@@ -133,6 +133,19 @@ add_exponentials(double total, size_t n, size_t first, float top, const float *x
 	return add_chunks(total, n, first, out);
 }
 
+float
+llm_row_log_sum(int worker, size_t n, float top, const float *x)
+{
+	float all, chunk[LLM_CHUNK];
+	double total = 0;
+
+	for (LLM_EACH_CHUNK(worker, n))
+		total = add_exponentials(total, len, 0, top, x + at, chunk);
+	all = (float) total;
+	llm_kernels->unary(LLM_LOG, 1, &all, &all);
+	return all;
+}
+
 /* ---- row operations of the model ---- */
 
 void
@@ -159,18 +172,12 @@ llm_row_softmax(int worker, size_t n, size_t first, float scale, const float *x,
 float
 llm_row_cross_entropy(int worker, size_t V, const float *logits, size_t target)
 {
-	float top, all, chunk[LLM_CHUNK];
-	double total = 0;
+	float top;
 
 	if (V <= PIECE)
 		return llm_kernels->cross_entropy(V, logits, target);
 	top = llm_row_max(worker, V, logits, NULL);
-	for (EACH_PIECE(worker, 0, V))
-		for (size_t c = at; c < at + len; c += LLM_CHUNK)
-			total = add_exponentials(total, llm_min(LLM_CHUNK, at + len - c), 0, top, logits + c, chunk);
-	all = (float) total;
-	llm_kernels->unary(LLM_LOG, 1, &all, &all);
-	return all - (logits[target] - top);
+	return llm_row_log_sum(worker, V, top, logits) - (logits[target] - top);
 }
 
 /* Mean and 1 / sqrt(var + eps). */

@@ -6,7 +6,15 @@
 #ifndef LLM_ENGINE_ROWS_H
 #define LLM_ENGINE_ROWS_H
 
-#include "kernels/kernels.h"
+#include "engine/partition.h"
+#include "engine/pool.h"
+
+/* Chunks [at, at + len) of a row of n elements, whose sums are added in float64. Long rows poll for a stop.
+ */
+#define LLM_EACH_CHUNK(worker, n)                                                                            \
+	size_t at = 0, len = llm_min(n, LLM_CHUNK);                                                              \
+	at < (n) && (at == 0 || !llm_pool_stopping(worker));                                                     \
+	at += len, len = llm_min((n) -at, LLM_CHUNK)
 
 typedef void (*LlmRowTask)(void *context, size_t row, int worker);
 
@@ -18,6 +26,8 @@ extern void llm_row_zero(int worker, size_t n, float *out);
 extern double llm_row_sum(int worker, size_t n, const float *x);
 extern double llm_row_sum_squares(int worker, size_t n, const float *x, float shift);
 extern float llm_row_max(int worker, size_t n, const float *x, size_t *index);
+/* The logarithm of the sum of exp(x - top). */
+extern float llm_row_log_sum(int worker, size_t n, float top, const float *x);
 extern void llm_row_softmax(int worker, size_t n, size_t first, float scale, const float *x, float *out);
 extern float llm_row_cross_entropy(int worker, size_t V, const float *logits, size_t target);
 extern void llm_row_layernorm(

@@ -4,8 +4,6 @@
  */
 #include "engine/ops/op.h"
 #include "engine/ops/direct.h"
-#include "engine/partition.h"
-#include "engine/pool.h"
 #include "engine/rows.h"
 
 typedef struct Runs
@@ -15,12 +13,6 @@ typedef struct Runs
 	float *out;
 } Runs;
 
-/* Pieces of a row: the chunks whose sums are added in float64. Long rows poll for a stop. */
-#define EACH_CHUNK(w, worker)                                                                                \
-	size_t at = 0, len = llm_min((w)->n, LLM_CHUNK);                                                         \
-	at < (w)->n && (at == 0 || !llm_pool_stopping(worker));                                                  \
-	at += len, len = llm_min((w)->n - at, LLM_CHUNK)
-
 static void
 forward_task(void *context, size_t row, int worker)
 {
@@ -29,7 +21,7 @@ forward_task(void *context, size_t row, int worker)
 	float *out = w->out + row * w->n, top = llm_row_max(worker, w->n, x, NULL), all, chunk[LLM_CHUNK];
 	double total = 0;
 
-	for (EACH_CHUNK(w, worker))
+	for (LLM_EACH_CHUNK(worker, w->n))
 	{
 		llm_kernels->binary(LLM_SUB, len, x + at, 1, &top, 0, out + at);
 		llm_kernels->unary(LLM_EXP, len, out + at, chunk);
@@ -37,7 +29,7 @@ forward_task(void *context, size_t row, int worker)
 	}
 	all = (float) total;
 	llm_kernels->unary(LLM_LOG, 1, &all, &all);
-	for (EACH_CHUNK(w, worker))
+	for (LLM_EACH_CHUNK(worker, w->n))
 		llm_kernels->binary(LLM_SUB, len, out + at, 1, &all, 0, out + at);
 }
 
@@ -56,7 +48,7 @@ backward_task(void *context, size_t row, int worker)
 	const float *y = w->y + row * w->n, *dy = w->dy + row * w->n;
 	float all = (float) llm_row_sum(worker, w->n, dy), chunk[LLM_CHUNK];
 
-	for (EACH_CHUNK(w, worker))
+	for (LLM_EACH_CHUNK(worker, w->n))
 	{
 		llm_kernels->unary(LLM_EXP, len, y + at, chunk);
 		llm_kernels->binary(LLM_MUL, len, chunk, 1, &all, 0, chunk);

@@ -4,8 +4,6 @@
  */
 #include "engine/ops/direct.h"
 #include "engine/parallel.h"
-#include "engine/partition.h"
-#include "engine/pool.h"
 #include "engine/rows.h"
 
 typedef struct Soft
@@ -16,30 +14,6 @@ typedef struct Soft
 	float scale;   /* dL / N */
 	float *dx, *dp;
 } Soft;
-
-/* Pieces of a row: the chunks whose sums are added in float64. Long rows poll for a stop. */
-#define EACH_CHUNK(s, worker)                                                                                \
-	size_t at = 0, len = llm_min((s)->n, LLM_CHUNK);                                                         \
-	at < (s)->n && (at == 0 || !llm_pool_stopping(worker));                                                  \
-	at += len, len = llm_min((s)->n - at, LLM_CHUNK)
-
-/* The maximum of a row and the logarithm of the sum of exponentials relative to it. */
-static void
-log_sum(const Soft *s, const float *x, int worker, float *top, float *all)
-{
-	float chunk[LLM_CHUNK];
-	double total = 0;
-
-	*top = llm_row_max(worker, s->n, x, NULL);
-	for (EACH_CHUNK(s, worker))
-	{
-		llm_kernels->binary(LLM_SUB, len, x + at, 1, top, 0, chunk);
-		llm_kernels->unary(LLM_EXP, len, chunk, chunk);
-		total += llm_kernels->sum(len, chunk);
-	}
-	*all = (float) total;
-	llm_kernels->unary(LLM_LOG, 1, all, all);
-}
 
 /* out = x - top - all: logarithms of probabilities */
 static void
@@ -54,11 +28,11 @@ loss_task(void *context, size_t row, int worker)
 {
 	const Soft *s = context;
 	const float *x = s->x + row * s->n, *p = s->p + row * s->n;
-	float top, all, chunk[LLM_CHUNK];
+	float top = llm_row_max(worker, s->n, x, NULL), all = llm_row_log_sum(worker, s->n, top, x);
+	float chunk[LLM_CHUNK];
 	double total = 0;
 
-	log_sum(s, x, worker, &top, &all);
-	for (EACH_CHUNK(s, worker))
+	for (LLM_EACH_CHUNK(worker, s->n))
 	{
 		log_probabilities(len, x + at, &top, &all, chunk);
 		total += llm_kernels->dot(len, 0, p + at, chunk);
@@ -86,10 +60,10 @@ gradient_task(void *context, size_t row, int worker)
 {
 	const Soft *s = context;
 	const float *x = s->x + row * s->n, *p = s->p + row * s->n;
-	float top, all, chunk[LLM_CHUNK], weight = (float) llm_row_sum(worker, s->n, p), minus = -s->scale;
+	float top = llm_row_max(worker, s->n, x, NULL), all = llm_row_log_sum(worker, s->n, top, x);
+	float chunk[LLM_CHUNK], weight = (float) llm_row_sum(worker, s->n, p), minus = -s->scale;
 
-	log_sum(s, x, worker, &top, &all);
-	for (EACH_CHUNK(s, worker))
+	for (LLM_EACH_CHUNK(worker, s->n))
 	{
 		log_probabilities(len, x + at, &top, &all, chunk);
 		if (s->dp)
