@@ -53,53 +53,29 @@ CREATE VIEW llm_architecture WITH (security_invoker = true) AS
               "activation": "activation_function", "tied_head": "tie_word_embeddings",
               "attention_bias": "enable_bias", "attention_layers": "attention_layers", "window_size": "window_size"}',
             '{"activation": "relu", "layer_norm_epsilon": 1e-5, "tied_head": true, "attention_bias": true}',
-            '{"do_layer_norm_before": true, "_remove_final_layer_norm": false, "layer_norm_elementwise_affine": true}'),
-        ('llama', 'llama', 'LlamaForCausalLM',
-            'model.', 'embed_tokens.weight', 'lm_head.weight', 'embed_tokens', 'layers.%',
-            'norm', 'layers.0.mlp.act',
-            '{"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads",
-              "head_dim": "head_dim", "d_model": "hidden_size", "d_ff": "intermediate_size",
-              "n_positions": "max_position_embeddings", "vocab": "vocab_size", "activation": "hidden_act",
-              "layer_norm_epsilon": "rms_norm_eps", "tied_head": "tie_word_embeddings", "rope_theta": "rope_theta",
-              "rope_scaling": "rope_scaling", "rotary_dim": "rotary_dim", "attention_layers": "attention_layers",
-              "window_size": "window_size",
-              "attention_bias": "attention_bias", "mlp_bias": "mlp_bias"}',
-            '{"activation": "silu", "layer_norm_epsilon": 1e-6, "tied_head": false, "rope_theta": 10000,
-              "attention_bias": false, "mlp_bias": false}', '{}'),
-        ('mistral', 'llama', 'MistralForCausalLM',
-            'model.', 'embed_tokens.weight', 'lm_head.weight', 'embed_tokens', 'layers.%',
-            'norm', 'layers.0.mlp.act',
-            '{"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads",
-              "head_dim": "head_dim", "d_model": "hidden_size", "d_ff": "intermediate_size",
-              "n_positions": "max_position_embeddings", "vocab": "vocab_size", "activation": "hidden_act",
-              "layer_norm_epsilon": "rms_norm_eps", "tied_head": "tie_word_embeddings", "rope_theta": "rope_theta",
-              "rope_scaling": "rope_scaling", "rotary_dim": "rotary_dim", "attention_layers": "attention_layers",
-              "window_size": "window_size"}',
-            '{"activation": "silu", "layer_norm_epsilon": 1e-6, "tied_head": false, "rope_theta": 10000}', '{}'),
-        ('qwen2', 'llama', 'Qwen2ForCausalLM',
-            'model.', 'embed_tokens.weight', 'lm_head.weight', 'embed_tokens', 'layers.%',
-            'norm', 'layers.0.mlp.act',
-            '{"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads",
-              "head_dim": "head_dim", "d_model": "hidden_size", "d_ff": "intermediate_size",
-              "n_positions": "max_position_embeddings", "vocab": "vocab_size", "activation": "hidden_act",
-              "layer_norm_epsilon": "rms_norm_eps", "tied_head": "tie_word_embeddings", "rope_theta": "rope_theta",
-              "rope_scaling": "rope_scaling", "rotary_dim": "rotary_dim", "attention_layers": "attention_layers",
-              "window_size": "window_size"}',
-            '{"activation": "silu", "layer_norm_epsilon": 1e-6, "tied_head": false, "rope_theta": 10000,
-              "qkv_bias": true}', '{}'),
-        ('qwen3', 'llama', 'Qwen3ForCausalLM',
-            'model.', 'embed_tokens.weight', 'lm_head.weight', 'embed_tokens', 'layers.%',
-            'norm', 'layers.0.mlp.act',
-            '{"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads",
-              "head_dim": "head_dim", "d_model": "hidden_size", "d_ff": "intermediate_size",
-              "n_positions": "max_position_embeddings", "vocab": "vocab_size", "activation": "hidden_act",
-              "layer_norm_epsilon": "rms_norm_eps", "tied_head": "tie_word_embeddings", "rope_theta": "rope_theta",
-              "rope_scaling": "rope_scaling", "rotary_dim": "rotary_dim", "attention_layers": "attention_layers",
-              "window_size": "window_size", "attention_bias": "attention_bias"}',
-            '{"activation": "silu", "layer_norm_epsilon": 1e-6, "tied_head": false, "rope_theta": 10000,
-              "head_dim": 128, "attention_bias": false, "qk_norm": true}', '{}')
+            '{"do_layer_norm_before": true, "_remove_final_layer_norm": false, "layer_norm_elementwise_affine": true}')
     ) AS known (architecture, family, class, prefix, embedding, head, stream, layer, norm, act, keys, defaults,
-        requires);
+        requires)
+    UNION ALL
+    -- Llama's family: what all its members call alike, and what is each one's own
+    SELECT own.architecture, 'llama', own.class, 'model.', 'embed_tokens.weight', 'lm_head.weight', 'embed_tokens',
+        'layers.%', 'norm', 'layers.0.mlp.act', shared.keys || own.keys, shared.defaults || own.defaults, '{}'
+    FROM (VALUES (
+        '{"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads",
+          "head_dim": "head_dim", "d_model": "hidden_size", "d_ff": "intermediate_size",
+          "n_positions": "max_position_embeddings", "vocab": "vocab_size", "activation": "hidden_act",
+          "layer_norm_epsilon": "rms_norm_eps", "tied_head": "tie_word_embeddings", "rope_theta": "rope_theta",
+          "rope_scaling": "rope_scaling", "rotary_dim": "rotary_dim", "attention_layers": "attention_layers",
+          "window_size": "window_size"}'::jsonb,
+        '{"activation": "silu", "layer_norm_epsilon": 1e-6, "tied_head": false, "rope_theta": 10000}'::jsonb
+    )) AS shared (keys, defaults), (VALUES
+        ('llama', 'LlamaForCausalLM', '{"attention_bias": "attention_bias", "mlp_bias": "mlp_bias"}'::jsonb,
+            '{"attention_bias": false, "mlp_bias": false}'::jsonb),
+        ('mistral', 'MistralForCausalLM', '{}', '{}'),
+        ('qwen2', 'Qwen2ForCausalLM', '{}', '{"qkv_bias": true}'),
+        ('qwen3', 'Qwen3ForCausalLM', '{"attention_bias": "attention_bias"}',
+            '{"head_dim": 128, "attention_bias": false, "qk_norm": true}')
+    ) AS own (architecture, class, keys, defaults);
 COMMENT ON VIEW llm_architecture IS
     'An architecture that llm_create_model and the importers know: the option architecture, which is model_type in '
     'config.json; its class in transformers, its names, and what its config.json calls the columns and options of '
