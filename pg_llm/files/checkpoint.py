@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -173,6 +174,16 @@ def _check(path: Path, checkpoint: Checkpoint) -> None:
             raise CheckpointError(f"{path}: config.json is no JSON: {error}") from error
         if not isinstance(config, dict):
             raise CheckpointError(f"{path}: config.json holds {checkpoint.config[:40]}, expected an object")
+
+
+def read_json(file: Path) -> Any:
+    """The value in a JSON file, with or without a byte order mark. Errors: CheckpointError."""
+    try:
+        return json.loads(file.read_text("utf-8-sig"))
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: no JSON: {error}") from error
 
 
 def _no_constant(text: str):

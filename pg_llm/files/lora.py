@@ -16,7 +16,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from pg_llm import catalog
-from pg_llm.files.checkpoint import Checkpoint, CheckpointError, Tensor, open_checkpoint
+from pg_llm.files.checkpoint import Checkpoint, CheckpointError, Tensor, open_checkpoint, read_json
 from pg_llm.files.convert import replacing, save_safetensors
 from pg_llm.files.importer import Imported, copy_params
 from pg_llm.files.layout import is_buffer, plain_name, transposed
@@ -67,12 +67,7 @@ def load_adapter(
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / _CONFIG
-    try:
-        config = json.loads(path.read_text("utf-8-sig"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: no JSON: {error}") from error
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
         raise CheckpointError(f'{path}: peft_type is {json.dumps(kind)}, expected "LORA"; {_MERGE}')

@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 from pg_llm import catalog
-from pg_llm.files.checkpoint import CONFIG, Checkpoint, CheckpointError, Tensor, open_checkpoint
+from pg_llm.files.checkpoint import CONFIG, Checkpoint, CheckpointError, Tensor, open_checkpoint, read_json
 from pg_llm.files.importer import Imported, check_sizes, copy_params
 from pg_llm.files.unet import CLASS_NAME, Node, current_name, unet_nodes
 
@@ -51,10 +51,7 @@ def noise_options(folder: Path) -> dict[str, Any]:
     file = folder.parent / "scheduler" / "scheduler_config.json"
     if not file.is_file():
         return {}
-    try:
-        config = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is no JSON: {error}") from error
+    config = read_json(file)
     if not isinstance(config, dict):
         raise CheckpointError(f"{file} holds {str(config)[:40]}, expected an object")
     for key, supported in _ONLY.items():

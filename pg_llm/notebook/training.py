@@ -323,7 +323,7 @@ class Training:
             self.state = "failed" if self.error else state
         _running.discard(self)
         try:
-            self._told()  # first: whoever waited for the end sees it
+            self._told()  # before _ended is set: then wait() returns with the view up to date
         finally:
             self._ended.set()
 
