@@ -252,7 +252,7 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 	length = llm_dim_value(&T, &exec->sizes);
 	if (code == LLM_OK)
 		size_unknown_names(exec, inputs, n_inputs);
-	if (code == LLM_OK && exec->last_only && length == 0)
+	if (code == LLM_OK && exec->last_only && llm_dim_value(&T, &exec->sizes) == 0)
 		code = llm_fail(err, LLM_SHAPE, "a sequence of no tokens has no last one");
 	if (code == LLM_OK)
 	{

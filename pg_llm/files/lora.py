@@ -166,7 +166,10 @@ def save_adapter(
     AutoPeftModel. Errors: CheckpointError. Example: save_adapter(conn, "gpt2-tuned", "my-adapter")
     """
     folder = Path(folder).expanduser()
-    modules = "SELECT module, rank, alpha, dropout, embeds, weight FROM {0}.llm_lora WHERE model = %s"
+    modules = (  # in the order of their rows in the graph, so that the same adapter is the same file
+        "SELECT module, rank, alpha, dropout, embeds, weight FROM {0}.llm_lora AS l "
+        "JOIN {0}.llm_graph AS g ON g.model = l.model AND g.name = l.node WHERE l.model = %s ORDER BY g.id"
+    )
     trained = (
         "SELECT name FROM {0}.llm_graph WHERE model = %s AND op = 'param' "
         """AND NOT attrs @> '{{"trainable": false}}' AND name !~ '\\.lora_[AB]\\.weight$' ORDER BY id"""

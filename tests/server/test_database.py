@@ -58,7 +58,7 @@ def test_gpt2s_tokenizer_is_there(conn):
     assert conn.execute("SELECT llm_encode('Hello world!', 'gpt2')").fetchone() == ([15496, 995, 0],)
 
 
-def test_a_new_build_rebuilds_the_template(server, maintenance, monkeypatch, dropped):
+def test_a_new_build_rebuilds_the_template(server, maintenance, monkeypatch, dropped, conn):
     """Existing databases stay unchanged and record the build that made them."""
     dropped += ["before", "after"]
     databases.create_database("before")
@@ -72,6 +72,7 @@ def test_a_new_build_rebuilds_the_template(server, maintenance, monkeypatch, dro
         "build": binaries.sql_hash(),
         "classroom": classroom.digest(),
         "version": pg_llm.__version__,
+        "installed": conn.execute("SELECT _llm_build()").fetchone()[0],
     }
 
 

@@ -17,6 +17,12 @@ from pg_llm.notebook import session
 from pg_llm.server import connect
 
 
+class Attempts(list):
+    """The conninfos of the attempts so far, and the connection that the last of them returns."""
+
+    info = SimpleNamespace(encoding="utf-8")
+
+
 @pytest.fixture
 def attempts(monkeypatch):
     """A function that makes connections fail; ping gives the states, one after the other."""
@@ -24,7 +30,7 @@ def attempts(monkeypatch):
     monkeypatch.setattr(connect.time, "sleep", lambda seconds: None)
 
     def prepare(states, good=None):
-        states, made = iter(states), []
+        states, made = iter(states), Attempts()
 
         def attempt(conninfo, **options):
             made.append(conninfo)

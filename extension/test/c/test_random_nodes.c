@@ -75,6 +75,30 @@ keys(const char *lines, const char *seeded, const char *renamed)
 	CHECK(same());
 }
 
+/* T is that of an input that nothing reads: without tokens there is no last row. */
+static void
+no_last_row(void)
+{
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
+	LlmInput tokens = {.name = "tokens", .ndim = 2, .dims = {2, 0}, .integers = (const int32_t[]){0}};
+	TestModel m;
+	LlmExec *exec;
+	LlmValue value;
+	LlmError err;
+
+	tm_parse(&m, "tokens input - shape=[B,T] dtype='int\na normal - shape=[B,T,3]\n", 6, 9, 20, 12);
+	CHECK_OK(llm_graph_check(&m.model.graph, &err), err);
+	CHECK_OK(llm_exec_open(&m.model, 1, true, 0, &memory, &exec, &err), err);
+	CHECK(llm_exec_run(exec, &tokens, 1, &value, &err) == LLM_SHAPE);
+	tokens.dims[1] = 1;
+	CHECK_OK(llm_exec_run(exec, &tokens, 1, &value, &err), err);
+	CHECK(value.numel == 6);
+	llm_exec_close(exec);
+	CHECK(counted.held == 0);
+	tm_free(&m);
+}
+
 static void
 ranges(void)
 {
@@ -102,5 +126,6 @@ main(void)
 	keys("a randint - shape=[20003] high=50\n", "a randint - shape=[20003] high=50 seed='9\n",
 		"b randint - shape=[20003] high=50\na clamp b\n");
 	ranges();
+	no_last_row();
 	return 0;
 }
