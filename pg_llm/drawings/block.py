@@ -363,14 +363,14 @@ def shares(frame: pd.DataFrame) -> Drawing:
 
 
 def stream(frame: pd.DataFrame) -> Drawing:
-    """How long the vectors of the residual stream are, and those that each sublayer adds to it.
+    """The norms of the vectors of the residual stream, and of those that each sublayer adds to it.
 
-    frame: columns part, adds, after: a row for each sublayer, with mean lengths (Euclidean norms); the first
+    frame: columns part, adds, after: a row for each sublayer, with mean Euclidean norms; the first
     row is what the stream begins with, its adds is ignored.
     """
     rows: list[Any] = list(frame.itertuples(index=False))
     said = "; ".join(f"{row.part} adds {_r(row.adds)}, then {_r(row.after)}" for row in rows[1:])
-    about = f"Mean length of the residual stream's vectors: {rows[0].part} {_r(rows[0].after)}; {said}."
+    about = f"Mean norm of the residual stream's vectors: {rows[0].part} {_r(rows[0].after)}; {said}."
     drawing = _Sheet(760, 300, about, "The residual stream grows")
     limit = max(float(frame["after"].max()), float(frame["adds"].fillna(0).max()))
     floor, tall, step = 236, 170, 690 / len(rows)
@@ -386,7 +386,7 @@ def stream(frame: pd.DataFrame) -> Drawing:
         drawing.text(x + step * 0.38, floor + 18, "\n".join(row.part.rsplit(" ", 1)), size=11)
     drawing.text(44, 50, "blue: the stream after this part", size=12, colour=BLUE, anchor="start")
     drawing.text(44, 67, "orange: what the part adds", size=12, colour=ORANGE, anchor="start")
-    below = "Euclidean length, mean over the tokens"
+    below = "Euclidean norm, mean over the tokens"
     drawing.text(740, floor + 54, below, size=11, anchor="end", colour="#555")
     return drawing
 

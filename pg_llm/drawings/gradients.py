@@ -18,14 +18,14 @@ STEPS = {  # the MLP's half of a block: what each does, its weight, the exercise
 def half_block(shapes: Mapping[str, Sequence[int]], norms: Mapping[str, float], block: str) -> Drawing:
     """Forward and backward through the MLP's half of a block.
 
-    shapes: {name: shape} of the block's tensors and weights; norms: the lengths of their gradients. Names are
+    shapes: {name: shape} of the block's tensors and weights; norms: those of their gradients. Names are
     full, such as h.3.mlp.c_fc.
     """
 
     def at(name: str) -> str:
         return _shape(shapes[f"{block}.{name}"])
 
-    said = "; ".join(f"{s} {at(s)}, its gradient {norms[f'{block}.{s}']:.4f} long" for s in STEPS)
+    said = "; ".join(f"{s} {at(s)}, its gradient of norm {norms[f'{block}.{s}']:.4f}" for s in STEPS)
     weights = ", ".join(f"{weight} {at(weight)}" for _, weight, _ in STEPS.values() if weight)
     d = Drawing(
         880, 372,
@@ -77,7 +77,7 @@ def half_block(shapes: Mapping[str, Sequence[int]], norms: Mapping[str, float], 
     d.arrow((last + 12, base + 20), (last + 12, top + 64), colour=ORANGE, width=2)
     d.box(last - 24, base - 12, 24, 24, "+", fill="#ffffff", size=16)
     d.text((first + last) / 2, base + 42, "around the MLP: unchanged", size=12, colour=ORANGE)
-    d.text((first + last) / 2, base + 62, "orange numbers: lengths of the gradients", size=11, colour=DIM)
+    d.text((first + last) / 2, base + 62, "orange numbers: norms of the gradients", size=11, colour=DIM)
     d.text(first + 20, base - 22, "both are added here", size=11, colour=ORANGE, anchor="start")
     d.text(last - 36, base - 22, "goes both ways here", size=11, colour=ORANGE, anchor="end")
     return d
@@ -109,7 +109,7 @@ def layer_norm_paths() -> Drawing:
 
 
 def two_uses(head: float, embedding: float, both: float, rows: int, shape: Sequence[int]) -> Drawing:
-    """wte at both ends of a model: where its two gradients come from, their lengths and that of their sum.
+    """wte at both ends of a model: where its two gradients come from, their norms and that of their sum.
 
     rows: how many of its rows the sequence's tokens read as embeddings; shape: that of wte, (V,C).
     """
@@ -118,7 +118,7 @@ def two_uses(head: float, embedding: float, both: float, rows: int, shape: Seque
         800, 300,
         f"The matrix wte {_shape(shape)} is used twice: as the embedding, where {rows} of its {vocab} rows "
         f"are read, and as the head, where all {vocab} are. Backward, the embedding sends a gradient of "
-        f"length {embedding:.3f} and the head one of length {head:.3f}; their sum, {both:.3f} long, is the "
+        f"norm {embedding:.3f} and the head one of norm {head:.3f}; their sum, of norm {both:.3f}, is the "
         "gradient of wte.",
         "One matrix, two uses, two gradients",
     )  # fmt: skip
@@ -137,7 +137,7 @@ def two_uses(head: float, embedding: float, both: float, rows: int, shape: Seque
         if a is not boxes["ids"]:
             d.arrow((b.x, y + 34), (a.x + a.width, y + 34), colour=ORANGE)
     wte = d.box(300, 54, 180, 56, f"wte.weight {_shape(shape)}\ngradient {both:.3f}", fill="#cfe3f3")
-    for name, length, says, side in (
+    for name, norm, says, side in (
         ("embedding", embedding, f"{rows} rows", -1),
         ("head", head, f"all {vocab} rows", 1),
     ):
@@ -147,7 +147,7 @@ def two_uses(head: float, embedding: float, both: float, rows: int, shape: Seque
         d.arrow((middle - side * 34, y), (edge + side * -24, 110), colour=ORANGE, width=2)
         anchor = "end" if side < 0 else "start"
         d.text(middle + side * 20, 140, f"reads {says}", size=12, anchor=anchor)
-        d.text(middle + side * 20, 158, f"gradient {length:.3f}", size=12, colour=ORANGE, anchor=anchor)
+        d.text(middle + side * 20, 158, f"gradient {norm:.3f}", size=12, colour=ORANGE, anchor=anchor)
     d.text(400, 288, "black: forward; orange: backward. Both contributions are added.", size=11, colour=DIM)
     return d
 

@@ -90,15 +90,15 @@ def whole_step(grads: Mapping[str, np.ndarray], loss: float, lr: float, decay: f
 
     grads: the gradient of each parameter. clip: the most that all of them together may measure.
     """
-    length = math.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in grads.values()))
-    factor = min(1.0, clip / length) if length else 1.0
+    norm = math.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in grads.values()))
+    factor = min(1.0, clip / norm) if norm else 1.0
     matrices = sum(np.ndim(g) >= 2 for g in grads.values())
     vectors = len(grads) - matrices
     d = Drawing(
         900, 396,
         f"A whole training step. 1, the forward pass ends in the loss, {loss:.4g}. 2, the backward pass "
-        f"gives {len(grads)} gradients, {length:.3g} long together. 3, clipping multiplies all of them by "
-        f"{factor:.3g}, so that they are at most {clip:g} long. 4, the schedule gives the learning rate of "
+        f"gives {len(grads)} gradients, of norm {norm:.3g} together. 3, clipping multiplies all of them by "
+        f"{factor:.3g}, so that their norm is at most {clip:g}. 4, the schedule gives the learning rate of "
         f"this step, {lr:g}. 5, the {matrices} matrices are multiplied by 1 - {lr:g} times {decay:g}; the "
         f"{vectors} vectors do not decay. 6, Adam renews m and v, moves every weight, and counts the step.",
         "One training step of the whole model",
@@ -106,7 +106,7 @@ def whole_step(grads: Mapping[str, np.ndarray], loss: float, lr: float, decay: f
     first, second, third, last = 20, 250, 500, 740
     forward = d.box(first, 58, 170, 56, f"1 forward pass\nloss {loss:.4g}")
     backward = d.box(second, 58, 190, 56, f"2 backward pass\n{len(grads)} gradients")
-    clipped = d.box(third, 58, 180, 56, f"3 clip\n× min(1, {clip:g} / {length:.3g}) = {factor:.3g}", size=12,
+    clipped = d.box(third, 58, 180, 56, f"3 clip\n× min(1, {clip:g} / {norm:.3g}) = {factor:.3g}", size=12,
                     fill=MOVE, line=ORANGE)  # fmt: skip
     plan = d.box(second, 156, 190, 62, fill="#ffffff")
     d.text(second + 54, 182, "4 schedule", size=13)
