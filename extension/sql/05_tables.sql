@@ -22,7 +22,9 @@ COMMENT ON COLUMN llm_model_config.options IS
     'relu, silu, tanh, sigmoid, quick_gelu), attention_layers (a list of "global" and "local", repeated over the '
     'layers), window_size (how many keys a position of a local layer sees), head_dim (d_model / n_head if absent), '
     'layer_norm_epsilon, tied_head, eos_token_id, scale_attn_weights, scale_attn_by_inverse_layer_idx; bias or '
-    'qkv_bias false: all biases, or those of queries, keys and values, are zero and stay so';
+    'qkv_bias false: all biases, or those of queries, keys and values, are zero and stay so; experts: each MLP is a '
+    'mixture of so many, experts_per_token (2) of which compute a token, and training adds balance_loss (0.01) times '
+    'how unevenly they are chosen';
 COMMENT ON COLUMN llm_model_config.recipe IS 'Training defaults of this model, by the argument names of llm_train';
 
 INSERT INTO llm_model_config (model, n_layer, n_head, d_model, d_ff, n_positions, vocab, tokenizer, options) VALUES

@@ -14,7 +14,8 @@ CREATE VIEW llm_architecture WITH (security_invoker = true) AS
               "layer_norm_epsilon": "layer_norm_epsilon", "tied_head": "tie_word_embeddings",
               "scale_attn_weights": "scale_attn_weights",
               "scale_attn_by_inverse_layer_idx": "scale_attn_by_inverse_layer_idx", "bias": "bias",
-              "qkv_bias": "qkv_bias", "attention_layers": "attention_layers", "window_size": "window_size"}'::jsonb,
+              "qkv_bias": "qkv_bias", "attention_layers": "attention_layers", "window_size": "window_size",
+              "experts": "experts", "experts_per_token": "experts_per_token", "balance_loss": "balance_loss"}'::jsonb,
             '{"activation": "gelu_tanh", "layer_norm_epsilon": 1e-5, "scale_attn_weights": true,
               "scale_attn_by_inverse_layer_idx": false, "bias": true, "qkv_bias": true, "tied_head": true}'::jsonb,
             '{"add_cross_attention": false}'::jsonb),
@@ -103,23 +104,27 @@ CREATE FUNCTION _llm_check_option(told text, name text, value jsonb, option text
 DECLARE
     kind CONSTANT text := CASE
         WHEN option IN ('n_layer', 'n_head', 'd_model', 'd_ff', 'n_positions', 'vocab', 'n_kv_head', 'head_dim',
-            'rotary_dim', 'window_size')
+            'rotary_dim', 'window_size', 'experts', 'experts_per_token')
             THEN 'whole'
         WHEN option IN ('tied_head', 'scale_attn_weights', 'scale_attn_by_inverse_layer_idx', 'bias', 'qkv_bias',
             'attention_bias', 'mlp_bias', 'qk_norm', 'parallel_residual', 'interleaved')
             THEN 'boolean'
         ELSE option END;
     smallest CONSTANT int := CASE option WHEN 'n_layer' THEN 0 ELSE 1 END;
+    largest CONSTANT int := CASE option WHEN 'experts' THEN 4096 WHEN 'experts_per_token' THEN 4096
+        ELSE 2147483647 END;
     expected text;
 BEGIN
-    IF kind = 'whole' AND (jsonb_typeof(value) <> 'number' OR value::numeric NOT BETWEEN smallest AND 2147483647
+    IF kind = 'whole' AND (jsonb_typeof(value) <> 'number' OR value::numeric NOT BETWEEN smallest AND largest
                            OR value::numeric <> trunc(value::numeric)) THEN
-        expected := format('a whole number from %s to 2147483647', smallest);
+        expected := format('a whole number from %s to %s', smallest, largest);
     ELSIF kind = 'boolean' AND jsonb_typeof(value) <> 'boolean' THEN
         expected := 'true or false';
     ELSIF kind = 'layer_norm_epsilon'
         AND (jsonb_typeof(value) <> 'number' OR value::numeric NOT BETWEEN 0 AND 1) THEN
         expected := 'a number from 0 to 1';
+    ELSIF kind = 'balance_loss' AND (jsonb_typeof(value) <> 'number' OR value::numeric NOT BETWEEN 0 AND 1000) THEN
+        expected := 'a number from 0 to 1000';
     ELSIF kind = 'rope_theta' AND (jsonb_typeof(value) <> 'number' OR value::numeric NOT BETWEEN 1 AND 1e12) THEN
         expected := 'a number from 1 to 1e12';
     ELSIF kind = 'rope_scaling' AND jsonb_typeof(value) <> 'object' THEN
@@ -135,6 +140,32 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _llm_check_option(text, text, jsonb, text) IS
     'Refuses a value that a column or option of llm_model_config cannot have; told and name say where it is from';
+
+CREATE FUNCTION _llm_check_experts(told text, n_layer int, options jsonb) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    alone CONSTANT text := (SELECT string_agg(key, ' and ' ORDER BY key) FROM jsonb_object_keys(options) AS o (key)
+        WHERE key IN ('experts_per_token', 'balance_loss'));
+BEGIN
+    IF NOT options ? 'experts' THEN
+        IF alone IS NOT NULL THEN
+            RAISE EXCEPTION '%: % without experts', told, alone USING ERRCODE = 'invalid_parameter_value',
+                HINT = 'A mixture of experts is options => ''{"experts": 4, "experts_per_token": 2}''.';
+        END IF;
+    ELSIF coalesce(options ->> 'architecture', 'gpt2') <> 'gpt2' THEN
+        RAISE EXCEPTION '%: the MLPs of "%" cannot be mixtures of experts, those of "gpt2" can', told,
+            options ->> 'architecture' USING ERRCODE = 'feature_not_supported',
+            HINT = 'Its llm_graph rows can be changed: topk, expert_matmul and gather_rows make a mixture.';
+    ELSIF (options ->> 'experts_per_token')::int > (options ->> 'experts')::int THEN
+        RAISE EXCEPTION '%: experts_per_token is %, expected a whole number from 1 to %, the experts', told,
+            options ->> 'experts_per_token', options ->> 'experts' USING ERRCODE = 'invalid_parameter_value';
+    ELSIF n_layer = 0 THEN
+        RAISE EXCEPTION '%: a model without layers has no MLP that could be % experts', told, options ->> 'experts'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'n_layer is to be 1 or more.';
+    END IF;
+END $$;
+COMMENT ON FUNCTION _llm_check_experts(text, int, jsonb) IS
+    'Refuses options of a mixture of experts that do not fit one another; each was checked by itself before';
 
 CREATE FUNCTION _llm_check_options(config llm_model_config) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -160,16 +191,17 @@ BEGIN
     FOR item IN SELECT key, value FROM jsonb_each(config.options) WHERE jsonb_typeof(value) <> 'null' ORDER BY key LOOP
         PERFORM @extschema@._llm_check_option(told, item.key, item.value, item.key);
     END LOOP;
+    PERFORM @extschema@._llm_check_experts(told, config.n_layer, jsonb_strip_nulls(config.options));
 END $$;
 COMMENT ON FUNCTION _llm_check_options(llm_model_config) IS
     'Refuses a model''s options that no graph can be made of, by name';
 
 -- The nodes of each architecture. of: the families that have the node, * all; part 0 comes before the layers, 1 is a
--- layer, 2 comes after them. %: this layer; ^: the residual stream that it reads. A layer with parameters stands for
--- several rows (_llm_node_pieces): shape is its weight's, bias says whether it has one (an option, or always). needs:
--- the option without which the node is left out; !: with which.
+-- layer, 2 comes after them. %: this layer; ^: the residual stream that it reads; &: each layer. A layer with
+-- parameters stands for several rows (_llm_node_pieces): shape is its weight's, bias says whether it has one (an
+-- option, or always). needs: the option without which the node is left out; !: with which.
 -- B batch, T time, C channels, F = 4*C unless d_ff is set, V vocabulary, P positions, NH heads, KH heads of
--- keys and values, HS size of a head, Q = NH*HS, K = KH*HS.
+-- keys and values, HS size of a head, Q = NH*HS, K = KH*HS, E experts, of which each position uses k.
 CREATE FUNCTION _llm_architecture_nodes()
     RETURNS TABLE (of text[], part int, n int, name text, kind text, inputs text, shape text, bias text[], needs text)
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -198,12 +230,40 @@ CREATE FUNCTION _llm_architecture_nodes()
         ('{gpt2}', 1,  5, '%.attn.drop',     'dropout',   '{%.attn.c_proj}', NULL,      NULL, NULL),
         ('{gpt2}', 1,  6, '%.attn.residual', 'add',       '{^,%.attn.drop}', NULL,      NULL, NULL),
         -- x = x + mlp(ln_2(x))
-        ('{gpt2}', 1,  7, '%.ln_2',       'layernorm',  '{%.attn.residual}',      '{C}',   NULL, NULL),
-        ('{gpt2}', 1,  8, '%.mlp.c_fc',   'linear',     '{%.ln_2}',               '{C,F}', NULL, NULL), -- (B,T,F)
-        ('{gpt2}', 1,  9, '%.mlp.act',    'activation', '{%.mlp.c_fc}',           NULL,    NULL, NULL),
-        ('{gpt2}', 1, 10, '%.mlp.c_proj', 'linear',     '{%.mlp.act}',            '{F,C}', NULL, NULL), -- (B,T,C)
-        ('{gpt2}', 1, 11, '%.mlp.drop',   'dropout',    '{%.mlp.c_proj}',         NULL,    NULL, NULL),
-        ('{gpt2}', 1, 12, '%',            'add',        '{%.attn.residual,%.mlp.drop}', NULL,    NULL, NULL),
+        ('{gpt2}', 1,  7, '%.ln_2',       'layernorm',  '{%.attn.residual}', '{C}',   NULL, NULL),
+        ('{gpt2}', 1,  8, '%.mlp.c_fc',   'linear',     '{%.ln_2}',          '{C,F}', NULL, '!experts'), -- (B,T,F)
+        ('{gpt2}', 1, 13, '%.mlp.act',    'activation', '{%.mlp.c_fc}',      NULL,    NULL, NULL),
+        ('{gpt2}', 1, 14, '%.mlp.c_proj', 'linear',     '{%.mlp.act}',       '{F,C}', NULL, '!experts'), -- (B,T,C)
+        ('{gpt2}', 1, 18, '%.mlp.drop',   'dropout',    '{%.mlp.c_proj}',    NULL,    NULL, '!experts'),
+        ('{gpt2}', 1, 19, '%',            'add',        '{%.attn.residual,%.mlp.drop}', NULL, NULL, NULL),
+        -- A mixture of E experts (Shazeer et al., 2017): mlp is the sum of the k experts with the best scores, weighted
+        -- by the softmax of these scores, as in Mixtral (Jiang et al., 2024)
+        ('{gpt2}', 1,  8, '%.mlp.gate',     'gate',    '{%.ln_2}',          '{C,E}',   NULL, 'experts'), -- (B,T,E)
+        ('{gpt2}', 1,  9, '%.mlp.chosen',   'chosen',  '{%.mlp.gate}',      NULL,      NULL, 'experts'), -- (B,T,k)
+        ('{gpt2}', 1, 10, '%.mlp.best',     'best',    '{%.mlp.gate}',      NULL,      NULL, 'experts'),
+        ('{gpt2}', 1, 11, '%.mlp.shares',   'softmax', '{%.mlp.best}',      NULL,      NULL, 'experts'),
+        ('{gpt2}', 1, 12, '%.mlp.c_fc',     'experts', '{%.ln_2}',          '{E,C,F}', NULL, 'experts'), -- (B,T,k,F)
+        ('{gpt2}', 1, 14, '%.mlp.c_proj',   'experts', '{%.mlp.act}',       '{E,F,C}', NULL, 'experts'), -- (B,T,k,C)
+        ('{gpt2}', 1, 15, '%.mlp.weights',  'reshape', '{%.mlp.shares}',    '{B,T,k,1}', NULL, 'experts'),
+        ('{gpt2}', 1, 16, '%.mlp.weighted', 'mul',     '{%.mlp.c_proj,%.mlp.weights}', NULL, NULL, 'experts'),
+        ('{gpt2}', 1, 17, '%.mlp.mixed',    'mixed',   '{%.mlp.weighted}',  NULL,      NULL, 'experts'), -- (B,T,C)
+        ('{gpt2}', 1, 18, '%.mlp.drop',     'dropout', '{%.mlp.mixed}',     NULL,      NULL, 'experts'),
+        -- which experts are chosen, (2,L,B,T,k): their numbers, then their weights
+        ('{gpt2}', 2, 4, 'routing.experts', 'stack',   '{&.mlp.chosen}',    NULL,      NULL, 'experts'),
+        ('{gpt2}', 2, 5, 'routing.shares',  'stack',   '{&.mlp.shares}',    NULL,      NULL, 'experts'),
+        ('{gpt2}', 2, 6, 'routing',         'stack',   '{routing.experts,routing.shares}', NULL, NULL, 'experts'),
+        -- Training also minimises, in each layer, E times the sum over the experts of (choices of the expert, per
+        -- position) (mean probability of the expert), which is smallest where all are chosen alike (Fedus et al., 2021)
+        ('{gpt2}', 1, 20, '%.mlp.used',        'used',    '{%.mlp.gate}',          NULL, NULL, 'experts'), -- (B,T,E)
+        ('{gpt2}', 1, 21, '%.mlp.load',        'average', '{%.mlp.used}',          NULL, NULL, 'experts'), -- (E)
+        ('{gpt2}', 1, 22, '%.mlp.probs',       'softmax', '{%.mlp.gate}',          NULL, NULL, 'experts'),
+        ('{gpt2}', 1, 23, '%.mlp.probability', 'average', '{%.mlp.probs}',         NULL, NULL, 'experts'),
+        ('{gpt2}', 1, 24, '%.mlp.product', 'mul', '{%.mlp.load,%.mlp.probability}', NULL, NULL, 'experts'),
+        ('{gpt2}', 1, 25, '%.mlp.balance',     'sum',     '{%.mlp.product}',       NULL, NULL, 'experts'), -- a scalar
+        ('{gpt2}', 2, 10, 'balance.layers',    'total',   '{&.mlp.balance}',       NULL, NULL, 'experts'),
+        ('{gpt2}', 2, 11, 'balance.scale',     'balance scale', '{}',              NULL, NULL, 'experts'),
+        ('{gpt2}', 2, 12, 'balance', 'mul', '{balance.layers,balance.scale}',       NULL, NULL, 'experts'),
+        ('{gpt2}', 2, 13, 'training_loss',     'add',     '{loss,balance}',        NULL, NULL, 'experts'),
 
         -- GPT-Neo (Black et al., 2021): as GPT-2, with a product each for queries, keys and values, and scores that
         -- are not divided by the root of the head size
@@ -389,7 +449,22 @@ CREATE FUNCTION _llm_node_pieces() RETURNS TABLE (kind text, k int, suffix text,
         ('quick_gelu', 1, '.slope',   'constant', '{}'),
         ('quick_gelu', 2, '.scaled',  'mul',      '{$input,$self.slope}'),
         ('quick_gelu', 3, '.sigmoid', 'sigmoid',  '{$self.scaled}'),
-        ('quick_gelu', 4, '',         'mul',      '{$input,$self.sigmoid}')
+        ('quick_gelu', 4, '',         'mul',      '{$input,$self.sigmoid}'),
+        ('gate',     1, '.weight',  'param',         '{}'),
+        ('gate',     2, '',         'matmul',        '{$input,$self.weight}'),
+        ('chosen',   1, '',         'topk',          '{$input}'),
+        ('best',     1, '',         'topk',          '{$input}'),
+        ('used',     1, '',         'topk',          '{$input}'),
+        -- a linear layer of each expert, computed for those that a position has chosen
+        ('experts',  1, '.weight',  'param',         '{}'),
+        ('experts',  2, '.bias',    'param',         '{}'),
+        ('experts',  3, '.matmul',  'expert_matmul', '{$input,%.mlp.chosen,$self.weight}'),
+        ('experts',  4, '.biases',  'gather_rows',   '{$self.bias,%.mlp.chosen}'),
+        ('experts',  5, '',         'add',           '{$self.matmul,$self.biases}'),
+        ('mixed',    1, '',         'sum',           '{$input}'),
+        ('average',  1, '.rows',    'mean',          '{$input}'),
+        ('average',  2, '',         'mean',          '{$self.rows}'),
+        ('balance scale', 1, '',    'constant',      '{}')
     ) AS piece (kind, k, suffix, op, inputs)
 $$;
 COMMENT ON FUNCTION _llm_node_pieces() IS

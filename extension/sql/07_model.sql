@@ -13,15 +13,15 @@ CREATE FUNCTION _llm_model_graph(config llm_model_config)
             coalesce((o.options ->> 'scale_attn_by_inverse_layer_idx')::boolean, false) AS by_layer,
             CASE WHEN o.options ->> 'bias' = 'false' THEN '%.bias'
                 WHEN o.options ->> 'qkv_bias' = 'false' THEN '%.c_attn.bias' END AS unbiased,
-            sqrt(size.head::float8) AS root,
+            sqrt(size.head::float8) AS root, (o.options ->> 'experts')::int AS experts, per_token,
             -- what the placeholders in shapes stand for, but for the dimensions that the engine knows by name
             jsonb_build_object('F', CASE WHEN c.d_ff = 4 * c.d_model THEN '4*C' ELSE 'F' END, 'NH', c.n_head,
                 'KH', size.kv, 'HS', size.head, '3*HS', 3 * size.head, 'P+2', c.n_positions + 2,
                 'Q', CASE size.head * c.n_head WHEN c.d_model THEN '"C"' ELSE to_jsonb(size.head * c.n_head) END,
                 '3*Q', CASE size.head * c.n_head WHEN c.d_model THEN '"3*C"'
                     ELSE to_jsonb(3 * size.head * c.n_head) END,
-                'K', CASE size.head * size.kv WHEN c.d_model THEN '"C"' ELSE to_jsonb(size.head * size.kv) END)
-                AS sizes,
+                'K', CASE size.head * size.kv WHEN c.d_model THEN '"C"' ELSE to_jsonb(size.head * size.kv) END,
+                'E', o.options -> 'experts', 'k', per_token, '1', 1) AS sizes,
             size.head AS head_size, size.kv AS n_kv_head,
             -- 2 n_layer terms are added to the residual stream: they are initialised smaller (Radford et al.,
             -- 2019)
@@ -31,6 +31,8 @@ CREATE FUNCTION _llm_model_graph(config llm_model_config)
         CROSS JOIN LATERAL (SELECT a.defaults || jsonb_strip_nulls(c.options)) AS o (options)
         CROSS JOIN LATERAL (SELECT coalesce((o.options ->> 'head_dim')::int, c.d_model / c.n_head),
             coalesce((o.options ->> 'n_kv_head')::int, c.n_head)) AS size (head, kv)
+        CROSS JOIN LATERAL (SELECT coalesce((o.options ->> 'experts_per_token')::int,
+            least(2, (o.options ->> 'experts')::int))) AS mixture (per_token)
         WHERE c.model IS NOT NULL
     ),
     node AS (
@@ -41,7 +43,7 @@ CREATE FUNCTION _llm_model_graph(config llm_model_config)
                 ELSE node.kind END AS kind
         FROM config JOIN @extschema@._llm_architecture_nodes() AS node ON node.of && ARRAY['*', family]
         WHERE node.needs IS NULL
-            OR coalesce((options ->> ltrim(node.needs, '!'))::boolean, false) <> (node.needs LIKE '!%')
+            OR coalesce(options -> ltrim(node.needs, '!') <> 'false', false) <> (node.needs LIKE '!%')
     ),
     graph AS (
         SELECT part, layer, n, k, node.kind, coalesce(piece.op, node.kind) AS op,
@@ -59,12 +61,16 @@ CREATE FUNCTION _llm_model_graph(config llm_model_config)
             ON CASE part WHEN 0 THEN layer = 0 WHEN 1 THEN layer < n_layer ELSE layer = n_layer END
         CROSS JOIN LATERAL (SELECT replace(layer_name, '%', layer::text)) AS this (here)
     )
-    SELECT g.name, g.op, CASE WHEN tied THEN array_replace(g.inputs, head, embedding) ELSE g.inputs END,
+    SELECT g.name, g.op, CASE WHEN g.inputs[1] LIKE '&%'
+            THEN ARRAY(SELECT replace(g.inputs[1], '&', replace(layer_name, '%', i::text))
+                FROM generate_series(0, n_layer - 1) AS i)
+            WHEN tied THEN array_replace(g.inputs, head, embedding) ELSE g.inputs END,
         CASE g.op
             WHEN 'input' THEN jsonb_build_object('shape', shape, 'dtype', 'int')
             WHEN 'param' THEN CASE WHEN g.name LIKE '%.bias'
                 THEN jsonb_build_object('shape',
-                        jsonb_build_array(shape -> CASE kind WHEN 'biased projection' THEN 0 ELSE -1 END),
+                        CASE kind WHEN 'biased projection' THEN jsonb_build_array(shape -> 0)
+                            WHEN 'experts' THEN shape - 1 ELSE jsonb_build_array(shape -> -1) END,
                         'init', 'zeros')
                     || CASE WHEN g.name LIKE unbiased THEN '{"trainable": false}' ELSE '{}' END::jsonb
                 WHEN kind IN ('layernorm', 'rmsnorm') THEN jsonb_build_object('shape', shape, 'init', 'ones')
@@ -93,8 +99,13 @@ CREATE FUNCTION _llm_model_graph(config llm_model_config)
                 || CASE WHEN kinds ->> (layer % greatest(jsonb_array_length(kinds), 1)) = 'local'
                     THEN jsonb_build_object('window', options -> 'window_size') ELSE '{}' END
             WHEN 'gelu' THEN CASE activation WHEN 'gelu_erf' THEN '{"approximate": "none"}' ELSE '{}' END::jsonb
-            WHEN 'constant' THEN '{"value": 1.702}'
-            WHEN 'matmul' THEN CASE kind WHEN 'linear' THEN '{}' ELSE '{"transpose_b": true}' END::jsonb
+            WHEN 'constant' THEN jsonb_build_object('value', CASE kind WHEN 'balance scale'
+                THEN experts * coalesce((options ->> 'balance_loss')::float8, 0.01) ELSE 1.702 END)
+            WHEN 'matmul' THEN CASE WHEN kind IN ('linear', 'gate') THEN '{}' ELSE '{"transpose_b": true}' END::jsonb
+            WHEN 'topk' THEN jsonb_build_object('k', per_token) || CASE kind WHEN 'chosen'
+                THEN '{"output": "indices"}' WHEN 'used' THEN '{"output": "mask"}' ELSE '{}' END::jsonb
+            WHEN 'mean' THEN '{"axis": 0}'
+            WHEN 'sum' THEN CASE kind WHEN 'mixed' THEN '{"axis": 2}' ELSE '{}' END::jsonb
             ELSE '{}'::jsonb END
     FROM config CROSS JOIN graph AS g
     ORDER BY part, layer, n, k
@@ -289,3 +300,30 @@ COMMENT ON FUNCTION llm_eval(text, text, jsonb, text[], tensor[]) IS
     'The value of any node of the graph, from named inputs: {"tokens": [[1, 2, 3]]}; positions count from 0 where '
     'absent. names and tensors are further inputs, one tensor for each name. Any node may be an input: it has the '
     'value given and is not computed, nor what only it reads (activation patching, logit lens)';
+
+CREATE FUNCTION llm_routing(model text, tokens int[])
+    RETURNS TABLE (batch int, "position" int, token_id int, layer int, choice int, expert int, share real)
+    LANGUAGE plpgsql VOLATILE ROWS 1000 SET search_path = pg_catalog, pg_temp SET pg_llm.autograd = off AS $$
+#variable_conflict use_variable
+DECLARE
+    routes @extschema@.tensor;
+BEGIN
+    PERFORM @extschema@.llm_get_model_config(model);
+    IF NOT EXISTS (SELECT FROM @extschema@.llm_graph AS g WHERE g.model = model AND g.name = 'routing') THEN
+        RAISE EXCEPTION 'model "%" is no mixture of experts: its graph has no node "routing"', left(model, 100)
+            USING ERRCODE = 'undefined_object',
+            HINT = 'llm_create_model makes one with options => ''{"experts": 4, "experts_per_token": 2}''.';
+    ELSIF tokens IS NULL OR EXISTS (SELECT FROM unnest(tokens) AS t (id) WHERE id IS NULL) THEN
+        RAISE EXCEPTION 'tokens must not be or contain NULL' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    -- (2,L,B,T,k): the experts' numbers, then their weights
+    routes := @extschema@.llm_eval(model, 'routing', jsonb_build_object('tokens', to_jsonb(tokens)));
+    RETURN QUERY SELECT r.idx[2], r.idx[3],
+            CASE array_ndims(tokens) WHEN 1 THEN tokens[r.idx[3] + 1] ELSE tokens[r.idx[2] + 1][r.idx[3] + 1] END,
+            r.idx[1], r.idx[4], r.expert::int, r.share
+        FROM ROWS FROM (@extschema@.tensor_rows(@extschema@._llm_row(routes, 0)),
+            @extschema@.tensor_rows(@extschema@._llm_row(routes, 1))) AS r (idx, expert, place, share);
+END $$;
+COMMENT ON FUNCTION llm_routing(text, int[]) IS
+    'Which experts of a mixture compute each token, (T) or (B,T): for each position and layer its choices, the best '
+    'first, and their weights, which add up to 1; batch, position, layer, choice and expert count from 0';

@@ -70,6 +70,9 @@ BEGIN
         RAISE EXCEPTION 'model "%" has no weights for %', model, missing USING ERRCODE = 'undefined_object',
             HINT = format('llm_init_model(%L, seed) gives it random weights.', model);
     END IF;
+    IF EXISTS (SELECT FROM @extschema@.llm_graph AS g WHERE g.model = model AND g.op = 'expert_matmul') THEN
+        RAISE NOTICE 'the experts of model "%" stay float32: expert_matmul reads no other format', model;
+    END IF;
     RETURN made;
 END $$;
 COMMENT ON FUNCTION llm_quantize(text, text, text) IS

@@ -122,8 +122,8 @@ CREATE FUNCTION llm_trace(model text, tokens int[], targets int[] DEFAULT NULL, 
     RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_trace(text, int[], int[], int[]) IS
-    'Runs a model up to the logits, with targets up to the loss, and keeps every tensor in llm_tape and '
-    'llm_tensor_rt; returns the run';
+    'Runs a model up to the logits, with targets up to the loss that training minimises, and keeps every tensor in '
+    'llm_tape and llm_tensor_rt; returns the run';
 
 CREATE FUNCTION _llm_tensor_version(t tensor) RETURNS bigint
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'llm_tensor_version';

@@ -73,3 +73,17 @@ COMMENT ON FUNCTION llm_story_heads(text, bigint, int) IS
     'What each attention head attends to while a model predicts words that the stories of n seeds repeat: its mean '
     'attention, from 0 to 1, to the earlier positions of the token to be predicted, by kind; for song, object copy '
     'and surname copy only to positions right after an earlier occurrence of the current token';
+
+CREATE FUNCTION llm_story_routing(model text DEFAULT @extschema@.llm_default_model(), from_seed bigint DEFAULT -100,
+    n int DEFAULT 100)
+    RETURNS TABLE (seed bigint, pos int, token text, kind text, layer int, choice int, expert int, share real)
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE AS $$
+    SELECT seed, t.pos, t.token, t.kind, r.layer, r.choice, r.expert, r.share
+    FROM generate_series(from_seed, from_seed + n - 1) AS seed
+    CROSS JOIN LATERAL (SELECT (@extschema@.llm_story(seed)).text AS text OFFSET 0) AS story
+    CROSS JOIN LATERAL @extschema@.llm_routing(model, @extschema@.llm_encode(story.text, model)) AS r
+    JOIN LATERAL @extschema@.llm_story_token(story.text) AS t ON t.pos = r.position + 2
+$$;
+COMMENT ON FUNCTION llm_story_routing(text, bigint, int) IS
+    'Which experts of a mixture predict each token of the stories of n seeds (negative: held out), with the kind of '
+    'the token that is predicted: a row for each token, layer and choice, as in llm_routing';

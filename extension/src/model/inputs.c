@@ -70,6 +70,12 @@ OutputOf(const LoadedModel *m, const char *node)
 	return index;
 }
 
+int
+TrainingLossOf(const LoadedModel *m)
+{
+	return OutputOf(m, llm_graph_find(&m->model.graph, "training_loss") >= 0 ? "training_loss" : "loss");
+}
+
 void
 CheckLength(const LoadedModel *m, int64 length)
 {

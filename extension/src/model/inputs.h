@@ -33,6 +33,8 @@ extern LoadedModel *ForwardModel(ForwardCall *call, int model);
 extern int NodeOf(const LoadedModel *m, const char *node);
 /* The same for a node the callers rely on ("logits", "loss"), which must be computed. */
 extern int OutputOf(const LoadedModel *m, const char *node);
+/* What training minimises: the node "training_loss", or "loss" where the graph has no such node. */
+extern int TrainingLossOf(const LoadedModel *m);
 /* ERROR if a sequence of this length exceeds the model's positions. */
 extern void CheckLength(const LoadedModel *m, int64 length);
 /* Positions first … first + T - 1 as an input. */

@@ -135,7 +135,7 @@ llm_trace(PG_FUNCTION_ARGS)
 	bool loss = !PG_ARGISNULL(2);
 	ForwardCall call = {fcinfo, .tokens = 1, .targets = loss ? 2 : -1, .positions = 3};
 	LoadedModel *m = ForwardModel(&call, 0);
-	int node = OutputOf(m, loss ? "loss" : "logits");
+	int node = loss ? TrainingLossOf(m) : OutputOf(m, "logits");
 	LlmExec *exec;
 	LlmValue value;
 	LlmError err;

@@ -172,8 +172,7 @@ TrainingLoad(const char *model)
 	tr->context = context;
 	tr->m = ModelForTraining(model, context);
 	LLM_CHECK(
-		llm_trainer_open(&tr->m->model, OutputOf(tr->m, "loss"), ContextAllocator(), &tr->trainer, &err),
-		&err);
+		llm_trainer_open(&tr->m->model, TrainingLossOf(tr->m), ContextAllocator(), &tr->trainer, &err), &err);
 	tr->store_model = palloc0(sizeof(char *) * tr->m->model.graph.count);
 	tr->store_name = palloc0(sizeof(char *) * tr->m->model.graph.count);
 	tr->own = palloc0(sizeof(bool) * tr->m->model.graph.count);
