@@ -12,6 +12,7 @@ import sys
 import click
 
 from pg_llm import __version__
+from pg_llm.course import commands
 from pg_llm.errors import KitError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -541,150 +542,6 @@ def classroom(layers, output, check, steps, fresh, load, dsn, database, notebook
         raise KitError(f"{', '.join(different)}: not what the kit ships; --fresh trains from the beginning")
 
 
-@cli.group()
-def course():
-    """For teachers: answer keys that students cannot read, the gradebook, who is stuck where.
-
-    \b
-    Example: pg-llm course keys
-    Example: pg-llm course gradebook grades.csv
-    """
-
-
-@course.command("keys")
-@click.option(
-    "--remove", is_flag=True, help="Remove the keys; solutions are taken from the installation again."
-)
-def course_keys(remove):
-    """Let the server judge the exercises: students of this server cannot read the solutions there.
-
-    Run it as a superuser, again after each update of pg_llm.
-
-    \b
-    Example: pg-llm course keys
-    Example: pg-llm course keys --remove
-    """
-    from pg_llm.course import keys
-
-    if remove:
-        keys.remove()
-        click.echo("the keys were removed")
-    else:
-        keys.install(click.echo)
-
-
-@course.command("strip")
-def course_strip():
-    """Remove every solution from this installation, for the machines of students in a class with answer keys.
-
-    There %%check asks the server. Only a new installation brings the solutions back.
-
-    \b
-    Example: pg-llm course strip
-    """
-    from pg_llm.course import editions as course_editions
-
-    click.echo(f"no solutions are left in {course_editions.strip()}")
-
-
-@course.command("gradebook")
-@click.argument("file", type=click.File("w"), default="-")
-@click.option(
-    "--notebook", "only", multiple=True, help="A notebook, as 4 or 04_attention_by_hand; may be repeated."
-)
-@click.option("--roster", type=click.File(), help="The class: a file with one role a line.")
-@click.option("--by-student", is_flag=True, help="A row for each student, with points and their sum.")
-def course_gradebook(file, only, roster, by_student):
-    """Write a CSV file: a row for each student and exercise, also without an attempt.
-
-    Columns: student, exercise, title, points, out_of, score (the best), tries, minutes, date. The minutes
-    run from the first try to the first right answer; a cell that was run blank starts no clock. The students
-    are those of --roster, else all roles that may log in; the notebooks are those of --notebook, else all
-    that somebody has opened.
-
-    \b
-    Example: pg-llm course gradebook
-    Example: pg-llm course gradebook grades.csv --notebook 4 --roster class.txt
-    Example: pg-llm course gradebook moodle.csv --notebook 04 --by-student
-    """
-    from pg_llm.course import gradebook
-
-    rows = gradebook.grades(gradebook.read_roster(roster) if roster else None, only)
-    gradebook.write(file, rows, by_student)
-    click.echo(f"pg-llm: {gradebook.summary(rows, only)}", err=True)
-
-
-@course.command("stuck")
-def course_stuck():
-    """Show for each exercise how many have it right, how many are stuck, and the usual mistake.
-
-    \b
-    Example: pg-llm course stuck
-    """
-    from pg_llm.course.progress import stuck
-
-    for line in stuck():
-        click.echo(line)
-
-
-@cli.command()
-@click.argument("output", type=click.Path(file_okay=False))
-@click.option("--edition", "chosen", type=click.Choice(["self-study", "student", "teacher"]), multiple=True,
-              help="Which one; may be repeated. All, unless given.")  # fmt: skip
-@click.option("--format", "kind", type=click.Choice(["nbgrader", "otter"]),
-              help="Write graded assignments for this tool instead: the students' notebooks.")  # fmt: skip
-@click.option(
-    "--notebook", "only", multiple=True, help="A notebook, as 4 or 04_attention_by_hand; may be repeated."
-)
-@click.option("--force", is_flag=True, help="Replace what is in the folders.")
-def editions(output, chosen, kind, only, force):
-    """Write the notebooks for self-study, students (no solutions) and teachers into folders of OUTPUT.
-
-    With --format, OUTPUT/nbgrader is a course's folder for nbgrader, or OUTPUT/otter has sources for
-    otter assign; --force then keeps submissions and grades.
-
-    \b
-    Example: pg-llm editions course
-    Example: pg-llm editions handout --edition student --notebook 04
-    Example: pg-llm editions graded --format nbgrader
-    """
-    from pathlib import Path
-
-    from pg_llm.course import assignments
-    from pg_llm.course import editions as course_editions
-
-    if kind and chosen:
-        raise click.UsageError("--format makes the students' edition: --edition does not go with it")
-    if kind:
-        made = assignments.build(Path(output), kind, only, force)
-    else:
-        made = course_editions.build(Path(output), chosen or course_editions.EDITIONS, only, force)
-    for folder in made:
-        click.echo(f"{folder}")
-
-
-@cli.command()
-@click.argument("output", type=click.Path(file_okay=False))
-@click.option("--format", "kind", type=click.Choice(["gift", "qti"]), default="gift", show_default=True,
-              help="GIFT for Moodle, QTI for Canvas (needs the package text2qti).")  # fmt: skip
-@click.option(
-    "--notebook", "only", multiple=True, help="A notebook, as 4 or 04_attention_by_hand; may be repeated."
-)
-def quizzes(output, kind, only):
-    """Write the notebooks' quizzes for Moodle or Canvas into the folder OUTPUT, a file for each notebook.
-
-    \b
-    Example: pg-llm quizzes moodle
-    Example: pg-llm quizzes canvas --format qti --notebook 04
-    """
-    from pathlib import Path
-
-    from pg_llm.course import quizzes as course_quizzes
-
-    for file in course_quizzes.write(Path(output), kind, only):
-        click.echo(f"{file}")
-
-
 @cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments):
@@ -697,6 +554,10 @@ def bench(arguments):
     from pg_llm.bench import main as run
 
     run.main(list(arguments), prog_name="pg-llm bench", standalone_mode=False)
+
+
+for teaching in commands.COMMANDS:
+    cli.add_command(teaching)
 
 
 def _end_like_interrupted() -> None:

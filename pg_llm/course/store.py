@@ -54,6 +54,16 @@ def _opened() -> psycopg.Connection:
         return open_database(_database(key))
 
 
+def is_of_all() -> bool:
+    """True if there is a course's database that a superuser made, in which all roles keep their attempts."""
+    with maintenance() as conn:
+        query = (
+            "SELECT EXISTS (SELECT FROM pg_database d JOIN pg_roles r ON r.oid = d.datdba "
+            "WHERE d.datname = %s AND r.rolsuper)"
+        )
+        return conn.execute(query, [DATABASE]).fetchone() == (True,)
+
+
 @functools.cache
 def _script() -> str:
     return resources.files("pg_llm.course").joinpath("course.sql").read_text(encoding="utf-8")

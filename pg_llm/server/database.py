@@ -116,25 +116,30 @@ def database_exists(database: str) -> bool:
         return template.exists(conn, database)
 
 
-def create_database(database: str, **facts) -> bool:
+def create_database(database: str, owner: str | None = None, **facts) -> bool:
     """Creates a database from the template; False if there is one, made by another process just now.
 
-    facts: what its note says besides the build: pid of the program it belongs to, notebook, used.
+    owner: the role that gets it, if not this one. facts: what its note says besides the build: pid of the
+    program it belongs to, notebook, used.
     """
     check_name(database)
     with maintenance() as conn:
         note = template.ensure(conn)
         name = sql.Identifier(database)
-        copy = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, sql.Identifier(template.TEMPLATE))
+        # Until CONNECT is revoked, nobody enters: a session that is in is not ended by REVOKE.
+        copy = sql.SQL("CREATE DATABASE {} TEMPLATE {} CONNECTION LIMIT 0")
         try:
             with template.explained(conn):
-                conn.execute(copy)
+                conn.execute(copy.format(name, sql.Identifier(template.TEMPLATE)))
         except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
             return False
-        template.write_note(conn, database, {**note, **facts})
-        _settings(conn, database)
         # Each of a server's learners has databases of their own.
         conn.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name))
+        conn.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1").format(name))
+        template.write_note(conn, database, {**note, **facts})
+        _settings(conn, database, owner)
+        if owner:
+            conn.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, sql.Identifier(owner)))
     return True
 
 
@@ -222,14 +227,14 @@ def is_current(database: str) -> bool:
         return template.build_key() not in note or template.is_current(conn, note)
 
 
-def _settings(conn: psycopg.Connection, database: str) -> None:
-    """The settings of a database, which are not copied with its template."""
+def _settings(conn: psycopg.Connection, database: str, owner: str | None) -> None:
+    """The settings of a database, which are not copied with its template, and its owner's schema."""
     change = sql.SQL("ALTER DATABASE {} SET").format(sql.Identifier(database))
     # Only a superuser may do this; otherwise the first call into the library loads it.
     with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
         conn.execute(change + sql.SQL(" session_preload_libraries = 'pg_llm'"))
     with contextlib.closing(open_database(database)) as inside:
-        rights.own_schema(inside)
+        rights.own_schema(inside, owner)
         if classroom.shipped():
             inside.execute("SELECT tensor '1'")  # loads the library: any role may set a name it knows
             inside.execute(change + sql.SQL(" pg_llm.default_model = {}").format(classroom.DEFAULT))

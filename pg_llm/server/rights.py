@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 import psycopg
+from psycopg import sql
 
 from pg_llm import catalog
 from pg_llm.errors import KitError
@@ -148,11 +149,15 @@ def refuse_strangers(conn: psycopg.Connection) -> None:
     conn.execute("RESET search_path")
 
 
-def own_schema(conn: psycopg.Connection) -> None:
-    """Creates a schema of the role's name, first in search_path, if the extension's is closed to it."""
+def own_schema(conn: psycopg.Connection, owner: str | None = None) -> None:
+    """Creates a schema of the role's name, first in search_path, if the extension's is closed to it.
+
+    owner: the role, if not this one.
+    """
     query = (
-        "SELECT pg_catalog.has_schema_privilege(extnamespace, 'CREATE') "
+        "SELECT pg_catalog.has_schema_privilege(coalesce(%s, current_user), extnamespace, 'CREATE') "
         "FROM pg_catalog.pg_extension WHERE extname = 'pg_llm'"
     )
-    if conn.execute(query).fetchone() == (False,):
-        conn.execute("CREATE SCHEMA IF NOT EXISTS AUTHORIZATION CURRENT_USER")
+    if conn.execute(query, [owner]).fetchone() == (False,):
+        role = sql.Identifier(owner) if owner else sql.SQL("CURRENT_USER")
+        conn.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS AUTHORIZATION {}").format(role))
