@@ -19,6 +19,7 @@ static const struct
 	{"init", LLM_ATTR_TEXT, 0, 0, "\"normal\", \"zeros\" or \"ones\""},
 	{"std", LLM_ATTR_NUMBER, 0, 1e30, "a number >= 0"},
 	{"trainable", LLM_ATTR_BOOL, 0, 0, "true or false"},
+	{"recompute", LLM_ATTR_BOOL, 0, 0, "true or false"},
 	{"transpose_b", LLM_ATTR_BOOL, 0, 0, "true or false"},
 	{"approximate", LLM_ATTR_TEXT, 0, 0, "\"tanh\" or \"none\" (the exact one, by erf)"},
 	{"eps", LLM_ATTR_NUMBER, 0, 1e30, "a number >= 0"},
@@ -85,6 +86,12 @@ llm_is_trainable(const LlmNode *node)
 }
 
 bool
+llm_recomputes(const LlmNode *node)
+{
+	return llm_attr_number(node, "recompute", 0) != 0;
+}
+
+bool
 llm_attr_whole(const LlmNode *node, const char *key, int otherwise, int *out)
 {
 	const LlmAttr *attr = llm_attr(node, key);
@@ -137,6 +144,13 @@ listed(const char *list, const char *word)
 	return false;
 }
 
+/* Each op but these leaves takes `recompute`. */
+static bool
+is_computed(const LlmNode *node)
+{
+	return node->op != LLM_OP_INPUT && node->op != LLM_OP_PARAM;
+}
+
 /* null stands for the default. */
 static LlmCode
 check_kind(const LlmNode *node, const LlmAttr *attr, LlmError *err)
@@ -157,15 +171,18 @@ check_kind(const LlmNode *node, const LlmAttr *attr, LlmError *err)
 LlmCode
 llm_attrs_check(const LlmNode *node, const char *names, LlmError *err)
 {
+	const char *all = is_computed(node) ? "recompute" : "";
+
 	for (int i = 0; i < node->n_attrs; i++)
 	{
 		const LlmAttr *attr = &node->attrs[i];
 
-		if (!listed(names, attr->key))
+		if (!listed(names, attr->key) && !listed(all, attr->key))
 		{
 			llm_fail(err, LLM_INVALID, "node \"%s\": %s has no attribute \"%s\"", node->name,
 				llm_op_name(node->op), attr->key);
-			return llm_hint(err, "It takes: %s.", names[0] ? names : "none");
+			return llm_hint(err, "It takes: %s%s%s.", names, names[0] && all[0] ? " " : "",
+				names[0] || all[0] ? all : "none");
 		}
 		if (check_kind(node, attr, err) != LLM_OK)
 			return err->code;

@@ -18,8 +18,9 @@ back_chunks(Back *b, Slot *slot, LlmError *err)
 }
 
 static LlmCode
-back_node(LlmExec *exec, float *const *grads, int index, LlmError *err)
+back_node(LlmExec *exec, float *const *grads, int place, LlmError *err)
 {
+	int index = exec->model->graph.order[place];
 	Back b = {.exec = exec, .grads = grads, .node = &exec->model->graph.nodes[index], .index = index};
 	Slot *slot = &exec->slots[index];
 	LlmCode code = LLM_OK;
@@ -30,6 +31,8 @@ back_node(LlmExec *exec, float *const *grads, int index, LlmError *err)
 		return LLM_OK;
 	if (grads[index]) /* all readers were visited: the gradient is complete */
 		code = llm_copy(slot->value.numel, slot->grad->data, grads[index], err);
+	if (code == LLM_OK)
+		code = llm_bring_back(exec, place, err);
 	for (int i = 0; i < b.node->n_inputs && i < LLM_MAX_INPUTS; i++)
 		b.in[i] = exec->slots[b.node->inputs[i]].value;
 	b.out = &slot->value;
@@ -63,16 +66,11 @@ llm_backward_pass(LlmExec *exec, float *const *grads, LlmError *err)
 	target->grad->data[0] = exec->dtarget;
 	for (int i = graph->count - 1; code == LLM_OK && i >= 0; i--)
 	{
-		Slot *slot = &exec->slots[graph->order[i]];
-
-		if (slot->rows == ROWS_NONE)
+		if (exec->slots[graph->order[i]].rows == ROWS_NONE)
 			continue;
-		code = back_node(exec, grads, graph->order[i], err);
+		code = back_node(exec, grads, i, err);
 		if (!exec->tracing) /* no rule still to come reads this value */
-		{
-			llm_buffer_drop(exec, slot->buffer);
-			slot->buffer = NULL;
-		}
+			llm_exec_let_go(exec, graph->order[i]);
 	}
 	for (int i = 0; i < graph->count; i++) /* left over after an error */
 	{

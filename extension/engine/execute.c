@@ -108,11 +108,13 @@ bind_leaves(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmError *err)
 	return LLM_OK;
 }
 
-static void
-let_go(LlmExec *exec, int node)
+void
+llm_exec_let_go(LlmExec *exec, int node)
 {
 	Slot *slot = &exec->slots[node];
 
+	if (slot->buffer)
+		slot->value.floats = NULL;
 	llm_buffer_drop(exec, slot->buffer);
 	slot->buffer = NULL;
 	llm_buffer_drop(exec, slot->scores);
@@ -143,8 +145,8 @@ done_reading(LlmExec *exec, const LlmNode *node)
 
 		if (exec->slots[input].in_chunks)
 			done_reading(exec, &exec->model->graph.nodes[input]);
-		if (--exec->slots[input].waiting == 0 && !exec->keep)
-			let_go(exec, input);
+		if (--exec->slots[input].waiting == 0 && !llm_is_held(exec, input))
+			llm_exec_let_go(exec, input);
 	}
 }
 
@@ -173,13 +175,27 @@ run_op(LlmExec *exec, int index, LlmError *err)
 }
 
 static LlmCode
-run_node(LlmExec *exec, int index, LlmError *err)
+compute(LlmExec *exec, int index, LlmError *err)
 {
 	const Slot *slot = &exec->slots[index];
 
 	if (slot->in_chunks)
 		return llm_run_shape(exec, index, err);
 	return slot->head ? llm_run_chain(exec, index, err) : run_op(exec, index, err);
+}
+
+LlmCode
+llm_run_node(LlmExec *exec, int index, LlmError *err)
+{
+	double start = exec->timing ? now() : 0;
+	LlmCode code = compute(exec, index, err);
+
+	if (exec->timing)
+		exec->slots[index].microseconds = now() - start;
+	llm_exec_drop_scratch(exec);
+	if (code == LLM_OK && !exec->slots[index].in_chunks)
+		done_with(exec, index);
+	return code;
 }
 
 /* Computes the nodes in order; frees each value after its last reader. */
@@ -192,23 +208,13 @@ run_nodes(LlmExec *exec, LlmError *err)
 	{
 		int index = graph->order[i];
 		const LlmNode *node = &graph->nodes[index];
-		double start = 0;
-		LlmCode code;
 
 		if (exec->slots[index].rows == ROWS_NONE || node->op == LLM_OP_INPUT || node->op == LLM_OP_PARAM)
 			continue;
 		if (exec->slots[index].next) /* computed with the last node of its chain */
 			continue;
-		if (exec->timing)
-			start = now();
-		code = run_node(exec, index, err);
-		if (exec->timing)
-			exec->slots[index].microseconds = now() - start;
-		llm_exec_drop_scratch(exec);
-		if (code != LLM_OK)
-			return code;
-		if (!exec->slots[index].in_chunks)
-			done_with(exec, index);
+		if (llm_run_node(exec, index, err) != LLM_OK)
+			return err->code;
 	}
 	return LLM_OK;
 }
@@ -246,7 +252,7 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 
 	for (int i = 0; i < exec->model->graph.count; i++) /* of the previous run */
 		if (exec->keep || i == exec->target)
-			let_go(exec, i);
+			llm_exec_let_go(exec, i);
 	llm_exec_drop_scratch(exec);
 	code = bind_leaves(exec, inputs, n_inputs, err);
 	length = llm_dim_value(&T, &exec->sizes);
@@ -259,7 +265,10 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 		llm_plan_losses(exec);
 		llm_plan_chains(exec);
 		if (exec->keep)
+		{
 			llm_mark_wanted(exec);
+			llm_plan_kept(exec);
+		}
 		code = run_nodes(exec, err);
 	}
 	if (code == LLM_OK)
@@ -271,7 +280,7 @@ llm_exec_run(LlmExec *exec, const LlmInput *inputs, int n_inputs, LlmValue *resu
 		return LLM_OK;
 	}
 	for (int i = 0; i < exec->model->graph.count; i++)
-		let_go(exec, i);
+		llm_exec_let_go(exec, i);
 	return code;
 }
 
@@ -279,7 +288,7 @@ void
 llm_exec_release(LlmExec *exec)
 {
 	for (int i = 0; i < exec->model->graph.count; i++)
-		let_go(exec, i);
+		llm_exec_let_go(exec, i);
 	llm_exec_drop_scratch(exec);
 	llm_buffers_release(exec);
 }
@@ -299,8 +308,15 @@ llm_exec_train(LlmExec *exec, const LlmDropout *dropout, float *const *grads)
 	exec->grads = grads;
 	exec->dropout = *dropout;
 	exec->dtarget = 1;
+	exec->keeping = (LlmKeeping){0};
 	exec->past = exec->capacity = 0;
 	exec->continues = false;
+}
+
+void
+llm_exec_keep(LlmExec *exec, const LlmKeeping *keeping)
+{
+	exec->keeping = *keeping;
 }
 
 void

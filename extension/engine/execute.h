@@ -85,6 +85,19 @@ typedef struct LlmDropout
  * never held in memory. After an error in a run or in the backward pass, the contents of grads are invalid.
  */
 extern void llm_exec_train(LlmExec *exec, const LlmDropout *dropout, float *const *grads);
+/*
+ * How the values that the backward pass reads are kept until then. A node with the attribute `recompute` is
+ * not kept: the backward pass computes its value again when it first needs it, with the same kernels in the
+ * same order and the same random numbers, so that no bit depends on it. recompute: of all nodes that need a
+ * gradient, only the values through which everything passes are kept, such as the residual stream between
+ * two parts of a layer. Called after llm_exec_train, which keeps everything.
+ */
+typedef struct LlmKeeping
+{
+	bool recompute;
+} LlmKeeping;
+
+extern void llm_exec_keep(LlmExec *exec, const LlmKeeping *keeping);
 /* The gradients of the next training run are those of weight × target; called after llm_exec_train. */
 extern void llm_exec_weigh(LlmExec *exec, float weight);
 /*

@@ -91,6 +91,8 @@ extern double llm_attr_number(const LlmNode *node, const char *key, double other
 extern bool llm_attr_whole(const LlmNode *node, const char *key, int otherwise, int *out);
 /* True for a parameter, unless its attribute `trainable` says that it is frozen. */
 extern bool llm_is_trainable(const LlmNode *node);
+/* True if the attribute `recompute` says that training does not keep the node's value (execute.h). */
+extern bool llm_recomputes(const LlmNode *node);
 /*
  * Reads the integers of a list attribute, at most LLM_MAX_DIMS. Returns how many there are, or -1 if the
  * attribute is absent or not such a list. A null stands for LLM_TO_END.

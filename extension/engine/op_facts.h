@@ -199,22 +199,22 @@ typedef enum LlmFuses
 		LLM_READS_BOTH, LLM_OWN_ROW, 0, 2, LLM_FUSES_NOT, LLM_REDUCE_NORM, \
 		reduce, reduce, reduce, reduce, counted) \
 	OP(RESHAPE, "reshape", 1, 1, "shape", LLM_NO_IDS, \
-		LLM_READS_BOTH, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		LLM_READS_NEITHER, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
 		reshape, reshape, reshape, reshape, counted) \
 	OP(TRANSPOSE, "transpose", 1, 1, "axes", LLM_NO_IDS, \
-		LLM_READS_BOTH, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		LLM_READS_NEITHER, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
 		transpose, transpose, transpose, transpose, counted) \
 	OP(SLICE, "slice", 1, 1, "starts stops steps", LLM_NO_IDS, \
-		LLM_READS_BOTH, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		LLM_READS_NEITHER, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
 		slice, slice, slice, slice, counted) \
 	OP(CONCAT, "concat", 1, LLM_ANY_NUMBER, "axis", LLM_NO_IDS, \
-		LLM_READS_BOTH, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		LLM_READS_NEITHER, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
 		concat, aligned, concat, concat, counted) \
 	OP(STACK, "stack", 1, LLM_ANY_NUMBER, "", LLM_NO_IDS, \
-		LLM_READS_BOTH, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		LLM_READS_NEITHER, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
 		stack, aligned, concat, concat, counted) \
 	OP(TOTAL, "total", 1, LLM_ANY_NUMBER, "", LLM_NO_IDS, \
-		LLM_READS_BOTH, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
+		LLM_READS_NEITHER, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
 		total, aligned, total, total, total) \
 	OP(ONES_LIKE, "ones_like", 1, 1, "", LLM_NO_IDS, \
 		LLM_NO_GRADIENT, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \

@@ -40,8 +40,14 @@ typedef struct Slot
 	int next;       /* 1 + the node fused after this one (fuse.c); 0: none */
 	int head;       /* 1 + the product that begins the chain ending here; 0: none */
 	LlmKvCache *cache;
-	Buffer *grad;   /* gradient of the value, during the backward pass */
-	bool wanted;    /* it depends on a trained parameter, so it needs a gradient */
+	Buffer *grad; /* gradient of the value, during the backward pass */
+	bool wanted;  /* it depends on a trained parameter, so it needs a gradient */
+	bool used;    /* in training: the backward pass reads the value, or computes others from it again */
+	bool again;   /* used, but computed again in the backward pass (kept.c) */
+	bool stays;   /* computed again, it stays until its own gradient rule was applied */
+	bool due;     /* about to be computed again */
+	bool passage; /* every later value that needs a gradient comes from this one alone */
+	int again_readers, last; /* readers that are computed again; the place of the last reader in the order */
 	bool in_chunks; /* logits never held as a whole in this run: their loss computes them in chunks of rows */
 	Buffer *dx;     /* of such logits: the gradient of the product's input, for the backward pass */
 	Buffer *scores, *probs; /* of attention in a traced run; both have the shape of `seen` */
@@ -55,10 +61,12 @@ struct LlmExec
 	const LlmAllocator *memory;
 	int target, capacity, past;
 	bool continues, last_only;
-	bool keep;     /* keep every value that the backward pass reads */
-	bool training; /* dropout is applied */
-	bool tracing;  /* keep every value, and attention's scores and probabilities */
-	bool timing;   /* measure the time of each op */
+	bool keep;       /* keep every value that the backward pass reads */
+	bool training;   /* dropout is applied */
+	bool tracing;    /* keep every value, and attention's scores and probabilities */
+	bool timing;     /* measure the time of each op */
+	bool going_back; /* the backward pass computes values again */
+	LlmKeeping keeping;
 	LlmDropout dropout;
 	float dtarget;       /* in training: the gradient of the target, 1 unless weighted */
 	float *const *grads; /* where the backward pass accumulates; NULL: not known before the run */
@@ -92,6 +100,18 @@ extern LlmCode llm_run_result(LlmExec *exec, int node, LlmError *err);
 /* The same, in place if possible: the result then reuses the memory of input i, whose value is `input`. */
 extern LlmCode llm_run_result_over(LlmExec *exec, int node, int i, const LlmValue *input, LlmError *err);
 extern float *llm_result_of(LlmExec *exec, int node);
+
+/* Computes a node, or the chain that ends with it, then frees the values that nothing will read again. */
+extern LlmCode llm_run_node(LlmExec *exec, int index, LlmError *err);
+/* Frees a node's value. */
+extern void llm_exec_let_go(LlmExec *exec, int node);
+
+/* Decides which values of a training run are kept for the backward pass (kept.c). */
+extern void llm_plan_kept(LlmExec *exec);
+/* True if a value that the forward pass has read for the last time must stay. */
+extern bool llm_is_held(const LlmExec *exec, int node);
+/* Before the gradient rule of the node at this place of the order: the values that it reads are made. */
+extern LlmCode llm_bring_back(LlmExec *exec, int place, LlmError *err);
 
 /* Marks the slots that need a gradient. */
 extern void llm_mark_wanted(LlmExec *exec);

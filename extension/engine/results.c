@@ -107,10 +107,7 @@ may_overwrite(const LlmExec *exec, int index, int i, const LlmValue *input)
 	if (from->buffer == NULL || from->waiting != 1 || from->buffer->refs != 1 ||
 		input->floats != from->buffer->data || input->numel != exec->slots[index].value.numel)
 		return false;
-	if (!exec->keep)
-		return true;
-	return !exec->tracing && from->readers == 1 && llm_op_facts[node->op].gradient < LLM_READS_INPUTS &&
-		   llm_op_facts[exec->model->graph.nodes[node->inputs[i]].op].gradient != LLM_READS_BOTH;
+	return !llm_is_held(exec, node->inputs[i]);
 }
 
 LlmCode

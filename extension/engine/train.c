@@ -177,6 +177,7 @@ llm_trainer_gradients(LlmTrainer *t, const LlmInput *inputs, int n_inputs, const
 	if (code != LLM_OK)
 		return code;
 	llm_exec_train(t->exec, dropout, t->grad);
+	llm_exec_keep(t->exec, &t->keeping);
 	llm_exec_weigh(t->exec, weight);
 	code = llm_exec_run(t->exec, inputs, n_inputs, &value, err);
 	if (code == LLM_OK)

@@ -17,7 +17,8 @@ typedef struct LlmTrainer
 		**v;         /* per node, in the layout of its weight (model.h); NULL if it is no param, or frozen */
 	int64_t *offset; /* per node: its own step count minus the model's, usually 0 */
 	int *owner;      /* per node: itself, or the earlier node whose parameter it shares */
-	bool spoilt;     /* the gradients come from a step that failed */
+	LlmKeeping keeping; /* of the values between forward and backward pass; set by the caller */
+	bool spoilt;        /* the gradients come from a step that failed */
 	LlmExec *exec;
 } LlmTrainer;
 

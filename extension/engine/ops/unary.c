@@ -40,8 +40,10 @@ llm_forward_unary(LlmExec *exec, int index, const LlmValue *x, LlmError *err)
 static LlmCode
 unary_dx(Back *b, float *dx, LlmError *err)
 {
-	return llm_unary_backward(
-		llm_unary_of(b->node), b->in[0].numel, b->in[0].floats, b->out->floats, b->dy, dx, err);
+	/* what the slope does not depend on may have been freed; the kernel loads it all the same */
+	const float *x = b->in[0].floats ? b->in[0].floats : b->dy, *y = b->out->floats ? b->out->floats : b->dy;
+
+	return llm_unary_backward(llm_unary_of(b->node), b->in[0].numel, x, y, b->dy, dx, err);
 }
 
 LlmCode

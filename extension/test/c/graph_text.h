@@ -182,6 +182,24 @@ tm_flatten(TestModel *m)
 			CHECK_OK(llm_weight_flatten(&m->model, i, &m->memory, &err), err);
 }
 
+/* Gives a node, or (-1) each node that is no leaf, the attribute recompute; there must be none yet. */
+static inline void
+tm_recompute(TestModel *m, int index)
+{
+	for (int i = 0; i < m->model.graph.count; i++)
+	{
+		LlmNode *node = &m->model.graph.nodes[i];
+		LlmAttr *attrs;
+
+		if ((index >= 0 && i != index) || node->op == LLM_OP_INPUT || node->op == LLM_OP_PARAM)
+			continue;
+		attrs = tm_alloc(m, (node->n_attrs + 1) * sizeof(LlmAttr));
+		memcpy(attrs, node->attrs, node->n_attrs * sizeof(LlmAttr));
+		attrs[node->n_attrs++] = (LlmAttr){.key = "recompute", .kind = LLM_ATTR_BOOL, .number = 1};
+		node->attrs = attrs;
+	}
+}
+
 /* Nodes of a GPT-2 of L layers, as llm_gpt2_graph writes them. */
 static inline char *
 gpt2_text(int L, const char *attention, const char *act, const char *act_attrs)

@@ -324,7 +324,7 @@ view_rules(void)
 	refused("y rmsnorm x\n", LLM_INVALID, "rmsnorm takes 2 inputs, not 1");
 	refused("y rmsnorm x,w\n", LLM_SHAPE, "(B,T,C) and w (C,F);the weight must have");
 	refused("s param - shape=[]\ny log_softmax s\n", LLM_SHAPE, "();no axis");
-	refused("y silu x axis=1\n", LLM_INVALID, "silu has no attribute \"axis\";none");
+	refused("y silu x axis=1\n", LLM_INVALID, "silu has no attribute \"axis\";recompute");
 	refused("y sin ids\n", LLM_SHAPE, "sin cannot read whole numbers");
 	refused("y constant -\n", LLM_INVALID, "attribute value of constant must be a number, or a list");
 	refused("y constant - value=null\n", LLM_INVALID, "must be a number");
@@ -343,6 +343,9 @@ view_rules(void)
 	refused("y param - shape=[C] trainable=0\n", LLM_INVALID, "trainable;true or false");
 	refused("y param - shape=[C] trainable=no\n", LLM_INVALID, "trainable;true or false");
 	refused("y input - shape=[C] trainable=false\n", LLM_INVALID, "no attribute \"trainable\"");
+	refused("y input - shape=[C] recompute=true\n", LLM_INVALID, "no attribute \"recompute\"");
+	refused("y param - shape=[C] recompute=true\n", LLM_INVALID, "no attribute \"recompute\"");
+	refused("y silu x recompute=1\n", LLM_INVALID, "attribute recompute of silu must be true or false");
 	refused("y sum ids\n", LLM_SHAPE, "sum cannot read whole numbers");
 	refused("y dropout x p=0.5 seed=-1\n", LLM_INVALID, "seed");
 	refused("y dropout x p=0.5 seed=7\n", LLM_INVALID, "seed"); /* a number, not a text */
@@ -501,7 +504,7 @@ hostile_attributes(void)
 	refused(ROPE "factor=2 low_freq_factor=4 high_freq_factor=4 original_max_position_embeddings=64\n",
 		LLM_INVALID, "attribute high_freq_factor of rope must be larger than low_freq_factor");
 	refused("y matmul x,w transpose=true\n", LLM_INVALID, "no attribute \"transpose\";transpose_b");
-	refused("y neg x p=1\n", LLM_INVALID, "It takes: none");
+	refused("y neg x p=1\n", LLM_INVALID, "It takes: recompute");
 	refused("y gelu x approximate=fast\n", LLM_INVALID, "approximate;tanh");
 	refused("y input -\n", LLM_INVALID, "attribute shape");
 	refused("y input - shape=3\n", LLM_INVALID, "attribute shape");
