@@ -24,7 +24,8 @@ COMMENT ON COLUMN llm_model_config.options IS
     'layer_norm_epsilon, tied_head, eos_token_id, scale_attn_weights, scale_attn_by_inverse_layer_idx; bias or '
     'qkv_bias false: all biases, or those of queries, keys and values, are zero and stay so; experts: each MLP is a '
     'mixture of so many, experts_per_token (2) of which compute a token, and training adds balance_loss (0.01) times '
-    'how unevenly they are chosen';
+    'how unevenly they are chosen; recompute (true, or a list of layers from 0): training computes the values within '
+    'these layers again in the backward pass instead of keeping them';
 COMMENT ON COLUMN llm_model_config.recipe IS 'Training defaults of this model, by the argument names of llm_train';
 
 INSERT INTO llm_model_config (model, n_layer, n_head, d_model, d_ff, n_positions, vocab, tokenizer, options) VALUES
@@ -81,6 +82,9 @@ CREATE TABLE llm_graph (
 );
 COMMENT ON TABLE llm_graph IS 'A node of a model''s architecture; the executor runs what these rows say';
 COMMENT ON COLUMN llm_graph.id IS 'Order in which nodes were added; breaks ties in the execution order';
+COMMENT ON COLUMN llm_graph.attrs IS
+    'By the names that llm_op.attributes lists; besides, all but input and param take "recompute": true: training does '
+    'not keep the value for the backward pass, which computes it again, to the same bits';
 COMMENT ON COLUMN llm_graph.shape IS
     'Inferred from the other columns when the row is written: B batch, T time, C channels, V vocabulary, F '
     'feed-forward, P positions';

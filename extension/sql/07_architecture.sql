@@ -132,6 +132,8 @@ BEGIN
     ELSIF kind = 'attention_layers' AND NOT coalesce(jsonb_typeof(value) = 'array' AND value <> '[]'
         AND value <@ '["global", "local"]', false) THEN
         expected := 'a list of "global" and "local"';
+    ELSIF kind = 'recompute' AND jsonb_typeof(value) <> 'boolean' AND value::text !~ '^\[[0-9, ]*\]$' THEN
+        expected := 'true, or a list of layers, the first being 0';
     END IF;
     IF expected IS NOT NULL THEN
         RAISE EXCEPTION '%: % is %, expected %', told, name, left(value::text, 100), expected
@@ -192,6 +194,13 @@ BEGIN
         PERFORM @extschema@._llm_check_option(told, item.key, item.value, item.key);
     END LOOP;
     PERFORM @extschema@._llm_check_experts(told, config.n_layer, jsonb_strip_nulls(config.options));
+    IF jsonb_typeof(config.options -> 'recompute') = 'array' THEN
+        FOR item IN SELECT value FROM jsonb_array_elements(config.options -> 'recompute') AS layer (value)
+            WHERE NOT to_jsonb(ARRAY(SELECT generate_series(0, config.n_layer - 1))) @> value LOOP
+            RAISE EXCEPTION '%: recompute names layer %, expected layers from 0 to %', told,
+                left(item.value::text, 100), config.n_layer - 1 USING ERRCODE = 'invalid_parameter_value';
+        END LOOP;
+    END IF;
 END $$;
 COMMENT ON FUNCTION _llm_check_options(llm_model_config) IS
     'Refuses a model''s options that no graph can be made of, by name';

@@ -54,7 +54,10 @@ CREATE FUNCTION _llm_model_graph(config llm_model_config)
                 '^', CASE layer WHEN 0 THEN stream ELSE replace(layer_name, '%', (layer - 1)::text) END)::text[]
                 AS inputs,
             (SELECT jsonb_agg(coalesce(sizes -> d.dim, to_jsonb(d.dim)) ORDER BY d.i)
-             FROM unnest(shape::text[]) WITH ORDINALITY AS d (dim, i)) AS shape
+             FROM unnest(shape::text[]) WITH ORDINALITY AS d (dim, i)) AS shape,
+            -- what is within a layer: the residual stream after it is kept
+            part = 1 AND node.name <> '%'
+                AND (options -> 'recompute' = 'true' OR options -> 'recompute' @> to_jsonb(layer)) AS recomputed
         FROM config CROSS JOIN node
         LEFT JOIN @extschema@._llm_node_pieces() AS piece ON piece.kind = node.kind
         JOIN LATERAL generate_series(0, n_layer) AS layer
@@ -65,7 +68,7 @@ CREATE FUNCTION _llm_model_graph(config llm_model_config)
             THEN ARRAY(SELECT replace(g.inputs[1], '&', replace(layer_name, '%', i::text))
                 FROM generate_series(0, n_layer - 1) AS i)
             WHEN tied THEN array_replace(g.inputs, head, embedding) ELSE g.inputs END,
-        CASE g.op
+        CASE WHEN g.recomputed AND g.op <> 'param' THEN '{"recompute": true}' ELSE '{}' END::jsonb || CASE g.op
             WHEN 'input' THEN jsonb_build_object('shape', shape, 'dtype', 'int')
             WHEN 'param' THEN CASE WHEN g.name LIKE '%.bias'
                 THEN jsonb_build_object('shape',

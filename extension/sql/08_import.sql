@@ -441,11 +441,15 @@ BEGIN
     PERFORM @extschema@._llm_export_check(the_model);
     SELECT a.* INTO known FROM @extschema@.llm_architecture AS a
     WHERE a.architecture = (the_config::jsonb) ->> 'model_type';
-    IF EXISTS (SELECT g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_graph AS g WHERE g.model = the_model
-               EXCEPT SELECT t.* FROM @extschema@._llm_model_graph(@extschema@._llm_graph_config(the_model)) AS t)
-        OR EXISTS (SELECT t.* FROM @extschema@._llm_model_graph(@extschema@._llm_graph_config(the_model)) AS t
-                   EXCEPT SELECT g.name, g.op, g.inputs, g.attrs FROM @extschema@.llm_graph AS g
-                          WHERE g.model = the_model) THEN
+    -- recompute is about training and its memory; what the model computes does not depend on it
+    IF EXISTS (WITH own AS (
+            SELECT g.name, g.op, g.inputs, g.attrs - 'recompute' FROM @extschema@.llm_graph AS g
+            WHERE g.model = the_model
+        ), known AS (
+            SELECT t.name, t.op, t.inputs, t.attrs - 'recompute'
+            FROM @extschema@._llm_model_graph(@extschema@._llm_graph_config(the_model)) AS t
+        )
+        (TABLE own EXCEPT TABLE known) UNION ALL (TABLE known EXCEPT TABLE own)) THEN
         RAISE WARNING 'the graph of model "%" is no longer %, and the file''s config.json cannot express it',
             the_model, CASE known.architecture WHEN 'gpt2' THEN 'GPT-2''s' ELSE 'that of ' || known.architecture END
             USING HINT = 'The weights are written; keep the rows of llm_graph as well.';

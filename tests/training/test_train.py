@@ -240,8 +240,8 @@ def test_names_and_order_of_arguments(conn):
     query = "SELECT proargnames, pronargdefaults, prokind, provolatile, proparallel FROM pg_proc"
     query += " WHERE proname = %s"
     for name, more, kind in (
-        ("llm_train", ["notice_every", "wait"], b"f"),
-        ("llm_train_loop", ["commit_every", "notice_every", "wait", "resume", "until_step"], b"p"),
+        ("llm_train", ["notice_every", "wait", "recompute"], b"f"),
+        ("llm_train_loop", "commit_every notice_every wait resume until_step recompute".split(), b"p"),
     ):
         names, defaults, is_kind, volatile, parallel = conn.execute(query, (name,)).fetchone()
         assert names == order + more and defaults == len(names) - 2

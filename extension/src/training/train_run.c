@@ -132,6 +132,7 @@ RecipeOfRow(Datum datum)
 		DatumGetInt32(Given(row, "accumulation", INT4OID)), "accumulation", 1, 1000000 / r->batch_size);
 	r->seed = (uint64) DatumGetInt64(Given(row, "seed", INT8OID));
 	Positions(row, r);
+	r->keeping.recompute = DatumGetBool(Field(row, "recompute", BOOLOID, &null)); /* NULL: false */
 	r->run = DatumGetInt64(Field(row, "run", INT8OID, &null));
 	if (null)
 		r->run = -1;

@@ -14,6 +14,7 @@ typedef struct Recipe
 	int64 warmup, n_steps;
 	int batch_size, accumulation;
 	uint64 seed;
+	LlmKeeping keeping;
 	char *model, *dataset;  /* dataset NULL: the caller names the rows */
 	const int32 *positions; /* NULL: 0 … T-1 */
 	int n_positions;

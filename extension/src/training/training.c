@@ -284,6 +284,7 @@ TrainingStep(Training *tr, const Recipe *r, const int64 *ids)
 	Batch **batches = ReadBatches(tr, r, ids, &step);
 	LlmError err;
 
+	tr->trainer->keeping = r->keeping;
 	step.loss = Gradients(tr, r, batches, step.tokens);
 	step.lr = hyper.lr =
 		llm_lr_schedule(tr->step + 1 - r->first_step, r->warmup, r->n_steps, r->lr_max, r->min_lr);
