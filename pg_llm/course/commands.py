@@ -252,6 +252,23 @@ def class_reset(names, yes, force):
         click.echo(f"{name} has a new database")
 
 
+@class_.command("share")
+@click.argument("database")
+def class_share(database):
+    """Open one database for the class: students run your models, and make and change their own, unseen.
+
+    DATABASE is made from the template if there is none of that name; a model's name is given once, to whoever
+    takes it first. Run it again after students were added.
+
+    \b
+    Example: pg-llm class share lesson
+    """
+    from pg_llm.course import students
+
+    students.share(database)
+    click.echo(f"students reach database {database} with the line of their hand-out, /{database} at its end")
+
+
 def _said(text):
     click.echo(f"pg-llm: {text}", err=True)
 

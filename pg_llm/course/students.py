@@ -20,6 +20,7 @@ from psycopg import sql
 from pg_llm import catalog
 from pg_llm.errors import KitError
 from pg_llm.server import database as databases
+from pg_llm.server import rights
 from pg_llm.server.connect import maintenance, open_database
 
 CLASS = "llm_class"  # a role without login, whose members are the students
@@ -166,6 +167,33 @@ def reset(name: str, force: bool = False) -> None:
                 with _acting_for(conn, name):
                     _drop_database(conn, fresh)
             raise
+
+
+def share(database: str) -> None:
+    """Opens one database for the class: students read the teacher's rows, and read and change their own.
+
+    database: made from the template if missing. Call it again after students were added: each has a schema
+    there. Errors: KitError, psycopg.Error.
+    """
+    from importlib import resources
+
+    script = resources.files("pg_llm.course").joinpath("shared.sql").read_text(encoding="utf-8")
+    with _changing() as conn:
+        if not _students(conn):
+            raise KitError("the class has no students yet: pg-llm class add NAME…")
+        if not databases.database_exists(database):
+            databases.create_database(database)
+        owner = rights.stranger(conn, database)
+        if owner:
+            raise KitError(f"database {database} belongs to role {owner}; choose one of yours, or a new name")
+    with contextlib.closing(open_database(database, PINNED)) as inside:
+        catalog.namespace(inside)
+        try:
+            inside.execute(script.encode())
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise KitError(
+                f"{error.diag.message_primary}: only a superuser, who owns the extension's tables, shares them"
+            ) from None
 
 
 def checked(names: Iterable[str]) -> list[str]:
