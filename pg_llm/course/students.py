@@ -192,7 +192,7 @@ def share(database: str) -> None:
             inside.execute(script.encode())
         except psycopg.errors.InsufficientPrivilege as error:
             raise KitError(
-                f"{error.diag.message_primary}: only a superuser, who owns the extension's tables, shares them"
+                f"{error.diag.message_primary}: only the superuser who owns its tables shares it"
             ) from None
 
 
