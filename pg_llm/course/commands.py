@@ -59,7 +59,9 @@ def course_strip():
 @click.option(
     "--notebook", "only", multiple=True, help="A notebook, as 4 or 04_attention_by_hand; may be repeated."
 )
-@click.option("--roster", type=click.File(), help="The class: a file with one role a line.")
+@click.option(
+    "--roster", type=click.File(encoding="utf-8-sig"), help="The class: a file with one role a line."
+)
 @click.option("--by-student", is_flag=True, help="A row for each student, with points and their sum.")
 def course_gradebook(file, only, roster, by_student):
     """Write a CSV file: a row for each student and exercise, also without an attempt.
@@ -75,8 +77,9 @@ def course_gradebook(file, only, roster, by_student):
     Example: pg-llm course gradebook moodle.csv --notebook 04 --by-student
     """
     from pg_llm.course import gradebook
+    from pg_llm.course import roster as rosters
 
-    rows = gradebook.grades(gradebook.read_roster(roster) if roster else None, only)
+    rows = gradebook.grades(rosters.read(roster) if roster else None, only)
     gradebook.write(file, rows, by_student)
     click.echo(f"pg-llm: {gradebook.summary(rows, only)}", err=True)
 
@@ -267,6 +270,60 @@ def class_share(database):
 
     students.share(database)
     click.echo(f"students reach database {database} with the line of their hand-out, /{database} at its end")
+
+
+@class_.command("report")
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.option(
+    "--notebook", "only", multiple=True, help="A notebook, as 4 or 04_attention_by_hand; may be repeated."
+)
+@click.option("--roster", type=click.File(encoding="utf-8-sig"),
+              help="Whose: a file with a role a line; default: the students of the class.")  # fmt: skip
+def class_report(folder, only, roster):
+    """Write what the class has done into FOLDER: the gradebook, exercises, attempts and a picture.
+
+    gradebook.csv has a row for each student, with the points of each exercise; exercises.csv how many are
+    right and stuck, minutes, and the commonest message and wrong answer; attempts.csv every answer.
+
+    \b
+    Example: pg-llm class report lesson --notebook 04
+    """
+    from pathlib import Path
+
+    from pg_llm.course import report
+    from pg_llm.course import roster as rosters
+
+    for file in report.write(Path(folder), rosters.read(roster) if roster else None, only):
+        click.echo(f"{file}")
+
+
+@class_.command("watch")
+@click.option("--every", type=click.FloatRange(0.5), default=5, show_default=True,
+              help="Seconds between looks.")  # fmt: skip
+@click.option("--once", is_flag=True, help="Look once, and end.")
+def class_watch(every, once):
+    """Show what each student trained last: step, loss, curve, distance to the entropy of the stories.
+
+    Students whose models have the same SHA-256 are marked: the same seed and data give the same bits, and so
+    does a copy. Ctrl-C ends it.
+
+    \b
+    Example: pg-llm class watch
+    """
+    import contextlib
+    import sys
+    import time
+
+    from pg_llm.course.watch import Watch
+
+    watch, live = Watch(), sys.stdout.isatty() and not once
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            lines = watch.lines()
+            click.echo(("\x1b[H\x1b[J" if live else "") + "\n".join(lines))
+            if once:
+                break
+            time.sleep(every)
 
 
 def _said(text):

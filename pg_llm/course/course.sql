@@ -373,3 +373,10 @@ CREATE POLICY own ON llm_course.attempt FOR SELECT USING (student = session_user
 COMMENT ON POLICY own ON llm_course.attempt IS 'Students see their own attempts; the owner of the table sees all';
 GRANT USAGE ON SCHEMA llm_course TO PUBLIC;
 GRANT SELECT ON llm_course.exercise, llm_course.attempt, llm_course.progress TO PUBLIC;
+
+-- In a class nothing of a student's is kept here but attempts: no large objects, and no temporary tables either.
+DO $$ BEGIN
+    IF current_setting('is_superuser')::boolean THEN
+        REVOKE EXECUTE ON FUNCTION lo_create(oid), lo_creat(int), lo_from_bytea(oid, bytea) FROM PUBLIC;
+    END IF;
+END $$;

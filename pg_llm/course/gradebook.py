@@ -120,15 +120,3 @@ def summary(rows: Sequence[Grade], only: Sequence[str] = ()) -> str:
     idle = [name for name, tries in students.items() if not tries]
     without = f"; without a try: {', '.join(idle)}" if idle else ""
     return f"students: {len(students)}, exercises: {len(asked)}, points: {sum(asked.values())}{without}"
-
-
-def read_roster(file: TextIO) -> list[str]:
-    """The names of a class: one role a line; what follows a comma, empty lines and # lines are left out.
-
-    Errors: KitError if there is no name.
-    """
-    lines = (line.partition(",")[0].strip() for line in file)
-    names = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
-    if not names:
-        raise KitError(f"{file.name} has no names: one role a line was expected")
-    return names

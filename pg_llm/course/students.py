@@ -28,8 +28,8 @@ HALF = "pg_llm: not a student yet, or no longer"  # the comment on a role that i
 LOCK = 0x636C617373  # "class": one command at a time changes the students
 # The owner of a database may set these for whoever enters it; what a connection asks for itself wins.
 PINNED = (
-    "-c search_path=pg_catalog,pg_temp -c role=none -c statement_timeout=0 -c lock_timeout=10s "
-    "-c default_transaction_read_only=off"
+    "-c search_path=pg_catalog,pg_temp -c role=none -c default_transaction_read_only=off "
+    "-c statement_timeout={timeout} -c lock_timeout={lock}"
 )
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that looks like another
 
@@ -186,7 +186,7 @@ def share(database: str) -> None:
         owner = rights.stranger(conn, database)
         if owner:
             raise KitError(f"database {database} belongs to role {owner}; choose one of yours, or a new name")
-    with contextlib.closing(open_database(database, PINNED)) as inside:
+    with contextlib.closing(enter(database)) as inside:
         catalog.namespace(inside)
         try:
             inside.execute(script.encode())
@@ -216,6 +216,14 @@ def checked(names: Iterable[str]) -> list[str]:
             raise KitError(f"the name {name} is one of the server's or the kit's own; choose another")
         alike[name.casefold()] = name
     return found
+
+
+def enter(database: str, timeout: str = "0", lock: str = "10s") -> psycopg.Connection:
+    """A connection to a student's database, on which no name means anything but PostgreSQL's own.
+
+    timeout, lock: statement_timeout and lock_timeout, since a student may hold every lock there.
+    """
+    return open_database(database, PINNED.format(timeout=timeout, lock=lock))
 
 
 # -- the parts ----------------------------------------
@@ -378,7 +386,7 @@ def _unmake(conn: psycopg.Connection, name: str) -> None:
         for (database,) in conn.execute(owned, [oid]).fetchall():
             _drop_database(conn, database)
         for (database,) in conn.execute(ELSEWHERE, [oid, oid]).fetchall():
-            with contextlib.closing(open_database(database, PINNED)) as inside:
+            with contextlib.closing(enter(database)) as inside:
                 inside.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(role))
         conn.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(role))
     conn.execute(sql.SQL("DROP ROLE {}").format(role))

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from helpers.means import made
 
 from pg_llm.cli import cli
-from pg_llm.course import gradebook, store
+from pg_llm.course import gradebook, roster, store
 from pg_llm.errors import KitError
 
 TASKS = [
@@ -86,7 +86,7 @@ def test_a_roster_says_who_is_in_the_class(school, tmp_path):
     assert {row.student for row in gradebook.grades(["gone"])} == {"gone"}  # the attempts outlive the role
     file.write_text("# nobody\n")
     with file.open() as empty, pytest.raises(KitError, match="class.txt has no names"):
-        gradebook.read_roster(empty)
+        roster.read(empty)
 
 
 def test_an_empty_gradebook_says_why(school):
