@@ -306,3 +306,45 @@ def test_a_class_that_needs_more_connections_than_there_are(admin):
     said = []
     list(students.add(["ann"], students.Limits(connections=1000), said.append))
     assert "the class may open 1000 connections at once, the server has 197" in said[0]
+
+
+def test_a_teacher_who_is_no_superuser(server, admin, monkeypatch):
+    """On a server of PG_LLM_DSN, with CREATEROLE and CREATEDB; the template is a superuser's."""
+    databases.create_template()
+    admin.execute("CREATE ROLE teacher LOGIN CREATEROLE CREATEDB")
+    info = {**server.start().conninfo("postgres"), "user": "teacher"}
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("PG_LLM_DSN", psycopg.conninfo.make_conninfo(**info))
+            admin.execute("DROP ROLE IF EXISTS llm_class")
+            said = []
+            names = [name for name, _ in students.add(["ann", "ben"], say=said.append)]
+            assert names == ["ann", "ben"] == [each.name for each in students.listed()]
+            assert any("GRANT SET ON PARAMETER pg_llm.memory_limit TO teacher" in text for text in said)
+            with entered(server, "ann") as conn:
+                conn.execute("CREATE TABLE mine (i int)")
+                conn.execute("SELECT llm_generate('It was', 1)")
+            # The teacher does not stay a member of the student's role, and so owns nothing of it.
+            member = "SELECT pg_has_role('teacher', 'ann', 'USAGE')"
+            assert admin.execute(member).fetchone() == (False,)
+            assert students.password("ann") != students.password("ann")
+            students.reset("ann")
+            with entered(server, "ann") as conn:
+                assert conn.execute("SELECT to_regclass('mine')").fetchone() == (None,)
+                assert (
+                    conn.execute("SELECT nspname FROM pg_namespace WHERE nspname = 'teacher'").fetchone()
+                    is None
+                )
+            students.remove(["ann", "ben"])
+            assert students.listed() == []
+            with pytest.raises(KitError, match="only the superuser who owns its tables|no students yet"):
+                students.share("lesson")
+        admin.execute("ALTER ROLE teacher NOCREATEROLE")
+        with monkeypatch.context() as patch:
+            patch.setenv("PG_LLM_DSN", psycopg.conninfo.make_conninfo(**info))
+            with pytest.raises(KitError, match="role teacher may not create students: it needs CREATEROLE"):
+                list(students.add(["ann"]))
+    finally:
+        admin.execute("DROP OWNED BY teacher CASCADE")
+        admin.execute("DROP ROLE IF EXISTS llm_class")
+        admin.execute("DROP ROLE teacher")
