@@ -301,6 +301,12 @@ llm_exec_place(LlmExec *exec, LlmPlace place, void *context)
 }
 
 void
+llm_exec_draw(LlmExec *exec, const LlmDropout *key)
+{
+	exec->dropout = *key;
+}
+
+void
 llm_exec_train(LlmExec *exec, const LlmDropout *dropout, float *const *grads)
 {
 	exec->keep = exec->training = true;

@@ -78,6 +78,9 @@ typedef struct LlmDropout
 	uint32_t step, micro_batch;
 } LlmDropout;
 
+/* Random nodes of the next runs draw what a training's micro-batch with this key draws; nothing is dropped.
+ */
+extern void llm_exec_draw(LlmExec *exec, const LlmDropout *key);
 /*
  * Switches to training: runs keep the values that llm_exec_backward needs and apply `dropout`. grads: the
  * arrays that llm_exec_backward will receive, or NULL. If they are known, a loss over large logits is

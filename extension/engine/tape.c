@@ -12,7 +12,9 @@
 void
 llm_exec_trace(LlmExec *exec)
 {
-	llm_exec_train(exec, &(LlmDropout){.seed = exec->dropout.seed}, NULL);
+	LlmDropout key = exec->dropout;
+
+	llm_exec_train(exec, &key, NULL);
 	exec->training = false;
 	exec->tracing = exec->timing = true;
 }

@@ -24,23 +24,46 @@ COMMENT ON FUNCTION llm_end_token(text) IS
 CREATE SEQUENCE llm_dataset_id_seq;
 COMMENT ON SEQUENCE llm_dataset_id_seq IS 'Source of llm_dataset.id';
 
+-- Named tensors are two arrays of the row, as llm_eval takes them, and not rows of a table of their own: one row is then
+-- one example, with one set of privileges, policies and triggers, and a row of tokens costs nothing more.
 CREATE TABLE llm_dataset (
     id      bigint PRIMARY KEY DEFAULT nextval('llm_dataset_id_seq'),
     dataset text COLLATE "C" NOT NULL DEFAULT 'default' CHECK (dataset <> ''),
-    tokens  int[] NOT NULL,
-    target  int[] NOT NULL,
+    tokens  int[],
+    target  int[],
+    names   text[] COLLATE "C",
+    tensors tensor[],
     -- Comparisons with a NULL element are NULL, which a plain CHECK accepts.
-    CONSTRAINT llm_dataset_tokens CHECK ((array_ndims(tokens) = 1) IS TRUE AND (0 <= ALL (tokens)) IS TRUE),
-    CONSTRAINT llm_dataset_target CHECK ((array_ndims(target) = 1) IS TRUE AND array_position(target, NULL) IS NULL),
-    CONSTRAINT llm_dataset_equal_length CHECK (cardinality(tokens) = cardinality(target))
+    CONSTRAINT llm_dataset_tokens CHECK (tokens IS NULL
+        OR (array_ndims(tokens) = 1) IS TRUE AND (0 <= ALL (tokens)) IS TRUE),
+    CONSTRAINT llm_dataset_target CHECK (target IS NULL
+        OR (array_ndims(target) = 1) IS TRUE AND array_position(target, NULL) IS NULL),
+    CONSTRAINT llm_dataset_equal_length CHECK (cardinality(tokens) = cardinality(target)),
+    CONSTRAINT llm_dataset_names CHECK (names IS NULL AND tensors IS NULL
+        OR (array_ndims(names) = 1 AND array_ndims(tensors) = 1 AND cardinality(names) = cardinality(tensors)) IS TRUE
+        AND array_position(names, NULL) IS NULL AND array_position(tensors, NULL) IS NULL),
+    CONSTRAINT llm_dataset_example CHECK (CASE WHEN names IS NULL THEN tokens IS NOT NULL AND target IS NOT NULL
+        ELSE tokens IS NOT NULL OR target IS NULL END)
 );
 ALTER SEQUENCE llm_dataset_id_seq OWNED BY llm_dataset.id;
 CREATE INDEX llm_dataset_dataset_id_idx ON llm_dataset (dataset, id);
-COMMENT ON TABLE llm_dataset IS 'A training sequence: tokens (T) and, for each, the token that follows';
+COMMENT ON TABLE llm_dataset IS
+    'A training example: tokens (T) and, for each, the token that follows; or, beside them or in their place, named '
+    'tensors';
 COMMENT ON COLUMN llm_dataset.dataset IS
     'The name by which training selects its sequences, default where a model has none of its own; those of '
     'name-validation are held out';
 COMMENT ON COLUMN llm_dataset.target IS 'The token that follows each of tokens; negative: left out of the loss';
+COMMENT ON COLUMN llm_dataset.names IS
+    'Inputs of the graph that tensors are for; tokens and target are for the inputs tokens and targets';
+COMMENT ON COLUMN llm_dataset.tensors IS
+    'One for each of names, in the shape of the input without its first dimension B, along which the rows of a batch '
+    'are stacked; whole numbers where the input has dtype int. An input without B is one row''s as it is (batch_size 1)';
+
+CREATE VIEW llm_dataset_tensor WITH (security_invoker = true) AS
+    SELECT d.id, d.dataset, t.name, shape(t.data) AS shape, t.data
+    FROM llm_dataset AS d CROSS JOIN LATERAL unnest(d.names, d.tensors) AS t (name, data);
+COMMENT ON VIEW llm_dataset_tensor IS 'Named tensors of training examples, one row each';
 
 SELECT pg_catalog.pg_extension_config_dump('llm_dataset', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_dataset_id_seq', '');

@@ -55,8 +55,8 @@ CREATE TABLE llm_train_log (
 );
 CREATE INDEX ON llm_train_log (model, step);
 COMMENT ON TABLE llm_train_log IS
-    'A training step: run, learning rate, loss in nats per token, gradient norm before clipping, tokens scored, '
-    'seconds, ids of the llm_dataset rows and a checksum of what they held, seed; the other arguments are those of '
+    'A training step: run, learning rate, loss (of a language model in nats per token), gradient norm before '
+    'clipping, tokens scored (all tokens where no targets are ids), seconds, ids of the llm_dataset rows and a checksum of what they held, seed; the other arguments are those of '
     'its run';
 SELECT pg_catalog.pg_extension_config_dump('llm_train_log', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('llm_train_log', 'id'), '');
@@ -187,28 +187,21 @@ COMMENT ON FUNCTION _llm_train_steps(llm_train_run, bigint, int, bigint, boolean
     'What llm_train and llm_train_step call once every argument is resolved: a run of n_steps, from its dataset or '
     'one row; returns the last loss';
 
+CREATE FUNCTION _llm_trace_rows(model text, ids bigint[], positions int[], seed bigint, step bigint) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'llm_trace_rows';
+COMMENT ON FUNCTION _llm_trace_rows(text, bigint[], int[], bigint, bigint) IS
+    'Records the forward pass of a model over rows of llm_dataset, with the random numbers of a step''s first '
+    'micro-batch and without dropout; returns the run';
+
 CREATE FUNCTION _llm_train_trace(model text) RETURNS bigint
-    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_variable
-DECLARE
-    last record;
-    longest int;
-    tokens int[];
-    targets int[];
-BEGIN
-    SELECT l.step, l.rows[1:r.batch_size] AS ids, r.positions INTO last FROM @extschema@.llm_train_log AS l
-        JOIN @extschema@.llm_train_run AS r USING (run) WHERE l.model = model ORDER BY l.id DESC LIMIT 1;
-    SELECT max(cardinality(d.tokens)) INTO longest FROM @extschema@.llm_dataset AS d WHERE d.id = ANY (last.ids);
-    -- shorter rows are padded with token 0 and target -1, which is ignored
-    SELECT array_agg(d.tokens || array_fill(0, ARRAY[longest - cardinality(d.tokens)]) ORDER BY row.place),
-        array_agg(d.target || array_fill(-1, ARRAY[longest - cardinality(d.tokens)]) ORDER BY row.place)
-        INTO tokens, targets
-        FROM unnest(last.ids) WITH ORDINALITY AS row (id, place) JOIN @extschema@.llm_dataset AS d USING (id);
-    RETURN @extschema@.llm_trace(model, tokens, targets, last.positions);
-END $$;
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT @extschema@._llm_trace_rows(l.model, l.rows[1:r.batch_size], r.positions, l.seed, l.step)
+    FROM @extschema@.llm_train_log AS l JOIN @extschema@.llm_train_run AS r USING (run)
+    WHERE l.model = _llm_train_trace.model ORDER BY l.id DESC LIMIT 1
+$$;
 COMMENT ON FUNCTION _llm_train_trace(text) IS
     'Records the forward pass of a model over the rows of its last training step (of the first micro-batch), with '
-    'its present weights and without dropout; returns the run';
+    'its present weights, the step''s random numbers and without dropout; returns the run';
 
 CREATE FUNCTION llm_train_step(model text, batch_id bigint, lr_max float8 DEFAULT NULL, beta1 float8 DEFAULT NULL,
     beta2 float8 DEFAULT NULL, eps float8 DEFAULT NULL, wd float8 DEFAULT NULL, grad_clip float8 DEFAULT NULL,
@@ -328,8 +321,9 @@ CREATE FUNCTION llm_dataset_loss(model text, dataset text, max_rows bigint DEFAU
     OUT tokens bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION llm_dataset_loss(text, text, bigint) IS
-    'A model''s mean loss in nats per token over the first max_rows rows of a dataset (NULL: all), and how many '
-    'tokens that is';
+    'A model''s mean loss over the first max_rows rows of a dataset (NULL: all): in nats per token, and how many '
+    'tokens that is, for a language model; else the mean over rows. Random nodes draw by pg_llm.seed, anew for every '
+    'eight rows or fewer';
 
 CREATE FUNCTION _llm_dataset_characters(model text, dataset text, max_rows bigint DEFAULT NULL) RETURNS bigint
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -21,7 +21,8 @@ ROWS = {
     "llm_bpe_vocab": "SELECT * FROM llm_bpe_vocab ORDER BY 1, 2",
     "llm_bpe_merges": "SELECT * FROM llm_bpe_merges ORDER BY 1, 2",
     "llm_bpe_config": "SELECT * FROM llm_bpe_config ORDER BY 1",
-    "llm_dataset": "SELECT * FROM llm_dataset ORDER BY id",
+    "llm_dataset": "SELECT id, tokens, target, names, md5(tensors[1]::bytea), md5(tensors[2]::bytea) "
+    "FROM llm_dataset ORDER BY id",
     "next row": "SELECT last_value FROM llm_dataset_id_seq",
     "next node": "SELECT last_value FROM llm_graph_id_seq",
     # Version numbers only have to be new.
@@ -113,6 +114,8 @@ def fill(conn):
     conn.execute("INSERT INTO llm_bpe_config VALUES ('mine', 'cl100k')")
     rows = "('d', '{1,2}', '{2,-1}'), ('d', '{3}', '{4}')"
     conn.execute(f"INSERT INTO llm_dataset (dataset, tokens, target) VALUES {rows}")
+    tensors = "ARRAY[randn(ARRAY[3, 9], 1), '7e-40']"
+    conn.execute(f"INSERT INTO llm_dataset (names, tensors) VALUES ('{{x,y}}', {tensors})")
     conn.execute("CREATE TABLE own (id int, t tensor(2,3), plain tensor)")
     conn.execute("INSERT INTO own VALUES (1, '[[1,2,3],[4,5,6e-40]]', '[nan, inf, -0]'), (2, NULL, '7')")
 

@@ -96,6 +96,8 @@ TypeOfLetter(char letter)
 			return INT8ARRAYOID;
 		case 'S':
 			return TEXTARRAYOID;
+		case 'T':
+			return get_array_type(TensorTypeOid());
 		default:
 			elog(ERROR, "pg_llm: no type is meant by \"%c\"", letter);
 	}

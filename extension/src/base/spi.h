@@ -12,10 +12,10 @@
 
 /*
  * columns declares the result's columns, one letter each: i l f d b x for int4, int8, float4, float8, boolean
- * and xid, s text, n name, j jsonb, y bytea, t tensor, r a row of a table, I L S for arrays of int4, int8 and
- * text; followed by ? if NULL is expected. one: the statement must return, or write, exactly one row. Tables
- * may have been altered by hand, functions replaced and triggers added, whatever constraints and declarations
- * promise: a result that differs from this declaration is an ERROR before other code sees it.
+ * and xid, s text, n name, j jsonb, y bytea, t tensor, r a row of a table, I L S T for arrays of int4, int8,
+ * text and tensor; followed by ? if NULL is expected. one: the statement must return, or write, exactly one
+ * row. Tables may have been altered by hand, functions replaced and triggers added, whatever constraints and
+ * declarations promise: a result that differs from this declaration is an ERROR before other code sees it.
  */
 typedef struct SpiQuery
 {

@@ -77,27 +77,6 @@ TensorOfJson(const char *name, JsonbValue *value)
 	return (Tensor *) PG_DETOAST_DATUM(OidInputFunctionCall(input, text, param, -1));
 }
 
-static const int32 *
-WholeNumbers(const char *name, const Tensor *t)
-{
-	int64 n = TensorNumel(t);
-	int32 *out;
-
-	ReserveMemory(sizeof(int32) * n);
-	out = palloc(sizeof(int32) * Max(1, n));
-	for (int64 i = 0; i < n; i++)
-	{
-		float x = TENSOR_DATA(t)[i];
-
-		LLM_POLL(i);
-		if (!(x > -16777216.0f && x < 16777216.0f) || x != (int32) x)
-			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							   errmsg("input \"%s\" must hold whole numbers, not %g", name, x)));
-		out[i] = (int32) x;
-	}
-	return out;
-}
-
 typedef struct Eval
 {
 	FunctionCallInfo fcinfo;
@@ -125,7 +104,7 @@ AddInput(Eval *eval, char *given, const Tensor *t)
 	for (int i = 0; i < t->ndim; i++)
 		in->dims[i + batch] = t->dims[i];
 	if (node->integers)
-		in->integers = WholeNumbers(name, t);
+		in->integers = WholeNumbers(psprintf("input \"%s\"", name), t);
 	else
 		in->floats = TENSOR_DATA(t);
 	eval->n++;
@@ -209,26 +188,6 @@ WithInputs(const Eval *eval)
 	return with;
 }
 
-/* llm_eval's tokens (B,T) for llm_run; 0 if it was given none */
-static Datum
-TokensArray(const LlmInput *in, int n)
-{
-	for (int i = 0; i < n && pg_llm_autograd; i++)
-		if (strcmp(in[i].name, "tokens") == 0 && in[i].integers && in[i].ndim == 2)
-		{
-			int64 count = (int64) in[i].dims[0] * in[i].dims[1];
-			Datum *tokens;
-
-			ReserveMemory((sizeof(Datum) + sizeof(int32)) * count);
-			tokens = palloc(sizeof(Datum) * Max(1, count));
-			for (int64 j = 0; j < count; j++)
-				tokens[j] = Int32GetDatum(in[i].integers[j]);
-			return PointerGetDatum(construct_md_array(tokens, NULL, 2, (int *) in[i].dims, (int[]){1, 1},
-				INT4OID, sizeof(int32), true, TYPALIGN_INT));
-		}
-	return (Datum) 0;
-}
-
 /* The arguments of llm_eval, which eval->fcinfo calls. */
 static void
 EvalArguments(LoadedModel *m, void *argument)
@@ -271,6 +230,6 @@ llm_eval(PG_FUNCTION_ARGS)
 	Eval eval = {.fcinfo = fcinfo};
 
 	ModelChecked(NameArgument(fcinfo, 0, "model"), EvalArguments, &eval, CurrentMemoryContext);
-	PG_RETURN_TENSOR(TapeForward(
-		WithInputs(&eval), eval.node, eval.in, eval.n, "eval", TokensArray(eval.in, eval.n), false));
+	PG_RETURN_TENSOR(TapeForward(WithInputs(&eval), eval.node, eval.in, eval.n, "eval",
+		pg_llm_autograd ? TokensArray(eval.in, eval.n) : (Datum) 0, false));
 }

@@ -2,12 +2,12 @@
 
 #include <limits.h>
 
+#include "catalog/pg_type.h"
 #include "utils/array.h"
 
 #include "src/base/arguments.h"
 #include "src/base/errors.h"
 #include "src/base/memory.h"
-#include "src/tensor/tensor.h"
 
 LlmInput
 IntegerInput(const char *what, Datum array)
@@ -27,6 +27,57 @@ IntegerInput(const char *what, Datum array)
 	for (int i = 0; i < in.ndim; i++)
 		in.dims[i] = ARR_DIMS(a)[i];
 	return in;
+}
+
+const int32 *
+WholeNumbers(const char *what, const Tensor *t)
+{
+	int64 n = TensorNumel(t);
+	int32 *out;
+
+	ReserveMemory(sizeof(int32) * n);
+	out = palloc_extended(sizeof(int32) * Max(1, n), MCXT_ALLOC_HUGE);
+	for (int64 i = 0; i < n; i++)
+	{
+		float x = TENSOR_DATA(t)[i];
+
+		LLM_POLL(i);
+		if (!(x > -16777216.0f && x < 16777216.0f) || x != (int32) x)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							   errmsg("%s must hold whole numbers, not %g", what, x)));
+		out[i] = (int32) x;
+	}
+	return out;
+}
+
+Size
+InputNumel(const LlmInput *in)
+{
+	Size numel = 1;
+
+	for (int i = 0; i < in->ndim; i++)
+		numel *= in->dims[i];
+	return numel;
+}
+
+/* An array of ids, for rows that show them. */
+Datum
+TokensArray(const LlmInput *in, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (strcmp(in[i].name, "tokens") == 0 && in[i].integers && in[i].ndim == 2)
+		{
+			int64 count = (int64) InputNumel(&in[i]);
+			Datum *tokens;
+
+			ReserveMemory((sizeof(Datum) + sizeof(int32)) * count);
+			tokens = palloc(sizeof(Datum) * Max(1, count));
+			for (int64 j = 0; j < count; j++)
+				tokens[j] = Int32GetDatum(in[i].integers[j]);
+			return PointerGetDatum(construct_md_array(tokens, NULL, 2, (int *) in[i].dims, (int[]){1, 1},
+				INT4OID, sizeof(int32), true, TYPALIGN_INT));
+		}
+	return (Datum) 0;
 }
 
 LlmInput

@@ -8,11 +8,18 @@
 
 #include "engine/execute.h"
 #include "src/model/model_cache.h"
+#include "src/tensor/tensor.h"
 
 /* An int[] argument: one or two dimensions, no NULLs, at least one element. `what` names it in errors. */
 extern LlmInput IntegerInput(const char *what, Datum array);
 /* The same for argument n; NULL is an ERROR. */
 extern LlmInput ArrayArgument(FunctionCallInfo fcinfo, int n, const char *what);
+/* A tensor's elements as integers; ERROR, which begins with `what`, unless all are whole numbers below 2^24.
+ */
+extern const int32 *WholeNumbers(const char *what, const Tensor *t);
+extern Size InputNumel(const LlmInput *in);
+/* The input tokens (B,T) as an int[]; 0 if there is none. */
+extern Datum TokensArray(const LlmInput *in, int n);
 /*
  * The inputs for a sequence from SQL arguments: tokens, targets (argument -1: none) of the same shape,
  * positions. Returns their count.

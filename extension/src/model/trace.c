@@ -128,6 +128,24 @@ TapeForward(const LoadedModel *m, int node, const LlmInput *in, int n, const cha
 	return TracedTensor(&value, drop_batch, number);
 }
 
+int64
+TraceRun(const LoadedModel *m, int node, const LlmInput *in, int n, Datum tokens, const LlmDropout *draw)
+{
+	LlmExec *exec;
+	LlmValue value;
+	LlmError err;
+	TapeRun *run;
+
+	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, ContextAllocator(), &exec, &err), &err);
+	if (draw)
+		llm_exec_draw(exec, draw);
+	llm_exec_trace(exec);
+	LLM_CHECK(llm_exec_run(exec, in, n, &value, &err), &err);
+	run = TapeNew("trace", m->name, tokens);
+	TapeWriteExec(run, m, exec, node);
+	return run->run;
+}
+
 PG_FUNCTION_INFO_V1(llm_trace);
 Datum
 llm_trace(PG_FUNCTION_ARGS)
@@ -135,16 +153,7 @@ llm_trace(PG_FUNCTION_ARGS)
 	bool loss = !PG_ARGISNULL(2);
 	ForwardCall call = {fcinfo, .tokens = 1, .targets = loss ? 2 : -1, .positions = 3};
 	LoadedModel *m = ForwardModel(&call, 0);
-	int node = loss ? TrainingLossOf(m) : OutputOf(m, "logits");
-	LlmExec *exec;
-	LlmValue value;
-	LlmError err;
-	TapeRun *run;
 
-	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, ContextAllocator(), &exec, &err), &err);
-	llm_exec_trace(exec);
-	LLM_CHECK(llm_exec_run(exec, call.in, call.n, &value, &err), &err);
-	run = TapeNew("trace", m->name, PG_GETARG_DATUM(1));
-	TapeWriteExec(run, m, exec, node);
-	PG_RETURN_INT64(run->run);
+	PG_RETURN_INT64(TraceRun(
+		m, loss ? TrainingLossOf(m) : OutputOf(m, "logits"), call.in, call.n, PG_GETARG_DATUM(1), NULL));
 }

@@ -15,6 +15,12 @@
  */
 extern Tensor *TapeForward(const LoadedModel *m, int node, const LlmInput *in, int n, const char *kind,
 	Datum tokens, bool drop_batch);
+/*
+ * Records a forward pass as a run of its own, of kind trace, and returns its number. draw: what random nodes
+ * draw, or NULL for what they draw outside of training.
+ */
+extern int64 TraceRun(
+	const LoadedModel *m, int node, const LlmInput *in, int n, Datum tokens, const LlmDropout *draw);
 /* Writes all nodes that a traced execution computed; returns the number of the target's value. */
 extern uint32 TapeWriteExec(TapeRun *run, const LoadedModel *m, const LlmExec *exec, int target);
 

@@ -5,7 +5,6 @@
 
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 
 #include "kernels/random.h"
@@ -15,6 +14,7 @@
 #include "src/base/spi.h"
 #include "src/model/inputs.h"
 #include "src/training/batch.h"
+#include "src/training/dataset_row.h"
 
 #define FETCH 10000 /* rows at a time */
 
@@ -22,10 +22,6 @@ static SpiQuery read_ids = {.text = "SELECT id FROM %s.llm_dataset WHERE dataset
 	.nargs = 1,
 	.types = {TEXTOID},
 	.columns = "l"};
-static SpiQuery read_row = {.text = "SELECT tokens, target FROM %s.llm_dataset WHERE id = $1",
-	.nargs = 1,
-	.types = {INT8OID},
-	.columns = "I?I?"};
 
 Dataset *
 DatasetOpen(const char *name, uint64 seed)
@@ -102,121 +98,173 @@ DatasetPick(Dataset *d, int64 place, int n, int64 *ids)
 	}
 }
 
-static const int32 *
-RowArray(HeapTuple row, TupleDesc desc, int column, int64 id, int *length)
-{
-	bool null;
-	Datum datum = SPI_getbinval(row, desc, column, &null);
-	ArrayType *a = null ? NULL : (ArrayType *) DetoastWhole(datum);
-
-	if (a == NULL || ARR_NDIM(a) != 1 || array_contains_nulls(a))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						   errmsg("row %lld of llm_dataset has no one-dimensional arrays without NULL",
-							   (long long) id)));
-	*length = ARR_DIMS(a)[0];
-	return (const int32 *) ARR_DATA_PTR(a);
-}
+/* ---- rows stacked ---- */
 
 static void
-CheckTokens(const int32 *x, int n, int vocab, bool negative, const char *what, int64 id)
-{
-	for (int i = 0; i < n; i++)
-	{
-		LLM_POLL(i);
-		if (x[i] >= vocab || (x[i] < 0 && !negative))
-			ereport(ERROR,
-				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-					errmsg("row %lld of llm_dataset: %s %d at place %d is outside the vocabulary of %d",
-						(long long) id, what, x[i], i + 1, vocab),
-					errhint("Was the dataset made with this model's tokenizer?")));
-	}
-}
-
-static void
-CheckLengths(const int *lengths, const int64 *ids, int n, const LoadedModel *m)
+CheckRowLength(const DatasetRow *row, const LoadedModel *m)
 {
 	LlmDim P = {1, "P"};
 	int64 most = llm_dim_value(&P, &m->model.graph.sizes);
 
-	if (most < 0 || llm_graph_find(&m->model.graph, "positions") < 0)
-		return;
-	for (int i = 0; i < n; i++)
-		if (lengths[i] > most)
-			ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-					errmsg(
-						"row %lld of llm_dataset has %d tokens, more than the %lld positions of model \"%s\"",
-						(long long) ids[i], lengths[i], (long long) most, m->name),
-					errhint("llm_dataset_load(…, block_size => %lld) cuts texts into rows that fit.",
-						(long long) most)));
-}
-
-/* One row's arrays and their length, in SPI's memory context. */
-static int
-ReadRow(int64 id, int vocab, const int32 **tokens, const int32 **targets)
-{
-	Datum value = Int64GetDatum(id);
-	int length, other;
-
-	SpiRun(&read_row, &value, NULL, true, 1);
-	if (SPI_processed == 0)
+	if (most >= 0 && llm_graph_find(&m->model.graph, "positions") >= 0 && row->length > most)
 		ereport(ERROR,
-			(errcode(ERRCODE_NO_DATA), errmsg("llm_dataset has no row %lld (any more)", (long long) id),
-				errhint("Rows that a training reads must stay until it has ended. Nothing since the last "
-						"commit is kept: the weights are as before.")));
-	*tokens = RowArray(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, id, &length);
-	*targets = RowArray(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, id, &other);
-	if (other != length)
-		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-						   errmsg("row %lld of llm_dataset has %d tokens and %d targets", (long long) id,
-							   length, other)));
-	CheckTokens(*tokens, length, vocab, false, "token", id);
-	CheckTokens(*targets, length, vocab, true, "target", id);
-	return length;
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				errmsg("row %lld of llm_dataset has %d tokens, more than the %lld positions of model \"%s\"",
+					(long long) row->id, row->length, (long long) most, m->name),
+				errhint("llm_dataset_load(…, block_size => %lld) cuts texts into rows that fit.",
+					(long long) most)));
 }
 
-/* Pads shorter rows with positions that do not count. */
+/* The part of one row: its elements, then `fill` where it is shorter than others. */
 static void
-Fill(Batch *b, int row, const int32 *tokens, const int32 *targets, int length)
+Place(const LlmInput *row, int32 fill, Size numel, void *to)
 {
-	Size at = (Size) row * b->T;
+	Size given = 1;
 
-	for (int t = 0; t < b->T; t++)
+	for (int d = 0; d < row->ndim; d++)
+		given *= row->dims[d];
+	CopyMemory(to, row->integers ? (const void *) row->integers : row->floats, sizeof(int32) * given);
+	for (Size i = given; i < numel; i++)
 	{
-		LLM_POLL(t);
-		b->tokens[at + t] = t < length ? tokens[t] : 0;
-		b->targets[at + t] = t < length ? targets[t] : -1;
-		b->scored += t < length && targets[t] >= 0;
+		LLM_POLL(i);
+		((int32 *) to)[i] = fill;
 	}
+}
+
+/* One input of all rows, in the memory context `to`; T: length of the longest tokens. */
+static LlmInput
+Stack(DatasetRow *const *rows, int n, int which, const LlmNode *node, int T, MemoryContext to)
+{
+	LlmInput in = rows[0]->in[which];
+	bool stacked = IsStacked(node), column = which < rows[0]->n_columns;
+	Size numel = 1;
+	int32 *data;
+
+	if (column)
+		in.dims[0] = T;
+	for (int d = 0; d < in.ndim; d++)
+		numel *= in.dims[d];
+	ReserveMemory(sizeof(int32) * n * numel);
+	data = MemoryContextAllocHuge(to, sizeof(int32) * Max(1, n * numel));
+	for (int i = 0; i < n; i++)
+	{
+		const LlmInput *row = DatasetRowInput(rows[i], in.name);
+
+		if (row == NULL)
+			ereport(
+				ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						   errmsg("row %lld of dataset \"%s\" has no \"%s\", which row %lld of the same "
+								  "batch has",
+							   (long long) rows[i]->id, rows[i]->dataset, in.name, (long long) rows[0]->id)));
+		Place(row, strcmp(in.name, "tokens") == 0 ? 0 : -1, numel, data + i * numel);
+	}
+	if (stacked || column)
+	{
+		memmove(in.dims + 1, in.dims, sizeof(int) * in.ndim);
+		in.dims[0] = n;
+		in.ndim++;
+	}
+	if (in.integers)
+		in.integers = data;
+	else
+		in.floats = (const float *) data;
+	return in;
+}
+
+/* Positions for the tokens of the batch, if it has any. */
+static void
+AddPositions(Batch *b, const LlmInput *positions)
+{
+	int T = -1;
+
+	for (int i = 0; i < b->n; i++)
+		if (strcmp(b->in[i].name, "positions") == 0)
+			return;
+		else if (strcmp(b->in[i].name, "tokens") == 0 && b->in[i].ndim > 0)
+			T = b->in[i].dims[b->in[i].ndim - 1];
+	if (positions && positions->dims[0] != T)
+		ereport(
+			ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+					   errmsg("there are %d positions and %d tokens", positions->dims[0], Max(T, 0)),
+					   errhint("positions has one integer for each token of the row; NULL counts from 0.")));
+	if (T >= 0)
+		b->in[b->n++] = positions ? *positions : PositionsInput(0, T);
+	b->n_positions = T >= 0;
+}
+
+static void
+Weigh(Batch *b, int rows)
+{
+	const LlmInput *targets = NULL, *tokens = NULL;
+
+	for (int i = 0; i < b->n; i++)
+		if (b->in[i].integers && strcmp(b->in[i].name, "targets") == 0)
+			targets = &b->in[i];
+		else if (b->in[i].integers && strcmp(b->in[i].name, "tokens") == 0)
+			tokens = &b->in[i];
+	if (targets)
+		for (Size i = 0, numel = InputNumel(targets); i < numel; i++)
+		{
+			LLM_POLL(i);
+			b->tokens += targets->integers[i] >= 0;
+		}
+	else if (tokens)
+		b->tokens = (int64) InputNumel(tokens);
+	b->weight = targets ? b->tokens : rows;
 }
 
 Batch *
-BatchRead(const int64 *ids, int n, const LoadedModel *m, bool counted)
+BatchRead(const int64 *ids, int n, const LoadedModel *m, int loss, const LlmInput *positions)
 {
 	MemoryContext caller = CurrentMemoryContext;
+	const LlmGraph *graph = &m->model.graph;
 	Batch *b = palloc0(sizeof(Batch));
-	const int32 **tokens, **targets;
-	int vocab = VocabularySize(m), *lengths;
-	Size size;
+	BatchSizes batch = {.m = m, .rows = n, .sizes = graph->sizes};
+	DatasetRow **rows;
+	int T = -1;
 
 	SPI_connect();
-	tokens = palloc(sizeof(int32 *) * n);
-	targets = palloc(sizeof(int32 *) * n);
-	lengths = palloc(sizeof(int) * n);
-	b->B = n;
+	rows = palloc(sizeof(DatasetRow *) * n);
 	for (int i = 0; i < n; i++)
 	{
-		lengths[i] = ReadRow(ids[i], vocab, &tokens[i], &targets[i]);
-		b->T = Max(b->T, lengths[i]);
+		CHECK_FOR_INTERRUPTS();
+		rows[i] = DatasetRowRead(ids[i], m);
+		if (positions == NULL)
+			CheckRowLength(rows[i], m);
+		T = Max(T, rows[i]->length);
 	}
-	if (counted)
-		CheckLengths(lengths, ids, n, m);
-	size = sizeof(int32) * Max(1, (Size) n * b->T);
-	ReserveMemory(2 * size);
-	b->tokens = MemoryContextAllocHuge(caller, size);
-	b->targets = MemoryContextAllocHuge(caller, size);
+	llm_sizes_set(&batch.sizes, "B", n);
+	if (T >= 0)
+		llm_sizes_set(&batch.sizes, "T", T);
 	for (int i = 0; i < n; i++)
-		Fill(b, i, tokens[i], targets[i], lengths[i]);
+	{
+		DatasetRowFits(rows[i], &batch);
+		DatasetRowComplete(rows[i], &batch, loss);
+	}
+	b->in = MemoryContextAlloc(caller, sizeof(LlmInput) * (rows[0]->n + 1));
+	b->n_columns = rows[0]->n_columns;
+	for (; b->n < rows[0]->n; b->n++)
+		b->in[b->n] =
+			Stack(rows, n, b->n, &graph->nodes[llm_graph_find(graph, rows[0]->in[b->n].name)], T, caller);
 	SPI_finish();
+	AddPositions(b, positions);
+	Weigh(b, n);
 	return b;
+}
+
+void
+BatchChecksum(const Batch *b, LlmCrc32 *crc)
+{
+	for (int i = 0; i < b->n - b->n_positions; i++)
+	{
+		const LlmInput *in = &b->in[i];
+
+		if (i >= b->n_columns)
+		{
+			llm_crc32_add(crc, in->name, strlen(in->name) + 1);
+			llm_crc32_add(crc, in->dims, sizeof(int) * in->ndim);
+		}
+		llm_crc32_add(
+			crc, in->integers ? (const void *) in->integers : in->floats, sizeof(int32) * InputNumel(in));
+	}
 }

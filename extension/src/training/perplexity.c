@@ -12,9 +12,10 @@
 #include "utils/memutils.h"
 
 #include "src/base/arguments.h"
+#include "src/base/errors.h"
 #include "src/base/memory.h"
 #include "src/base/spi.h"
-#include "src/model/forward.h"
+#include "src/model/inputs.h"
 #include "src/tokenizer/tokenizer.h"
 #include "src/training/batch.h"
 
@@ -31,20 +32,28 @@ RowsAtOnce(const LoadedModel *m)
 	return (int) Min(ROWS_AT_ONCE, Max(1, TOKENS_AT_ONCE / Max(1, positions)));
 }
 
-/* The sum of the losses over the targets. */
+/*
+ * A batch's weight times its loss, the mean over its targets (or rows). Random nodes draw anew for each
+ * batch.
+ */
 static double
-LossOf(const LoadedModel *m, const Batch *b, int64 *tokens)
+LossOf(const LoadedModel *m, int node, const Batch *b, uint32 batch)
 {
-	LlmInput in[3] = {{.name = "tokens", .ndim = 2, .dims = {b->B, b->T}, .integers = b->tokens},
-		{.name = "targets", .ndim = 2, .dims = {b->B, b->T}, .integers = b->targets},
-		PositionsInput(0, b->T)};
+	LlmDropout draw = {.seed = (uint64) llm_random_seed, .micro_batch = batch};
+	LlmExec *exec;
 	LlmValue value;
+	LlmError err;
 
-	if (b->scored == 0)
+	if (b->weight == 0)
 		return 0;
-	value = RunNode(m, OutputOf(m, "loss"), in, 3);
-	*tokens += b->scored;
-	return (double) value.floats[0] * (double) b->scored;
+	LLM_CHECK(llm_exec_open(&m->model, node, false, 0, ContextAllocator(), &exec, &err), &err);
+	llm_exec_draw(exec, &draw);
+	LLM_CHECK(llm_exec_run(exec, b->in, b->n, &value, &err), &err);
+	if (value.numel != 1)
+		ereport(ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+						   errmsg("the node \"loss\" of model \"%s\" is %s, not a scalar", m->name,
+							   ShapeToString(value.ndim, value.dims))));
+	return (double) value.floats[0] * (double) b->weight;
 }
 
 static int64
@@ -68,23 +77,28 @@ llm_dataset_loss(PG_FUNCTION_ARGS)
 		DatasetOpen(TextArgument(fcinfo, 1, "dataset"), 0); /* before the weights, which take longer */
 	int64 rows = MaxRowsArgument(fcinfo, 2, d->count);
 	LoadedModel *m = ModelOf(name, CurrentMemoryContext);
-	int64 tokens = 0;
+	int64 tokens = 0, weight = 0;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "batch", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(context);
-	int at_once = RowsAtOnce(m);
+	int at_once = RowsAtOnce(m), loss = OutputOf(m, "loss");
 	double total = 0;
 
 	for (int64 i = 0; i < rows; i += at_once)
 	{
+		Batch *b;
+
 		CHECK_FOR_INTERRUPTS();
-		total += LossOf(m, BatchRead(d->ids + i, (int) Min(at_once, rows - i), m, true), &tokens);
+		b = BatchRead(d->ids + i, (int) Min(at_once, rows - i), m, loss, NULL);
+		total += LossOf(m, loss, b, (uint32) (i / at_once));
+		weight += b->weight;
+		tokens += b->tokens;
 		MemoryContextReset(context);
 	}
 	MemoryContextSwitchTo(caller);
-	if (tokens == 0)
+	if (weight == 0)
 		ereport(ERROR, (errcode(ERRCODE_NO_DATA), errmsg("dataset \"%s\" has no target that counts", d->name),
 						   errhint("Negative targets are left out of the loss.")));
-	return RowResult(fcinfo, (Datum[]){Float8GetDatum(total / (double) tokens), Int64GetDatum(tokens)}, NULL);
+	return RowResult(fcinfo, (Datum[]){Float8GetDatum(total / (double) weight), Int64GetDatum(tokens)}, NULL);
 }
 
 /* ---- a text ---- */
@@ -99,35 +113,41 @@ typedef struct Windows
 } Windows;
 
 /*
- * The next n windows as a batch, or fewer at the end; B is 0 after the last. Each token is scored once, by
- * the first window that has a token before it.
+ * The next n windows as a batch, or fewer at the end; NULL after the last. Each token is scored once, by the
+ * first window that has a token before it.
  */
 static Batch *
 NextWindows(Windows *w, int n)
 {
 	Batch *b = palloc0(sizeof(Batch));
 	Size room = sizeof(int32) * n * w->size;
+	int T = (int) Min(w->size, w->count - w->begin) - 1, B = 0;
+	int32 *tokens, *targets;
 
-	b->T = (int) Min(w->size, w->count - w->begin) - 1;
 	ReserveMemory(2 * room);
-	b->tokens = palloc0(room);
-	b->targets = palloc(room);
-	for (; b->B < n && b->T > 0 && w->scored < w->count; b->B++, w->begin += w->stride)
+	tokens = palloc0(room);
+	targets = palloc(room);
+	for (; B < n && T > 0 && w->scored < w->count; B++, w->begin += w->stride)
 	{
 		int64 end = Min(w->begin + w->size, w->count);
 
-		for (int t = 0; t < b->T; t++)
+		for (int t = 0; t < T; t++)
 		{
 			int64 next = w->begin + t + 1;
 			bool scores = next < end && next >= w->scored;
 
-			b->tokens[b->B * b->T + t] = next < end ? w->ids[w->begin + t] : 0;
-			b->targets[b->B * b->T + t] = scores ? w->ids[next] : -1;
-			b->scored += scores;
+			tokens[B * T + t] = next < end ? w->ids[w->begin + t] : 0;
+			targets[B * T + t] = scores ? w->ids[next] : -1;
+			b->weight += scores;
 		}
 		w->scored = end;
 	}
-	return b;
+	b->n = 3;
+	b->in = palloc(sizeof(LlmInput) * b->n);
+	b->in[0] = (LlmInput){.name = "tokens", .ndim = 2, .dims = {B, T}, .integers = tokens};
+	b->in[1] = (LlmInput){.name = "targets", .ndim = 2, .dims = {B, T}, .integers = targets};
+	b->in[2] = PositionsInput(0, T);
+	return B > 0 ? b : NULL;
 }
 
 typedef struct TextLoss
@@ -166,7 +186,9 @@ llm_text_loss(PG_FUNCTION_ARGS)
 	int64 tokens = 0;
 	double total = 0;
 	const char *string;
+	uint32 batches = 0;
 	Size count;
+	int loss;
 	Batch *b;
 
 	if (PG_ARGISNULL(1))
@@ -181,10 +203,12 @@ llm_text_loss(PG_FUNCTION_ARGS)
 	m = ModelChecked(name, WindowArguments, &call, caller);
 	context = AllocSetContextCreate(caller, "windows", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
-	while ((b = NextWindows(w, RowsAtOnce(m)))->B > 0)
+	loss = OutputOf(m, "loss");
+	while ((b = NextWindows(w, RowsAtOnce(m))) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		total += LossOf(m, b, &tokens);
+		total += LossOf(m, loss, b, batches++);
+		tokens += b->weight;
 		MemoryContextReset(context);
 	}
 	MemoryContextSwitchTo(caller);

@@ -232,7 +232,7 @@ OneStep(Training *tr, const Recipe *r, const Logged *logged)
 			ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					   errmsg("step %lld cannot be replayed: rows of llm_dataset have changed since",
 						   (long long) logged->step),
-					   errdetail("It was trained on rows %s; the checksum of their tokens and targets is %u, "
+					   errdetail("It was trained on rows %s; the checksum of what they hold is %u, "
 								 "logged is %u.",
 						   RowList(logged), step.data_crc, logged->data_crc),
 					   errhint("Put back what they held, or replay up to the step before: to_step => %lld.",

@@ -5,8 +5,12 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 
+#include "src/base/arguments.h"
+#include "src/model/inputs.h"
+#include "src/model/trace.h"
 #include "src/training/train.h"
 #include "src/training/training.h"
 
@@ -67,4 +71,33 @@ llm_train_steps(PG_FUNCTION_ARGS)
 	TrainingWrite(tr);
 	TrainingClose(tr);
 	PG_RETURN_FLOAT4(step.loss);
+}
+
+/*
+ * llm_trace_rows(model, ids bigint[], positions, seed, step): the forward pass over rows of llm_dataset,
+ * recorded, with the random numbers of the first micro-batch of that step.
+ */
+PG_FUNCTION_INFO_V1(llm_trace_rows);
+Datum
+llm_trace_rows(PG_FUNCTION_ARGS)
+{
+	LoadedModel *m = ModelOf(NameArgument(fcinfo, 0, "model"), CurrentMemoryContext);
+	LlmInput positions = PG_ARGISNULL(2) ? (LlmInput){0} : ArrayArgument(fcinfo, 2, "positions");
+	LlmDropout draw = {0};
+	int loss = TrainingLossOf(m), n;
+	ArrayType *ids;
+	Batch *b;
+
+	if (PG_ARGISNULL(1) || PG_ARGISNULL(3) || PG_ARGISNULL(4))
+		ereport(
+			ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("ids, seed and step must not be NULL")));
+	ids = PG_GETARG_ARRAYTYPE_P(1);
+	n = ArrayGetNItems(ARR_NDIM(ids), ARR_DIMS(ids));
+	if (n == 0 || array_contains_nulls(ids))
+		ereport(
+			ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("ids must be one or more, not NULL")));
+	draw.seed = (uint64) PG_GETARG_INT64(3);
+	draw.step = (uint32) PG_GETARG_INT64(4);
+	b = BatchRead((const int64 *) ARR_DATA_PTR(ids), n, m, loss, PG_ARGISNULL(2) ? NULL : &positions);
+	PG_RETURN_INT64(TraceRun(m, loss, b->in, b->n, TokensArray(b->in, b->n), &draw));
 }

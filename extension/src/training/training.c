@@ -171,8 +171,8 @@ TrainingLoad(const char *model)
 
 	tr->context = context;
 	tr->m = ModelForTraining(model, context);
-	LLM_CHECK(
-		llm_trainer_open(&tr->m->model, TrainingLossOf(tr->m), ContextAllocator(), &tr->trainer, &err), &err);
+	tr->loss = TrainingLossOf(tr->m);
+	LLM_CHECK(llm_trainer_open(&tr->m->model, tr->loss, ContextAllocator(), &tr->trainer, &err), &err);
 	tr->store_model = palloc0(sizeof(char *) * tr->m->model.graph.count);
 	tr->store_name = palloc0(sizeof(char *) * tr->m->model.graph.count);
 	tr->own = palloc0(sizeof(bool) * tr->m->model.graph.count);
@@ -215,61 +215,52 @@ CheckFinite(const Training *tr, float loss)
 								   "smaller lr_max, a longer warmup or a grad_clip.")));
 }
 
-static LlmInput
-Positions(const Recipe *r, int T)
-{
-	if (r->positions == NULL)
-		return PositionsInput(0, T);
-	if (r->n_positions != T)
-		ereport(
-			ERROR, (errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
-					   errmsg("there are %d positions and %d tokens", r->n_positions, T),
-					   errhint("positions has one integer for each token of the row; NULL counts from 0.")));
-	return (LlmInput){.name = "positions", .ndim = 1, .dims = {T}, .integers = r->positions};
-}
-
 /* Reads all micro-batches of a step, because each one's weight depends on the targets of all. */
 static Batch **
 ReadBatches(const Training *tr, const Recipe *r, const int64 *ids, Step *step)
 {
 	Batch **batches = palloc(sizeof(Batch *) * r->accumulation);
+	LlmInput positions = {.name = "positions", .ndim = 1, .dims = {r->n_positions}, .integers = r->positions};
 	LlmCrc32 crc;
 
 	llm_crc32_init(&crc);
 	for (int i = 0; i < r->accumulation; i++)
 	{
-		Batch *b = BatchRead(ids + (Size) i * r->batch_size, r->batch_size, tr->m, r->positions == NULL);
-
-		batches[i] = b;
-		step->tokens += b->scored;
-		llm_crc32_add(&crc, b->tokens, sizeof(int32) * (Size) b->B * b->T);
-		llm_crc32_add(&crc, b->targets, sizeof(int32) * (Size) b->B * b->T);
+		batches[i] = BatchRead(
+			ids + (Size) i * r->batch_size, r->batch_size, tr->m, tr->loss, r->positions ? &positions : NULL);
+		step->tokens += batches[i]->tokens;
+		BatchChecksum(batches[i], &crc);
 	}
 	step->data_crc = crc.value;
 	return batches;
 }
 
-/* Adds the gradients of all micro-batches; returns the mean loss of the step's targets. */
+/*
+ * Adds the gradients of all micro-batches; returns the loss of the step: the mean over its targets, or over
+ * its rows where no targets are ids.
+ */
 static float
-Gradients(Training *tr, const Recipe *r, Batch **batches, int64 targets)
+Gradients(Training *tr, const Recipe *r, Batch **batches)
 {
 	LlmDropout dropout = {.p = (float) r->dropout_p, .seed = r->seed, .step = (uint32) (tr->step + 1)};
 	double total = 0;
+	int64 all = 0;
 	LlmError err;
 
 	for (int i = 0; i < r->accumulation; i++)
+		all += batches[i]->weight;
+	for (int i = 0; i < r->accumulation; i++)
 	{
 		Batch *b = batches[i];
-		LlmInput in[3] = {{.name = "tokens", .ndim = 2, .dims = {b->B, b->T}, .integers = b->tokens},
-			{.name = "targets", .ndim = 2, .dims = {b->B, b->T}, .integers = b->targets}, Positions(r, b->T)};
 		/* exactly 1 where all micro-batches have the same number of targets; without any, the loss objects */
-		double weight = targets ? (double) (b->scored * r->accumulation) / targets : 1;
+		double weight = all ? (double) (b->weight * r->accumulation) / all : 1;
 		float loss;
 
 		if (weight == 0)
 			continue;
 		dropout.micro_batch = (uint32) i;
-		LLM_CHECK(llm_trainer_gradients(tr->trainer, in, 3, &dropout, (float) weight, &loss, &err), &err);
+		LLM_CHECK(
+			llm_trainer_gradients(tr->trainer, b->in, b->n, &dropout, (float) weight, &loss, &err), &err);
 		CheckFinite(tr, loss);
 		total += weight * loss;
 	}
@@ -285,7 +276,7 @@ TrainingStep(Training *tr, const Recipe *r, const int64 *ids)
 	LlmError err;
 
 	tr->trainer->keeping = r->keeping;
-	step.loss = Gradients(tr, r, batches, step.tokens);
+	step.loss = Gradients(tr, r, batches);
 	step.lr = hyper.lr =
 		llm_lr_schedule(tr->step + 1 - r->first_step, r->warmup, r->n_steps, r->lr_max, r->min_lr);
 	LLM_CHECK(llm_trainer_update(tr->trainer, &hyper, tr->step + 1, r->accumulation, &step.norm, &err), &err);

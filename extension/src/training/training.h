@@ -15,6 +15,7 @@ typedef struct Training
 	MemoryContext context;
 	LoadedModel *m; /* its weights are modified in place */
 	LlmTrainer *trainer;
+	int loss;                         /* the node that it minimises */
 	int64 step;                       /* number of steps the model has been trained */
 	char **store_model, **store_name; /* per node: its row of llm_param; NULL: no row of its own */
 	bool *own;                        /* per node: true if no other model's training changes it */
@@ -26,7 +27,7 @@ typedef struct Step
 	double lr, norm, seconds;
 	float loss;
 	int64 tokens;
-	uint32 data_crc; /* of the step's tokens and targets */
+	uint32 data_crc; /* of what the step's rows held */
 } Step;
 
 /* For this transaction: takes the right to train and the row locks, then loads. See training_lock.h. */
@@ -37,7 +38,8 @@ extern Training *TrainingLoad(const char *model);
 extern void TrainingClose(Training *tr);
 /*
  * One optimizer step over the `accumulation` micro-batches of the rows with these ids; loss and gradient are
- * the means over all of their targets, however those are spread over the micro-batches. The step's position
+ * the means over all of their targets, however those are spread over the micro-batches; a graph without
+ * targets that are ids counts rows in their place. The step's position
  * in the learning rate schedule is counted from r->first_step. Increments tr->step.
  */
 extern Step TrainingStep(Training *tr, const Recipe *r, const int64 *ids);
