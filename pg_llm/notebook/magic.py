@@ -262,8 +262,12 @@ class KitMagics(Magics):
 
 def reset(*, force: bool = False) -> None:
     """A clean database for this notebook; force: ends the sessions of others in it."""
-    session.current().reset(force)
-    print("This notebook has a clean database now; models named my_* were kept.")
+    opened = session.current()
+    opened.reset(force)
+    if opened.schema:
+        print("The tables of this notebook are gone; the models, which all your notebooks share, were kept.")
+    else:
+        print("This notebook has a clean database now; models named my_* were kept.")
 
 
 def update(*, force: bool = False) -> None:
@@ -360,6 +364,8 @@ def _open(notebook: str | None) -> None:
         # A role that may not create databases works in the one that the DSN names.
         opened = session.start(None, fresh=False)
         print(f"Your role creates no databases on this server: all its notebooks share {opened.database}.")
+        if notebook and opened.use_schema(notebook):
+            print(f"The tables of this one are in the schema {opened.schema}; the models are everywhere.")
 
 
 def _database_of(notebook: str | None) -> session.Session:

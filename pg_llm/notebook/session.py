@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator
 
 import psycopg
-from psycopg import pq
+from psycopg import pq, sql
 
 from pg_llm import catalog
 from pg_llm.errors import KitError
@@ -44,6 +44,7 @@ class Session:
 
     def __init__(self, database: str | None = None, fresh: bool = False, notebook: str | None = None):
         self.notebook = notebook
+        self.schema: str | None = None
         self._oid: int | None = None
         self._listeners: list[Callable[[Session], object]] = []
         self._open(lambda: databases.connect_with(SETTINGS, database, fresh))
@@ -67,6 +68,25 @@ class Session:
         self._listeners.append(listener)
         listener(self)
 
+    def use_schema(self, notebook: str) -> bool:
+        """Gives a notebook's tables a schema, where all notebooks share a database; False if it may not.
+
+        The schema is named as the notebook's database would be, and comes first in search_path.
+        """
+        name = databases.database_for(notebook)
+        try:
+            self.conn.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name)))
+        except psycopg.errors.InsufficientPrivilege:
+            return False
+        self.schema = name
+        self.on_connect(lambda opened: opened._enter_schema(sql.Identifier(name)))
+        return True
+
+    def _enter_schema(self, name: sql.Identifier) -> None:
+        self.conn.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+        path = "SELECT set_config('search_path', %s || ', ' || current_setting('search_path'), false)"
+        self.conn.execute(path, [name.as_string(self.conn)])
+
     def reconnect(self) -> None:
         """Opens a new connection to the same database; the old one is closed."""
         if not self.conn.closed:
@@ -78,8 +98,15 @@ class Session:
     def reset(self, force: bool = False) -> None:
         """A clean database under the same name; models named my_* and the learner's attempts are kept.
 
+        Of a notebook that shares its database, the schema is emptied: its models stay.
         force: ends the sessions of others in it. Errors: KitError.
         """
+        if self.schema:
+            name = sql.Identifier(self.schema)
+            with self.conn.transaction():
+                self.conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(name))
+                self.conn.execute(sql.SQL("CREATE SCHEMA {}").format(name))
+            return
         if databases.build_of(self.database) is None:
             raise KitError(f"pg_llm did not make the database {self.database}, so it does not drop it either")
         if not force:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from pg_llm.cli import cli
 from pg_llm.course import handout, roster, store, students
 from pg_llm.errors import KitError
+from pg_llm.notebook import magic, session
 from pg_llm.server import database as databases
 
 QUOTED = """o'Brien "x" \\ {}"""
@@ -306,6 +307,30 @@ def test_a_class_that_needs_more_connections_than_there_are(admin):
     said = []
     list(students.add(["ann"], students.Limits(connections=1000), said.append))
     assert "the class may open 1000 connections at once, the server has 197" in said[0]
+
+
+def test_notebooks_of_a_student_do_not_get_in_each_others_way(server, admin, monkeypatch, capsys):
+    """All work in one database: each has a schema for its tables, which a reset empties."""
+    list(students.add(["ann"]))
+    info = {**server.start().conninfo("ann"), "user": "ann"}
+    monkeypatch.setenv("PG_LLM_DSN", psycopg.conninfo.make_conninfo(**info))
+    monkeypatch.setattr(session, "_current", None)
+    monkeypatch.delenv("PGAPPNAME", raising=False)
+    for notebook in ("/a/01_one.ipynb", "/a/02 zwei.ipynb"):
+        magic._open(notebook)
+        opened = session.current()
+        opened.conn.execute("CREATE TABLE token (i int); CREATE VIEW pair AS SELECT i FROM token")
+        opened.reconnect()
+        assert opened.conn.execute("SELECT count(*) FROM pair").fetchone() == (0,)
+        assert opened.conn.execute("SELECT llm_generate('It was', 1)").fetchone()
+    assert opened.schema == "ann_02_zwei" and opened.database == "ann"
+    magic.reset()
+    assert "tables of this notebook are gone" in capsys.readouterr().out
+    tables = "SELECT schemaname::text FROM pg_tables WHERE tablename = 'token'"
+    assert opened.conn.execute(tables).fetchall() == [("ann_01_one",)]
+    opened.conn.execute("CREATE TABLE token (i int)")
+    opened.conn.close()
+    monkeypatch.delenv("PG_LLM_DSN")
 
 
 def test_a_teacher_who_is_no_superuser(server, admin, monkeypatch):
