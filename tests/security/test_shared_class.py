@@ -97,7 +97,7 @@ def test_nobody_sees_anothers_rows(lesson):
             assert mine != theirs or table in ("llm_param_share", "llm_bpe_config"), table
     with pg_llm.connect(LESSON) as admin:
         owners = admin.execute("SELECT DISTINCT owner::text FROM llm_model_config ORDER BY 1").fetchall()
-        assert owners == [("xqa",), ("xqb",), ("postgres",)]
+        assert owners == [("postgres",), ("xqa",), ("xqb",)]
 
 
 @pytest.mark.parametrize("statement", REFUSED)
