@@ -34,6 +34,21 @@ INSERT INTO llm_model_config (model, n_layer, n_head, d_model, d_ff, n_positions
     ('gpt2-large',  36, 20, 1280, 5120, 1024, 50257, 'gpt2', '{"eos_token_id": 50256}'),
     ('gpt2-xl',     48, 25, 1600, 6400, 1024, 50257, 'gpt2', '{"eos_token_id": 50256}');
 
+-- GPT-3 as published (Brown et al., 2020, table 2.1 and appendix B). Dense and locally banded attention alternate; the
+-- paper does not give the width of the bands: 256 is GPT-Neo's. For gpt3-xl it prints 24 heads of 128, of which only
+-- 16 make its 2048 channels and 1.3 billion parameters; the heads of gpt3-13b make 5120 of 5140 channels.
+INSERT INTO llm_model_config (model, n_layer, n_head, d_model, d_ff, n_positions, vocab, tokenizer, options, recipe)
+    SELECT model, n_layer, n_head, d_model, 4 * d_model, 2048, 50257, 'gpt2',
+        '{"eos_token_id": 50256, "attention_layers": ["global", "local"], "window_size": 256}'::jsonb
+            || CASE WHEN n_head * head_dim <> d_model THEN jsonb_build_object('head_dim', head_dim) ELSE '{}' END,
+        jsonb_build_object('lr_max', lr, 'min_lr', lr / 10, 'beta2', 0.95, 'wd', 0.1, 'grad_clip', 1)
+    FROM (VALUES
+        ('gpt3-small', 12, 12,   768,  64, 6.0e-4), ('gpt3-medium', 24, 16, 1024,  64, 3.0e-4),
+        ('gpt3-large', 24, 16,  1536,  96, 2.5e-4), ('gpt3-xl',     24, 16, 2048, 128, 2.0e-4),
+        ('gpt3-2.7b',  32, 32,  2560,  80, 1.6e-4), ('gpt3-6.7b',   32, 32, 4096, 128, 1.2e-4),
+        ('gpt3-13b',   40, 40,  5140, 128, 1.0e-4), ('gpt3-175b',   96, 96, 12288, 128, 0.6e-4)
+    ) AS published (model, n_layer, n_head, d_model, head_dim, lr);
+
 CREATE FUNCTION _llm_fill_config() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -192,7 +207,8 @@ COMMENT ON COLUMN llm_bpe_config.normalizer IS 'The Unicode normal form that tex
 
 -- Without these calls, pg_dump would omit all weights.
 SELECT pg_catalog.pg_extension_config_dump('llm_model_config',
-    $$WHERE model NOT IN ('gpt2-small', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')$$);
+    $$WHERE model NOT IN ('gpt2-small', 'gpt2-medium', 'gpt2-large', 'gpt2-xl', 'gpt3-small', 'gpt3-medium',
+        'gpt3-large', 'gpt3-xl', 'gpt3-2.7b', 'gpt3-6.7b', 'gpt3-13b', 'gpt3-175b')$$);
 -- llm_model_version is left out: triggers create its rows again as the other rows are restored.
 SELECT pg_catalog.pg_extension_config_dump('llm_graph', '');
 SELECT pg_catalog.pg_extension_config_dump('llm_graph_id_seq', '');

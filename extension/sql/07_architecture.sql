@@ -15,7 +15,8 @@ CREATE VIEW llm_architecture WITH (security_invoker = true) AS
               "scale_attn_weights": "scale_attn_weights",
               "scale_attn_by_inverse_layer_idx": "scale_attn_by_inverse_layer_idx", "bias": "bias",
               "qkv_bias": "qkv_bias", "attention_layers": "attention_layers", "window_size": "window_size",
-              "experts": "experts", "experts_per_token": "experts_per_token", "balance_loss": "balance_loss"}'::jsonb,
+              "head_dim": "head_dim", "experts": "experts", "experts_per_token": "experts_per_token",
+              "balance_loss": "balance_loss"}'::jsonb,
             '{"activation": "gelu_tanh", "layer_norm_epsilon": 1e-5, "scale_attn_weights": true,
               "scale_attn_by_inverse_layer_idx": false, "bias": true, "qkv_bias": true, "tied_head": true}'::jsonb,
             '{"add_cross_attention": false}'::jsonb),
@@ -25,7 +26,7 @@ CREATE VIEW llm_architecture WITH (security_invoker = true) AS
             '{"n_layer": "num_layers", "n_head": "num_heads", "d_model": "hidden_size", "d_ff": "intermediate_size",
               "n_positions": "max_position_embeddings", "vocab": "vocab_size", "activation": "activation_function",
               "layer_norm_epsilon": "layer_norm_epsilon", "tied_head": "tie_word_embeddings",
-              "attention_layers": "attention_layers", "window_size": "window_size"}',
+              "attention_layers": "attention_layers", "window_size": "window_size", "head_dim": "head_dim"}',
             '{"activation": "gelu_tanh", "layer_norm_epsilon": 1e-5, "tied_head": true,
               "scale_attn_weights": false, "attention_layers": ["global", "local"], "window_size": 256}', '{}'),
         ('gpt_neox', 'gpt_neox', 'GPTNeoXForCausalLM',
@@ -36,7 +37,7 @@ CREATE VIEW llm_architecture WITH (security_invoker = true) AS
               "activation": "hidden_act", "layer_norm_epsilon": "layer_norm_eps", "tied_head": "tie_word_embeddings",
               "rope_theta": "rope_theta", "rope_scaling": "rope_scaling", "rotary_dim": "rotary_dim",
               "attention_bias": "attention_bias", "parallel_residual": "use_parallel_residual",
-              "attention_layers": "attention_layers", "window_size": "window_size"}',
+              "attention_layers": "attention_layers", "window_size": "window_size", "head_dim": "head_dim"}',
             '{"activation": "gelu_erf", "layer_norm_epsilon": 1e-5, "tied_head": false, "rope_theta": 10000,
               "attention_bias": true, "parallel_residual": true}', '{}'),
         ('gptj', 'gptj', 'GPTJForCausalLM', 'transformer.', 'wte.weight', 'lm_head.weight', 'drop', 'h.%', 'ln_f',
@@ -44,15 +45,17 @@ CREATE VIEW llm_architecture WITH (security_invoker = true) AS
             '{"n_layer": "n_layer", "n_head": "n_head", "d_model": "n_embd", "d_ff": "n_inner",
               "n_positions": "n_positions", "vocab": "vocab_size", "activation": "activation_function",
               "layer_norm_epsilon": "layer_norm_epsilon", "tied_head": "tie_word_embeddings",
-              "rotary_dim": "rotary_dim", "attention_layers": "attention_layers", "window_size": "window_size"}',
+              "rotary_dim": "rotary_dim", "attention_layers": "attention_layers", "window_size": "window_size",
+              "head_dim": "head_dim"}',
             '{"activation": "gelu_tanh", "layer_norm_epsilon": 1e-5, "tied_head": false, "rope_theta": 10000,
               "rotary_dim": 64, "interleaved": true}', '{}'),
         ('opt', 'opt', 'OPTForCausalLM', 'model.decoder.', 'embed_tokens.weight', 'lm_head.weight', 'embd', 'layers.%',
             'final_layer_norm', 'layers.0.act',
             '{"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "d_model": "hidden_size",
               "d_ff": "ffn_dim", "n_positions": "max_position_embeddings", "vocab": "vocab_size",
-              "activation": "activation_function", "tied_head": "tie_word_embeddings",
-              "attention_bias": "enable_bias", "attention_layers": "attention_layers", "window_size": "window_size"}',
+              "activation": "activation_function", "layer_norm_epsilon": "layer_norm_epsilon",
+              "tied_head": "tie_word_embeddings", "attention_bias": "enable_bias", "head_dim": "head_dim",
+              "attention_layers": "attention_layers", "window_size": "window_size"}',
             '{"activation": "relu", "layer_norm_epsilon": 1e-5, "tied_head": true, "attention_bias": true}',
             '{"do_layer_norm_before": true, "_remove_final_layer_norm": false, "layer_norm_elementwise_affine": true}')
     ) AS known (architecture, family, class, prefix, embedding, head, stream, layer, norm, act, keys, defaults,
@@ -233,9 +236,9 @@ CREATE FUNCTION _llm_architecture_nodes()
 
         -- GPT-2: x = x + attn(ln_1(x))
         ('{gpt2}', 1,  1, '%.ln_1',          'layernorm', '{^}',             '{C}',     NULL, NULL), -- (B,T,C)
-        ('{gpt2}', 1,  2, '%.attn.c_attn',   'linear',    '{%.ln_1}',        '{C,3*C}', NULL, NULL), -- (B,T,3*C)
+        ('{gpt2}', 1,  2, '%.attn.c_attn',   'linear',    '{%.ln_1}',        '{C,3*Q}', NULL, NULL), -- (B,T,3*C)
         ('{gpt2}', 1,  3, '%.attn.heads',    'attention', '{%.attn.c_attn}', NULL,      NULL, NULL), -- (B,T,C)
-        ('{gpt2}', 1,  4, '%.attn.c_proj',   'linear',    '{%.attn.heads}',  '{C,C}',   NULL, NULL),
+        ('{gpt2}', 1,  4, '%.attn.c_proj',   'linear',    '{%.attn.heads}',  '{Q,C}',   NULL, NULL),
         ('{gpt2}', 1,  5, '%.attn.drop',     'dropout',   '{%.attn.c_proj}', NULL,      NULL, NULL),
         ('{gpt2}', 1,  6, '%.attn.residual', 'add',       '{^,%.attn.drop}', NULL,      NULL, NULL),
         -- x = x + mlp(ln_2(x))

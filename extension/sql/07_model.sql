@@ -14,6 +14,9 @@ CREATE FUNCTION _llm_model_graph(config llm_model_config)
             CASE WHEN o.options ->> 'bias' = 'false' THEN '%.bias'
                 WHEN o.options ->> 'qkv_bias' = 'false' THEN '%.c_attn.bias' END AS unbiased,
             sqrt(size.head::float8) AS root, (o.options ->> 'experts')::int AS experts, per_token,
+            -- an architecture's own window may be longer than a short context
+            coalesce(c.options -> 'window_size', to_jsonb(least((o.options ->> 'window_size')::int, c.n_positions)))
+                AS window_size,
             -- what the placeholders in shapes stand for, but for the dimensions that the engine knows by name
             jsonb_build_object('F', CASE WHEN c.d_ff = 4 * c.d_model THEN '4*C' ELSE 'F' END, 'NH', c.n_head,
                 'KH', size.kv, 'HS', size.head, '3*HS', 3 * size.head, 'P+2', c.n_positions + 2,
@@ -100,7 +103,7 @@ CREATE FUNCTION _llm_model_graph(config llm_model_config)
                 || CASE WHEN scaled AND NOT by_layer THEN '{}' ELSE jsonb_build_object('scale',
                     CASE WHEN scaled THEN 1 / root ELSE 1 END / CASE WHEN by_layer THEN layer + 1 ELSE 1 END) END
                 || CASE WHEN kinds ->> (layer % greatest(jsonb_array_length(kinds), 1)) = 'local'
-                    THEN jsonb_build_object('window', options -> 'window_size') ELSE '{}' END
+                    THEN jsonb_build_object('window', window_size) ELSE '{}' END
             WHEN 'gelu' THEN CASE activation WHEN 'gelu_erf' THEN '{"approximate": "none"}' ELSE '{}' END::jsonb
             WHEN 'constant' THEN jsonb_build_object('value', CASE kind WHEN 'balance scale'
                 THEN experts * coalesce((options ->> 'balance_loss')::float8, 0.01) ELSE 1.702 END)

@@ -61,7 +61,9 @@ CREATE FUNCTION _llm_import_layers(config jsonb) RETURNS jsonb
                     THEN config -> 'attention_types' ELSE '[]' END) WITH ORDINALITY AS types (item, i),
                 generate_series(1, least((item ->> 1)::numeric, (config ->> 'num_layers')::numeric)) AS time,
                 jsonb_array_elements(item -> 0) WITH ORDINALITY AS kinds (kind, j))
-        WHEN 'mistral' THEN CASE WHEN config -> 'sliding_window' = 'null' THEN '{}'
+        -- a window of every layer; layers of both kinds stand under our own key
+        WHEN 'mistral' THEN CASE WHEN config -> 'sliding_window' = 'null'
+                OR config -> 'attention_layers' @> '["global", "local"]' THEN '{}'
             ELSE jsonb_build_object('attention_layers', '["local"]'::jsonb, 'window_size',
                 coalesce(config -> 'sliding_window', '4096')) END
         WHEN 'qwen2' THEN window_of.layers
@@ -204,6 +206,10 @@ BEGIN
         END IF;
     END LOOP;
 
+    -- in a short context, a longer window is none
+    IF (options ->> 'window_size')::int > (result ->> 'n_positions')::int THEN
+        options := options || jsonb_build_object('window_size', result -> 'n_positions');
+    END IF;
     IF jsonb_typeof(eos) = 'array' THEN -- with several end tokens, training used the first
         eos := eos -> 0;
     END IF;
@@ -247,6 +253,9 @@ CREATE FUNCTION _llm_export_spelling(config llm_model_config, architecture text,
         WHEN 'qwen2' THEN windows
         WHEN 'qwen3' THEN windows
         ELSE '{}' END
+        -- transformers' defaults differ from these
+        || CASE WHEN family = 'llama' THEN jsonb_build_object('head_dim', size, 'num_key_value_heads',
+            coalesce(options -> 'n_kv_head', to_jsonb(config.n_head))) ELSE '{}' END
         || CASE WHEN options ? 'rope_theta' AND architecture <> 'gptj' THEN jsonb_build_object('rope_scaling', (
                 SELECT s || jsonb_build_object('rope_type',
                     CASE WHEN s ? 'low_freq_factor' THEN 'llama3' ELSE 'linear' END)
@@ -254,7 +263,9 @@ CREATE FUNCTION _llm_export_spelling(config llm_model_config, architecture text,
                 || CASE WHEN fraction < 1 THEN jsonb_build_object('partial_rotary_factor', fraction) ELSE '{}' END
             ELSE '{}' END
     FROM (SELECT @extschema@._llm_attention_layers(options, config.n_layer),
-            coalesce((options ->> 'head_dim')::int, config.d_model / config.n_head)) AS a (layers, size)
+            coalesce((options ->> 'head_dim')::int, config.d_model / config.n_head),
+            (SELECT k.family FROM @extschema@.llm_architecture AS k
+                WHERE k.architecture = _llm_export_spelling.architecture)) AS a (layers, size, family)
     CROSS JOIN LATERAL (SELECT least(coalesce((options ->> 'rotary_dim')::float8, size) / size, 1)) AS exact (exact)
     -- half a channel more, where the quotient would be rounded down to a channel less
     CROSS JOIN LATERAL (SELECT CASE WHEN trunc(size * exact) = round(size * exact) THEN exact
@@ -267,3 +278,23 @@ CREATE FUNCTION _llm_export_spelling(config llm_model_config, architecture text,
 $$;
 COMMENT ON FUNCTION _llm_export_spelling(llm_model_config, text, jsonb) IS
     'What config.json of an architecture says of kinds of attention layers and rotary positions, as it spells it';
+
+CREATE FUNCTION _llm_export_unread(config llm_model_config) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(u.option, ' and ' ORDER BY u.option)
+    FROM @extschema@.llm_architecture AS a
+    CROSS JOIN LATERAL (SELECT a.defaults || jsonb_strip_nulls(config.options),
+        coalesce((config.options ->> 'head_dim')::int, config.d_model / config.n_head)) AS o (options, head)
+    CROSS JOIN LATERAL (SELECT @extschema@._llm_attention_layers(o.options, config.n_layer)) AS l (kinds)
+    CROSS JOIN LATERAL (VALUES
+        ('attention_layers', CASE WHEN a.architecture IN ('gpt_neo', 'qwen2', 'qwen3') THEN false
+            WHEN a.architecture = 'mistral' THEN l.kinds @> '["global", "local"]' ELSE l.kinds @> '["local"]' END),
+        ('experts', o.options ? 'experts'),
+        ('head_dim', a.family <> 'llama' AND o.head * config.n_head <> config.d_model),
+        ('layer_norm_epsilon', a.architecture = 'opt' AND (o.options ->> 'layer_norm_epsilon')::float8 <> 1e-5),
+        ('rotary_dim', a.family = 'llama' AND (o.options ->> 'rotary_dim')::int < o.head)) AS u (option, unread)
+    WHERE a.architecture = coalesce(config.options ->> 'architecture', 'gpt2') AND u.unread
+$$;
+COMMENT ON FUNCTION _llm_export_unread(llm_model_config) IS
+    'Options of a model that no key of its architecture''s config.json stands for, so that other programs compute '
+    'something else; NULL where there are none';

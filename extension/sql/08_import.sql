@@ -126,6 +126,16 @@ BEGIN
     JOIN @extschema@.llm_architecture AS a ON a.architecture = coalesce(c.options ->> 'architecture', 'gpt2')
     CROSS JOIN @extschema@._llm_graph_config(the_model) AS g
     WHERE c.model = the_model;
+    -- a pattern and its repetition over the layers are the same; so are windows that see the whole context
+    registered := registered || jsonb_build_object('attention_layers',
+        @extschema@._llm_attention_layers(registered, (registered ->> 'n_layer')::int),
+        'window_size', least((registered ->> 'window_size')::int, (registered ->> 'n_positions')::int));
+    edited := edited || jsonb_build_object('attention_layers', registered -> 'attention_layers',
+        'window_size', registered -> 'window_size');
+    IF file -> 'options' ? 'attention_layers' THEN
+        file := jsonb_set(file, '{options,attention_layers}',
+            @extschema@._llm_attention_layers(file -> 'options', (registered ->> 'n_layer')::int));
+    END IF;
     -- Weights for either are welcome: an edit of the graph is kept, and an export of it can be imported again.
     SELECT array_agg(format('%s: registered %s, file %s', key, registered ->> key, value #>> '{}') ORDER BY key)
     INTO differences
@@ -437,22 +447,33 @@ DECLARE
     the_model CONSTANT text := model;
     the_config CONSTANT text := jsonb_pretty(@extschema@.llm_export_config(the_model));
     known @extschema@.llm_architecture;
+    config @extschema@.llm_model_config;
+    unread text;
 BEGIN
     PERFORM @extschema@._llm_export_check(the_model);
     SELECT a.* INTO known FROM @extschema@.llm_architecture AS a
     WHERE a.architecture = (the_config::jsonb) ->> 'model_type';
+    -- the model that an import of this config.json makes
+    SELECT r.* INTO config
+    FROM @extschema@.llm_model_config AS c,
+        jsonb_populate_record(c, @extschema@._llm_import_config(the_config::jsonb)) AS r
+    WHERE c.model = the_model;
+    unread := @extschema@._llm_export_unread(config);
     -- recompute is about training and its memory; what the model computes does not depend on it
     IF EXISTS (WITH own AS (
             SELECT g.name, g.op, g.inputs, g.attrs - 'recompute' FROM @extschema@.llm_graph AS g
             WHERE g.model = the_model
         ), known AS (
-            SELECT t.name, t.op, t.inputs, t.attrs - 'recompute'
-            FROM @extschema@._llm_model_graph(@extschema@._llm_graph_config(the_model)) AS t
+            SELECT t.name, t.op, t.inputs, t.attrs - 'recompute' FROM @extschema@._llm_model_graph(config) AS t
         )
         (TABLE own EXCEPT TABLE known) UNION ALL (TABLE known EXCEPT TABLE own)) THEN
         RAISE WARNING 'the graph of model "%" is no longer %, and the file''s config.json cannot express it',
             the_model, CASE known.architecture WHEN 'gpt2' THEN 'GPT-2''s' ELSE 'that of ' || known.architecture END
             USING HINT = 'The weights are written; keep the rows of llm_graph as well.';
+    ELSIF unread IS NOT NULL THEN
+        RAISE WARNING 'transformers'' % has no %: with this file it computes something else than model "%"',
+            known.class, unread, the_model
+            USING HINT = 'Imported here, the model is the same: only pg_llm reads this from config.json.';
     END IF;
     RETURN QUERY SELECT CASE WHEN split_part(r.name, '.', 1) = split_part(known.head, '.', 1) THEN r.name
                      ELSE known.prefix || r.name END, r.owner_model,

@@ -55,6 +55,7 @@ OPT = {
 MODELS: dict[str, tuple[str, dict]] = {
     "gpt_neo": ("GPTNeo", NEO),
     "gpt_neo untied": ("GPTNeo", NEO | {"tie_word_embeddings": False, "intermediate_size": None}),
+    "gpt_neo short": ("GPTNeo", NEO | {"window_size": 256}),
     "gpt_neo erf": ("GPTNeo", NEO | {"activation_function": "gelu", "layer_norm_epsilon": 1e-3}),
     "llama": ("Llama", LLAMA),
     "llama 3": ("Llama", LLAMA | {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
@@ -62,6 +63,7 @@ MODELS: dict[str, tuple[str, dict]] = {
     "llama linear": ("Llama", LLAMA | {"rope_parameters": LINEAR, "hidden_act": "gelu"}),
     "llama head": ("Llama", LLAMA | {"head_dim": 10}),
     "mistral": ("Mistral", LLAMA | {"sliding_window": 7, "head_dim": 8}),
+    "mistral one head": ("Mistral", LLAMA | {"sliding_window": 4096, "num_key_value_heads": 1}),
     "mistral global": ("Mistral", LLAMA | {"sliding_window": None}),
     "qwen2": ("Qwen2", LLAMA | {"tie_word_embeddings": True}),
     "qwen2 windows": ("Qwen2", QWEN),
@@ -267,3 +269,64 @@ def test_made_in_sql(conn, folder, model, name):
     query = "SELECT name, op, inputs, attrs FROM llm_graph WHERE model = %s ORDER BY id"
     assert conn.execute(query, [model]).fetchall() == rows
     assert np.isfinite(logits(conn, model, TOKENS)).all()
+
+
+# an architecture, options of llm_create_model, and what its config.json has no key for
+STATED: list[tuple[str, dict, str | None]] = [
+    ("gpt2", {"attention_layers": ["global", "local"], "window_size": 3}, "attention_layers"),
+    ("gpt2", {"experts": 3, "experts_per_token": 2, "balance_loss": 0.5}, "experts"),
+    ("gpt2", {"head_dim": 6}, "head_dim"),
+    ("gpt2", {"bias": False, "scale_attn_by_inverse_layer_idx": True}, None),
+    ("gpt_neo", {"attention_layers": ["local"], "window_size": 3}, None),
+    ("gpt_neo", {}, None),
+    ("llama", {"rotary_dim": 2, "n_kv_head": 1}, "rotary_dim"),
+    ("llama", {"attention_bias": True, "rope_scaling": {"factor": 3}}, None),
+    ("llama", {"attention_layers": ["local", "global"], "window_size": 3}, "attention_layers"),
+    ("mistral", {}, None),
+    ("mistral", {"attention_layers": ["local"], "window_size": 3, "n_kv_head": 1, "head_dim": 6}, None),
+    ("mistral", {"attention_layers": ["local", "global"], "window_size": 3}, "attention_layers"),
+    ("qwen2", {"attention_layers": ["local", "local", "global"], "window_size": 3}, None),
+    ("qwen3", {"attention_layers": ["local", "global"], "window_size": 3, "head_dim": 6}, None),
+    ("gpt_neox", {"attention_layers": ["local"], "window_size": 3, "rotary_dim": 2}, "attention_layers"),
+    ("gptj", {"tied_head": True, "rotary_dim": 4}, None),
+    ("gpt_neox", {"head_dim": 6, "rotary_dim": 4}, "head_dim"),
+    ("opt", {"layer_norm_epsilon": 1e-3}, "layer_norm_epsilon"),
+    ("opt", {"attention_bias": False, "activation": "gelu_erf"}, None),
+]
+
+
+@WAYS
+@pytest.mark.parametrize(("architecture", "options", "unread"), STATED)
+def test_what_config_json_cannot_express(conn, folder, model, load, architecture, options, unread):
+    """Exported with a warning; imported again, under this name and another, it has the same logits."""
+    query = "SELECT llm_create_model(%s, 4, 3, 12, 40, 61, 20, options => %s)"
+    conn.execute(query, [model, json.dumps({"architecture": architecture} | options)])
+    conn.execute("SELECT llm_init_model(%s, 1)", [model])
+    conn.execute("UPDATE llm_param SET data = data * 5 WHERE model = %s AND ndim(data) > 1", [model])
+    before = logits(conn, model, TOKENS)
+    notices = []
+    conn.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+    conn.execute("SELECT pg_llm_export_safetensors(%s, %s)", [str(folder), model])
+    expected = f"has no {unread}: with this file it computes something else"
+    assert [expected in notice for notice in notices] == ([True] if unread else [])
+    other = f"{model[:50]} again"
+    conn.execute("DELETE FROM llm_model_config WHERE model = %s", [other])
+    for name in (model, other):
+        load(conn, folder, name)
+        assert np.array_equal(logits(conn, name, TOKENS), before)
+    if unread is None:
+        network = transformers.AutoModelForCausalLM.from_pretrained(folder).eval().double()
+        agrees(conn, model, network, 3e-6)
+
+
+def test_an_option_that_is_lost(conn, folder, model):
+    """The graph that an import would make is compared with the model's, whatever option is without a key."""
+    conn.execute(
+        "SELECT llm_create_model(%s, 1, 3, 12, 40, 61, options => %s)",
+        [model, '{"architecture": "mistral", "attention_bias": true}'],
+    )
+    conn.execute("SELECT llm_init_model(%s, 1)", [model])
+    notices = []
+    conn.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+    conn.execute("SELECT pg_llm_export_safetensors(%s, %s)", [str(folder), model])
+    assert len(notices) == 1 and "no longer that of mistral" in notices[0]

@@ -65,19 +65,21 @@ def layernorm(x, w, name):
 def attention(x, w, h, n_head, window=None, mask=None):  # (T,C) -> (T,C)
     T, C = x.shape
     qkv = x @ w[h + ".attn.c_attn.weight"] + w[h + ".attn.c_attn.bias"]
-    q, k, v = qkv.reshape(T, 3, n_head, C // n_head).transpose(1, 2, 0, 3)  # each (NH,T,HS)
+    q, k, v = qkv.reshape(T, 3, n_head, -1).transpose(1, 2, 0, 3)  # each (NH,T,HS)
     ages = np.arange(T)[:, None] - np.arange(T)  # the distance from a query back to a key
     seen = (ages >= 0) & (ages < (window or T))
-    scores = np.where(seen, q @ k.transpose(0, 2, 1) / math.sqrt(C // n_head), -np.inf)
+    scores = np.where(seen, q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1]), -np.inf)
     out = softmax(scores) @ v * np.reshape([1] * n_head if mask is None else mask, (n_head, 1, 1))
-    return out.transpose(1, 0, 2).reshape(T, C) @ w[h + ".attn.c_proj.weight"] + w[h + ".attn.c_proj.bias"]
+    return out.transpose(1, 0, 2).reshape(T, -1) @ w[h + ".attn.c_proj.weight"] + w[h + ".attn.c_proj.bias"]
 
 
-def gpt2(w, tokens, n_head, layers=(0, 1), act=gelu, parallel=False, **attention_options):
-    """The logits (T,V) of GPT-2 with the parameters w, by name."""
+def gpt2(w, tokens, n_head, layers=(0, 1), act=gelu, parallel=False, windows=None, **attention_options):
+    """The logits (T,V) of GPT-2 with the parameters w, by name; windows: of each layer, None where dense."""
     x = w["wte.weight"][tokens] + w["wpe.weight"][: len(tokens)]
     for i in layers:
         h = f"h.{i}"
+        if windows:
+            attention_options["window"] = windows[i]
         a = attention(layernorm(x, w, h + ".ln_1"), w, h, n_head, **attention_options)
         inner = layernorm(x if parallel else x + a, w, h + ".ln_2")
         inner = act(inner @ w[h + ".mlp.c_fc.weight"] + w[h + ".mlp.c_fc.bias"])
