@@ -120,7 +120,8 @@ llm_exec_let_go(LlmExec *exec, int node)
 	llm_buffer_drop(exec, slot->scores);
 	llm_buffer_drop(exec, slot->probs);
 	llm_buffer_drop(exec, slot->dx);
-	slot->scores = slot->probs = slot->dx = NULL;
+	llm_buffer_drop(exec, slot->rounded);
+	slot->scores = slot->probs = slot->dx = slot->rounded = NULL;
 }
 
 static double
@@ -133,32 +134,40 @@ now(void)
 }
 
 /*
- * A node has read its inputs: frees those that no other node will read. Logits in chunks read their inputs
- * together with the loss.
+ * A node has read its inputs: frees those that no other node will read, or keeps them for the backward pass.
+ * Logits in chunks read their inputs together with the loss.
  */
-static void
-done_reading(LlmExec *exec, const LlmNode *node)
+static LlmCode
+done_reading(LlmExec *exec, const LlmNode *node, LlmError *err)
 {
-	for (int i = 0; i < node->n_inputs; i++)
+	LlmCode code = LLM_OK;
+
+	for (int i = 0; code == LLM_OK && i < node->n_inputs; i++)
 	{
 		int input = node->inputs[i];
 
 		if (exec->slots[input].in_chunks)
-			done_reading(exec, &exec->model->graph.nodes[input]);
-		if (--exec->slots[input].waiting == 0 && !llm_is_held(exec, input))
+			code = done_reading(exec, &exec->model->graph.nodes[input], err);
+		if (code != LLM_OK || --exec->slots[input].waiting > 0)
+			continue;
+		if (llm_is_held(exec, input))
+			code = llm_put_away(exec, input, err);
+		else
 			llm_exec_let_go(exec, input);
 	}
+	return code;
 }
 
 /* The node, or the whole chain that ends with it, has read its inputs. */
-static void
-done_with(LlmExec *exec, int index)
+static LlmCode
+done_with(LlmExec *exec, int index, LlmError *err)
 {
 	int at = exec->slots[index].head ? exec->slots[index].head - 1 : index;
+	LlmCode code = LLM_OK;
 
-	for (; at != index; at = exec->slots[at].next - 1)
-		done_reading(exec, &exec->model->graph.nodes[at]);
-	done_reading(exec, &exec->model->graph.nodes[index]);
+	for (; code == LLM_OK && at != index; at = exec->slots[at].next - 1)
+		code = done_reading(exec, &exec->model->graph.nodes[at], err);
+	return code == LLM_OK ? done_reading(exec, &exec->model->graph.nodes[index], err) : code;
 }
 
 /* An op with any number of inputs reads them one by one itself. */
@@ -194,7 +203,7 @@ llm_run_node(LlmExec *exec, int index, LlmError *err)
 		exec->slots[index].microseconds = now() - start;
 	llm_exec_drop_scratch(exec);
 	if (code == LLM_OK && !exec->slots[index].in_chunks)
-		done_with(exec, index);
+		code = done_with(exec, index, err);
 	return code;
 }
 

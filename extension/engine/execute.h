@@ -93,11 +93,14 @@ extern void llm_exec_train(LlmExec *exec, const LlmDropout *dropout, float *cons
  * not kept: the backward pass computes its value again when it first needs it, with the same kernels in the
  * same order and the same random numbers, so that no bit depends on it. recompute: of all nodes that need a
  * gradient, only the values through which everything passes are kept, such as the residual stream between
- * two parts of a layer. Called after llm_exec_train, which keeps everything.
+ * two parts of a layer. bf16: what is kept is rounded to bf16, the nearest (ties to even), after the forward
+ * pass has read it, so that loss and forward pass have the same bits, and gradients are near. Values that
+ * select (ids, the input of topk, max, where …) are kept as they are. Called after llm_exec_train, which
+ * keeps everything in float32.
  */
 typedef struct LlmKeeping
 {
-	bool recompute;
+	bool recompute, bf16;
 } LlmKeeping;
 
 extern void llm_exec_keep(LlmExec *exec, const LlmKeeping *keeping);

@@ -123,7 +123,7 @@ plan_chain(LlmExec *exec, int head)
 		Slot *slot = &exec->slots[at];
 
 		if (slot->readers != 1 || at == exec->target || !follows(exec, at, slot->reader) ||
-			(exec->keep && llm_op_facts[exec->model->graph.nodes[at].op].gradient == LLM_READS_BOTH))
+			(exec->keep && llm_op_facts[exec->model->graph.nodes[at].op].gradient >= LLM_READS_BOTH))
 			break;
 		slot->next = slot->reader + 1;
 		exec->slots[slot->reader].fused = true;

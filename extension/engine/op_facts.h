@@ -19,7 +19,9 @@ typedef enum LlmGradientReads
 	LLM_NO_GRADIENT, /* there is no gradient rule */
 	LLM_READS_NEITHER,
 	LLM_READS_INPUTS,
-	LLM_READS_BOTH /* the inputs and the value */
+	LLM_SELECTS_BY_INPUTS, /* reads them and compares: near values could select others */
+	LLM_READS_BOTH,        /* the inputs and the value */
+	LLM_SELECTS_BY_BOTH
 } LlmGradientReads;
 
 /* The positions of its input that a position of the value depends on, if rows can be computed one by one. */
@@ -136,13 +138,13 @@ typedef enum LlmFuses
 		LLM_NO_GRADIENT, LLM_OWN_ROW, 1, 0, LLM_FUSES_BINARY, LLM_GREATER, \
 		binary, aligned, binary, none, counted) \
 	OP(WHERE, "where", 3, 3, "", LLM_NO_IDS, \
-		LLM_READS_INPUTS, LLM_OWN_ROW, 1, 0, LLM_FUSES_NOT, 0, \
+		LLM_SELECTS_BY_INPUTS, LLM_OWN_ROW, 1, 0, LLM_FUSES_NOT, 0, \
 		where, aligned, where, where, counted) \
 	OP(STOP_GRADIENT, "stop_gradient", 1, 1, "", LLM_NO_IDS, \
 		LLM_NO_GRADIENT, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
 		same, aligned, passing, none, counted) \
 	OP(CLAMP, "clamp", 1, 1, "min max", LLM_NO_IDS, \
-		LLM_READS_INPUTS, LLM_OWN_ROW, 2, 0, LLM_FUSES_NOT, 0, \
+		LLM_SELECTS_BY_INPUTS, LLM_OWN_ROW, 2, 0, LLM_FUSES_NOT, 0, \
 		clamp, aligned, clamp, clamp, counted) \
 	OP(ABS, "abs", 1, 1, "", LLM_NO_IDS, \
 		LLM_READS_BOTH, LLM_OWN_ROW, 1, 0, LLM_FUSES_UNARY, LLM_ABS, \
@@ -154,7 +156,7 @@ typedef enum LlmFuses
 		LLM_READS_NEITHER, LLM_OWN_ROW, 1, 0, LLM_FUSES_NOT, 0, \
 		along_axis, along_axis, cumsum, cumsum, counted) \
 	OP(TOPK, "topk", 1, 1, "k output", LLM_NO_IDS, \
-		LLM_READS_INPUTS, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, 0, \
+		LLM_SELECTS_BY_INPUTS, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, 0, \
 		topk, topk, topk, topk, counted) \
 	OP(ONE_HOT, "one_hot", 1, 1, "size", 0, \
 		LLM_NO_GRADIENT, LLM_OWN_ROW, 0, 0, LLM_FUSES_NOT, 0, \
@@ -187,10 +189,10 @@ typedef enum LlmFuses
 		LLM_READS_BOTH, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, LLM_REDUCE_MEAN, \
 		reduce, reduce, reduce, reduce, counted) \
 	OP(MAX, "max", 1, 1, "axis", LLM_NO_IDS, \
-		LLM_READS_BOTH, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, LLM_REDUCE_MAX, \
+		LLM_SELECTS_BY_BOTH, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, LLM_REDUCE_MAX, \
 		reduce, reduce, reduce, reduce, counted) \
 	OP(MIN, "min", 1, 1, "axis", LLM_NO_IDS, \
-		LLM_READS_BOTH, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, LLM_REDUCE_MIN, \
+		LLM_SELECTS_BY_BOTH, LLM_OWN_ROW, 0, 1, LLM_FUSES_NOT, LLM_REDUCE_MIN, \
 		reduce, reduce, reduce, reduce, counted) \
 	OP(VAR, "var", 1, 1, "axis", LLM_NO_IDS, \
 		LLM_READS_BOTH, LLM_OWN_ROW, 0, 4, LLM_FUSES_NOT, LLM_REDUCE_VAR, \

@@ -154,6 +154,7 @@ llm_exec_close(LlmExec *exec)
 		llm_buffer_drop(exec, slot->scores);
 		llm_buffer_drop(exec, slot->probs);
 		llm_buffer_drop(exec, slot->dx);
+		llm_buffer_drop(exec, slot->rounded);
 		llm_exec_drop_cache(exec, i);
 	}
 	llm_exec_drop_scratch(exec);

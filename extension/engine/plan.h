@@ -40,13 +40,15 @@ typedef struct Slot
 	int next;       /* 1 + the node fused after this one (fuse.c); 0: none */
 	int head;       /* 1 + the product that begins the chain ending here; 0: none */
 	LlmKvCache *cache;
-	Buffer *grad; /* gradient of the value, during the backward pass */
-	bool wanted;  /* it depends on a trained parameter, so it needs a gradient */
-	bool used;    /* in training: the backward pass reads the value, or computes others from it again */
-	bool again;   /* used, but computed again in the backward pass (kept.c) */
-	bool stays;   /* computed again, it stays until its own gradient rule was applied */
-	bool due;     /* about to be computed again */
-	bool passage; /* every later value that needs a gradient comes from this one alone */
+	Buffer *grad;    /* gradient of the value, during the backward pass */
+	bool wanted;     /* it depends on a trained parameter, so it needs a gradient */
+	bool used;       /* in training: the backward pass reads the value, or computes others from it again */
+	bool again;      /* used, but computed again in the backward pass (kept.c) */
+	bool stays;      /* computed again, it stays until its own gradient rule was applied */
+	bool due;        /* about to be computed again */
+	bool passage;    /* every later value that needs a gradient comes from this one alone */
+	bool exact;      /* its value selects: it must not be rounded */
+	Buffer *rounded; /* the value, kept in bf16, for as long as `buffer` is NULL */
 	int again_readers, last; /* readers that are computed again; the place of the last reader in the order */
 	bool in_chunks; /* logits never held as a whole in this run: their loss computes them in chunks of rows */
 	Buffer *dx;     /* of such logits: the gradient of the product's input, for the backward pass */
@@ -110,6 +112,8 @@ extern void llm_exec_let_go(LlmExec *exec, int node);
 extern void llm_plan_kept(LlmExec *exec);
 /* True if a value that the forward pass has read for the last time must stay. */
 extern bool llm_is_held(const LlmExec *exec, int node);
+/* Rounds a kept value to bf16 after its last reader, if the run keeps values that way. */
+extern LlmCode llm_put_away(LlmExec *exec, int node, LlmError *err);
 /* Before the gradient rule of the node at this place of the order: the values that it reads are made. */
 extern LlmCode llm_bring_back(LlmExec *exec, int place, LlmError *err);
 

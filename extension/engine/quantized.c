@@ -88,6 +88,24 @@ nearest_bf16(float x)
 	return float_of((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u);
 }
 
+void
+llm_bf16_round(size_t n, const float *x, uint16_t *out)
+{
+	for (size_t i = 0; i < n; i++)
+	{
+		uint32_t nan = 0x7fc0, nearest = bits_of(nearest_bf16(x[i])) >> 16;
+
+		out[i] = (uint16_t) (x[i] == x[i] ? nearest : nan);
+	}
+}
+
+void
+llm_bf16_widen(size_t n, const uint16_t *x, float *out)
+{
+	for (size_t i = 0; i < n; i++)
+		out[i] = float_of((uint32_t) x[i] << 16);
+}
+
 static float
 largest_of_column(const float *column, int kc)
 {

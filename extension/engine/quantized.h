@@ -44,4 +44,8 @@ extern LlmCode llm_widen(
 	LlmFormat format, int K, int N, bool transposed, const void *panels, float *b, LlmError *err);
 extern void llm_widen_column(LlmFormat format, int K, int n, const void *panels, float *column);
 
+/* Each element as the nearest bf16, ties to even; NaN stays NaN. llm_bf16_widen: the inverse, exact. */
+extern void llm_bf16_round(size_t n, const float *x, uint16_t *out);
+extern void llm_bf16_widen(size_t n, const uint16_t *x, float *out);
+
 #endif

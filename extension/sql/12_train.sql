@@ -21,6 +21,7 @@ CREATE TABLE llm_train_run (
     seed         bigint NOT NULL,
     positions    int[],
     recompute    boolean NOT NULL DEFAULT false,
+    activations  text NOT NULL DEFAULT 'float32',
     started      timestamptz NOT NULL DEFAULT clock_timestamp(),
     who          name NOT NULL DEFAULT session_user
 );
@@ -33,7 +34,9 @@ COMMENT ON COLUMN llm_train_run.dataset_rows IS
     'How many rows the dataset had when the run began; with another number the order of rows differs';
 COMMENT ON COLUMN llm_train_run.first_step IS
     'The model''s step before the run: step first_step + i is the i-th of the schedule';
-COMMENT ON COLUMN llm_train_run.recompute IS 'As given to llm_train; no bit depends on it';
+COMMENT ON COLUMN llm_train_run.recompute IS 'As given to llm_train; no bit depends on it, unless activations are kept in bf16';
+COMMENT ON COLUMN llm_train_run.activations IS
+    'float32 or bf16: how values were kept for the backward pass; gradients depend on it';
 COMMENT ON COLUMN llm_train_run.n_steps IS 'How many steps the run has when it is complete';
 SELECT pg_catalog.pg_extension_config_dump('llm_train_run', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('llm_train_run', 'run'), '');
@@ -72,7 +75,7 @@ COMMENT ON FUNCTION _llm_recipe(text, text, float8, float8) IS
 CREATE FUNCTION _llm_train_plan(model text, n_steps bigint, n_layer int, n_head int, d int, vocab int,
     dropout_p float8, beta1 float8, beta2 float8, eps float8, wd float8, lr_max float8, warmup bigint,
     grad_clip float8, batch_size int, accumulation int, dataset text, seed bigint, min_lr float8,
-    recompute boolean DEFAULT NULL)
+    recompute boolean DEFAULT NULL, activations text DEFAULT NULL)
     RETURNS llm_train_run
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
@@ -98,10 +101,11 @@ BEGIN
     plan.seed := coalesce(seed, (config.recipe ->> 'seed')::bigint, 0);
     plan.min_lr := @extschema@._llm_recipe(model, 'min_lr', min_lr, 0);
     plan.recompute := coalesce(recompute, (config.recipe ->> 'recompute')::boolean, false);
+    plan.activations := coalesce(activations, config.recipe ->> 'activations', 'float32');
     RETURN plan;
 END $$;
 COMMENT ON FUNCTION _llm_train_plan(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8,
-    bigint, float8, int, int, text, bigint, float8, boolean) IS
+    bigint, float8, int, int, text, bigint, float8, boolean, text) IS
     'The arguments of a training call resolved: what is left out comes from the model''s recipe, then from pg_llm''s '
     'defaults';
 
@@ -135,7 +139,9 @@ CREATE FUNCTION _llm_train_begin(plan llm_train_run, step bigint, resume boolean
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-    mine CONSTANT text[] := '{run,first_step,dataset_rows,started,who,recompute}'; -- do not change the run
+    -- what is not of the caller's choice, or changes no bit
+    mine CONSTANT text[] := '{run,first_step,dataset_rows,started,who}'
+        || CASE WHEN plan.activations = 'float32' THEN '{recompute}' ELSE '{}' END::text[];
     last @extschema@.llm_train_run;
     logged bigint;
 BEGIN
@@ -169,10 +175,12 @@ BEGIN
             plan.warmup, plan.n_steps USING HINT = 'For example, set warmup to a tenth of n_steps.';
     END IF;
     INSERT INTO @extschema@.llm_train_run AS r (model, dataset, dataset_rows, first_step, n_steps, lr_max, min_lr,
-        warmup, beta1, beta2, eps, wd, grad_clip, dropout_p, batch_size, accumulation, seed, positions, recompute)
+        warmup, beta1, beta2, eps, wd, grad_clip, dropout_p, batch_size, accumulation, seed, positions, recompute,
+        activations)
         VALUES (plan.model, plan.dataset, plan.dataset_rows, plan.first_step, plan.n_steps, plan.lr_max, plan.min_lr,
         plan.warmup, plan.beta1, plan.beta2, plan.eps, plan.wd, plan.grad_clip, plan.dropout_p, plan.batch_size,
-        plan.accumulation, plan.seed, plan.positions, coalesce(plan.recompute, false))
+        plan.accumulation, plan.seed, plan.positions, coalesce(plan.recompute, false),
+        coalesce(plan.activations, 'float32'))
         RETURNING r.run, r.first_step INTO run, first_step;
 END $$;
 COMMENT ON FUNCTION _llm_train_begin(llm_train_run, bigint, boolean, boolean) IS
@@ -207,7 +215,7 @@ CREATE FUNCTION llm_train_step(model text, batch_id bigint, lr_max float8 DEFAUL
     beta2 float8 DEFAULT NULL, eps float8 DEFAULT NULL, wd float8 DEFAULT NULL, grad_clip float8 DEFAULT NULL,
     dropout_p float8 DEFAULT NULL, seed bigint DEFAULT NULL, positions int[] DEFAULT NULL,
     grad_workers int DEFAULT NULL, prune_workers int DEFAULT NULL, trace boolean DEFAULT false,
-    wait boolean DEFAULT false, recompute boolean DEFAULT NULL) RETURNS real
+    wait boolean DEFAULT false, recompute boolean DEFAULT NULL, activations text DEFAULT NULL) RETURNS real
     LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     plan @extschema@.llm_train_run;
@@ -218,7 +226,7 @@ BEGIN
     END IF;
     plan := @extschema@._llm_train_plan(model, 1, NULL, NULL, NULL, NULL, dropout_p, beta1, beta2, eps, wd, lr_max,
         warmup => 0, grad_clip => grad_clip, batch_size => 1, accumulation => 1, dataset => NULL, seed => seed,
-        min_lr => 0, recompute => recompute);
+        min_lr => 0, recompute => recompute, activations => activations);
     plan.dataset := NULL;
     plan.min_lr := plan.lr_max;
     IF batch_id IS NOT NULL AND NOT EXISTS (SELECT FROM @extschema@.llm_dataset AS d WHERE d.id = batch_id) THEN
@@ -233,9 +241,10 @@ BEGIN
     RETURN loss;
 END $$;
 COMMENT ON FUNCTION llm_train_step(text, bigint, float8, float8, float8, float8, float8, float8, float8, bigint,
-    int[], int, int, boolean, boolean, boolean) IS
+    int[], int, int, boolean, boolean, boolean, text) IS
     'One AdamW step at learning rate lr_max on one row of llm_dataset; returns its loss before the step. positions '
-    '(T): NULL counts from 0; grad_workers, prune_workers, trace, wait and recompute as for llm_train';
+    '(T): NULL counts from 0; grad_workers, prune_workers, trace, wait, recompute and activations '
+    'as for llm_train';
 
 CREATE FUNCTION llm_train(model text, n_steps bigint, n_layer int DEFAULT NULL, n_head int DEFAULT NULL,
     d int DEFAULT NULL, vocab int DEFAULT NULL, dropout_p float8 DEFAULT NULL, beta1 float8 DEFAULT NULL,
@@ -243,7 +252,8 @@ CREATE FUNCTION llm_train(model text, n_steps bigint, n_layer int DEFAULT NULL, 
     warmup bigint DEFAULT NULL, grad_clip float8 DEFAULT NULL, grad_workers int DEFAULT NULL,
     prune_workers int DEFAULT NULL, batch_size int DEFAULT NULL, accumulation int DEFAULT NULL,
     dataset text DEFAULT NULL, seed bigint DEFAULT NULL, min_lr float8 DEFAULT NULL, trace boolean DEFAULT false,
-    notice_every bigint DEFAULT NULL, wait boolean DEFAULT false, recompute boolean DEFAULT NULL) RETURNS real
+    notice_every bigint DEFAULT NULL, wait boolean DEFAULT false, recompute boolean DEFAULT NULL,
+    activations text DEFAULT NULL) RETURNS real
     LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     plan @extschema@.llm_train_run;
@@ -253,7 +263,8 @@ BEGIN
         PERFORM @extschema@.llm_prune_autograd_state(prune_workers);
     END IF;
     plan := @extschema@._llm_train_plan(model, n_steps, n_layer, n_head, d, vocab, dropout_p, beta1, beta2, eps, wd,
-        lr_max, warmup, grad_clip, batch_size, accumulation, dataset, seed, min_lr, recompute);
+        lr_max, warmup, grad_clip, batch_size, accumulation, dataset, seed, min_lr, recompute,
+        activations);
     plan.dataset := @extschema@._llm_train_dataset(model, plan.dataset);
     loss := @extschema@._llm_train_steps(plan, NULL, grad_workers, notice_every, wait);
     IF trace THEN
@@ -262,14 +273,16 @@ BEGIN
     RETURN loss;
 END $$;
 COMMENT ON FUNCTION llm_train(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8,
-    bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, boolean, boolean) IS
+    bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, boolean, boolean, text)
+    IS
     'Trains for n_steps more in one transaction and returns the last loss; what is left out comes from the model''s '
     'recipe, then from pg_llm''s defaults. grad_workers: threads; prune_workers: prunes finished runs of the tape '
     'first, with this many threads; trace: records the last step''s forward pass as a run; notice_every: steps '
     'between NOTICEs (NULL: a tenth of them, 0: none); wait: until another training of the model has ended; recompute: '
     'of the values that the backward pass reads, only those through which everything passes are kept (the residual '
     'stream), the others are computed again: less memory, a longer step, the same bits; nodes with the attribute '
-    'recompute are computed again in any case';
+    'recompute are computed again in any case; activations: float32, or bf16: what is kept is rounded to 16 bits, half '
+    'the memory, near gradients, and the same bits on every machine';
 
 CREATE FUNCTION llm_train_lock(model text, wait boolean DEFAULT false) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME';
@@ -291,7 +304,8 @@ CREATE PROCEDURE llm_train_loop(model text, n_steps bigint, n_layer int DEFAULT 
     prune_workers int DEFAULT NULL, batch_size int DEFAULT NULL, accumulation int DEFAULT NULL,
     dataset text DEFAULT NULL, seed bigint DEFAULT NULL, min_lr float8 DEFAULT NULL, trace boolean DEFAULT false,
     commit_every bigint DEFAULT NULL, notice_every bigint DEFAULT NULL, wait boolean DEFAULT false,
-    resume boolean DEFAULT true, until_step bigint DEFAULT NULL, recompute boolean DEFAULT NULL)
+    resume boolean DEFAULT true, until_step bigint DEFAULT NULL, recompute boolean DEFAULT NULL,
+    activations text DEFAULT NULL)
     LANGUAGE plpgsql AS $$
 DECLARE
     plan @extschema@.llm_train_run;
@@ -300,7 +314,8 @@ BEGIN
         PERFORM @extschema@.llm_prune_autograd_state(prune_workers);
     END IF;
     plan := @extschema@._llm_train_plan(model, n_steps, n_layer, n_head, d, vocab, dropout_p, beta1, beta2, eps, wd,
-        lr_max, warmup, grad_clip, batch_size, accumulation, dataset, seed, min_lr, recompute);
+        lr_max, warmup, grad_clip, batch_size, accumulation, dataset, seed, min_lr, recompute,
+        activations);
     plan.dataset := @extschema@._llm_train_dataset(model, plan.dataset);
     CALL @extschema@._llm_train_loop_steps(plan, commit_every, grad_workers, notice_every, wait, resume, until_step);
     IF trace THEN
@@ -308,8 +323,8 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON PROCEDURE llm_train_loop(text, bigint, int, int, int, int, float8, float8, float8, float8, float8, float8,
-    bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, bigint, boolean, boolean, bigint, boolean)
-    IS
+    bigint, float8, int, int, int, int, text, bigint, float8, boolean, bigint, bigint, boolean, boolean, bigint,
+    boolean, text) IS
     'Trains as llm_train does, committing while it trains: every commit_every steps, or by default after a second or '
     'more, once computing has taken ten times as long as the last write. A run is n_steps long in all: called again '
     'with the same arguments while the model''s newest run is not complete, it continues that run to the same bits '

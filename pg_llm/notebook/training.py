@@ -33,7 +33,7 @@ SETTINGS = """
 # What the caller of llm_train_loop may choose here; the rest is the monitor's own.
 OPTIONS = frozenset(
     "dropout_p beta1 beta2 eps wd lr_max warmup grad_clip grad_workers batch_size accumulation dataset seed "
-    "min_lr commit_every recompute".split()
+    "min_lr commit_every recompute activations".split()
 )
 PLAN = (
     "SELECT lr_max, min_lr, warmup, dataset FROM {0}._llm_train_plan(%(model)s, %(n_steps)s, NULL, NULL, "

@@ -109,6 +109,55 @@ def test_the_run_says_so_and_continues_without(conn, tokens):
     assert conn.execute(runs).fetchone()[0] == [True]
 
 
+def losses(conn):
+    query = "SELECT array_agg(loss ORDER BY id) FROM llm_train_log WHERE model = 'small'"
+    return np.array(conn.execute(query).fetchone()[0])
+
+
+@pytest.mark.parametrize("options", ["{}", '{"experts": 4}'])
+def test_bf16_learns_with_the_same_bits_everywhere(conn, tokens, options):
+    """One set of bits on every level, not those of float32; the loss falls as it does there."""
+    fill(conn, "small", tokens)
+    create(conn, options)
+    exact = trained(conn, steps=30)
+    curve = losses(conn)
+    results = set()
+    for isa in ("scalar", "avx2", "avx512"):
+        for threads in (1, 2):
+            try:
+                conn.execute(f"SET pg_llm.isa = {isa}")
+            except psycopg.Error:
+                continue
+            create(conn, options)
+            conn.execute(f"SET pg_llm.threads = {threads}")
+            results.add(trained(conn, ", activations => 'bf16'", steps=30))
+    conn.execute("RESET pg_llm.isa; RESET pg_llm.threads")
+    assert len(results) == 1 and exact not in results
+    rounded = losses(conn)
+    assert rounded[0] == curve[0] and curve[-1] < curve[0] - 0.5
+    assert np.abs(rounded - curve).max() <= 0.03
+    runs = "SELECT array_agg(DISTINCT activations) FROM llm_train_run WHERE model = 'small'"
+    assert conn.execute(runs).fetchone()[0] == ["bf16"]
+
+
+def test_bf16_is_not_continued_in_float32(conn, tokens):
+    """Its gradients differ, so that the same call with another choice is another run."""
+    fill(conn, "small", tokens)
+    create(conn)
+    for more in ("activations => 'bf16', until_step => 2", "activations => 'float32'"):
+        conn.execute(f"CALL llm_train_loop('small', 4, batch_size => 2, {more})")
+    runs = "SELECT count(*) FROM llm_train_run WHERE model = 'small'"
+    assert conn.execute(runs).fetchone()[0] == 2
+
+
+@pytest.mark.parametrize("value", ["fp16", "", "BF16"])
+def test_wrong_activations_are_refused(conn, tokens, value):
+    fill(conn, "small", tokens)
+    create(conn)
+    with pytest.raises(psycopg.Error, match=f'activations is "{value}"; it must be float32 or bf16'):
+        trained(conn, f", activations => '{value}'")
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

@@ -107,6 +107,16 @@ Positions(HeapTupleHeader row, Recipe *r)
 	r->n_positions = ARR_DIMS(a)[0];
 }
 
+/* NULL: float32 */
+static bool
+InBf16(const char *activations)
+{
+	if (activations && strcmp(activations, "float32") != 0 && strcmp(activations, "bf16") != 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						   errmsg("activations is \"%.100s\"; it must be float32 or bf16", activations)));
+	return activations && strcmp(activations, "bf16") == 0;
+}
+
 Recipe *
 RecipeOfRow(Datum datum)
 {
@@ -132,6 +142,7 @@ RecipeOfRow(Datum datum)
 		DatumGetInt32(Given(row, "accumulation", INT4OID)), "accumulation", 1, 1000000 / r->batch_size);
 	r->seed = (uint64) DatumGetInt64(Given(row, "seed", INT8OID));
 	Positions(row, r);
+	r->keeping.bf16 = InBf16(Text(row, "activations"));
 	r->keeping.recompute = DatumGetBool(Field(row, "recompute", BOOLOID, &null)); /* NULL: false */
 	r->run = DatumGetInt64(Field(row, "run", INT8OID, &null));
 	if (null)

@@ -4,6 +4,9 @@
  */
 #include "levels.h"
 
+#include <math.h>
+
+#include "engine/quantized.h"
 #include "engine/train.h"
 #include "graph_text.h"
 
@@ -135,6 +138,81 @@ same_bits(const char *text, bool saves)
 	tm_free(&m);
 }
 
+/* The nearest bf16 by its definition: of the two neighbours, the nearer one, or the even one. */
+static void
+rounding(void)
+{
+	uint64_t state = 8;
+	float special[] = {
+		0, -0.0f, 1, 1e-40f, -1e-45f, 3.3e38f, INFINITY, -INFINITY, NAN, 1.00390625f, 1.01171875f};
+
+	for (int i = 0; i < 200000; i++)
+	{
+		uint32_t bits = (uint32_t) test_random(&state), low, high;
+		float x, down, up, back;
+		uint16_t got;
+
+		memcpy(&x, &bits, sizeof(x));
+		if (i < (int) (sizeof(special) / sizeof(*special)))
+			x = special[i];
+		llm_bf16_round(1, &x, &got);
+		llm_bf16_widen(1, &got, &back);
+		if (isnan(x) || isinf(x))
+		{
+			CHECK(isnan(x) ? isnan(back) : back == x);
+			continue;
+		}
+		memcpy(&bits, &x, sizeof(x));
+		low = bits & 0xffff0000u;
+		high = low + 0x10000u;
+		memcpy(&down, &low, sizeof(x));
+		memcpy(&up, &high, sizeof(x));
+		if (isinf(up)) /* as if the exponents went on */
+			CHECK(back == down || ((bits & 0xffffu) >= 0x8000u && back == up));
+		else if (fabs((double) x - down) == fabs((double) up - x))
+			CHECK(back == (low & 0x10000u ? up : down));
+		else
+			CHECK(back == (fabs((double) x - down) < fabs((double) up - x) ? down : up));
+	}
+}
+
+/*
+ * Kept in bf16: the loss has the same bits, gradients are near those of float32 and have the same bits on
+ * every level, with or without values that are computed again; less memory is needed.
+ */
+static void
+in_bf16(const char *text, bool recompute, bool saves)
+{
+	LlmKeeping all = {0}, bf16 = {.bf16 = true, .recompute = recompute};
+	float *want, *first = NULL;
+	TestModel m;
+	size_t n, peak, less;
+	double apart = 0, size = 0;
+
+	open_model(&m, text);
+	want = one_step(&m, &all, &n, &peak);
+	EACH_LEVEL(isa, threads)
+	{
+		float *got = one_step(&m, &bf16, &n, &less);
+
+		if (first)
+			check_bits("in bf16", n, first, got);
+		else
+			first = got;
+	}
+	CHECK(memcmp(want, first, sizeof(float)) == 0);
+	for (size_t i = 1; i < n; i++)
+	{
+		apart += ((double) want[i] - first[i]) * ((double) want[i] - first[i]);
+		size += (double) want[i] * want[i];
+	}
+	CHECK(apart > 0 && apart <= 1e-4 * size);
+	CHECK(!saves || 5 * less < 4 * peak);
+	odd_free(want);
+	odd_free(first);
+	tm_free(&m);
+}
+
 /* Memory refused at every allocation: the run or the backward pass says so, and nothing leaks. */
 static void
 refused_memory(const char *text)
@@ -155,7 +233,7 @@ refused_memory(const char *text)
 		code = llm_trainer_open(&m.model, llm_graph_find(&m.model.graph, "loss"), &memory, &t, &err);
 		if (code == LLM_OK)
 		{
-			t->keeping.recompute = true;
+			t->keeping = (LlmKeeping){.recompute = true, .bf16 = true};
 			code = llm_trainer_gradients(t, in, 3, &(LlmDropout){.p = 0.1f}, 1, &loss, &err);
 			llm_trainer_close(t);
 		}
@@ -179,6 +257,11 @@ main(void)
 	}
 	same_bits(gpt2, true);
 	same_bits(mixture, false);
+	rounding();
+	in_bf16(gpt2, false, true);
+	in_bf16(gpt2, true, true);
+	in_bf16(mixture, false, false);
+	in_bf16(mixture, true, false);
 	refused_memory(gpt2);
 	free(gpt2);
 	return 0;
