@@ -34,7 +34,8 @@ COMMENT ON COLUMN llm_train_run.dataset_rows IS
     'How many rows the dataset had when the run began; with another number the order of rows differs';
 COMMENT ON COLUMN llm_train_run.first_step IS
     'The model''s step before the run: step first_step + i is the i-th of the schedule';
-COMMENT ON COLUMN llm_train_run.recompute IS 'As given to llm_train; no bit depends on it, unless activations are kept in bf16';
+COMMENT ON COLUMN llm_train_run.recompute IS
+    'As given to llm_train; no bit depends on it, unless activations are kept in bf16';
 COMMENT ON COLUMN llm_train_run.activations IS
     'float32 or bf16: how values were kept for the backward pass; gradients depend on it';
 COMMENT ON COLUMN llm_train_run.n_steps IS 'How many steps the run has when it is complete';
