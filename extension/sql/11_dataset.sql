@@ -24,8 +24,8 @@ COMMENT ON FUNCTION llm_end_token(text) IS
 CREATE SEQUENCE llm_dataset_id_seq;
 COMMENT ON SEQUENCE llm_dataset_id_seq IS 'Source of llm_dataset.id';
 
--- Named tensors are two arrays of the row, as llm_eval takes them, and not rows of a table of their own: one row is then
--- one example, with one set of privileges, policies and triggers, and a row of tokens costs nothing more.
+-- Named tensors are two arrays of the row, as llm_eval takes them, and not rows of a table of their own: one row is
+-- then one example, with one set of privileges, policies and triggers, and a row of tokens costs nothing more.
 CREATE TABLE llm_dataset (
     id      bigint PRIMARY KEY DEFAULT nextval('llm_dataset_id_seq'),
     dataset text COLLATE "C" NOT NULL DEFAULT 'default' CHECK (dataset <> ''),
@@ -58,7 +58,8 @@ COMMENT ON COLUMN llm_dataset.names IS
     'Inputs of the graph that tensors are for; tokens and target are for the inputs tokens and targets';
 COMMENT ON COLUMN llm_dataset.tensors IS
     'One for each of names, in the shape of the input without its first dimension B, along which the rows of a batch '
-    'are stacked; whole numbers where the input has dtype int. An input without B is one row''s as it is (batch_size 1)';
+    'are stacked; whole numbers where the input has dtype int. An input without B is one row''s as it is, and '
+    'batch_size is 1';
 
 CREATE VIEW llm_dataset_tensor WITH (security_invoker = true) AS
     SELECT d.id, d.dataset, t.name, shape(t.data) AS shape, t.data

@@ -60,8 +60,8 @@ CREATE TABLE llm_train_log (
 CREATE INDEX ON llm_train_log (model, step);
 COMMENT ON TABLE llm_train_log IS
     'A training step: run, learning rate, loss (of a language model in nats per token), gradient norm before '
-    'clipping, tokens scored (all tokens where no targets are ids), seconds, ids of the llm_dataset rows and a checksum of what they held, seed; the other arguments are those of '
-    'its run';
+    'clipping, tokens scored (all tokens where no targets are ids), seconds, ids of the llm_dataset rows and a '
+    'checksum of what they held, seed; the other arguments are those of its run';
 SELECT pg_catalog.pg_extension_config_dump('llm_train_log', '');
 SELECT pg_catalog.pg_extension_config_dump(pg_catalog.pg_get_serial_sequence('llm_train_log', 'id'), '');
 
