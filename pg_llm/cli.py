@@ -499,6 +499,7 @@ def update(names, force):
 @cli.command()
 @click.option("--layers", type=click.Choice(["4", "2", "1"]), default="4", show_default=True,
               help="Layers of the model.")  # fmt: skip
+@click.option("--butterflies", is_flag=True, help="The model that draws butterflies, in diffusers' layout.")
 @click.option("--output", default=".", show_default=True, help="Folder for weights, tokenizer and log.")
 @click.option("--check", is_flag=True, help="Fail unless the files are the shipped ones, to the last bit.")
 @click.option(
@@ -507,8 +508,8 @@ def update(names, force):
 @click.option("--fresh", is_flag=True, help="Begin anew where the run of before could go on.")
 @click.option("--load", is_flag=True, help="Train nothing: load the shipped models into a database.")
 @in_a_database
-def classroom(layers, output, check, steps, fresh, load, dsn, database, notebook):
-    """Train the classroom model from scratch, as it was trained for the kit: a quarter of an hour or more.
+def classroom(layers, butterflies, output, check, steps, fresh, load, dsn, database, notebook):
+    """Train a model of the kit from scratch: a quarter of an hour or more, butterflies some hours.
 
     An interrupted or ended training is resumed. The files have the same bytes on every machine.
 
@@ -520,8 +521,10 @@ def classroom(layers, output, check, steps, fresh, load, dsn, database, notebook
 
     from pg_llm import classroom as models
 
-    if load and (check or steps or fresh):
-        raise click.UsageError("--load trains nothing: --check, --steps and --fresh do not go with it")
+    if load and (check or steps or fresh or butterflies):
+        raise click.UsageError(
+            "--load trains nothing: --butterflies, --check, --steps and --fresh do not go with it"
+        )
     if check and steps:
         raise click.UsageError("--check is for all steps: --steps does not go with it")
     if (dsn or database or notebook) and not load:
@@ -530,9 +533,13 @@ def classroom(layers, output, check, steps, fresh, load, dsn, database, notebook
         with _connect(dsn, database, notebook) as conn:
             click.echo(f"loaded: {', '.join(models.load(conn)) or 'nothing, no models are shipped'}")
         return
-    from pg_llm.classroom.train import train
+    from pg_llm.classroom import butterflies as images
+    from pg_llm.classroom import train as stories
 
-    made = train(int(layers), Path(output), steps=steps, fresh=fresh, say=click.echo)
+    if butterflies:
+        made = images.train(Path(output), steps=steps, fresh=fresh, say=click.echo)
+    else:
+        made = stories.train(int(layers), Path(output), steps=steps, fresh=fresh, say=click.echo)
     known, different = models.sums(), []
     for name, digest in made.items():
         same = known.get(name) == digest

@@ -49,9 +49,9 @@ def train(
         raise KitError(f"the recipe has {recipe['steps']} steps, not {steps}")
     folder.mkdir(parents=True, exist_ok=True)  # fails before the training if it cannot be created
     database = database or f"train_{model}".replace("-", "_")
-    with _workshop(database, fresh) as conn:
+    with workshop(database, fresh) as conn:
         say(f"database {database}: {_begin(conn, recipe, model, layers, last)}")
-        with _progress(database, model, last):
+        with progress(database, model, last):
             for stories, until_step in _stages(recipe, model, last):
                 if (_step(conn, model) or 0) < until_step:
                     _tell_stories(conn, recipe, stories)
@@ -63,7 +63,7 @@ def export(conn: psycopg.Connection, model: str, folder: Path) -> dict[str, str]
     """Writes weights, tokenizer and log of a trained model; equal weights give equal bytes."""
     _write_weights(conn, model, folder / f"{model}.safetensors")
     _write_tokenizer(conn, folder)
-    _write_log(conn, model, folder / f"{model}.csv")
+    write_log(conn, model, folder / f"{model}.csv")
     names = [f"{model}.safetensors", f"{model}.csv", "vocab.json", "merges.txt"]
     return {name: classroom.sha256(folder / name) for name in names}
 
@@ -72,7 +72,7 @@ def export(conn: psycopg.Connection, model: str, folder: Path) -> dict[str, str]
 
 
 @contextlib.contextmanager
-def _workshop(database: str, fresh: bool) -> Iterator[psycopg.Connection]:
+def workshop(database: str, fresh: bool) -> Iterator[psycopg.Connection]:
     """A connection to a database with only the extension in it, without models."""
     name = sql.Identifier(database)
     with maintenance() as conn:
@@ -159,7 +159,7 @@ def _step(conn: psycopg.Connection, model: str) -> int | None:
 
 
 @contextlib.contextmanager
-def _progress(database: str, model: str, steps: int) -> Iterator[None]:
+def progress(database: str, model: str, steps: int) -> Iterator[None]:
     """A progress bar over the committed steps, read through a second connection."""
     from tqdm.auto import tqdm
 
@@ -211,7 +211,7 @@ def _write_tokenizer(conn: psycopg.Connection, folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def _write_log(conn: psycopg.Connection, model: str, path: Path) -> None:
+def write_log(conn: psycopg.Connection, model: str, path: Path) -> None:
     """Writes means over windows of steps; tokens are cumulative. Seconds are left out."""
     rows = conn.execute(
         "SELECT step, lr, loss, grad_norm, tokens FROM llm_train_log WHERE model = %s ORDER BY step", [model]

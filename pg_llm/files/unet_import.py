@@ -16,11 +16,11 @@ from pg_llm.files.importer import Imported, check_sizes, copy_params
 from pg_llm.files.unet import CLASS_NAME, Node, current_name, unet_nodes
 
 # diffusers' names of noise schedules, and ours.
-_KINDS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "squared_cosine"}
+KINDS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "squared_cosine"}
 # Keys of scheduler_config.json that llm_denoise takes only with these values.
 _ONLY: dict[str, tuple] = {
     "trained_betas": (None,),
-    "beta_schedule": tuple(_KINDS),
+    "beta_schedule": tuple(KINDS),
     "prediction_type": ("epsilon", "v_prediction"),
     "variance_type": ("fixed_small", "fixed_small_log"),
     "thresholding": (False,),
@@ -60,7 +60,7 @@ def noise_options(folder: Path) -> dict[str, Any]:
             raise CheckpointError(f"{file}: {key} is {config[key]!r}; only {known} is read")
     clip = config.get("clip_sample_range", 1.0) if config.get("clip_sample", True) else None
     return {
-        "kind": _KINDS[config.get("beta_schedule", "linear")],
+        "kind": KINDS[config.get("beta_schedule", "linear")],
         "steps": config.get("num_train_timesteps", 1000),
         "beta_start": config.get("beta_start", 1e-4),
         "beta_end": config.get("beta_end", 0.02),
@@ -86,7 +86,7 @@ def load_unet(
         tensors = _chosen(folder, checkpoint, nodes, ignore_surplus)
         with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
             schema = catalog.schema(conn)
-            _write_graph(cursor, schema, model, {"unet": config, "noise": noise}, nodes)
+            write_graph(cursor, schema, model, {"unet": config, "noise": noise}, nodes)
             copy_params(cursor, schema, model, tensors, progress)
     return Imported(len(tensors), sum(tensor.size for _, tensor in tensors))
 
@@ -118,7 +118,7 @@ def _as_shape(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return Tensor(tensor.name, tensor.dtype, shape, tensor.load)
 
 
-def _write_graph(cursor, schema, model: str, options: dict[str, Any], nodes: list[Node]) -> None:
+def write_graph(cursor, schema, model: str, options: dict[str, Any], nodes: list[Node]) -> None:
     """The model's rows, or an error if it exists with others; its weights are removed."""
     config = options["unet"]
     channels = config["block_out_channels"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from helpers.any_graph import add_rows, logged, params, torch_steps
 
 import pg_llm
+from pg_llm.classroom import butterflies
 
 CONFIG = {
     "sample_size": 8,
@@ -16,36 +19,6 @@ CONFIG = {
     "norm_num_groups": 4,
     "attention_head_dim": 4,
     "layers_per_block": 1,
-}
-# The image x0 is what a row gives; the time step and the noise are drawn, and the noisy image is computed.
-NOISE = """
-UPDATE llm_graph SET op = 'randint', attrs = '{"shape": ["B"], "high": 1000}'
-    WHERE (model, name) = ('unet', 'timestep');
-UPDATE llm_graph SET op = 'add', inputs = '{signal,disturbance}', attrs = '{}'
-    WHERE (model, name) = ('unet', 'sample');
-INSERT INTO llm_graph (model, name, op, inputs, attrs)
-    SELECT 'unet', name, 'constant', '{}', jsonb_build_object('value', table_of_steps)
-    FROM (SELECT jsonb_agg(sqrt(alpha_cumprod) ORDER BY step) AS alphas,
-            jsonb_agg(sqrt(1 - alpha_cumprod) ORDER BY step) AS sigmas
-        FROM llm_noise_schedule('squared_cosine', 1000)) AS schedule,
-        LATERAL (VALUES ('alphas', alphas), ('sigmas', sigmas)) AS tables (name, table_of_steps);
-INSERT INTO llm_graph (model, name, op, inputs, attrs) VALUES
-    ('unet', 'x0', 'input', '{}', '{"shape": ["B", 3, 8, 8]}'),
-    ('unet', 'noise', 'normal', '{}', '{"shape": ["B", 3, 8, 8]}'),
-    ('unet', 'alpha_of_step', 'gather_rows', '{alphas,timestep}', '{}'),
-    ('unet', 'sigma_of_step', 'gather_rows', '{sigmas,timestep}', '{}'),
-    ('unet', 'alpha', 'reshape', '{alpha_of_step}', '{"shape": ["B", 1, 1, 1]}'),
-    ('unet', 'sigma', 'reshape', '{sigma_of_step}', '{"shape": ["B", 1, 1, 1]}'),
-    ('unet', 'signal', 'mul', '{x0,alpha}', '{}'),
-    ('unet', 'disturbance', 'mul', '{noise,sigma}', '{}');
-"""
-TARGET = {
-    "epsilon": "UPDATE llm_graph SET inputs = array_replace(inputs, 'target', 'noise') WHERE model = 'unet'",
-    "v_prediction": """
-INSERT INTO llm_graph (model, name, op, inputs) VALUES
-    ('unet', 'noise_part', 'mul', '{noise,alpha}'), ('unet', 'image_part', 'mul', '{x0,sigma}');
-UPDATE llm_graph SET op = 'sub', inputs = '{noise_part,image_part}', attrs = '{}'
-    WHERE (model, name) = ('unet', 'target')""",
 }
 STEP = (
     "SELECT llm_train('unet', 1, lr_max => 0.003, warmup => 0, eps => 1e-3, dropout_p => 0, batch_size => 3,"
@@ -57,7 +30,7 @@ DRAWN = (
 )
 
 
-@pytest.mark.parametrize("kind", TARGET)
+@pytest.mark.parametrize("kind", butterflies.TARGETS)
 def test_two_steps_equal_pytorch(conn, tmp_path, kind):
     torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
     torch.manual_seed(6)
@@ -67,9 +40,13 @@ def test_two_steps_equal_pytorch(conn, tmp_path, kind):
     conn.execute("DELETE FROM llm_train_run")
     conn.execute("DELETE FROM llm_model_config WHERE model = 'unet'")
     pg_llm.load_model(conn, tmp_path, "unet", progress=False)
-    with conn.transaction():
-        conn.execute("SET CONSTRAINTS ALL DEFERRED")
-        conn.execute(NOISE + TARGET[kind])
+    noise = {"kind": "squared_cosine", "steps": 1000, "prediction": kind}
+    conn.execute(
+        "UPDATE llm_model_config SET options = options || jsonb_build_object('noise', %s::jsonb) "
+        "WHERE model = 'unet'",
+        [json.dumps(noise)],
+    )
+    butterflies.add_noise_loss(conn, "unet")
     rng = np.random.default_rng(1)
     images = rng.uniform(-1, 1, (5, 3, 8, 8)).astype(np.float32)
     ids = add_rows(conn, "images", [{"x0": image} for image in images])
