@@ -7,12 +7,24 @@
 #define LONGEST_SIDE 32767 /* pixels; what programs that show pictures accept */
 #define EMPTY 255          /* where the last row has fewer images */
 
+static bool
+are_channels(int n)
+{
+	return n == 1 || n == 3;
+}
+
 static LlmCode
 set_shape(LlmPicture *p, int ndim, const int *dims, LlmError *err)
 {
-	int channels = ndim > 2 ? dims[ndim - 1] : 1;
+	int channels = ndim == 2 ? 1 : 0, first = ndim == 4, place = first;
 
-	if (ndim < 2 || ndim > 4 || (channels != 1 && channels != 3))
+	if (ndim == 3 || ndim == 4)
+	{
+		p->planes = !are_channels(dims[ndim - 1]);
+		channels = dims[p->planes ? first : ndim - 1];
+		place = first + p->planes;
+	}
+	if (!are_channels(channels))
 	{
 		char shape[LLM_MAX_DIMS * 12 + 1] = "";
 		size_t used = 0;
@@ -21,12 +33,12 @@ set_shape(LlmPicture *p, int ndim, const int *dims, LlmError *err)
 			used += snprintf(shape + used, sizeof(shape) - used, "%s%d", i ? "," : "", dims[i]);
 		llm_fail(err, LLM_SHAPE, "a tensor of shape (%s) is no image", shape);
 		return llm_hint(err,
-			"An image has the shape (height,width), (height,width,1) or (height,width,3), several "
-			"images have (n,height,width,1) or (n,height,width,3).");
+			"An image has the shape (height,width), (height,width,channels) or (channels,height,width), "
+			"several images have one more dimension in front; there are 1 or 3 channels.");
 	}
 	p->n = ndim == 4 ? dims[0] : 1;
-	p->height = dims[ndim == 4];
-	p->width = dims[(ndim == 4) + 1];
+	p->height = dims[place];
+	p->width = dims[place + 1];
 	p->channels = channels;
 	if (p->n > 0 && p->height > 0 && p->width > 0)
 		return LLM_OK;
@@ -73,9 +85,8 @@ llm_picture_of(LlmPicture *p, int ndim, const int *dims, LlmError *err)
 
 /* Names the value and its place: image 2, row 0, column 5. */
 static LlmCode
-out_of_range(const LlmPicture *p, float value, int64_t at, LlmError *err)
+out_of_range(const LlmPicture *p, float value, int64_t pixel, LlmError *err)
 {
-	int64_t pixel = at / p->channels;
 	char number[32], low[32], high[32], image[32] = "";
 
 	if (p->n > 1)
@@ -90,12 +101,12 @@ out_of_range(const LlmPicture *p, float value, int64_t at, LlmError *err)
 
 /* 0 … 255, rounded; values up to half a level out of range are rounding errors of the image's maker. */
 static LlmCode
-level_of(const LlmPicture *p, float value, int64_t at, uint8_t *level, LlmError *err)
+level_of(const LlmPicture *p, float value, int64_t pixel, uint8_t *level, LlmError *err)
 {
 	double share = (value - p->low) / (p->high - p->low) * 255 + 0.5;
 
 	if (!(share >= 0 && share <= 256) && (value != value || !p->clip))
-		return out_of_range(p, value, at, err);
+		return out_of_range(p, value, pixel, err);
 	*level = share < 0 ? 0 : share > 255 ? 255 : (uint8_t) share;
 	return LLM_OK;
 }
@@ -104,21 +115,27 @@ LlmCode
 llm_picture_row(const LlmPicture *p, const float *values, int y, uint8_t *row, LlmError *err)
 {
 	int down = y / p->zoom / p->height, image_y = y / p->zoom % p->height;
+	int64_t plane = (int64_t) p->height * p->width;
 
 	memset(row, EMPTY, (size_t) p->picture_width * p->channels);
 	for (int column = 0; column < p->columns && (int64_t) down * p->columns + column < p->n; column++)
 	{
-		int64_t at = (((int64_t) down * p->columns + column) * p->height + image_y) * p->width * p->channels;
+		int64_t image = (int64_t) down * p->columns + column;
 
-		for (int x = 0; x < p->width; x++, at += p->channels)
+		for (int x = 0; x < p->width; x++)
 		{
-			uint8_t pixel[3];
+			int64_t place = (int64_t) image_y * p->width + x, pixel = image * plane + place;
+			uint8_t levels[3];
 
 			for (int c = 0; c < p->channels; c++)
-				if (level_of(p, values[at + c], at + c, &pixel[c], err) != LLM_OK)
+			{
+				int64_t at = p->planes ? (image * p->channels + c) * plane + place : pixel * p->channels + c;
+
+				if (level_of(p, values[at], pixel, &levels[c], err) != LLM_OK)
 					return err->code;
+			}
 			for (int i = 0; i < p->zoom; i++, row += p->channels)
-				memcpy(row, pixel, p->channels);
+				memcpy(row, levels, p->channels);
 		}
 	}
 	return LLM_OK;

@@ -13,10 +13,14 @@ typedef struct LlmPicture
 	int zoom;         /* pixels per value, in each direction */
 	/* set by llm_picture_of */
 	int n, height, width, channels; /* of each image */
+	bool planes;                    /* the channels are planes, one after the other */
 	int picture_height, picture_width;
 } LlmPicture;
 
-/* From the shape (H,W), (H,W,1), (H,W,3) or, for several images, (N,H,W,1) or (N,H,W,3). */
+/*
+ * From the shape (H,W), (H,W,C) or (C,H,W) or, for several images, (N,H,W,C) or (N,C,H,W), where C is 1 or 3.
+ * Where both the first and the last could be the channels, the last is.
+ */
 extern LlmCode llm_picture_of(LlmPicture *p, int ndim, const int *dims, LlmError *err);
 /* Row y of the picture's pixels. A value out of range is an error that names its place. */
 extern LlmCode llm_picture_row(const LlmPicture *p, const float *values, int y, uint8_t *row, LlmError *err);

@@ -25,8 +25,8 @@ def plot_images(
 ) -> Axes:
     """An image, or several side by side, without smoothing: each value is a square.
 
-    images: (H,W), (H,W,1) or (H,W,3), or several of one shape as (N,H,W,1), (N,H,W,3), a list or a column of
-    a result. low is drawn black, high white; clip draws values beyond them as the nearer one. titles: one
+    images: (H,W), (H,W,C) or (C,H,W), where C is 1 or 3, or several of one shape: with one more dimension in
+    front, as a list or as a column of a result. low is drawn black, high white; clip draws values beyond them as the nearer one. titles: one
     above each image. alt: what they show, for readers who cannot see them.
     Errors: ValueError for other shapes, values out of range, NaN, more or fewer titles than images.
     """
@@ -56,16 +56,20 @@ def plot_images(
 
 def _batch(images) -> np.ndarray:
     """(N,H,W,1) or (N,H,W,3) from whatever plot_images takes."""
-    values = np.asarray(images if isinstance(images, np.ndarray) else np.stack(list(images)), np.float64)
+    several = not isinstance(images, np.ndarray)
+    values = np.asarray(np.stack(list(images)) if several else images, np.float64)
     shape = values.shape
-    if values.ndim == 2 or (values.ndim == 3 and shape[-1] not in (1, 3)):
+    if values.ndim == 2 + several or (values.ndim == 3 and not {shape[0], shape[-1]} & {1, 3}):
         values = values[..., np.newaxis]
     if values.ndim == 3:
         values = values[np.newaxis]
+    if values.ndim == 4 and values.shape[-1] not in (1, 3):
+        values = values.transpose(0, 2, 3, 1)  # channels first, as in a model
     if values.ndim != 4 or values.shape[-1] not in (1, 3) or not values.size:
         raise ValueError(
-            "plot_images draws images of shape (height,width), (height,width,1) or (height,width,3), or "
-            f"several of them; these values have shape {shape}"
+            "plot_images draws images of shape (height,width), (height,width,channels) or "
+            "(channels,height,width) with 1 or 3 channels, or several of them; these values have shape "
+            f"{shape}"
         )
     return values
 

@@ -49,6 +49,20 @@ def test_several_images_are_a_grid(conn):
     assert (pixels(conn, values, columns=3, zoom=2) == grid.repeat(2, 0).repeat(2, 1)).all()
 
 
+def test_channels_may_come_first(conn):
+    """As in a model, (C,H,W); where both ends could be the channels, the last is."""
+    values = np.random.default_rng(4).uniform(-1, 1, (5, 3, 4, 6)).astype(np.float32)
+    last = np.ascontiguousarray(values.transpose(0, 2, 3, 1))
+    assert (pixels(conn, values[0]) == pixels(conn, last[0])).all()
+    assert (pixels(conn, values, columns=3, zoom=2) == pixels(conn, last, columns=3, zoom=2)).all()
+    assert (pixels(conn, values[:, :1]) == pixels(conn, last[..., :1])).all()
+    both = np.ascontiguousarray(last[0, :3, :, :])
+    assert (pixels(conn, both) == pixels(conn, last[0])[:3]).all()
+    values[2, 1, 3, 5] = 7
+    with pytest.raises(psycopg.errors.NumericValueOutOfRange, match="7 \\(image 2, row 3, column 5\\)"):
+        pixels(conn, values)
+
+
 def test_values_out_of_range(conn):
     values = np.array([[0, -3], [np.inf, 1]], np.float32)
     with pytest.raises(
@@ -97,6 +111,14 @@ def test_plot_images_draws_the_same_pixels(conn):
         assert (drawn.get_array() == pixels(conn, image)).all()
         assert drawn.get_interpolation() == "nearest"
     assert pictures.describe(ax.figure) == "steps. noise becomes noise."
+    plt.close(ax.figure)
+    planes = np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+    for given in (planes, list(planes)):
+        ax = pg_llm.plot_images(given)
+        assert all((d.get_array() == pixels(conn, v)).all() for d, v in zip(ax.images, values, strict=True))
+        plt.close(ax.figure)
+    ax = pg_llm.plot_images([np.zeros((2, 5))] * 3)
+    assert len(ax.images) == 3, "three images in grey, not one in colour"
     plt.close(ax.figure)
     grey = pg_llm.plot_images(np.zeros((2, 5)))
     assert grey.images[0].get_array().shape == (2, 5, 3)
