@@ -26,8 +26,9 @@ def plot_images(
     """An image, or several side by side, without smoothing: each value is a square.
 
     images: (H,W), (H,W,C) or (C,H,W), where C is 1 or 3, or several of one shape: with one more dimension in
-    front, as a list or as a column of a result. low is drawn black, high white; clip draws values beyond them as the nearer one. titles: one
-    above each image. alt: what they show, for readers who cannot see them.
+    front, as a list or as a column of a result. low is drawn black, high white; clip draws values beyond
+    them as the nearer one. titles: one above each image. alt: what they show, for readers who cannot see
+    them.
     Errors: ValueError for other shapes, values out of range, NaN, more or fewer titles than images.
     """
     pixels = _pixels(_batch(images), low, high, clip)
