@@ -3,6 +3,7 @@
 import numpy as np
 import psycopg
 import pytest
+from helpers.any_graph import add_rows, params, write_graph
 from helpers.torch_gpt2 import random_gpt2
 from helpers.training import SIZE, bits, fill
 from helpers.training import tokens as tokens
@@ -34,6 +35,22 @@ def marked(conn):
     return conn.execute(query).fetchone()[0] or []
 
 
+NOISE = [
+    ("x", "input", [], {"shape": ["B", 4]}),
+    ("y", "input", [], {"shape": ["B", 4]}),
+    ("w", "param", [], {"shape": [4, 4], "init": "normal", "std": 0.5}),
+    ("table", "param", [], {"shape": [5, 4], "init": "normal", "std": 0.5}),
+    ("noise", "normal", [], {"shape": ["B", 4], "std": 0.3}),
+    ("share", "uniform", [], {"shape": ["B", 4]}),
+    ("step", "randint", [], {"shape": ["B"], "high": 5}),
+    ("noisy", "add", ["x", "noise"], {}),
+    ("part", "mul", ["noisy", "share"], {}),
+    ("product", "matmul", ["part", "w"], {}),
+    ("row", "gather_rows", ["table", "step"], {}),
+    ("sum", "add", ["product", "row"], {}),
+    ("value", "tanh", ["sum"], {}),
+    ("loss", "mse", ["value", "y"], {}),
+]
 LLAMA = '{"architecture": "llama", "n_kv_head": 1'
 
 
@@ -173,6 +190,41 @@ def test_wrong_activations_are_refused(conn, tokens, value):
 def test_wrong_options_are_refused(conn, value, message):
     with pytest.raises(psycopg.Error, match=message):
         create(conn, f'{{"recompute": {value}}}')
+
+
+def test_random_nodes_draw_the_same_again(conn):
+    """Noise and time steps of a graph, computed again in the backward pass: the same bits of every weight."""
+    rng = np.random.default_rng(7)
+    rows = [{"x": rng.standard_normal(4), "y": rng.standard_normal(4)} for _ in range(6)]
+    add_rows(conn, "noise", rows)
+    found = {}
+    drawn = ["normal", "randint", "uniform"]
+    for again in ([], drawn, [*drawn, "mul", "add", "tanh"]):
+        write_graph(conn, "noise", NOISE)
+        conn.execute(
+            "UPDATE llm_graph SET attrs = attrs || '{\"recompute\": true}'"
+            " WHERE model = 'noise' AND op = ANY(%s)",
+            (again,),
+        )
+        conn.execute(
+            "SELECT llm_train('noise', 4, lr_max => 0.01, warmup => 0, batch_size => 2, accumulation => 2,"
+            " seed => 9, dropout_p => 0)"
+        )
+        found[len(again)] = {name: value.tobytes() for name, value in params(conn, "noise").items()}
+    assert found[0] == found[3] == found[6]
+
+
+def test_a_bf16_run_replays(conn, tokens):
+    """llm_replay takes the run's own way of keeping values."""
+    fill(conn, "small", tokens)
+    create(conn)
+    first = conn.execute("SELECT llm_checkpoint_save('small')").fetchone()[0]
+    trained(conn, ", activations => 'bf16'")
+    rows = conn.execute(
+        "SELECT step, matches, weights_match FROM llm_replay('small', %s)", (first,)
+    ).fetchall()
+    assert [row[0] for row in rows] == [1, 2, 3]
+    assert all(matches for _, matches, _ in rows) and rows[-1][2]
 
 
 def test_wrong_attributes_are_refused(conn):
