@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from pg_llm import catalog, classroom
 from pg_llm.classroom import train as stories
-from pg_llm.errors import KitError
 from pg_llm.files.convert import save_safetensors
 from pg_llm.files.unet import WEIGHTS, unet_nodes
 from pg_llm.files.unet_import import KINDS, write_graph
@@ -97,9 +96,7 @@ def train(
     Example: train(Path("butterflies"), steps=20)
     """
     made_by = recipe()
-    last = made_by["steps"] if steps is None else steps
-    if not 0 < last <= made_by["steps"]:
-        raise KitError(f"the recipe has {made_by['steps']} steps, not {steps}")
+    last = stories.last_step(made_by, steps)
     folder.mkdir(parents=True, exist_ok=True)  # fails before the training if it cannot be created
     with stories.workshop(database, fresh) as conn:
         say(f"database {database}: {_begin(conn, made_by, last)}")
@@ -145,14 +142,8 @@ def export(conn: psycopg.Connection, made_by: dict, folder: Path) -> dict[str, s
 
 def _begin(conn: psycopg.Connection, made_by: dict, last: int) -> str:
     """Draws the images and writes the two models unless they exist; returns the state of the training."""
-    step = _step(conn, TRAINED)
-    if step is not None:
-        found = catalog.value(conn, "SELECT recipe FROM llm_model_config WHERE model = %s", [TRAINED])
-        if found != made_by["train"]:
-            raise KitError("a run of another recipe is there; --fresh throws it away")
-        if step > last:
-            raise KitError(f"the run is at step {step}, beyond {last}; --fresh throws it away")
-        return f"continues after step {step} of {last}" if step < last else f"all {step} steps are done"
+    if there := stories.state(conn, made_by, TRAINED, last):
+        return there
     _draw(conn, made_by)
     options = {"unet": made_by["unet"], "noise": made_by["noise"]}
     with conn.transaction(), conn.cursor() as cursor:
@@ -200,13 +191,9 @@ def _run(conn: psycopg.Connection, made_by: dict, last: int) -> None:
         "FROM llm_param AS now WHERE mean.model = %s AND now.model = %s AND now.name = mean.name"
     )
     while True:
-        step = _step(conn, TRAINED) or 0
-        if step % every == 0 and (_step(conn, MODEL) or 0) < step:
+        step = stories.trained_steps(conn, TRAINED) or 0
+        if step % every == 0 and (stories.trained_steps(conn, MODEL) or 0) < step:
             conn.execute(move, [decay, decay, MODEL, TRAINED])
         if step >= last:
             break
         conn.execute(train_until, [TRAINED, made_by["steps"], min(last, (step // every + 1) * every)])
-
-
-def _step(conn: psycopg.Connection, model: str) -> int | None:
-    return catalog.value(conn, "SELECT max(step) FROM llm_param WHERE model = %s", [model])

@@ -44,16 +44,14 @@ def train(
     Example: train(1, Path("."), steps=20)
     """
     recipe, model = classroom.recipe(), classroom.model_name(layers)
-    last = recipe["steps"] if steps is None else steps
-    if not 0 < last <= recipe["steps"]:
-        raise KitError(f"the recipe has {recipe['steps']} steps, not {steps}")
+    last = last_step(recipe, steps)
     folder.mkdir(parents=True, exist_ok=True)  # fails before the training if it cannot be created
     database = database or f"train_{model}".replace("-", "_")
     with workshop(database, fresh) as conn:
         say(f"database {database}: {_begin(conn, recipe, model, layers, last)}")
         with progress(database, model, last):
             for stories, until_step in _stages(recipe, model, last):
-                if (_step(conn, model) or 0) < until_step:
+                if (trained_steps(conn, model) or 0) < until_step:
                     _tell_stories(conn, recipe, stories)
                     _run(conn, recipe, model, until_step)
         return export(conn, model, folder)
@@ -89,15 +87,8 @@ def workshop(database: str, fresh: bool) -> Iterator[psycopg.Connection]:
 def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int, last: int) -> str:
     """Creates tokenizer and random weights unless they exist; returns the state of the training."""
     sizes, tokenizer = recipe["model"], recipe["tokenizer"]
-    step = _step(conn, model)
-    if step is not None:
-        found = catalog.value(conn, "SELECT recipe FROM llm_model_config WHERE model = %s", [model])
-        runs = conn.execute("SELECT n_steps FROM llm_train_run WHERE model = %s", [model]).fetchall()
-        if found != recipe["train"] or any(n != recipe["steps"] for (n,) in runs):
-            raise KitError("a run of another recipe is there; --fresh throws it away")
-        if step > last:
-            raise KitError(f"the run is at step {step}, beyond {last}; --fresh throws it away")
-        return f"continues after step {step} of {last}" if step < last else f"all {step} steps are done"
+    if there := state(conn, recipe, model, last):
+        return there
     with conn.transaction():
         count = catalog.value(
             conn,
@@ -124,6 +115,28 @@ def _begin(conn: psycopg.Connection, recipe: dict, model: str, layers: int, last
         )
         numbers = catalog.value(conn, "SELECT llm_init_model(%s, %s)", [model, sizes["seed"][model]])
     return f"{count} tokens learned, {numbers} random numbers, {last} steps to go"
+
+
+def last_step(recipe: dict, steps: int | None) -> int:
+    """The step at which to stop: `steps`, or the recipe's last. Errors: KitError beyond that."""
+    last = recipe["steps"] if steps is None else steps
+    if not 0 < last <= recipe["steps"]:
+        raise KitError(f"the recipe has {recipe['steps']} steps, not {steps}")
+    return last
+
+
+def state(conn: psycopg.Connection, recipe: dict, model: str, last: int) -> str | None:
+    """How far an earlier training has come, None without one. Errors: KitError if it cannot end at `last`."""
+    step = trained_steps(conn, model)
+    if step is None:
+        return None
+    found = catalog.value(conn, "SELECT recipe FROM llm_model_config WHERE model = %s", [model])
+    runs = conn.execute("SELECT n_steps FROM llm_train_run WHERE model = %s", [model]).fetchall()
+    if found != recipe["train"] or any(n != recipe["steps"] for (n,) in runs):
+        raise KitError("a run of another recipe is there; --fresh throws it away")
+    if step > last:
+        raise KitError(f"the run is at step {step}, beyond {last}; --fresh throws it away")
+    return f"continues after step {step} of {last}" if step < last else f"all {step} steps are done"
 
 
 def _stages(recipe: dict, model: str, last: int) -> Iterator[tuple[int, int]]:
@@ -154,7 +167,8 @@ def _run(conn: psycopg.Connection, recipe: dict, model: str, until_step: int) ->
     conn.execute("CALL llm_train_loop(%s, %s, until_step => %s)", [model, recipe["steps"], until_step])
 
 
-def _step(conn: psycopg.Connection, model: str) -> int | None:
+def trained_steps(conn: psycopg.Connection, model: str) -> int | None:
+    """How many steps a model has taken, None without weights."""
     return catalog.value(conn, "SELECT max(step) FROM llm_param WHERE model = %s", [model])
 
 

@@ -13,9 +13,10 @@ from pg_llm.errors import PgLlmError
 
 PACKAGE = REPO / "pg_llm"
 # From the bottom up: each may import those before it. bootstrap.py runs before anything is installed.
-# classroom/ is data with which every database starts; its train.py, which makes the data, needs a server.
+# classroom/ is data with which every database starts; train.py and butterflies.py make it, with a server.
 LAYERS = """bootstrap errors catalog build files classroom server backup notebook plots
-            drawings widgets course client alias classroom.train bench cli __main__""".split()
+            drawings widgets course client alias classroom.train classroom.butterflies
+            bench cli __main__""".split()
 
 
 def layer(module: str) -> str:
