@@ -114,10 +114,19 @@ def test_a_database_that_is_gone(lesson):
 
 def test_ctrl_c_ends_it(lesson):
     command = [sys.executable, "-m", "pg_llm", "class", "watch", "--every", "0.5"]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    run = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # ignored in a background job
+    )
     assert run.stdout.readline().startswith("student ")
     run.send_signal(signal.SIGINT)
-    out, err = run.communicate(timeout=30)
+    out, err = run.communicate(timeout=120)
     assert run.returncode == 0 and err == ""
 
 

@@ -20,10 +20,10 @@ def texts(drawing) -> str:
 
 @pytest.mark.parametrize(("clip", "factor"), [(1.0, "0.2"), (10.0, "= 1")])
 def test_a_whole_step_clips_by_the_length_of_all_gradients(clip, factor):
-    grads = {"w": np.array([[0, 3]], np.float32), "b": np.array([4], np.float32)}  # 5 long together
+    grads = {"w": np.array([[0, 3]], np.float32), "b": np.array([4], np.float32)}  # of norm 5 together
     d = optimizer.whole_step(grads, loss=2.5, lr=0.01, decay=0.1, clip=clip)
     assert f"min(1, {clip:g} / 5)" in texts(d) and factor in texts(d)
-    assert "1 matrices" in texts(d) and "1 vectors" in texts(d) and "5 long together" in d.description
+    assert "1 matrices" in texts(d) and "1 vectors" in texts(d) and "of norm 5 together" in d.description
 
 
 def test_gradients_of_zero_are_not_clipped():

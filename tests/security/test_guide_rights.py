@@ -45,8 +45,8 @@ def test_each_part_of_the_recipe(conn):
     parts = recipe.strip().split("\n\n")
     assert len(parts) == len(USES)
     make(conn, "m")
-    conn.execute("CREATE ROLE pupils; CREATE ROLE pupil LOGIN IN ROLE pupils")
-    info = {"host": conn.info.host, "port": conn.info.port, "user": "pupil", "dbname": conn.info.dbname}
+    conn.execute("CREATE ROLE pupils; CREATE ROLE guided LOGIN IN ROLE pupils")
+    info = {"host": conn.info.host, "port": conn.info.port, "user": "guided", "dbname": conn.info.dbname}
     try:
         with psycopg.connect(**info, autocommit=True) as pupil:
             for part, (what, uses) in zip(parts, USES.items(), strict=True):
@@ -58,4 +58,4 @@ def test_each_part_of_the_recipe(conn):
                 for use in uses:
                     pupil.execute(use)
     finally:
-        conn.execute("DROP OWNED BY pupils, pupil CASCADE; DROP ROLE pupil, pupils")
+        conn.execute("DROP OWNED BY pupils, guided CASCADE; DROP ROLE guided, pupils")
