@@ -205,9 +205,7 @@ def databases_(context, as_json):
         click.echo(json.dumps([each.facts() for each in found], indent=1))
         return
     rows = [("database", "size", "last used", "notebook"), *(each.row() for each in found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    commands.print_table(rows)
 
 
 @databases_.command("drop")

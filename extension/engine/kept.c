@@ -188,7 +188,7 @@ widen(LlmExec *exec, Slot *slot, LlmError *err)
 	return code;
 }
 
-/* ---- the way back ---- */
+/* ---- in the backward pass ---- */
 
 /* The value must be there: it is widened, or marked as due, and *missing counts it. */
 static LlmCode

@@ -148,13 +148,7 @@ llm_exec_close(LlmExec *exec)
 		return;
 	for (int i = 0; exec->slots && i < exec->model->graph.count; i++)
 	{
-		Slot *slot = &exec->slots[i];
-
-		llm_buffer_drop(exec, slot->buffer);
-		llm_buffer_drop(exec, slot->scores);
-		llm_buffer_drop(exec, slot->probs);
-		llm_buffer_drop(exec, slot->dx);
-		llm_buffer_drop(exec, slot->rounded);
+		llm_exec_let_go(exec, i);
 		llm_exec_drop_cache(exec, i);
 	}
 	llm_exec_drop_scratch(exec);

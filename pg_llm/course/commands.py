@@ -197,9 +197,7 @@ def class_list(as_json):
         size = "-" if each.bytes is None else f"{each.bytes / 1e6:.0f} MB"
         held = str(len(each.databases)) + ("" if each.complete else ", not the own one: pg-llm class reset")
         rows.append((each.name, f"{each.sessions} of {each.connections}", size, held))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(rows)
 
 
 @class_.command("remove")
@@ -324,6 +322,13 @@ def class_watch(every, once):
             if once:
                 break
             time.sleep(every)
+
+
+def print_table(rows):
+    """Prints rows of texts as columns, each as wide as its longest text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _said(text):

@@ -119,10 +119,8 @@ CheckRowLength(const DatasetRow *row, const LoadedModel *m)
 static void
 Place(const LlmInput *row, int32 fill, Size numel, void *to)
 {
-	Size given = 1;
+	Size given = InputNumel(row);
 
-	for (int d = 0; d < row->ndim; d++)
-		given *= row->dims[d];
 	CopyMemory(to, row->integers ? (const void *) row->integers : row->floats, sizeof(int32) * given);
 	for (Size i = given; i < numel; i++)
 	{
@@ -137,13 +135,12 @@ Stack(DatasetRow *const *rows, int n, int which, const LlmNode *node, int T, Mem
 {
 	LlmInput in = rows[0]->in[which];
 	bool stacked = IsStacked(node), column = which < rows[0]->n_columns;
-	Size numel = 1;
+	Size numel;
 	int32 *data;
 
 	if (column)
 		in.dims[0] = T;
-	for (int d = 0; d < in.ndim; d++)
-		numel *= in.dims[d];
+	numel = InputNumel(&in);
 	ReserveMemory(sizeof(int32) * n * numel);
 	data = MemoryContextAllocHuge(to, sizeof(int32) * Max(1, n * numel));
 	for (int i = 0; i < n; i++)
