@@ -366,5 +366,5 @@ CREATE FUNCTION tensor_png(image tensor, low real DEFAULT -1, high real DEFAULT 
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION tensor_png(tensor, real, real, boolean, int, int) IS
     'A PNG file of an image, (H,W), (H,W,C) or (C,H,W) with C 1 (grey) or 3 (colour), or of several, (N,H,W,C) or '
-    '(N,C,H,W), with this many side by side: low is drawn black and high white, values out of range are an error, or with clip '
-    'drawn as the nearer end; each value is a square of zoom pixels';
+    '(N,C,H,W), with this many side by side: low is drawn black and high white, values out of range are an error, or '
+    'with clip drawn as the nearer end; each value is a square of zoom pixels';

@@ -295,7 +295,7 @@ class Training:
 
     def _work(self) -> None:
         """Trains and watches until there is nothing more to do."""
-        outcome: list[str] = []
+        outcome: list[tuple[str, str]] = []
         try:
             with self._opened() as training, self._opened() as watching:
                 worker = threading.Thread(target=lambda: outcome.append(self._train(training)), daemon=True)
@@ -315,12 +315,11 @@ class Training:
                     self._read(watching)
                     self._list(watching)
         except (psycopg.Error, PgLlmError) as error:
-            self.error = self.error or _words(error)
-        state = outcome[0] if outcome else "failed"
-        if not outcome and not self.error:
-            self.error = "the training ended by an error of the monitor itself: see the kernel's own output"
-        with self._turn:
-            self.state = "failed" if self.error else state
+            if not outcome or not outcome[0][1]:
+                outcome[:] = [("failed", _words(error))]
+        fault = "the training ended by an error of the monitor itself: see the kernel's own output"
+        with self._turn:  # one change, so that nobody is told an error while the state is still "running"
+            self.state, self.error = outcome[0] if outcome else ("failed", fault)
         _running.discard(self)
         try:
             self._told()  # before _ended is set: then wait() returns with the view up to date
@@ -333,23 +332,22 @@ class Training:
                 conn.cancel_safe(timeout=5)
             worker.join(LOOK)
 
-    def _train(self, conn: psycopg.Connection) -> str:
-        """Trains until the run is complete or it is asked to stop; returns the state in which it ends."""
+    def _train(self, conn: psycopg.Connection) -> tuple[str, str]:
+        """Trains until the run is complete or is asked to stop; returns the state and an error's text."""
         try:
             self._find_again(conn)
             while not self._halt.is_set():
                 try:
                     if not self._advance(conn):
-                        return "done"
+                        return "done", ""
                 except psycopg.errors.QueryCanceled:
                     if not self._halt.is_set() and self.rate == self._used:
                         self.notes.append("another session cancelled the training")
                         break
             self._locate(conn)
         except (psycopg.Error, PgLlmError) as error:
-            self.error = self._explained(error)
-            return "failed"
-        return "done" if self.end is not None and self.step >= self.end else "stopped"
+            return "failed", self._explained(error)
+        return ("done" if self.end is not None and self.step >= self.end else "stopped"), ""
 
     def _find_again(self, conn: psycopg.Connection) -> None:
         """Another session may have moved the model to another step since this training stopped."""

@@ -59,6 +59,12 @@ def conn(database):
         assert not [t for t in threading.enumerate() if t.name.startswith("train ")]
 
 
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    """The monitor reads the log often, so that a test acts while a short training still runs."""
+    monkeypatch.setattr("pg_llm.notebook.training.LOOK", 0.02)
+
+
 def value(conn, query: str, *arguments):
     return conn.execute(query, arguments).fetchone()[0]
 
@@ -96,17 +102,17 @@ def test_it_trains_as_one_call_of_the_loop_does(conn):
 
 
 def test_cells_go_on_while_it_trains_and_it_stops_and_resumes_to_the_same_bits(conn):
-    conn.execute(CALL, ["a", 60])
-    seen = monitor(conn, 60, commit_every=2).start()
+    conn.execute(CALL, ["a", 200])
+    seen = monitor(conn, 200, commit_every=2).start()
     until(lambda: value(conn, "SELECT count(*) FROM llm_train_log WHERE model = 'b'") > 3)
-    assert seen.stop().state == "stopped" and 0 < seen.step < 60
+    assert seen.stop().state == "stopped" and 0 < seen.step < 200
     until(lambda: value(conn, SESSIONS) == 0)
     assert value(conn, "SELECT max(step) FROM llm_train_log WHERE model = 'b'") == seen.step
-    assert seen.resume().wait().step == 60 and sha(conn, "a") == sha(conn, "b")
+    assert seen.resume().wait().step == 200 and sha(conn, "a") == sha(conn, "b")
     assert value(conn, "SELECT count(*) FROM llm_train_run WHERE model = 'b'") == 1
     # done; another start is another run
     seen.start().wait()
-    assert seen.step == 120 and [s.step for s in seen.samples][-3:] == [100, 110, 120]
+    assert seen.step == 400 and [s.step for s in seen.samples][-3:] == [380, 390, 400]
 
 
 def test_it_rolls_back_to_the_start_or_to_a_checkpoint(conn):
@@ -217,8 +223,8 @@ def test_an_uncommitted_model_is_named(conn):
 
 
 def test_a_lost_connection_and_a_cancel_from_elsewhere_are_named_and_resumed(conn):
-    conn.execute(CALL, ["a", 150])
-    seen = monitor(conn, 150, commit_every=1, every=1000).start()
+    conn.execute(CALL, ["a", 600])
+    seen = monitor(conn, 600, commit_every=1, every=1000).start()
     until(lambda: seen.step > 2)
     pids = "FROM pg_stat_activity WHERE application_name = 'pg_llm training monitor' AND query LIKE 'CALL%'"
     conn.execute(f"SELECT pg_terminate_backend(pid) {pids}")
@@ -230,11 +236,11 @@ def test_a_lost_connection_and_a_cancel_from_elsewhere_are_named_and_resumed(con
     conn.execute(f"SELECT pg_cancel_backend(pid) {pids}")
     until(lambda: not seen.training.running)
     assert seen.state == "stopped" and seen.view["notes"] == ["another session cancelled the training"]
-    assert seen.resume().wait().step == 150 and sha(conn, "a") == sha(conn, "b")
+    assert seen.resume().wait().step == 600 and sha(conn, "a") == sha(conn, "b")
 
 
 def test_a_model_moved_by_others_begins_a_new_run(conn):
-    seen = monitor(conn, 200, commit_every=1).start()
+    seen = monitor(conn, 600, commit_every=1).start()
     until(lambda: seen.step > 2)
     at = seen.stop().step
     conn.execute(CALL, ["b", 3])
