@@ -84,7 +84,7 @@ write_row(const float *sums, const float *bias, int n, const size_t *places, flo
 		sums = row;
 	}
 	if (places[n - 1] - places[0] == (size_t) n - 1)
-		memcpy(out + places[0], sums, n * sizeof(float));
+		llm_copy_columns(1, n, sums, 0, out + places[0], 0);
 	else
 		for (int j = 0; j < n; j++)
 			out[places[j]] = sums[j];
@@ -97,16 +97,14 @@ multiply_panel(const Product *p, int group, int row, int m, int panel, float *su
 	int64_t pixel = (int64_t) panel * LLM_PANEL;
 	int n = (int) llm_min(p->pixels - pixel, LLM_PANEL);
 	size_t places[LLM_PANEL], first = (size_t) group * p->M + row;
-	float block[LLM_BLOCK * LLM_PANEL];
 
 	llm_pixel_places(&p->from, pixel, n, places);
 	for (int k = 0; k < p->K && (k == 0 || !llm_pool_stopping(worker)); k += LLM_BLOCK)
 	{
 		int kc = (int) llm_min(p->K - k, LLM_BLOCK);
 
-		llm_kernels->pack_gathered(kc, n, p->x + group * p->x_group, p->taps + k, places, block);
-		llm_kernels->matmul_block(
-			m, kc, p->packed + first * p->K + (size_t) k * m, block, sums, LLM_PANEL, n, k == 0);
+		llm_kernels->matmul_gathered(m, kc, p->packed + first * p->K + (size_t) k * m,
+			p->x + group * p->x_group, p->taps + k, places, n, sums, LLM_PANEL, k == 0);
 	}
 	llm_pixel_places(&p->to, pixel, n, places);
 	for (int i = 0; i < m; i++)

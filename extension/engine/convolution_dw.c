@@ -1,6 +1,7 @@
 /*
- * The gradient of a convolution with respect to its weight, in the weight's own layout: dweight (OC,k) += dy
- * (OC,pixels) @ patches^T (pixels,k), over the pixels of all images in blocks of LLM_BLOCK.
+ * The gradient of a convolution with respect to its weight, computed transposed: dweight^T (k,OC) += patches
+ * (k,pixels) @ dy^T (pixels,OC), over the pixels of all images in blocks of LLM_BLOCK. dy is packed once and
+ * the patches are read in place.
  */
 #include "engine/convolution.h"
 
@@ -10,39 +11,39 @@
 #include "engine/patches.h"
 #include "engine/pool.h"
 
-/* Elements of dy that are packed at once, which stay in the third-level cache; rows that a task packs. */
+/* Elements of dy that are packed at once, which stay in the third-level cache. */
 #define MAX_FLOATS (2 << 20)
-#define ROWS 168
 
 typedef struct Gradient
 {
 	const LlmConv *c;
-	int M, K, panels;  /* of each group: rows, columns and panels of columns of dweight */
+	int M, K, panels;  /* of each group: output channels, in so many panels; taps */
 	int64_t pixels;    /* of all images */
 	int64_t from, end; /* pixels that are packed now: whole blocks, or the rest */
 	const float *dy;
 	LlmPatches patches;
-	int rows, row_blocks; /* rows of a task; number of such row blocks */
-	float *packed;        /* for each block of pixels, group and block of rows: dy as matmul_block reads it */
-	float *sums;          /* (rows,LLM_PANEL) per worker */
+	int taps, tap_blocks; /* taps of a task; number of such blocks */
+	size_t *places;       /* of the packed pixels */
+	float *packed;        /* for each block of pixels and panel of each group: dy (pixels,LLM_PANEL) */
+	float *sums;          /* (taps,LLM_PANEL) per worker */
 	float *dw;
 } Gradient;
 
-/* dy of m output channels from o on and n pixels, packed; pixels of several images are first put side by
+/* dy of `columns` output channels from o on and n pixels; pixels of several images are first put side by
  * side. */
 static void
-pack_dy(const Gradient *g, int o, int m, int64_t pixel, int n, float *out)
+pack_dy(const Gradient *g, int o, int columns, int64_t pixel, int n, float *panel)
 {
 	size_t each = (size_t) g->c->OH * g->c->OW, image = pixel / each, at = pixel % each;
 	const float *dy = g->dy + (image * g->c->OC + o) * each;
-	float joined[ROWS * LLM_BLOCK];
+	float joined[LLM_PANEL * LLM_BLOCK];
 
 	if (at + n <= each)
 	{
-		llm_kernels->pack_rows(m, n, dy + at, each, out);
+		llm_kernels->pack_panel_transposed(n, columns, dy + at, each, panel);
 		return;
 	}
-	for (int i = 0; i < m; i++)
+	for (int i = 0; i < columns; i++)
 	{
 		const float *row = dy + i * each;
 		size_t from = at, length;
@@ -53,61 +54,78 @@ pack_dy(const Gradient *g, int o, int m, int64_t pixel, int n, float *out)
 			memcpy(joined + i * n + j, row + from, length * sizeof(float));
 		}
 	}
-	llm_kernels->pack_rows(m, n, joined, n, out);
+	llm_kernels->pack_panel_transposed(n, columns, joined, n, panel);
 }
 
+/* A panel's place among those of a block of pixels, which begins at `pixel`. */
+static float *
+panel_of(const Gradient *g, int64_t pixel, int n, int group, int panel)
+{
+	size_t all = (size_t) g->c->how.groups * g->panels;
+
+	return g->packed + ((pixel - g->from) * all + ((size_t) group * g->panels + panel) * n) * LLM_PANEL;
+}
+
+/* One block of pixels: its places, and dy of all output channels. */
 static void
 pack_task(void *context, int task, int worker)
 {
 	const Gradient *g = context;
-	int64_t pixel = g->from + (int64_t) (task / (g->c->how.groups * g->row_blocks)) * LLM_BLOCK;
-	int n = (int) llm_min(g->end - pixel, LLM_BLOCK), group = task / g->row_blocks % g->c->how.groups;
-	int row = task % g->row_blocks * g->rows, m = (int) llm_min(g->M - row, g->rows);
-	float *to = g->packed + (pixel - g->from) * g->c->OC + ((size_t) group * g->M + row) * n;
+	int64_t pixel = g->from + (int64_t) task * LLM_BLOCK;
+	int n = (int) llm_min(g->end - pixel, LLM_BLOCK);
 
-	(void) worker;
-	pack_dy(g, group * g->M + row, m, pixel, n, to);
+	llm_pixel_places(&g->patches.pixels, pixel, n, g->places + (pixel - g->from));
+	for (int group = 0; group < g->c->how.groups; group++)
+		for (int panel = 0; panel < g->panels && !llm_pool_stopping(worker); panel++)
+		{
+			int o = panel * LLM_PANEL;
+
+			pack_dy(g, group * g->M + o, (int) llm_min(g->M - o, LLM_PANEL), pixel, n,
+				panel_of(g, pixel, n, group, panel));
+		}
 }
 
-/* panel (n,LLM_PANEL): of n pixels, the patch elements of `columns` taps. */
-static void
-gather(const Gradient *g, int group, int64_t pixel, int n, const size_t *taps, int columns, float *panel)
-{
-	const LlmPatches *p = &g->patches;
-	size_t places[LLM_PANEL];
-	float turned[LLM_PANEL * LLM_PANEL];
-
-	for (int i = 0; i < n; i += LLM_PANEL)
-	{
-		int few = (int) llm_min(n - i, LLM_PANEL);
-
-		llm_pixel_places(&p->pixels, pixel + i, few, places);
-		llm_kernels->pack_gathered(columns, few, p->planes.x + group * p->group, taps, places, turned);
-		llm_kernels->pack_panel_transposed(few, columns, turned, LLM_PANEL, panel + i * LLM_PANEL);
-	}
-}
-
-/* Adds the packed pixels to one panel of a block of rows; the sums are contiguous until they are complete. */
+/* Adds the packed pixels to one panel of a block of taps; the sums are contiguous until they are complete. */
 static void
 panel_task(void *context, int task, int worker)
 {
 	const Gradient *g = context;
-	int panel = task % g->panels, row = task / g->panels % g->row_blocks * g->rows;
-	int group = task / g->panels / g->row_blocks, m = (int) llm_min(g->M - row, g->rows);
-	int k = panel * LLM_PANEL, columns = (int) llm_min(g->K - k, LLM_PANEL);
-	float block[LLM_BLOCK * LLM_PANEL], *sums = g->sums + (size_t) worker * g->rows * LLM_PANEL;
-	size_t first = (size_t) group * g->M + row;
+	int tap = task % g->tap_blocks * g->taps, panel = task / g->tap_blocks % g->panels;
+	int group = task / g->tap_blocks / g->panels, m = (int) llm_min(g->K - tap, g->taps);
+	int o = panel * LLM_PANEL, columns = (int) llm_min(g->M - o, LLM_PANEL);
+	float *sums = g->sums + (size_t) worker * g->taps * LLM_PANEL;
+	float *dw = g->dw + ((size_t) group * g->M + o) * g->K + tap;
 
-	llm_copy_columns(m, columns, g->dw + first * g->K + k, g->K, sums, LLM_PANEL);
+	for (int i = 0; i < m; i++)
+		for (int j = 0; j < LLM_PANEL; j++)
+			sums[i * LLM_PANEL + j] = j < columns ? dw[(size_t) j * g->K + i] : 0;
 	for (int64_t pixel = g->from; pixel < g->end && !llm_pool_stopping(worker); pixel += LLM_BLOCK)
 	{
 		int n = (int) llm_min(g->end - pixel, LLM_BLOCK);
 
-		gather(g, group, pixel, n, g->patches.taps + k, columns, block);
-		llm_kernels->matmul_block(m, n, g->packed + (pixel - g->from) * g->c->OC + first * n, block, sums,
-			LLM_PANEL, columns, false);
+		llm_kernels->matmul_taps(m, n, g->patches.planes.x + group * g->patches.group, g->patches.taps + tap,
+			g->places + (pixel - g->from), panel_of(g, pixel, n, group, panel), sums, LLM_PANEL, columns,
+			false);
 	}
-	llm_copy_columns(m, columns, sums, LLM_PANEL, g->dw + first * g->K + k, g->K);
+	for (int j = 0; j < columns; j++)
+		for (int i = 0; i < m; i++)
+			dw[(size_t) j * g->K + i] = sums[i * LLM_PANEL + j];
+}
+
+static LlmCode
+add_pixels(Gradient *g, int64_t at_once, LlmError *err)
+{
+	int groups = g->c->how.groups;
+	LlmCode code = LLM_OK;
+
+	for (g->from = 0; g->from < g->pixels && code == LLM_OK; g->from = g->end)
+	{
+		g->end = llm_min(g->from + at_once, g->pixels);
+		code = llm_parallel((int) ((g->end - g->from + LLM_BLOCK - 1) / LLM_BLOCK), pack_task, g, err);
+		if (code == LLM_OK)
+			code = llm_parallel(groups * g->panels * g->tap_blocks, panel_task, g, err);
+	}
+	return code;
 }
 
 /* Block by block of pixels, as many at once as the packed part of dy may hold. */
@@ -115,30 +133,26 @@ static LlmCode
 accumulate(Gradient *g, const LlmAllocator *memory, LlmError *err)
 {
 	int groups = g->c->how.groups, tile = llm_kernels->tile_rows;
-	int64_t blocks = (g->pixels + LLM_BLOCK - 1) / LLM_BLOCK;
-	int64_t at_once = llm_min(blocks, MAX_FLOATS / ((int64_t) g->c->OC * LLM_BLOCK) + 1);
-	size_t packed = at_once * LLM_BLOCK * g->c->OC, bytes;
-	LlmCode code = LLM_OK;
+	int64_t blocks = (g->pixels + LLM_BLOCK - 1) / LLM_BLOCK, columns, at_once;
+	size_t bytes, packed, sums;
+	LlmCode code;
 
-	g->panels = llm_ceil_div(g->K, LLM_PANEL);
-	g->row_blocks = llm_conv_row_blocks(g->M, (int64_t) g->panels * groups);
-	g->row_blocks = g->row_blocks < llm_ceil_div(g->M, ROWS) ? llm_ceil_div(g->M, ROWS) : g->row_blocks;
-	g->rows = (int) llm_min(llm_ceil_div(llm_ceil_div(g->M, g->row_blocks), tile) * tile, ROWS);
-	g->row_blocks = llm_ceil_div(g->M, g->rows);
-	bytes = (packed + (size_t) llm_pool_threads() * g->rows * LLM_PANEL) * sizeof(float);
-	g->packed = memory->alloc(memory->context, bytes);
-	if (g->packed == NULL)
+	g->panels = llm_ceil_div(g->M, LLM_PANEL);
+	columns = (int64_t) groups * g->panels * LLM_PANEL;
+	at_once = llm_min(blocks, MAX_FLOATS / (columns * LLM_BLOCK) + 1) * LLM_BLOCK;
+	g->tap_blocks = llm_conv_row_blocks(g->K, (int64_t) g->panels * groups);
+	g->taps = llm_ceil_div(llm_ceil_div(g->K, g->tap_blocks), tile) * tile;
+	g->tap_blocks = llm_ceil_div(g->K, g->taps);
+	packed = at_once * columns;
+	sums = (size_t) llm_pool_threads() * g->taps * LLM_PANEL;
+	bytes = at_once * sizeof(size_t) + (packed + sums) * sizeof(float);
+	g->places = memory->alloc(memory->context, bytes);
+	if (g->places == NULL)
 		return llm_fail(err, LLM_NO_MEMORY, "conv2d: no memory for %zu MB of packed gradients", bytes >> 20);
+	g->packed = (float *) (g->places + at_once);
 	g->sums = g->packed + packed;
-	for (g->from = 0; g->from < g->pixels && code == LLM_OK; g->from = g->end)
-	{
-		g->end = llm_min(g->from + at_once * LLM_BLOCK, g->pixels);
-		blocks = (g->end - g->from + LLM_BLOCK - 1) / LLM_BLOCK;
-		code = llm_parallel((int) blocks * groups * g->row_blocks, pack_task, g, err);
-		if (code == LLM_OK)
-			code = llm_parallel(groups * g->row_blocks * g->panels, panel_task, g, err);
-	}
-	memory->release(memory->context, g->packed, bytes);
+	code = add_pixels(g, at_once, err);
+	memory->release(memory->context, g->places, bytes);
 	return code;
 }
 

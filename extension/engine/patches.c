@@ -9,6 +9,9 @@
 #include "engine/partition.h"
 #include "engine/pool.h"
 
+/* Rows of an image that are copied between two polls. */
+#define POLL_ROWS 64
+
 int64_t
 llm_conv_length(int64_t n, int k, int64_t padding, int stride)
 {
@@ -126,7 +129,7 @@ split_task(void *context, int channel, int worker)
 	float *to = p->copy + channel * p->channel;
 
 	for (int plane = 0; plane < p->stride * p->stride; plane++)
-		for (int i = 0; i < p->rows && !llm_pool_stopping(worker); i++, to += p->columns)
+		for (int i = 0; i < p->rows && (i % POLL_ROWS || !llm_pool_stopping(worker)); i++, to += p->columns)
 		{
 			int64_t row = (int64_t) i * p->stride + plane / p->stride - s->above;
 

@@ -128,10 +128,18 @@ typedef struct LlmKernels
 	void (*pack_panel)(int k, int n, const float *b, size_t ldb, float *panel);
 	/* the same from the transposed matrix: bt (n,k), rows ldb apart. */
 	void (*pack_panel_transposed)(int k, int n, const float *bt, size_t ldb, float *panel);
-	/* panel (k,LLM_PANEL) from elements x[rows[i] + columns[j]], n ascending columns; missing ones are zero.
+	/*
+	 * matmul_block for a panel whose element (k,j) is x[taps[k] + columns[j]], n ascending columns: read in
+	 * place where vectors of columns are side by side in x.
 	 */
-	void (*pack_gathered)(
-		int k, int n, const float *x, const size_t *rows, const size_t *columns, float *panel);
+	void (*matmul_gathered)(int m, int kc, const float *rows, const float *x, const size_t *taps,
+		const size_t *columns, int n, float *out, size_t ldo, bool first);
+	/*
+	 * matmul_block for rows whose element (i,k) is x[taps[i] + places[k]], read in place. Whole panels are
+	 * written: LLM_PANEL columns for each row of out, of which those from n on may be anything.
+	 */
+	void (*matmul_taps)(int m, int kc, const float *x, const size_t *taps, const size_t *places,
+		const float *panel, float *out, size_t ldo, int n, bool first);
 
 	/* out[i] = f(x[i]); out may be x */
 	void (*unary)(LlmUnary f, size_t n, const float *x, float *out);

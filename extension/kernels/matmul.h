@@ -24,6 +24,21 @@
 #define LLM_PASS 32
 #endif
 #define LLM_PV (LLM_PASS / LLM_W)
+#define LLM_MAX_PV (LLM_PANEL / LLM_W)
+
+/* Writes or adds the sums of a block: of m rows and pv vectors. */
+INLINE void
+tile_end(int m, int pv, vf acc[LLM_MR][LLM_MAX_PV], float *out, size_t ldo, bool first)
+{
+#pragma GCC unroll 16
+	for (int i = 0; i < m; i++)
+		for (int j = 0; j < pv; j++)
+		{
+			float *o = out + i * ldo + j * LLM_W;
+
+			v_store(o, first ? acc[i][j] : (vf) (v_load(o) + acc[i][j]));
+		}
+}
 
 /*
  * out (m,LLM_PASS) = [first] or += a (m,kc) @ b (kc,LLM_PASS); a is packed [kc][m], b rows LLM_PANEL apart.
@@ -32,7 +47,7 @@
 INLINE void
 tile(int m, int kc, const float *a, const float *b, const float *ahead, float *out, size_t ldo, bool first)
 {
-	vf acc[LLM_MR][LLM_PV];
+	vf acc[LLM_MR][LLM_MAX_PV];
 
 	for (int i = 0; i < m; i++)
 		for (int j = 0; j < LLM_PV; j++)
@@ -57,17 +72,31 @@ tile(int m, int kc, const float *a, const float *b, const float *ahead, float *o
 				acc[i][j] = v_fma(r, x[j], acc[i][j]);
 		}
 	}
-#pragma GCC unroll 16
-	for (int i = 0; i < m; i++)
-		for (int j = 0; j < LLM_PV; j++)
-		{
-			float *o = out + i * ldo + j * LLM_W;
-
-			v_store(o, first ? acc[i][j] : (vf) (v_load(o) + acc[i][j]));
-		}
+	tile_end(m, LLM_PV, acc, out, ldo, first);
 }
 
-/* One function per tile height, so that each keeps its accumulators in registers. */
+/* One function per tile height, so that each keeps its accumulators in registers: TILE is a height's case. */
+#if LLM_MR > 6
+#define TILES                                                                                                \
+	TILE(1)                                                                                                  \
+	TILE(2)                                                                                                  \
+	TILE(3)                                                                                                  \
+	TILE(4)                                                                                                  \
+	TILE(5)                                                                                                  \
+	TILE(6)                                                                                                  \
+	TILE(7)                                                                                                  \
+	TILE(8)                                                                                                  \
+	TILE(9)                                                                                                  \
+	TILE(10)                                                                                                 \
+	TILE(11)                                                                                                 \
+	TILE(12)                                                                                                 \
+	TILE(13)                                                                                                 \
+	TILE(14)
+#elif LLM_MR > 4
+#define TILES TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
+#else
+#define TILES TILE(1) TILE(2) TILE(3) TILE(4)
+#endif
 #define TILE(m)                                                                                              \
 	case m:                                                                                                  \
 		tile(m, kc, a, b, ahead, out, ldo, first);                                                           \
@@ -79,24 +108,7 @@ tile_rows(
 {
 	switch (m)
 	{
-		TILE(1)
-		TILE(2)
-		TILE(3)
-		TILE(4)
-#if LLM_MR > 4
-		TILE(5)
-		TILE(6)
-#endif
-#if LLM_MR > 6
-		TILE(7)
-		TILE(8)
-		TILE(9)
-		TILE(10)
-		TILE(11)
-		TILE(12)
-		TILE(13)
-		TILE(14)
-#endif
+		TILES
 	}
 }
 
@@ -377,6 +389,141 @@ pack_gathered(int k, int n, const float *x, const size_t *rows, const size_t *co
 			else
 				for (int j = j0; j < j0 + LLM_W; j++)
 					panel[j] = j < n ? x[rows[i] + columns[j]] : 0;
+}
+
+/* ---- products with gathered elements, read in place ---- */
+
+/* Columns that must be side by side in x to be read in place: a vector, or a pass where there are none. */
+#define LLM_RUN (LLM_W == 1 ? LLM_PASS : LLM_W)
+
+/* tile with b[k][j] = x[taps[k] + columns[j]], over pv vectors. */
+INLINE void
+tile_in_place(int m, int pv, int kc, const float *a, const float *x, const size_t *taps,
+	const size_t *columns, float *out, size_t ldo, bool first)
+{
+	vf acc[LLM_MR][LLM_MAX_PV];
+	const float *run[LLM_MAX_PV];
+
+	for (int j = 0; j < pv; j++)
+		run[j] = x + columns[j * LLM_W / LLM_RUN * LLM_RUN] + j * LLM_W % LLM_RUN;
+	for (int i = 0; i < m; i++)
+		for (int j = 0; j < pv; j++)
+			acc[i][j] = v_set(0);
+	for (int k = 0; k < kc; k++)
+	{
+		vf b[LLM_MAX_PV];
+
+		for (int j = 0; j < pv; j++)
+			b[j] = v_load(run[j] + taps[k]);
+#pragma GCC unroll 16
+		for (int i = 0; i < m; i++)
+		{
+			vf r = v_set(a[(size_t) k * m + i]);
+
+			for (int j = 0; j < pv; j++)
+				acc[i][j] = v_fma(r, b[j], acc[i][j]);
+		}
+	}
+	tile_end(m, pv, acc, out, ldo, first);
+}
+
+/* tile with a[i][k] = x[taps[i] + places[k]]. */
+INLINE void
+tile_of_taps(int m, int kc, const float *x, const size_t *taps, const size_t *places, const float *b,
+	float *out, size_t ldo, bool first)
+{
+	vf acc[LLM_MR][LLM_MAX_PV];
+	const float *row[LLM_MR];
+
+	for (int i = 0; i < m; i++)
+	{
+		row[i] = x + taps[i];
+		for (int j = 0; j < LLM_PV; j++)
+			acc[i][j] = v_set(0);
+	}
+	for (int k = 0; k < kc; k++)
+	{
+		vf y[LLM_PV];
+
+		for (int j = 0; j < LLM_PV; j++)
+			y[j] = v_load(b + (size_t) k * LLM_PANEL + j * LLM_W);
+#pragma GCC unroll 16
+		for (int i = 0; i < m; i++)
+		{
+			vf r = v_set(row[i][places[k]]);
+
+			for (int j = 0; j < LLM_PV; j++)
+				acc[i][j] = v_fma(r, y[j], acc[i][j]);
+		}
+	}
+	tile_end(m, LLM_PV, acc, out, ldo, first);
+}
+
+/* Few rows have too few chains to hide the latency in one pass, so they take the whole panel at once. */
+#undef TILE
+#define TILE(m)                                                                                              \
+	case m:                                                                                                  \
+		for (int j = 0; j < LLM_PANEL; j += IN_PLACE_PV(m) * LLM_W)                                          \
+			tile_in_place(m, IN_PLACE_PV(m), kc, a, x, taps, columns + j, out + j, ldo, first);              \
+		break;
+#define IN_PLACE_PV(m) ((m) *2 <= LLM_MR ? LLM_MAX_PV : LLM_PV)
+
+static void
+tile_rows_in_place(int m, int kc, const float *a, const float *x, const size_t *taps, const size_t *columns,
+	float *out, size_t ldo, bool first)
+{
+	switch (m)
+	{
+		TILES
+	}
+}
+
+#undef TILE
+#define TILE(m)                                                                                              \
+	case m:                                                                                                  \
+		tile_of_taps(m, kc, x, taps, places, b, out, ldo, first);                                            \
+		break;
+
+static void
+tile_rows_of_taps(int m, int kc, const float *x, const size_t *taps, const size_t *places, const float *b,
+	float *out, size_t ldo, bool first)
+{
+	switch (m)
+	{
+		TILES
+	}
+}
+
+/* Columns that are not side by side are gathered into a panel first. */
+static void
+matmul_gathered(int m, int kc, const float *rows, const float *x, const size_t *taps, const size_t *columns,
+	int n, float *out, size_t ldo, bool first)
+{
+	bool in_place = n == LLM_PANEL;
+
+	for (int j = 0; j < n && in_place; j += LLM_RUN)
+		in_place = columns[j + LLM_RUN - 1] - columns[j] == LLM_RUN - 1;
+	if (!in_place)
+	{
+		float block[LLM_BLOCK * LLM_PANEL];
+
+		pack_gathered(kc, n, x, taps, columns, block);
+		matmul_block(m, kc, rows, block, out, ldo, n, first);
+		return;
+	}
+	for (int i = 0; i < m; i += LLM_MR)
+		tile_rows_in_place(m - i < LLM_MR ? m - i : LLM_MR, kc, rows + (size_t) i * kc, x, taps, columns,
+			out + i * ldo, ldo, first);
+}
+
+static void
+matmul_taps(int m, int kc, const float *x, const size_t *taps, const size_t *places, const float *panel,
+	float *out, size_t ldo, int n, bool first)
+{
+	for (int i = 0; i < m; i += LLM_MR)
+		for (int j = 0; j < n; j += LLM_PASS)
+			tile_rows_of_taps(m - i < LLM_MR ? m - i : LLM_MR, kc, x, taps + i, places, panel + j,
+				out + i * ldo + j, ldo, first);
 }
 
 #endif

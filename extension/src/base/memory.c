@@ -28,6 +28,7 @@ int pg_llm_memory_limit_mb = 0;
 #define MIN_REPORTED ((Size) 65536)
 
 static void TransactionEnds(XactEvent event, void *arg);
+static bool FreeSpare(void);
 
 static MemoryEvict evict = NULL;
 
@@ -40,7 +41,7 @@ MemoryOnPressure(MemoryEvict callback)
 static bool
 Evict(void)
 {
-	return evict != NULL && evict();
+	return FreeSpare() || (evict != NULL && evict());
 }
 
 /* ---- settings ---- */
@@ -151,6 +152,7 @@ StatementEnded(void *arg)
 {
 	statement_asked = false;
 	transaction_asked = IsTransactionOrTransactionBlock();
+	(void) FreeSpare();
 	TellWhatIsLeft();
 	if (ServerMemoryScarce()) /* so idle caches never take more than half of the limit */
 	{
@@ -340,11 +342,90 @@ IsGranted(size_t size)
 		   ServerMemoryAsk(session_bytes + size + other_bytes);
 }
 
+/*
+ * Blocks that were released and are kept until the statement ends, the oldest first. The next step of a
+ * training allocates the same sizes again; new memory would come from the kernel, which clears each page.
+ */
+#define MIN_SPARE ((Size) 262144)
+#define MAX_SPARE 512
+#define SPARE_SHARE 16 /* of the session's limit */
+
+static struct
+{
+	void *block;
+	size_t size;
+} spare[MAX_SPARE];
+static int n_spare = 0;
+static size_t spare_bytes = 0; /* counted as session_bytes, too */
+
+static void
+ForgetSpare(int i)
+{
+	spare_bytes -= spare[i].size;
+	n_spare--;
+	memmove(&spare[i], &spare[i + 1], (n_spare - i) * sizeof(spare[0]));
+}
+
+static void
+FreeOldest(void)
+{
+	void *block = spare[0].block;
+
+	session_bytes -= spare[0].size;
+	ForgetSpare(0);
+	free(block);
+}
+
+static bool
+FreeSpare(void)
+{
+	bool any = n_spare > 0;
+
+	while (n_spare > 0)
+		FreeOldest();
+	return any;
+}
+
+/* True if the block is kept. */
+static bool
+KeepSpare(void *block, size_t size)
+{
+	size_t most = (size_t) pg_llm_memory_limit_mb * MEGABYTE / SPARE_SHARE;
+
+	if (size < MIN_SPARE || size > most / 4)
+		return false;
+	while (n_spare == MAX_SPARE || (n_spare > 0 && spare_bytes + size > most))
+		FreeOldest();
+	spare[n_spare].block = block;
+	spare[n_spare++].size = size;
+	spare_bytes += size;
+	transaction_asked = true;
+	TellWhenEnded();
+	return true;
+}
+
+/* A kept block of exactly this size, or NULL. */
+static void *
+TakeSpare(size_t size)
+{
+	for (int i = n_spare - 1; i >= 0 && size >= MIN_SPARE; i--)
+		if (spare[i].size == size)
+		{
+			void *block = spare[i].block;
+
+			ForgetSpare(i);
+			return block;
+		}
+	return NULL;
+}
+
 static void *
 SessionAlloc(void *context, size_t size)
 {
-	void *block;
+	void *block = TakeSpare(size);
 
+	if (block)
+		return block;
 	if (!IsLittle(size) && !IsGranted(size))
 	{
 		if (!HasRoom(size, 0))
@@ -362,7 +443,7 @@ SessionAlloc(void *context, size_t size)
 static void
 SessionRelease(void *context, void *block, size_t size)
 {
-	if (block == NULL)
+	if (block == NULL || KeepSpare(block, size))
 		return;
 	free(block);
 	session_bytes -= size;

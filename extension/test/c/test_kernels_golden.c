@@ -119,6 +119,30 @@ hash_conv2d(uint64_t *hash, int unused)
 	hash_floats(hash, 7 * 15 * 9, out);
 }
 
+/* Rows of 32, 16 and 8 pixels are read in place on some instruction sets, and not on others. */
+static void
+hash_conv2d_rows(uint64_t *hash, int unused)
+{
+	LlmConvHow how = {.stride = 1, .groups = 1, .pad = {1, 1, 1, 1}};
+	TestMemory counted;
+	LlmAllocator memory = test_allocator(&counted);
+	LlmConv c;
+
+	for (int width = 8; width <= 32; width *= 2)
+	{
+		CHECK_OK(llm_conv_shape(
+					 4, (int[]){2, 16, 6, width}, 4, (int[]){11, 16, 3, 3}, 1, (int[]){11}, &how, &c, &err),
+			err);
+		CHECK_OK(llm_conv(&c, y, y + 7000, y + 9000, out, &memory, &err), err);
+		hash_floats(hash, 2 * 11 * 6 * width, out);
+		CHECK_OK(llm_conv_dx(&c, y + 7000, y, out, &memory, &err), err);
+		hash_floats(hash, 2 * 16 * 6 * width, out);
+		memset(out, 0, 11 * 16 * 9 * sizeof(float));
+		CHECK_OK(llm_conv_dw(&c, y, y + 7000, out, &memory, &err), err);
+		hash_floats(hash, 11 * 16 * 9, out);
+	}
+}
+
 static void
 hash_groupnorm(uint64_t *hash, int unused)
 {
@@ -255,6 +279,7 @@ static const struct
 	{"rope_back", hash_rope, 1, 0xd5cafa4405fe5265},
 	{"log_softmax", hash_log_softmax, 0, 0xcccf367e695847b3},
 	{"conv2d", hash_conv2d, 0, 0x8e03ed6d2488e88e},
+	{"conv2d_rows", hash_conv2d_rows, 0, 0x2b0b1834a2d4058d},
 	{"groupnorm", hash_groupnorm, 0, 0x6f5bdfd8a709e1af},
 	{"greater", hash_binary, LLM_GREATER, 0x955519ca10f20da5},
 	{"abs", hash_unary, LLM_ABS, 0x50ced69827060ab9},

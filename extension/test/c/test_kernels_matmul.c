@@ -185,6 +185,98 @@ cut_case(uint64_t *state)
 	free(panels);
 }
 
+/*
+ * A product whose right side is gathered from x: taps[k] + columns[j], where runs of so many columns are side
+ * by side; and its mirror image, whose left side is. The second block is added to the first.
+ */
+static void
+gathered_case(uint64_t *state, int m, int n, int kc, int run)
+{
+	size_t taps[LLM_BLOCK], columns[LLM_BLOCK];
+	int far = 3000, wide = kc > n ? kc : n;
+	float *x = odd_random(state, 2 * far), *b = odd_floats((size_t) wide * wide), *a, *want, *rows, *more;
+
+	for (int k = 0; k < LLM_BLOCK; k++)
+		taps[k] = test_random(state) % far;
+	for (int j = 0; j < n; j++) /* ascending */
+		columns[j] = j % run ? columns[j - 1] + 1 : (j ? columns[j - 1] : 0) + 1 + test_random(state) % 20;
+	a = odd_random(state, (size_t) m * kc);
+	want = odd_floats((size_t) m * n);
+	rows = odd_floats((size_t) m * kc);
+	more = odd_random(state, (size_t) m * n);
+	for (int k = 0; k < kc; k++)
+		for (int j = 0; j < n; j++)
+			b[k * n + j] = x[taps[k] + columns[j]];
+	ref_matmul(m, n, kc, a, b, false, want);
+	EACH_LEVEL(isa, threads)
+	for (int first = 0; first < 2; first++)
+	{
+		int ldo = LLM_PANEL + 3;
+		float *out = odd_output((size_t) m * ldo);
+
+		llm_kernels->pack_rows(m, kc, a, kc, rows);
+		for (int i = 0; i < m; i++)
+			memcpy(out + i * ldo, more + i * n, n * sizeof(float));
+		llm_kernels->matmul_gathered(m, kc, rows, x, taps, columns, n, out, ldo, first);
+		for (int i = 0; i < m; i++)
+		{
+			for (int j = 0; j < n; j++)
+				CHECK(bits_of(out[i * ldo + j]) ==
+					  bits_of(first ? want[i * n + j] : more[i * n + j] + want[i * n + j]));
+			for (size_t byte = n * sizeof(float); byte < ldo * sizeof(float); byte++)
+				CHECK(((unsigned char *) (out + i * ldo))[byte] == GUARD_BYTE);
+		}
+		odd_free(out);
+	}
+	odd_free(a);
+	odd_free(b);
+	odd_free(x);
+	odd_free(want);
+	odd_free(rows);
+	odd_free(more);
+}
+
+static void
+taps_case(uint64_t *state, int m, int n, int kc)
+{
+	size_t taps[LLM_BLOCK], places[LLM_BLOCK];
+	int far = 3000;
+	float *x = odd_random(state, 2 * far), *a = odd_floats((size_t) m * kc), *want = odd_floats(m * n);
+	float *b = odd_random(state, (size_t) kc * n), *panel = odd_floats((size_t) kc * LLM_PANEL);
+	float *more = odd_random(state, (size_t) m * LLM_PANEL);
+
+	for (int k = 0; k < LLM_BLOCK; k++)
+	{
+		taps[k] = test_random(state) % far;
+		places[k] = test_random(state) % far;
+	}
+	for (int i = 0; i < m; i++)
+		for (int k = 0; k < kc; k++)
+			a[i * kc + k] = x[taps[i] + places[k]];
+	ref_matmul(m, n, kc, a, b, false, want);
+	EACH_LEVEL(isa, threads)
+	for (int first = 0; first < 2; first++)
+	{
+		float *out = odd_output((size_t) m * LLM_PANEL);
+
+		llm_kernels->pack_panel(kc, n, b, n, panel);
+		memcpy(out, more, (size_t) m * LLM_PANEL * sizeof(float));
+		llm_kernels->matmul_taps(m, kc, x, taps, places, panel, out, LLM_PANEL, n, first);
+		for (int i = 0; i < m; i++)
+			for (int j = 0; j < n; j++)
+				CHECK(bits_of(out[i * LLM_PANEL + j]) ==
+					  bits_of(first ? want[i * n + j] : more[i * LLM_PANEL + j] + want[i * n + j]));
+		CHECK(((unsigned char *) (out + (size_t) m * LLM_PANEL))[0] == GUARD_BYTE);
+		odd_free(out);
+	}
+	odd_free(a);
+	odd_free(b);
+	odd_free(x);
+	odd_free(want);
+	odd_free(panel);
+	odd_free(more);
+}
+
 int
 main(void)
 {
@@ -202,5 +294,12 @@ main(void)
 	random_case(&state, 1, 1700, 130);
 	special_case(&state);
 	cut_case(&state);
+	for (int m = 1; m < 32; m += 1 + m / 8)
+		for (int kc = 1; kc <= LLM_BLOCK; kc += 1 + kc / 2)
+			for (int run = 1; run <= LLM_PANEL; run *= 2)
+			{
+				gathered_case(&state, m, LLM_PANEL - (m + kc) % 3 / 2 * (m % LLM_PANEL), kc, run);
+				taps_case(&state, m, 1 + (m * run) % LLM_PANEL, kc);
+			}
 	return 0;
 }
