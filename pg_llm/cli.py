@@ -304,7 +304,8 @@ def download(dsn, database, notebook, name, file, revision, offline, model):
     """Download a GPT-2 from the Hugging Face hub, check its files and print where they are.
 
     NAME is OWNER/NAME, or gpt2, gpt2-medium, gpt2-large, gpt2-xl for OpenAI's. The files are kept in
-    huggingface_hub's cache. A private model needs HF_TOKEN, or a login: hf auth login
+    huggingface_hub's cache. A private model needs HF_TOKEN, or a login: hf auth login. With --model, the
+    model's tokenizer is loaded, too.
 
     \b
     Example: pg-llm download gpt2 --model gpt2-small
@@ -322,7 +323,8 @@ def download(dsn, database, notebook, name, file, revision, offline, model):
         path = hub.download(name, file=file, revision=revision, offline=offline)
         done = importer.load_model(conn, path, model)
         click.echo(f"{path}")
-        click.echo(f"model {model}: {done.parameters} parameters, in database {conn.info.dbname}", err=True)
+        what = f"{done.parameters} parameters, tokenizer {done.tokenizer or 'none'}"
+        click.echo(f"model {model}: {what}, in database {conn.info.dbname}", err=True)
 
 
 @cli.command("ingest-tokenizer")

@@ -205,6 +205,19 @@ $$;
 COMMENT ON FUNCTION _llm_add_tokens(text, jsonb) IS
     'Adds tokens, or marks those that there are: [{"id", "content", "special"}]; one without an id must be there';
 
+CREATE FUNCTION _llm_tokenizer_digest(model text) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT md5(concat_ws(',',
+        (SELECT md5(string_agg(row(v.token_id, v.bytes, v.rank, v.added OR @extschema@._llm_is_special(v),
+            @extschema@._llm_is_special(v))::text, ',' ORDER BY v.token_id))
+            FROM @extschema@.llm_bpe_vocab AS v WHERE v.model = _llm_tokenizer_digest.model),
+        (SELECT md5(string_agg(row(m.left_token, m.right_token)::text, ',' ORDER BY m.rank))
+            FROM @extschema@.llm_bpe_merges AS m WHERE m.model = _llm_tokenizer_digest.model),
+        (SELECT row(c.pattern, c.ignore_merges, c.normalizer)::text
+            FROM @extschema@.llm_bpe_config AS c WHERE c.model = _llm_tokenizer_digest.model)))
+$$;
+COMMENT ON FUNCTION _llm_tokenizer_digest(text) IS 'A value that two tokenizers share if they encode and decode alike';
+
 CREATE FUNCTION pg_llm_load_tokenizer(names text[], files text[], model text, truncate boolean DEFAULT false)
     RETURNS int
     LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -219,6 +232,8 @@ DECLARE
     named CONSTANT jsonb := @extschema@._llm_tokenizer_added((given ->> 'added_tokens.json')::jsonb,
         (given ->> 'special_tokens_map.json')::jsonb, (given ->> 'tokenizer_config.json')::jsonb);
     added jsonb;
+    there CONSTANT bigint := (SELECT count(*) FROM @extschema@.llm_bpe_vocab AS v WHERE v.model = model);
+    before CONSTANT text := CASE WHEN NOT truncate THEN @extschema@._llm_tokenizer_digest(model) END;
 BEGIN
     IF given ? 'tokenizer.json' THEN
         file := given ->> 'tokenizer.json';
@@ -240,20 +255,60 @@ BEGIN
     ELSE
         added := named;
     END IF;
-    PERFORM @extschema@.pg_llm_load_bpe(convert_to(vocab, 'UTF8'), convert_to(merges, 'UTF8'), model, truncate);
+    PERFORM @extschema@.pg_llm_load_bpe(convert_to(vocab, 'UTF8'), convert_to(merges, 'UTF8'), model,
+        truncate OR there > 0);
     IF config.pattern <> 'gpt2' OR config.ignore_merges OR config.normalizer IS NOT NULL THEN
         config.model := model;
         INSERT INTO @extschema@.llm_bpe_config SELECT config.*;
     END IF;
     PERFORM @extschema@._llm_add_tokens(model, added);
     PERFORM @extschema@.llm_encode('', model); -- which checks that it is consistent
+    IF there > 0 AND NOT truncate AND before <> @extschema@._llm_tokenizer_digest(model) THEN
+        RAISE EXCEPTION 'tokenizer "%" already has % tokens', model, there USING ERRCODE = 'duplicate_object',
+            HINT = 'These files are another tokenizer. Replace it with truncate => true, or load under another name.';
+    END IF;
     RETURN (SELECT count(*) FROM @extschema@.llm_bpe_vocab AS v WHERE v.model = model);
 END
 $$;
 COMMENT ON FUNCTION pg_llm_load_tokenizer(text[], text[], text, boolean) IS
     'Loads a tokenizer from the contents of its files, sent by the client: tokenizer.json, or vocab.json and '
     'merges.txt with added_tokens.json, special_tokens_map.json and tokenizer_config.json; returns the number of '
-    'tokens. truncate replaces a tokenizer of that name';
+    'tokens. truncate replaces another tokenizer of that name';
+
+-- What load_model calls for the files beside the weights, in its transaction.
+CREATE FUNCTION _llm_import_tokenizer(names text[], files text[], model text, OUT tokenizer text, OUT tokens int,
+    OUT reason text)
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    used CONSTANT text := @extschema@.llm_tokenizer(model);
+    before CONSTANT text := @extschema@._llm_tokenizer_digest(used);
+BEGIN
+    BEGIN
+        tokens := @extschema@.pg_llm_load_tokenizer(names, files, model, true);
+        tokenizer := model;
+        IF before = @extschema@._llm_tokenizer_digest(model) THEN -- nothing to load
+            tokenizer := used;
+            RAISE EXCEPTION USING ERRCODE = 'PL001';
+        ELSIF used = model THEN
+            reason := format('model "%s" keeps the tokenizer of its name, which differs from the one beside the '
+                'weights', model);
+            RAISE EXCEPTION USING ERRCODE = 'PL001';
+        END IF;
+    EXCEPTION
+        WHEN SQLSTATE 'PL001' THEN NULL;
+        WHEN feature_not_supported OR invalid_parameter_value OR insufficient_privilege THEN
+            reason := format('the tokenizer beside the weights of model "%s" was not loaded: %s', model, sqlerrm);
+    END;
+    IF reason IS NOT NULL THEN
+        tokenizer := @extschema@.llm_tokenizer(model);
+        tokens := NULL;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION _llm_import_tokenizer(text[], text[], text) IS
+    'Loads the tokenizer of a model from the contents of its files, unless the model uses the same one already; '
+    'returns the tokenizer that the model uses, how many tokens the files have, and why they were not loaded';
 
 CREATE FUNCTION _llm_server_text(path text) RETURNS text
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'llm_server_text';

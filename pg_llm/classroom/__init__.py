@@ -84,7 +84,7 @@ def load(conn: psycopg.Connection) -> list[str]:
         with conn.transaction():
             load_tokenizer(conn, FOLDER / "vocab.json", FOLDER / "merges.txt", TOKENIZER, truncate=True)
             for n in layers:
-                load_model(conn, weights_file(n), MODELS[n], progress=False)
+                load_model(conn, weights_file(n), MODELS[n], progress=False, tokenizer=False)
                 query = "UPDATE {0}.llm_model_config SET recipe = %s::jsonb WHERE model = %s"
                 conn.execute(catalog.qualified(conn, query), [json.dumps(recipe()["train"]), MODELS[n]])
     return [MODELS[n] for n in layers]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from pg_llm.files.checkpoint import (
     same_values,
 )
 from pg_llm.files.layout import transposed
+from pg_llm.files.model_tokenizer import set_tokenizer
 
 # A field of the wire protocol is at most 1 GB.
 _MAX_TENSOR_BYTES = 2**30 - 64
@@ -32,10 +34,11 @@ _COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 
 
 class Imported(NamedTuple):
-    """What load_model wrote: the number of tensors and of parameters."""
+    """What load_model wrote: the number of tensors and of parameters; and the model's tokenizer, if any."""
 
     tensors: int
     parameters: int
+    tokenizer: str | None = None
 
 
 def load_model(
@@ -45,6 +48,7 @@ def load_model(
     *,
     ignore_surplus: bool = False,
     progress: bool = True,
+    tokenizer: bool | str = True,
 ) -> Imported:
     """Imports a checkpoint (safetensors, npz, PyTorch .pt or .bin) as `model`, replacing its weights.
 
@@ -53,6 +57,10 @@ def load_model(
     HuggingFace, nanoGPT, minGPT, build-nanogpt, LLMs-from-scratch, llm.c (.bin), llama.cpp (GGUF, with the
     package gguf) or pg_gpt2 (.npz). PyTorch's files need torch; nothing in them is executed. ignore_surplus:
     tensors that the model does not have are left out, with a notice.
+    tokenizer: True loads the one beside the weights (tokenizer.json, or vocab.json and merges.txt) under the
+    model's name, unless the model uses the same one already; a tokenizer that is loaded under that name is
+    kept, and one of a kind that llm_encode does not have is left out, both with a warning. False loads none;
+    a name is that of a tokenizer in the database.
     A folder of diffusers with a UNet2DModel becomes a denoising model (pg_llm.files.unet).
     All or nothing: one transaction, or a savepoint inside the caller's. Needs no rights but those on the
     llm_ tables. Errors: CheckpointError for the file, psycopg.Error (naming every tensor that is missing,
@@ -73,7 +81,10 @@ def load_model(
                 tensor = checkpoint.tensors[position - 1]
                 chosen.append((name, transposed(tensor) if is_transposed else tensor))
             copy_params(cursor, schema, model, chosen, progress)
-    return Imported(len(chosen), sum(tensor.size for _, tensor in chosen))
+            used, reason = set_tokenizer(conn, Path(folder_or_file).expanduser(), model, tokenizer)
+    if reason:
+        warnings.warn(reason, stacklevel=2)
+    return Imported(len(chosen), sum(tensor.size for _, tensor in chosen), used)
 
 
 def check_sizes(checkpoint: Checkpoint) -> None:

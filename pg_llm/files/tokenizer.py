@@ -7,6 +7,7 @@ the extension reads these formats.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
@@ -31,8 +32,8 @@ def load_tokenizer(
 
     vocab_file: a folder, whose tokenizer.json is read, or else its vocabulary, merges, and added and special
         tokens; a tokenizer.json; or a vocabulary, which without merges_file has none (plain characters).
-    truncate: replace a tokenizer of that name. Errors: KitError for missing files, psycopg.Error from the
-        server, which names what it cannot do.
+    truncate: replace another tokenizer of that name. Errors: KitError for missing files, psycopg.Error from
+        the server, which names what it cannot do, or another tokenizer that has the name.
 
     >>> load_tokenizer(conn, "gpt2", model="gpt2")  # doctest: +SKIP
     50257
@@ -42,6 +43,9 @@ def load_tokenizer(
     if merges_file is None and (Path(vocab_file).is_dir() or Path(vocab_file).name.endswith(WHOLE_NAME)):
         return _load_whole(conn, Path(vocab_file), model, truncate)
     vocab, merges = find_files(vocab_file, merges_file)
+    if not truncate and exists(conn, model):
+        # the same again, after load_model for example, is no error
+        return _load_files(conn, vocab, {"vocab.json": vocab, "merges.txt": merges}, model, truncate)
     return catalog.value(
         conn,
         catalog.qualified(conn, "SELECT {0}.pg_llm_load_bpe(%b, %b, %s, %s)"),
@@ -67,21 +71,43 @@ def save_tokenizer(conn: psycopg.Connection, folder: str | Path, model: str) -> 
 
 def _load_whole(conn: psycopg.Connection, source: Path, model: str, truncate: bool) -> int:
     """Loads the files of a folder, or a tokenizer.json of whatever name."""
-    names = catalog.value(conn, catalog.qualified(conn, "SELECT {0}._llm_tokenizer_names()"))
-    paths = {name: source / name for name in names} if source.is_dir() else {WHOLE_NAME: source}
-    found = {name: path for name, path in paths.items() if path.is_file()}
-    if not {WHOLE_NAME, *VOCAB_NAMES} & found.keys():
+    found = files_of(conn, source) if source.is_dir() else {WHOLE_NAME: source}
+    if not found or not source.exists():
         raise KitError(
             f"{source} has no {WHOLE_NAME} and no {' or '.join(VOCAB_NAMES)}; name the vocabulary file"
             if source.is_dir()
             else f"there is no file {source}"
         )
+    return _load_files(conn, source, found, model, truncate)
+
+
+def _load_files(
+    conn: psycopg.Connection, source: Path, paths: Mapping[str, Path | None], model: str, truncate: bool
+) -> int:
+    texts = read_texts(source, paths)
+    query = catalog.qualified(conn, "SELECT {0}.pg_llm_load_tokenizer(%s::text[], %s::text[], %s, %s)")
+    return catalog.value(conn, query, [list(texts), list(texts.values()), model, truncate])
+
+
+def read_texts(source: Path, paths: Mapping[str, Path | None]) -> dict[str, str]:
+    """The contents of a tokenizer's files. Errors: KitError for a file that is not UTF-8."""
     try:
-        texts = [path.read_text("utf-8-sig") for path in found.values()]
+        return {name: path.read_text("utf-8-sig") for name, path in paths.items() if path}
     except UnicodeDecodeError as error:
         raise KitError(f"{source}: a tokenizer's files are UTF-8, and one is not: {error}") from None
-    query = catalog.qualified(conn, "SELECT {0}.pg_llm_load_tokenizer(%s::text[], %s::text[], %s, %s)")
-    return catalog.value(conn, query, [list(found), texts, model, truncate])
+
+
+def exists(conn: psycopg.Connection, tokenizer: str) -> bool:
+    """Whether the database has a tokenizer of this name."""
+    query = "SELECT EXISTS (SELECT FROM {0}.llm_bpe_vocab WHERE model = %s)"
+    return catalog.value(conn, catalog.qualified(conn, query), [tokenizer])
+
+
+def files_of(conn: psycopg.Connection, folder: Path) -> dict[str, Path]:
+    """The files of a tokenizer that are in this folder, by their names; none if there is no vocabulary."""
+    names = catalog.value(conn, catalog.qualified(conn, "SELECT {0}._llm_tokenizer_names()"))
+    found = {name: folder / name for name in names if (folder / name).is_file()}
+    return found if {WHOLE_NAME, *VOCAB_NAMES} & found.keys() else {}
 
 
 def find_files(vocab: str | Path, merges: str | Path | None = None) -> tuple[Path, Path | None]:

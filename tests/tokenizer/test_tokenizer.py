@@ -242,8 +242,10 @@ def test_client_side_load(conn, tmp_path):
     """load_tokenizer with two files or a folder, under both pairs of names; refused, or replaced."""
     assert pg_llm.load_tokenizer(conn, VOCAB, MERGES, "copy") == 50257
     assert encode(conn, "Hello world!", "copy") == [15496, 995, 0]
+    assert pg_llm.load_tokenizer(conn, VOCAB, MERGES, "copy") == 50257  # the same again
+    (tmp_path / "fewer.bpe").write_bytes(b"\n".join(MERGES.read_bytes().splitlines()[:-2]))
     with pytest.raises(psycopg.errors.DuplicateObject, match="already has 50257 tokens"):
-        pg_llm.load_tokenizer(conn, VOCAB, MERGES, "copy")
+        pg_llm.load_tokenizer(conn, VOCAB, tmp_path / "fewer.bpe", "copy")
     (tmp_path / "encoder.json").write_bytes(VOCAB.read_bytes())
     (tmp_path / "vocab.bpe").write_bytes(MERGES.read_bytes().replace(b"\n", b"\r\n"))
     assert pg_llm.load_tokenizer(conn, tmp_path, model="copy", truncate=True) == 50257
