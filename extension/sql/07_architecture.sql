@@ -16,7 +16,7 @@ CREATE VIEW llm_architecture WITH (security_invoker = true) AS
               "scale_attn_by_inverse_layer_idx": "scale_attn_by_inverse_layer_idx", "bias": "bias",
               "qkv_bias": "qkv_bias", "attention_layers": "attention_layers", "window_size": "window_size",
               "head_dim": "head_dim", "experts": "experts", "experts_per_token": "experts_per_token",
-              "balance_loss": "balance_loss"}'::jsonb,
+              "balance_loss": "balance_loss", "separate_heads": "separate_heads"}'::jsonb,
             '{"activation": "gelu_tanh", "layer_norm_epsilon": 1e-5, "scale_attn_weights": true,
               "scale_attn_by_inverse_layer_idx": false, "bias": true, "qkv_bias": true, "tied_head": true}'::jsonb,
             '{"add_cross_attention": false}'::jsonb),
@@ -110,7 +110,7 @@ DECLARE
             'rotary_dim', 'window_size', 'experts', 'experts_per_token')
             THEN 'whole'
         WHEN option IN ('tied_head', 'scale_attn_weights', 'scale_attn_by_inverse_layer_idx', 'bias', 'qkv_bias',
-            'attention_bias', 'mlp_bias', 'qk_norm', 'parallel_residual', 'interleaved')
+            'attention_bias', 'mlp_bias', 'qk_norm', 'parallel_residual', 'interleaved', 'separate_heads')
             THEN 'boolean'
         ELSE option END;
     smallest CONSTANT int := CASE option WHEN 'n_layer' THEN 0 ELSE 1 END;
@@ -197,6 +197,10 @@ BEGIN
         PERFORM @extschema@._llm_check_option(told, item.key, item.value, item.key);
     END LOOP;
     PERFORM @extschema@._llm_check_experts(told, config.n_layer, jsonb_strip_nulls(config.options));
+    IF config.options -> 'separate_heads' = 'true' AND config.options ->> 'architecture' <> 'gpt2' THEN
+        RAISE EXCEPTION '%: the heads of "%" cannot have weights of their own, those of "gpt2" can', told,
+            config.options ->> 'architecture' USING ERRCODE = 'feature_not_supported';
+    END IF;
     IF jsonb_typeof(config.options -> 'recompute') = 'array' THEN
         FOR item IN SELECT value FROM jsonb_array_elements(config.options -> 'recompute') AS layer (value)
             WHERE NOT to_jsonb(ARRAY(SELECT generate_series(0, config.n_layer - 1))) @> value LOOP
@@ -209,7 +213,8 @@ COMMENT ON FUNCTION _llm_check_options(llm_model_config) IS
     'Refuses a model''s options that no graph can be made of, by name';
 
 -- The nodes of each architecture. of: the families that have the node, * all; part 0 comes before the layers, 1 is a
--- layer, 2 comes after them. %: this layer; ^: the residual stream that it reads; &: each layer. A layer with
+-- layer, 2 comes after them. %: this layer; ^: the residual stream that it reads; &: each layer. @: this
+-- head; #: each head, where inputs begin with @. A layer with
 -- parameters stands for several rows (_llm_node_pieces): shape is its weight's, bias says whether it has one (an
 -- option, or always). needs: the option without which the node is left out; !: with which.
 -- B batch, T time, C channels, F = 4*C unless d_ff is set, V vocabulary, P positions, NH heads, KH heads of
@@ -235,9 +240,17 @@ CREATE FUNCTION _llm_architecture_nodes()
         ('{*}',            2,  9, 'loss',           'cross_entropy', '{logits,targets}',       NULL,    NULL, NULL),
 
         -- GPT-2: x = x + attn(ln_1(x))
-        ('{gpt2}', 1,  1, '%.ln_1',          'layernorm', '{^}',             '{C}',     NULL, NULL), -- (B,T,C)
-        ('{gpt2}', 1,  2, '%.attn.c_attn',   'linear',    '{%.ln_1}',        '{C,3*Q}', NULL, NULL), -- (B,T,3*C)
-        ('{gpt2}', 1,  3, '%.attn.heads',    'attention', '{%.attn.c_attn}', NULL,      NULL, NULL), -- (B,T,C)
+        ('{gpt2}', 1, -5, '%.ln_1',          'layernorm', '{^}',             '{C}',     NULL, NULL), -- (B,T,C)
+        ('{gpt2}', 1,  2, '%.attn.c_attn',   'linear', '{%.ln_1}', '{C,3*Q}', NULL, '!separate_heads'), -- (B,T,3*C)
+        ('{gpt2}', 1,  3, '%.attn.heads',    'attention', '{%.attn.c_attn}', NULL, NULL, '!separate_heads'), -- (B,T,C)
+        -- the same with weights of its own for each head, (B,T,HS)
+        ('{gpt2}', 1, -4, '%.attn.head.@.q', 'linear',  '{%.ln_1}',          '{C,HS}', NULL, 'separate_heads'),
+        ('{gpt2}', 1, -3, '%.attn.head.@.k', 'linear',  '{%.ln_1}',          '{C,HS}', NULL, 'separate_heads'),
+        ('{gpt2}', 1, -2, '%.attn.head.@.v', 'linear',  '{%.ln_1}',          '{C,HS}', NULL, 'separate_heads'),
+        ('{gpt2}', 1, -1, '%.attn.q', 'concat', '{@%.attn.head.#.q}', NULL, NULL, 'separate_heads'), -- (B,T,C)
+        ('{gpt2}', 1,  0, '%.attn.k', 'concat', '{@%.attn.head.#.k}', NULL, NULL, 'separate_heads'),
+        ('{gpt2}', 1,  1, '%.attn.v', 'concat', '{@%.attn.head.#.v}', NULL, NULL, 'separate_heads'),
+        ('{gpt2}', 1,  3, '%.attn.heads', 'attention', '{%.attn.q,%.attn.k,%.attn.v}', NULL, NULL, 'separate_heads'),
         ('{gpt2}', 1,  4, '%.attn.c_proj',   'linear',    '{%.attn.heads}',  '{Q,C}',   NULL, NULL),
         ('{gpt2}', 1,  5, '%.attn.drop',     'dropout',   '{%.attn.c_proj}', NULL,      NULL, NULL),
         ('{gpt2}', 1,  6, '%.attn.residual', 'add',       '{^,%.attn.drop}', NULL,      NULL, NULL),

@@ -11,8 +11,9 @@ CREATE FUNCTION _llm_model_graph(config llm_model_config)
             -- HuggingFace's names; the inverse index makes the scores of later layers smaller
             coalesce((o.options ->> 'scale_attn_weights')::boolean, true) AS scaled,
             coalesce((o.options ->> 'scale_attn_by_inverse_layer_idx')::boolean, false) AS by_layer,
-            CASE WHEN o.options ->> 'bias' = 'false' THEN '%.bias'
-                WHEN o.options ->> 'qkv_bias' = 'false' THEN '%.c_attn.bias' END AS unbiased,
+            CASE WHEN o.options ->> 'bias' = 'false' THEN ARRAY['%.bias']
+                WHEN o.options ->> 'qkv_bias' = 'false' THEN ARRAY['%.c_attn.bias', '%.attn.head.%.bias'] END
+                AS unbiased,
             sqrt(size.head::float8) AS root, (o.options ->> 'experts')::int AS experts, per_token,
             -- an architecture's own window may be longer than a short context
             coalesce(c.options -> 'window_size', to_jsonb(least((o.options ->> 'window_size')::int, c.n_positions)))
@@ -49,11 +50,11 @@ CREATE FUNCTION _llm_model_graph(config llm_model_config)
             OR coalesce(options -> ltrim(node.needs, '!') <> 'false', false) <> (node.needs LIKE '!%')
     ),
     graph AS (
-        SELECT part, layer, n, k, node.kind, coalesce(piece.op, node.kind) AS op,
-            replace(node.name || coalesce(suffix, ''), '%', here) AS name,
-            replace(replace(
+        SELECT part, layer, n, one, k, node.kind, coalesce(piece.op, node.kind) AS op,
+            replace(replace(node.name || coalesce(suffix, ''), '%', here), '@', one::text) AS name,
+            replace(replace(replace(
                 coalesce(replace(replace(piece.inputs, '$self', node.name), '$input', btrim(node.inputs, '{}')),
-                    node.inputs), '%', here),
+                    node.inputs), '%', here), '.@', '.' || one),
                 '^', CASE layer WHEN 0 THEN stream ELSE replace(layer_name, '%', (layer - 1)::text) END)::text[]
                 AS inputs,
             (SELECT jsonb_agg(coalesce(sizes -> d.dim, to_jsonb(d.dim)) ORDER BY d.i)
@@ -65,11 +66,14 @@ CREATE FUNCTION _llm_model_graph(config llm_model_config)
         LEFT JOIN @extschema@._llm_node_pieces() AS piece ON piece.kind = node.kind
         JOIN LATERAL generate_series(0, n_layer) AS layer
             ON CASE part WHEN 0 THEN layer = 0 WHEN 1 THEN layer < n_layer ELSE layer = n_layer END
+        JOIN LATERAL generate_series(0, CASE WHEN node.name LIKE '%@%' THEN n_head - 1 ELSE 0 END) AS one ON true
         CROSS JOIN LATERAL (SELECT replace(layer_name, '%', layer::text)) AS this (here)
     )
     SELECT g.name, g.op, CASE WHEN g.inputs[1] LIKE '&%'
             THEN ARRAY(SELECT replace(g.inputs[1], '&', replace(layer_name, '%', i::text))
                 FROM generate_series(0, n_layer - 1) AS i)
+            WHEN g.inputs[1] LIKE '@%'
+            THEN ARRAY(SELECT replace(substr(g.inputs[1], 2), '#', i::text) FROM generate_series(0, n_head - 1) AS i)
             WHEN tied THEN array_replace(g.inputs, head, embedding) ELSE g.inputs END,
         CASE WHEN g.recomputed AND g.op <> 'param' THEN '{"recompute": true}' ELSE '{}' END::jsonb || CASE g.op
             WHEN 'input' THEN jsonb_build_object('shape', shape, 'dtype', 'int')
@@ -78,7 +82,7 @@ CREATE FUNCTION _llm_model_graph(config llm_model_config)
                         CASE kind WHEN 'biased projection' THEN jsonb_build_array(shape -> 0)
                             WHEN 'experts' THEN shape - 1 ELSE jsonb_build_array(shape -> -1) END,
                         'init', 'zeros')
-                    || CASE WHEN g.name LIKE unbiased THEN '{"trainable": false}' ELSE '{}' END::jsonb
+                    || CASE WHEN g.name LIKE ANY (unbiased) THEN '{"trainable": false}' ELSE '{}' END::jsonb
                 WHEN kind IN ('layernorm', 'rmsnorm') THEN jsonb_build_object('shape', shape, 'init', 'ones')
                 ELSE jsonb_build_object('shape', shape, 'init', 'normal',
                     'std', CASE WHEN g.name
@@ -111,10 +115,11 @@ CREATE FUNCTION _llm_model_graph(config llm_model_config)
             WHEN 'topk' THEN jsonb_build_object('k', per_token) || CASE kind WHEN 'chosen'
                 THEN '{"output": "indices"}' WHEN 'used' THEN '{"output": "mask"}' ELSE '{}' END::jsonb
             WHEN 'mean' THEN '{"axis": 0}'
+            WHEN 'concat' THEN '{"axis": -1}'
             WHEN 'sum' THEN CASE kind WHEN 'mixed' THEN '{"axis": 2}' ELSE '{}' END::jsonb
             ELSE '{}'::jsonb END
     FROM config CROSS JOIN graph AS g
-    ORDER BY part, layer, n, k
+    ORDER BY part, layer, n, one, k
 $$;
 COMMENT ON FUNCTION _llm_model_graph(llm_model_config) IS
     'The graph rows of a row of llm_model_config, for its architecture, sizes and options';

@@ -290,6 +290,7 @@ CREATE FUNCTION _llm_export_unread(config llm_model_config) RETURNS text
         ('attention_layers', CASE WHEN a.architecture IN ('gpt_neo', 'qwen2', 'qwen3') THEN false
             WHEN a.architecture = 'mistral' THEN l.kinds @> '["global", "local"]' ELSE l.kinds @> '["local"]' END),
         ('experts', o.options ? 'experts'),
+        ('separate_heads', o.options -> 'separate_heads' = 'true'),
         ('head_dim', a.family <> 'llama' AND o.head * config.n_head <> config.d_model),
         ('layer_norm_epsilon', a.architecture = 'opt' AND (o.options ->> 'layer_norm_epsilon')::float8 <> 1e-5),
         ('rotary_dim', a.family = 'llama' AND (o.options ->> 'rotary_dim')::int < o.head)) AS u (option, unread)

@@ -214,7 +214,8 @@ COMMENT ON FUNCTION _llm_import_register(text, jsonb, jsonb, boolean) IS
 CREATE FUNCTION _llm_import_is_zero(model text, parameter text) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT parameter LIKE '%.bias' AND c.options ->> 'architecture' IS NULL AND (c.options ->> 'bias' = 'false'
-        OR (c.options ->> 'qkv_bias' = 'false' AND parameter LIKE '%.attn.c_attn.bias')) IS TRUE
+        OR (c.options ->> 'qkv_bias' = 'false' AND
+            (parameter LIKE '%.attn.c_attn.bias' OR parameter LIKE '%.attn.head.%.bias'))) IS TRUE
     FROM @extschema@.llm_model_config AS c WHERE c.model = _llm_import_is_zero.model
 $$;
 COMMENT ON FUNCTION _llm_import_is_zero(text, text) IS

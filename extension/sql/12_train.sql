@@ -247,6 +247,112 @@ COMMENT ON FUNCTION llm_train_step(text, bigint, float8, float8, float8, float8,
     '(T): NULL counts from 0; grad_workers, prune_workers, trace, wait, recompute and activations '
     'as for llm_train';
 
+-- The step reads one row of llm_dataset, as any training does; this row is there while it computes.
+CREATE FUNCTION _llm_train_arrays(model text, tokens int[], targets int[], labels tensor, lr_max float8, beta1 float8,
+    beta2 float8, eps float8, wd float8, grad_clip float8, dropout_p float8, seed bigint, positions int[],
+    grad_workers int, prune_workers int, trace boolean, wait boolean, recompute boolean, activations text)
+    RETURNS real
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    told CONSTANT text := 'llm_train_step';
+    n CONSTANT int := cardinality(tokens);
+    vocab int;
+    takes_ids boolean;
+    wrong text;
+    batch_id bigint;
+    loss real;
+BEGIN
+    SELECT c.vocab INTO vocab FROM @extschema@.llm_model_config AS c WHERE c.model = model;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no model "%"', coalesce(left(model, 100), 'NULL') USING ERRCODE = 'undefined_object',
+            HINT = 'SELECT model FROM llm_model_config lists the models.';
+    END IF;
+    SELECT coalesce(g.attrs ->> 'dtype' = 'int', false) INTO takes_ids FROM @extschema@.llm_graph AS g
+    WHERE g.model = model AND g.name = 'targets' AND g.op = 'input';
+    wrong := CASE
+        WHEN tokens IS NULL THEN 'tokens is NULL, expected int[]'
+        WHEN n = 0 THEN 'tokens is empty, expected one id or more'
+        WHEN array_ndims(tokens) <> 1 THEN format('tokens has %s dimensions, expected 1', array_ndims(tokens))
+        WHEN array_position(tokens, NULL) IS NOT NULL
+            THEN format('token %s is NULL', array_position(tokens, NULL) - array_lower(tokens, 1) + 1)
+        WHEN targets IS NULL AND labels IS NULL THEN 'targets is NULL, expected int[] or a tensor'
+        WHEN targets IS NOT NULL AND cardinality(targets) <> n
+            THEN format('%s tokens and %s targets, expected as many targets as tokens', n, cardinality(targets))
+        WHEN array_ndims(targets) <> 1 THEN format('targets has %s dimensions, expected 1', array_ndims(targets))
+        WHEN array_position(targets, NULL) IS NOT NULL
+            THEN format('target %s is NULL', array_position(targets, NULL) - array_lower(targets, 1) + 1)
+        WHEN targets IS NOT NULL AND NOT takes_ids
+            THEN 'targets is int[], and the model''s node "targets" takes distributions, a tensor (T,V)'
+        WHEN labels IS NOT NULL AND takes_ids
+            THEN 'targets is a tensor, and the model''s node "targets" takes ids, int[]'
+        WHEN labels IS NOT NULL AND @extschema@.shape(labels) <> ARRAY[n, vocab]
+            THEN format('targets is %s, expected (%s,%s), a row of probabilities for each token',
+                translate(@extschema@.shape(labels)::text, '{}', '()'), n, vocab)
+        END;
+    IF wrong IS NULL THEN
+        SELECT format('%s %s at place %s is outside the vocabulary of %s', x.what, x.id, x.place, vocab) INTO wrong
+        FROM (SELECT 'token', t.id, t.place FROM unnest(tokens) WITH ORDINALITY AS t (id, place)
+                WHERE t.id NOT BETWEEN 0 AND vocab - 1
+            UNION ALL SELECT 'target', t.id, t.place FROM unnest(targets) WITH ORDINALITY AS t (id, place)
+                WHERE t.id >= vocab) AS x (what, id, place) ORDER BY x.what DESC, x.place LIMIT 1;
+    END IF;
+    IF wrong IS NULL AND labels IS NOT NULL THEN
+        SELECT format('targets has %s at (%s,%s), expected probabilities from 0 on', x.value, x.i, x.j) INTO wrong
+        FROM @extschema@.tensor_matrix(labels) AS x
+        WHERE (x.value >= 0 AND x.value < 'Infinity') IS NOT TRUE ORDER BY x.i, x.j LIMIT 1;
+    END IF;
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION '%: %', told, wrong USING ERRCODE = 'invalid_parameter_value', HINT = CASE
+            WHEN labels IS NOT NULL AND takes_ids THEN 'UPDATE llm_graph SET attrs = ''{"shape": ["B", "T", "V"]}'' '
+                'WHERE model = ... AND name = ''targets'' makes them distributions.'
+            ELSE 'tokens are ids (T); targets are as many ids, -1 for none, or a tensor (T,V) of probabilities.' END;
+    END IF;
+    INSERT INTO @extschema@.llm_dataset (dataset, tokens, target, names, tensors) VALUES (told, tokens, targets,
+        CASE WHEN labels IS NOT NULL THEN '{targets}'::text[] END,
+        CASE WHEN labels IS NOT NULL THEN ARRAY[labels] END)
+        RETURNING id INTO batch_id;
+    loss := @extschema@.llm_train_step(model, batch_id, lr_max, beta1, beta2, eps, wd, grad_clip, dropout_p, seed,
+        positions, grad_workers, prune_workers, trace, wait, recompute, activations);
+    DELETE FROM @extschema@.llm_dataset AS d WHERE d.id = batch_id;
+    RETURN loss;
+END $$;
+COMMENT ON FUNCTION _llm_train_arrays(text, int[], int[], tensor, float8, float8, float8, float8, float8, float8,
+    float8, bigint, int[], int, int, boolean, boolean, boolean, text) IS
+    'What llm_train_step does with arrays: it checks them and trains on a row that is deleted after the step';
+
+CREATE FUNCTION llm_train_step(model text, tokens int[], targets int[], lr_max float8 DEFAULT NULL,
+    beta1 float8 DEFAULT NULL, beta2 float8 DEFAULT NULL, eps float8 DEFAULT NULL, wd float8 DEFAULT NULL,
+    grad_clip float8 DEFAULT NULL, dropout_p float8 DEFAULT NULL, seed bigint DEFAULT NULL,
+    positions int[] DEFAULT NULL, grad_workers int DEFAULT NULL, prune_workers int DEFAULT NULL,
+    trace boolean DEFAULT false, wait boolean DEFAULT false, recompute boolean DEFAULT NULL,
+    activations text DEFAULT NULL) RETURNS real
+    LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    SELECT @extschema@._llm_train_arrays(model, tokens, targets, NULL, lr_max, beta1, beta2, eps, wd, grad_clip,
+        dropout_p, seed, positions, grad_workers, prune_workers, trace, wait, recompute, activations);
+END;
+COMMENT ON FUNCTION llm_train_step(text, int[], int[], float8, float8, float8, float8, float8, float8, float8, bigint,
+    int[], int, int, boolean, boolean, boolean, text) IS
+    'One AdamW step on these tokens (T) and targets (T), -1 for none, with the same bits as for a row of llm_dataset '
+    'that holds them; such a step cannot be replayed, because nothing keeps the arrays';
+
+CREATE FUNCTION llm_train_step(model text, tokens int[], targets tensor, lr_max float8 DEFAULT NULL,
+    beta1 float8 DEFAULT NULL, beta2 float8 DEFAULT NULL, eps float8 DEFAULT NULL, wd float8 DEFAULT NULL,
+    grad_clip float8 DEFAULT NULL, dropout_p float8 DEFAULT NULL, seed bigint DEFAULT NULL,
+    positions int[] DEFAULT NULL, grad_workers int DEFAULT NULL, prune_workers int DEFAULT NULL,
+    trace boolean DEFAULT false, wait boolean DEFAULT false, recompute boolean DEFAULT NULL,
+    activations text DEFAULT NULL) RETURNS real
+    LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    SELECT @extschema@._llm_train_arrays(model, tokens, NULL, targets, lr_max, beta1, beta2, eps, wd, grad_clip,
+        dropout_p, seed, positions, grad_workers, prune_workers, trace, wait, recompute, activations);
+END;
+COMMENT ON FUNCTION llm_train_step(text, int[], tensor, float8, float8, float8, float8, float8, float8, float8, bigint,
+    int[], int, int, boolean, boolean, boolean, text) IS
+    'One AdamW step on these tokens (T) and soft labels (T,V), the probability of each next token; the model''s node '
+    '"targets" has the shape (B,T,V)';
+
 CREATE FUNCTION llm_train(model text, n_steps bigint, n_layer int DEFAULT NULL, n_head int DEFAULT NULL,
     d int DEFAULT NULL, vocab int DEFAULT NULL, dropout_p float8 DEFAULT NULL, beta1 float8 DEFAULT NULL,
     beta2 float8 DEFAULT NULL, eps float8 DEFAULT NULL, wd float8 DEFAULT NULL, lr_max float8 DEFAULT NULL,

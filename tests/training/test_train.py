@@ -238,7 +238,7 @@ def test_names_and_order_of_arguments(conn):
         " grad_workers prune_workers batch_size accumulation dataset seed min_lr trace"
     ).split()
     query = "SELECT proargnames, pronargdefaults, prokind, provolatile, proparallel FROM pg_proc"
-    query += " WHERE proname = %s"
+    query += " WHERE proname = %s ORDER BY proargnames[2]"  # of llm_train_step, that with batch_id
     for name, more, kind in (
         ("llm_train", "notice_every wait", b"f"),
         ("llm_train_loop", "commit_every notice_every wait resume until_step", b"p"),
