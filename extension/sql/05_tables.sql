@@ -24,8 +24,9 @@ COMMENT ON COLUMN llm_model_config.options IS
     'layer_norm_epsilon, tied_head, eos_token_id, scale_attn_weights, scale_attn_by_inverse_layer_idx; bias or '
     'qkv_bias false: all biases, or those of queries, keys and values, are zero and stay so; experts: each MLP is a '
     'mixture of so many, experts_per_token (2) of which compute a token, and training adds balance_loss (0.01) times '
-    'how unevenly they are chosen; recompute (true, or a list of layers from 0): training computes the values within '
-    'these layers again in the backward pass instead of keeping them';
+    'how unevenly they are chosen; separate_heads: queries, keys and values of each head have weights of their own, '
+    'h.0.attn.head.0.q.weight for example; recompute (true, or a list of layers from 0): training computes the values '
+    'within these layers again in the backward pass instead of keeping them';
 COMMENT ON COLUMN llm_model_config.recipe IS 'Training defaults of this model, by the argument names of llm_train';
 
 INSERT INTO llm_model_config (model, n_layer, n_head, d_model, d_ff, n_positions, vocab, tokenizer, options) VALUES
