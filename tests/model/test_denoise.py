@@ -133,3 +133,32 @@ def test_refusals(conn, net, tmp_path):
     ):
         with pytest.raises(psycopg.Error, match=says):
             conn.execute(f"SELECT * FROM {expression}")
+
+
+def test_rows_leave_as_they_are_made_and_a_cancel_ends_it(conn, connect, net, tmp_path):
+    """The first rows arrive while the statement computes; a cancel ends it, and the session goes on."""
+    load(conn, net, tmp_path)
+    rows = conn.cursor().stream("SELECT step, image FROM llm_denoise('noisy', 1, 1000)")
+    assert next(rows)[0] == 0
+    connect().execute("SELECT pg_cancel_backend(%s)", [conn.info.backend_pid])
+    seen = 0
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        for step, _ in rows:
+            seen = step
+    assert seen < 1000
+    again = "SELECT step FROM llm_denoise('noisy', 1, 2) ORDER BY step"
+    assert conn.execute(again).fetchall() == [(0,), (1,), (2,)]
+
+
+def test_a_cursor_computes_what_is_fetched(conn, net, tmp_path):
+    """A step that fails does so when its row is fetched, and the rows before it have been read."""
+    load(conn, net, tmp_path)
+    failing = (
+        "SELECT step, image, 1 / (3 - step) AS one FROM llm_denoise('noisy', 1, 1000)"  # fails at step 3
+    )
+    with pytest.raises(psycopg.errors.DivisionByZero), conn.transaction():
+        cursor = conn.cursor("steps")
+        cursor.itersize = 1
+        cursor.execute(failing)
+        assert [cursor.fetchone()[0] for _ in range(3)] == [0, 1, 2]
+        cursor.fetchone()

@@ -1,4 +1,4 @@
-"""A residual block of the U-Net in plain SQL is the node that llm_eval computes, and the block of diffusers."""
+"""A residual block of the U-Net in plain SQL: the value that llm_eval computes and diffusers, too."""
 
 from __future__ import annotations
 
