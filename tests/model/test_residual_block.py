@@ -22,6 +22,7 @@ CONFIG = {
     "down_block_types": ["DownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "UpBlock2D"],
     "norm_num_groups": GROUPS,
+    "attention_head_dim": 4,
     "layers_per_block": 1,
 }
 # a block that keeps the number of channels, and one that needs a convolution in its skip connection
