@@ -265,7 +265,7 @@ BEGIN
     PERFORM @extschema@.llm_encode('', model); -- which checks that it is consistent
     IF there > 0 AND NOT truncate AND before <> @extschema@._llm_tokenizer_digest(model) THEN
         RAISE EXCEPTION 'tokenizer "%" already has % tokens', model, there USING ERRCODE = 'duplicate_object',
-            HINT = 'These files are another tokenizer. Replace it with truncate => true, or load under another name.';
+            HINT = 'Replace them with truncate => true, or load under another name.';
     END IF;
     RETURN (SELECT count(*) FROM @extschema@.llm_bpe_vocab AS v WHERE v.model = model);
 END

@@ -251,7 +251,7 @@ def test_errors_are_one_line(tmp_path):
 
 
 def test_ingest_tokenizer(server, database, tmp_path):
-    """A tokenizer of four tokens; loaded again only with --truncate."""
+    """A tokenizer of four tokens, loaded again; another one of that name only with --truncate."""
     (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}))
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
     live = server.start()
@@ -259,7 +259,8 @@ def test_ingest_tokenizer(server, database, tmp_path):
     files = ["--vocab", tmp_path / "vocab.json", "--merges", tmp_path / "merges.txt"]
     command = ["ingest-tokenizer", "--dsn", dsn, "--model", "tiny", *files]
     said = f"tokenizer tiny: 4 tokens, in database {database}\n"
-    assert run(*command).stdout == said
+    assert run(*command).stdout == said == run(*command).stdout
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     again = run(*command, check=False)
     assert again.returncode == 1
     assert again.stderr.count("\n") == 1 and "Replace them with --truncate" in again.stderr
