@@ -563,6 +563,73 @@ def bench(arguments):
     run.main(list(arguments), prog_name="pg-llm bench", standalone_mode=False)
 
 
+@cli.command()
+@in_a_database
+@click.option("--host", default="127.0.0.1", show_default=True, help="Other addresses need an API key.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one."
+)
+@click.option("--model", "models", multiple=True, help="Serve this model alone; may be repeated.")
+@click.option("--api-key", help="Lists of processes show it: better a file, or PG_LLM_API_KEY.")
+@click.option("--api-key-file", type=click.Path(dir_okay=False), help="The key is the file's contents.")
+@click.option("--max-tokens", type=click.IntRange(1), help="The most that a request may ask for.")
+@click.option("--max-running", type=click.IntRange(1, 1000), default=4, show_default=True,
+              help="Completions that are computed at a time.")  # fmt: skip
+@click.option("--max-queue", type=click.IntRange(0), default=64, show_default=True,
+              help="Completions that wait; more get status 429.")  # fmt: skip
+@click.option("--timeout", type=click.FloatRange(0.1, 86400), default=300, show_default=True,
+              help="Seconds for a request.")  # fmt: skip
+@click.option("--grace", type=click.FloatRange(0, 3600), default=10, show_default=True,
+              help="Seconds for running requests when the server is told to end.")  # fmt: skip
+def serve(dsn, database, notebook, host, port, models, api_key, api_key_file, max_tokens, max_running,
+          max_queue, timeout, grace):  # fmt: skip
+    """Serve the database's models over HTTP: OpenAI's /v1/completions and /v1/models, /healthz, /metrics.
+
+    Clients send the key, if there is one, as `Authorization: Bearer KEY`. The role of the connection needs
+    rights to read alone. Needs: pip install 'pg-llm[serve]'
+
+    \b
+    Example: pg-llm serve --model classroom
+    Example: pg-llm serve --host 0.0.0.0 --api-key-file key.txt --max-tokens 256
+    Example: pg-llm serve --dsn 'postgresql://reader@a,b/course?target_session_attrs=prefer-standby'
+    """
+    from psycopg.conninfo import make_conninfo
+
+    from pg_llm import catalog
+    from pg_llm.server import database as databases
+    from pg_llm.server.connect import libpq_environment, parameters
+    from pg_llm.server.server import Server
+
+    try:
+        from pg_llm.serve import command
+        from pg_llm.serve.app import Settings
+    except ModuleNotFoundError as error:
+        raise KitError(f"pg-llm serve needs {error.name}: pip install 'pg-llm[serve]'") from None
+
+    key = command.api_key(api_key, api_key_file)
+    sockets = command.listening(host, port, key is not None)
+    with _connect(dsn, database, notebook) as conn:
+        name = conn.info.dbname
+        known = conn.execute(catalog.qualified(conn, "SELECT model FROM {0}.llm_model_config")).fetchall()
+    for model in models:
+        if (model,) not in known:
+            raise KitError(f'database {name} has no model "{model}"')
+    elsewhere = databases.dsn()
+    target = parameters(elsewhere, database) if elsewhere else Server().start().conninfo(name)
+    settings = Settings(
+        conninfo=make_conninfo(**target),
+        models=frozenset(models),
+        key=key,
+        hosts=frozenset({host.lower(), "localhost", "127.0.0.1", "::1"}),
+        running=max_running,
+        queue=max_queue,
+        seconds=timeout,
+        max_tokens=max_tokens,
+    )
+    with libpq_environment():
+        command.serve(settings, sockets, grace, click.echo)
+
+
 for teaching in commands.COMMANDS:
     cli.add_command(teaching)
 

@@ -16,7 +16,7 @@ PACKAGE = REPO / "pg_llm"
 # classroom/ is data with which every database starts; train.py and butterflies.py make it, with a server.
 LAYERS = """bootstrap errors catalog build files classroom server backup notebook plots
             drawings widgets course client alias classroom.train classroom.butterflies
-            bench cli __main__""".split()
+            bench serve cli __main__""".split()
 
 
 def layer(module: str) -> str:
