@@ -43,7 +43,12 @@ def healthy() -> bool:
 def wanted_password() -> str:
     """POSTGRES_PASSWORD, or the content of the file POSTGRES_PASSWORD_FILE."""
     file = os.environ.get("POSTGRES_PASSWORD_FILE")
-    password = Path(file).read_text().rstrip("\n") if file else os.environ.get("POSTGRES_PASSWORD")
+    try:
+        password = Path(file).read_text().rstrip("\n") if file else os.environ.get("POSTGRES_PASSWORD")
+    except (OSError, UnicodeDecodeError) as error:
+        raise KitError(f"POSTGRES_PASSWORD_FILE, {file}, cannot be read ({error})") from None
+    if file and not password:
+        raise KitError(f"POSTGRES_PASSWORD_FILE, {file}, is empty")
     if not password:
         raise KitError("set POSTGRES_PASSWORD: docker run -e POSTGRES_PASSWORD=... -p 5432:5432 pg_llm")
     return password

@@ -21,6 +21,10 @@ from pg_llm.server.server import Running, Server
 from pg_llm.server.template import TEMPLATE
 
 MEGABYTE = 1 << 20
+# What the server image leaves out (binder/server-requirements.txt).
+NOTEBOOK_PACKAGES = frozenset(
+    ("anywidget", "ipython-sql", "ipywidgets", "jupyterlab", "matplotlib", "pandas", "sqlalchemy")
+)
 SQL_PACKAGES = ("ipython-sql", "jupysql")  # either of them; both install a package sql
 
 
@@ -99,6 +103,8 @@ def _packages():
             continue
         if not requirement.specifier.contains(have, prereleases=True):
             wrong.append(f"{requirement.name} {have} instead of {requirement.specifier}")
+    if not wrong and {*missing} == NOTEBOOK_PACKAGES:
+        raise _Attention("the server's are all there; the notebooks' are not installed")
     if missing or wrong:
         what = "; ".join([*(f"{name} is missing" for name in missing), *wrong])
         raise KitError(f"{what}; install the kit again: pip install .")

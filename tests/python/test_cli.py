@@ -182,6 +182,28 @@ def test_doctor_reads_requirements_with_their_conditions(monkeypatch):
         list(doctor._packages())
 
 
+def test_doctor_in_the_server_image(monkeypatch):
+    """It has the server's packages alone: nothing is wrong, but one of the others missing is."""
+    absent = {*doctor.NOTEBOOK_PACKAGES}
+
+    def version(name):
+        if name in absent:
+            raise metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "requires", lambda name: ["numpy", "click", *doctor.NOTEBOOK_PACKAGES])
+    monkeypatch.setattr(doctor, "SQL_PACKAGES", ("ipython-sql",))
+    with pytest.raises(doctor._Attention, match="the notebooks' are not installed"):
+        list(doctor._packages())
+    absent |= {"click"}
+    with pytest.raises(KitError, match="click is missing"):
+        list(doctor._packages())
+    absent -= {"click", "pandas"}
+    with pytest.raises(KitError, match="jupyterlab is missing"):
+        list(doctor._packages())
+
+
 def test_doctor_knows_who_installed_the_package_sql(monkeypatch, tmp_path):
     installed = {"jupysql": "0.11.1"}
 

@@ -42,6 +42,17 @@ def test_no_password_no_server(home, extension):
     assert said == "pg_llm: set POSTGRES_PASSWORD: docker run -e POSTGRES_PASSWORD=... -p 5432:5432 pg_llm\n"
 
 
+def test_a_password_file_that_is_none(home, extension, tmp_path):
+    for content, words in ((None, "cannot be read"), (b"\n", "is empty"), (b"\xff", "cannot be read")):
+        file = tmp_path / "password"
+        if content is not None:
+            file.write_bytes(content)
+        process = start(home / "container", extension, POSTGRES_PASSWORD_FILE=str(file))
+        said = process.communicate(timeout=60)[0]
+        assert process.returncode == 1
+        assert said.startswith(f"pg_llm: POSTGRES_PASSWORD_FILE, {file}, {words}") and said.count("\n") == 1
+
+
 @pytest.fixture
 def port(monkeypatch):
     """The image's port 5432 may be in use on this machine; the program is the same with another port."""
