@@ -4,8 +4,10 @@
 FROM debian:bookworm-slim AS base
 # tini reaps the processes of sessions that end, which PostgreSQL or JupyterLab as process 1 would not.
 RUN apt-get update && apt-get install -y --no-install-recommends python3 tini && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home learner && install -d -o learner -g learner /var/lib/pg_llm
-ENV PATH=/opt/pg_llm/bin:$PATH PG_LLM_HOME=/var/lib/pg_llm LANG=C.UTF-8
+    && useradd --create-home learner \
+    # Writable for any user id: OpenShift chooses one, and so does docker run -u.
+    && install -d -o learner -g learner -m 1777 /var/lib/pg_llm && chmod 1777 /home/learner
+ENV PATH=/opt/pg_llm/bin:$PATH PG_LLM_HOME=/var/lib/pg_llm HOME=/home/learner LANG=C.UTF-8
 WORKDIR /home/learner
 VOLUME /var/lib/pg_llm
 ENTRYPOINT ["tini", "--"]
@@ -17,8 +19,8 @@ RUN python3 -m venv /opt/pg_llm && pip wheel --no-cache-dir --no-deps -w /wheels
 
 FROM build AS build-server
 # What the server itself imports; JupyterLab, pandas and matplotlib are of the notebooks.
-RUN pip install --no-cache-dir --no-deps /wheels/*.whl \
-    && pip install --no-cache-dir -r /src/binder/server-requirements.txt
+RUN pip install --no-cache-dir -r /src/binder/server-requirements.txt \
+    && pip install --no-cache-dir --no-deps /wheels/*.whl && pip uninstall -y pip setuptools
 
 FROM build AS build-lab
 RUN pip install --no-cache-dir /wheels/*.whl

@@ -10,6 +10,8 @@ import sys
 import pytest
 from helpers.paths import REPO
 
+from pg_llm.server import doctor
+
 DOCKERFILE = (REPO / "Dockerfile").read_text()
 
 
@@ -46,6 +48,12 @@ def test_the_server_image_has_what_it_imports():
     assert imported - {*sys.stdlib_module_names} - others <= named
 
 
+def test_doctor_knows_what_the_server_image_leaves_out():
+    project = pytest.importorskip("tomllib").loads((REPO / "pyproject.toml").read_text())["project"]
+    left_out = {re.match(r"[\w-]+", line)[0] for line in {*project["dependencies"]} - {*requirements()}}
+    assert left_out - {"tomli"} == doctor.NOTEBOOK_PACKAGES
+
+
 def test_each_image_has_its_parts():
     stages = re.split(r"^FROM \S+ AS ", DOCKERFILE, flags=re.MULTILINE)
     for name in ("lab", "server"):
@@ -53,6 +61,9 @@ def test_each_image_has_its_parts():
         assert "HEALTHCHECK" in stage and "USER learner" in stage and "EXPOSE" in stage
     base = next(text for text in stages if text.startswith("base\n"))
     assert "VOLUME /var/lib/pg_llm" in base and "tini" in base
+    # A user id without an account (OpenShift, docker run -u 12345) makes its data and its settings there.
+    assert "-m 1777 /var/lib/pg_llm" in base and "chmod 1777 /home/learner" in base
+    assert "HOME=/home/learner" in base
     # What a COPY or a RUN names of the checkout.
     assert all((REPO / name).exists() for name in re.findall(r"/src/(\S+)", DOCKERFILE))
 
