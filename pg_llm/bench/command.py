@@ -18,7 +18,7 @@ Measurement = Callable[..., Iterator[Row]]
 
 def measurements() -> dict[str, Measurement]:
     """The measurements by name, in the order of the table."""
-    from pg_llm.bench import growth, inference, machine, serving, storage, tokenizer, training
+    from pg_llm.bench import growth, images, inference, machine, serving, storage, tokenizer, training
 
     return {
         "peak": machine.peak,
@@ -35,6 +35,8 @@ def measurements() -> dict[str, Measurement]:
         "trace": storage.traces,
         "training": training.small,
         "training-small": training.tiny,
+        "denoising": images.denoising,
+        "training-images": images.training,
         "growth": growth.growth,
     }
 

@@ -47,7 +47,7 @@ def test_measurements_are_chosen_by_name_or_pattern():
     run = CliRunner().invoke(command.main, ["--only", "sorting"])
     assert run.exit_code == 2 and "nothing matches sorting: choose from peak, matmul" in run.output
     assert CliRunner().invoke(command.main, ["--list", "--only", "train*"]).output.split() == [
-        "training", "training-small",
+        "training", "training-small", "training-images",
     ]  # fmt: skip
 
 

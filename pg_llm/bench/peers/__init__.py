@@ -15,7 +15,7 @@ import numpy as np
 
 # module, name
 PACKAGES = {"torch": "torch", "openvino": "openvino", "llama_cpp": "llama-cpp-python", "gguf": "gguf"}
-PACKAGES |= {"tiktoken": "tiktoken", "numpy": "numpy"}
+PACKAGES |= {"tiktoken": "tiktoken", "numpy": "numpy", "diffusers": "diffusers"}
 
 
 @dataclass(frozen=True)
