@@ -54,6 +54,7 @@ static struct
 static int started = 1; /* the caller */
 static int wanted = 1;
 static bool (*stop_function)(void);
+static void (*wait_function)(bool begins);
 
 /*
  * The same bits need IEEE's default mode. Other code of the process may have left another: a library linked
@@ -226,10 +227,31 @@ llm_pool_configure(int threads, bool (*stop)(void))
 	stop_function = stop;
 }
 
+void
+llm_pool_on_wait(void (*waits)(bool begins))
+{
+	wait_function = waits;
+}
+
 int
 llm_pool_threads(void)
 {
 	return wanted;
+}
+
+static void
+wait_for_workers(int tasks)
+{
+	if (wait_function)
+		wait_function(true);
+	while (atomic_load(&pool.done) < tasks)
+	{
+		RELAX();
+		sched_yield();
+		poll_stop();
+	}
+	if (wait_function)
+		wait_function(false);
 }
 
 /* More than one task: they are shared with the workers. */
@@ -253,15 +275,10 @@ run_shared(int tasks, LlmTask task, void *context)
 	if (wanted > 1 && atomic_load(&pool.sleepers) > 0)
 		wake_all(&pool.job);
 	work(number, 0);
-	for (int spins = 0; atomic_load(&pool.done) < tasks; spins += spins < SPIN)
-	{
+	for (int spins = 0; atomic_load(&pool.done) < tasks && spins < SPIN; spins++)
 		RELAX();
-		if (spins == SPIN)
-		{
-			sched_yield();
-			poll_stop();
-		}
-	}
+	if (atomic_load(&pool.done) < tasks)
+		wait_for_workers(tasks);
 }
 
 static LlmCode

@@ -27,6 +27,9 @@ typedef void (*LlmTask)(void *context, int task, int worker);
  */
 extern void llm_pool_configure(int threads, bool (*stop)(void));
 extern int llm_pool_threads(void);
+/* A function called when the caller begins, and when it ends, a wait of more than microseconds for its
+ * workers. */
+extern void llm_pool_on_wait(void (*waits)(bool begins));
 
 /*
  * Runs task(context, i, worker) for every i < tasks, worker < llm_pool_threads(). Returns LLM_CANCELED, with

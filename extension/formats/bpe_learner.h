@@ -3,6 +3,7 @@
 #define LLM_FORMATS_BPE_LEARNER_H
 
 #include "formats/bpe_pieces.h"
+#include "formats/bpe_train.h"
 
 /* A pair that occurs only once is not merged. */
 #define BPE_MIN_COUNT 2
@@ -49,6 +50,7 @@ typedef struct BpeLearner
 	size_t pair_count;
 	BpeArray tokens, bytes, merges; /* these become LlmBpeLearned */
 	size_t steps;
+	LlmBpeLearned *learned; /* its merge_count is kept up to date */
 } BpeLearner;
 
 /* Appends room for one entry of `entry` bytes to an array; NULL if there is no memory. */

@@ -159,6 +159,7 @@ merge_pair(BpeLearner *l, uint64_t key)
 	if ((kept = llm_bpe_append(l, &l->merges, sizeof(merge))) == NULL)
 		return llm_bpe_train_no_memory(l->err);
 	*kept = merge;
+	l->learned->merge_count = round;
 	/* Places may be added in the meantime, but to other pairs: the result is longer than either half. */
 	for (uint32_t place = llm_bpe_find_pair(l, key)->places; code == LLM_OK && place != LLM_BPE_NONE;
 		 place = ((BpePlace *) l->places.data)[place].next)
@@ -191,11 +192,13 @@ LlmCode
 llm_bpe_learn(
 	const LlmBpePieces *pieces, size_t vocab_size, LlmBpeLearned *learned, const LlmStop *stop, LlmError *err)
 {
-	BpeLearner l = {pieces->allocator, stop, err, .pair_bits = 11};
+	BpeLearner l = {pieces->allocator, stop, err, .pair_bits = 11, .learned = learned};
 	BpeArray *scratch[] = {&l.symbols, &l.words, &l.places, &l.heap, &l.grown, &l.pairs};
 	BpeArray *results[] = {&l.tokens, &l.merges, &l.bytes};
-	LlmCode code = learn(&l, pieces, vocab_size);
+	LlmCode code;
 
+	learned->merge_count = 0;
+	code = learn(&l, pieces, vocab_size);
 	for (size_t i = 0; i < sizeof(scratch) / sizeof(scratch[0]); i++)
 		llm_bpe_release(l.allocator, scratch[i]);
 	*learned = (LlmBpeLearned){.token_count = l.tokens.size / sizeof(struct LlmBpeLearnedToken),

@@ -57,7 +57,8 @@ typedef struct LlmBpeLearned
 
 /*
  * Trains until there are vocab_size tokens (at least 256) or no pair occurs twice. On failure everything is
- * freed; otherwise the caller frees the result.
+ * freed; otherwise the caller frees the result. Whenever stop is asked, learned->merge_count is the number of
+ * merges so far.
  */
 extern LlmCode llm_bpe_learn(const LlmBpePieces *pieces, size_t vocab_size, LlmBpeLearned *learned,
 	const LlmStop *stop, LlmError *err);

@@ -54,6 +54,8 @@ BEGIN
     END IF;
     INSERT INTO @extschema@.llm_graph (model, name, op, inputs, attrs)
         SELECT made, name, op, inputs, attrs FROM @extschema@.llm_graph AS g WHERE g.model = model ORDER BY id;
+    PERFORM @extschema@._llm_progress_begin('quantize', made, 'tensor',
+        (SELECT count(*) FROM @extschema@.llm_graph AS g WHERE g.model = model AND g.op = 'param'));
     INSERT INTO @extschema@.llm_param (model, name, data)
         SELECT made, g.name, CASE WHEN w.name IS NULL THEN p.data
             ELSE @extschema@.pg_llm_quantize(p.data, format, w.transposed) END
@@ -62,8 +64,9 @@ BEGIN
         LEFT JOIN @extschema@.llm_param AS p
             ON p.model = coalesce(s.source_model, g.model) AND p.name = coalesce(s.source_name, g.name)
         LEFT JOIN @extschema@._llm_matmul_weights(model) AS w ON w.name = g.name
-        WHERE g.model = model AND g.op = 'param'
+        WHERE g.model = model AND g.op = 'param' AND @extschema@._llm_progress_step('quantize')
         ORDER BY g.id;
+    PERFORM @extschema@._llm_progress_end();
     SELECT string_agg('"' || name || '"', ', ' ORDER BY name) INTO missing
     FROM (SELECT name FROM @extschema@.llm_param AS p WHERE p.model = made AND data IS NULL ORDER BY name LIMIT 5) AS p;
     IF missing IS NOT NULL THEN

@@ -14,13 +14,16 @@ BEGIN
     ELSIF n < 1 THEN
         RAISE EXCEPTION 'n is %, expected 1 or more stories', n USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    PERFORM @extschema@._llm_progress_begin('load data', dataset, 'row', n);
     -- MATERIALIZED: otherwise each story would be generated once for tokens and once for target.
     WITH encoded AS MATERIALIZED (
         SELECT seed, @extschema@.llm_encode((@extschema@.llm_story(seed)).text, model) AS tokens
-        FROM generate_series(from_seed, from_seed + n - 1) AS seed)
+        FROM generate_series(from_seed, from_seed + n - 1) AS seed
+        WHERE @extschema@._llm_progress_step('load data'))
     INSERT INTO @extschema@.llm_dataset (dataset, tokens, target)
         SELECT dataset, tokens, tokens[2:] || end_token FROM encoded ORDER BY seed;
     GET DIAGNOSTICS rows = ROW_COUNT;
+    PERFORM @extschema@._llm_progress_end();
     RETURN rows;
 END $$;
 COMMENT ON FUNCTION llm_story_dataset(text, bigint, int, text) IS

@@ -11,6 +11,7 @@
 #include "src/base/memory.h"
 #include "src/base/settings.h"
 #include "src/base/versioned_cache.h"
+#include "src/base/wait.h"
 #include "src/checkpoint/checkpoint.h"
 #include "src/tape/tape.h"
 
@@ -25,6 +26,7 @@ _PG_init(void)
 	MemoryOnPressure(VersionedEvict);
 	BuildInit();
 	SettingsInit();
+	WaitInit();
 	TapeInit();
 	CheckpointSettings();
 	CopySettings();

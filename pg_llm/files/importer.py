@@ -120,6 +120,8 @@ def copy_params(cursor, schema, model: str, chosen: list[tuple[str, Tensor]], pr
     bar = progress_bar((tensor for _, tensor in chosen), model, progress)
     statement = sql.SQL("COPY {}.llm_param (model, name, data) FROM STDIN (FORMAT BINARY)").format(schema)
     encoded = model.encode(cursor.connection.info.encoding)
+    begin = sql.SQL("SELECT {}._llm_progress_begin('import', %s, 'tensor', %s, transaction => true)")
+    cursor.execute(begin.format(schema), [model, len(chosen)])
     with bar, cursor.copy(statement) as copy:
         copy.write(_COPY_HEADER)
         for name, tensor in chosen:
@@ -136,6 +138,7 @@ def copy_params(cursor, schema, model: str, chosen: list[tuple[str, Tensor]], pr
                 copy.write(piece.data.cast("B"))
                 bar.update(piece.nbytes)
         copy.write(struct.pack("!h", -1))
+    cursor.execute(sql.SQL("SELECT {}._llm_progress_end()").format(schema))
 
 
 def _field(value: bytes) -> bytes:

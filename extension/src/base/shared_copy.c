@@ -18,9 +18,9 @@
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "utils/timestamp.h"
-#include "utils/wait_event.h"
 
 #include "src/base/shared_copy.h"
+#include "src/base/wait.h"
 
 /* Bytes written between two checks for interrupts. */
 #define CHUNK ((Size) 8 << 20)
@@ -286,7 +286,8 @@ WaitForMaker(const SharedKey *key, Progress *p)
 		p->since = now;
 	if (now - p->since > PATIENCE_MS * INT64CONST(1000))
 		return false;
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS, PG_WAIT_EXTENSION);
+	(void) WaitLatch(
+		MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS, WaitEventFor(WAIT_COPY));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	return true;

@@ -15,6 +15,7 @@
 #include "src/base/catalog.h"
 #include "src/base/errors.h"
 #include "src/base/memory.h"
+#include "src/base/progress.h"
 #include "src/base/spi.h"
 #include "src/checkpoint/checkpoint.h"
 #include "src/checkpoint/import_file.h"
@@ -243,6 +244,7 @@ llm_checkpoint_read(PG_FUNCTION_ARGS)
 		AllocSetContextCreate(CurrentMemoryContext, "pg_llm checkpoint", ALLOCSET_DEFAULT_SIZES);
 	SPITupleTable *rows;
 	char *target = TextDatumGetCString(model);
+	Progress *progress = ProgressBegin(CurrentMemoryContext, "checkpoint load", target, "tensor", 0);
 	uint64 count;
 	Saved *saved;
 
@@ -250,11 +252,13 @@ llm_checkpoint_read(PG_FUNCTION_ARGS)
 	if (!TrainingLockRows(target, false, true))
 		TrainingRowsHeld(target);
 	SPI_connect();
+	ProgressPhaseIs(progress, PROGRESS_LOADING); /* and comparing the hash */
 	saved = SavedOpen(PG_GETARG_INT64(0), text_to_cstring(PG_GETARG_TEXT_PP(2)),
 		text_to_cstring(PG_GETARG_TEXT_PP(3)), text_to_cstring(PG_GETARG_TEXT_PP(4)));
 	SpiRun(&list, &model, NULL, true, 0);
 	rows = SPI_tuptable;
 	count = SPI_processed;
+	ProgressRange(progress, 0, (int64) count);
 	for (uint64 i = 0; i < count; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(one);
@@ -272,8 +276,10 @@ llm_checkpoint_read(PG_FUNCTION_ARGS)
 		WriteColumn(&write_v, owner, owner_name, SavedTensor(saved, psprintf(SAVED_V "%s", name)));
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(one);
+		ProgressStep(progress, (int64) i + 1, 0);
 	}
 	SavedClose(saved);
 	SPI_finish();
+	ProgressEnd(progress);
 	PG_RETURN_INT64((int64) count);
 }

@@ -191,6 +191,7 @@ llm_checkpoint_write(PG_FUNCTION_ARGS)
 
 	if (!rows)
 		ServerFileAllow(true);
+	save.source.progress = ProgressBegin(CurrentMemoryContext, "checkpoint save", model, "tensor", 0);
 	save.source.config = ServerToUtf8(text_to_cstring(PG_GETARG_TEXT_PP(3)));
 	save.model = DigestBegin();
 	save.stored = DigestBegin();
@@ -206,6 +207,7 @@ llm_checkpoint_write(PG_FUNCTION_ARGS)
 		MemoryContextSwitchTo(spi);
 	}
 	SPI_finish();
+	ProgressEnd(save.source.progress);
 	result[0] = CStringGetTextDatum(location);
 	result[1] = Int64GetDatum(save.bytes);
 	result[2] = CStringGetTextDatum(DigestEnd(save.stored));

@@ -93,6 +93,7 @@ ExportModel(FunctionCallInfo fcinfo, void (*produce)(const LlmSink *sink, void *
 	path = ServerFilePath(PG_ARGISNULL(0) ? (Datum) 0 : PG_GETARG_DATUM(0), PG_ARGISNULL(0));
 	export.model = PG_ARGISNULL(1) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(1));
 
+	export.source.progress = ProgressBegin(CurrentMemoryContext, "export", export.model, "tensor", 0);
 	SPI_connect();
 	BeginExport(&export, outer);
 	if (ServerFileKind(path) == 'd')
@@ -103,6 +104,7 @@ ExportModel(FunctionCallInfo fcinfo, void (*produce)(const LlmSink *sink, void *
 	}
 	WriteServerFile(path, produce, &export.source);
 	SPI_finish();
+	ProgressEnd(export.source.progress);
 	result[0] = Int32GetDatum(export.source.count);
 	result[1] = Int64GetDatum(export.parameters);
 	return RowResult(fcinfo, result, NULL);

@@ -15,6 +15,7 @@
 
 #include "src/base/catalog.h"
 #include "src/base/memory.h"
+#include "src/base/progress.h"
 #include "src/base/spi.h"
 #include "src/checkpoint/import_checkpoint.h"
 #include "src/tensor/tensor.h"
@@ -87,6 +88,7 @@ Import(FunctionCallInfo fcinfo, const CheckpointFormat *format)
 	MemoryContext one = AllocSetContextCreate(CurrentMemoryContext, "pg_llm import", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext outer = CurrentMemoryContext;
 	Checkpoint checkpoint;
+	Progress *progress;
 	ImportRow *rows;
 	Datum result[2];
 	int64 parameters = 0;
@@ -96,10 +98,13 @@ Import(FunctionCallInfo fcinfo, const CheckpointFormat *format)
 	ServerFileAllow(false);
 	path = ServerFilePath(PG_ARGISNULL(0) ? (Datum) 0 : PG_GETARG_DATUM(0), PG_ARGISNULL(0));
 	model = PG_ARGISNULL(1) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	progress = ProgressBegin(CurrentMemoryContext, "import", model, "tensor", 0);
+	ProgressPhaseIs(progress, PROGRESS_LOADING);
 	CheckpointOpen(&checkpoint, path, format);
 
 	SPI_connect();
 	rows = BeginImport(model, &checkpoint, !PG_ARGISNULL(2) && PG_GETARG_BOOL(2), outer, &count);
+	ProgressRange(progress, 0, count);
 	for (int i = 0; i < count; i++)
 	{
 		MemoryContext spi = MemoryContextSwitchTo(one);
@@ -108,8 +113,10 @@ Import(FunctionCallInfo fcinfo, const CheckpointFormat *format)
 		parameters += ImportTensor(model, &rows[i]);
 		MemoryContextSwitchTo(spi);
 		MemoryContextReset(one);
+		ProgressStep(progress, i + 1, 0);
 	}
 	SPI_finish();
+	ProgressEnd(progress);
 	result[0] = Int32GetDatum(count);
 	result[1] = Int64GetDatum(parameters);
 	return RowResult(fcinfo, result, NULL);

@@ -17,6 +17,8 @@ EachTensor(TensorSource *source, void (*use)(TensorSource *source, int i, const 
 {
 	MemoryContext one = AllocSetContextCreate(CurrentMemoryContext, "pg_llm tensor", ALLOCSET_DEFAULT_SIZES);
 
+	if (source->progress)
+		ProgressRange(source->progress, 0, source->count);
 	for (int i = 0; i < source->count; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(one);
@@ -27,6 +29,8 @@ EachTensor(TensorSource *source, void (*use)(TensorSource *source, int i, const 
 			use(source, i, tensor, arg);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(one);
+		if (source->progress)
+			ProgressStep(source->progress, i + 1, 0);
 	}
 	MemoryContextDelete(one);
 }

@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "formats/safetensors.h"
+#include "src/base/progress.h"
 #include "src/tensor/tensor.h"
 
 typedef struct TensorSource
@@ -15,6 +16,7 @@ typedef struct TensorSource
 	/* Returns tensor i in the current memory context, which is reset once the tensor is used. */
 	const Tensor *(*fetch)(void *context, int i);
 	void *context;
+	Progress *progress; /* counts the tensors; may be NULL */
 } TensorSource;
 
 /* Fetches every tensor and passes it to `use` (NULL: only fetches), each in a memory context of its own. */

@@ -321,8 +321,16 @@ GenerationStep(Generation *g)
 
 	if (g->complete)
 		return false;
+	if (g->progress == NULL)
+	{
+		g->progress = ProgressBegin(g->context, "generate", g->m->name, "token", g->most - g->prompt);
+		ProgressRange(g->progress, 0, g->most - g->prompt);
+	}
 	logits = GenerationLogits(g, &V);
 	GenerationAppend(g, V, logits);
+	ProgressStep(g->progress, g->count - g->prompt, 1);
+	if (g->complete)
+		ProgressEnd(g->progress);
 	return true;
 }
 

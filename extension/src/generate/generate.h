@@ -10,6 +10,7 @@
 
 #include "engine/sample.h"
 #include "kernels/random.h"
+#include "src/base/progress.h"
 #include "src/model/inputs.h"
 #include "src/tokenizer/tokenizer.h"
 
@@ -54,6 +55,7 @@ typedef struct Generation
 	double logprob;       /* of the newest token, under the model: before temperature, penalties and limits */
 	double score;         /* the sum of these */
 	bool complete;
+	Progress *progress; /* NULL in a batch */
 } Generation;
 
 /*

@@ -25,6 +25,7 @@
 #include "src/base/copy.h"
 #include "src/base/errors.h"
 #include "src/base/memory.h"
+#include "src/base/progress.h"
 #include "src/base/settings.h"
 #include "src/tensor/tensor.h"
 
@@ -244,6 +245,7 @@ tensor_recv(PG_FUNCTION_ARGS)
 	t = TensorNew(ndim, dims);
 	CopyMemory(TENSOR_DATA(t), pq_getmsgbytes(message, (int) size), size);
 	TensorCanonicalize(t);
+	ProgressSqlStep("import"); /* rows of a COPY come one by one */
 	PG_RETURN_TENSOR(t);
 }
 

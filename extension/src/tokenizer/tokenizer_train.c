@@ -11,6 +11,7 @@
 #include "formats/bpe_train.h"
 #include "src/base/errors.h"
 #include "src/base/memory.h"
+#include "src/base/progress.h"
 #include "src/tokenizer/text_query.h"
 #include "src/tokenizer/tokenizer.h"
 #include "src/tokenizer/tokenizer_rows.h"
@@ -84,7 +85,7 @@ ReadArguments(FunctionCallInfo fcinfo)
 /* ---- training and writing ---- */
 
 static LlmBpePieces *
-CountPieces(const Training *t, const LlmAllocator *allocator)
+CountPieces(const Training *t, const LlmAllocator *allocator, Progress *progress)
 {
 	LlmError err;
 	LlmBpePieces *pieces = llm_bpe_pieces_new(allocator, &err);
@@ -102,9 +103,28 @@ CountPieces(const Training *t, const LlmAllocator *allocator)
 	}
 	corpus = CorpusOpen(t->corpus);
 	while ((document = CorpusNext(corpus, &size)) != NULL)
+	{
 		LLM_CHECK(llm_bpe_pieces_add(pieces, document, size, &CancelStop, &err), &err);
+		ProgressStep(progress, corpus->documents, 0);
+	}
 	CorpusClose(corpus);
 	return pieces;
+}
+
+/* Merges are counted at each poll for a cancel request. */
+typedef struct Learning
+{
+	const LlmBpeLearned *learned;
+	Progress *progress;
+} Learning;
+
+static bool
+CountMerges(void *context)
+{
+	const Learning *l = context;
+
+	ProgressStep(l->progress, (int64) l->learned->merge_count, 0);
+	return CancelStop.requested(CancelStop.context);
 }
 
 static Datum
@@ -173,7 +193,10 @@ llm_bpe_train(PG_FUNCTION_ARGS)
 	Training t = ReadArguments(fcinfo);
 	LlmAllocator *allocator = ContextAllocator();
 	LlmBpePieces *pieces;
-	LlmBpeLearned learned;
+	LlmBpeLearned learned = {0};
+	Progress *progress = ProgressBegin(CurrentMemoryContext, "train tokenizer", t.model, "document", 0);
+	Learning learning = {&learned, progress};
+	LlmStop stop = {CountMerges, &learning};
 	LlmError err;
 	Size count;
 	int level = TokenizerBeginWrite();
@@ -183,15 +206,22 @@ llm_bpe_train(PG_FUNCTION_ARGS)
 	TokenizerEndWrite(level);
 
 	SPI_connect();
-	pieces = CountPieces(&t, allocator);
+	ProgressPhaseIs(progress, PROGRESS_LOADING);
+	pieces = CountPieces(&t, allocator, progress);
 	SPI_finish();
-	LLM_CHECK(llm_bpe_learn(pieces, t.vocab_size - t.special_count, &learned, &CancelStop, &err), &err);
+	ProgressEnd(progress);
+	progress = learning.progress = ProgressBegin(
+		CurrentMemoryContext, "train tokenizer", t.model, "merge", t.vocab_size - t.special_count - 256);
+	ProgressRange(progress, 0, t.vocab_size - t.special_count - 256);
+	LLM_CHECK(llm_bpe_learn(pieces, t.vocab_size - t.special_count, &learned, &stop, &err), &err);
 
+	ProgressPhaseIs(progress, PROGRESS_WRITING);
 	level = TokenizerBeginWrite();
 	WriteMerges(&t, &learned);
 	count = WriteTokens(&t, &learned);
 	TokenizerWritten(t.model);
 	TokenizerEndWrite(level);
+	ProgressEnd(progress);
 	if (count < t.vocab_size)
 		ereport(NOTICE, (errmsg("no pair of tokens repeats any more: the vocabulary has %zu tokens, not %d",
 							 count, t.vocab_size),

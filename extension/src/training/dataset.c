@@ -18,6 +18,7 @@
 #include "utils/memutils.h"
 
 #include "src/base/memory.h"
+#include "src/base/progress.h"
 #include "src/base/spi.h"
 #include "src/tokenizer/text_query.h"
 #include "src/tokenizer/tokenizer.h"
@@ -216,9 +217,10 @@ AppendIds(Loading *l, const int32 *ids, Size count)
 
 /* Returns the number of documents. */
 static int64
-LoadTexts(Loading *l, MemoryContext row)
+LoadTexts(Loading *l, MemoryContext row, Progress *progress)
 {
 	Corpus *corpus = CorpusOpen(l->corpus);
+	int64 before = l->tokens;
 	const char *document;
 	Size size, count;
 	int64 documents;
@@ -234,6 +236,8 @@ LoadTexts(Loading *l, MemoryContext row)
 		MemoryContextSwitchTo(outer);
 		MemoryContextReset(row);
 		WriteBlocks(l, row);
+		ProgressStep(progress, corpus->documents, l->tokens - before);
+		before = l->tokens;
 	}
 	documents = corpus->documents;
 	CorpusClose(corpus);
@@ -264,6 +268,7 @@ llm_dataset_load(PG_FUNCTION_ARGS)
 	Loading l = ReadArguments(fcinfo);
 	MemoryContext row =
 		AllocSetContextCreate(CurrentMemoryContext, "llm_dataset_load row", ALLOCSET_DEFAULT_SIZES);
+	Progress *progress = ProgressBegin(CurrentMemoryContext, "load data", l.dataset, "document", 0);
 	Datum values[4];
 
 	l.bpe = TokenizerOf(l.model, CurrentMemoryContext);
@@ -274,8 +279,9 @@ llm_dataset_load(PG_FUNCTION_ARGS)
 	l.end = ReadEndToken(l.model);
 	if (l.truncate)
 		DeleteRows(&l);
-	values[0] = Int64GetDatum(LoadTexts(&l, row));
+	values[0] = Int64GetDatum(LoadTexts(&l, row, progress));
 	SPI_finish();
+	ProgressEnd(progress);
 	if (l.end < 0 && DatumGetInt64(values[0]) > 1)
 		ereport(NOTICE, (errmsg("the texts follow one another with no end token between them"),
 							errhint("Tokenizer \"%s\" has no <|endoftext|>.", llm_bpe_name(l.bpe))));

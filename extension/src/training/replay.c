@@ -20,18 +20,7 @@
 #include "src/base/spi.h"
 #include "src/checkpoint/checkpoint.h"
 #include "src/tensor/digest.h"
-#include "src/training/training.h"
-
-/* A row of llm_train_log. */
-typedef struct Logged
-{
-	int64 run, step;
-	float loss;
-	double norm;
-	int64 *ids;
-	int n_ids;
-	uint32 data_crc;
-} Logged;
+#include "src/training/replay.h"
 
 /* ---- the checkpoint's weights, moments and step ---- */
 
@@ -79,8 +68,8 @@ TakeSteps(Training *tr, int64 id, int64 step)
 	SPI_freetuptable(SPI_tuptable);
 }
 
-static void
-TakeCheckpoint(Training *tr, int64 id)
+void
+ReplayCheckpoint(Training *tr, int64 id)
 {
 	static SpiQuery find = {"SELECT location, format, sha256, step FROM %s.llm_checkpoint WHERE id = $1", 1,
 		{INT8OID}, .columns = "sssl"};
@@ -116,8 +105,8 @@ TakeCheckpoint(Training *tr, int64 id)
 
 /* ---- the log ---- */
 
-static Logged *
-ReadLog(Datum ids, int *count)
+Logged *
+ReplayLog(Datum ids, int *count)
 {
 	static SpiQuery read = {"SELECT run, step, loss, grad_norm, data_crc, rows FROM %s.llm_train_log"
 							" WHERE id = ANY ($1) ORDER BY step",
@@ -215,28 +204,47 @@ RowList(const Logged *logged)
 	return text.data;
 }
 
-static Step
-OneStep(Training *tr, const Recipe *r, const Logged *logged)
+void
+ReplayCheck(const Training *tr, const Recipe *r, const Logged *logged)
 {
-	Step step;
-
 	if (logged->n_ids != r->batch_size * r->accumulation || logged->step != tr->step + 1)
 		ereport(
 			ERROR, (errcode(ERRCODE_DATA_EXCEPTION),
 					   errmsg("the log of step %lld is not what training wrote: %d rows, %d x %d expected",
 						   (long long) logged->step, logged->n_ids, r->batch_size, r->accumulation),
 					   errhint("Rows of llm_train_log or llm_train_run were changed.")));
-	step = TrainingStep(tr, r, logged->ids);
-	if (step.data_crc != logged->data_crc)
+}
+
+void
+ReplayCheckData(const Step *step, const Logged *logged)
+{
+	if (step->data_crc != logged->data_crc)
 		ereport(
 			ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					   errmsg("step %lld cannot be replayed: rows of llm_dataset have changed since",
 						   (long long) logged->step),
 					   errdetail("It was trained on rows %s; the checksum of what they hold is %u, "
 								 "logged is %u.",
-						   RowList(logged), step.data_crc, logged->data_crc),
+						   RowList(logged), step->data_crc, logged->data_crc),
 					   errhint("Put back what they held, or replay up to the step before: to_step => %lld.",
 						   (long long) logged->step - 1)));
+}
+
+bool
+ReplayMatches(const Step *step, const Logged *logged)
+{
+	return memcmp(&step->loss, &logged->loss, sizeof(float)) == 0 &&
+		   memcmp(&step->norm, &logged->norm, sizeof(double)) == 0;
+}
+
+static Step
+OneStep(Training *tr, const Recipe *r, const Logged *logged)
+{
+	Step step;
+
+	ReplayCheck(tr, r, logged);
+	step = TrainingStep(tr, r, logged->ids);
+	ReplayCheckData(&step, logged);
 	return step;
 }
 
@@ -259,16 +267,21 @@ llm_replay_steps(PG_FUNCTION_ARGS)
 	ReturnSetInfo *results = (ReturnSetInfo *) fcinfo->resultinfo;
 	ArrayType *hashed = PG_GETARG_ARRAYTYPE_P(3);
 	MemoryContext one, outer;
+	Progress *progress;
 	Recipe *recipe = NULL;
 	Training *tr;
 	Logged *log;
 	int count;
 
 	InitMaterializedSRF(fcinfo, 0);
-	log = ReadLog(PG_GETARG_DATUM(2), &count);
+	log = ReplayLog(PG_GETARG_DATUM(2), &count);
+	progress =
+		ProgressBegin(CurrentMemoryContext, "replay", text_to_cstring(PG_GETARG_TEXT_PP(0)), "step", count);
+	ProgressPhaseIs(progress, PROGRESS_LOADING);
 	tr = TrainingLoad(text_to_cstring(PG_GETARG_TEXT_PP(0)));
-	TakeCheckpoint(tr, PG_GETARG_INT64(1));
+	ReplayCheckpoint(tr, PG_GETARG_INT64(1));
 	one = AllocSetContextCreate(CurrentMemoryContext, "pg_llm replay", ALLOCSET_DEFAULT_SIZES);
+	ProgressRange(progress, 0, count);
 	for (int i = 0; i < count; i++)
 	{
 		Datum values[5];
@@ -283,14 +296,15 @@ llm_replay_steps(PG_FUNCTION_ARGS)
 		values[0] = Int64GetDatum(tr->step);
 		values[1] = Float4GetDatum(step.loss);
 		values[2] = Float4GetDatum(log[i].loss);
-		values[3] = BoolGetDatum(memcmp(&step.loss, &log[i].loss, sizeof(float)) == 0 &&
-								 memcmp(&step.norm, &log[i].norm, sizeof(double)) == 0);
+		values[3] = BoolGetDatum(ReplayMatches(&step, &log[i]));
 		nulls[4] = !Contains(hashed, tr->step);
 		values[4] = nulls[4] ? (Datum) 0 : CStringGetTextDatum(HashWeights(tr));
 		tuplestore_putvalues(results->setResult, results->setDesc, values, nulls);
+		ProgressStep(progress, i + 1, step.tokens);
 		MemoryContextSwitchTo(outer);
 		MemoryContextReset(one);
 	}
 	TrainingClose(tr);
+	ProgressEnd(progress);
 	return (Datum) 0;
 }

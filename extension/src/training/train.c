@@ -60,16 +60,20 @@ llm_train_steps(PG_FUNCTION_ARGS)
 	plan.threads = ThreadsArgument(fcinfo, 2, "grad_workers");
 	plan.notice_every = NoticeArgument(fcinfo, 3);
 	plan.ids = palloc(sizeof(int64) * r->batch_size * r->accumulation);
-	tr = TrainingOpen(r->model, !PG_ARGISNULL(4) && PG_GETARG_BOOL(4));
+	plan.progress = ProgressBegin(CurrentMemoryContext, "train", r->model, "step", r->n_steps);
+	tr = TrainingOpen(r->model, !PG_ARGISNULL(4) && PG_GETARG_BOOL(4), plan.progress);
 	if (r->dataset)
 		plan.data = DatasetOpen(r->dataset, r->seed);
 	else
 		plan.ids[0] = PG_GETARG_INT64(1);
 	RecipeBegin(r, PG_GETARG_DATUM(0), tr->step, false, plan.notice_every == 0);
 	plan.last = tr->step + r->n_steps;
+	ProgressRange(plan.progress, 0, r->n_steps);
 	step = TrainingSteps(tr, &plan);
+	ProgressPhaseIs(plan.progress, PROGRESS_WRITING);
 	TrainingWrite(tr);
 	TrainingClose(tr);
+	ProgressEnd(plan.progress);
 	PG_RETURN_FLOAT4(step.loss);
 }
 

@@ -16,9 +16,9 @@
 #include "storage/pmsignal.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/wait_event.h"
 
 #include "src/base/changes.h"
+#include "src/base/wait.h"
 #include "src/model/training_lock.h"
 #include "src/training/train.h"
 #include "src/training/training.h"
@@ -73,7 +73,7 @@ TimeToCommit(void *context, int64 steps)
 static void
 Pause(void)
 {
-	WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, PAUSE_MS, PG_WAIT_EXTENSION);
+	WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, PAUSE_MS, WaitEventFor(WAIT_ROWS));
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }
@@ -91,6 +91,7 @@ LockAll(Loop *loop)
 	{
 		if (loop->tr == NULL && !loop->wait)
 			TrainingRowsHeld(loop->r->model);
+		ProgressPhaseIs(loop->plan.progress, PROGRESS_WAITING);
 		SPI_rollback();
 		Pause();
 	}
@@ -111,6 +112,7 @@ LoadIfMoved(Loop *loop)
 		TrainingClose(loop->tr);
 		loop->tr = NULL;
 	}
+	ProgressPhaseIs(loop->plan.progress, PROGRESS_LOADING);
 	caller = MemoryContextSwitchTo(loop->context);
 	loop->tr = TrainingLoad(loop->r->model);
 	MemoryContextSwitchTo(caller);
@@ -136,6 +138,7 @@ Begin(Loop *loop)
 	loop->plan.data = DatasetOpen(r->dataset, r->seed);
 	RecipeBegin(r, loop->row, loop->tr->step, loop->resume, loop->plan.notice_every == 0);
 	loop->plan.last = Min(r->first_step + r->n_steps, loop->until_step);
+	ProgressRange(loop->plan.progress, loop->tr->step - r->first_step, loop->plan.last - r->first_step);
 	MemoryContextSwitchTo(caller);
 }
 
@@ -145,6 +148,7 @@ Write(Loop *loop)
 	instr_time start;
 
 	INSTR_TIME_SET_CURRENT(start);
+	ProgressPhaseIs(loop->plan.progress, PROGRESS_WRITING);
 	TrainingWrite(loop->tr);
 	loop->write_seconds = SecondsSince(start);
 	PushActiveSnapshot(GetLatestSnapshot()); /* sees the rows just written */
@@ -289,6 +293,7 @@ llm_train_loop_steps(PG_FUNCTION_ARGS)
 	RefuseBlock(fcinfo);
 	loop = LoopOf(fcinfo);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	loop->plan.progress = ProgressBegin(loop->context, "train", loop->r->model, "step", loop->r->n_steps);
 	caller = MemoryContextSwitchTo(loop->context);
 	keys = TrainingLock(loop->r->model, true, loop->wait);
 	each = AllocSetContextCreate(loop->context, "pg_llm loop's transaction", ALLOCSET_DEFAULT_SIZES);

@@ -184,13 +184,14 @@ TrainingLoad(const char *model)
 }
 
 Training *
-TrainingOpen(const char *model, bool wait)
+TrainingOpen(const char *model, bool wait, Progress *progress)
 {
 	Training *tr;
 
 	if (!TrainingLockRows(model, true, wait))
 		TrainingRowsHeld(model);
 	PushActiveSnapshot(GetLatestSnapshot()); /* sees what others committed before we had the locks */
+	ProgressPhaseIs(progress, PROGRESS_LOADING);
 	tr = TrainingLoad(model);
 	PopActiveSnapshot();
 	return tr;
@@ -216,8 +217,8 @@ CheckFinite(const Training *tr, float loss)
 }
 
 /* Reads all micro-batches of a step, because each one's weight depends on the targets of all. */
-static Batch **
-ReadBatches(const Training *tr, const Recipe *r, const int64 *ids, Step *step)
+Batch **
+TrainingBatches(const Training *tr, const Recipe *r, const int64 *ids, Step *step)
 {
 	Batch **batches = palloc(sizeof(Batch *) * r->accumulation);
 	LlmInput positions = {.name = "positions", .ndim = 1, .dims = {r->n_positions}, .integers = r->positions};
@@ -235,18 +236,28 @@ ReadBatches(const Training *tr, const Recipe *r, const int64 *ids, Step *step)
 	return batches;
 }
 
+LlmDropout
+TrainingDropout(const Training *tr, const Recipe *r, int micro_batch)
+{
+	return (LlmDropout){.p = (float) r->dropout_p,
+		.seed = r->seed,
+		.step = (uint32) (tr->step + 1),
+		.micro_batch = (uint32) micro_batch};
+}
+
 /*
  * Adds the gradients of all micro-batches; returns the loss of the step: the mean over its targets, or over
  * its rows where no targets are ids.
  */
-static float
-Gradients(Training *tr, const Recipe *r, Batch **batches)
+float
+TrainingGradients(Training *tr, const Recipe *r, Batch **batches)
 {
-	LlmDropout dropout = {.p = (float) r->dropout_p, .seed = r->seed, .step = (uint32) (tr->step + 1)};
+	LlmDropout dropout = TrainingDropout(tr, r, 0);
 	double total = 0;
 	int64 all = 0;
 	LlmError err;
 
+	tr->trainer->keeping = r->keeping;
 	for (int i = 0; i < r->accumulation; i++)
 		all += batches[i]->weight;
 	for (int i = 0; i < r->accumulation; i++)
@@ -267,20 +278,35 @@ Gradients(Training *tr, const Recipe *r, Batch **batches)
 	return (float) (total / r->accumulation);
 }
 
+LlmHyper
+TrainingHyper(const Training *tr, const Recipe *r)
+{
+	LlmHyper hyper = r->hyper;
+
+	hyper.lr = llm_lr_schedule(tr->step + 1 - r->first_step, r->warmup, r->n_steps, r->lr_max, r->min_lr);
+	return hyper;
+}
+
+void
+TrainingUpdate(Training *tr, const Recipe *r, Step *step)
+{
+	LlmHyper hyper = TrainingHyper(tr, r);
+	LlmError err;
+
+	step->lr = hyper.lr;
+	LLM_CHECK(
+		llm_trainer_update(tr->trainer, &hyper, tr->step + 1, r->accumulation, &step->norm, &err), &err);
+	tr->step++;
+}
+
 Step
 TrainingStep(Training *tr, const Recipe *r, const int64 *ids)
 {
-	LlmHyper hyper = r->hyper;
 	Step step = {0};
-	Batch **batches = ReadBatches(tr, r, ids, &step);
-	LlmError err;
+	Batch **batches = TrainingBatches(tr, r, ids, &step);
 
-	tr->trainer->keeping = r->keeping;
-	step.loss = Gradients(tr, r, batches);
-	step.lr = hyper.lr =
-		llm_lr_schedule(tr->step + 1 - r->first_step, r->warmup, r->n_steps, r->lr_max, r->min_lr);
-	LLM_CHECK(llm_trainer_update(tr->trainer, &hyper, tr->step + 1, r->accumulation, &step.norm, &err), &err);
-	tr->step++;
+	step.loss = TrainingGradients(tr, r, batches);
+	TrainingUpdate(tr, r, &step);
 	return step;
 }
 
@@ -358,6 +384,7 @@ TrainingSteps(Training *tr, const TrainingPlan *plan)
 	{
 		CHECK_FOR_INTERRUPTS();
 		step = OneStep(tr, plan);
+		ProgressStep(plan->progress, tr->step - plan->recipe->first_step, step.tokens);
 		Tell(tr, plan, &step);
 		MemoryContextReset(context);
 		steps++;

@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "engine/train.h"
+#include "src/base/progress.h"
 #include "src/model/model_cache.h"
 #include "src/training/batch.h"
 #include "src/training/train_run.h"
@@ -31,7 +32,7 @@ typedef struct Step
 } Step;
 
 /* For this transaction: takes the right to train and the row locks, then loads. See training_lock.h. */
-extern Training *TrainingOpen(const char *model, bool wait);
+extern Training *TrainingOpen(const char *model, bool wait, Progress *progress);
 /* Loads weights and moments as the active snapshot sees them, without locks. Freed with the current memory
  * context. */
 extern Training *TrainingLoad(const char *model);
@@ -43,6 +44,14 @@ extern void TrainingClose(Training *tr);
  * in the learning rate schedule is counted from r->first_step. Increments tr->step.
  */
 extern Step TrainingStep(Training *tr, const Recipe *r, const int64 *ids);
+/* Its parts: the rows read, with the step's tokens and checksum; gradients, whose result is the loss; update.
+ */
+extern Batch **TrainingBatches(const Training *tr, const Recipe *r, const int64 *ids, Step *step);
+extern float TrainingGradients(Training *tr, const Recipe *r, Batch **batches);
+extern void TrainingUpdate(Training *tr, const Recipe *r, Step *step);
+/* Of the next step: the key of a micro-batch's random numbers, and the settings of its update. */
+extern LlmDropout TrainingDropout(const Training *tr, const Recipe *r, int micro_batch);
+extern LlmHyper TrainingHyper(const Training *tr, const Recipe *r);
 /* Writes the step just made as a row of llm_train_log. */
 extern void TrainingLog(const Training *tr, const Recipe *r, const Step *step, const int64 *ids);
 /* Writes weights and moments back to llm_param. */
@@ -63,6 +72,7 @@ typedef struct TrainingPlan
 	int threads; /* 0: the session's */
 	TrainingEnough enough;
 	void *context;
+	Progress *progress;
 } TrainingPlan;
 extern Step TrainingSteps(Training *tr, const TrainingPlan *plan);
 
