@@ -72,9 +72,12 @@ CREATE FUNCTION _llm_progress_begin(kind text, model text, unit text, steps bigi
 COMMENT ON FUNCTION _llm_progress_begin(text, text, text, bigint, boolean) IS
     'Shows this session in llm_progress until the statement or the transaction ends, in the place of what this '
     'function began before';
+
 CREATE FUNCTION _llm_progress_step(kind text) RETURNS boolean
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'llm_progress_step';
 COMMENT ON FUNCTION _llm_progress_step(text) IS
     'Counts a step of what _llm_progress_begin has begun, if it is of this kind; true';
-CREATE FUNCTION _llm_progress_end() RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'llm_progress_end';
+
+CREATE FUNCTION _llm_progress_end() RETURNS void
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'llm_progress_end';
 COMMENT ON FUNCTION _llm_progress_end() IS 'Ends what _llm_progress_begin has begun';
