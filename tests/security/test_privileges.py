@@ -217,7 +217,7 @@ def test_namesakes_have_no_effect(evil, path):
 
 
 def test_what_public_may_do(conn):
-    """PUBLIC reads three tables and a view, and switches its own session's recording; nothing else."""
+    """PUBLIC reads three tables and two views, and switches its own session's recording; nothing else."""
     rows = conn.execute(
         """SELECT c.relname, a.privilege_type FROM pg_class c
         JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
@@ -225,7 +225,7 @@ def test_what_public_may_do(conn):
         aclexplode(c.relacl) AS a WHERE a.grantee = 0 ORDER BY 1, 2"""
     ).fetchall()
     switch = [("llm_autograd_mode", right) for right in ("DELETE", "INSERT", "SELECT", "UPDATE")]
-    read = [(name, "SELECT") for name in ("llm_bpe_config", "llm_model_version", "llm_op")]
+    read = [(name, "SELECT") for name in ("llm_bpe_config", "llm_model_version", "llm_op", "llm_progress")]
     assert rows == [("llm_architecture", "SELECT"), *switch, *read]
     definer = conn.execute(
         """SELECT p.proname FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass
