@@ -243,6 +243,18 @@ def test_the_parts_add_up(m, dropout):
         ]
 
 
+def test_a_row_in_its_batch_is_the_row_alone(m):
+    """With dropout a row is computed inside its batch; dropout that drops nothing gives the same parts."""
+    train(m, 4)
+    alone = provenance(m, *WEIGHT, 4, model="m")
+    m.execute("UPDATE llm_train_run SET dropout_p = 1e-30 WHERE model = 'm'")
+    inside = provenance(m, *WEIGHT, 4, model="m")
+    size = max(abs(part.gradient) for part in alone if part.gradient)
+    assert [part.row_id for part in inside] == [part.row_id for part in alone]
+    for one, other in zip(alone, inside, strict=True):
+        assert (one.gradient or 0) == pytest.approx(other.gradient or 0, abs=1e-4 * size)
+
+
 def test_nothing_changes(m, connect):
     """Weights, moments, version, log and checkpoints stay, also after a cancel and beside a training."""
     train(m, 40, 0.1)
