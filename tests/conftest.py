@@ -14,6 +14,13 @@ from filelock import FileLock
 from helpers.paths import REPO, cache_folder
 
 
+@pytest.fixture(autouse=True)
+def no_notebooks_name():
+    """A notebook that a test opened in this process has named the connections of no later test."""
+    yield
+    os.environ.pop("PGAPPNAME", None)
+
+
 @pytest.fixture(scope="session")
 def home():
     """A PG_LLM_HOME for the session; under root the server's user must be able to enter it."""

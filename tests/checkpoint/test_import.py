@@ -46,7 +46,7 @@ def test_trained_models(conn, shared, folder, model, load, name):
     loaded = load(conn, source, model)
     with open_checkpoint(source) as checkpoint:
         expected = {t.name: np.concatenate([*t.pieces()]).reshape(t.shape) for t in checkpoint.tensors}
-    assert loaded == (len(expected), sum(a.size for a in expected.values()))
+    assert loaded[:2] == (len(expected), sum(a.size for a in expected.values()))
     assert same(stored(conn, model), expected)
     config = json.loads((source / "config.json").read_text())
     n_layer, n_head, d_model, d_ff, n_positions, vocab, options = config_of(conn, model)
@@ -96,7 +96,7 @@ def test_kinds_of_file(conn, folder, model, load, kind):
         write_safetensors(path, weights)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     visible(folder)
-    assert load(conn, path, model) == (len(expected), sum(a.size for a in expected.values()))
+    assert load(conn, path, model)[:2] == (len(expected), sum(a.size for a in expected.values()))
     assert same(stored(conn, model), expected)
     assert config_of(conn, model)[6]["tied_head"] is False
 

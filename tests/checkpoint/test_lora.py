@@ -265,7 +265,7 @@ def test_older_files_and_the_bare_model(base, folder):
     state = {name.replace("transformer.", ""): value for name, value in safetensors.load_file(file).items()}
     file.unlink()
     torch.save(state, path / "adapter_model.bin")
-    assert load(base, path, "older") == (4, 2 * (8 * 12 + 36 * 8))
+    assert load(base, path, "older")[:2] == (4, 2 * (8 * 12 + 36 * 8))
     assert np.array_equal(logits(base, "older", TOKENS), expected)
 
 

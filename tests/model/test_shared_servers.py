@@ -122,7 +122,7 @@ def test_a_maker_that_is_canceled(open_session):
     waiting.start()
     event = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
     pid = other.info.backend_pid
-    waits = wait_until(lambda: admin.execute(event, [pid]).fetchone() == ("Extension",))
+    waits = wait_until(lambda: admin.execute(event, [pid]).fetchone() == ("PgLlmSharedCopy",))
     admin.execute("SELECT pg_cancel_backend(%s)", [maker.info.backend_pid])
     os.kill(maker.info.backend_pid, signal.SIGCONT)
     run_out = [t.join(60) for t in (thread, waiting)]

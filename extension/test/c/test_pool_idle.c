@@ -17,6 +17,7 @@
 #define llm_pool_threads portable_threads
 #define llm_pool_stopping portable_stopping
 #define llm_poll portable_poll
+#define llm_pool_on_wait portable_on_wait
 #include "engine/pool.c"
 #undef llm_parallel
 #undef llm_pool_configure
