@@ -16,8 +16,7 @@ from helpers.paths import REPO, cache_folder
 
 @pytest.fixture(autouse=True)
 def no_notebooks_name():
-    """A notebook that a test opened in this process has named the connections of no later test."""
-    yield
+    """A notebook that an earlier test opened in this process does not name the connections of this one."""
     os.environ.pop("PGAPPNAME", None)
 
 
