@@ -84,7 +84,7 @@ def make(kit: Kit, config: Mapping[str, Any]) -> float:
     The operations are those that the tape records for the forward pass of a training step with one image.
     """
     drop(kit)
-    noise = {"kind": "squared_cosine", "steps": 1000, "prediction": "v_prediction", "clip": 1.0}
+    noise = butterflies.recipe()["noise"]
     schema, size = catalog.schema(kit.conn), config["sample_size"]
     with kit.conn.transaction(), kit.conn.cursor() as cursor:
         for model in (MODEL, TRAINED):

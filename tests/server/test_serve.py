@@ -89,7 +89,7 @@ def until(condition, seconds=120):
     """Waits for a condition."""
     end = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.02)
     return found
 
